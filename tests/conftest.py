@@ -1,0 +1,61 @@
+"""Real cardiac MR for the tests: read where it lies beside the checkout, never committed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+DATA_VARIABLE = "DICOM_NODE_SHARED_DATA"
+BESIDE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets."""
+    folder = Path(os.environ.get(DATA_VARIABLE, BESIDE_CHECKOUT))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is absent (set {DATA_VARIABLE} to where it lies)")
+    return folder
+
+
+def unpacked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpack an archive once per test session, whatever the number of workers."""
+    if not archive.is_file():
+        pytest.skip(f"no real data: {archive} is absent")
+    base = tmp_path_factory.getbasetemp()
+    # An xdist worker's base is a folder of its own inside the session's.
+    session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    target = session / archive.name.removesuffix(".tar.xz")
+    complete = target.with_suffix(".complete")
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not complete.exists():
+            with tarfile.open(archive) as tar:
+                tar.extractall(target, filter="data")
+            complete.touch()
+    return target
+
+
+@pytest.fixture(scope="session")
+def sunnybrook_dir(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sunnybrook Cardiac Data, two patients: short-axis cine DICOM and contours."""
+    return unpacked(shared_data / "sunnybrook.tar.xz", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def siemens_vida_dir(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One subject of a Siemens Vida: eleven cine series, fitted surfaces and guide points."""
+    return unpacked(shared_data / "siemens-vida.tar.xz", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def acdc_dir(shared_data: Path) -> Path:
+    """ACDC training set: one folder a patient."""
+    folder = shared_data / "acdc"
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is absent")
+    return folder
