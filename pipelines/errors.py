@@ -1,0 +1,47 @@
+"""Why an analysis gives no result: recorded in the findings and told to the radiologist, never hidden."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+__all__ = ["AnalysisRefused", "AnalysisSetupError", "Refusal", "RefusalReason"]
+
+
+class RefusalReason(enum.StrEnum):
+    """Kind of obstacle that keeps an analysis from giving a result."""
+
+    NO_SHORT_AXIS_STACK = "no short-axis stack"
+    TOO_FEW_SLICES = "too few slices"
+    TOO_FEW_PHASES = "too few phases"
+    NO_VENTRICLE_FOUND = "no left ventricle found"
+    QUALITY_TOO_LOW = "quality too low"
+    MODEL_UNAVAILABLE = "model unavailable"
+    ANALYSIS_FAILED = "analysis failed"
+    """A defect of this software or its surroundings, not of the study; the log has the traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One result that was not given, and why."""
+
+    analysis: str
+    """Name of the analysis that would have given the result."""
+    reason: RefusalReason
+    sentence: str
+    """What a radiologist reads; no patient data."""
+    because_of: str | None = None
+    """Name of the analysis that refused first, when this one only depended on it."""
+
+
+class AnalysisRefused(Exception):  # noqa: N818 - a refusal is an answer, not an error
+    """Raised by an analysis that declines its input. Trying again on the same input cannot help."""
+
+    def __init__(self, reason: RefusalReason, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+        self.sentence = sentence
+
+
+class AnalysisSetupError(TypeError):
+    """The analyses asked for cannot be ordered: a missing input, two sources of one type, a cycle, a bad annotation."""

@@ -1,0 +1,109 @@
+"""What quality control finds."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+__all__ = ["Grade", "QualityAssessment", "QualityCheck", "QualityFinding", "QualityStage"]
+
+
+class Grade(enum.IntEnum):
+    """Grade of one check or of the whole, best first (DICOM 122739 Study quality)."""
+
+    EXCELLENT = 0
+    """DCM 122740: within limits."""
+    GOOD = 1
+    """DCM 122741: a small departure; the numbers stand."""
+    POOR = 2
+    """DCM 122742: read the numbers with this finding in mind."""
+    UNUSABLE = 3
+    """DCM 111235: no number may be reported."""
+
+
+class QualityStage(enum.StrEnum):
+    """What a check looks at."""
+
+    INPUT = "acquisition"
+    OUTPUT = "measurement"
+
+
+class QualityCheck(enum.StrEnum):
+    """One question quality control asks; the value is its name in reports and in ``results.json``."""
+
+    PHASES = "cardiac phases"
+    SLICES = "slices with left ventricle"
+    SLICE_GAP = "slice spacing"
+    GATING = "cardiac gating"
+    RR_VARIATION = "RR interval variation"
+    BASE_COVERAGE = "coverage of the base"
+    APEX_COVERAGE = "coverage of the apex"
+    SLICE_SHIFT = "shift between slices"
+    CONTIGUITY = "contiguity of the left ventricle"
+    CURVE_SMOOTHNESS = "smoothness of the volume curve"
+    CURVE_SHAPE = "shape of the volume curve"
+    CONTRACTION = "contraction"
+    STROKE_VOLUMES = "agreement of LV and RV stroke volume"
+    MASS_CONSTANCY = "constancy of myocardial mass"
+    AGREEMENT = "agreement of the segmentations"
+    CROP = "heart inside the analysed region"
+    MYOCARDIAL_RING = "closed myocardium"
+    RIGHT_VENTRICLE = "right ventricle"
+    PLAUSIBLE_VOLUMES = "plausibility of volumes"
+    PLAUSIBLE_MASS = "plausibility of mass"
+
+    @property
+    def stage(self) -> QualityStage:
+        """Whether the check judges the acquisition or the measurement."""
+        return QualityStage.INPUT if self in _INPUT_CHECKS else QualityStage.OUTPUT
+
+
+_INPUT_CHECKS = frozenset(
+    {
+        QualityCheck.PHASES,
+        QualityCheck.SLICES,
+        QualityCheck.SLICE_GAP,
+        QualityCheck.GATING,
+        QualityCheck.RR_VARIATION,
+        QualityCheck.BASE_COVERAGE,
+        QualityCheck.APEX_COVERAGE,
+        QualityCheck.SLICE_SHIFT,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QualityFinding:
+    """Answer to one check."""
+
+    check: QualityCheck
+    grade: Grade
+    sentence: str
+    """What a radiologist reads, with the value."""
+    value: float | None = None
+    unit: str = "1"
+    """UCUM unit of ``value`` and ``limit``."""
+    limit: float | None = None
+    """The limit that ``value`` was held against."""
+    slices: tuple[int, ...] = ()
+    """0-based slices concerned, where the finding is about slices."""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityAssessment:
+    """All checks that could be made, and what follows."""
+
+    findings: tuple[QualityFinding, ...]
+    overall: Grade
+    refusal: str | None = None
+    """Why no number may be reported; ``None`` when the numbers may be."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether numbers may be reported at all."""
+        return self.refusal is None
+
+    @property
+    def concerns(self) -> tuple[QualityFinding, ...]:
+        """Findings graded poor or unusable, worst first."""
+        return tuple(sorted((f for f in self.findings if f.grade >= Grade.POOR), key=lambda f: -f.grade))
