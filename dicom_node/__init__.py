@@ -1,0 +1,1 @@
+"""The running node: configuration, DICOM network, scheduling, execution, encoding, delivery, commands."""

@@ -1,0 +1,333 @@
+"""Configuration: one commented YAML file, validated whole, overridable by environment variables.
+
+``DICOM_NODE__SECTION__KEY=value`` overrides a key (``DICOM_NODE__NODE__PORT=11113``); the value is read as YAML.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from dicom_node.errors import ConfigurationError
+
+__all__ = [
+    "AETitle",
+    "Configuration",
+    "DeliveryPolicy",
+    "DestinationProfile",
+    "ExecutionSettings",
+    "NodeSettings",
+    "Peer",
+    "PeerPermission",
+    "ResultSettings",
+    "Route",
+    "SegmentationTarget",
+    "SeriesRule",
+    "StorageSettings",
+    "load_configuration",
+]
+
+ENVIRONMENT_PREFIX = "DICOM_NODE__"
+
+
+def _ae_title(value: str) -> str:
+    value = value.strip()
+    if not value or len(value) > 16 or not re.fullmatch(r"[\x20-\x5b\x5d-\x7e]+", value):
+        raise ValueError("an AE title is 1 to 16 printable ASCII characters without a backslash (PS3.5 6.2, VR AE)")
+    return value
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class NodeSettings(_Section):
+    """Who this node is on the DICOM network."""
+
+    ae_title: AETitle = "DICOMNODE"
+    address: str = "0.0.0.0"
+    port: int = Field(default=11112, ge=1, le=65535)
+    maximum_pdu: int = Field(default=131072, ge=4096, le=1048576)
+    """Maximum PDU length offered to peers, bytes."""
+    maximum_associations: int = Field(default=32, ge=1)
+    network_timeout_s: Seconds = 60
+    """Idle and partial-PDU time limit of an association."""
+    acse_timeout_s: Seconds = 15
+    receiver_processes: int = Field(default=1, ge=1, le=16)
+
+
+class PeerPermission(enum.StrEnum):
+    """What a peer may do."""
+
+    SEND = "send"
+    """Send images to this node (C-STORE) and test it (C-ECHO)."""
+    RECEIVE = "receive"
+    """Be a destination of results."""
+
+
+class Peer(_Section):
+    """Another application entity."""
+
+    ae_title: AETitle
+    host: str = ""
+    """Host name or address; for a sender, empty means from anywhere."""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    may: frozenset[PeerPermission] = frozenset({PeerPermission.SEND})
+
+    @model_validator(mode="after")
+    def _destination_has_an_address(self) -> Peer:
+        if PeerPermission.RECEIVE in self.may and (not self.host or self.port is None):
+            raise ValueError("a peer that may 'receive' needs host and port")
+        return self
+
+
+class SeriesRule(_Section):
+    """Which series a route takes; every given key must match, patterns are regular expressions on the whole value."""
+
+    modality: str = "MR"
+    manufacturer: str | None = None
+    study_description: str | None = None
+    series_description: str | None = None
+    calling_ae_title: str | None = None
+    body_part_examined: str | None = None
+    minimum_phases: int | None = Field(default=None, ge=1)
+    minimum_slices: int | None = Field(default=None, ge=1)
+    exclude_series_description: str | None = None
+
+
+class Route(_Section):
+    """Which series go to which analyses, and where the results go."""
+
+    series: tuple[SeriesRule, ...] = (SeriesRule(),)
+    """Any of these rules is enough."""
+    analyses: tuple[Literal["ventricular_function"], ...] = ("ventricular_function",)
+    destinations: tuple[Name, ...]
+    priority: int = Field(default=50, ge=0, le=100)
+    """Higher runs first."""
+    deadline_s: Seconds = 600
+    """A job is late when it has not ended this long after its study was complete."""
+
+
+class StorageSettings(_Section):
+    """Where state lives."""
+
+    database: str = "sqlite:///var/ledger.sqlite"
+    """SQLAlchemy URL; SQLite or PostgreSQL (``postgresql+psycopg://…``)."""
+    directory: Path = Path("var/instances")
+    retention_days: float = Field(default=14, gt=0)
+    """Instances of a study are removed this long after all its results were committed."""
+    low_watermark_mb: int = Field(default=2048, ge=0)
+    """Free space under which C-STORE is answered with A700."""
+    high_watermark_mb: int = Field(default=4096, ge=0)
+    """Free space over which C-STORE is accepted again."""
+    quarantine_days: float = Field(default=30, gt=0)
+
+    @model_validator(mode="after")
+    def _watermarks_are_ordered(self) -> StorageSettings:
+        if self.high_watermark_mb < self.low_watermark_mb:
+            raise ValueError("high_watermark_mb must not be below low_watermark_mb (both are free space)")
+        return self
+
+
+class ExecutionSettings(_Section):
+    """How jobs run."""
+
+    engine: Literal["local"] = "local"
+    devices: tuple[str, ...] = ("cpu",)
+    """Torch devices; each gets ``slots_per_device`` worker processes with warm models."""
+    slots_per_device: int = Field(default=1, ge=1, le=16)
+    threads_per_slot: int | None = Field(default=None, ge=1)
+    """CPU threads of one worker; unset means all cores divided by the slots."""
+    job_timeout_s: Seconds = 300
+    """A job that runs longer is killed."""
+    maximum_attempts: int = Field(default=3, ge=1)
+    quiet_time_s: Seconds = 20
+    """A study without a recognised complete cine is taken as complete after this silence."""
+    complete_quiet_time_s: Seconds = 1
+    """The same once every slice has all its phases and no association that sent it is open."""
+
+
+class SegmentationTarget(enum.StrEnum):
+    """What a SEG references."""
+
+    KEY_PHASE = "key-phase"
+    """The derived key-phase series: what OHIF draws."""
+    SOURCE = "source"
+    """The source cine images."""
+
+
+class DestinationProfile(_Section):
+    """What the viewer behind a destination can show."""
+
+    peer: Name
+    segmentation_references: SegmentationTarget = SegmentationTarget.KEY_PHASE
+    omit_empty_frames: bool = False
+    """OHIF misplaces a SEG whose empty frames were left out."""
+    summary_pdf: bool = True
+    summary_secondary_capture: bool = True
+    storage_commitment: bool = True
+    commitment_timeout_s: Seconds = 60
+
+
+class ResultSettings(_Section):
+    """How results are labelled and for whom."""
+
+    series_number_base: int = Field(default=9000, ge=1, le=99000)
+    institution: str = ""
+    contact: str = ""
+    """Whom to ask about a result; printed on the summary page."""
+    destinations: dict[Name, DestinationProfile] = Field(default_factory=dict)
+
+
+class DeliveryPolicy(_Section):
+    """The one retry policy: exponential with full jitter, capped, then dead letter."""
+
+    first_delay_s: Seconds = 2
+    multiplier: float = Field(default=2, gt=1)
+    maximum_delay_s: Seconds = 600
+    maximum_attempts: int = Field(default=12, ge=1)
+    response_timeout_s: Seconds = 30
+
+
+class Configuration(_Section):
+    """The whole of ``config.yaml``."""
+
+    node: NodeSettings = NodeSettings()
+    peers: dict[Name, Peer] = Field(default_factory=dict)
+    routes: dict[Name, Route] = Field(default_factory=dict)
+    storage: StorageSettings = StorageSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+    results: ResultSettings = ResultSettings()
+    delivery: DeliveryPolicy = DeliveryPolicy()
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Configuration:
+        for name, profile in self.results.destinations.items():
+            peer = self.peers.get(profile.peer)
+            if peer is None:
+                raise ValueError(f"results.destinations.{name}.peer: no peer named {profile.peer!r}")
+            if PeerPermission.RECEIVE not in peer.may:
+                raise ValueError(f"results.destinations.{name}.peer: peer {profile.peer!r} may not 'receive'")
+        for name, route in self.routes.items():
+            for destination in route.destinations:
+                if destination not in self.results.destinations:
+                    raise ValueError(
+                        f"routes.{name}.destinations: no destination named {destination!r} in results.destinations"
+                    )
+        return self
+
+
+def load_configuration(path: Path, environment: Mapping[str, str] | None = None) -> Configuration:
+    """Read, override and validate a configuration file.
+
+    Parameters
+    ----------
+    path
+        The YAML file. Relative paths in it are relative to the directory that holds it.
+    environment
+        Variables to override from, ``os.environ`` unless given.
+
+    Raises
+    ------
+    ConfigurationError
+        With the file, the line and the key of everything that is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot be read: {error.strerror}", subject=str(path), remedy="give another file with --config"
+        ) from error
+    try:
+        root = yaml.compose(text)
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"is not YAML: {error}", subject=str(path), remedy="mend the line named") from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(
+            "must be a mapping of sections", subject=str(path), remedy="start from the shipped config.yaml"
+        )
+    overridden = _override(values, os.environ if environment is None else environment)
+    try:
+        configuration = Configuration.model_validate(values)
+    except ValidationError as error:
+        lines = [
+            f"{_place(path, root, item['loc'], overridden)}: {'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise ConfigurationError("\n".join(lines), remedy="see the comments of the shipped config.yaml") from error
+    return _resolved(configuration, path.resolve().parent)
+
+
+def _override(values: dict[str, Any], environment: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+    overridden: dict[tuple[str, ...], str] = {}
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        keys = tuple(part.lower() for part in variable.removeprefix(ENVIRONMENT_PREFIX).split("__"))
+        place = values
+        for key in keys[:-1]:
+            below = place.setdefault(key, {})
+            if not isinstance(below, dict):
+                raise ConfigurationError(
+                    f"{key!r} is not a section", subject=variable, remedy="correct the variable's name"
+                )
+            place = below
+        try:
+            place[keys[-1]] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"its value is not YAML: {error}", subject=variable) from error
+        overridden[keys] = variable
+    return overridden
+
+
+def _place(
+    path: Path, root: yaml.Node | None, keys: tuple[int | str, ...], overridden: dict[tuple[str, ...], str]
+) -> str:
+    for length in range(len(keys), 0, -1):
+        variable = overridden.get(tuple(str(key) for key in keys[:length]))
+        if variable:
+            return f"environment variable {variable}"
+    line = 1
+    node = root
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            match = next(((name, value) for name, value in node.value if name.value == str(key)), None)
+            if match is None:
+                break
+            line, node = match[0].start_mark.line + 1, match[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return f"{path}:{line}"
+
+
+def _resolved(configuration: Configuration, base: Path) -> Configuration:
+    storage = configuration.storage
+    database = storage.database
+    if database.startswith("sqlite:///") and not database.startswith("sqlite:////"):
+        database = f"sqlite:///{base / database.removeprefix('sqlite:///')}"
+    resolved = storage.model_copy(update={"directory": base / storage.directory, "database": database})
+    return configuration.model_copy(update={"storage": resolved})

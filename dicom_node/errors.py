@@ -1,0 +1,140 @@
+"""The one error taxonomy of the node.
+
+Every error knows two things that others act on: the DIMSE status that a peer gets for it (PS3.7 annex C, PS3.4 B.2.3)
+and whether trying again can help. The receiver, the runner and the deliverer read those two fields instead of deciding
+anew. ``storage`` and ``pipelines`` raise exceptions of their own; :func:`classify` is the one place that translates
+them.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
+__all__ = [
+    "CannotUnderstandError",
+    "ConfigurationError",
+    "DataSetMismatchError",
+    "DeliveryRefusedError",
+    "ExecutionTimeoutError",
+    "GateError",
+    "NodeError",
+    "OutOfResourcesError",
+    "PeerUnavailableError",
+    "ProcessingFailureError",
+    "StudyRefusedError",
+    "classify",
+]
+
+
+class NodeError(Exception):
+    """Root of the taxonomy.
+
+    Parameters
+    ----------
+    what
+        What happened, in one sentence.
+    subject
+        Which object it happened to: a UID, an AE title, a file; never patient data.
+    remedy
+        What somebody can do about it.
+    """
+
+    dimse_status: ClassVar[int] = 0x0110
+    """Status that a DIMSE peer gets; 0110 is Processing failure (PS3.7 C.5.1)."""
+    retryable: ClassVar[bool] = False
+    """Whether the same attempt can succeed later without anybody changing anything."""
+
+    def __init__(self, what: str, *, subject: str = "", remedy: str = "") -> None:
+        self.what, self.subject, self.remedy = what, subject, remedy
+        super().__init__(": ".join(part for part in (subject, what) if part) + (f" ({remedy})" if remedy else ""))
+
+
+class ConfigurationError(NodeError):
+    """The configuration cannot be used."""
+
+
+class OutOfResourcesError(NodeError):
+    """No room, no ledger, no write access: A700, the sender should keep the object and try again."""
+
+    dimse_status = 0xA700
+    retryable = True
+
+
+class DataSetMismatchError(NodeError):
+    """The data set does not match its SOP class (A900)."""
+
+    dimse_status = 0xA900
+
+
+class CannotUnderstandError(NodeError):
+    """The data set cannot be parsed or lacks an identifier (C000)."""
+
+    dimse_status = 0xC000
+
+
+class ProcessingFailureError(NodeError):
+    """A step failed for a reason nobody foresaw; one more attempt is fair."""
+
+    retryable = True
+
+
+class ExecutionTimeoutError(NodeError):
+    """A job outlived its deadline and was killed."""
+
+    retryable = True
+
+
+class StudyRefusedError(NodeError):
+    """An analysis declines the study; the answer is a short SR that says why, not another attempt."""
+
+
+class GateError(NodeError):
+    """A result object failed the conformance gate and was quarantined."""
+
+
+class PeerUnavailableError(NodeError):
+    """A peer cannot be reached, rejects the association for now, or breaks off."""
+
+    retryable = True
+
+
+class DeliveryRefusedError(NodeError):
+    """A peer refuses the object for good (A9xx, Cxxx, 0122): dead letter at once."""
+
+
+_NO_ROOM = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EACCES,
+    errno.ENOENT,
+    errno.EMFILE,
+    errno.ENFILE,
+}
+
+
+def classify(error: BaseException) -> NodeError:
+    """Translate any exception into the taxonomy; the original stays its ``__cause__``.
+
+    Database errors and operating system errors that mean "no room or no access at the moment" become
+    :class:`OutOfResourcesError`; whatever is unknown becomes :class:`ProcessingFailureError`.
+    """
+    if isinstance(error, NodeError):
+        return error
+    translated: NodeError
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        translated = OutOfResourcesError(
+            f"storage cannot be written: {error.strerror}",
+            remedy="free space or restore access to the storage directory",
+        )
+    elif type(error).__module__.startswith("sqlalchemy"):
+        translated = OutOfResourcesError(
+            f"the ledger did not accept the transaction: {type(error).__name__}",
+            remedy="check that the ledger database is reachable and not locked",
+        )
+    else:
+        translated = ProcessingFailureError(f"{type(error).__name__}: {error}")
+    translated.__cause__ = error
+    return translated
