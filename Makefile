@@ -1,0 +1,54 @@
+# The two commands: `make demo` and `make test`. Each does its whole set-up on a fresh Debian machine with Python 3.11.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+VIEWER := .tools/viewer
+# Command that shows a system package is there : the Debian package that brings it.
+PEERS := storescu:dcmtk Orthanc:orthanc /usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb \
+         chromium:chromium node:nodejs npm:npm pdftoppm:poppler-utils /usr/lib/postgresql:postgresql
+PYTEST_ARGS ?= -n 2 --dist loadgroup
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint peers viewer clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.installed ## Scanner, node and PACS on this machine; STUDY=path uses your own folder of DICOM
+	$(BIN)/dicom-node demo $(if $(STUDY),--study "$(STUDY)") --output demo-output
+
+test: lint peers viewer ## Lint, type check and the whole test suite, real peers included
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+peers: ## Install the system's DICOM peers for the tests, when root
+	@missing=""; for pair in $(PEERS); do \
+	  command -v $${pair%%:*} >/dev/null 2>&1 || [ -e $${pair%%:*} ] || missing="$$missing $${pair##*:}"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
+	  else echo "Tests with real peers need: apt-get install$$missing"; fi; fi
+
+viewer: $(VIEWER)/node_modules/.installed ## Fetch OHIF and Playwright for the viewer test
+
+$(VIEWER)/node_modules/.installed: tests/viewer/package.json tests/viewer/package-lock.json | peers
+	mkdir -p $(VIEWER)
+	cp tests/viewer/package.json tests/viewer/package-lock.json $(VIEWER)/
+	cd $(VIEWER) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+	  apt-get install -y -qq python3-venv; } || { echo "Install Debian's python3-venv first"; exit 1; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) .tools demo-output build *.egg-info

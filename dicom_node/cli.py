@@ -1,0 +1,44 @@
+"""The command ``dicom-node``."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from dicom_node.commands import analyze, check, demo, ledger, models, send, serve, training
+from dicom_node.commands.terminal import ExitCode
+from dicom_node.errors import ConfigurationError, NodeError, PeerUnavailableError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="dicom-node",
+    help="Receives cine cardiac MR, analyses it and returns SEG, SR and summary pages to the PACS. Research use only.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(serve.serve)
+app.command()(demo.demo)
+app.command()(send.send)
+app.command()(analyze.analyze)
+app.command()(ledger.status)
+app.command()(ledger.studies)
+app.command()(ledger.jobs)
+app.command()(ledger.explain)
+app.command()(check.check)
+app.command()(models.models)
+app.add_typer(training.train_app, name="train")
+app.add_typer(training.evaluate_app, name="evaluate")
+
+
+def main() -> None:
+    """Run the command line; an error of the taxonomy becomes one line and an exit code, never a traceback."""
+    try:
+        app()
+    except NodeError as error:
+        typer.echo(f"dicom-node: {error}", err=True)
+        if isinstance(error, ConfigurationError):
+            sys.exit(ExitCode.USAGE)
+        sys.exit(ExitCode.PEER if isinstance(error, PeerUnavailableError) else ExitCode.FAILED)

@@ -1,0 +1,117 @@
+"""Configuration: validated whole, errors that name the line and the key, environment overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicom_node.config import Configuration, PeerPermission, load_configuration
+from dicom_node.errors import ConfigurationError
+
+SHIPPED = Path(__file__).parents[1] / "config.yaml"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_shipped_configuration_is_valid_and_shows_every_key() -> None:
+    loaded = load_configuration(SHIPPED, {})
+    assert loaded.peers["pacs"].may == {PeerPermission.SEND, PeerPermission.RECEIVE}
+    shipped = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    for name, section in Configuration.model_fields.items():
+        if name in ("peers", "routes"):
+            continue
+        keys = set(type(section.default).model_fields)
+        assert keys == set(shipped[name]), f"config.yaml does not show every key of {name}"
+
+
+def test_shipped_configuration_equals_the_defaults_where_there_are_defaults() -> None:
+    shipped = load_configuration(SHIPPED, {})
+    assert shipped.node == Configuration().node
+    assert shipped.execution == Configuration().execution
+    assert shipped.delivery == Configuration().delivery
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    loaded = load_configuration(write(tmp_path, "storage:\n  directory: here\n"), {})
+    assert loaded.storage.directory == tmp_path / "here"
+    assert loaded.storage.database == f"sqlite:///{tmp_path}/var/ledger.sqlite"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("node:\n  ae_title: A\n  prot: 1\n", 3, "node.prot"),
+        ("node:\n  port: 99999\n", 2, "node.port"),
+        ("nodes: {}\n", 1, "nodes"),
+        ("\npeers:\n  pacs:\n    ae_title: X\n    may: [receive]\n", 3, "peers.pacs"),
+        ("node:\n  ae_title: 'more than sixteen characters'\n", 2, "node.ae_title"),
+        ("node:\n  ae_title: 'BACK\\SLASH'\n", 2, "node.ae_title"),
+        ("storage:\n  low_watermark_mb: 9\n  high_watermark_mb: 3\n", 1, "storage"),
+        ("execution:\n  devices: [cpu]\n  job_timeout_s: 0\n", 3, "execution.job_timeout_s"),
+        ("routes:\n  r:\n    destinations: [nowhere]\n", 1, "no destination named 'nowhere'"),
+        ("routes:\n  r:\n    analyses: [fortune_telling]\n    destinations: []\n", 3, "routes.r.analyses.0"),
+    ],
+)
+def test_errors_name_the_line_and_the_key(tmp_path: Path, text: str, line: int, key: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_configuration(path, {})
+    assert f"{path}:{line}:" in str(caught.value)
+    assert key in str(caught.value)
+
+
+def test_every_error_is_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_configuration(write(tmp_path, "node:\n  port: 0\n  maximum_pdu: 1\n"), {})
+    assert "node.port" in str(caught.value)
+    assert "node.maximum_pdu" in str(caught.value)
+
+
+def test_environment_overrides_and_is_named_when_wrong(tmp_path: Path) -> None:
+    path = write(tmp_path, "node:\n  port: 1000\n")
+    loaded = load_configuration(path, {"DICOM_NODE__NODE__PORT": "2000", "DICOM_NODE__EXECUTION__DEVICES": "[cuda:0]"})
+    assert loaded.node.port == 2000
+    assert loaded.execution.devices == ("cuda:0",)
+    with pytest.raises(ConfigurationError, match="DICOM_NODE__NODE__PORT"):
+        load_configuration(path, {"DICOM_NODE__NODE__PORT": "many"})
+    with pytest.raises(ConfigurationError, match="DICOM_NODE__NODE__PORT__X"):
+        load_configuration(path, {"DICOM_NODE__NODE__PORT__X": "1"})
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n", "just words\n"])
+def test_what_is_not_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        load_configuration(write(tmp_path, text), {})
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"absent\.yaml"):
+        load_configuration(tmp_path / "absent.yaml", {})
+
+
+def test_configuration_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Configuration().node.port = 1  # type: ignore[misc]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_any_yaml_gives_a_configuration_or_a_configuration_error(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = write(tmp_path_factory.mktemp("any"), yaml.safe_dump(value))
+    try:
+        load_configuration(path, {})
+    except ConfigurationError as error:
+        assert str(path) in str(error)
