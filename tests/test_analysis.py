@@ -1,0 +1,213 @@
+"""The runner: order by types, each value once, refusals that spread, errors that say what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NewType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.analysis import analysis, plan, run
+from pipelines.errors import AnalysisRefused, AnalysisSetupError, RefusalReason
+
+
+@dataclass(frozen=True)
+class Source:
+    number: int
+
+
+@dataclass(frozen=True)
+class Left:
+    number: int
+
+
+@dataclass(frozen=True)
+class Right:
+    number: int
+
+
+@dataclass(frozen=True)
+class Both:
+    left: int
+    right: int | None
+
+
+Special = NewType("Special", Source)
+
+
+@analysis
+def left(source: Source) -> Left:
+    return Left(source.number + 1)
+
+
+@analysis
+def right(source: Source) -> Right:
+    if source.number < 0:
+        raise AnalysisRefused(RefusalReason.TOO_FEW_PHASES, "A number below zero has no right.")
+    return Right(source.number * 2)
+
+
+@analysis
+def both(left: Left, right: Right) -> Both:
+    return Both(left.number, right.number)
+
+
+@analysis
+def either(left: Left, right: Right | None) -> Both:
+    return Both(left.number, right.number if right else None)
+
+
+def test_orders_by_types_whatever_the_order_given() -> None:
+    findings = run([both, right, left], {Source: Source(20)})
+    assert findings[Both] == Both(21, 40)
+    assert list(findings.seconds)[-1] == "both"
+    assert set(findings.seconds) == {"left", "right", "both"}
+    assert findings.refusals == ()
+
+
+def test_computes_only_what_is_wanted_and_each_once() -> None:
+    calls: list[str] = []
+
+    @analysis
+    def counted(source: Source) -> Left:
+        calls.append("counted")
+        return Left(source.number)
+
+    @analysis
+    def first(left: Left) -> Right:
+        return Right(left.number)
+
+    @analysis
+    def second(left: Left, right: Right) -> Both:
+        return Both(left.number, right.number)
+
+    @analysis
+    def unwanted(source: Source) -> float:
+        raise AssertionError("not asked for")
+
+    findings = run([unwanted, second, first, counted], {Source: Source(3)}, wanted=[Both])
+    assert findings[Both] == Both(3, 3)
+    assert calls == ["counted"]
+    assert findings.get(float) is None
+
+
+def test_refusal_spreads_to_dependents_and_spares_the_rest() -> None:
+    findings = run([both, right, left], {Source: Source(-1)})
+    assert findings[Left] == Left(0)
+    assert findings.get(Both) is None
+    by_name = {refusal.analysis: refusal for refusal in findings.refusals}
+    assert by_name["right"].reason is RefusalReason.TOO_FEW_PHASES
+    assert by_name["right"].because_of is None
+    assert by_name["both"].reason is RefusalReason.TOO_FEW_PHASES
+    assert by_name["both"].because_of == "right"
+    assert by_name["both"].sentence == "A number below zero has no right."
+    assert "both" not in findings.seconds
+
+
+def test_optional_input_may_be_refused_or_absent() -> None:
+    assert run([either, right, left], {Source: Source(-1)})[Both] == Both(0, None)
+    assert run([either, left], {Source: Source(1)})[Both] == Both(2, None)
+    assert run([either, right, left], {Source: Source(1)})[Both] == Both(2, 2)
+
+
+def test_default_stands_where_there_is_no_value() -> None:
+    @analysis
+    def limited(source: Source, limit: Right = Right(7)) -> Both:
+        return Both(source.number, limit.number)
+
+    assert run([limited], {Source: Source(1)})[Both] == Both(1, 7)
+    assert run([limited], {Source: Source(1), Right: Right(9)})[Both] == Both(1, 9)
+
+
+def test_new_type_is_a_type_of_its_own() -> None:
+    @analysis
+    def special(source: Source) -> Special:
+        return Special(Source(-source.number))
+
+    @analysis
+    def of_special(source: Special) -> Left:
+        return Left(source.number)
+
+    assert run([of_special, special], {Source: Source(5)})[Left] == Left(-5)
+
+
+def test_defect_is_recorded_with_traceback_and_not_raised(caplog: pytest.LogCaptureFixture) -> None:
+    @analysis
+    def defective(source: Source) -> Right:
+        return Right(source.number // 0)
+
+    findings = run([both, defective, left], {Source: Source(1)})
+    assert findings[Left] == Left(2)
+    assert [(r.analysis, r.reason) for r in findings.refusals] == [
+        ("defective", RefusalReason.ANALYSIS_FAILED),
+        ("both", RefusalReason.ANALYSIS_FAILED),
+    ]
+    assert "ZeroDivisionError" in findings.refusals[0].sentence
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_missing_input_names_who_needs_what() -> None:
+    with pytest.raises(AnalysisSetupError, match="both needs Right, but no analysis gives it"):
+        run([both, left], {Source: Source(1)})
+    with pytest.raises(AnalysisSetupError, match="the request needs Both"):
+        plan([left], [Source], wanted=[Both])
+
+
+def test_circle_is_named() -> None:
+    @analysis
+    def forth(right: Right) -> Left:
+        return Left(right.number)
+
+    @analysis
+    def back(left: Left) -> Right:
+        return Right(left.number)
+
+    with pytest.raises(AnalysisSetupError, match=r"circle: (forth → back → forth|back → forth → back)"):
+        plan([forth, back], [])
+
+
+def test_two_sources_of_one_type_are_refused() -> None:
+    @analysis
+    def other_left(source: Source) -> Left:
+        return Left(source.number)
+
+    with pytest.raises(AnalysisSetupError, match="Left comes from both left and other_left"):
+        plan([left, other_left], [Source])
+    with pytest.raises(AnalysisSetupError, match="Left comes from both the values given and left"):
+        plan([left], [Source, Left])
+
+
+def test_bad_annotations_are_refused_at_once() -> None:
+    def unannotated(source) -> Left:
+        return Left(0)
+
+    def gives_optional(source: Source) -> Left | None:
+        return None
+
+    def gives_nothing(source: Source) -> None: ...
+
+    def union(source: Source | Right) -> Left:
+        return Left(0)
+
+    def unknown(source: Nowhere) -> Left:  # type: ignore[name-defined]  # noqa: F821
+        return Left(0)
+
+    for bad in (unannotated, gives_optional, gives_nothing, union, unknown):
+        with pytest.raises(AnalysisSetupError, match=bad.__name__):
+            analysis(bad)
+
+
+def test_analysis_is_still_a_function_and_tells_when_it_starts() -> None:
+    started: list[str] = []
+    assert left(Source(1)) == Left(2)
+    run([left, right, both], {Source: Source(1)}, on_start=started.append)
+    assert sorted(started[:2]) == ["left", "right"]
+    assert started[2] == "both"
+
+
+@given(st.permutations([left, right, both]))
+def test_plan_respects_every_need(order: list) -> None:
+    names = [step.name for step in plan(order, [Source])]
+    assert names.index("both") == 2

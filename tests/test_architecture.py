@@ -1,0 +1,80 @@
+"""The import rule of the rooms, checked on the syntax tree of every file."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FORBIDDEN = {
+    "storage": {"pipelines", "dicom_node"},
+    "pipelines": {
+        "storage",
+        "dicom_node",
+        "sqlalchemy",
+        "alembic",
+        "pynetdicom",
+        "socket",
+        "http",
+        "urllib",
+        "requests",
+    },
+}
+
+
+def imported_packages(source: str) -> Iterator[tuple[int, str]]:
+    """Line and top-level package of every import, wherever it stands, ``importlib.import_module`` included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield node.lineno, name.name.partition(".")[0]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.lineno, node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.lineno, node.args[0].value.partition(".")[0]
+
+
+@pytest.mark.parametrize("room", sorted(FORBIDDEN))
+def test_room_imports_none_of_what_it_may_not(room: str) -> None:
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files, f"no Python file under {room}"
+    offences = [
+        f"{file.relative_to(ROOT)}:{line} imports {package}"
+        for file in files
+        for line, package in imported_packages(file.read_text(encoding="utf-8"))
+        if package in FORBIDDEN[room]
+    ]
+    assert not offences, "\n".join(offences)
+
+
+def test_only_cine_of_the_pipelines_reads_dicom() -> None:
+    offences = [
+        f"{file.relative_to(ROOT)}:{line} imports pydicom"
+        for file in sorted((ROOT / "pipelines").rglob("*.py"))
+        if "cine" not in file.relative_to(ROOT).parts
+        for line, package in imported_packages(file.read_text(encoding="utf-8"))
+        if package == "pydicom"
+    ]
+    assert not offences, "\n".join(offences)
+
+
+@pytest.mark.parametrize(
+    ("source", "package"),
+    [
+        ("import storage.ledger", "storage"),
+        ("def f():\n    from dicom_node.config import Config", "dicom_node"),
+        ("import importlib\nimportlib.import_module('storage.files')", "storage"),
+        ("__import__('storage')", "storage"),
+    ],
+)
+def test_the_check_sees_every_way_to_import(source: str, package: str) -> None:
+    assert package in {found for _, found in imported_packages(source)}
+
+
+def test_the_check_allows_relative_imports() -> None:
+    assert list(imported_packages("from . import storage")) == []
