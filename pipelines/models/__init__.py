@@ -1,0 +1,1 @@
+"""Trained networks: one directory each, with ``card.yaml`` and ``weights.safetensors``."""

@@ -1,0 +1,28 @@
+"""Networks built from the architecture in a model card."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipelines.models.card import Architecture
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["build_network"]
+
+
+def build_network(architecture: Architecture) -> torch.nn.Module:
+    """Network with random weights, channels-last."""
+    import torch
+    from monai.networks.nets.basic_unet import BasicUNet
+
+    network: torch.nn.Module = BasicUNet(
+        spatial_dims=2,
+        in_channels=architecture.in_channels,
+        out_channels=architecture.out_channels,
+        features=architecture.features,
+        norm=architecture.norm,
+        act=("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
+    )
+    return network.to(memory_format=torch.channels_last)

@@ -1,0 +1,96 @@
+"""The models that come with this package: found by name, checked by hash, loaded without pickle."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.models.card import ModelCard, read_card
+from pipelines.models.identity import ModelIdentity
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LoadedModel", "ModelUnavailable", "list_models", "load_model"]
+
+_ROOT = Path(__file__).parent
+
+
+class ModelUnavailable(RuntimeError):
+    """A model is missing, or its weights are not those of its card."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A network in evaluation mode, channels-last, on the CPU."""
+
+    network: torch.nn.Module
+    identity: ModelIdentity
+    card: ModelCard
+
+
+def list_models(root: Path = _ROOT) -> tuple[ModelCard, ...]:
+    """Cards of all models under ``root``, by name.
+
+    Raises
+    ------
+    ValueError
+        A card breaks the schema.
+    """
+    return tuple(read_card(path) for path in sorted(root.glob("*/card.yaml")))
+
+
+def load_model(name: str, root: Path = _ROOT) -> LoadedModel:
+    """Load the weights of one model.
+
+    Raises
+    ------
+    ModelUnavailable
+        There is no such model, or its weights are missing, damaged or not those of its card.
+    """
+    import safetensors
+    import safetensors.torch
+
+    from pipelines.models.network import build_network
+
+    folder = root / name
+    if not (folder / "card.yaml").is_file():
+        known = ", ".join(path.parent.name for path in sorted(root.glob("*/card.yaml"))) or "none"
+        raise ModelUnavailable(f"there is no model {name!r} in {root}; installed: {known}")
+    card = read_card(folder / "card.yaml")
+    path = folder / "weights.safetensors"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelUnavailable(f"weights of model {name} cannot be read: {error}; install the package again") from error
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != card.weights_sha256:
+        raise ModelUnavailable(
+            f"weights of model {name} have SHA-256 {sha256}, its card says {card.weights_sha256}: "
+            f"{path} is damaged or was replaced; install the package again"
+        )
+    network = build_network(card.architecture)
+    try:
+        network.load_state_dict(safetensors.torch.load(content))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise ModelUnavailable(f"weights of model {name} do not fit the architecture of its card: {error}") from error
+    return LoadedModel(network.eval(), identity_of(card), card)
+
+
+def identity_of(card: ModelCard) -> ModelIdentity:
+    """The part of a card that stands in every result."""
+    training = card.training
+    return ModelIdentity(
+        name=card.name,
+        version=card.version,
+        weights_sha256=card.weights_sha256,
+        task=card.task,
+        training_data=f"{training.name}, {len(training.cases)} patients ({training.licence})",
+        licence=card.licence,
+    )
+
+
+loaded_model = cache(load_model)

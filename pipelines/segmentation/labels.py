@@ -1,0 +1,47 @@
+"""What a segmentation of a cine stack is."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.models.identity import ModelIdentity
+
+__all__ = ["CineSegmentation", "Label"]
+
+
+class Label(enum.IntEnum):
+    """Voxel labels. Data sets number them differently (ACDC: 1 RV, 2 myocardium, 3 LV): always map by name."""
+
+    BACKGROUND = 0
+    LV = 1
+    """LV cavity; papillary muscles and trabeculae are included in the cavity."""
+    MYO = 2
+    RV = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CineSegmentation:
+    """Labels of every voxel of every phase of a cine stack, on the grid of that stack.
+
+    Attributes
+    ----------
+    labels : (T, S, R, C) uint8
+        Values of :class:`Label`.
+    agreement : (T, S) float32
+        Mean Dice coefficient over the labels present between the members of the test-time ensemble and their
+        consensus, 0 … 1; 1 where no member sees a ventricle. Low values mark slices a person should look at.
+    crop : (int, int, int, int)
+        First row, end row, first column, end column of the heart crop on the stack's grid: voxels outside were not
+        looked at by the fine network.
+    models : tuple of ModelIdentity
+        Every network that took part.
+    """
+
+    labels: NDArray[np.uint8]
+    agreement: NDArray[np.float32]
+    crop: tuple[int, int, int, int]
+    models: tuple[ModelIdentity, ...]

@@ -1,0 +1,112 @@
+"""Where the heart is: a coarse network on the whole image, and the consensus of slices and phases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipelines.cine.stack import CineStack
+from pipelines.segmentation.grid import Square, heart_square, intensity_window, sample_square, scale_intensity
+from pipelines.segmentation.labels import Label
+from pipelines.segmentation.refusal import SegmentationRefused
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipelines.models.registry import LoadedModel
+
+__all__ = ["locate_heart", "neighbour_channels", "square_of_votes"]
+
+_PHASES = 4
+_SMALLEST_HEART_MM2 = 400.0
+_LARGEST_FIELD_MM = 520.0
+
+
+def neighbour_channels(slices: torch.Tensor) -> torch.Tensor:
+    """Give each slice its neighbours as channels: (S, H, W) to (S, 3, H, W).
+
+    At either end the slice itself stands for the missing neighbour, as in training.
+    """
+    import torch
+
+    index = torch.arange(slices.shape[0])
+    below, above = (index - 1).clamp(min=0), (index + 1).clamp(max=slices.shape[0] - 1)
+    return torch.stack([slices[below], slices, slices[above]], dim=1)
+
+
+def square_of_votes(votes: NDArray[np.float64], whole: Square) -> Square | None:
+    """Crop around the place most slices and phases agree on.
+
+    Parameters
+    ----------
+    votes : (size, size) float64
+        How many slices and phases see a ventricle at each point of ``whole``.
+
+    Returns
+    -------
+    Square or None
+        ``None`` where nothing is seen, or less than any ventricle covers.
+    """
+    size = votes.shape[0]
+    step = whole.field_mm / size
+    if votes.max() <= 0:
+        return None
+    # The seed is where many agree; a bright vessel far off in one slice never is.
+    components, count = ndimage.label(votes >= 0.25 * votes.max())
+    masses = ndimage.sum_labels(votes, components, np.arange(1, count + 1))
+    seed = components == 1 + int(np.argmax(masses))
+    connected, _ = ndimage.label(votes > 0)
+    inside = np.where(np.isin(connected, np.unique(connected[seed])), votes, 0.0)
+    if np.count_nonzero(inside >= 0.25 * votes.max()) * step**2 < _SMALLEST_HEART_MM2:
+        return None
+    bounds = []
+    for axis, centre in ((1, whole.row_mm), (0, whole.column_mm)):
+        share = np.cumsum(inside.sum(axis=axis)) / inside.sum()
+        first, last = np.searchsorted(share, (0.004, 0.996))
+        start = centre - whole.field_mm / 2
+        bounds.append((start + first * step, start + (last + 1) * step))
+    return heart_square(bounds[0], bounds[1])
+
+
+def locate_heart(stack: CineStack, model: LoadedModel) -> Square:
+    """Square crop for the whole stack.
+
+    Raises
+    ------
+    SegmentationRefused
+        No heart was found.
+    """
+    import torch
+
+    card = model.card
+    spacing = stack.geometry.pixel_spacing
+    rows, columns = stack.pixels.shape[2:]
+    nominal = (card.input.spacing_mm or 4.0) * card.input.size
+    field = float(np.clip(max(rows * spacing[0], columns * spacing[1]), nominal, _LARGEST_FIELD_MM))
+    whole = Square((rows - 1) / 2 * spacing[0], (columns - 1) / 2 * spacing[1], field)
+    chosen = np.unique(np.linspace(0, stack.phases, _PHASES, endpoint=False).astype(int))
+    pixels = stack.pixels[chosen]
+    images = sample_square(
+        scale_intensity(torch.from_numpy(np.ascontiguousarray(pixels)), intensity_window(pixels)),
+        spacing,
+        whole,
+        card.input.size,
+    )
+    votes = np.zeros((card.input.size, card.input.size))
+    with torch.inference_mode():
+        for phase in images:
+            inputs = (2 * neighbour_channels(phase) - 1).contiguous(memory_format=torch.channels_last)
+            heart = sum(
+                1 - model.network(inputs.flip(axes)).softmax(1)[:, Label.BACKGROUND].flip([axis - 1 for axis in axes])
+                for axes in ([], [2], [3])
+            )
+            votes += (heart / 3 > 0.5).sum(0).double().numpy()
+    square = square_of_votes(votes, whole)
+    if square is None:
+        raise SegmentationRefused(
+            "No heart was found on the short-axis images: the stack is not short-axis cine, or its contrast is unusual."
+        )
+    return square

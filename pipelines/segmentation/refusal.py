@@ -1,0 +1,9 @@
+"""Why a stack was not segmented."""
+
+from __future__ import annotations
+
+__all__ = ["SegmentationRefused"]
+
+
+class SegmentationRefused(Exception):
+    """The stack cannot be segmented; the message is a sentence for the report, without patient data."""

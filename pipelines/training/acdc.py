@@ -1,0 +1,235 @@
+"""Reader of data sets in the layout of ACDC.
+
+Bernard et al., "Deep Learning Techniques for Automatic MRI Cardiac Multi-Structures Segmentation and Diagnosis",
+IEEE TMI 2018. One folder a patient: ``Info.cfg``, ``<patient>_frameFF.nii.gz``, ``<patient>_frameFF_gt.nii.gz``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
+from pipelines.segmentation.labels import Label
+
+__all__ = ["AcdcFrame", "AcdcLayoutError", "AcdcPatient", "find_patients", "folds", "read_patient", "to_stack"]
+
+# ACDC numbers its labels otherwise than Label does.
+_LABEL_OF_ACDC = np.array([Label.BACKGROUND, Label.RV, Label.MYO, Label.LV], dtype=np.uint8)
+
+
+class AcdcLayoutError(ValueError):
+    """A folder is not in ACDC's layout; the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AcdcFrame:
+    """One annotated phase.
+
+    Attributes
+    ----------
+    pixels : (S, R, C) float32
+        Grey values.
+    labels : (S, R, C) uint8
+        Values of :class:`~pipelines.segmentation.labels.Label`.
+    """
+
+    number: int
+    pixels: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AcdcPatient:
+    """Annotated end diastole and end systole of one patient, with the geometry they share."""
+
+    identifier: str
+    group: str
+    """Diagnostic group: ``NOR``, ``DCM``, ``HCM``, ``MINF`` or ``RV``; ``unknown`` where Info.cfg has none."""
+    ed: AcdcFrame
+    es: AcdcFrame
+    geometry: StackGeometry
+    height_cm: float | None
+    weight_kg: float | None
+
+    @property
+    def frames(self) -> tuple[AcdcFrame, AcdcFrame]:
+        """End diastole, end systole."""
+        return self.ed, self.es
+
+
+def find_patients(folder: Path) -> tuple[Path, ...]:
+    """Folders of patients, at any depth under ``folder``, sorted by name.
+
+    Raises
+    ------
+    AcdcLayoutError
+        The folder does not exist, holds no ``Info.cfg``, or holds two patients of one name.
+    """
+    if not folder.is_dir():
+        raise AcdcLayoutError(f"{folder} is not a folder: give the folder that holds ACDC's patient folders")
+    found = sorted({path.parent for path in folder.rglob("Info.cfg")}, key=lambda path: path.name)
+    if not found:
+        raise AcdcLayoutError(f"{folder} holds no Info.cfg at any depth: it is not in ACDC's layout")
+    names = [path.name for path in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise AcdcLayoutError(f"{folder} holds more than one folder named {', '.join(twice)}: keep one of each")
+    return tuple(found)
+
+
+def _read_info(path: Path) -> dict[str, str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AcdcLayoutError(f"{path} cannot be read: {error}") from error
+    return {key.strip(): value.strip() for key, mark, value in (line.partition(":") for line in text.splitlines()) if mark}
+
+
+def _number(info: dict[str, str], key: str) -> float | None:
+    try:
+        value = float(info[key])
+    except (KeyError, ValueError):
+        return None
+    return value if np.isfinite(value) and value > 0 else None
+
+
+def _load(path: Path) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    import nibabel  # 0.3 s: not wanted at the start of the command line
+
+    candidates = [path.with_name(path.name + suffix) for suffix in (".nii.gz", ".nii")]
+    existing = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if existing is None:
+        raise AcdcLayoutError(f"{candidates[0]} is missing")
+    try:
+        image = nibabel.load(existing)
+        data = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+        raise AcdcLayoutError(f"{existing} cannot be read as NIfTI: {error}") from error
+    if data.ndim == 4 and data.shape[3] == 1:
+        data = data[..., 0]
+    if data.ndim != 3 or 0 in data.shape:
+        raise AcdcLayoutError(f"{existing} has shape {data.shape}, expected three dimensions (column, row, slice)")
+    affine = np.array(image.affine, dtype=np.float64)
+    zooms = np.array(image.header.get_zooms()[:3], dtype=np.float64)
+    # The header's pixel dimensions are the truth of ACDC; some files have an affine of another scale.
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (np.all(np.isfinite(affine)) and np.all(lengths > 0) and np.all(zooms > 0)):
+        raise AcdcLayoutError(f"{existing} has no usable spacing in its header ({zooms.tolist()} mm)")
+    affine[:3, :3] *= zooms / lengths
+    return data, affine
+
+
+def _geometry(affine: NDArray[np.float64], slices: int) -> tuple[StackGeometry, bool]:
+    """Geometry of the array transposed to (slice, row, column), and whether its slices have to be reversed."""
+    lps = np.diag([-1.0, -1.0, 1.0]) @ affine[:3, :3]
+    spacing = np.linalg.norm(lps, axis=0)
+    row_direction, column_direction, step = (lps / spacing).T
+    positions = np.diag([-1.0, -1.0, 1.0]) @ affine[:3, 3] + np.arange(slices)[:, None] * spacing[2] * step
+    reverse = bool(np.cross(row_direction, column_direction) @ step < 0)
+    return StackGeometry(
+        positions=positions[::-1].copy() if reverse else positions,
+        row_direction=row_direction,
+        column_direction=column_direction,
+        pixel_spacing=(float(spacing[1]), float(spacing[0])),
+        slice_thickness=float(spacing[2]),
+    ), reverse
+
+
+def _read_frame(folder: Path, number: int) -> tuple[AcdcFrame, StackGeometry]:
+    stem = folder / f"{folder.name}_frame{number:02d}"
+    pixels, affine = _load(stem)
+    truth, _ = _load(stem.with_name(stem.name + "_gt"))
+    if truth.shape != pixels.shape:
+        raise AcdcLayoutError(f"{stem}_gt has shape {truth.shape}, its image {pixels.shape}")
+    values = np.unique(truth)
+    if not np.isin(values, [0, 1, 2, 3]).all():
+        raise AcdcLayoutError(f"{stem}_gt has labels {values.tolist()}, expected 0 to 3 (RV 1, myocardium 2, LV 3)")
+    geometry, reverse = _geometry(affine, pixels.shape[2])
+    step = -1 if reverse else 1
+    return AcdcFrame(
+        number=number,
+        pixels=np.ascontiguousarray(pixels.transpose(2, 1, 0)[::step], dtype=np.float32),
+        labels=np.ascontiguousarray(_LABEL_OF_ACDC[truth.astype(np.uint8)].transpose(2, 1, 0)[::step]),
+    ), geometry
+
+
+def read_patient(folder: Path) -> AcdcPatient:
+    """Read both annotated phases of one patient.
+
+    Raises
+    ------
+    AcdcLayoutError
+        A file is missing or malformed; the message names it.
+    """
+    info = _read_info(folder / "Info.cfg")
+    numbers = []
+    for key in ("ED", "ES"):
+        if not re.fullmatch(r"\d+", info.get(key, "")):
+            raise AcdcLayoutError(f"{folder / 'Info.cfg'} has no frame number under {key!r}")
+        numbers.append(int(info[key]))
+    (ed, geometry), (es, _) = (_read_frame(folder, number) for number in numbers)
+    if ed.pixels.shape != es.pixels.shape:
+        raise AcdcLayoutError(f"{folder}: end diastole has shape {ed.pixels.shape}, end systole {es.pixels.shape}")
+    return AcdcPatient(
+        identifier=folder.name,
+        group=info.get("Group", "unknown"),
+        ed=ed,
+        es=es,
+        geometry=geometry,
+        height_cm=_number(info, "Height"),
+        weight_kg=_number(info, "Weight"),
+    )
+
+
+def to_stack(patient: AcdcPatient) -> CineStack:
+    """The two phases as a cine stack: phase 0 end diastole, phase 1 end systole. Its sources are nominal."""
+    pixels = np.stack([frame.pixels for frame in patient.frames])
+    slices = pixels.shape[1]
+    sources = tuple(
+        tuple(
+            FrameSource("", f"{patient.identifier}.{frame.number}.{index}", patient.identifier, None, None, None)
+            for index in range(slices)
+        )
+        for frame in patient.frames
+    )
+    return CineStack(
+        view=View.SAX,
+        pixels=pixels,
+        geometry=patient.geometry,
+        sources=sources,
+        trigger_times=np.full((2, slices), np.nan),
+        rr_intervals=np.full(slices, np.nan),
+        frame_of_reference_uid=patient.identifier,
+    )
+
+
+def folds(groups: dict[str, str], count: int = 5, seed: int = 0) -> tuple[tuple[str, ...], ...]:
+    """Split patients into ``count`` folds, stratified by group; the same answer for the same names and seed.
+
+    Parameters
+    ----------
+    groups : dict
+        Group of each patient, by identifier.
+
+    Returns
+    -------
+    tuple of tuples of identifiers
+        Fold ``k`` holds the patients kept out of training when ``fold=k``. Every patient is in exactly one.
+    """
+    if count < 2:
+        raise ValueError(f"a split needs at least two folds, not {count}")
+    generator = np.random.default_rng(seed)
+    parts: list[list[str]] = [[] for _ in range(count)]
+    dealt = 0
+    for group in sorted(set(groups.values())):
+        members = sorted(identifier for identifier, value in groups.items() if value == group)
+        for member in generator.permutation(members):
+            # Dealing on where the last group stopped keeps the folds within one patient of each other.
+            parts[dealt % count].append(str(member))
+            dealt += 1
+    return tuple(tuple(sorted(part)) for part in parts)

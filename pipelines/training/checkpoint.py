@@ -1,0 +1,79 @@
+"""State of a training run on disk: safetensors only, replaced atomically, exact enough to go on as if never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+__all__ = ["load_checkpoint", "save_atomically", "save_checkpoint"]
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def save_atomically(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file so that a reader sees the old file or the new one, never half of one."""
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+    with partial.open("rb") as handle:
+        os.fsync(handle.fileno())
+    partial.replace(path)
+
+
+def save_checkpoint(
+    path: Path,
+    step: int,
+    network: torch.nn.Module,
+    average: dict[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    settings: dict[str, object],
+) -> None:
+    """Write network, averaged weights and moments of Adam after ``step`` steps."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{moment}": state[moment] for moment in _MOMENTS}
+    save_atomically(tensors, path, {"step": str(step), "settings": json.dumps(settings, sort_keys=True)})
+
+
+def load_checkpoint(
+    path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, object]
+) -> tuple[int, dict[str, torch.Tensor]]:
+    """Restore what :func:`save_checkpoint` wrote.
+
+    Returns
+    -------
+    step, average
+        Steps done, and the averaged weights.
+
+    Raises
+    ------
+    ValueError
+        The checkpoint is of a run with other settings, or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {error}; start without resuming") from error
+    found = json.loads(metadata.get("settings", "{}"))
+    if found != json.loads(json.dumps(settings)):
+        different = sorted(key for key in found.keys() | settings.keys() if found.get(key) != settings.get(key))
+        raise ValueError(f"checkpoint {path} is of a run with another {', '.join(different)}; start without resuming")
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    network.load_state_dict(part("network."))
+    state = optimizer.state_dict()
+    state["state"] = {
+        index: {moment: tensors[f"optimizer.{index}.{moment}"] for moment in _MOMENTS}
+        for index in range(len(state["param_groups"][0]["params"]))
+    }
+    optimizer.load_state_dict(state)
+    return int(metadata["step"]), part("average.")

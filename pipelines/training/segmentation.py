@@ -1,0 +1,417 @@
+"""Training of the localiser and of the fine segmentation network on data in ACDC's layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, write_card
+from pipelines.models.network import build_network
+from pipelines.segmentation.grid import heart_square, intensity_window, pool_factor, scale_intensity
+from pipelines.segmentation.labels import Label
+from pipelines.training.acdc import AcdcPatient, find_patients, folds, read_patient
+from pipelines.training.augmentation import displacement_grid, vary_appearance
+from pipelines.training.checkpoint import load_checkpoint, save_atomically, save_checkpoint
+from pipelines.training.schedule import learning_rate, update_average
+
+__all__ = ["RECIPES", "Progress", "Recipe", "TrainingResult", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what a training run does, besides data, fold, steps and seed."""
+
+    name: str
+    task: str
+    summary: str
+    whole_image: bool
+    """Look at the whole image on a fixed grid, instead of at the heart on a grid that grows with it."""
+    field_mm: float | None
+    """Side of the input of a whole-image network, mm."""
+    size: int
+    features: tuple[int, int, int, int, int, int]
+    steps: int
+    peak_rate: float
+    batch: int = 16
+    coarse_size: int | None = None
+    """Input size of the first ``coarse_steps`` steps: they are cheaper, and the shapes learnt are the same."""
+    coarse_steps: int = 0
+    scale: float = 0.25
+    elastic_mm: float = 3.0
+    jitter_mm: float = 6.0
+    label_weights: tuple[float, float, float, float] = (0.6, 1.0, 1.5, 1.5)
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="heart-localiser",
+            task="localisation of the heart on short-axis cine MR",
+            summary="Finds both ventricles on the whole image at 4 mm, to place the crop of the fine network.",
+            whole_image=True,
+            field_mm=384.0,
+            size=96,
+            features=(8, 16, 16, 32, 32, 8),
+            steps=1500,
+            peak_rate=3e-3,
+            scale=0.35,
+            elastic_mm=4.0,
+            jitter_mm=35.0,
+        ),
+        Recipe(
+            name="ventricle-segmentation",
+            task="segmentation of LV cavity, myocardium and RV cavity on short-axis cine MR",
+            summary="Labels both ventricles on a crop around the heart, with the neighbouring slices as context.",
+            whole_image=False,
+            field_mm=None,
+            size=112,
+            features=(16, 24, 48, 96, 128, 16),
+            steps=14000,
+            peak_rate=2e-3,
+            coarse_size=80,
+            coarse_steps=2500,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A report of a running training."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds_per_step: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training run left behind."""
+
+    model: str
+    steps: int
+    training_cases: tuple[str, ...]
+    held_out_cases: tuple[str, ...]
+    loss: float
+    """Mean loss of the last 200 steps."""
+    weights: Path
+    card: Path
+    weights_sha256: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Volume:
+    """One phase, ready for sampling.
+
+    images (S, R, C) float32 in 0 … 1.25; shares (S, 4, R, C) uint8, 255 for a pixel wholly of that label; spacing in mm
+    and origin (mm of the centre of the first, pooled, pixel) in the plane; centre (row, column) of the crop, mm.
+    """
+
+    images: torch.Tensor
+    shares: torch.Tensor
+    spacing: torch.Tensor
+    origin: torch.Tensor
+    centre: torch.Tensor
+    field_mm: float
+    pitch_mm: float
+
+
+def _volumes(patient: AcdcPatient, recipe: Recipe) -> list[_Volume]:
+    spacing = np.array(patient.geometry.pixel_spacing)
+    inside = np.stack([frame.labels > 0 for frame in patient.frames]).any(axis=(0, 1))
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    square = heart_square(
+        (rows[0] * spacing[0], rows[-1] * spacing[0]), (columns[0] * spacing[1], columns[-1] * spacing[1])
+    )
+    shape = np.array(inside.shape)
+    if recipe.field_mm is not None:
+        centre, field = (shape - 1) / 2 * spacing, recipe.field_mm
+        first, end = np.zeros(2, dtype=int), shape
+    else:
+        centre, field = np.array([square.row_mm, square.column_mm]), square.field_mm
+        first = np.clip(np.floor((centre - field / 2) / spacing), 0, shape - 1).astype(int)
+        end = np.clip(np.ceil((centre + field / 2) / spacing) + 1, 1, shape).astype(int)
+    step = field / recipe.size
+    factors = [pool_factor(float(value), step) for value in spacing]
+    result = []
+    for frame in patient.frames:
+        window = intensity_window(frame.pixels[:, first[0] : end[0], first[1] : end[1]])
+        images = F.avg_pool2d(torch.from_numpy(frame.pixels), factors, ceil_mode=True)
+        one_hot = F.one_hot(torch.from_numpy(frame.labels.astype(np.int64)), len(Label)).permute(0, 3, 1, 2).float()
+        result.append(
+            _Volume(
+                images=scale_intensity(images, window),
+                shares=(255 * F.avg_pool2d(one_hot, factors, ceil_mode=True)).round().to(torch.uint8),
+                spacing=torch.tensor(spacing * factors, dtype=torch.float32),
+                origin=torch.tensor((np.array(factors) - 1) / 2 * spacing, dtype=torch.float32),
+                centre=torch.tensor(centre, dtype=torch.float32),
+                field_mm=field,
+                pitch_mm=patient.geometry.pitch,
+            )
+        )
+    return result
+
+
+def _neighbours(index: int, volume: _Volume, generator: np.random.Generator) -> list[int]:
+    """Slices for the three channels; a missing neighbour is replaced by the slice itself."""
+    count = volume.images.shape[0]
+    # Pitches of other hospitals, 5 to 18 mm, from those of ACDC, 5 to 10 mm.
+    stride = 2 if generator.random() < (0.5 if volume.pitch_mm < 7 else 0.15) else 1
+    below, above = index - stride, index + stride
+    lost = generator.random(3) < (0.15, 0.12, 0.12)
+    if below < 0 or lost[0] or lost[1]:
+        below = index
+    if above >= count or lost[0] or lost[2]:
+        above = index
+    return [below, index, above] if generator.random() < 0.5 else [above, index, below]
+
+
+def _slice_index(count: int, generator: np.random.Generator) -> int:
+    """A slice; the basal and the apical quarter, where networks fail, more often than their share."""
+    if generator.random() < 0.35:
+        quarter = max(1, round(count / 4))
+        index = int(generator.integers(quarter))
+        return index if generator.random() < 0.5 else count - 1 - index
+    return int(generator.integers(count))
+
+
+def _batch(
+    groups: dict[str, list[list[_Volume]]], recipe: Recipe, size: int, seed: int, step: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (N, 3, size, size) and label shares (N, 4, size, size) of one step, a function of seed and step."""
+    generator = np.random.default_rng((seed, step))
+    torch_generator = torch.Generator().manual_seed(int(generator.integers(2**62)))
+    names = sorted(groups)
+    points = displacement_grid(
+        recipe.batch, size, 1.0, torch_generator, scale=recipe.scale, elastic_mm=0.0
+    )
+    bending = displacement_grid(recipe.batch, size, 0.0, torch_generator, scale=0.0, elastic_mm=recipe.elastic_mm)
+    samples = []
+    for item in range(recipe.batch):
+        patients = groups[names[int(generator.integers(len(names)))]]
+        volume = patients[int(generator.integers(len(patients)))][int(generator.integers(2))]
+        index = _slice_index(volume.images.shape[0], generator)
+        channels = torch.cat(
+            [volume.images[_neighbours(index, volume, generator)], volume.shares[index].float() / 255]
+        )
+        jitter = torch.tensor(np.clip(generator.normal(0, recipe.jitter_mm, 2), -3 * recipe.jitter_mm, 3 * recipe.jitter_mm))
+        mm = points[item] * volume.field_mm + bending[item] + volume.centre + jitter.float()
+        length = torch.tensor(volume.images.shape[1:], dtype=torch.float32)
+        grid = (2 * (mm - volume.origin) / volume.spacing + 1) / length - 1
+        samples.append(F.grid_sample(channels[None], grid.flip(-1)[None], padding_mode="zeros", align_corners=False)[0])
+        if generator.random() < 0.3:
+            for channel in (0, 2):
+                offset = np.round(generator.normal(0, 2.5, 2) * size / volume.field_mm).astype(int).tolist()
+                samples[-1][channel] = torch.roll(samples[-1][channel], offset, dims=(0, 1))
+    sampled = torch.stack(samples)
+    images, shares = sampled[:, :3], sampled[:, 3:]
+    # Outside the image there is no tissue: what the zero padding left over is background.
+    shares[:, Label.BACKGROUND] += 1 - shares.sum(1)
+    return vary_appearance(images.clone(), shares, torch_generator), shares
+
+
+def _loss(logits: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted cross-entropy and Dice over the batch, both for shares of a pixel and not whole labels."""
+    log_probability = F.log_softmax(logits.float(), dim=1)
+    weighted = shares * weights.view(1, -1, 1, 1)
+    cross_entropy = -(weighted * log_probability).sum() / weighted.sum()
+    probability = log_probability.exp()[:, 1:]
+    target = shares[:, 1:]
+    # |p - t| instead of a product: a soft target equals itself (Wang et al., Dice semimetric losses, MICCAI 2023).
+    total = (probability + target).sum((0, 2, 3))
+    intersection = (total - (probability - target).abs().sum((0, 2, 3))) / 2
+    dice = (2 * intersection + 1) / (total + 1)
+    return cross_entropy + 1 - dice.mean()
+
+
+def _patients(data: Path) -> list[AcdcPatient]:
+    return [read_patient(folder) for folder in find_patients(data)]
+
+
+def _card(recipe: Recipe, sha256: str, cases: tuple[str, ...], split: str, steps: int, command: str) -> ModelCard:
+    return ModelCard(
+        name=recipe.name,
+        version="0.1.0",
+        task=recipe.task,
+        licence="CC-BY-NC-SA-4.0",
+        weights_sha256=sha256,
+        summary=recipe.summary,
+        input=InputSpecification(
+            size=recipe.size,
+            field="whole image" if recipe.whole_image else "heart crop",
+            spacing_mm=recipe.field_mm / recipe.size if recipe.field_mm is not None else None,
+            channels=("neighbouring slice", "slice", "other neighbouring slice"),
+            normalisation="2nd and 98th percentile of the field over slices and phases to 0 and 1, clipped to 0 … 1.25",
+        ),
+        output=tuple(label.name for label in Label),
+        architecture=_architecture(recipe),
+        training=TrainingData(
+            name="ACDC (Automated Cardiac Diagnosis Challenge), end diastole and end systole",
+            licence="CC-BY-NC-SA-4.0",
+            source="Bernard et al., IEEE TMI 2018, doi:10.1109/TMI.2018.2837502",
+            cases=cases,
+            split=split,
+            steps=steps,
+            command=command,
+        ),
+        limits=(
+            "Trained on one hospital (Dijon), two Siemens scanners (1.5 T and 3 T), balanced steady-state free precession.",
+            "Only end diastole and end systole were annotated; other phases are unseen in training.",
+        ),
+        not_for=(
+            "Diagnosis, or any decision about a patient: research use only.",
+            "Children, congenital heart disease, and sequences other than cine balanced steady-state free precession.",
+            "Commercial use: the weights inherit the licence of their training data.",
+        ),
+    )
+
+
+def _architecture(recipe: Recipe) -> Architecture:
+    return Architecture(in_channels=3, out_channels=len(Label), features=recipe.features)
+
+
+def train(
+    data: Path,
+    output: Path,
+    *,
+    model: str = "ventricle-segmentation",
+    fold: int | None = 0,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = True,
+    report: Callable[[Progress], None] | None = None,
+) -> TrainingResult:
+    """Train one network; a function of its arguments on one kind of machine.
+
+    Parameters
+    ----------
+    data : Path
+        Folder in ACDC's layout.
+    output : Path
+        Receives ``checkpoint.safetensors``, ``weights.safetensors``, ``card.yaml`` (no measurements yet) and
+        ``training.json``.
+    model : str
+        A key of :data:`RECIPES`.
+    fold : int or None
+        Fold (0 … 4) kept out of training; ``None`` trains on all patients.
+    steps : int or None
+        Steps in all; the recipe's own number by default. A finished run can be resumed with more.
+    device : str
+        ``cpu`` or a CUDA device; half precision (bfloat16) is used on CUDA only.
+    resume : bool
+        Go on from ``checkpoint.safetensors`` where there is one.
+    report : callable
+        Is called every 50 steps.
+
+    Raises
+    ------
+    AcdcLayoutError
+        The data are not in ACDC's layout.
+    ValueError
+        Unknown model or fold, or a checkpoint of another run.
+    """
+    if model not in RECIPES:
+        raise ValueError(f"there is no recipe for {model!r}; there are {', '.join(sorted(RECIPES))}")
+    recipe = RECIPES[model]
+    steps = recipe.steps if steps is None else steps
+    if steps < 1:
+        raise ValueError(f"{steps} steps: at least one is needed")
+    patients = _patients(data)
+    split = folds({patient.identifier: patient.group for patient in patients})
+    if fold is not None and not 0 <= fold < len(split):
+        raise ValueError(f"there is no fold {fold}; folds are 0 to {len(split) - 1}")
+    held_out = split[fold] if fold is not None else ()
+    groups: dict[str, list[list[_Volume]]] = {}
+    for patient in patients:
+        if patient.identifier not in held_out:
+            groups.setdefault(patient.group, []).append(_volumes(patient, recipe))
+    cases = tuple(patient.identifier for patient in patients if patient.identifier not in held_out)
+    if not cases:
+        raise ValueError(f"fold {fold} leaves no patient to train on: {data} holds {len(patients)}")
+    del patients
+
+    output.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    network = build_network(_architecture(recipe)).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.peak_rate, weight_decay=0.01)
+    average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    settings = json.loads(json.dumps({"recipe": asdict(recipe), "cases": cases, "seed": seed}))
+    settings["recipe"].pop("steps")
+    checkpoint, start = output / "checkpoint.safetensors", 0
+    if resume and checkpoint.is_file():
+        start, average = load_checkpoint(checkpoint, network, optimizer, settings)
+        average = {name: tensor.to(device) for name, tensor in average.items()}
+    weights = torch.tensor(recipe.label_weights, device=device)
+    network.train()
+    losses: list[float] = []
+    clock = time.perf_counter()
+    for step in range(start, steps):
+        coarse = recipe.coarse_size is not None and step < recipe.coarse_steps
+        size = recipe.coarse_size if coarse and recipe.coarse_size is not None else recipe.size
+        images, shares = _batch(groups, recipe, size, seed, step)
+        images = (2 * images - 1).to(device, memory_format=torch.channels_last)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = learning_rate(step, steps, recipe.peak_rate)
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.startswith("cuda")):
+            logits = network(images)
+        loss = _loss(logits, shares.to(device), weights)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
+        optimizer.step()
+        update_average(average, network, step)
+        losses.append(float(loss.detach()))
+        if not np.isfinite(losses[-1]):
+            raise ValueError(f"the loss of step {step} is {losses[-1]}: lower the learning rate of the recipe")
+        done = step + 1
+        if report is not None and done % 50 == 0:
+            now = time.perf_counter()
+            report(Progress(done, steps, float(np.mean(losses[-50:])), (now - clock) / 50))
+            clock = now
+        if done % 250 == 0 or done == steps:
+            save_checkpoint(checkpoint, done, network, average, optimizer, settings)
+            save_atomically(average, output / "weights.safetensors")
+    return _finish(recipe, output, average, cases, held_out, fold, steps, seed, losses)
+
+
+def _finish(
+    recipe: Recipe,
+    output: Path,
+    average: dict[str, torch.Tensor],
+    cases: tuple[str, ...],
+    held_out: tuple[str, ...],
+    fold: int | None,
+    steps: int,
+    seed: int,
+    losses: list[float],
+) -> TrainingResult:
+    weights, card = output / "weights.safetensors", output / "card.yaml"
+    save_atomically(average, weights)
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    split = "all patients" if fold is None else f"5 folds by patient, stratified by group, seed 0; fold {fold} held out"
+    option = "--all-patients" if fold is None else f"--fold {fold}"
+    command = f"dicom-node train segmentation --data DIR --model {recipe.name} {option} --steps {steps} --seed {seed}"
+    write_card(_card(recipe, sha256, cases, split, steps, command), card)
+    return TrainingResult(
+        recipe.name, steps, cases, held_out, float(np.mean(losses[-200:])) if losses else float("nan"), weights, card, sha256
+    )
+
+
+def held_out_cases(groups: dict[str, str], fold: int) -> tuple[str, ...]:
+    """Patients that a network trained with ``fold`` has not seen."""
+    return folds(groups)[fold]
+
+
+_Array = NDArray[np.float32]
