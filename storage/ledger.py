@@ -1,0 +1,149 @@
+"""Opening the ledger, and what a transaction of it is."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from storage.migrate import migrate_to_head
+from storage.schema import EventRow
+
+__all__ = ["Ledger", "LedgerError", "insert_if_absent", "open_ledger", "record_event", "utc_now"]
+
+BUSY_TIMEOUT_S = 30.0
+
+
+class LedgerError(Exception):
+    """A transition was asked for that the ledger does not allow; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ledger:
+    """A ledger database that is migrated to this version."""
+
+    engine: Engine
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """One transaction that writes; committed at the end, rolled back on any exception."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One transaction that only reads; on SQLite it neither waits for writers nor holds them up."""
+        engine = self.engine.execution_options(reads_only=True)
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def utc_now() -> dt.datetime:
+    """The present, aware, UTC."""
+    return dt.datetime.now(dt.UTC)
+
+
+def open_ledger(url: str) -> Ledger:
+    """Open a ledger, creating it or migrating it to the head first.
+
+    Parameters
+    ----------
+    url
+        SQLAlchemy URL: SQLite (WAL, ``synchronous=FULL``) or PostgreSQL.
+
+    Raises
+    ------
+    LedgerError
+        The database is of another kind, or was written by a later version.
+    sqlalchemy.exc.SQLAlchemyError
+        The database cannot be reached.
+    """
+    parsed = make_url(url)
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        engine = _sqlite_engine(parsed)
+    elif backend == "postgresql":
+        engine = create_engine(parsed, pool_pre_ping=True)
+    else:
+        raise LedgerError(f"the ledger cannot live in {backend!r}: use a sqlite:/// or postgresql+psycopg:// URL")
+    try:
+        migrate_to_head(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Ledger(engine)
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    if url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: ConnectionPoolEntry) -> None:
+        # The driver's own transaction control would start them late and deferred: two processes that read and then
+        # write would deadlock. BEGIN is emitted below instead.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        reads_only = connection.get_execution_options().get("reads_only", False)
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def insert_if_absent(session: Session, table: Table, values: dict[str, Any]) -> bool:
+    """Insert a row unless a unique constraint already holds one, however many others try the same at once.
+
+    Returns
+    -------
+    bool
+        Whether the row is new.
+    """
+    # Several associations send one study: its first objects race for the study's and the series' rows.
+    dialect = session.get_bind().dialect.name
+    insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    statement = insert.values(values).on_conflict_do_nothing().returning(*table.primary_key.columns)
+    return session.execute(statement).first() is not None
+
+
+def record_event(
+    session: Session,
+    kind: str,
+    subject: str,
+    *,
+    at: dt.datetime,
+    correlation_id: str | None = None,
+    study_id: int | None = None,
+    **detail: Any,
+) -> None:
+    """Add the event row of the transition that this transaction makes."""
+    session.add(
+        EventRow(
+            at=at,
+            correlation_id=correlation_id,
+            study_id=study_id,
+            kind=kind,
+            subject=subject[:128],
+            detail=detail,
+        )
+    )

@@ -1,0 +1,326 @@
+"""The ledger's tables and the states that its rows can be in.
+
+Instance → series → study; job (one study version × one route); result; delivery (one result × one destination).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+__all__ = [
+    "Association",
+    "AssociationStudy",
+    "Base",
+    "CommitmentRequest",
+    "DeliveryRow",
+    "DeliveryState",
+    "EventRow",
+    "InstanceRow",
+    "JobRow",
+    "JobState",
+    "QuarantineRow",
+    "ResultRow",
+    "SeriesRow",
+    "StudyRow",
+    "UtcDateTime",
+]
+
+
+class JobState(enum.StrEnum):
+    """Where a job is; the last three are final unless an operator requeues it."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+    """A later version of the study was scheduled before this job had started."""
+
+
+class DeliveryState(enum.StrEnum):
+    """Where a delivery is; the last two are final unless an operator requeues it."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    AWAITING_COMMITMENT = "awaiting commitment"
+    COMMITTED = "committed"
+    """The destination took responsibility; or it was sent to a destination that is not asked for commitment."""
+    DEAD = "dead"
+
+
+class UtcDateTime(TypeDecorator[dt.datetime]):
+    """An aware date and time, kept in UTC by every database."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:  # noqa: ARG002
+        """Refuse naive times, store UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("the ledger takes aware times only")
+        return value.astimezone(dt.UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> dt.datetime | None:  # noqa: ARG002
+        """Give back an aware time in UTC."""
+        return None if value is None else value.replace(tzinfo=dt.UTC)
+
+
+def _state(states: type[enum.StrEnum], name: str) -> Enum:
+    return Enum(
+        states, name=name, native_enum=False, length=24, values_callable=lambda members: [m.value for m in members]
+    )
+
+
+Uid = String(64)
+Digest = String(64)
+CorrelationId = String(32)
+
+
+class Base(DeclarativeBase):
+    """Root of the tables; names of constraints are fixed so that migrations can refer to them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {dt.datetime: UtcDateTime(), dict[str, Any]: JSON(), list[str]: JSON()}  # noqa: RUF012
+
+
+class Association(Base):
+    """One DICOM association that a peer opened with this node."""
+
+    __tablename__ = "association"
+
+    id: Mapped[str] = mapped_column(CorrelationId, primary_key=True)
+    """Correlation id of everything that came of it."""
+    receiver: Mapped[str] = mapped_column(String(64))
+    """Which receiver process served it, so that its successor can close what it left open."""
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    called_ae_title: Mapped[str] = mapped_column(String(16))
+    address: Mapped[str] = mapped_column(String(64))
+    opened_at: Mapped[dt.datetime]
+    closed_at: Mapped[dt.datetime | None] = mapped_column(index=True)
+    outcome: Mapped[str | None] = mapped_column(String(64))
+
+
+class StudyRow(Base):
+    """One study as received."""
+
+    __tablename__ = "study"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(Uid, unique=True)
+    version: Mapped[int] = mapped_column(default=0)
+    """How often the study was taken as complete; 0 before the first time."""
+    first_received_at: Mapped[dt.datetime]
+    last_received_at: Mapped[dt.datetime] = mapped_column(index=True)
+    last_association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
+    removed_at: Mapped[dt.datetime | None]
+    """When its instance files were removed by retention."""
+
+    series: Mapped[list[SeriesRow]] = relationship(back_populates="study", order_by="SeriesRow.id")
+
+
+class AssociationStudy(Base):
+    """Which associations sent to which study: what tells that a study is in mid-association."""
+
+    __tablename__ = "association_study"
+
+    association_id: Mapped[str] = mapped_column(ForeignKey("association.id"), primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), primary_key=True, index=True)
+
+
+class SeriesRow(Base):
+    """One series as received: what the routing rules read."""
+
+    __tablename__ = "series"
+    __table_args__ = (UniqueConstraint("study_id", "series_instance_uid"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    series_instance_uid: Mapped[str] = mapped_column(Uid, index=True)
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    modality: Mapped[str] = mapped_column(String(16))
+    series_description: Mapped[str] = mapped_column(String(64))
+    study_description: Mapped[str] = mapped_column(String(64))
+    manufacturer: Mapped[str] = mapped_column(String(64))
+    body_part_examined: Mapped[str] = mapped_column(String(16))
+
+    study: Mapped[StudyRow] = relationship(back_populates="series")
+    instances: Mapped[list[InstanceRow]] = relationship(back_populates="series", order_by="InstanceRow.id")
+
+
+class InstanceRow(Base):
+    """One acknowledged SOP instance."""
+
+    __tablename__ = "instance"
+    __table_args__ = (Index("ix_instance_waiting", "series_id", "study_version"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(Uid)
+    transfer_syntax_uid: Mapped[str] = mapped_column(Uid)
+    digest: Mapped[str] = mapped_column(Digest, index=True)
+    path: Mapped[str] = mapped_column(Text)
+    size: Mapped[int] = mapped_column(BigInteger)
+    association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
+    received_at: Mapped[dt.datetime]
+    facts: Mapped[dict[str, Any]]
+    study_version: Mapped[int | None]
+    """First version of the study that holds it; none while it waits to be scheduled."""
+    removed_at: Mapped[dt.datetime | None]
+
+    series: Mapped[SeriesRow] = relationship(back_populates="instances")
+
+
+class QuarantineRow(Base):
+    """One object that was not taken into the record, and why."""
+
+    __tablename__ = "quarantine"
+    __table_args__ = (UniqueConstraint("digest", "reason"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(Digest)
+    path: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(String(200))
+    sop_instance_uid: Mapped[str | None] = mapped_column(Uid)
+    association_id: Mapped[str | None] = mapped_column(ForeignKey("association.id"))
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"))
+    at: Mapped[dt.datetime] = mapped_column(index=True)
+
+
+class JobRow(Base):
+    """One study version × one route."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        UniqueConstraint("study_id", "study_version", "route"),
+        Index("ix_job_claim", "state", "priority", "created_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    study_version: Mapped[int]
+    route: Mapped[str] = mapped_column(String(41))
+    series_instance_uids: Mapped[list[str]]
+    input_digest: Mapped[str] = mapped_column(Digest)
+    """sha256 over the digests of its input instances: a new version that brings this route nothing new makes no job."""
+    priority: Mapped[int]
+    state: Mapped[JobState] = mapped_column(_state(JobState, "job_state"))
+    attempts: Mapped[int] = mapped_column(default=0)
+    maximum_attempts: Mapped[int]
+    correlation_id: Mapped[str] = mapped_column(CorrelationId)
+    created_at: Mapped[dt.datetime]
+    due_at: Mapped[dt.datetime]
+    deadline_at: Mapped[dt.datetime]
+    """When it counts as late."""
+    worker: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[dt.datetime | None]
+    started_at: Mapped[dt.datetime | None]
+    ended_at: Mapped[dt.datetime | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    summary: Mapped[dict[str, Any] | None]
+
+    study: Mapped[StudyRow] = relationship()
+    results: Mapped[list[ResultRow]] = relationship(back_populates="job", order_by="ResultRow.id")
+
+
+class ResultRow(Base):
+    """One object that a job produced."""
+
+    __tablename__ = "result"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
+    role: Mapped[str] = mapped_column(String(64))
+    sop_class_uid: Mapped[str] = mapped_column(Uid)
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, unique=True)
+    series_instance_uid: Mapped[str] = mapped_column(Uid)
+    series_description: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(Digest)
+    size: Mapped[int] = mapped_column(BigInteger)
+    removed_at: Mapped[dt.datetime | None]
+
+    job: Mapped[JobRow] = relationship(back_populates="results")
+    deliveries: Mapped[list[DeliveryRow]] = relationship(back_populates="result", order_by="DeliveryRow.id")
+
+
+class DeliveryRow(Base):
+    """One result × one destination."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        UniqueConstraint("result_id", "destination"),
+        Index("ix_delivery_claim", "destination", "state", "due_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"))
+    destination: Mapped[str] = mapped_column(String(41))
+    state: Mapped[DeliveryState] = mapped_column(_state(DeliveryState, "delivery_state"))
+    attempts: Mapped[int] = mapped_column(default=0)
+    """Attempts that failed."""
+    created_at: Mapped[dt.datetime]
+    due_at: Mapped[dt.datetime]
+    owner: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[dt.datetime | None]
+    sent_at: Mapped[dt.datetime | None]
+    transaction_uid: Mapped[str | None] = mapped_column(Uid)
+    """Of the latest storage commitment request."""
+    commitment_deadline: Mapped[dt.datetime | None]
+    committed_at: Mapped[dt.datetime | None]
+    error: Mapped[str | None] = mapped_column(Text)
+
+    result: Mapped[ResultRow] = relationship(back_populates="deliveries")
+
+
+class CommitmentRequest(Base):
+    """Every storage commitment ever asked for: an answer that comes after its time-out still counts."""
+
+    __tablename__ = "commitment_request"
+
+    transaction_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"), primary_key=True, index=True)
+    requested_at: Mapped[dt.datetime]
+
+
+class EventRow(Base):
+    """One state transition; never changed, never holds patient data."""
+
+    __tablename__ = "event"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[dt.datetime] = mapped_column(index=True)
+    correlation_id: Mapped[str | None] = mapped_column(CorrelationId, index=True)
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(48))
+    subject: Mapped[str] = mapped_column(String(128))
+    """The UID, job or delivery it is about."""
+    detail: Mapped[dict[str, Any]]
