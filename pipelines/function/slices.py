@@ -1,0 +1,220 @@
+"""What is measured on each slice of each phase: areas, ring of myocardium, centre; and which end is the base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipelines.cine.stack import CineStack, StackGeometry
+from pipelines.errors import AnalysisRefused, RefusalReason
+from pipelines.segmentation.labels import CineSegmentation, Label
+
+__all__ = ["BASE_TO_APEX", "SliceMeasures", "cyclic_median", "fill_cavity", "measure_slices"]
+
+MYOCARDIAL_RING_MIN = 0.5
+"""A basal slice counts when at least this fraction of the cavity border is myocardium (SCMR post-processing 2020)."""
+
+BASE_TO_APEX = np.array([1.0, -1.0, -1.0]) / np.sqrt(3.0)
+"""Usual direction of the long axis in patient coordinates (LPS): the apex lies to the left, in front and below."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SliceMeasures:
+    """Measures of each slice of each phase.
+
+    Attributes
+    ----------
+    labels : (T, S, R, C) uint8
+        Labels with the papillary muscles filled into the cavity; all measures are taken on these.
+    lv_mm2, myo_mm2, rv_mm2 : (T, S) float64
+        Areas.
+    ring : (T, S) float64
+        Fraction of the cavity's border that is myocardium, smoothed over neighbouring phases; NaN without cavity.
+    centre_mm : (T, S, 2) float64
+        Centroid of cavity and myocardium in the plane: mm along the row direction and along the column direction from
+        the projection of the patient origin, so that shifts between slices show. NaN where there is none.
+    counted : (T, S) bool
+        Slices whose LV cavity is counted: with cavity, and not left out by the rule of the basal slice.
+    base_first : bool
+        Whether slice 0 is at the basal end.
+    orientation_doubtful : bool
+        Whether the segmentation and the patient geometry disagree about which end is the base.
+    intervals_mm : (S,) float64
+        Thickness of tissue each slice stands for.
+    """
+
+    labels: NDArray[np.uint8]
+    lv_mm2: NDArray[np.float64]
+    myo_mm2: NDArray[np.float64]
+    rv_mm2: NDArray[np.float64]
+    ring: NDArray[np.float64]
+    centre_mm: NDArray[np.float64]
+    counted: NDArray[np.bool_]
+    base_first: bool
+    orientation_doubtful: bool
+    intervals_mm: NDArray[np.float64]
+
+    @property
+    def lv_ml(self) -> NDArray[np.float64]:
+        """LV cavity volume of each phase, ml, shape (T,): sum of counted areas × interval."""
+        return np.asarray(np.where(self.counted, self.lv_mm2, 0.0) @ self.intervals_mm / 1000.0)
+
+    @property
+    def rv_ml(self) -> NDArray[np.float64]:
+        """RV cavity volume of each phase, ml, shape (T,)."""
+        return np.asarray(self.rv_mm2 @ self.intervals_mm / 1000.0)
+
+    @property
+    def myo_ml(self) -> NDArray[np.float64]:
+        """LV myocardial volume of each phase, ml, shape (T,)."""
+        return np.asarray(self.myo_mm2 @ self.intervals_mm / 1000.0)
+
+    def from_base(self) -> NDArray[np.intp]:
+        """Slice indices from base to apex."""
+        order = np.arange(self.lv_mm2.shape[1])
+        return order if self.base_first else order[::-1]
+
+
+def measure_slices(stack: CineStack, segmentation: CineSegmentation) -> SliceMeasures:
+    """Measure every slice of every phase.
+
+    Raises
+    ------
+    AnalysisRefused
+        The segmentation holds no left ventricular cavity.
+    ValueError
+        The segmentation is not on the grid of the stack.
+    """
+    if segmentation.labels.shape != stack.pixels.shape:
+        raise ValueError(f"segmentation of shape {segmentation.labels.shape} on a stack of {stack.pixels.shape}")
+    labels = fill_cavity(segmentation.labels)
+    if not (labels == Label.LV).any():
+        raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, "No left ventricle was found in the short-axis stack.")
+    pixel_mm2 = stack.geometry.pixel_spacing[0] * stack.geometry.pixel_spacing[1]
+    areas = {label: (labels == label).sum(axis=(2, 3)) * pixel_mm2 for label in (Label.LV, Label.MYO, Label.RV)}
+    ring = cyclic_median(_ring_fraction(labels))
+    base_first, doubtful = _base_first(areas[Label.LV], areas[Label.RV], stack.geometry)
+    return SliceMeasures(
+        labels=labels,
+        lv_mm2=areas[Label.LV],
+        myo_mm2=areas[Label.MYO],
+        rv_mm2=areas[Label.RV],
+        ring=ring,
+        centre_mm=_centres(labels, stack.geometry),
+        counted=_counted(areas[Label.LV] > 0, ring, base_first),
+        base_first=base_first,
+        orientation_doubtful=doubtful,
+        intervals_mm=stack.geometry.slice_intervals(),
+    )
+
+
+def fill_cavity(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Label as cavity whatever the cavity encloses in its plane: papillary muscles and gaps.
+
+    Parameters
+    ----------
+    labels : (T, S, R, C) uint8
+
+    Returns
+    -------
+    (T, S, R, C) uint8
+    """
+    filled = labels.copy()
+    for plane in np.ndindex(labels.shape[:2]):
+        window = _bounding(labels[plane] == Label.LV)
+        if window is not None:
+            view = filled[plane][window]
+            view[ndimage.binary_fill_holes(view == Label.LV)] = Label.LV
+    return filled
+
+
+def cyclic_median(values: NDArray[np.float64], width: int = 5) -> NDArray[np.float64]:
+    """Running median over the cyclic first axis, ignoring NaN; values stay as they are for fewer than 8 phases."""
+    if len(values) < 8:
+        return values
+    shifts = np.stack([np.roll(values, shift, axis=0) for shift in range(-(width // 2), width // 2 + 1)])
+    shifts = np.where(np.isnan(values), np.nan, shifts)
+    known = ~np.isnan(values)
+    out = np.full_like(values, np.nan)
+    out[known] = np.nanmedian(shifts[:, known], axis=0)
+    return out
+
+
+def _bounding(mask: NDArray[np.bool_]) -> tuple[slice, slice] | None:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _ring_fraction(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Fraction of the pixels that touch the cavity from outside (4-neighbours) that are myocardium, (T, S)."""
+    cavity = np.pad(labels == Label.LV, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    grown = cavity.copy()
+    grown[..., 1:, :] |= cavity[..., :-1, :]
+    grown[..., :-1, :] |= cavity[..., 1:, :]
+    grown[..., :, 1:] |= cavity[..., :, :-1]
+    grown[..., :, :-1] |= cavity[..., :, 1:]
+    border = grown & ~cavity
+    wall = border[..., 1:-1, 1:-1] & (labels == Label.MYO)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(wall.sum(axis=(2, 3)) / border.sum(axis=(2, 3)))
+
+
+def _centres(labels: NDArray[np.uint8], geometry: StackGeometry) -> NDArray[np.float64]:
+    heart = (labels == Label.LV) | (labels == Label.MYO)
+    count = heart.sum(axis=(2, 3))
+    rows, columns = np.arange(labels.shape[2]), np.arange(labels.shape[3])
+    with np.errstate(invalid="ignore"):
+        row = heart.sum(axis=3) @ rows / count
+        column = heart.sum(axis=2) @ columns / count
+    origin = np.stack(
+        [geometry.positions @ geometry.row_direction, geometry.positions @ geometry.column_direction], axis=-1
+    )
+    in_plane = np.stack([column * geometry.pixel_spacing[1], row * geometry.pixel_spacing[0]], axis=-1)
+    return np.asarray(in_plane + origin)
+
+
+def _base_first(lv_mm2: NDArray[np.float64], rv_mm2: NDArray[np.float64], geometry: StackGeometry) -> tuple[bool, bool]:
+    """Decide which end is the base: both cavities grow toward it, and the apex lies left, in front and below.
+
+    Areas come first, since the geometry may be wrong in derived data and is mirrored in dextrocardia; the geometry
+    decides where the areas do not say.
+    """
+    toward_last = np.arange(lv_mm2.shape[1], dtype=np.float64)
+    trends = [_trend(toward_last, areas.mean(axis=0)) for areas in (lv_mm2, rv_mm2)]
+    by_areas = float(np.mean(trends))
+    by_geometry = float(-geometry.normal @ BASE_TO_APEX)
+    toward_base = by_areas + 0.5 * by_geometry
+    doubtful = by_areas * by_geometry < 0 and abs(by_geometry) > 0.3
+    return toward_base < 0, doubtful
+
+
+def _trend(position: NDArray[np.float64], area: NDArray[np.float64]) -> float:
+    """Correlation of area and position over the slices with area, −1 … 1; 0 when there is no trend to see."""
+    seen = np.flatnonzero(area > 0)
+    if len(seen) == 0:
+        return 0.0
+    # One empty slice beyond each end lets a ventricle that ends inside the stack count as shrinking there.
+    first, last = max(seen[0] - 1, 0), min(seen[-1] + 1, len(area) - 1)
+    window = slice(first, last + 1)
+    if np.ptp(area[window]) == 0 or last - first < 1:
+        return 0.0
+    return float(np.corrcoef(position[window], area[window])[0, 1])
+
+
+def _counted(cavity: NDArray[np.bool_], ring: NDArray[np.float64], base_first: bool) -> NDArray[np.bool_]:
+    """Leave out slices at the basal end until one is ringed by enough myocardium; all others with cavity count."""
+    counted = cavity.copy()
+    order = range(cavity.shape[1]) if base_first else range(cavity.shape[1] - 1, -1, -1)
+    for phase in range(len(cavity)):
+        for index in order:
+            if not cavity[phase, index]:
+                continue
+            if ring[phase, index] >= MYOCARDIAL_RING_MIN:
+                break
+            counted[phase, index] = False
+    return counted
