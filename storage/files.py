@@ -6,6 +6,8 @@ Nothing under ``instances``, ``results`` or ``quarantine`` is ever half written,
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import fcntl
 import hashlib
 import os
 import shutil
@@ -20,6 +22,7 @@ INCOMING = "incoming"
 INSTANCES = "instances"
 RESULTS = "results"
 QUARANTINE = "quarantine"
+LOCK = ".sweep.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +92,17 @@ class InstanceFiles:
         """Room left for the owner of this process on the disk that holds the storage directory."""
         return shutil.disk_usage(self.root).free
 
-    def remove(self, path: str | Path) -> bool:
-        """Remove one file; false when it is already gone."""
+    def remove_if_older(self, path: str | Path, than: dt.datetime) -> bool:
+        """Remove one file unless it is gone or was written, or written again, after ``than``."""
         target = self.root / path
-        try:
-            target.unlink()
-        except FileNotFoundError:
-            return False
-        _flush_directory(target.parent)
+        # Excludes the renames of all other processes, so that what is removed is what was looked at.
+        with self._locked(fcntl.LOCK_EX):
+            try:
+                if target.stat().st_mtime >= than.timestamp():
+                    return False
+                target.unlink()
+            except FileNotFoundError:
+                return False
         return True
 
     def stored_paths(self) -> Iterator[Path]:
@@ -131,13 +137,20 @@ class InstanceFiles:
                 target.parent.mkdir(exist_ok=True)
                 _flush_directory(target.parent.parent)
             # Replacing a file of the same content by itself is harmless, and flushes a name that a crash left unsure.
-            temporary.replace(target)
+            with self._locked(fcntl.LOCK_SH):
+                temporary.replace(target)
             _flush_directory(target.parent)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
             raise
         return StoredFile(path, digest, size)
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        with (self.root / LOCK).open("ab") as lock:
+            fcntl.flock(lock, how)
+            yield
 
 
 def _flush_directory(directory: Path) -> None:

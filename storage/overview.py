@@ -1,0 +1,381 @@
+"""Reading the ledger: what people ask it. Nothing here changes anything, and nothing it returns holds patient data."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import joinedload, selectinload
+
+from storage.ledger import Ledger, LedgerError
+from storage.schema import (
+    Association,
+    AssociationStudy,
+    DeliveryRow,
+    DeliveryState,
+    EventRow,
+    InstanceRow,
+    JobRow,
+    JobState,
+    QuarantineRow,
+    ResultRow,
+    SeriesRow,
+    StudyRow,
+)
+
+__all__ = [
+    "DeliveryOverview",
+    "Event",
+    "JobOverview",
+    "LedgerOverview",
+    "QuarantineOverview",
+    "StudyOverview",
+    "delivery_overviews",
+    "events_of_study",
+    "job_overviews",
+    "ledger_overview",
+    "quarantine_overviews",
+    "study_overviews",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerOverview:
+    """The whole ledger in numbers."""
+
+    studies: int
+    studies_waiting: int
+    """With instances that no job has seen."""
+    instances: int
+    open_associations: int
+    jobs: Mapping[JobState, int]
+    jobs_late: int
+    """Past their deadline and not ended."""
+    deliveries: Mapping[DeliveryState, int]
+    quarantined: int
+    last_received_at: dt.datetime | None
+    last_committed_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOverview:
+    """One study and how far it has come."""
+
+    study_instance_uid: str
+    version: int
+    first_received_at: dt.datetime
+    last_received_at: dt.datetime
+    removed_at: dt.datetime | None
+    series: int
+    instances: int
+    instances_waiting: int
+    open_associations: int
+    jobs: Mapping[JobState, int]
+    deliveries: Mapping[DeliveryState, int]
+
+
+@dataclass(frozen=True, slots=True)
+class JobOverview:
+    """One job."""
+
+    id: int
+    study_instance_uid: str
+    study_version: int
+    route: str
+    state: JobState
+    priority: int
+    attempts: int
+    maximum_attempts: int
+    correlation_id: str
+    worker: str | None
+    created_at: dt.datetime
+    due_at: dt.datetime
+    deadline_at: dt.datetime
+    started_at: dt.datetime | None
+    ended_at: dt.datetime | None
+    error: str | None
+    summary: Mapping[str, Any] | None
+    results: int
+    deliveries: Mapping[DeliveryState, int]
+
+    def is_late(self, now: dt.datetime) -> bool:
+        """Whether it did not end, or did not end in time."""
+        if self.state is JobState.SUPERSEDED:
+            return False
+        return (self.ended_at or now) > self.deadline_at
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryOverview:
+    """One result × one destination."""
+
+    id: int
+    job_id: int
+    study_instance_uid: str
+    destination: str
+    role: str
+    series_description: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    state: DeliveryState
+    failed_attempts: int
+    due_at: dt.datetime
+    sent_at: dt.datetime | None
+    transaction_uid: str | None
+    """None for a committed delivery means that commitment was not asked for."""
+    committed_at: dt.datetime | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineOverview:
+    """One object that was kept aside."""
+
+    digest: str
+    path: str
+    reason: str
+    sop_instance_uid: str | None
+    job_id: int | None
+    at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One state transition."""
+
+    at: dt.datetime
+    correlation_id: str | None
+    kind: str
+    subject: str
+    detail: Mapping[str, Any]
+
+
+def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
+    """Count everything."""
+    with ledger.reading() as session:
+        jobs = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state)).tuples()
+        deliveries = session.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state)).tuples()
+        return LedgerOverview(
+            studies=session.scalar(select(func.count()).select_from(StudyRow)) or 0,
+            studies_waiting=session.scalar(
+                select(func.count(SeriesRow.study_id.distinct()))
+                .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
+                .where(InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None))
+            )
+            or 0,
+            instances=session.scalar(select(func.count()).select_from(InstanceRow)) or 0,
+            open_associations=session.scalar(
+                select(func.count()).select_from(Association).where(Association.closed_at.is_(None))
+            )
+            or 0,
+            jobs=dict(jobs.all()),
+            jobs_late=session.scalar(
+                select(func.count())
+                .select_from(JobRow)
+                .where(JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)), JobRow.deadline_at < now)
+            )
+            or 0,
+            deliveries=dict(deliveries.all()),
+            quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
+            last_received_at=session.scalar(select(func.max(StudyRow.last_received_at))),
+            last_committed_at=session.scalar(select(func.max(DeliveryRow.committed_at))),
+        )
+
+
+def study_overviews(
+    ledger: Ledger, *, study_instance_uid: str | None = None, limit: int = 100
+) -> tuple[StudyOverview, ...]:
+    """The studies received last, the newest first; or one of them.
+
+    Raises
+    ------
+    LedgerError
+        The study asked for is not in the ledger.
+    """
+    with ledger.reading() as session:
+        query = select(StudyRow).order_by(StudyRow.last_received_at.desc(), StudyRow.id.desc()).limit(limit)
+        if study_instance_uid is not None:
+            query = query.where(StudyRow.study_instance_uid == study_instance_uid)
+        studies = session.scalars(query).all()
+        if study_instance_uid is not None and not studies:
+            raise LedgerError(f"no study {study_instance_uid} in the ledger")
+        ids = [study.id for study in studies]
+        held = {
+            study_id: (series, instances, waiting)
+            for study_id, series, instances, waiting in session.execute(
+                select(
+                    SeriesRow.study_id,
+                    func.count(SeriesRow.id.distinct()),
+                    func.count(InstanceRow.id),
+                    func.count(InstanceRow.id).filter(
+                        InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None)
+                    ),
+                )
+                .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
+                .where(SeriesRow.study_id.in_(ids))
+                .group_by(SeriesRow.study_id)
+            )
+        }
+        associations = dict(
+            session.execute(
+                select(AssociationStudy.study_id, func.count())
+                .join(Association, Association.id == AssociationStudy.association_id)
+                .where(AssociationStudy.study_id.in_(ids), Association.closed_at.is_(None))
+                .group_by(AssociationStudy.study_id)
+            )
+            .tuples()
+            .all()
+        )
+        jobs: dict[int, dict[JobState, int]] = {}
+        for study_id, job_state, count in session.execute(
+            select(JobRow.study_id, JobRow.state, func.count())
+            .where(JobRow.study_id.in_(ids))
+            .group_by(JobRow.study_id, JobRow.state)
+        ):
+            jobs.setdefault(study_id, {})[job_state] = count
+        deliveries: dict[int, dict[DeliveryState, int]] = {}
+        for study_id, delivery_state, count in session.execute(
+            select(JobRow.study_id, DeliveryRow.state, func.count())
+            .join(ResultRow, ResultRow.job_id == JobRow.id)
+            .join(DeliveryRow, DeliveryRow.result_id == ResultRow.id)
+            .where(JobRow.study_id.in_(ids))
+            .group_by(JobRow.study_id, DeliveryRow.state)
+        ):
+            deliveries.setdefault(study_id, {})[delivery_state] = count
+        return tuple(
+            StudyOverview(
+                study_instance_uid=study.study_instance_uid,
+                version=study.version,
+                first_received_at=study.first_received_at,
+                last_received_at=study.last_received_at,
+                removed_at=study.removed_at,
+                series=held[study.id][0],
+                instances=held[study.id][1],
+                instances_waiting=held[study.id][2],
+                open_associations=associations.get(study.id, 0),
+                jobs=jobs.get(study.id, {}),
+                deliveries=deliveries.get(study.id, {}),
+            )
+            for study in studies
+        )
+
+
+def job_overviews(
+    ledger: Ledger,
+    *,
+    states: Sequence[JobState] = tuple(JobState),
+    study_instance_uid: str | None = None,
+    limit: int = 100,
+) -> tuple[JobOverview, ...]:
+    """Jobs in these states, the newest first."""
+    with ledger.reading() as session:
+        query = (
+            select(JobRow)
+            .join(JobRow.study)
+            .where(JobRow.state.in_(states))
+            .order_by(JobRow.id.desc())
+            .limit(limit)
+            .options(joinedload(JobRow.study), selectinload(JobRow.results).selectinload(ResultRow.deliveries))
+        )
+        if study_instance_uid is not None:
+            query = query.where(StudyRow.study_instance_uid == study_instance_uid)
+        return tuple(
+            JobOverview(
+                id=row.id,
+                study_instance_uid=row.study.study_instance_uid,
+                study_version=row.study_version,
+                route=row.route,
+                state=row.state,
+                priority=row.priority,
+                attempts=row.attempts,
+                maximum_attempts=row.maximum_attempts,
+                correlation_id=row.correlation_id,
+                worker=row.worker,
+                created_at=row.created_at,
+                due_at=row.due_at,
+                deadline_at=row.deadline_at,
+                started_at=row.started_at,
+                ended_at=row.ended_at,
+                error=row.error,
+                summary=row.summary,
+                results=len(row.results),
+                deliveries=Counter(delivery.state for result in row.results for delivery in result.deliveries),
+            )
+            for row in session.scalars(query)
+        )
+
+
+def delivery_overviews(
+    ledger: Ledger,
+    *,
+    states: Sequence[DeliveryState] = tuple(DeliveryState),
+    study_instance_uid: str | None = None,
+    limit: int = 1000,
+) -> tuple[DeliveryOverview, ...]:
+    """Deliveries in these states, the newest first."""
+    with ledger.reading() as session:
+        query = (
+            select(DeliveryRow, ResultRow, StudyRow.study_instance_uid)
+            .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+            .join(JobRow, JobRow.id == ResultRow.job_id)
+            .join(StudyRow, StudyRow.id == JobRow.study_id)
+            .where(DeliveryRow.state.in_(states))
+            .order_by(DeliveryRow.id.desc())
+            .limit(limit)
+        )
+        if study_instance_uid is not None:
+            query = query.where(StudyRow.study_instance_uid == study_instance_uid)
+        return tuple(
+            DeliveryOverview(
+                id=row.id,
+                job_id=result.job_id,
+                study_instance_uid=uid,
+                destination=row.destination,
+                role=result.role,
+                series_description=result.series_description,
+                sop_class_uid=result.sop_class_uid,
+                sop_instance_uid=result.sop_instance_uid,
+                state=row.state,
+                failed_attempts=row.attempts,
+                due_at=row.due_at,
+                sent_at=row.sent_at,
+                transaction_uid=row.transaction_uid,
+                committed_at=row.committed_at,
+                error=row.error,
+            )
+            for row, result, uid in session.execute(query)
+        )
+
+
+def quarantine_overviews(ledger: Ledger, *, limit: int = 100) -> tuple[QuarantineOverview, ...]:
+    """Objects kept aside, the newest first."""
+    with ledger.reading() as session:
+        return tuple(
+            QuarantineOverview(row.digest, row.path, row.reason, row.sop_instance_uid, row.job_id, row.at)
+            for row in session.scalars(select(QuarantineRow).order_by(QuarantineRow.id.desc()).limit(limit))
+        )
+
+
+def events_of_study(
+    ledger: Ledger, study_instance_uid: str, *, without: Sequence[str] = (), limit: int = 1000
+) -> tuple[Event, ...]:
+    """The latest events of a study, in the order they happened.
+
+    Parameters
+    ----------
+    without
+        Kinds to leave out; ``instance received`` comes once an instance.
+    """
+    with ledger.reading() as session:
+        rows = session.scalars(
+            select(EventRow)
+            .join(StudyRow, StudyRow.id == EventRow.study_id)
+            .where(StudyRow.study_instance_uid == study_instance_uid, EventRow.kind.not_in(without))
+            .order_by(EventRow.id.desc())
+            .limit(limit)
+        ).all()
+        return tuple(Event(row.at, row.correlation_id, row.kind, row.subject, row.detail) for row in reversed(rows))

@@ -1,0 +1,129 @@
+"""What may leave the disk, and how it leaves without ever taking an acknowledged image along.
+
+Two steps. The ledger first marks what is no longer needed; later the sweep removes files that no row of the ledger
+names any more. A file that came again in between is young, and the sweep leaves young files alone.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import delete, exists, func, select, update
+
+from storage.files import InstanceFiles
+from storage.ledger import Ledger, record_event
+from storage.schema import (
+    Association,
+    AssociationStudy,
+    DeliveryRow,
+    DeliveryState,
+    InstanceRow,
+    JobRow,
+    JobState,
+    QuarantineRow,
+    ResultRow,
+    SeriesRow,
+    StudyRow,
+)
+
+__all__ = ["expire_quarantine", "expire_studies", "sweep_files"]
+
+
+def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> tuple[str, ...]:
+    """Mark the files of finished studies as removed.
+
+    A study is finished when no instance of it waits, no association that sent it is open, all its jobs succeeded or
+    were superseded, and all deliveries of its results are committed; and when nothing of that happened within
+    ``retention``. A study with a failed job or a dead delivery stays until an operator has dealt with it.
+
+    Returns
+    -------
+    tuple of str
+        Study Instance UIDs of the studies marked.
+    """
+    before = now - retention
+    series = select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id)
+    waiting = exists().where(
+        InstanceRow.series_id.in_(series), InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None)
+    )
+    sending = exists().where(
+        AssociationStudy.study_id == StudyRow.id,
+        Association.id == AssociationStudy.association_id,
+        Association.closed_at.is_(None),
+    )
+    ended = JobRow.state.in_((JobState.SUCCEEDED, JobState.SUPERSEDED)) & (JobRow.ended_at < before)
+    working = exists().where(JobRow.study_id == StudyRow.id, ~func.coalesce(ended, False))
+    committed = (DeliveryRow.state == DeliveryState.COMMITTED) & (DeliveryRow.committed_at < before)
+    delivering = exists().where(
+        JobRow.study_id == StudyRow.id,
+        ResultRow.job_id == JobRow.id,
+        DeliveryRow.result_id == ResultRow.id,
+        ~func.coalesce(committed, False),
+    )
+    with ledger.transaction() as session:
+        studies = session.scalars(
+            select(StudyRow)
+            .where(
+                StudyRow.removed_at.is_(None),
+                StudyRow.last_received_at < before,
+                ~waiting,
+                ~sending,
+                ~working,
+                ~delivering,
+            )
+            .with_for_update()
+        ).all()
+        for study in studies:
+            study.removed_at = now
+            session.execute(
+                update(InstanceRow)
+                .where(
+                    InstanceRow.series_id.in_(select(SeriesRow.id).where(SeriesRow.study_id == study.id)),
+                    InstanceRow.removed_at.is_(None),
+                )
+                .values(removed_at=now)
+            )
+            session.execute(
+                update(ResultRow)
+                .where(
+                    ResultRow.job_id.in_(select(JobRow.id).where(JobRow.study_id == study.id)),
+                    ResultRow.removed_at.is_(None),
+                )
+                .values(removed_at=now)
+            )
+            record_event(session, "study removed", study.study_instance_uid, at=now, study_id=study.id)
+        return tuple(study.study_instance_uid for study in studies)
+
+
+def expire_quarantine(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> int:
+    """Forget objects that were quarantined longer ago than ``retention``; returns how many."""
+    with ledger.transaction() as session:
+        expired = session.scalars(
+            delete(QuarantineRow).where(QuarantineRow.at < now - retention).returning(QuarantineRow.id)
+        ).all()
+        return len(expired)
+
+
+def sweep_files(ledger: Ledger, files: InstanceFiles, *, grace: dt.timedelta, now: dt.datetime) -> int:
+    """Remove files that no row names: expired ones, and what a crash left between the file and its commit.
+
+    Parameters
+    ----------
+    grace
+        Younger files are left alone: their commit may still come. Longer than any transfer or job lasts.
+
+    Returns
+    -------
+    int
+        How many files were removed.
+    """
+    # The directory is listed before the ledger is read: a file that is committed in between is then seen as named.
+    stored = list(files.stored_paths())
+    with ledger.reading() as session:
+        named = {
+            *session.scalars(select(InstanceRow.path).where(InstanceRow.removed_at.is_(None))),
+            *session.scalars(select(ResultRow.path).where(ResultRow.removed_at.is_(None))),
+            *session.scalars(select(QuarantineRow.path)),
+        }
+    unnamed = [path for path in stored if str(path) not in named]
+    return sum(files.remove_if_older(path, now - grace) for path in (*unnamed, *files.incoming_paths()))
