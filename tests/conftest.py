@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["interop.fixtures"]
+
 DATA_VARIABLE = "DICOM_NODE_SHARED_DATA"
 BESIDE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"
 
