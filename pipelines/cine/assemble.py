@@ -1,0 +1,379 @@
+"""Assembling cine stacks across series, from geometry and time."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import structlog
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from pipelines.cine import elements
+from pipelines.cine.elements import number, text
+from pipelines.cine.files import dicom_files
+from pipelines.cine.geometry import parallel_groups
+from pipelines.cine.headers import FrameHeader, frame_headers, origin
+from pipelines.cine.pixels import UndecodableError, decode_frame
+from pipelines.cine.selection import excluded_frame, excluded_object
+from pipelines.cine.slices import LeftOut, StackPlan, plan_slices, plan_stack
+from pipelines.cine.stack import (
+    CineStack,
+    CineStudy,
+    FrameSource,
+    Omission,
+    OmissionReason,
+    StackGeometry,
+    StudyContext,
+    View,
+)
+from pipelines.cine.views import Plane, classify_long_axis, is_short_axis_direction, short_axis_confirmed
+
+__all__ = ["assemble", "assemble_datasets", "dicom_files"]
+
+_log = structlog.get_logger(__name__)
+
+MIN_SHORT_AXIS_SLICES = 3
+MAX_LONG_AXIS_SLICES = 3
+SHORT_AXIS_PITCH_MM = (4.5, 20.5)
+
+_DEFER_BYTES = 65536
+"""Elements above this size stay on disk until they are asked for: pixel data of frames that nobody chooses."""
+
+
+@dataclass(slots=True)
+class _Study:
+    """What was read of one study."""
+
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+    """By SOPInstanceUID; MR images only."""
+    frames: list[FrameHeader] = field(default_factory=list)
+    omissions: list[Omission] = field(default_factory=list)
+
+
+def assemble(paths: Iterable[Path]) -> list[CineStudy]:
+    """Assemble the cine stacks of DICOM files.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Files in any order; of several studies, with other modalities among them. Files that cannot be read become
+        omissions (of the only study, or of a study with an empty UID when there are several).
+
+    Returns
+    -------
+    list of CineStudy
+        One a study, ordered by StudyInstanceUID; also for studies without any cine.
+    """
+    datasets: list[Dataset] = []
+    unreadable: list[Omission] = []
+    for path in paths:
+        try:
+            dataset = pydicom.dcmread(path, defer_size=_DEFER_BYTES, force=True)
+            if not dataset:
+                raise ValueError("it holds no DICOM element")
+            datasets.append(dataset)
+        except elements.DAMAGE as error:
+            unreadable.append(
+                Omission(
+                    OmissionReason.UNREADABLE,
+                    f"A file could not be read as DICOM ({type(error).__name__}).",
+                    None,
+                    (),
+                )
+            )
+    return _assembled(datasets, unreadable)
+
+
+def assemble_datasets(datasets: Iterable[Dataset]) -> list[CineStudy]:
+    """Assemble the cine stacks of data sets that hold their pixel data; otherwise as `assemble`."""
+    return _assembled(datasets, [])
+
+
+def _assembled(datasets: Iterable[Dataset], unreadable: Sequence[Omission]) -> list[CineStudy]:
+    studies: dict[str, _Study] = defaultdict(_Study)
+    for dataset in datasets:
+        try:
+            _take(dataset, studies)
+        except elements.DAMAGE as error:
+            unreadable = [
+                *unreadable,
+                Omission(
+                    OmissionReason.UNREADABLE,
+                    f"The header of an object is damaged ({type(error).__name__}).",
+                    None,
+                    (),
+                ),
+            ]
+    if unreadable:
+        key = next(iter(studies)) if len(studies) == 1 else ""
+        studies[key].omissions.extend(unreadable)
+    return [_study(uid, studies[uid]) for uid in sorted(studies)]
+
+
+def _take(dataset: Dataset, studies: dict[str, _Study]) -> None:
+    """Read the header of one data set into its study."""
+    identity = origin(dataset)
+    study = studies[identity.study_instance_uid]
+
+    def omit(reason: OmissionReason, detail: str) -> None:
+        study.omissions.append(
+            Omission(reason, detail, identity.series_instance_uid or None, (identity.sop_instance_uid,))
+        )
+
+    verdict = excluded_object(identity)
+    if verdict is not None:
+        omit(verdict.reason, verdict.detail)
+    elif not identity.sop_instance_uid:
+        omit(OmissionReason.UNREADABLE, "The object has no SOPInstanceUID.")
+    elif identity.sop_instance_uid in study.datasets:
+        omit(OmissionReason.DUPLICATE, "The same object was given more than once.")
+    else:
+        study.frames.extend(frame_headers(dataset))
+        study.datasets[identity.sop_instance_uid] = dataset
+
+
+def _study(uid: str, study: _Study) -> CineStudy:
+    cine: list[FrameHeader] = []
+    left_out: list[LeftOut] = []
+    for frame in sorted(study.frames, key=lambda frame: frame.key):
+        verdict = excluded_frame(frame)
+        if verdict is None:
+            cine.append(frame)
+        else:
+            left_out.append(LeftOut(verdict.reason, verdict.detail, (frame,)))
+    # A frame that cannot be decoded shows only now; the plan is then made again without it.
+    while True:
+        plans, rejected = _plan(cine)
+        try:
+            stacks = [_stack(plan, view, study.datasets) for plan, view in plans]
+            break
+        except _DecodeError as failure:
+            cine = [frame for frame in cine if frame.key != failure.frame.key]
+            left_out.append(LeftOut(OmissionReason.UNREADABLE, str(failure), (failure.frame,)))
+    omissions = [*study.omissions, *(_omission(entry) for entry in left_out + rejected)]
+    result = CineStudy(
+        context=_context(uid, study, stacks),
+        stacks=tuple(stacks),
+        omissions=_combined(omissions),
+    )
+    _log.info(
+        "cine assembled",
+        study_instance_uid=uid,
+        stacks=[f"{stack.view} {stack.phases} phases {stack.slices} slices" for stack in stacks],
+        omissions=len(result.omissions),
+    )
+    return result
+
+
+def _plan(frames: Sequence[FrameHeader]) -> tuple[list[tuple[StackPlan, View]], list[LeftOut]]:
+    """Stacks with their views, and what no stack takes."""
+    left_out: list[LeftOut] = []
+    plans: list[StackPlan] = []
+    for group in parallel_groups(frames):
+        slices, rejected = plan_slices(group)
+        left_out += rejected
+        if slices:
+            plans.append(plan_stack(group, slices))
+    planes = [_plane(plan) for plan in plans]
+    short: list[int] = []
+    for index, plan in enumerate(plans):
+        others = [plane for other, plane in enumerate(planes) if other != index]
+        along_axis = is_short_axis_direction(planes[index].normal)
+        many = len(plan.slices) > MAX_LONG_AXIS_SLICES
+        if along_axis or (many and short_axis_confirmed(planes[index].normal, others)):
+            short.append(index)
+    accepted: list[tuple[StackPlan, View]] = []
+    for index in short:
+        refusal = _unfit_short_axis(plans[index])
+        if refusal is None:
+            accepted.append((plans[index], View.SAX))
+        else:
+            left_out.append(_whole(plans[index], refusal))
+    main = max(accepted, key=lambda pair: (len(pair[0].slices), len(pair[0].slices[0].frames)), default=None)
+    long = [index for index in range(len(plans)) if index not in short]
+    for index in [index for index in long if len(plans[index].slices) > MAX_LONG_AXIS_SLICES]:
+        long.remove(index)
+        left_out.append(
+            _whole(
+                plans[index],
+                f"A stack of {len(plans[index].slices)} parallel slices that is neither short axis nor long axis.",
+            )
+        )
+    views = classify_long_axis([planes[index] for index in long], None if main is None else _plane(main[0]))
+    accepted += [(plans[index], view) for index, view in zip(long, views, strict=True)]
+    order = list(View)
+    accepted.sort(key=lambda pair: (order.index(pair[1]), -len(pair[0].slices), _sort_key(pair[0])))
+    return accepted, left_out
+
+
+def _sort_key(plan: StackPlan) -> tuple[float, ...]:
+    return tuple(float(value) for value in (*plan.group.normal, plan.slices[0].along))
+
+
+def _whole(plan: StackPlan, detail: str) -> LeftOut:
+    frames = tuple(frame for part in plan.slices for frame in part.frames)
+    return LeftOut(OmissionReason.DIFFERENT_GEOMETRY, detail, frames)
+
+
+def _unfit_short_axis(plan: StackPlan) -> str | None:
+    count = len(plan.slices)
+    if count < MIN_SHORT_AXIS_SLICES:
+        return f"{count} slice(s) in short-axis direction; a short-axis stack has at least {MIN_SHORT_AXIS_SLICES}."
+    pitch = float(np.median(np.diff([part.along for part in plan.slices])))
+    if not SHORT_AXIS_PITCH_MM[0] <= pitch <= SHORT_AXIS_PITCH_MM[1]:
+        return f"The slices in short-axis direction are {pitch:.1f} mm apart; a short-axis stack has 5 to 20 mm."
+    return None
+
+
+def _plane(plan: StackPlan) -> Plane:
+    geometry = _geometry(plan)
+    middle = plan.slices[len(plan.slices) // 2].frames[0]
+    centre = geometry.to_patient(len(plan.slices) // 2, (middle.rows - 1) / 2, (middle.columns - 1) / 2)
+    kind = middle.acquisition
+    return Plane(geometry.normal, centre, f"{kind.series_description} {kind.protocol_name}")
+
+
+def _geometry(plan: StackPlan) -> StackGeometry:
+    lead = plan.slices[0].frames[0]
+    thickness = [frame.slice_thickness for part in plan.slices for frame in part.frames if frame.slice_thickness]
+    positions = np.array([np.median([frame.position for frame in part.frames], axis=0) for part in plan.slices])
+    gaps = np.diff(positions @ plan.group.normal)
+    fallback = float(np.median(gaps)) if len(gaps) else 8.0
+    return StackGeometry(
+        positions=positions.astype(np.float64),
+        row_direction=plan.group.row_direction,
+        column_direction=plan.group.column_direction,
+        pixel_spacing=lead.pixel_spacing or (1.0, 1.0),
+        slice_thickness=float(np.median(thickness)) if thickness else fallback,
+    )
+
+
+class _DecodeError(Exception):
+    """A chosen frame cannot be decoded."""
+
+    def __init__(self, frame: FrameHeader, cause: UndecodableError) -> None:
+        super().__init__(f"Its pixels cannot be decoded ({cause}).")
+        self.frame = frame
+
+
+def _stack(plan: StackPlan, view: View, datasets: dict[str, Dataset]) -> CineStack:
+    lead = plan.slices[0].frames[0]
+    phases = len(plan.mixes[0])
+    pixels = np.empty((phases, len(plan.slices), lead.rows, lead.columns), dtype=np.float32)
+    sources: list[list[FrameSource]] = [[] for _ in range(phases)]
+    for index, (part, mixes) in enumerate(zip(plan.slices, plan.mixes, strict=True)):
+        decoded = [_decoded(frame, datasets, (lead.rows, lead.columns)) for frame in part.frames]
+        for phase, mix in enumerate(mixes):
+            first, second = decoded[mix.first], decoded[mix.second]
+            pixels[phase, index] = first if mix.weight == 0 else first + np.float32(mix.weight) * (second - first)
+            sources[phase].append(_source(part.frames[mix.nearest]))
+    return CineStack(
+        view=view,
+        pixels=pixels,
+        geometry=_geometry(plan),
+        sources=tuple(tuple(row) for row in sources),
+        trigger_times=plan.times_ms,
+        rr_intervals=np.array([part.rr_ms for part in plan.slices]),
+        frame_of_reference_uid=lead.frame_of_reference_uid,
+        resampled_slices=plan.resampled,
+        retrospective=plan.retrospective,
+    )
+
+
+def _decoded(frame: FrameHeader, datasets: dict[str, Dataset], shape: tuple[int, int]) -> NDArray[np.float32]:
+    try:
+        values = decode_frame(datasets[frame.origin.sop_instance_uid], frame.frame_number)
+        if values.shape != shape:
+            raise UndecodableError("the image has another size than its header says")
+    except UndecodableError as error:
+        raise _DecodeError(frame, error) from error
+    return values
+
+
+def _source(frame: FrameHeader) -> FrameSource:
+    return FrameSource(
+        sop_class_uid=frame.origin.sop_class_uid,
+        sop_instance_uid=frame.origin.sop_instance_uid,
+        series_instance_uid=frame.origin.series_instance_uid,
+        frame_number=frame.frame_number,
+        instance_number=frame.instance_number,
+        trigger_time_ms=frame.trigger_time_ms,
+    )
+
+
+def _omission(entry: LeftOut) -> Omission:
+    series = {frame.origin.series_instance_uid for frame in entry.frames}
+    return Omission(
+        entry.reason,
+        entry.detail,
+        series.pop() if len(series) == 1 else None,
+        tuple(dict.fromkeys(frame.origin.sop_instance_uid for frame in entry.frames)),
+    )
+
+
+def _combined(omissions: Sequence[Omission]) -> tuple[Omission, ...]:
+    """One omission for each series and reason."""
+    together: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for entry in omissions:
+        together[(entry.series_instance_uid or "", entry.reason, entry.detail)].extend(entry.sop_instance_uids)
+    return tuple(
+        Omission(OmissionReason(reason), detail, series or None, tuple(sorted(set(instances))))
+        for (series, reason, detail), instances in sorted(together.items())
+    )
+
+
+def _context(uid: str, study: _Study, stacks: Sequence[CineStack]) -> StudyContext:
+    dataset = next((study.datasets[key] for key in sorted(study.datasets)), Dataset())
+    top = (dict(dataset.items()),)
+    sex = text(top, "PatientSex").upper()
+    height = number(top, "PatientSize")
+    if height is not None and height > 3.0:
+        height /= 100.0  # written in centimetres
+    weight = number(top, "PatientWeight")
+    field_strength = number(top, "MagneticFieldStrength")
+    return StudyContext(
+        study_instance_uid=uid,
+        sex=sex if sex in {"M", "F", "O"} else None,
+        age_years=_age(top),
+        height_m=height if height is not None and 0.3 <= height <= 2.6 else None,
+        weight_kg=weight if weight is not None and 1.0 <= weight <= 500.0 else None,
+        heart_rate_bpm=_heart_rate(study, stacks),
+        manufacturer=text(top, "Manufacturer") or None,
+        model_name=text(top, "ManufacturerModelName") or None,
+        field_strength_t=field_strength if field_strength is None or field_strength < 20 else field_strength / 10000.0,
+    )
+
+
+def _heart_rate(study: _Study, stacks: Sequence[CineStack]) -> float | None:
+    """HeartRate of the chosen frames, else 60000 / RR interval; the short axis leads."""
+    if not stacks:
+        return None
+    used = {source.sop_instance_uid for row in stacks[0].sources for source in row}
+    rates = [
+        frame.heart_rate_bpm
+        for frame in study.frames
+        if frame.origin.sop_instance_uid in used
+        and frame.heart_rate_bpm is not None
+        and 20 <= frame.heart_rate_bpm <= 300
+    ]
+    if rates:
+        return float(np.median(rates))
+    intervals = stacks[0].rr_intervals[np.isfinite(stacks[0].rr_intervals)]
+    return 60000.0 / float(np.median(intervals)) if len(intervals) else None
+
+
+def _age(top: elements.Layers) -> float | None:
+    stated = text(top, "PatientAge").upper()
+    units = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
+    if len(stated) >= 2 and stated[:-1].isdigit() and stated[-1] in units:
+        return int(stated[:-1]) / units[stated[-1]]
+    born = elements.seconds(text(top, "PatientBirthDate"), "000000") or 0.0
+    studied = elements.seconds(text(top, "StudyDate"), "000000") or 0.0
+    years = (studied - born) / (365.25 * 86400.0)
+    return math.floor(years) if born > 0 and studied > 0 and 0 <= years <= 130 else None

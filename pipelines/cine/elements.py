@@ -1,0 +1,184 @@
+"""Lenient access to the elements of a data set.
+
+Real headers hold invalid UIDs, dates such as ``20120000``, text where a number belongs and sequences without items.
+What cannot be read is absent here, never an exception: the assembler then decides by what is left.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+__all__ = [
+    "DAMAGE",
+    "Layers",
+    "items",
+    "number",
+    "numbers",
+    "private_number",
+    "seconds",
+    "text",
+    "texts",
+]
+
+DAMAGE: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What pydicom and its decoders raise on damaged input."""
+
+Layers = Sequence[Mapping[Any, DataElement | RawDataElement]]
+"""Attribute tables, the most specific first: per-frame and shared functional groups, then the data set."""
+
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
+
+
+def _tag(where: int | str) -> int:
+    if isinstance(where, int):
+        return where
+    found = tag_for_keyword(where)
+    if found is None:
+        raise KeyError(f"{where} is not a DICOM keyword")
+    return found
+
+
+def _element(layers: Layers, where: int | str) -> DataElement | RawDataElement | None:
+    tag = _tag(where)
+    for layer in layers:
+        element = layer.get(tag)
+        if element is not None and element.value not in (None, b"", ""):
+            return element
+    return None
+
+
+def _values(element: DataElement | RawDataElement) -> list[Any]:
+    value = element.value
+    if isinstance(element, RawDataElement) and isinstance(value, bytes):
+        vr = element.VR
+        if vr is None or vr == "UN":
+            try:
+                vr = dictionary_VR(element.tag)
+            except KeyError:
+                vr = "UN"
+        code = _BINARY.get(vr[:2])
+        if code is not None:
+            size = struct.calcsize(code)
+            count = len(value) // size
+            order = "<" if element.is_little_endian else ">"
+            return list(struct.unpack(f"{order}{count}{code}", value[: count * size]))
+        return [part.strip(" \0") for part in value.decode("latin-1").split("\\")]
+    if isinstance(value, str):
+        return [part.strip(" \0") for part in value.split("\\")]
+    if isinstance(value, bytes):
+        return [part.strip(" \0") for part in value.decode("latin-1").split("\\")]
+    if isinstance(value, Iterable):
+        return list(value)
+    return [value]
+
+
+def texts(layers: Layers, where: int | str) -> tuple[str, ...]:
+    """Values of a text element; empty when absent."""
+    element = _element(layers, where)
+    return () if element is None else tuple(str(value) for value in _values(element))
+
+
+def text(layers: Layers, where: int | str) -> str:
+    """First value of a text element, ``""`` when absent."""
+    return next(iter(texts(layers, where)), "")
+
+
+def numbers(layers: Layers, where: int | str) -> tuple[float, ...]:
+    """Values of a numeric element; empty when absent or when any value is not a finite number."""
+    element = _element(layers, where)
+    if element is None:
+        return ()
+    try:
+        values = tuple(float(value) for value in _values(element))
+    except (ValueError, TypeError, OverflowError):
+        return ()
+    return values if all(math.isfinite(value) for value in values) else ()
+
+
+def number(layers: Layers, where: int | str) -> float | None:
+    """First value of a numeric element, ``None`` when absent or not a number."""
+    return next(iter(numbers(layers, where)), None)
+
+
+def items(dataset: Dataset, where: int | str) -> list[Dataset]:
+    """Items of a sequence; empty when it is absent, empty or damaged."""
+    try:
+        element = dataset.get(_tag(where))
+        value = None if element is None else element.value
+        return [item for item in value or () if isinstance(item, Dataset)]
+    except DAMAGE:
+        return []
+
+
+def private_number(layers: Layers, group: int, creator: str, offset: int) -> float | None:
+    """A private number, its block resolved by its private creator (PS3.5 7.8.1)."""
+    for layer in layers:
+        for block in range(0x10, 0x100):
+            reserved = layer.get((group << 16) | block)
+            if reserved is None:
+                # Blocks are reserved from 0x10 upwards, with gaps only after somebody removed one.
+                if block > 0x20:
+                    break
+                continue
+            if text([layer], (group << 16) | block) == creator:
+                where = (group << 16) | (block << 8) | offset
+                element = layer.get(where)
+                if element is not None:
+                    return _private_value(element)
+    return None
+
+
+def _private_value(element: DataElement | RawDataElement) -> float | None:
+    value = element.value
+    if isinstance(element, RawDataElement) and isinstance(value, bytes) and element.VR in (None, "UN"):
+        # Without a VR: text digits (IS) or a binary integer or float.
+        try:
+            return float(value.decode("ascii").split("\\")[0].strip(" \0"))
+        except ValueError:
+            code = {2: "H", 4: "i"}.get(len(value))
+            if code is None:
+                return None
+            return float(struct.unpack(("<" if element.is_little_endian else ">") + code, value)[0])
+    try:
+        return float(_values(element)[0])
+    except (ValueError, TypeError, IndexError, struct.error):
+        return None
+
+
+def seconds(date: str, time: str) -> float | None:
+    """Seconds on a common axis from DA and TM, or from one DT given as ``time``; an impossible date counts as day 0."""
+    if not date and len(time) >= 12 and time[:12].isdigit():
+        date, time = time[:8], time[8:]
+    clock = time.replace(":", "").split("+")[0].split("-")[0]
+    if len(clock) < 2 or not clock.replace(".", "", 1).isdigit():
+        return None
+    whole, _, fraction = clock.partition(".")
+    whole = whole.ljust(6, "0")
+    within_day = int(whole[:2]) * 3600 + int(whole[2:4]) * 60 + int(whole[4:6]) + float(f"0.{fraction or 0}")
+    try:
+        day = datetime.date(int(date[:4]), int(date[4:6]), int(date[6:8])).toordinal()
+    except ValueError:
+        day = 0
+    return day * 86400.0 + within_day

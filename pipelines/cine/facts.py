@@ -1,0 +1,285 @@
+"""Facts of one received instance, and how complete the cine of a study is: for the receiver and the scheduler.
+
+Facts are read once, when an instance is received, and kept as JSON; completeness is a pure function of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from pipelines.cine import elements
+from pipelines.cine.headers import MR_IMAGES, FrameHeader, frame_headers, origin
+from pipelines.cine.selection import MIN_PHASES, excluded_frame, excluded_object
+from pipelines.cine.views import is_short_axis_direction
+
+__all__ = ["Completeness", "InstanceFacts", "PlaneFacts", "StackCompleteness", "completeness", "frame_facts"]
+
+_PARALLEL = np.cos(np.radians(1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneFacts:
+    """Frames of one instance that lie in one plane."""
+
+    along_mm: float
+    """ImagePositionPatient · normal, mm."""
+    normal: tuple[float, float, float]
+    phases: tuple[float, ...]
+    """One value for each frame that tells its phase: trigger time, ms, or phase number; frames without one count up."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFacts:
+    """What the scheduler knows of one instance; small, and without identity beyond UIDs.
+
+    ``planes`` is empty for anything that cannot be cine: other modalities, reports, localizers, flow.
+    """
+
+    modality: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    frame_of_reference_uid: str
+    rows: int
+    columns: int
+    frames: int
+    cardiac_number_of_images: int | None
+    slices_declared: int | None
+    """Philips (2001,xx18) number of slices."""
+    planes: tuple[PlaneFacts, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> InstanceFacts:
+        """Facts from what `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            ``values`` are not the facts of an instance.
+        """
+        try:
+            planes = tuple(
+                PlaneFacts(
+                    along_mm=float(plane["along_mm"]),
+                    normal=(float(plane["normal"][0]), float(plane["normal"][1]), float(plane["normal"][2])),
+                    phases=tuple(float(phase) for phase in plane["phases"]),
+                )
+                for plane in values["planes"]
+            )
+            return cls(**{**values, "planes": planes})
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"not the facts of an instance: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class StackCompleteness:
+    """One set of parallel slices: short axis, or one long-axis plane."""
+
+    short_axis: bool
+    slices_complete: int
+    slices_seen: int
+    slices_declared: int | None
+    phases_expected: int
+    frames_received: int
+
+    @property
+    def slices_expected(self) -> int:
+        """Slices declared by the scanner, or at least those of which an image has come."""
+        return max(self.slices_seen, self.slices_declared or 0)
+
+    @property
+    def complete(self) -> bool:
+        """Every expected slice has all its phases."""
+        return self.slices_complete >= self.slices_expected
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """State of the cine of a study so far."""
+
+    stacks: tuple[StackCompleteness, ...]
+    sentence: str
+
+    @property
+    def complete(self) -> bool:
+        """A short-axis stack is there and every stack seen so far is complete.
+
+        A slice of which no image has come yet cannot be known: the scheduler waits a quiet time as well.
+        """
+        return any(stack.short_axis for stack in self.stacks) and all(stack.complete for stack in self.stacks)
+
+
+def frame_facts(dataset: Dataset) -> InstanceFacts:
+    """Extract the facts of one instance; never raises on a damaged header.
+
+    Parameters
+    ----------
+    dataset : pydicom.Dataset
+        Without its pixels.
+    """
+    identity = origin(dataset)
+    frames: tuple[FrameHeader, ...] = ()
+    if excluded_object(identity) is None and identity.sop_class_uid in MR_IMAGES:
+        try:
+            frames = frame_headers(dataset)
+        except elements.DAMAGE:
+            frames = ()
+    usable = [frame for frame in frames if excluded_frame(frame) is None]
+    together: dict[tuple[float, tuple[float, float, float]], list[FrameHeader]] = defaultdict(list)
+    for frame in usable:
+        together[_plane(frame)].append(frame)
+    top = (dict(dataset.items()),)
+    slices = elements.private_number(top, 0x2001, "Philips Imaging DD 001", 0x18)
+    lead = frames[0] if frames else None
+    return InstanceFacts(
+        modality=identity.modality,
+        sop_class_uid=identity.sop_class_uid,
+        sop_instance_uid=identity.sop_instance_uid,
+        series_instance_uid=identity.series_instance_uid,
+        frame_of_reference_uid=lead.frame_of_reference_uid if lead else "",
+        rows=lead.rows if lead else 0,
+        columns=lead.columns if lead else 0,
+        frames=max(1, len(frames)),
+        cardiac_number_of_images=next((frame.declared_phases for frame in usable if frame.declared_phases), None),
+        slices_declared=int(slices) if slices is not None and 1 <= slices <= 100 else None,
+        planes=tuple(
+            PlaneFacts(along, normal, _phases(members)) for (along, normal), members in sorted(together.items())
+        ),
+    )
+
+
+def _plane(frame: FrameHeader) -> tuple[float, tuple[float, float, float]]:
+    orientation = np.asarray(frame.orientation, dtype=np.float64).reshape(2, 3)
+    normal = np.cross(orientation[0], orientation[1])
+    normal /= np.linalg.norm(normal)
+    along = float(np.asarray(frame.position, dtype=np.float64) @ normal)
+    return round(along, 2), (round(float(normal[0]), 4), round(float(normal[1]), 4), round(float(normal[2]), 4))
+
+
+def _phases(frames: Sequence[FrameHeader]) -> tuple[float, ...]:
+    for values in (
+        [frame.trigger_time_ms for frame in frames],
+        [frame.temporal_index for frame in frames],
+        [frame.private_phase for frame in frames],
+        [frame.instance_number for frame in frames],
+    ):
+        present = [float(value) for value in values if value is not None]
+        if len(present) == len(frames) and len(set(present)) == len(present):
+            return tuple(present)
+    return tuple(float(index) for index in range(len(frames)))
+
+
+def completeness(facts: Sequence[InstanceFacts]) -> Completeness:
+    """Tell how complete the cine of one study is.
+
+    Parameters
+    ----------
+    facts : sequence of InstanceFacts
+        Of all instances of the study received so far, in any order.
+
+    Returns
+    -------
+    Completeness
+        For each set of parallel slices the phases expected and received at every position
+        (CardiacNumberOfImages where it is stated, else the largest number seen in that set), and a sentence
+        such as "short axis 9 of 12 slices, waiting".
+    """
+    stacks: list[StackCompleteness] = []
+    for members in _parallel(facts):
+        stack = _stack(members)
+        if stack is not None:
+            stacks.append(stack)
+    stacks.sort(key=lambda stack: (not stack.short_axis, -stack.slices_seen))
+    return Completeness(stacks=tuple(stacks), sentence=_sentence(stacks))
+
+
+_Member = tuple[InstanceFacts, PlaneFacts]
+
+
+def _parallel(facts: Sequence[InstanceFacts]) -> list[list[_Member]]:
+    """Planes with the same orientation, matrix and frame of reference."""
+    shared = Counter(entry.frame_of_reference_uid for entry in facts for plane in entry.planes for _ in plane.phases)
+    groups: list[tuple[tuple[str, int, int], np.ndarray, list[_Member]]] = []
+    seen: set[tuple[str, PlaneFacts]] = set()
+    for entry in sorted(facts, key=lambda entry: entry.sop_instance_uid):
+        reference = entry.frame_of_reference_uid if shared[entry.frame_of_reference_uid] >= MIN_PHASES else ""
+        key = (reference, entry.rows, entry.columns)
+        for plane in entry.planes:
+            if (entry.sop_instance_uid, plane) in seen:
+                continue
+            seen.add((entry.sop_instance_uid, plane))
+            normal = np.asarray(plane.normal)
+            for other, direction, members in groups:
+                if other == key and float(direction @ normal) >= _PARALLEL:
+                    members.append((entry, plane))
+                    break
+            else:
+                groups.append((key, normal, [(entry, plane)]))
+    return [members for _, _, members in groups]
+
+
+def _stack(members: Sequence[_Member]) -> StackCompleteness | None:
+    """Completeness of one set of parallel planes; ``None`` when nothing suggests a cine."""
+    frames_at: dict[int, set[tuple[str, float]]] = defaultdict(set)
+    along = sorted({plane.along_mm for _, plane in members})
+    place = {along[0]: 0}
+    for before, after in itertools.pairwise(along):
+        # Slices of a cine are millimetres apart; less is rounding of one position.
+        place[after] = place[before] + (after - before > 0.6)
+    for entry, plane in members:
+        for phase in plane.phases:
+            frames_at[place[plane.along_mm]].add((entry.series_instance_uid, phase))
+    declared = Counter(entry.cardiac_number_of_images for entry, _ in members if entry.cardiac_number_of_images)
+    stated = max(declared, key=lambda value: (declared[value], value), default=0)
+    received = {where: _phases_at(phases, stated) for where, phases in frames_at.items()}
+    expected = stated or max(received.values())
+    if expected < MIN_PHASES:
+        return None
+    slices_declared = max((entry.slices_declared or 0 for entry, _ in members), default=0)
+    return StackCompleteness(
+        short_axis=is_short_axis_direction(np.asarray(members[0][1].normal)),
+        slices_complete=sum(count >= expected for count in received.values()),
+        slices_seen=len(received),
+        slices_declared=slices_declared or None,
+        phases_expected=expected,
+        frames_received=sum(len(phases) for phases in frames_at.values()),
+    )
+
+
+def _phases_at(phases: set[tuple[str, float]], stated: int) -> int:
+    """Phases received at one position: of its series together, or of the largest where they repeat one another."""
+    distinct = len({phase for _, phase in phases})
+    return distinct if distinct <= stated else max(Counter(series for series, _ in phases).values())
+
+
+def _sentence(stacks: Sequence[StackCompleteness]) -> str:
+    if not stacks:
+        return "no cine images yet"
+    parts: list[str] = []
+    for stack in (stack for stack in stacks if stack.short_axis):
+        parts.append(_words("short axis", stack))
+    long_axis = [stack for stack in stacks if not stack.short_axis]
+    if long_axis:
+        done = sum(stack.complete for stack in long_axis)
+        waiting = "" if done == len(long_axis) else ", waiting"
+        parts.append(f"long axis {done} of {len(long_axis)} views{waiting}")
+    if not any(stack.short_axis for stack in stacks):
+        parts.insert(0, "no short axis yet")
+    return "; ".join(parts)
+
+
+def _words(name: str, stack: StackCompleteness) -> str:
+    if stack.complete:
+        return f"{name} {stack.slices_complete} of {stack.slices_expected} slices, complete"
+    return f"{name} {stack.slices_complete} of {stack.slices_expected} slices, waiting"

@@ -1,0 +1,336 @@
+"""Cardiac phases of the frames at one position: their order, and the acquisitions they belong to."""
+
+from __future__ import annotations
+
+import enum
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.cine.headers import FrameHeader
+
+__all__ = [
+    "Ordered",
+    "OrderedBy",
+    "acquisitions",
+    "beats_apart",
+    "distortion_corrected",
+    "free_running",
+    "order_phases",
+    "rr_interval",
+]
+
+_RR_RANGE_MS = (250.0, 2500.0)
+_STEP_TOLERANCE = 0.35
+"""Deviation of a time step from a whole number of steps, in steps, that still counts as regular."""
+
+
+class OrderedBy(enum.StrEnum):
+    """Attribute that put the phases in order, the first usable one."""
+
+    TRIGGER_TIME = "TriggerTime"
+    TEMPORAL_POSITION = "TemporalPositionIndex"
+    PRIVATE_PHASE = "private phase number"
+    ACQUISITION_TIME = "AcquisitionTime"
+    CONTENT_TIME = "ContentTime"
+    INSTANCE_NUMBER = "InstanceNumber"
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Frames of one position in order of their phase.
+
+    Attributes
+    ----------
+    frames : tuple of FrameHeader
+    slots : tuple of int
+        Place of each frame on the regular grid of phases; a gap is a missing frame.
+    by : OrderedBy
+    anchored : bool
+        Slot 0 is known to be the first phase (numbered phases), so a missing first frame shows.
+    """
+
+    frames: tuple[FrameHeader, ...]
+    slots: tuple[int, ...]
+    by: OrderedBy
+    anchored: bool
+
+    @property
+    def step_ms(self) -> float | None:
+        """Time between phases from trigger times, ms; ``None`` when they did not give the order."""
+        if self.by is not OrderedBy.TRIGGER_TIME or len(self.frames) < 2:
+            return None
+        first, last = self.frames[0].trigger_time_ms, self.frames[-1].trigger_time_ms
+        if first is None or last is None:
+            return None
+        return (last - first) / (self.slots[-1] - self.slots[0])
+
+
+def rr_interval(frames: Iterable[FrameHeader]) -> float | None:
+    """RR interval that the headers state, ms: NominalInterval or RRIntervalTimeNominal, else 60000/HeartRate."""
+    values: list[float] = []
+    for frame in frames:
+        stated = frame.nominal_interval_ms
+        if stated is None or not _RR_RANGE_MS[0] <= stated <= _RR_RANGE_MS[1]:
+            rate = frame.heart_rate_bpm
+            stated = 60000.0 / rate if rate else None
+        if stated is not None and _RR_RANGE_MS[0] <= stated <= _RR_RANGE_MS[1]:
+            values.append(stated)
+    return float(np.median(values)) if values else None
+
+
+def order_phases(frames: Sequence[FrameHeader]) -> Ordered | None:
+    """Order the frames of one acquisition at one position by the first usable attribute.
+
+    Usable means present on every frame, distinct, evenly spaced where it is a time, and within the cardiac cycle
+    where it is a trigger time: Philips may write the begin of the dynamic as TriggerTime and number instances at
+    random.
+
+    Returns
+    -------
+    Ordered or None
+        ``None`` when no attribute tells the frames apart.
+    """
+    rr = rr_interval(frames)
+    trigger = _column(frames, lambda frame: frame.trigger_time_ms)
+    within_cycle = trigger is not None and _within_cycle(trigger, rr)
+    if trigger is not None and within_cycle:
+        slots = _regular_slots(trigger)
+        if slots is not None:
+            return _ordered(frames, trigger, slots, OrderedBy.TRIGGER_TIME, anchored=False)
+    for by, read in (
+        (OrderedBy.TEMPORAL_POSITION, lambda frame: frame.temporal_index),
+        (OrderedBy.PRIVATE_PHASE, lambda frame: frame.private_phase),
+    ):
+        numbered = _column(frames, read)
+        if numbered is not None:
+            slots, anchored = _numbered_slots(numbered)
+            return _ordered(frames, numbered, slots, by, anchored=anchored)
+    acquired = _column(frames, lambda frame: frame.acquired_s)
+    if acquired is not None:
+        return _ordered(frames, acquired, np.arange(len(acquired)), OrderedBy.ACQUISITION_TIME, anchored=False)
+    if trigger is not None and within_cycle:
+        return _ordered(frames, trigger, np.arange(len(trigger)), OrderedBy.TRIGGER_TIME, anchored=False)
+    for by, read in (
+        (OrderedBy.CONTENT_TIME, lambda frame: frame.created_s),
+        (OrderedBy.INSTANCE_NUMBER, lambda frame: frame.instance_number),
+    ):
+        column = _column(frames, read)
+        if column is not None:
+            return _ordered(frames, column, np.arange(len(column)), by, anchored=False)
+    return None
+
+
+def _column(
+    frames: Sequence[FrameHeader], read: Callable[[FrameHeader], float | None]
+) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
+    """One value a frame, or ``None`` unless every frame has one and all differ."""
+    values = [read(frame) for frame in frames]
+    present = [float(value) for value in values if value is not None]
+    if len(present) < len(values) or len(set(present)) < len(present) or not present:
+        return None
+    return np.asarray(present, dtype=np.float64)
+
+
+def _within_cycle(trigger: np.ndarray, rr: float | None) -> bool:
+    low, high = float(trigger.min()), float(trigger.max())
+    return low >= -1.0 and high - low <= 1.1 * (rr if rr is not None else _RR_RANGE_MS[1])
+
+
+def _regular_slots(times: np.ndarray) -> np.ndarray | None:
+    """Slots of times on their common grid, in the order given; ``None`` when there is no common grid."""
+    if len(times) == 1:
+        return np.zeros(1, dtype=np.int64)
+    order = np.argsort(times)
+    steps = np.diff(times[order])
+    ratio = steps / np.median(steps)
+    whole = np.rint(ratio)
+    if whole.min() < 1 or np.abs(ratio - whole).max() > _STEP_TOLERANCE:
+        return None
+    slots = np.empty(len(times), dtype=np.int64)
+    slots[order] = np.concatenate([[0], np.cumsum(whole)]).astype(np.int64)
+    return slots
+
+
+def _numbered_slots(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Slots of numbered phases, and whether numbering from 1 anchors them."""
+    whole = np.rint(values).astype(np.int64)
+    spread = int(whole.max() - whole.min()) + 1
+    if np.abs(values - whole).max() > 1e-6 or spread > 2 * len(values):
+        ranks = np.empty(len(values), dtype=np.int64)
+        ranks[np.argsort(values)] = np.arange(len(values))
+        return ranks, False
+    if 1 <= whole.min() <= 3:
+        return whole - 1, True
+    return whole - whole.min(), False
+
+
+def _ordered(
+    frames: Sequence[FrameHeader], values: np.ndarray, slots: np.ndarray, by: OrderedBy, *, anchored: bool
+) -> Ordered:
+    order = np.argsort(values, kind="stable")
+    return Ordered(
+        frames=tuple(frames[index] for index in order),
+        slots=tuple(int(slots[index]) for index in order),
+        by=by,
+        anchored=anchored,
+    )
+
+
+def free_running(frames: Sequence[FrameHeader]) -> bool:
+    """Tell whether frames follow one another over several beats: real-time imaging.
+
+    Numbered phases that repeat no cycle overrule trigger times that run on: those are then not trigger times.
+    """
+    if any(frame.acquisition.synchronization in {"NONE", "REALTIME"} for frame in frames):
+        return True
+    rr = rr_interval(frames)
+    numbered = any(_column(frames, read) is not None for read in (_temporal, _private))
+    declared = declared_phases(frames)
+    for read, scale in ((_trigger, 1.0), (_acquired, 1000.0)):
+        times = _column(frames, read)
+        if times is None or len(times) < 3:
+            continue
+        times = np.sort(times) * scale
+        step = float(np.median(np.diff(times)))
+        runs_on = times[-1] - times[0] + step > 1.5 * (rr if rr is not None else _RR_RANGE_MS[1])
+        if runs_on and step < 300.0 and _regular_slots(times) is not None:
+            if read is _trigger and numbered and (declared is None or len(frames) <= declared):
+                continue
+            return True
+    return False
+
+
+def beats_apart(frames: Sequence[FrameHeader]) -> bool:
+    """Tell whether each frame was acquired in a heart beat of its own: a dynamic (perfusion) series."""
+    times = _column(frames, _acquired)
+    if times is None or len(times) < 5:
+        return False
+    times = np.sort(times)
+    return float(np.median(np.diff(times))) > 0.3 and float(times[-1] - times[0]) > 5.0 and not _trigger_regular(frames)
+
+
+def _trigger_regular(frames: Sequence[FrameHeader]) -> bool:
+    trigger = _column(frames, _trigger)
+    return trigger is not None and _within_cycle(trigger, rr_interval(frames)) and _regular_slots(trigger) is not None
+
+
+def _trigger(frame: FrameHeader) -> float | None:
+    return frame.trigger_time_ms
+
+
+def _acquired(frame: FrameHeader) -> float | None:
+    return frame.acquired_s
+
+
+def _temporal(frame: FrameHeader) -> float | None:
+    return frame.temporal_index
+
+
+def _private(frame: FrameHeader) -> float | None:
+    return frame.private_phase
+
+
+def declared_phases(frames: Iterable[FrameHeader]) -> int | None:
+    """Number of phases that the headers state, the most frequent one."""
+    counts: dict[int, int] = defaultdict(int)
+    for frame in frames:
+        if frame.declared_phases is not None:
+            counts[frame.declared_phases] += 1
+    return max(counts, key=lambda value: (counts[value], value), default=None)
+
+
+def distortion_corrected(frames: Sequence[FrameHeader]) -> bool:
+    """Tell whether the frames are the distortion-corrected reconstruction (Siemens DIS2D, DIS3D)."""
+    return all({"DIS2D", "DIS3D"} & set(frame.acquisition.image_type) for frame in frames)
+
+
+def acquisitions(frames: Sequence[FrameHeader]) -> list[tuple[FrameHeader, ...]]:
+    """Separate the frames of one position into acquisitions.
+
+    One acquisition may be spread over several series, and one series may hold several acquisitions or
+    reconstructions; the split uses, in this order, reconstruction, RR interval, series, acquisition number and
+    creation order, and only where the frames cannot be one acquisition.
+    """
+    if _is_single(frames):
+        return [tuple(frames)]
+    splits: tuple[Callable[[FrameHeader], Hashable], ...] = (
+        _reconstruction,
+        lambda frame: (frame.nominal_interval_ms, frame.heart_rate_bpm, frame.declared_phases),
+        lambda frame: frame.origin.series_instance_uid,
+        lambda frame: frame.acquisition_number,
+    )
+    for split in splits:
+        parts: dict[Hashable, list[FrameHeader]] = defaultdict(list)
+        for frame in frames:
+            parts[split(frame)].append(frame)
+        if len(parts) > 1 and len(frames) / len(parts) >= 4:
+            separate = [part for members in parts.values() for part in acquisitions(members)]
+            return _merged(separate)
+    return _runs(frames)
+
+
+def _reconstruction(frame: FrameHeader) -> Hashable:
+    return frame.acquisition.image_type, frame.acquisition.echo_time_ms
+
+
+def _is_single(frames: Sequence[FrameHeader]) -> bool:
+    if len({_reconstruction(frame) for frame in frames}) > 1:
+        return False
+    if len({frame.nominal_interval_ms for frame in frames}) > 1:
+        return False
+    declared = declared_phases(frames)
+    if declared is not None and len(frames) > declared:
+        return False
+    triggers = _column(frames, _trigger)
+    if triggers is None and len({frame.trigger_time_ms for frame in frames}) > 1:
+        # Some trigger times repeat: the same phases twice, unless phases are numbered.
+        return _column(frames, _temporal) is not None or _column(frames, _private) is not None
+    ordered = order_phases(frames)
+    if ordered is None:
+        return False
+    if triggers is not None and len(frames) >= 2 * 8:
+        # Two acquisitions of nearly the same RR interval interleave: steps alternate between tiny and full.
+        steps = np.diff(np.sort(triggers))
+        if (steps < 0.3 * float((triggers.max() - triggers.min()) / (len(frames) - 1))).sum() > len(frames) / 6:
+            return False
+    return True
+
+
+def _merged(parts: list[tuple[FrameHeader, ...]]) -> list[tuple[FrameHeader, ...]]:
+    """Put parts together again that make one acquisition: a slice that was spread over series."""
+    whole: list[tuple[FrameHeader, ...]] = []
+    for part in sorted(parts, key=lambda part: (-len(part), min(frame.key for frame in part))):
+        for index, other in enumerate(whole):
+            if _is_single(other + part):
+                whole[index] = other + part
+                break
+        else:
+            whole.append(part)
+    return whole
+
+
+def _runs(frames: Sequence[FrameHeader]) -> list[tuple[FrameHeader, ...]]:
+    """Split into runs without a repeated phase, in order of creation: repeats within one series."""
+    runs: list[dict[Hashable, FrameHeader]] = []
+    declared = declared_phases(frames)
+    for frame in sorted(frames, key=lambda frame: (frame.instance_number or 0, frame.acquired_s or 0.0, frame.key)):
+        phase: Hashable = next(
+            (
+                value
+                for value in (frame.trigger_time_ms, frame.temporal_index, frame.private_phase)
+                if value is not None
+            ),
+            None,
+        )
+        if phase is None:
+            phase = frame.key
+        for run in runs:
+            if phase not in run and (declared is None or len(run) < declared):
+                run[phase] = frame
+                break
+        else:
+            runs.append({phase: frame})
+    return [tuple(run.values()) for run in runs]

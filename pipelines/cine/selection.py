@@ -1,0 +1,195 @@
+"""Which frames are cine: exclusion by what the header says of the acquisition, then evidence for cine.
+
+Sources: dicom.md of the design (vendor headers), PS3.3 C.8.3.1 (MR image), C.8.13.1 to C.8.13.5 (Enhanced MR).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pipelines.cine.headers import MR_IMAGES, Acquisition, FrameHeader, Origin
+from pipelines.cine.stack import OmissionReason
+
+__all__ = [
+    "MIN_PHASES",
+    "MIN_SCORE",
+    "Exclusion",
+    "cine_score",
+    "described_otherwise",
+    "excluded_frame",
+    "excluded_object",
+]
+
+MIN_PHASES = 10
+"""Fewer phases at a position are not a cine (quality review of the UK Biobank pipelines: fewer than 10 frames)."""
+
+MIN_SCORE = 3
+
+_IMAGE_MODALITIES = frozenset({"CT", "PT", "US", "XA", "RF", "DX", "CR", "NM", "OT", "SC", "IVUS", "OCT", "IO", "MG"})
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Why something is left out."""
+
+    reason: OmissionReason
+    detail: str
+
+
+def excluded_object(origin: Origin) -> Exclusion | None:
+    """Reason to leave out a whole object from its identity alone, or ``None``."""
+    if origin.own_output:
+        return Exclusion(
+            OmissionReason.OWN_OUTPUT, "It is a result of this node or a synthetic image, not an acquisition."
+        )
+    if origin.sop_class_uid in MR_IMAGES:
+        return None
+    if origin.modality in _IMAGE_MODALITIES:
+        return Exclusion(OmissionReason.NOT_MR, f"Modality {origin.modality} is not MR.")
+    if not origin.sop_class_uid:
+        return Exclusion(OmissionReason.UNREADABLE, "The object does not say what it is: SOPClassUID is absent.")
+    return Exclusion(
+        OmissionReason.NOT_AN_IMAGE,
+        f"Objects of SOP class {origin.sop_class_uid} are not MR images.",
+    )
+
+
+_FLOW_SEQUENCE = re.compile(r"_v\d+", re.IGNORECASE)
+_TAGGED = re.compile(r"spamm|(\b|_)tag(s|ged|ging)?(\b|_)", re.IGNORECASE)
+_CINE = re.compile(r"cine|b?tfe|fiesta|trufi|true.?fisp|ssfp|sax|short.?axis|[234].?ch", re.IGNORECASE)
+_BALANCED = re.compile(r"tfi|trufi|fiesta|b.?tfe|b.?ffe|balanced|true.?fisp|ssfp", re.IGNORECASE)
+_DESCRIBED = (
+    (OmissionReason.LOCALIZER, re.compile(r"(\b|_)(locali[sz]er|scout|survey|loc)(\b|_)", re.IGNORECASE)),
+    (OmissionReason.FLOW, re.compile(r"flow|venc|phase.?contrast", re.IGNORECASE)),
+    (OmissionReason.MAPPING, re.compile(r"molli|sasha|t[12].?map|t2.?star|t2\*", re.IGNORECASE)),
+    (
+        OmissionReason.LATE_ENHANCEMENT,
+        re.compile(r"psir|(\b|_)lge(\b|_)|late.?gad|delayed.?enh|ti.?scout", re.IGNORECASE),
+    ),
+    (OmissionReason.PERFUSION, re.compile(r"perf|first.?pass", re.IGNORECASE)),
+    (OmissionReason.REAL_TIME, re.compile(r"real.?time|(\b|_)rt(\b|_)", re.IGNORECASE)),
+)
+
+
+def excluded_frame(frame: FrameHeader) -> Exclusion | None:
+    """Reason to leave out one MR frame from its header, or ``None``.
+
+    Parameters
+    ----------
+    frame : FrameHeader
+        A frame of an MR image object.
+
+    Returns
+    -------
+    Exclusion or None
+        The most specific reason first; a localizer, flow, tagging, mapping, perfusion or late-enhancement image, a
+        secondary derivation, or a frame without geometry.
+    """
+    kind = frame.acquisition
+    for reason, detail in _acquisition_verdicts(kind):
+        return Exclusion(reason, detail)
+    if frame.position is None or frame.orientation is None or frame.pixel_spacing is None:
+        return Exclusion(
+            OmissionReason.NO_GEOMETRY,
+            "ImagePositionPatient, ImageOrientationPatient or PixelSpacing is absent or not a valid geometry.",
+        )
+    if frame.rows < 16 or frame.columns < 16:
+        return Exclusion(OmissionReason.NO_GEOMETRY, "Rows and Columns do not describe an image.")
+    return None
+
+
+def _acquisition_verdicts(kind: Acquisition) -> list[tuple[OmissionReason, str]]:
+    names = f"{kind.series_description} {kind.protocol_name}"
+    image_type = set(kind.image_type)
+    verdicts: list[tuple[OmissionReason, str]] = []
+
+    def exclude(when: bool, reason: OmissionReason, detail: str) -> None:
+        if when:
+            verdicts.append((reason, detail))
+
+    exclude("LOCALIZER" in image_type, OmissionReason.LOCALIZER, "ImageType says that it is a localizer.")
+    exclude(
+        bool(
+            image_type & {"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP", "FLOW_ENCODED", "PCA", "PC", "MAG_PC"}
+        )
+        or kind.complex_component == "PHASE"
+        or kind.phase_contrast == "YES"
+        or kind.contrast == "FLOW_ENCODED"
+        or bool(_FLOW_SEQUENCE.search(kind.sequence_name)),
+        OmissionReason.FLOW,
+        "It is a phase-contrast (flow) acquisition.",
+    )
+    exclude(
+        kind.tagging in {"GRID", "LINE"} or kind.contrast == "TAGGING" or bool(_TAGGED.search(names)),
+        OmissionReason.TAGGED,
+        "The myocardium is tagged.",
+    )
+    exclude(
+        any(part.endswith("MAP") for part in image_type) or "MAP" in kind.contrast.split(),
+        OmissionReason.MAPPING,
+        "ImageType says that it is a parametric map.",
+    )
+    exclude(
+        "PERFUSION" in image_type or "PERFUSION" in kind.contrast or kind.saturation_recovery == "YES",
+        OmissionReason.PERFUSION,
+        "It is a perfusion acquisition.",
+    )
+    exclude(
+        "IR" in kind.scanning_sequence or kind.inversion_recovery == "YES" or (kind.inversion_time_ms or 0) > 0,
+        OmissionReason.LATE_ENHANCEMENT,
+        "It is prepared by inversion, as late enhancement is.",
+    )
+    exclude(
+        "DERIVED" in image_type and bool(image_type & {"SECONDARY", "MPR", "PROJECTION IMAGE", "CSA MPR", "RESAMPLED"}),
+        OmissionReason.DERIVED,
+        "ImageType says that it was computed from other images.",
+    )
+    exclude(
+        "EP" in kind.scanning_sequence or kind.echo_planar == "YES",
+        OmissionReason.NOT_CINE,
+        "It is an echo-planar acquisition.",
+    )
+    exclude(
+        ("SE" in kind.scanning_sequence and "GR" not in kind.scanning_sequence) or kind.echo_pulse_sequence == "SPIN",
+        OmissionReason.NOT_CINE,
+        "It is a spin echo acquisition.",
+    )
+    return verdicts
+
+
+def described_otherwise(kind: Acquisition) -> OmissionReason | None:
+    """What the description says it is, when that is not cine: weight against, and the reason when cine is not shown."""
+    names = f"{kind.series_description} {kind.protocol_name}"
+    return next((reason for reason, pattern in _DESCRIBED if pattern.search(names)), None)
+
+
+def cine_score(kind: Acquisition, phases: int, gated: bool) -> int:
+    """Evidence that the frames at one position are a cine.
+
+    Parameters
+    ----------
+    kind : Acquisition
+        How they were acquired.
+    phases : int
+        Distinct phases at the position.
+    gated : bool
+        Trigger times or RR interval say that the phases share one cardiac cycle.
+
+    Returns
+    -------
+    int
+        Sum of weights; ``MIN_SCORE`` makes a cine. Descriptions weigh less than the acquisition itself.
+    """
+    score = 0
+    score += 2 if "GR" in kind.scanning_sequence or kind.echo_pulse_sequence == "GRADIENT" else 0
+    score += 1 if {"SS", "SK", "SP"} & set(kind.sequence_variant) else 0
+    score += 1 if kind.acquisition_type.startswith("2D") else 0
+    score -= 2 if kind.acquisition_type == "3D" else 0
+    score += 2 if kind.steady_state not in {"", "NONE"} else 0
+    score += 2 if _BALANCED.search(kind.sequence_name) else 0
+    score += 1 if _CINE.search(f"{kind.series_description} {kind.protocol_name}") else 0
+    score += 2 if phases >= 12 else 0
+    score += 2 if gated else 0
+    score -= 4 if described_otherwise(kind) is not None else 0
+    return score

@@ -1,0 +1,407 @@
+"""Choosing one complete acquisition for each slice position and bringing slices to a common set of phases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.cine.geometry import ParallelGroup, slice_positions
+from pipelines.cine.headers import FrameHeader
+from pipelines.cine.phases import (
+    Ordered,
+    acquisitions,
+    beats_apart,
+    declared_phases,
+    distortion_corrected,
+    free_running,
+    order_phases,
+    rr_interval,
+)
+from pipelines.cine.selection import MIN_PHASES, MIN_SCORE, cine_score, described_otherwise
+from pipelines.cine.stack import OmissionReason
+
+__all__ = ["LeftOut", "PhaseMix", "SlicePlan", "StackPlan", "plan_slices", "plan_stack"]
+
+_RETROSPECTIVE_COVERAGE = 0.85
+"""Phases that span less of the RR interval are prospectively gated: late diastole is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Frames that were left out, and why."""
+
+    reason: OmissionReason
+    detail: str
+    frames: tuple[FrameHeader, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlicePlan:
+    """One acquisition at one slice position.
+
+    Attributes
+    ----------
+    along : float
+        Distance along the normal, mm.
+    frames : tuple of N FrameHeader
+        In order of phase.
+    times_ms : (N,) float64
+        Trigger times; NaN where neither trigger times nor an RR interval are known.
+    cycle : (N,) float64
+        Normalised time of each frame, 0 to 1.
+    phases : int
+        Number of phases the acquisition has when complete: N, or N + 1 when one frame is missing.
+    missing : int or None
+        Phase to interpolate.
+    """
+
+    along: float
+    frames: tuple[FrameHeader, ...]
+    times_ms: NDArray[np.float64]
+    cycle: NDArray[np.float64]
+    phases: int
+    missing: int | None
+    rr_ms: float
+    coverage: float
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseMix:
+    """A phase of a slice as a mix of two acquired frames: (1 - weight) · first + weight · second."""
+
+    first: int
+    second: int
+    weight: float
+
+    @property
+    def nearest(self) -> int:
+        """Index of the frame that contributes most."""
+        return self.first if self.weight <= 0.5 else self.second
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StackPlan:
+    """Which frames make a stack, before any pixel is read."""
+
+    group: ParallelGroup
+    slices: tuple[SlicePlan, ...]
+    mixes: tuple[tuple[PhaseMix, ...], ...]
+    """For each slice, one mix a phase."""
+    times_ms: NDArray[np.float64]
+    """(T, S) trigger times."""
+    resampled: tuple[int, ...]
+    retrospective: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Candidate:
+    ordered: Ordered
+    declared: int | None
+
+
+def plan_slices(group: ParallelGroup) -> tuple[list[SlicePlan], list[LeftOut]]:
+    """Choose the cine acquisition of every slice position of a group.
+
+    Returns
+    -------
+    slices : list of SlicePlan
+        Ascending along the normal; at most one a position.
+    left_out : list of LeftOut
+        Everything else in the group.
+    """
+    left_out: list[LeftOut] = []
+    places: list[tuple[float, list[_Candidate]]] = []
+    for along, frames in slice_positions(group):
+        candidates: list[_Candidate] = []
+        for part in acquisitions(_canonical(frames)):
+            verdict = _not_cine(part)
+            ordered = None if verdict is not None else order_phases(part)
+            if verdict is not None:
+                left_out.append(LeftOut(*verdict, part))
+            elif ordered is None:
+                left_out.append(
+                    LeftOut(OmissionReason.NOT_CINE, "Nothing in the headers puts its images in order of phase.", part)
+                )
+            else:
+                candidates.append(_Candidate(ordered, declared_phases(part)))
+        if candidates:
+            places.append((along, candidates))
+
+    norm = _Norm.of([candidate for _, candidates in places for candidate in candidates])
+    slices: list[SlicePlan] = []
+    for along, candidates in places:
+        plans = [(_assess(along, candidate, norm), candidate) for candidate in candidates]
+        usable = [(plan, candidate) for plan, candidate in plans if plan is not None]
+        if not usable:
+            for _, candidate in plans:
+                left_out.append(
+                    LeftOut(
+                        OmissionReason.MISSING_FRAMES,
+                        f"More than one of the {norm.expected(candidate)} phases is missing at slice position "
+                        f"{along:.1f} mm: {len(candidate.ordered.frames)} received.",
+                        candidate.ordered.frames,
+                    )
+                )
+            continue
+        chosen, _ = max(usable, key=lambda pair: _rank(pair[0]))
+        slices.append(chosen)
+        for _, candidate in plans:
+            if candidate.ordered.frames is not chosen.frames:
+                left_out.append(_not_chosen(candidate.ordered.frames, chosen.frames))
+    slices, crowded = _thin(slices)
+    return slices, left_out + crowded
+
+
+def _canonical(frames: Sequence[FrameHeader]) -> list[FrameHeader]:
+    return sorted(frames, key=lambda frame: frame.key)
+
+
+def _not_cine(frames: Sequence[FrameHeader]) -> tuple[OmissionReason, str] | None:
+    """Reason why the frames of one acquisition at one position are not a segmented cine."""
+    kind = frames[0].acquisition
+    described = described_otherwise(kind)
+    if beats_apart(frames):
+        return OmissionReason.PERFUSION, "Each of its images comes from another heart beat."
+    if free_running(frames):
+        return OmissionReason.REAL_TIME, "Its images run on over several heart beats (real-time imaging)."
+    if len(frames) < MIN_PHASES:
+        if described is not None:
+            return described, f"It has {len(frames)} images at this position and its description says {described}."
+        return (
+            (OmissionReason.TOO_FEW_PHASES, f"It has {len(frames)} phases at this position; a cine has {MIN_PHASES}.")
+            if len(frames) > 1
+            else (OmissionReason.NOT_CINE, "It has one image at this position.")
+        )
+    gated = rr_interval(frames) is not None or order_by_trigger(frames)
+    if cine_score(kind, len(frames), gated) < MIN_SCORE:
+        return described or OmissionReason.NOT_CINE, "Its sequence and timing do not look like a cine."
+    return None
+
+
+def order_by_trigger(frames: Sequence[FrameHeader]) -> bool:
+    """Tell whether trigger times alone put the frames in order."""
+    ordered = order_phases(frames)
+    return ordered is not None and ordered.step_ms is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    """What is usual among the acquisitions of a group, against which a missing frame shows."""
+
+    phases: int
+    start: float
+    """Usual first trigger time, in steps."""
+    declared_is_right: bool
+    step_ms: float | None
+
+    @classmethod
+    def of(cls, candidates: Sequence[_Candidate]) -> _Norm:
+        spans = Counter(candidate.ordered.slots[-1] + 1 for candidate in candidates)
+        phases = max(spans, key=lambda span: (spans[span], span), default=0)
+        usual = [candidate for candidate in candidates if candidate.ordered.slots[-1] + 1 == phases]
+        steps = [step for candidate in usual if (step := candidate.ordered.step_ms)]
+        starts = [
+            first / step
+            for candidate in usual
+            if (step := candidate.ordered.step_ms)
+            and (first := candidate.ordered.frames[0].trigger_time_ms) is not None
+        ]
+        declared = [candidate.declared for candidate in usual if candidate.declared is not None]
+        return cls(
+            phases=phases,
+            start=float(np.median(starts)) if starts else 0.0,
+            # A whole group with fewer phases than declared was planned so: the declared number is then of no use.
+            declared_is_right=any(value == phases for value in declared) or len(usual) < 3,
+            step_ms=float(np.median(steps)) if steps else None,
+        )
+
+    def expected(self, candidate: _Candidate) -> int:
+        """Number of phases of an acquisition when it is complete."""
+        span = candidate.ordered.slots[-1] + 1
+        step = candidate.ordered.step_ms
+        rr = rr_interval(candidate.ordered.frames)
+        if step is not None and rr is not None and self.leading(candidate) == 0 and round(rr / step) == span:
+            return span
+        if candidate.declared is not None and self.declared_is_right and span <= candidate.declared:
+            return candidate.declared
+        same_step = step is None or self.step_ms is None or abs(step - self.step_ms) < 0.01 * self.step_ms
+        return max(span, self.phases) if same_step and self.phases - span <= 2 else span
+
+    def leading(self, candidate: _Candidate) -> int:
+        """Number of phases missing before the first one."""
+        step, first = candidate.ordered.step_ms, candidate.ordered.frames[0].trigger_time_ms
+        if candidate.ordered.anchored or step is None or first is None:
+            return 0
+        # A delay of less than a few steps beyond what is usual is a lost frame; more is a trigger delay.
+        lost = round(first / step - self.start)
+        return lost if 0 < lost <= 3 else 0
+
+
+def _assess(along: float, candidate: _Candidate, norm: _Norm) -> SlicePlan | None:
+    """Plan of one acquisition, or ``None`` when more than one frame is missing."""
+    ordered = candidate.ordered
+    leading = norm.leading(candidate)
+    expected = max(norm.expected(candidate), ordered.slots[-1] + 1 + leading)
+    slots = np.asarray(ordered.slots) + leading
+    missing = sorted(set(range(expected)) - set(slots.tolist()))
+    if len(missing) > 1:
+        return None
+    step = ordered.step_ms
+    stated = rr_interval(ordered.frames)
+    if step is not None:
+        times = np.array([frame.trigger_time_ms for frame in ordered.frames], dtype=np.float64)
+        span = float(times[-1] - times[0]) + step
+        # An RR interval shorter than what the phases span is not one.
+        rr = stated if stated is not None and stated >= 0.97 * span else expected * step
+        coverage = min(1.0, expected * step / rr)
+        cycle = times / rr
+    else:
+        rr = stated if stated is not None else float("nan")
+        cycle = slots / expected
+        times = cycle * rr
+        coverage = 0.0 if _prospective(ordered.frames) else 1.0
+    return SlicePlan(
+        along=along,
+        frames=ordered.frames,
+        times_ms=times,
+        cycle=cycle,
+        phases=expected,
+        missing=missing[0] if missing else None,
+        rr_ms=rr,
+        coverage=coverage,
+    )
+
+
+def _prospective(frames: Sequence[FrameHeader]) -> bool:
+    return any(frame.acquisition.synchronization == "PROSPECTIVE" for frame in frames)
+
+
+def _rank(plan: SlicePlan) -> tuple[bool, bool, float, int, int, str]:
+    """Complete first, then distortion corrected, then the latest."""
+    latest = max((frame.acquired_s or frame.created_s or 0.0) for frame in plan.frames)
+    return (
+        plan.missing is None,
+        distortion_corrected(plan.frames),
+        latest,
+        max(frame.series_number or 0 for frame in plan.frames),
+        max(frame.acquisition_number or 0 for frame in plan.frames),
+        max(frame.origin.sop_instance_uid for frame in plan.frames),
+    )
+
+
+def _not_chosen(frames: tuple[FrameHeader, ...], chosen: Sequence[FrameHeader]) -> LeftOut:
+    if frames[0].acquisition.image_type != chosen[0].acquisition.image_type:
+        return LeftOut(
+            OmissionReason.DUPLICATE,
+            "Another reconstruction of the same slice was used (distortion corrected, complete or later).",
+            frames,
+        )
+    return LeftOut(
+        OmissionReason.REPEATED_ACQUISITION,
+        "The slice was acquired more than once; the latest complete acquisition was used.",
+        frames,
+    )
+
+
+def _thin(slices: list[SlicePlan]) -> tuple[list[SlicePlan], list[LeftOut]]:
+    """Remove slices repeated at a slightly other position: closer than half the usual pitch."""
+    left_out: list[LeftOut] = []
+    while len(slices) > 2:
+        gaps = np.diff([plan.along for plan in slices])
+        usual = float(np.median(gaps))
+        close = np.flatnonzero(gaps < 0.5 * usual)
+        if not len(close):
+            break
+        pair = slices[close[0]], slices[close[0] + 1]
+        loser = min(pair, key=_rank)
+        left_out.append(_not_chosen(loser.frames, max(pair, key=_rank).frames))
+        slices = [plan for plan in slices if plan is not loser]
+    return slices, left_out
+
+
+def plan_stack(group: ParallelGroup, slices: Sequence[SlicePlan]) -> StackPlan:
+    """Bring slices to the most frequent number of phases.
+
+    Slices with that many phases stay as acquired. One missing frame is interpolated from its neighbours in time,
+    and a slice with another number of phases is resampled, both linearly in normalised cyclic time (in time after
+    the R wave, without wrapping around, where the gating was prospective).
+    """
+    counts = Counter(plan.phases for plan in slices)
+    phases = max(counts, key=lambda value: (counts[value], value))
+    retrospective = float(np.median([plan.coverage for plan in slices])) >= _RETROSPECTIVE_COVERAGE
+    regular = [plan for plan in slices if plan.phases == phases and plan.missing is None]
+    model = regular or [plan for plan in slices if plan.phases == phases]
+    target = np.median([_full_cycle(plan) for plan in model], axis=0)
+    target_ms = np.median([_full_times(plan) for plan in model], axis=0)
+
+    mixes: list[tuple[PhaseMix, ...]] = []
+    times = np.empty((phases, len(slices)))
+    resampled: list[int] = []
+    for index, plan in enumerate(slices):
+        if plan.phases == phases:
+            wanted, times[:, index] = _full_cycle(plan), _full_times(plan)
+            mixes.append(_mixes(plan.cycle, wanted, cyclic=True))
+        elif retrospective or not np.isfinite(target_ms).all() or not np.isfinite(plan.times_ms).all():
+            times[:, index] = target * plan.rr_ms
+            mixes.append(_mixes(plan.cycle, target, cyclic=True))
+        else:
+            times[:, index] = target_ms
+            mixes.append(_mixes(plan.times_ms, target_ms, cyclic=False))
+        if plan.phases != phases or plan.missing is not None:
+            resampled.append(index)
+    return StackPlan(
+        group=group,
+        slices=tuple(slices),
+        mixes=tuple(mixes),
+        times_ms=times,
+        resampled=tuple(resampled),
+        retrospective=retrospective,
+    )
+
+
+def _with_missing(plan: SlicePlan, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values of all phases, the missing one put between its neighbours (or beyond the end, one step on)."""
+    if plan.missing is None:
+        return values
+    gap, count = plan.missing, len(values)
+    if gap == 0:
+        extra = 2 * values[0] - values[1]
+    elif gap == count:
+        extra = 2 * values[-1] - values[-2]
+    else:
+        extra = (values[gap - 1] + values[gap]) / 2
+    return np.insert(values, gap, extra)
+
+
+def _full_cycle(plan: SlicePlan) -> NDArray[np.float64]:
+    return _with_missing(plan, plan.cycle)
+
+
+def _full_times(plan: SlicePlan) -> NDArray[np.float64]:
+    return _with_missing(plan, plan.times_ms)
+
+
+def _mixes(have: NDArray[np.float64], want: NDArray[np.float64], *, cyclic: bool) -> tuple[PhaseMix, ...]:
+    """Linear interpolation weights from times ``have`` (ascending) to times ``want``."""
+    result: list[PhaseMix] = []
+    count = len(have)
+    for time in want:
+        exact = np.flatnonzero(np.abs(have - time) < 1e-9)
+        if len(exact):
+            result.append(PhaseMix(int(exact[0]), int(exact[0]), 0.0))
+            continue
+        after = int(np.searchsorted(have, time))
+        if not cyclic and after in (0, count):
+            edge = 0 if after == 0 else count - 1
+            result.append(PhaseMix(edge, edge, 0.0))
+            continue
+        first, second = (after - 1) % count, after % count
+        start = have[first] - (1.0 if after == 0 else 0.0)
+        stop = have[second] + (1.0 if after == count else 0.0)
+        weight = float((time - start) / (stop - start)) if stop > start else 0.0
+        result.append(PhaseMix(first, second, min(1.0, max(0.0, weight))))
+    return tuple(result)

@@ -1,0 +1,209 @@
+"""Which cardiac plane a stack is, told from geometry; a description adds weight, never more.
+
+Directions are those of the patient (LPS). The long axis of the left ventricle runs from the base, right, posterior and
+superior, to the apex, left, anterior and inferior. Long-axis planes contain it and differ by the angle about it: the
+two-, three- and four-chamber views are about 60° apart (Kramer et al., J Cardiovasc Magn Reson 2020;22:17).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.cine.stack import CineStack, View
+
+__all__ = ["LONG_AXIS", "Plane", "base_first", "classify_long_axis", "is_short_axis_direction", "short_axis_confirmed"]
+
+LONG_AXIS: NDArray[np.float64] = np.array([0.60, -0.65, -0.47]) / np.linalg.norm([0.60, -0.65, -0.47])
+"""Mean direction from base to apex: that of the short-axis stacks of three adults on two vendors, ± 15°."""
+
+_SHORT_AXIS_WITHIN_DEG = 45.0
+_PERPENDICULAR_DEG = (65.0, 90.0)
+_THROUGH_AXIS_MM = 14.0
+_NOMINAL_DEG = {View.LAX_2CH: 0.0, View.LAX_3CH: 62.0, View.LAX_4CH: 122.0}
+_WITHIN_DEG = 31.0
+_LABEL_WEIGHT_DEG = 12.0
+_LABELS = {
+    View.LAX_2CH: re.compile(r"2.?ch|two.?ch|vla|vertical", re.IGNORECASE),
+    View.LAX_3CH: re.compile(r"3.?ch|three.?ch|lvot|(\b|_)ao", re.IGNORECASE),
+    View.LAX_4CH: re.compile(r"4.?ch|four.?ch|hla|horizontal", re.IGNORECASE),
+    View.RVOT: re.compile(r"rvot|rv.?out", re.IGNORECASE),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plane:
+    """An imaging plane: its unit normal, the centre of its image (LPS, mm) and what its series is called."""
+
+    normal: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    description: str = ""
+
+
+def angle_between(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Angle between two undirected lines, degrees, 0 to 90."""
+    return float(np.degrees(np.arccos(min(1.0, abs(float(first @ second))))))
+
+
+def is_short_axis_direction(normal: NDArray[np.float64]) -> bool:
+    """Tell whether a stack normal lies near the long axis of an ordinary left ventricle."""
+    return angle_between(normal, LONG_AXIS) <= _SHORT_AXIS_WITHIN_DEG
+
+
+def short_axis_confirmed(normal: NDArray[np.float64], others: Sequence[Plane]) -> bool:
+    """Tell whether long-axis planes of the study confirm a short axis of unusual direction.
+
+    At least two of them, turned against each other, stand 65–90° to it, and it is oblique: a transverse, coronal or
+    sagittal stack is not a short axis whatever stands perpendicular to it.
+    """
+    if min(angle_between(normal, axis) for axis in np.eye(3)) < 12.0:
+        return False
+    upright = [plane.normal for plane in others if angle_between(plane.normal, normal) >= _PERPENDICULAR_DEG[0]]
+    return any(angle_between(a, b) >= 30.0 for a, b in itertools.combinations(upright, 2))
+
+
+def classify_long_axis(planes: Sequence[Plane], short_axis: Plane | None) -> list[View]:
+    """Tell the chamber views of long-axis planes.
+
+    Parameters
+    ----------
+    planes : sequence of Plane
+        All planes of one study that are not short axis.
+    short_axis : Plane or None
+        The short-axis stack: its normal is the long axis, its centre is near the heart.
+
+    Returns
+    -------
+    list of View
+        One a plane. The planes that cross the left ventricular axis are named by their angle about it, measured
+        from the superior direction towards the right: 2CH 0°, 3CH 62°, 4CH 122°. A plane that passes the axis on
+        the right is the RVOT view when its angle fits, else ``View.LAX``.
+    """
+    if not planes:
+        return []
+    axis = _long_axis(planes, short_axis)
+    superior = np.array([0.0, 0.0, 1.0])
+    up = superior - (superior @ axis) * axis
+    up /= np.linalg.norm(up)
+    right = np.cross(axis, up)
+    depths = [float(plane.centre @ axis) for plane in ([short_axis] if short_axis is not None else planes)]
+    level = float(np.median(depths)) * axis
+    lines = [_trace(plane, level, up, right) for plane in planes]
+    crossing = _axis_crossing(planes, lines, short_axis, up, right)
+    return [_view(plane, line, crossing, axis) for plane, line in zip(planes, lines, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Trace:
+    """Line in which a plane cuts the one perpendicular to the long axis: angle from superior, normal · x = offset."""
+
+    angle_deg: float
+    normal: tuple[float, float]
+    offset: float
+
+    def distance(self, point: tuple[float, float]) -> float:
+        return self.normal[0] * point[0] + self.normal[1] * point[1] - self.offset
+
+
+def _long_axis(planes: Sequence[Plane], short_axis: Plane | None) -> NDArray[np.float64]:
+    if short_axis is not None:
+        axis = short_axis.normal
+    else:
+        normals = np.stack([plane.normal for plane in planes])
+        _, spread, directions = np.linalg.svd(normals, full_matrices=True)
+        # Planes turned against each other share one direction: the axis. One plane alone leaves it open.
+        turned = len(planes) >= 2 and spread[1] > 0.35
+        axis = directions[-1] if turned else LONG_AXIS
+        if angle_between(axis, LONG_AXIS) > 35.0:
+            axis = LONG_AXIS
+    return axis if axis @ LONG_AXIS >= 0 else -axis
+
+
+def _trace(plane: Plane, level: NDArray[np.float64], up: NDArray[np.float64], right: NDArray[np.float64]) -> _Trace:
+    """Trace of a plane at ``level``: a tilted plane crosses the axis at one depth only."""
+    within = np.array([plane.normal @ up, plane.normal @ right])
+    length = float(np.linalg.norm(within))
+    if length < 1e-6:
+        return _Trace(0.0, (1.0, 0.0), np.inf)
+    offset = float(plane.normal @ (plane.centre - level)) / length
+    within /= length
+    angle = float(np.degrees(np.arctan2(within[0], -within[1]))) % 180.0
+    return _Trace(angle, (float(within[0]), float(within[1])), offset)
+
+
+def _axis_crossing(
+    planes: Sequence[Plane],
+    lines: Sequence[_Trace],
+    short_axis: Plane | None,
+    up: NDArray[np.float64],
+    right: NDArray[np.float64],
+) -> tuple[float, float]:
+    """Where the left ventricular axis passes: the point on which the most different chamber views agree."""
+    centres = [short_axis.centre] if short_axis is not None else [plane.centre for plane in planes]
+    middle = np.mean([[centre @ up, centre @ right] for centre in centres], axis=0)
+    candidates = [(float(middle[0]), float(middle[1]))]
+    for first, second in itertools.combinations(lines, 2):
+        turned = abs((first.angle_deg - second.angle_deg + 90.0) % 180.0 - 90.0)
+        if turned >= 25.0 and np.isfinite([first.offset, second.offset]).all():
+            point = np.linalg.solve(np.array([first.normal, second.normal]), [first.offset, second.offset])
+            if np.hypot(*(point - middle)) < 80.0:
+                candidates.append((float(point[0]), float(point[1])))
+
+    def agreement(point: tuple[float, float]) -> tuple[int, float]:
+        seen = {
+            min(_NOMINAL_DEG, key=lambda view: _turn(line.angle_deg, _NOMINAL_DEG[view]))
+            for line in lines
+            if abs(line.distance(point)) <= _THROUGH_AXIS_MM
+        }
+        return len(seen), -float(np.hypot(point[0] - middle[0], point[1] - middle[1]))
+
+    return max(candidates, key=agreement)
+
+
+def _turn(first_deg: float, second_deg: float) -> float:
+    return abs((first_deg - second_deg + 90.0) % 180.0 - 90.0)
+
+
+def _view(plane: Plane, line: _Trace, crossing: tuple[float, float], axis: NDArray[np.float64]) -> View:
+    tilt = angle_between(plane.normal, axis)
+    labels = {view for view, pattern in _LABELS.items() if pattern.search(plane.description)}
+    away = line.distance(crossing)
+    if tilt >= _PERPENDICULAR_DEG[0] and abs(away) <= _THROUGH_AXIS_MM:
+
+        def misfit(view: View) -> float:
+            return _turn(line.angle_deg, _NOMINAL_DEG[view]) - (_LABEL_WEIGHT_DEG if view in labels else 0.0)
+
+        best = min(_NOMINAL_DEG, key=misfit)
+        return best if _turn(line.angle_deg, _NOMINAL_DEG[best]) <= _WITHIN_DEG + _LABEL_WEIGHT_DEG else View.LAX
+    # The trace's point nearest the crossing lies at crossing - away · normal; the second coordinate points right.
+    to_the_right = -away * line.normal[1]
+    outflow_angle = 12.0 if View.RVOT not in labels else 5.0
+    if to_the_right > 8.0 and outflow_angle <= line.angle_deg <= 80.0 and abs(away) < 60.0 and tilt >= 50.0:
+        return View.RVOT
+    return View.LAX
+
+
+def base_first(stack: CineStack) -> bool | None:
+    """Tell which end of a short-axis stack is the base.
+
+    Parameters
+    ----------
+    stack : CineStack
+        A short-axis stack.
+
+    Returns
+    -------
+    bool or None
+        True when slice 0 is the most basal one, False when it is the most apical one, ``None`` when the stack's
+        direction lies more than 75° from that of an ordinary left ventricle. The apex is left, anterior and inferior
+        of the base.
+    """
+    along = float(stack.geometry.normal @ LONG_AXIS)
+    if abs(along) < np.cos(np.radians(75.0)):
+        return None
+    return along > 0
