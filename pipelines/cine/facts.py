@@ -54,6 +54,8 @@ class InstanceFacts:
     slices_declared: int | None
     """Philips (2001,xx18) number of slices."""
     planes: tuple[PlaneFacts, ...]
+    own_output: bool
+    """Made by this software: never routed to an analysis again."""
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values."""
@@ -156,6 +158,7 @@ def frame_facts(dataset: Dataset) -> InstanceFacts:
         planes=tuple(
             PlaneFacts(along, normal, _phases(members)) for (along, normal), members in sorted(together.items())
         ),
+        own_output=identity.own_output,
     )
 
 
