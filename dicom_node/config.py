@@ -52,7 +52,16 @@ def _ae_title(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return value
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -105,14 +114,14 @@ class SeriesRule(_Section):
     """Which series a route takes; every given key must match, patterns are regular expressions on the whole value."""
 
     modality: str = "MR"
-    manufacturer: str | None = None
-    study_description: str | None = None
-    series_description: str | None = None
-    calling_ae_title: str | None = None
-    body_part_examined: str | None = None
+    manufacturer: Pattern | None = None
+    study_description: Pattern | None = None
+    series_description: Pattern | None = None
+    calling_ae_title: Pattern | None = None
+    body_part_examined: Pattern | None = None
     minimum_phases: int | None = Field(default=None, ge=1)
     minimum_slices: int | None = Field(default=None, ge=1)
-    exclude_series_description: str | None = None
+    exclude_series_description: Pattern | None = None
 
 
 class Route(_Section):
@@ -141,6 +150,9 @@ class StorageSettings(_Section):
     high_watermark_mb: int = Field(default=4096, ge=0)
     """Free space over which C-STORE is accepted again."""
     quarantine_days: float = Field(default=30, gt=0)
+    conflicts: Literal["accept", "refuse"] = "accept"
+    """Answer to other bytes under a SOP Instance UID that is held already; either way the first is kept and the other
+    goes to quarantine. ``accept`` is Success, so that a sender's queue moves on; ``refuse`` is Cxxx."""
 
     @model_validator(mode="after")
     def _watermarks_are_ordered(self) -> StorageSettings:

@@ -57,6 +57,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("storage:\n  low_watermark_mb: 9\n  high_watermark_mb: 3\n", 1, "storage"),
         ("execution:\n  devices: [cpu]\n  job_timeout_s: 0\n", 3, "execution.job_timeout_s"),
         ("routes:\n  r:\n    destinations: [nowhere]\n", 1, "no destination named 'nowhere'"),
+        ("routes:\n  r:\n    series:\n      - manufacturer: '('\n", 4, "routes.r.series.0.manufacturer"),
         ("routes:\n  r:\n    analyses: [fortune_telling]\n    destinations: []\n", 3, "routes.r.analyses.0"),
     ],
 )

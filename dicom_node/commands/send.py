@@ -26,5 +26,7 @@ def parse_address(text: str) -> tuple[str, str, int]:
     """
     match = _ADDRESS.fullmatch(text.strip())
     if match is None or not 0 < int(match["port"]) < 65536:
-        raise ConfigurationError("is not an address", subject=text, remedy="write AE@HOST:PORT, such as PACS@127.0.0.1:4242")
+        raise ConfigurationError(
+            "is not an address", subject=text, remedy="write AE@HOST:PORT, such as PACS@127.0.0.1:4242"
+        )
     return match["ae"].strip(), match["host"].strip("[]"), int(match["port"])

@@ -1,0 +1,172 @@
+"""``dicom-node train`` and ``dicom-node evaluate``: the trained networks, made and measured by anyone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dicom_node.commands.terminal import JsonFlag, console, print_json, table
+from dicom_node.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pipelines.segmentation.evaluate import CaseResult, SegmentationEvaluation
+    from pipelines.training.segmentation import Progress as TrainingProgress
+
+__all__ = ["evaluate_app", "train_app"]
+
+train_app = typer.Typer(help="Train a network from data on disk.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Measure a network against annotated data.", no_args_is_help=True)
+
+AcdcFolder = Annotated[
+    Path, typer.Option("--data", exists=True, file_okay=False, help="Folder in the layout of the ACDC challenge.")
+]
+
+
+@train_app.callback()
+def _train() -> None:
+    """Train a network from data on disk."""
+
+
+@evaluate_app.callback()
+def _evaluate() -> None:
+    """Measure a network against annotated data."""
+
+
+@train_app.command("segmentation")
+def train_segmentation(
+    data: AcdcFolder,
+    output: Annotated[Path, typer.Option(help="Folder for checkpoint, weights and card.")] = Path("runs"),
+    model: Annotated[str, typer.Option(help="heart-localiser or ventricle-segmentation.")] = "ventricle-segmentation",
+    fold: Annotated[int, typer.Option(min=-1, max=4, help="Fold kept out of training; -1 keeps none out.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's own number by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the localiser or the segmentation network; stopped runs go on where they stopped."""
+    from pipelines.training.segmentation import train
+
+    folder = output / (model if fold < 0 else f"{model}-fold{fold}")
+    with _progress(as_json) as progress:
+        task = progress.add_task(model, total=None, detail="")
+
+        def report(state: TrainingProgress) -> None:
+            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
+            progress.update(task, completed=state.step, total=state.steps, detail=detail)
+
+        try:
+            result = train(
+                data,
+                folder,
+                model=model,
+                fold=None if fold < 0 else fold,
+                steps=steps,
+                seed=seed,
+                device=device,
+                resume=resume,
+                report=report,
+            )
+        except ValueError as error:
+            raise ConfigurationError(str(error), subject="train segmentation") from error
+    if as_json:
+        print_json(result)
+        return
+    console.print(
+        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
+    )
+    console.print(f"kept out of training: {', '.join(result.held_out_cases) or 'no case'}")
+
+
+@evaluate_app.command("segmentation")
+def evaluate_segmentation(
+    data: AcdcFolder,
+    fold: Annotated[
+        int | None, typer.Option(min=0, max=4, help="Only the cases of this fold of the same folder.")
+    ] = None,
+    cases: Annotated[list[str] | None, typer.Option("--case", help="Only this case; may be repeated.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Segment every case as the node would, localiser included, and compare with its annotation."""
+    from pipelines.segmentation.evaluate import evaluate
+
+    with _progress(as_json) as progress:
+        task = progress.add_task("cases", total=None, detail="")
+
+        def report(result: CaseResult, number: int, total: int) -> None:
+            detail = f"{result.patient}: {result.refused or f'mean Dice {result.mean_dice:.3f}'}"
+            progress.update(task, completed=number, total=total, detail=detail)
+
+        try:
+            evaluation = evaluate(data, cases=cases or None, fold=fold, report=report)
+        except ValueError as error:
+            raise ConfigurationError(str(error), subject="evaluate segmentation") from error
+    if as_json:
+        print_json(evaluation.to_json())
+        return
+    _print_evaluation(evaluation)
+
+
+def _progress(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=console,
+        disable=quiet,
+        transient=True,
+    )
+
+
+def _print_evaluation(evaluation: SegmentationEvaluation) -> None:
+    seen = len(evaluation.seen_in_training)
+    table(
+        f"Overlap and distance, {evaluation.cases} cases, {evaluation.refused} refused",
+        ["", "Dice>", "worst>", "ED>", "ES>", "HD95 mm>", "worst>", "ASSD mm>", "worst>"],
+        (
+            (
+                label,
+                f"{dice.mean:.3f}",
+                f"{dice.min:.3f}",
+                f"{dice.ED:.3f}",
+                f"{dice.ES:.3f}",
+                f"{evaluation.hd95_mm[label].mean:.2f}",
+                f"{evaluation.hd95_mm[label].max:.2f}",
+                f"{evaluation.assd_mm[label].mean:.2f}",
+                f"{evaluation.assd_mm[label].max:.2f}",
+            )
+            for label, dice in evaluation.dice.items()
+        ),
+        caption=f"{seen} of the cases were in the training data: these figures say nothing about new patients"
+        if seen
+        else "no case was in the training data",
+    )
+    table(
+        "Function",
+        ["", "mean absolute error>", "bias>", "limits of agreement>"],
+        (
+            (name, f"{error.mae:.2f}", f"{error.bias:+.2f}", f"{error.loa[0]:+.1f} … {error.loa[1]:+.1f}")
+            for name, error in evaluation.function.items()
+        ),
+    )
+    table(
+        "Groups",
+        ["group", "cases>", *(f"{label}>" for label in evaluation.dice), "LVEF error>"],
+        (
+            (name, group.cases, *(f"{value:.3f}" for value in group.dice.values()), f"{group.LVEF_mae:.2f}")
+            for name, group in evaluation.groups.items()
+        ),
+    )
+    table(
+        "Worst cases",
+        ["case", "group", "mean Dice>", "LVEF error>", "refused"],
+        (
+            (one.patient, one.group, f"{one.dice:.3f}", f"{one.LVEF_error:+.1f}", one.refused)
+            for one in evaluation.worst
+        ),
+    )
