@@ -20,6 +20,11 @@ class RefusalReason(enum.StrEnum):
     ANALYSIS_FAILED = "analysis failed"
     """A defect of this software or its surroundings, not of the study; the log has the traceback."""
 
+    @property
+    def retry_can_help(self) -> bool:
+        """Whether the same study could succeed later: not when the study itself is the obstacle."""
+        return self in (RefusalReason.MODEL_UNAVAILABLE, RefusalReason.ANALYSIS_FAILED)
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

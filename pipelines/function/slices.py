@@ -185,25 +185,21 @@ def _base_first(lv_mm2: NDArray[np.float64], rv_mm2: NDArray[np.float64], geomet
     decides where the areas do not say.
     """
     toward_last = np.arange(lv_mm2.shape[1], dtype=np.float64)
-    trends = [_trend(toward_last, areas.mean(axis=0)) for areas in (lv_mm2, rv_mm2)]
-    by_areas = float(np.mean(trends))
+    lv_trend, rv_trend = (_trend(toward_last, areas.mean(axis=0)) for areas in (lv_mm2, rv_mm2))
+    # The RV counts twice: it ends well before the apex, while a stack that misses the apex hides the LV's taper.
+    by_areas = (lv_trend + 2.0 * rv_trend) / 3.0
     by_geometry = float(-geometry.normal @ BASE_TO_APEX)
-    toward_base = by_areas + 0.5 * by_geometry
+    toward_base = by_areas + 0.25 * by_geometry
     doubtful = by_areas * by_geometry < 0 and abs(by_geometry) > 0.3
     return toward_base < 0, doubtful
 
 
 def _trend(position: NDArray[np.float64], area: NDArray[np.float64]) -> float:
     """Correlation of area and position over the slices with area, −1 … 1; 0 when there is no trend to see."""
-    seen = np.flatnonzero(area > 0)
-    if len(seen) == 0:
+    seen = area > 0
+    if seen.sum() < 2 or np.ptp(area[seen]) == 0:
         return 0.0
-    # One empty slice beyond each end lets a ventricle that ends inside the stack count as shrinking there.
-    first, last = max(seen[0] - 1, 0), min(seen[-1] + 1, len(area) - 1)
-    window = slice(first, last + 1)
-    if np.ptp(area[window]) == 0 or last - first < 1:
-        return 0.0
-    return float(np.corrcoef(position[window], area[window])[0, 1])
+    return float(np.corrcoef(position[seen], area[seen])[0, 1])
 
 
 def _counted(cavity: NDArray[np.bool_], ring: NDArray[np.float64], base_first: bool) -> NDArray[np.bool_]:

@@ -39,6 +39,7 @@ class QualityCheck(enum.StrEnum):
     BASE_COVERAGE = "coverage of the base"
     APEX_COVERAGE = "coverage of the apex"
     SLICE_SHIFT = "shift between slices"
+    CONTRAST = "contrast of blood and wall"
     CONTIGUITY = "contiguity of the left ventricle"
     CURVE_SMOOTHNESS = "smoothness of the volume curve"
     CURVE_SHAPE = "shape of the volume curve"
@@ -68,6 +69,7 @@ _INPUT_CHECKS = frozenset(
         QualityCheck.BASE_COVERAGE,
         QualityCheck.APEX_COVERAGE,
         QualityCheck.SLICE_SHIFT,
+        QualityCheck.CONTRAST,
     }
 )
 

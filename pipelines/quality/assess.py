@@ -1,0 +1,36 @@
+"""Quality control of one study: all checks, and whether numbers may be reported."""
+
+from __future__ import annotations
+
+from pipelines.cine.stack import CineStack
+from pipelines.function.findings import VentricularFunction
+from pipelines.function.slices import SliceMeasures
+from pipelines.quality.acquisition import acquisition_findings
+from pipelines.quality.findings import Grade, QualityAssessment
+from pipelines.quality.limits import QualityLimits
+from pipelines.quality.measurement import measurement_findings
+from pipelines.segmentation.labels import CineSegmentation
+
+__all__ = ["assess_quality"]
+
+DEFAULT_LIMITS = QualityLimits()
+
+
+def assess_quality(
+    stack: CineStack,
+    segmentation: CineSegmentation,
+    slices: SliceMeasures,
+    function: VentricularFunction,
+    limits: QualityLimits = DEFAULT_LIMITS,
+) -> QualityAssessment:
+    """Make every check of the acquisition and of the measurement.
+
+    The overall grade is the worst of all. One finding that is unusable means that no number is reported.
+    """
+    findings = acquisition_findings(stack, slices, function.keyframes, limits)
+    findings += measurement_findings(stack, segmentation, slices, function, limits)
+    overall = max(finding.grade for finding in findings)
+    refusal = None
+    if overall is Grade.UNUSABLE:
+        refusal = " ".join(finding.sentence for finding in findings if finding.grade is Grade.UNUSABLE)
+    return QualityAssessment(findings, overall, refusal)

@@ -1,0 +1,70 @@
+"""The limits that quality control holds its values against, each with its source."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pipelines.quality.findings import Grade
+
+__all__ = ["Limit", "QualityLimits"]
+
+ACDC = "95th percentile of the expert contours of 80 ACDC patients (Bernard et al., IEEE TMI 2018;37:2514)"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Where one value passes from one grade to the next.
+
+    Values at or inside ``good`` are excellent; beyond ``good`` they are good, beyond ``poor`` poor, beyond
+    ``unusable`` unusable. Whether beyond means above or below follows from the order of the three.
+    """
+
+    good: float
+    poor: float
+    unusable: float
+    source: str
+
+    def __post_init__(self) -> None:
+        if not (self.good <= self.poor <= self.unusable or self.good >= self.poor >= self.unusable):
+            raise ValueError(f"limits must ascend or descend: {self.good}, {self.poor}, {self.unusable}")
+
+    def grade(self, value: float) -> Grade:
+        """Grade of a value; NaN is unusable."""
+        if math.isnan(value):
+            return Grade.UNUSABLE
+        sign = 1.0 if self.unusable >= self.good else -1.0
+        beyond = [sign * value > sign * bound for bound in (self.good, self.poor, self.unusable)]
+        return Grade(sum(beyond))
+
+
+@dataclass(frozen=True, slots=True)
+class QualityLimits:
+    """All limits. Units stand in the names."""
+
+    phases: Limit = Limit(20, 12, 1, "SCMR protocols 2020 (JCMR 22:17) ask for 20 phases and more; 2 are the least")
+    slices: Limit = Limit(8, 5, 2, "output control of automated pipelines: six contiguous LV slices at least")
+    pitch_mm: Limit = Limit(10, 12, 25, "SCMR protocols 2020: 8 to 10 mm; beyond 12 mm the stack is sparse")
+    uneven_gap: Limit = Limit(1.2, 1.5, math.inf, "widest gap over the median gap: 1.5 means half a slice is missing")
+    rr_variation_percent: Limit = Limit(10, 20, math.inf, "breath holds of one study keep within 10 %")
+    base_ring_at_es: Limit = Limit(0.5, 0.9, math.inf, "at ES the base has descended: a closed ring in the end slice")
+    apex_area_fraction: Limit = Limit(0.3, 0.5, math.inf, ACDC + " is 0.34")
+    shift_mm: Limit = Limit(
+        2.0, 3.4, 10.0, "Tarroni et al., Sci Rep 2020, 10.1038/s41598-020-58212-2: mean above 3.4 mm in 16 % of stacks"
+    )
+    contrast: Limit = Limit(0.35, 0.2, 0.05, "5th percentile of 80 ACDC patients is 0.40, the least 0.25")
+    roughness_percent: Limit = Limit(3, 8, 25, "scatter about the smoothed curve, percent of the stroke volume")
+    minima: Limit = Limit(1, 1, math.inf, "a cardiac cycle has one systole")
+    ejection_fraction_low_percent: Limit = Limit(15, 8, 3, "the least of 80 ACDC patients with heart failure is 10 %")
+    ejection_fraction_high_percent: Limit = Limit(80, 85, 95, "the largest of 80 ACDC patients is 82 %")
+    stroke_volume_mismatch_percent: Limit = Limit(25, 50, math.inf, "25 % is the usual alarm; " + ACDC + " is 51 %")
+    mass_change_percent: Limit = Limit(20, 35, 75, ACDC + " is 36 %")
+    agreement: Limit = Limit(
+        0.92, 0.85, 0.6, "mean Dice of the ensemble with its consensus; below 0.85 a person should look"
+    )
+    ring: Limit = Limit(0.9, 0.75, 0.5, "mid-ventricular expert contours are closed in all of 80 ACDC patients")
+    rv_slices_fraction: Limit = Limit(0.6, 0.4, -1.0, "the RV reaches along most of the LV")
+    edv_low_ml: Limit = Limit(60, 35, 8, "from a small child to the smallest of 80 ACDC patients, 49 ml")
+    edv_high_ml: Limit = Limit(380, 450, 800, "the largest of 80 ACDC patients is 374 ml")
+    mass_low_g: Limit = Limit(40, 25, 5, "the least of 80 ACDC patients is 34 g")
+    mass_high_g: Limit = Limit(280, 350, 800, "the largest of 80 ACDC patients is 272 g")
