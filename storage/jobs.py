@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -37,6 +38,7 @@ __all__ = [
     "create_jobs",
     "extend_job",
     "fail_job",
+    "overlong_jobs",
     "release_expired_jobs",
     "release_job",
     "release_worker",
@@ -81,6 +83,8 @@ class StudyContents:
     version: int
     instances: int
     last_received_at: dt.datetime
+    longest_pause_s: float
+    """Between two arrivals among the instances that wait: a sender that paused so long may do so again."""
     series: tuple[SeriesSummary, ...]
 
 
@@ -195,8 +199,20 @@ def study_contents(ledger: Ledger, study_instance_uid: str) -> StudyContents:
             study.version,
             sum(len(one.facts) for one in series),
             study.last_received_at,
+            _longest_pause_s(
+                instance.received_at
+                for row in study.series
+                for instance in row.instances
+                if instance.study_version is None and instance.removed_at is None
+            ),
             series,
         )
+
+
+def _longest_pause_s(arrivals: Iterable[dt.datetime]) -> float:
+    return max(
+        ((after - before).total_seconds() for before, after in itertools.pairwise(sorted(arrivals))), default=0.0
+    )
 
 
 def create_jobs(
@@ -296,10 +312,15 @@ def _create_job(session: Session, study: StudyRow, one: RoutedJob, input_digest:
 
 def claim_job(ledger: Ledger, worker: str, now: dt.datetime, lease_s: float) -> Job | None:
     """Take the due job of the highest priority, the oldest first: QUEUED → RUNNING."""
+    due = (JobRow.state == JobState.QUEUED) & (JobRow.due_at <= now)
+    with ledger.reading() as session:
+        # Idle workers ask several times a second; on SQLite only those that find something wait for the writers.
+        if session.scalar(select(JobRow.id).where(due).limit(1)) is None:
+            return None
     with ledger.transaction() as session:
         row = session.scalar(
             select(JobRow)
-            .where(JobRow.state == JobState.QUEUED, JobRow.due_at <= now)
+            .where(due)
             .order_by(JobRow.priority.desc(), JobRow.created_at, JobRow.id)
             .limit(1)
             .with_for_update(skip_locked=True, of=JobRow)
@@ -332,6 +353,17 @@ def claim_job(ledger: Ledger, worker: str, now: dt.datetime, lease_s: float) -> 
             deadline_at=row.deadline_at,
             paths=tuple(paths),
         )
+
+
+def overlong_jobs(ledger: Ledger, workers: Collection[str], started_before: dt.datetime) -> tuple[tuple[int, str], ...]:
+    """Jobs that some of these workers run since before a time: (job id, worker)."""
+    with ledger.reading() as session:
+        rows = session.execute(
+            select(JobRow.id, JobRow.worker).where(
+                JobRow.state == JobState.RUNNING, JobRow.worker.in_(workers), JobRow.started_at < started_before
+            )
+        ).tuples()
+        return tuple((job_id, worker) for job_id, worker in rows if worker is not None)
 
 
 def extend_job(ledger: Ledger, job_id: int, worker: str, now: dt.datetime, lease_s: float) -> bool:
@@ -391,13 +423,16 @@ def _add_result(session: Session, job: JobRow, result: ResultRecord, now: dt.dat
             "size": result.size,
         },
     )
-    result_id = session.scalars(select(ResultRow.id).where(ResultRow.sop_instance_uid == result.sop_instance_uid)).one()
+    held = session.scalars(select(ResultRow).where(ResultRow.sop_instance_uid == result.sop_instance_uid)).one()
+    if held.removed_at is not None:
+        # Retention took the file and the job ran again: the new one stands in.
+        held.path, held.digest, held.size, held.removed_at = result.path, result.digest, result.size, None
     for destination in result.destinations:
         insert_if_absent(
             session,
             cast(Table, DeliveryRow.__table__),
             {
-                "result_id": result_id,
+                "result_id": held.id,
                 "destination": destination,
                 "state": DeliveryState.QUEUED,
                 "attempts": 0,

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -179,7 +180,16 @@ class InstanceRow(Base):
     """One acknowledged SOP instance."""
 
     __tablename__ = "instance"
-    __table_args__ = (Index("ix_instance_waiting", "series_id", "study_version"),)
+    __table_args__ = (
+        Index("ix_instance_series_id", "series_id"),
+        # Stays small however many instances the ledger holds: the scheduler asks it several times a second.
+        Index(
+            "ix_instance_waiting",
+            "series_id",
+            sqlite_where=text("study_version IS NULL AND removed_at IS NULL"),
+            postgresql_where=text("study_version IS NULL AND removed_at IS NULL"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))

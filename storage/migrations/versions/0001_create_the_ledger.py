@@ -136,7 +136,15 @@ def upgrade() -> None:
         sa.UniqueConstraint("sop_instance_uid", name=op.f("uq_instance_sop_instance_uid")),
     )
     op.create_index(op.f("ix_instance_digest"), "instance", ["digest"], unique=False)
-    op.create_index("ix_instance_waiting", "instance", ["series_id", "study_version"], unique=False)
+    op.create_index("ix_instance_series_id", "instance", ["series_id"], unique=False)
+    op.create_index(
+        "ix_instance_waiting",
+        "instance",
+        ["series_id"],
+        unique=False,
+        sqlite_where=sa.text("study_version IS NULL AND removed_at IS NULL"),
+        postgresql_where=sa.text("study_version IS NULL AND removed_at IS NULL"),
+    )
     op.create_table(
         "quarantine",
         sa.Column("id", sa.Integer(), nullable=False),
