@@ -1,0 +1,73 @@
+"""Takes in what destinations report about storage commitment, on whichever association the report comes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from collections.abc import Callable
+
+import structlog
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+
+from dicom_node.config import DeliveryPolicy
+from dicom_node.deliver.retry import longest_delay_s
+from dicom_node.errors import NodeError, classify
+from dicom_node.network.commitment import FAILURE_REASONS, CommitmentReport, read_event_information
+from storage.deliveries import commitment_reported
+from storage.ledger import Ledger, utc_now
+
+__all__ = ["answer_report", "record_report"]
+
+_log = structlog.get_logger(__name__)
+
+_SUCCESS = 0x0000
+_INVALID_ARGUMENT = 0x0115
+_PROCESSING_FAILURE = 0x0110
+
+
+def record_report(ledger: Ledger, policy: DeliveryPolicy, report: CommitmentReport) -> None:
+    """Write a report into the ledger: committed results are closed, failed ones tried again by the retry policy."""
+    now = utc_now()
+    changed = commitment_reported(
+        ledger,
+        report.transaction_uid,
+        report.committed,
+        {uid: FAILURE_REASONS.get(reason, f"reason {reason:04X}") for uid, reason in report.failed.items()},
+        now=now,
+        retry_at=now + dt.timedelta(seconds=random.random() * longest_delay_s(policy, 3)),
+        maximum_attempts=policy.maximum_attempts,
+    )
+    (_log.warning if report.failed else _log.info)(
+        "commitment reported",
+        transaction_uid=report.transaction_uid,
+        committed=len(report.committed),
+        failed=len(report.failed),
+        deliveries=changed,
+    )
+
+
+def answer_report(record: Callable[[CommitmentReport], None]) -> Callable[[evt.Event], tuple[int, Dataset | None]]:
+    """Handler of N-EVENT-REPORT requests.
+
+    Every report is answered, failures among the objects included: a PACS that gets no answer repeats its report or
+    gives up the association.
+
+    Parameters
+    ----------
+    record
+        Called with each report; may raise.
+    """
+
+    def handle(event: evt.Event) -> tuple[int, Dataset | None]:
+        try:
+            record(read_event_information(event.event_information))
+        except NodeError as error:
+            _log.warning("commitment report refused", what=error.what)
+            return _INVALID_ARGUMENT, None
+        except Exception as error:  # noqa: BLE001 - a peer must get an answer whatever happens
+            _log.error("commitment report not recorded", what=classify(error).what)
+            return _PROCESSING_FAILURE, None
+        return _SUCCESS, None
+
+    return handle

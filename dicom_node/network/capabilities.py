@@ -1,0 +1,115 @@
+"""What this node accepts as a storage SCP: SOP classes, and transfer syntaxes that it can really decode.
+
+Lossy compression is refused by policy: measurements are made on what was acquired. Big endian and deflate are retired
+or rare, and offered by no scanner without an alternative.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import (
+    BasicTextSRStorage,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
+    EnhancedMRColorImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedSRStorage,
+    GeneralECGWaveformStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    LabelMapSegmentationStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameSingleBitSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    StorageCommitmentPushModel,
+    TwelveLeadECGWaveformStorage,
+    Verification,
+)
+
+__all__ = [
+    "DOCUMENT_CLASSES",
+    "IMAGE_CLASSES",
+    "UNCOMPRESSED",
+    "commitment_result_context",
+    "image_transfer_syntaxes",
+    "storage_contexts",
+    "verification_context",
+]
+
+IMAGE_CLASSES: tuple[UID, ...] = (
+    MRImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedMRColorImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    SecondaryCaptureImageStorage,
+    MultiFrameSingleBitSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SegmentationStorage,
+    LabelMapSegmentationStorage,
+)
+DOCUMENT_CLASSES: tuple[UID, ...] = (
+    BasicTextSRStorage,
+    EnhancedSRStorage,
+    ComprehensiveSRStorage,
+    Comprehensive3DSRStorage,
+    KeyObjectSelectionDocumentStorage,
+    EncapsulatedPDFStorage,
+    TwelveLeadECGWaveformStorage,
+    GeneralECGWaveformStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+)
+"""Classes without compressible pixels: uncompressed transfer syntaxes only."""
+
+UNCOMPRESSED: tuple[UID, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_LOSSLESS: tuple[UID, ...] = (JPEGLosslessSV1, JPEGLossless, JPEGLSLossless, JPEG2000Lossless, RLELossless)
+
+
+@functools.cache
+def image_transfer_syntaxes() -> tuple[UID, ...]:
+    """Transfer syntaxes accepted for images, the preferred first: those for which a decoder is installed."""
+    return (*UNCOMPRESSED, *(syntax for syntax in _LOSSLESS if get_decoder(syntax).is_available))
+
+
+def verification_context() -> PresentationContext:
+    """C-ECHO, for every known peer."""
+    return build_context(Verification, list(UNCOMPRESSED))
+
+
+def storage_contexts() -> list[PresentationContext]:
+    """C-STORE, for peers that may send."""
+    images = list(image_transfer_syntaxes())
+    return [build_context(uid, images) for uid in IMAGE_CLASSES] + [
+        build_context(uid, list(UNCOMPRESSED)) for uid in DOCUMENT_CLASSES
+    ]
+
+
+def commitment_result_context() -> PresentationContext:
+    """Results of storage commitment that a destination reports on an association of its own (PS3.4 J.3.3).
+
+    The node is the SCU of the service although it accepts the association, so it agrees to both roles: a destination
+    that negotiates its SCP role is served, and so is one that omits the negotiation.
+    """
+    context = build_context(StorageCommitmentPushModel, list(UNCOMPRESSED))
+    context.scu_role = context.scp_role = True
+    return context

@@ -1,0 +1,109 @@
+"""Who an object says it is: the identifiers that the ledger, the routes and the sender go by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydicom.charset import decode_bytes
+from pydicom.dataset import Dataset
+
+from dicom_node.errors import DataSetMismatchError
+
+__all__ = ["InstanceIdentity", "identify"]
+
+# PS3.5 9.1 forbids leading zeros in a component, yet archives are full of them and equality is all that is asked here.
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceIdentity:
+    """What is kept of a header; descriptions decoded, ``""`` where absent."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    series_description: str
+    study_description: str
+    manufacturer: str
+    body_part_examined: str
+
+
+def identify(dataset: Dataset, *, affected_sop_class_uid: str, affected_sop_instance_uid: str) -> InstanceIdentity:
+    """Identify a data set and hold it against the C-STORE request that carried it.
+
+    Parameters
+    ----------
+    dataset
+        Header with raw elements.
+    affected_sop_class_uid, affected_sop_instance_uid
+        Of the request (PS3.7 9.1.1.1).
+
+    Raises
+    ------
+    DataSetMismatchError
+        An identifier is missing or malformed, or is not that of the request.
+    """
+    uids = {
+        keyword: _identifier(dataset, keyword)
+        for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+    }
+    for keyword, affected in (
+        ("SOPClassUID", affected_sop_class_uid),
+        ("SOPInstanceUID", affected_sop_instance_uid),
+    ):
+        if uids[keyword] != affected:
+            raise DataSetMismatchError(
+                f"{keyword} of the data set is {uids[keyword]}, of the request {affected}",
+                subject=affected_sop_instance_uid,
+                remedy="correct the sender",
+            )
+    return InstanceIdentity(
+        sop_class_uid=uids["SOPClassUID"],
+        sop_instance_uid=uids["SOPInstanceUID"],
+        series_instance_uid=uids["SeriesInstanceUID"],
+        study_instance_uid=uids["StudyInstanceUID"],
+        modality=_text(dataset, "Modality"),
+        series_description=_text(dataset, "SeriesDescription"),
+        study_description=_text(dataset, "StudyDescription"),
+        manufacturer=_text(dataset, "Manufacturer"),
+        body_part_examined=_text(dataset, "BodyPartExamined"),
+    )
+
+
+def _identifier(dataset: Dataset, keyword: str) -> str:
+    value = _raw(dataset, keyword).decode("latin-1").rstrip(" \0").lstrip(" ")
+    if not value:
+        raise DataSetMismatchError(f"{keyword} is missing", remedy="correct the sender")
+    if len(value) > 64 or not _UID.fullmatch(value):
+        raise DataSetMismatchError(f"{keyword} is not a UID (PS3.5 9.1)", remedy="correct the sender")
+    return value
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    value = _raw(dataset, keyword)
+    encodings = dataset.original_character_set
+    decoded = decode_bytes(value, [encodings] if isinstance(encodings, str) else list(encodings), {"\\"})
+    return decoded.strip(" \0")
+
+
+_TAGS: Mapping[str, int] = {
+    "SOPClassUID": 0x00080016,
+    "SOPInstanceUID": 0x00080018,
+    "Modality": 0x00080060,
+    "Manufacturer": 0x00080070,
+    "StudyDescription": 0x00081030,
+    "SeriesDescription": 0x0008103E,
+    "BodyPartExamined": 0x00180015,
+    "StudyInstanceUID": 0x0020000D,
+    "SeriesInstanceUID": 0x0020000E,
+}
+
+
+def _raw(dataset: Dataset, keyword: str) -> bytes:
+    element = dataset.get_item(_TAGS[keyword])
+    value = None if element is None else element.value
+    return value if isinstance(value, bytes) else b""

@@ -1,0 +1,269 @@
+"""The receiver: the node's SCP, one process of its own."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+from pynetdicom.association import Association
+
+from dicom_node.config import Configuration, PeerPermission
+from dicom_node.deliver.reports import answer_report, record_report
+from dicom_node.errors import classify
+from dicom_node.network.admission import HostResolver, Refused, admit
+from dicom_node.network.capabilities import commitment_result_context, storage_contexts, verification_context
+from dicom_node.network.reception import InstanceReceiver, StoreRequest
+from dicom_node.network.room import Room
+from dicom_node.network.transport import EventHandlers, application_entity, listening, prompt_socket
+from storage.files import InstanceFiles
+from storage.instances import close_abandoned_associations, close_association, open_association
+from storage.ledger import Ledger, open_ledger, utc_now
+
+__all__ = ["StopEvent", "serve_receiver"]
+
+_log = structlog.get_logger(__name__)
+
+_OUT_OF_RESOURCES = 0xA700
+_SWEEP_S = 0.5
+
+
+class StopEvent(Protocol):
+    """A threading or multiprocessing event."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set or the time is over."""
+
+
+@dataclass(slots=True)
+class _Visit:
+    """One admitted association."""
+
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
+    ledger_id: str | None = None
+    """Correlation id; none until the first object comes, so that echoes and probes leave no trace in the ledger."""
+    outcome: str | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _Visits:
+    """The associations that are open now, and their rows in the ledger."""
+
+    def __init__(self, ledger: Ledger, receiver: str) -> None:
+        self._ledger, self._receiver = ledger, receiver
+        self._open: dict[Association, _Visit] = {}
+        self._lock = threading.Lock()
+
+    def count(self) -> int:
+        with self._lock:
+            return sum(visit.outcome is None and association.is_alive() for association, visit in self._open.items())
+
+    def begin(self, association: Association, visit: _Visit) -> None:
+        with self._lock:
+            self._open[association] = visit
+
+    def of(self, association: Association) -> _Visit:
+        with self._lock:
+            return self._open[association]
+
+    def correlation_id(self, visit: _Visit) -> str:
+        with visit.lock:
+            if visit.ledger_id is None:
+                visit.ledger_id = open_association(
+                    self._ledger,
+                    calling_ae_title=visit.calling_ae_title,
+                    called_ae_title=visit.called_ae_title,
+                    address=visit.address,
+                    at=utc_now(),
+                    receiver=self._receiver,
+                )
+            return visit.ledger_id
+
+    def end(self, association: Association, outcome: str) -> None:
+        """Record the end; when the ledger is down, :meth:`sweep` tries again."""
+        with self._lock:
+            visit = self._open.get(association)
+        if visit is None:
+            return
+        visit.outcome = visit.outcome or outcome
+        try:
+            if visit.ledger_id is not None:
+                close_association(self._ledger, visit.ledger_id, outcome=visit.outcome, at=utc_now())
+        except Exception as error:  # noqa: BLE001 - the ledger may be down; the sweep repeats this
+            _log.warning("end of association not recorded yet", association=visit.ledger_id, what=classify(error).what)
+            return
+        with self._lock:
+            self._open.pop(association, None)
+        if visit.ledger_id is not None:
+            _log.info("association ended", association=visit.ledger_id, outcome=visit.outcome)
+
+    def sweep(self) -> None:
+        """End the associations whose end raised no event or could not be recorded."""
+        with self._lock:
+            ended = [
+                (association, visit.outcome or "connection lost")
+                for association, visit in self._open.items()
+                if visit.outcome is not None or not association.is_alive()
+            ]
+        for association, outcome in ended:
+            self.end(association, outcome)
+
+
+def serve_receiver(
+    configuration: Configuration,
+    stop_event: StopEvent,
+    *,
+    name: str = "receiver",
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Receive until told to stop.
+
+    Parameters
+    ----------
+    configuration
+        Of the node.
+    stop_event
+        Set by another thread or process to end; open associations then get some seconds to finish.
+    name
+        Of this process, the same after a restart: it closes what its earlier life left open. The processes of
+        ``node.receiver_processes`` share one port and differ in name.
+    ready
+        Called once, when the port is open.
+
+    Raises
+    ------
+    OSError
+        The port is taken, or the storage directory cannot be made.
+    sqlalchemy.exc.SQLAlchemyError
+        The ledger cannot be reached.
+    """
+    node, storage = configuration.node, configuration.storage
+    ledger = open_ledger(storage.database)
+    try:
+        receiver = f"{node.ae_title}:{node.port}/{name}"
+        abandoned = close_abandoned_associations(ledger, receiver, at=utc_now())
+        files = InstanceFiles(storage.directory)
+        room = Room(
+            files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
+        )
+        instances = InstanceReceiver(ledger, files, room, storage.conflicts)
+        visits = _Visits(ledger, receiver)
+        entity = application_entity(
+            node.ae_title,
+            maximum_pdu=node.maximum_pdu,
+            network_timeout_s=node.network_timeout_s,
+            acse_timeout_s=node.acse_timeout_s,
+            dimse_timeout_s=node.network_timeout_s,
+        )
+        # Admission is decided here, not by pynetdicom; its own limit counts probes that never sent a request.
+        entity.maximum_associations = 1_000_000
+        with listening(
+            entity,
+            (node.address, node.port),
+            (verification_context(),),
+            _handlers(configuration, ledger, instances, visits),
+            shared_port=node.receiver_processes > 1,
+        ):
+            _log.info(
+                "receiving",
+                ae_title=node.ae_title,
+                address=node.address,
+                port=node.port,
+                abandoned_associations=abandoned,
+            )
+            ready()
+            while not stop_event.wait(_SWEEP_S):
+                visits.sweep()
+        visits.sweep()
+        _log.info("receiver stopped")
+    finally:
+        ledger.close()
+
+
+def _handlers(
+    configuration: Configuration, ledger: Ledger, instances: InstanceReceiver, visits: _Visits
+) -> EventHandlers:
+    resolve = HostResolver()
+    storing, committing = storage_contexts(), commitment_result_context()
+
+    def requested(event: evt.Event) -> None:
+        association = event.assoc
+        requestor = association.requestor
+        visit = _Visit(requestor.primitive.calling_ae_title, requestor.primitive.called_ae_title, requestor.address)
+        try:
+            decision = admit(
+                configuration,
+                calling_ae_title=visit.calling_ae_title,
+                called_ae_title=visit.called_ae_title,
+                address=visit.address,
+                open_associations=visits.count(),
+                resolve=resolve,
+            )
+        except Exception:
+            # pynetdicom would log this and go on to accept.
+            association.acse.send_reject(0x02, 0x03, 0x01)
+            association.kill()
+            raise
+        if isinstance(decision, Refused):
+            _log.warning("association refused", why=decision.why, address=visit.address)
+            association.acse.send_reject(*decision.rejection.value)
+            association.kill()
+            return
+        contexts = [verification_context()]
+        if PeerPermission.SEND in decision.permissions:
+            contexts += storing
+        if PeerPermission.RECEIVE in decision.permissions:
+            contexts.append(committing)
+        association.acceptor.supported_contexts = contexts
+        visits.begin(association, visit)
+
+    def store(event: evt.Event) -> Dataset:
+        visit = visits.of(event.assoc)
+        try:
+            association_id = visits.correlation_id(visit)
+        except Exception as error:  # noqa: BLE001 - a peer must get a status whatever happens
+            refused = classify(error)
+            _log.warning("instance refused", status="A700", what=refused.what, remedy=refused.remedy)
+            return _status(_OUT_OF_RESOURCES, refused.what)
+        response = instances.receive(
+            StoreRequest(
+                sop_class_uid=str(event.request.AffectedSOPClassUID),
+                sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
+                transfer_syntax_uid=str(event.context.transfer_syntax),
+                data=event.request.DataSet.getvalue(),
+                association_id=association_id,
+                calling_ae_title=visit.calling_ae_title,
+            )
+        )
+        return _status(response.status, response.comment)
+
+    def ended(outcome: str, event: evt.Event) -> None:
+        visits.end(event.assoc, outcome)
+
+    return (
+        *prompt_socket(configuration.node.network_timeout_s),
+        (evt.EVT_REQUESTED, requested),
+        (evt.EVT_C_ECHO, lambda _event: 0x0000),
+        (evt.EVT_C_STORE, store),
+        (evt.EVT_N_EVENT_REPORT, answer_report(functools.partial(record_report, ledger, configuration.delivery))),
+        (evt.EVT_RELEASED, functools.partial(ended, "released")),
+        (evt.EVT_ABORTED, functools.partial(ended, "aborted")),
+    )
+
+
+def _status(status: int, comment: str) -> Dataset:
+    response = Dataset()
+    response.Status = status
+    if comment:
+        response.ErrorComment = comment[:64]
+    return response

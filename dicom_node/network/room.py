@@ -1,0 +1,41 @@
+"""Room on the disk: when to stop accepting objects, and when to start again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+__all__ = ["Room"]
+
+_MEGABYTE = 1_000_000
+
+
+class Room:
+    """Two watermarks with hysteresis.
+
+    Closed from the moment an object would leave less than the low watermark free until more than the high one is
+    free again; without the gap a node at its limit would flap between accepting and refusing with every object.
+
+    Parameters
+    ----------
+    free_bytes
+        Free space at the moment.
+    low_watermark_mb, high_watermark_mb
+        Megabytes (10⁶ bytes) of free space.
+    """
+
+    def __init__(self, free_bytes: Callable[[], int], *, low_watermark_mb: int, high_watermark_mb: int) -> None:
+        self._free_bytes = free_bytes
+        self._low, self._high = low_watermark_mb * _MEGABYTE, high_watermark_mb * _MEGABYTE
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def admits(self, size: int) -> bool:
+        """Whether an object of ``size`` bytes may be written now."""
+        free = self._free_bytes()
+        with self._lock:
+            if self._closed and free >= self._high:
+                self._closed = False
+            if free - size < self._low:
+                self._closed = True
+            return not self._closed
