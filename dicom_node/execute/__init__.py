@@ -1,0 +1,1 @@
+"""Execution: worker processes, and what they do with a job."""

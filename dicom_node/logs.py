@@ -1,0 +1,40 @@
+"""Logs: one line an event, with the correlation id of what it belongs to, and no patient data."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+__all__ = ["configure_logging"]
+
+
+def configure_logging(*, json: bool | None = None, role: str = "") -> None:
+    """Send the log of this process to standard error.
+
+    Parameters
+    ----------
+    json
+        JSON lines or text for people; unless given, text on a terminal and JSON elsewhere.
+    role
+        Name of this process in every line.
+    """
+    as_json = not sys.stderr.isatty() if json is None else json
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.clear_contextvars()
+    if role:
+        structlog.contextvars.bind_contextvars(role=role)

@@ -1,0 +1,228 @@
+"""Role processes: started by spawn, in a process group of their own, never outliving their parent.
+
+A role is a function that works until it is told to stop. It may die at any moment; whoever started it starts it again,
+and its start-up is its recovery.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import structlog
+
+from dicom_node.logs import configure_logging
+
+__all__ = ["Role", "RoleContext", "RoleKeeper", "stop_on_signals"]
+
+_log = structlog.get_logger(__name__)
+# A fork would copy locks and threads of the parent in any state; torch and SQLAlchemy survive neither.
+_spawn = multiprocessing.get_context("spawn")
+
+PR_SET_PDEATHSIG = 1
+FIRST_RESTART_DELAY_S = 0.25
+LONGEST_RESTART_DELAY_S = 30.0
+SETTLED_S = 1.0
+"""A process that lived this long after it was ready was not a failed start."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleContext:
+    """What a role process gets from its surroundings."""
+
+    name: str
+    stop: threading.Event
+    """Set on SIGTERM: finish the step at hand, then return."""
+    ready: Callable[[], None]
+    """To be called once, when the role can do its work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """One process that should be running.
+
+    Attributes
+    ----------
+    name
+        The same after each restart: work that is held in the ledger is held under it.
+    work
+        Module-level function, called with the context and ``arguments`` in the new process.
+    """
+
+    name: str
+    work: Callable[..., None]
+    arguments: tuple[Any, ...] = ()
+    on_death: Callable[[str], None] | None = None
+    """Called in the parent with what happened, before the restart."""
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that is set by SIGTERM or SIGINT.
+
+    A thread of its own waits for the signals: setting an event inside a signal handler can deadlock with the main
+    thread that waits for it.
+    """
+    stop = threading.Event()
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def wait() -> None:
+        signal.sigwait(signals)
+        stop.set()
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+    return stop
+
+
+def _run(role: Role, parent: int, ready: Connection) -> None:
+    os.setpgid(0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # The parent died before the line above took effect.
+        os.kill(os.getpid(), signal.SIGKILL)
+    configure_logging(role=role.name)
+    stop = stop_on_signals()
+
+    def tell_ready() -> None:
+        ready.send_bytes(b"ready")
+
+    role.work(RoleContext(role.name, stop, tell_ready), *role.arguments)
+
+
+class _Running:
+    """One life of a role."""
+
+    def __init__(self, role: Role) -> None:
+        self._receiving, sending = _spawn.Pipe(duplex=False)
+        # Callbacks stay with the parent; they need not be picklable.
+        sent = dataclasses.replace(role, on_death=None)
+        self.process: SpawnProcess = _spawn.Process(
+            target=_run, args=(sent, os.getpid(), sending), name=role.name, daemon=False
+        )
+        self.process.start()
+        sending.close()
+        self.ready_since: float | None = None
+
+    def poll_ready(self) -> bool:
+        """Whether the process has said that it is ready."""
+        if self.ready_since is None and self._receiving.poll():
+            try:
+                self._receiving.recv_bytes()
+            except EOFError:
+                return False
+            self.ready_since = time.monotonic()
+        return self.ready_since is not None
+
+    def kill(self) -> None:
+        """SIGKILL the process and whatever it started, and wait until it is gone."""
+        pid = self.process.pid
+        if pid is not None and self.process.is_alive():
+            try:
+                os.killpg(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                # It has not yet made its own group.
+                self.process.kill()
+        self.process.join()
+
+    def close(self) -> None:
+        """Free what the parent holds of a dead process."""
+        self.process.join()
+        self.process.close()
+        self._receiving.close()
+
+
+class _Kept:
+    """A role with its present life and the history that the back-off needs."""
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+        self.running: _Running | None = None
+        self.failed_starts = 0
+        self.start_at = time.monotonic()
+
+
+class RoleKeeper:
+    """Keeps a set of roles running until told to stop.
+
+    Not thread-safe: the children die with the thread that started them (PR_SET_PDEATHSIG), so one long-lived thread
+    makes all calls.
+    """
+
+    def __init__(self, roles: Sequence[Role]) -> None:
+        self._kept = [_Kept(role) for role in roles]
+
+    def tend(self) -> None:
+        """Start what should run and does not; call it several times a second."""
+        for kept in self._kept:
+            if kept.running is not None:
+                kept.running.poll_ready()
+                if not kept.running.process.is_alive():
+                    self._buried(kept)
+            if kept.running is None and time.monotonic() >= kept.start_at:
+                kept.running = _Running(kept.role)
+                _log.info("process started", process=kept.role.name, pid=kept.running.process.pid)
+
+    def all_ready(self) -> bool:
+        """Whether every role runs and has said that it is ready."""
+        return all(kept.running is not None and kept.running.poll_ready() for kept in self._kept)
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the roles that run at the moment."""
+        return {
+            kept.role.name: kept.running.process.pid
+            for kept in self._kept
+            if kept.running is not None and kept.running.process.pid is not None
+        }
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one role with its process group; :meth:`tend` starts it again."""
+        for kept in self._kept:
+            if kept.role.name == name and kept.running is not None:
+                kept.running.kill()
+
+    def stop(self, grace_s: float) -> None:
+        """SIGTERM all roles, give them time for the step at hand, SIGKILL what is left."""
+        running = [kept.running for kept in self._kept if kept.running is not None]
+        for one in running:
+            if one.process.is_alive():
+                one.process.terminate()
+        until = time.monotonic() + grace_s
+        for one in running:
+            one.process.join(max(0.0, until - time.monotonic()))
+        for kept in self._kept:
+            if kept.running is not None:
+                if kept.running.process.is_alive():
+                    _log.warning("process did not stop in time, killed", process=kept.role.name)
+                    kept.running.kill()
+                kept.running.close()
+                kept.running = None
+
+    def _buried(self, kept: _Kept) -> None:
+        running = kept.running
+        assert running is not None
+        settled = running.ready_since is not None and time.monotonic() - running.ready_since >= SETTLED_S
+        kept.failed_starts = 0 if settled else kept.failed_starts + 1
+        delay = min(LONGEST_RESTART_DELAY_S, FIRST_RESTART_DELAY_S * 2 ** max(0, kept.failed_starts - 1))
+        kept.start_at = time.monotonic() + delay
+        how = _how_it_ended(running.process.exitcode)
+        running.close()
+        kept.running = None
+        _log.warning("process died", process=kept.role.name, how=how, restart_in_s=delay)
+        if kept.role.on_death is not None:
+            kept.role.on_death(how)
+
+
+def _how_it_ended(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    return f"exit code {exit_code}"

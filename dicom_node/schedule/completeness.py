@@ -1,0 +1,92 @@
+"""When a study counts as complete: from phases × slices, open associations and quiet time."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dicom_node.config import ExecutionSettings, Route
+from dicom_node.schedule.routing import RouteExplanation, Series, explain
+from pipelines.cine.facts import Completeness, InstanceFacts, completeness
+from storage.jobs import SeriesSummary, StudyContents
+
+__all__ = ["Decision", "StudyReading", "decide", "read_study"]
+
+PAUSE_FACTOR = 2.0
+"""A sender that paused between two images may pause as long again; twice as long means that it is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReading:
+    """What completeness and routing make of a study's contents; costly for many instances, so made once a change."""
+
+    contents: StudyContents
+    completeness: Completeness
+    routes: tuple[RouteExplanation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether to schedule a study now, and why, in words for the operator."""
+
+    ready: bool
+    sentence: str
+
+
+def read_study(contents: StudyContents, routes: Mapping[str, Route]) -> StudyReading:
+    """Read the facts of a study: how complete its cine is, and which series go to which route."""
+    facts = [[InstanceFacts.from_json(one) for one in series.facts] for series in contents.series]
+    return StudyReading(
+        contents=contents,
+        completeness=completeness([one for series in facts for one in series]),
+        routes=explain(
+            routes, [_series(summary, of_series) for summary, of_series in zip(contents.series, facts, strict=True)]
+        ),
+    )
+
+
+def _series(summary: SeriesSummary, facts: list[InstanceFacts]) -> Series:
+    frames_at: dict[tuple[float, tuple[float, float, float]], int] = {}
+    for one in facts:
+        for plane in one.planes:
+            where = (round(plane.along_mm), plane.normal)
+            frames_at[where] = frames_at.get(where, 0) + len(plane.phases)
+    return Series(
+        series_instance_uid=summary.series_instance_uid,
+        calling_ae_title=summary.calling_ae_title,
+        modality=summary.modality,
+        series_description=summary.series_description,
+        study_description=summary.study_description,
+        manufacturer=summary.manufacturer,
+        body_part_examined=summary.body_part_examined,
+        phases=max(frames_at.values(), default=0),
+        slices=len(frames_at),
+        own_output=any(one.own_output for one in facts),
+    )
+
+
+def decide(reading: StudyReading, settings: ExecutionSettings, *, open_associations: int, now: dt.datetime) -> Decision:
+    """Decide whether a study with new instances is to be scheduled now.
+
+    Never while an association that sent to it is open. Then, after ``complete_quiet_time_s`` of silence when every
+    slice seen has all its phases, lengthened to twice the longest pause the sender has made so far (scanners that send
+    slice by slice pause for each breath-hold), but never longer than ``quiet_time_s``, after which any study is taken
+    as it is.
+    """
+    quiet_s = (now - reading.contents.last_received_at).total_seconds()
+    state = reading.completeness.sentence
+    if open_associations:
+        plural = "s" if open_associations > 1 else ""
+        return Decision(False, f"{state}; {open_associations} association{plural} still open")
+    if quiet_s >= settings.quiet_time_s:
+        return Decision(True, f"{state}; quiet for {settings.quiet_time_s:g} s")
+    if not reading.completeness.complete:
+        return Decision(False, f"{state}; quiet for {max(0.0, quiet_s):.0f} of {settings.quiet_time_s:g} s")
+    wanted_s = min(
+        settings.quiet_time_s,
+        max(settings.complete_quiet_time_s, PAUSE_FACTOR * reading.contents.longest_pause_s),
+    )
+    return Decision(
+        quiet_s >= wanted_s, f"{state}; quiet for {max(0.0, min(quiet_s, wanted_s)):.1f} of {wanted_s:.1f} s"
+    )

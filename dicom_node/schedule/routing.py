@@ -1,0 +1,174 @@
+"""Which series go to which route, and why: pure functions over what the ledger knows of the series."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dicom_node.config import Route, SeriesRule
+
+__all__ = ["KeyCheck", "RouteExplanation", "RuleExplanation", "Series", "SeriesExplanation", "explain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One series as the rules see it."""
+
+    series_instance_uid: str
+    calling_ae_title: str
+    modality: str
+    series_description: str
+    study_description: str
+    manufacturer: str
+    body_part_examined: str
+    phases: int
+    """Cardiac phases at the slice position that has the most; 1 for what is not cine, 0 for what has no image."""
+    slices: int
+    """Slice positions."""
+    own_output: bool
+    """Whether this node made it: never routed, or a PACS that returns results would start a loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCheck:
+    """One key of a rule against one series."""
+
+    key: str
+    matched: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleExplanation:
+    """One rule of a route against one series."""
+
+    number: int
+    """1-based, as in ``config.yaml``."""
+    checks: tuple[KeyCheck, ...]
+
+    @property
+    def matched(self) -> bool:
+        """Whether every key matched."""
+        return all(check.matched for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesExplanation:
+    """One route against one series."""
+
+    series: Series
+    taken: bool
+    sentence: str
+    rules: tuple[RuleExplanation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteExplanation:
+    """One route against a study."""
+
+    route: str
+    series: tuple[SeriesExplanation, ...]
+
+    @property
+    def series_instance_uids(self) -> tuple[str, ...]:
+        """The series that the route takes."""
+        return tuple(one.series.series_instance_uid for one in self.series if one.taken)
+
+
+# Each is compared as a regular expression on the whole value.
+_PATTERNS = (
+    "manufacturer",
+    "study_description",
+    "series_description",
+    "calling_ae_title",
+    "body_part_examined",
+)
+
+
+def explain(routes: Mapping[str, Route], series: Sequence[Series]) -> tuple[RouteExplanation, ...]:
+    """Hold every series of a study against every route.
+
+    A series is taken when any rule of the route matches it. ``minimum_slices`` counts the slice positions of all
+    series that match the other keys of the rule, because some vendors make a series of every slice.
+    """
+    return tuple(_explain_route(name, route, series) for name, route in routes.items())
+
+
+def _explain_route(name: str, route: Route, series: Sequence[Series]) -> RouteExplanation:
+    rules = [_explain_rule(number, rule, series) for number, rule in enumerate(route.series, start=1)]
+    return RouteExplanation(
+        name,
+        tuple(_explain_series(one, tuple(rule[index] for rule in rules)) for index, one in enumerate(series)),
+    )
+
+
+def _explain_series(series: Series, rules: tuple[RuleExplanation, ...]) -> SeriesExplanation:
+    if series.own_output:
+        return SeriesExplanation(series, False, "left out: this node made it", rules)
+    matching = next((rule for rule in rules if rule.matched), None)
+    if matching is not None:
+        return SeriesExplanation(series, True, f"taken by rule {matching.number}", rules)
+    failed = "; ".join(
+        f"rule {rule.number}: " + ", ".join(check.sentence for check in rule.checks if not check.matched)
+        for rule in rules
+    )
+    return SeriesExplanation(series, False, f"left out: {failed or 'the route has no rule'}", rules)
+
+
+def _explain_rule(number: int, rule: SeriesRule, series: Sequence[Series]) -> list[RuleExplanation]:
+    checks = [_check_series(rule, one) for one in series]
+    if rule.minimum_slices is not None:
+        slices = sum(
+            one.slices
+            for one, own in zip(series, checks, strict=True)
+            if not one.own_output and all(check.matched for check in own)
+        )
+        check = KeyCheck(
+            "minimum_slices",
+            slices >= rule.minimum_slices,
+            f"minimum_slices: the series that match have {slices} slices, wanted at least {rule.minimum_slices}",
+        )
+        checks = [(*own, check) for own in checks]
+    return [RuleExplanation(number, own) for own in checks]
+
+
+def _check_series(rule: SeriesRule, series: Series) -> tuple[KeyCheck, ...]:
+    checks = [
+        KeyCheck(
+            "modality",
+            rule.modality == series.modality,
+            f"modality is {_shown(series.modality)}, wanted {rule.modality!r}",
+        )
+    ]
+    for key in _PATTERNS:
+        pattern = getattr(rule, key)
+        if pattern is not None:
+            value = getattr(series, key)
+            matched = re.fullmatch(pattern, value) is not None
+            checks.append(
+                KeyCheck(key, matched, f"{key} is {_shown(value)}, {'matches' if matched else 'wanted'} {pattern!r}")
+            )
+    if rule.minimum_phases is not None:
+        checks.append(
+            KeyCheck(
+                "minimum_phases",
+                series.phases >= rule.minimum_phases,
+                f"minimum_phases: has {series.phases}, wanted at least {rule.minimum_phases}",
+            )
+        )
+    if rule.exclude_series_description is not None:
+        excluded = re.fullmatch(rule.exclude_series_description, series.series_description) is not None
+        checks.append(
+            KeyCheck(
+                "exclude_series_description",
+                not excluded,
+                f"series_description is {_shown(series.series_description)}, "
+                f"{'excluded by' if excluded else 'not excluded by'} {rule.exclude_series_description!r}",
+            )
+        )
+    return tuple(checks)
+
+
+def _shown(value: str) -> str:
+    return repr(value) if value else "empty"

@@ -1,0 +1,164 @@
+"""The scheduler role: looks at the ledger at the beat of a clock, and turns complete studies into jobs.
+
+APScheduler is the clock and nothing else: all state is in the ledger, so a scheduler that dies loses nothing.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node.config import Configuration
+from dicom_node.roles import RoleContext
+from dicom_node.schedule.completeness import StudyReading, decide, read_study
+from storage.deliveries import release_expired_deliveries
+from storage.files import InstanceFiles
+from storage.jobs import (
+    RoutedJob,
+    WaitingStudy,
+    create_jobs,
+    release_expired_jobs,
+    studies_to_consider,
+    study_contents,
+)
+from storage.ledger import Ledger, open_ledger, utc_now
+from storage.retention import expire_quarantine, expire_studies, sweep_files
+
+__all__ = ["StudyScheduler", "serve_scheduler"]
+
+_log = structlog.get_logger(__name__)
+
+LOOK_EVERY_S = 0.2
+RELEASE_EVERY_S = 10.0
+CLEAN_EVERY_S = 3600.0
+SWEEP_GRACE = dt.timedelta(hours=6)
+"""Longer than any transfer or job lasts."""
+
+
+class StudyScheduler:
+    """Considers the studies that wait; remembers what it read of each until the study changes."""
+
+    def __init__(self, ledger: Ledger, configuration: Configuration) -> None:
+        self._ledger = ledger
+        self._configuration = configuration
+        self._readings: dict[str, tuple[WaitingStudy, StudyReading]] = {}
+        self._unreadable: dict[str, WaitingStudy] = {}
+
+    def consider(self, now: dt.datetime) -> tuple[int, ...]:
+        """Schedule every study that is complete; returns the ids of the new jobs."""
+        settings = self._configuration.execution
+        waiting = studies_to_consider(self._ledger)
+        self._readings = {
+            one.study_instance_uid: self._readings[one.study_instance_uid]
+            for one in waiting
+            if one.study_instance_uid in self._readings
+        }
+        created: list[int] = []
+        for study in waiting:
+            quiet_s = (now - study.last_received_at).total_seconds()
+            if study.open_associations or quiet_s < min(settings.complete_quiet_time_s, settings.quiet_time_s):
+                continue
+            if self._unreadable.get(study.study_instance_uid) == study:
+                continue
+            try:
+                reading = self._read(study)
+            except ValueError as error:
+                # One study must not hold up the others; it is tried again when it changes or the node restarts.
+                self._unreadable[study.study_instance_uid] = study
+                _log.error(
+                    "study cannot be scheduled: its facts cannot be read; send it again",
+                    study_instance_uid=study.study_instance_uid,
+                    error=str(error),
+                )
+                continue
+            decision = decide(reading, settings, open_associations=study.open_associations, now=now)
+            if decision.ready:
+                created.extend(self._schedule(reading, decision.sentence, now))
+        return tuple(created)
+
+    def _read(self, study: WaitingStudy) -> StudyReading:
+        seen, reading = self._readings.get(study.study_instance_uid, (None, None))
+        if reading is None or seen != study:
+            reading = read_study(study_contents(self._ledger, study.study_instance_uid), self._configuration.routes)
+            self._readings[study.study_instance_uid] = (study, reading)
+        return reading
+
+    def _schedule(self, reading: StudyReading, why: str, now: dt.datetime) -> tuple[int, ...]:
+        routed = [
+            RoutedJob(
+                route=one.route,
+                series_instance_uids=one.series_instance_uids,
+                priority=self._configuration.routes[one.route].priority,
+                deadline_s=self._configuration.routes[one.route].deadline_s,
+                maximum_attempts=self._configuration.execution.maximum_attempts,
+            )
+            for one in reading.routes
+            if one.series_instance_uids
+        ]
+        created = create_jobs(self._ledger, reading.contents, routed, reason=why, now=now)
+        if created is None:
+            # Something came in between: look again at the next beat.
+            self._readings.pop(reading.contents.study_instance_uid, None)
+            return ()
+        _log.info(
+            "study scheduled",
+            study_instance_uid=reading.contents.study_instance_uid,
+            version=reading.contents.version + 1,
+            reason=why,
+            routes=[one.route for one in routed],
+            jobs=created,
+        )
+        return created
+
+
+def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> None:
+    """Let go of what retention allows."""
+    storage = configuration.storage
+    removed = expire_studies(ledger, retention=dt.timedelta(days=storage.retention_days), now=now)
+    for study_instance_uid in removed:
+        _log.info("study removed by retention", study_instance_uid=study_instance_uid)
+    forgotten = expire_quarantine(ledger, retention=dt.timedelta(days=storage.quarantine_days), now=now)
+    swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
+    if forgotten or swept:
+        _log.info("files removed", files=swept, quarantined_objects_forgotten=forgotten)
+
+
+def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
+    """Run the scheduler role until told to stop."""
+    ledger = open_ledger(configuration.storage.database)
+    files = InstanceFiles(configuration.storage.directory)
+    studies = StudyScheduler(ledger, configuration)
+    clock = BackgroundScheduler(timezone=dt.UTC)
+    _every(clock, LOOK_EVERY_S, lambda now: studies.consider(now))
+    _every(
+        clock, RELEASE_EVERY_S, lambda now: (release_expired_jobs(ledger, now), release_expired_deliveries(ledger, now))
+    )
+    _every(clock, CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
+    clock.start()
+    context.ready()
+    context.stop.wait()
+    clock.shutdown(wait=True)
+    ledger.close()
+
+
+def _every(clock: BackgroundScheduler, seconds: float, work: Callable[[dt.datetime], object]) -> None:
+    def beat() -> None:
+        try:
+            work(utc_now())
+        except SQLAlchemyError as error:
+            # The ledger is away or locked: nothing was changed, and the next beat tries again.
+            _log.error("the ledger did not answer", error=type(error).__name__)
+
+    clock.add_job(
+        beat,
+        "interval",
+        seconds=seconds,
+        max_instances=1,
+        coalesce=True,
+        misfire_grace_time=None,
+        next_run_time=utc_now(),
+    )

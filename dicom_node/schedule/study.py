@@ -1,0 +1,46 @@
+"""A study as the scheduler sees it, for people who ask."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+from dicom_node.config import Configuration
+from dicom_node.schedule.completeness import decide, read_study
+from dicom_node.schedule.routing import RouteExplanation
+from pipelines.cine.facts import Completeness
+from storage.jobs import studies_to_consider, study_contents
+from storage.ledger import Ledger
+
+__all__ = ["StudyDescription", "describe"]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyDescription:
+    """How complete a study is, what it waits for, and what the routes make of its series."""
+
+    sentence: str
+    waiting: bool
+    """Whether it has instances that are not scheduled yet."""
+    completeness: Completeness
+    routes: tuple[RouteExplanation, ...]
+
+
+def describe(
+    ledger: Ledger, configuration: Configuration, study_instance_uid: str, *, now: dt.datetime
+) -> StudyDescription:
+    """Describe a study by the routes of this configuration, whatever they were when it was scheduled.
+
+    Raises
+    ------
+    LedgerError
+        There is no such study.
+    """
+    reading = read_study(study_contents(ledger, study_instance_uid), configuration.routes)
+    waiting = next((one for one in studies_to_consider(ledger) if one.study_instance_uid == study_instance_uid), None)
+    if waiting is None:
+        sentence = f"{reading.completeness.sentence}; scheduled as version {reading.contents.version}"
+    else:
+        decision = decide(reading, configuration.execution, open_associations=waiting.open_associations, now=now)
+        sentence = f"{decision.sentence}; {'to be scheduled now' if decision.ready else 'waiting'}"
+    return StudyDescription(sentence, waiting is not None, reading.completeness, reading.routes)
