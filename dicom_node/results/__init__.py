@@ -1,0 +1,1 @@
+"""Result objects: what leaves the node, encoded as DICOM, and the gate that it passes before it leaves."""

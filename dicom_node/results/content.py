@@ -1,0 +1,208 @@
+"""Content items that TID 1500 and its templates leave to the author, on top of highdicom's templates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodeContentItem,
+    DeviceObserverIdentifyingAttributes,
+    MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
+    ObservationContext,
+    ObserverContext,
+    RelationshipTypeValues,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage
+
+from dicom_node.results.codes import ARTIFICIAL_INTELLIGENCE, MR_OF_HEART, code_item, private
+from dicom_node.results.header import (
+    MANUFACTURER,
+    SOFTWARE_VERSION,
+    ResultContext,
+    ResultRole,
+    device_uid,
+    series_dataset,
+)
+from pipelines.cine.headers import OWN_MODEL_NAME
+from pipelines.cine.stack import FrameSource, Omission
+from pipelines.quality.findings import QualityAssessment
+
+__all__ = [
+    "algorithm",
+    "evidence",
+    "group",
+    "observation_context",
+    "omission_sentence",
+    "procedure_reported",
+    "structured_report",
+    "text_item",
+]
+
+
+def text_item(name: Code, text: str, relationship: RelationshipTypeValues = RelationshipTypeValues.CONTAINS) -> Dataset:
+    """TEXT content item; in a measurement group a qualitative evaluation in words (TID 1501, TID 1411)."""
+    return TextContentItem(name=name, value=text, relationship_type=relationship)
+
+
+def code_content(
+    name: Code, value: Code, relationship: RelationshipTypeValues = RelationshipTypeValues.CONTAINS
+) -> Dataset:
+    """CODE content item."""
+    return CodeContentItem(name=name, value=value, relationship_type=relationship)
+
+
+def number_content(name: Code, value: float, unit: Code, relationship: RelationshipTypeValues) -> NumContentItem:
+    """NUM content item."""
+    return NumContentItem(name=name, value=value, unit=unit, relationship_type=relationship)
+
+
+def algorithm(context: ResultContext) -> AlgorithmIdentification:
+    """TID 4019: this software, and as parameters the networks that took part."""
+    return AlgorithmIdentification(
+        name=OWN_MODEL_NAME,
+        version=SOFTWARE_VERSION,
+        parameters=[f"{model.name} {model.version}, weights SHA-256 {model.weights_sha256}" for model in context.models]
+        or None,
+        family=ARTIFICIAL_INTELLIGENCE,
+        manufacturer=MANUFACTURER,
+    )
+
+
+def observation_context(context: ResultContext) -> ObservationContext:
+    """TID 1001 with this software as the device observer (TID 1004)."""
+    return ObservationContext(
+        observer_device_context=ObserverContext(
+            observer_type=codes.DCM.Device,
+            observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+                uid=device_uid(context.models),
+                name=f"{OWN_MODEL_NAME} {SOFTWARE_VERSION}",
+                manufacturer_name=MANUFACTURER,
+                model_name=OWN_MODEL_NAME,
+            ),
+        )
+    )
+
+
+def procedure_reported(context: ResultContext) -> list[Code]:
+    """The imaging procedure (121058), from the source where it says; not the algorithm."""
+    found = []
+    for item in context.carried.value("ProcedureCodeSequence") or []:
+        value, scheme = item.get("CodeValue"), item.get("CodingSchemeDesignator")
+        if value and scheme:
+            found.append(Code(str(value), str(scheme), str(item.get("CodeMeaning") or value)[:64]))
+    return found or [MR_OF_HEART]
+
+
+def group(
+    context: ResultContext, name: str, *, items: Sequence[Dataset] = (), **template: object
+) -> MeasurementsAndQualitativeEvaluations:
+    """Measurement group (TID 1501) with its tracking identifiers; ``items`` go at its end.
+
+    OHIF dereferences the Tracking Unique Identifier of every group without looking, so every group has one.
+    """
+    made = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=context.identity.uid("tracking", name), identifier=name),
+        algorithm_id=algorithm(context),
+        **template,
+    )
+    made[0].ContentSequence.extend(items)
+    return made
+
+
+def omission_sentence(omission: Omission) -> str:
+    """What was left out and why, with the series it came from."""
+    where = f" (series {omission.series_instance_uid})" if omission.series_instance_uid else ""
+    count = len(omission.sop_instance_uids)
+    images = f", {count} image{'s' if count != 1 else ''}" if count else ""
+    return f"{omission.reason.value}{images}{where}: {omission.detail}"
+
+
+def omission_items(omissions: Iterable[Omission]) -> list[Dataset]:
+    """TEXT items that say what was received but not analysed."""
+    return [text_item(private("OMISSION"), omission_sentence(omission)) for omission in omissions]
+
+
+def quality_sentences(quality: QualityAssessment | None) -> list[Dataset]:
+    """TEXT items with the sentence of each quality finding."""
+    if quality is None:
+        return []
+    return [
+        text_item(private("DATAQUALITY"), f"{finding.check.value}: {finding.sentence}") for finding in quality.findings
+    ]
+
+
+def structured_report(
+    context: ResultContext,
+    role: ResultRole,
+    root: Dataset,
+    *,
+    current: Iterable[FrameSource],
+    other: Iterable[FrameSource],
+    variant: str = "",
+    variant_offset: int = 0,
+) -> Dataset:
+    """Comprehensive 3D SR document around a content tree (PS3.3 A.35.13).
+
+    Parameters
+    ----------
+    root
+        The root content item.
+    current
+        Instances that the tree refers to: Current Requested Procedure Evidence.
+    other
+        Instances that were looked at and that the tree does not name: Pertinent Other Evidence.
+    """
+    dataset = series_dataset(
+        context,
+        role,
+        sop_class_uid=Comprehensive3DSRStorage,
+        modality="SR",
+        variant=variant,
+        variant_offset=variant_offset,
+    )
+    dataset.ReferencedPerformedProcedureStepSequence = []
+    dataset.PerformedProcedureCodeSequence = []
+    dataset.CompletionFlag = "COMPLETE"
+    dataset.PreliminaryFlag = "PRELIMINARY"
+    dataset.VerificationFlag = "UNVERIFIED"
+    named = {source.sop_instance_uid: source for source in current}
+    rest = {source.sop_instance_uid: source for source in other if source.sop_instance_uid not in named}
+    if named:
+        dataset.CurrentRequestedProcedureEvidenceSequence = [evidence(context, named.values())]
+    if rest:
+        dataset.PertinentOtherEvidenceSequence = [evidence(context, rest.values())]
+    for element in root:
+        if element.keyword != "RelationshipType":
+            dataset[element.tag] = element
+    return dataset
+
+
+def evidence(context: ResultContext, sources: Iterable[FrameSource]) -> Dataset:
+    """Hierarchical SOP Instance Reference (PS3.3 C.17.2.1) of instances of this study."""
+    by_series: dict[str, list[Dataset]] = {}
+    for source in sources:
+        item = Dataset()
+        item.ReferencedSOPClassUID = source.sop_class_uid
+        item.ReferencedSOPInstanceUID = source.sop_instance_uid
+        by_series.setdefault(source.series_instance_uid, []).append(item)
+    study = Dataset()
+    study.StudyInstanceUID = context.carried.value("StudyInstanceUID")
+    study.ReferencedSeriesSequence = []
+    for uid, instances in by_series.items():
+        series = Dataset()
+        series.SeriesInstanceUID = uid
+        series.ReferencedSOPSequence = instances
+        study.ReferencedSeriesSequence.append(series)
+    return study
+
+
+def as_code_items(*listed: Code) -> list[Dataset]:
+    """Items of a code sequence."""
+    return [code_item(code) for code in listed]

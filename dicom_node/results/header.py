@@ -1,0 +1,273 @@
+"""What all result objects have in common: roles, series, equipment, dates, and how they become bytes."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_node.config import ResultSettings
+from dicom_node.results.codes import (
+    ACQUISITION_EQUIPMENT,
+    PRIVATE_DESIGNATOR,
+    PROCESSING_EQUIPMENT,
+    code_item,
+    private_scheme_item,
+)
+from dicom_node.results.identity import CarriedIdentity, ResultIdentity
+from dicom_node.results.uids import derive_uid
+from pipelines.cine.headers import OWN_MODEL_NAME
+from pipelines.models.identity import ModelIdentity
+
+__all__ = [
+    "BANNER",
+    "MANUFACTURER",
+    "SOFTWARE_VERSION",
+    "ResultContext",
+    "ResultRole",
+    "complete",
+    "device_uid",
+    "encoded",
+    "model_device_uid",
+    "series_dataset",
+]
+
+MANUFACTURER = "dicom-node"
+SOFTWARE_VERSION = version("dicom-node")
+IMPLEMENTATION_CLASS_UID = derive_uid("implementation class")
+IMPLEMENTATION_VERSION_NAME = f"DICOM_NODE_{SOFTWARE_VERSION}"[:16]
+
+BANNER = "RESEARCH – not for diagnostic use. AI-generated; not CE-marked or FDA-cleared."
+
+
+class ResultRole(enum.StrEnum):
+    """What a result object is for; the value is part of its identity and never changes."""
+
+    KEY_PHASE_ED = "key-phase-ed"
+    KEY_PHASE_ES = "key-phase-es"
+    SEGMENTATION_ED = "segmentation-ed"
+    SEGMENTATION_ES = "segmentation-es"
+    REPORT = "report"
+    SUMMARY = "summary"
+    SUMMARY_PDF = "summary-pdf"
+    REFUSAL = "refusal"
+
+    @property
+    def series_offset(self) -> int:
+        """Added to ``results.series_number_base``: fixed for each role, so series sort alike in every study."""
+        return _SERIES[self][0]
+
+    @property
+    def series_description(self) -> str:
+        """SeriesDescription; LO, at most 64 characters."""
+        return _SERIES[self][1]
+
+
+_SERIES = {
+    ResultRole.KEY_PHASE_ED: (1, "AI key phase ED - derived - RESEARCH"),
+    ResultRole.KEY_PHASE_ES: (2, "AI key phase ES - derived - RESEARCH"),
+    ResultRole.SEGMENTATION_ED: (3, "AI segmentation LV MYO RV, ED - RESEARCH"),
+    ResultRole.SEGMENTATION_ES: (4, "AI segmentation LV MYO RV, ES - RESEARCH"),
+    ResultRole.REPORT: (5, "AI ventricular function report - RESEARCH"),
+    ResultRole.SUMMARY: (6, "AI ventricular function summary - RESEARCH"),
+    ResultRole.SUMMARY_PDF: (7, "AI ventricular function summary, PDF - RESEARCH"),
+    ResultRole.REFUSAL: (8, "AI ventricular function NOT ANALYSED - RESEARCH"),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResultContext:
+    """Everything the encoders of one job share.
+
+    Attributes
+    ----------
+    reference : pydicom.Dataset
+        Header of the source instance that patient and study come from.
+    created : datetime.datetime
+        When the results count as made, with time zone. It belongs to the version of the study, not to the attempt: an
+        attempt repeated after a crash yields the same bytes.
+    models : tuple of ModelIdentity
+        Every network that took part; empty for a refusal before any ran.
+    """
+
+    identity: ResultIdentity
+    carried: CarriedIdentity
+    reference: Dataset
+    created: datetime.datetime
+    settings: ResultSettings
+    models: tuple[ModelIdentity, ...]
+    _local: datetime.datetime = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.created.tzinfo is None:
+            raise ValueError("created must have a time zone")
+        local = self.created
+        match = re.fullmatch(r"([+-])(\d{2})(\d{2})", self.carried.timezone_offset.strip())
+        if match:
+            # TimezoneOffsetFromUTC governs every date and time of the object that has none of its own (C.12.1).
+            offset = datetime.timedelta(hours=int(match[2]), minutes=int(match[3])) * (-1 if match[1] == "-" else 1)
+            if abs(offset) < datetime.timedelta(hours=24):
+                local = local.astimezone(datetime.timezone(offset))
+        object.__setattr__(self, "_local", local)
+
+    @property
+    def date(self) -> str:
+        """DA of the results."""
+        return self._local.strftime("%Y%m%d")
+
+    @property
+    def time(self) -> str:
+        """TM of the results."""
+        return self._local.strftime("%H%M%S")
+
+    @property
+    def datetime(self) -> str:
+        """DT of the results, with its offset."""
+        return self._local.strftime("%Y%m%d%H%M%S%z")
+
+    def series_uid(self, role: ResultRole, variant: str = "") -> str:
+        """Series Instance UID of a role; ``variant`` tells apart what different destinations get."""
+        return self.identity.uid("series", role, variant)
+
+    def instance_uid(self, role: ResultRole, number: int, variant: str = "") -> str:
+        """SOP Instance UID of the ``number``-th instance of a role."""
+        return self.identity.uid("instance", role, variant, str(number))
+
+
+def model_device_uid(model: ModelIdentity) -> str:
+    """DeviceUID (0018,1002) of a network: new with every version and every set of weights."""
+    return derive_uid("device", model.name, model.version, model.weights_sha256)
+
+
+def device_uid(models: Sequence[ModelIdentity]) -> str:
+    """DeviceUID of this software with these networks."""
+    return derive_uid("device", OWN_MODEL_NAME, SOFTWARE_VERSION, *sorted(map(model_device_uid, models)))
+
+
+def _software_versions(context: ResultContext) -> list[str]:
+    return [SOFTWARE_VERSION, *(f"{model.name} {model.version}"[:64] for model in context.models)]
+
+
+def series_dataset(
+    context: ResultContext,
+    role: ResultRole,
+    *,
+    sop_class_uid: str,
+    modality: str,
+    number: int = 1,
+    variant: str = "",
+    variant_offset: int = 0,
+) -> Dataset:
+    """Start a result object: SOP Common, General Series, General Equipment and file meta information.
+
+    Parameters
+    ----------
+    number
+        InstanceNumber, from 1.
+    variant, variant_offset
+        Which of the variants for different destinations it is, and what that adds to the series number.
+    """
+    dataset = Dataset()
+    dataset.SOPClassUID = sop_class_uid
+    dataset.SOPInstanceUID = context.instance_uid(role, number, variant)
+    dataset.SeriesInstanceUID = context.series_uid(role, variant)
+    dataset.Modality = modality
+    dataset.SeriesNumber = context.settings.series_number_base + role.series_offset + variant_offset
+    dataset.SeriesDescription = role.series_description
+    dataset.InstanceNumber = number
+    dataset.file_meta = FileMetaDataset()
+    complete(context, dataset)
+    return dataset
+
+
+def complete(context: ResultContext, dataset: Dataset) -> None:
+    """Give an object the header that all results share (everything but patient and study)."""
+    dataset.InstanceCreationDate, dataset.InstanceCreationTime = context.date, context.time
+    dataset.SeriesDate, dataset.SeriesTime = context.date, context.time
+    dataset.ContentDate, dataset.ContentTime = context.date, context.time
+    dataset.BodyPartExamined = "HEART"
+    dataset.ContentQualification = "RESEARCH"
+    dataset.Manufacturer = MANUFACTURER
+    dataset.ManufacturerModelName = OWN_MODEL_NAME
+    dataset.SoftwareVersions = _software_versions(context)
+    dataset.DeviceSerialNumber = hashlib.sha256(device_uid(context.models).encode()).hexdigest()[:16]
+    if context.settings.institution:
+        dataset.InstitutionName = context.settings.institution[:64]
+    dataset.ContributingEquipmentSequence = _contributing_equipment(context)
+
+
+def _contributing_equipment(context: ResultContext) -> list[Dataset]:
+    acquisition = Dataset()
+    acquisition.PurposeOfReferenceCodeSequence = [code_item(ACQUISITION_EQUIPMENT)]
+    acquisition.Manufacturer = _text(context.reference, "Manufacturer") or "unknown"
+    for keyword in ("InstitutionName", "StationName", "ManufacturerModelName", "DeviceSerialNumber"):
+        value = _text(context.reference, keyword)
+        if value:
+            setattr(acquisition, keyword, value)
+    software = context.reference.get("SoftwareVersions")
+    if software:
+        acquisition.SoftwareVersions = software
+
+    node = _processing(context, OWN_MODEL_NAME, [SOFTWARE_VERSION], device_uid(context.models))
+    node.ContributionDescription = "assembly of the cine, quality control, measurement, encoding"
+    equipment = [acquisition, node]
+    for model in context.models:
+        item = _processing(context, model.name[:64], [model.version[:64]], model_device_uid(model))
+        item.ContributionDescription = (
+            f"{model.task}; weights SHA-256 {model.weights_sha256}; trained on {model.training_data}; {model.licence}"
+        )[:1024]
+        equipment.append(item)
+    return equipment
+
+
+def _processing(context: ResultContext, model_name: str, versions: list[str], uid: str) -> Dataset:
+    # IHE AI Results 6.5.3.1: one item for each algorithm, its Device UID updated at each change of the model.
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [code_item(PROCESSING_EQUIPMENT)]
+    item.Manufacturer = MANUFACTURER
+    item.ManufacturerModelName = model_name
+    item.SoftwareVersions = versions
+    item.DeviceUID = uid
+    item.ContributionDateTime = context.datetime
+    return item
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    return str(dataset.get(keyword) or "").strip()
+
+
+def encoded(context: ResultContext, dataset: Dataset) -> bytes:
+    """Settle identity, character set and file meta information, and write the object as a PS3.10 file.
+
+    Explicit VR Little Endian; equal input gives equal bytes.
+    """
+    if _uses_private_code(dataset):
+        dataset.CodingSchemeIdentificationSequence = [private_scheme_item()]
+    context.carried.apply(dataset)
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    dataset.file_meta = meta
+    buffer = io.BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True, implicit_vr=False, little_endian=True)
+    return buffer.getvalue()
+
+
+def _uses_private_code(dataset: Dataset) -> bool:
+    return any(
+        element.keyword == "CodingSchemeDesignator" and element.value == PRIVATE_DESIGNATOR
+        for element in dataset.iterall()
+    )

@@ -1,0 +1,285 @@
+"""Key-phase series: one derived MR image a slice at end diastole and at end systole.
+
+A viewer draws a segmentation of one phase only on a series of one phase (OHIF draws nothing, or the wrong phase, on a
+cine of many). Geometry and Frame of Reference are the source's, and so are the grey values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import MRImageStorage
+
+from dicom_node.results.codes import ONE_PHASE_EXTRACTED, SOURCE_IMAGE, SOURCE_SERIES, code_item
+from dicom_node.results.header import ResultContext, ResultRole, series_dataset
+from dicom_node.results.sources import SourceDatasets
+from pipelines.cine.stack import CineStack, FrameSource
+
+__all__ = ["StoredPixels", "decimal", "image_plane", "key_phase_series", "source_image_item", "stored_pixels"]
+
+_ACQUISITION = (
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "AcquisitionNumber",
+    "PatientPosition",
+    "AnatomicalOrientationType",
+    "ProtocolName",
+    "SequenceName",
+    "RepetitionTime",
+    "EchoTime",
+    "EchoTrainLength",
+    "FlipAngle",
+    "NumberOfAverages",
+    "ImagingFrequency",
+    "ImagedNucleus",
+    "EchoNumbers",
+    "MagneticFieldStrength",
+    "NumberOfPhaseEncodingSteps",
+    "PercentSampling",
+    "PercentPhaseFieldOfView",
+    "PixelBandwidth",
+    "NominalInterval",
+    "HeartRate",
+    "ReconstructionDiameter",
+    "ReceiveCoilName",
+    "TransmitCoilName",
+    "AcquisitionMatrix",
+    "SAR",
+    "dBdt",
+)
+"""Acquisition attributes of the MR Image Module (PS3.3 C.8.3.1) and around it that stay true of a derived image."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredPixels:
+    """Grey values as stored values with the rescale that gives them back.
+
+    Attributes
+    ----------
+    values : (R, C) int
+    slope, intercept : float
+        Grey value = stored value × slope + intercept.
+    bits_stored : int
+    exact : bool
+        Whether every grey value comes back exactly (it does wherever the source was integral and not interpolated).
+    """
+
+    values: NDArray[np.uint16] | NDArray[np.int16]
+    slope: float
+    intercept: float
+    bits_stored: int
+    exact: bool
+
+
+def stored_pixels(grey: NDArray[np.float32], *, slope: float, intercept: float, bits_stored: int) -> StoredPixels:
+    """Undo the modality LUT (PS3.3 C.11.1).
+
+    Parameters
+    ----------
+    grey : (R, C) float32
+    slope, intercept, bits_stored
+        Those of the source. Where they cannot hold the values in 16 bits the whole range of the image is spread over
+        16 bits instead, which is then not exact.
+    """
+    exactly = np.asarray(grey, dtype=np.float64)
+    raw = (exactly - intercept) / slope
+    values = np.rint(raw)
+    low, high = float(values.min()), float(values.max())
+    if low < -32768 or high > (32767 if low < 0 else 65535):
+        intercept = float(exactly.min())
+        slope = max((float(exactly.max()) - intercept) / 65535, np.finfo(np.float32).tiny)
+        values = np.rint((exactly - intercept) / slope)
+        low, high = 0.0, float(values.max())
+        bits_stored = 16
+    signed = low < 0
+    needed = 16 if signed else max(int(high).bit_length(), 1)
+    bits = 16 if signed else min(max(bits_stored, needed), 16)
+    integers = values.astype(np.int16 if signed else np.uint16)
+    back = (integers.astype(np.float64) * slope + intercept).astype(np.float32)
+    return StoredPixels(integers, slope, intercept, bits, bool(np.array_equal(back, grey)))
+
+
+def decimal(value: float) -> str:
+    """DS of at most 16 characters (PS3.5 6.2) that is as near to ``value`` as it can be."""
+    if value == int(value) and abs(value) < 1e15:
+        return str(int(value))
+    for digits in range(16, 0, -1):
+        text = f"{value:.{digits}g}"
+        if len(text) <= 16:
+            return text
+    raise ValueError(f"{value} does not fit into a DS")
+
+
+def image_plane(dataset: Dataset, stack: CineStack, index: int) -> None:
+    """Image Plane and Frame of Reference Modules (PS3.3 C.7.6.2, C.7.4.1) of one slice."""
+    geometry = stack.geometry
+    dataset.ImagePositionPatient = [decimal(float(v)) for v in geometry.positions[index]]
+    dataset.ImageOrientationPatient = [decimal(float(v)) for v in (*geometry.row_direction, *geometry.column_direction)]
+    dataset.PixelSpacing = [decimal(float(v)) for v in geometry.pixel_spacing]
+    dataset.SliceThickness = decimal(geometry.slice_thickness)
+    dataset.SliceLocation = decimal(round(float(geometry.positions[index] @ geometry.normal), 6))
+    dataset.FrameOfReferenceUID = stack.frame_of_reference_uid
+
+
+def source_image_item(source: FrameSource, *, spatial_locations_preserved: bool = True) -> Dataset:
+    """Item of Source Image Sequence (PS3.3 C.7.6.4)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = source.sop_class_uid
+    item.ReferencedSOPInstanceUID = source.sop_instance_uid
+    if source.frame_number is not None:
+        item.ReferencedFrameNumber = source.frame_number
+    item.SpatialLocationsPreserved = "YES" if spatial_locations_preserved else "NO"
+    item.PurposeOfReferenceCodeSequence = [code_item(SOURCE_IMAGE)]
+    return item
+
+
+def key_phase_series(
+    context: ResultContext, role: ResultRole, stack: CineStack, phase: int, sources: SourceDatasets
+) -> list[tuple[Dataset, StoredPixels]]:
+    """Encode one phase of a stack.
+
+    Parameters
+    ----------
+    role
+        ``KEY_PHASE_ED`` or ``KEY_PHASE_ES``.
+    phase
+        0-based phase index.
+
+    Returns
+    -------
+    list of (pydicom.Dataset, StoredPixels)
+        One MR Image Storage object a slice, in slice order.
+    """
+    return [
+        _slice(context, role, stack, phase, index, sources.layers(stack.sources[phase][index]))
+        for index in range(stack.slices)
+    ]
+
+
+def _slice(
+    context: ResultContext, role: ResultRole, stack: CineStack, phase: int, index: int, layers: Sequence[Dataset]
+) -> tuple[Dataset, StoredPixels]:
+    source = stack.sources[phase][index]
+    interpolated = index in stack.resampled_slices
+    when = "end diastole" if role is ResultRole.KEY_PHASE_ED else "end systole"
+    dataset = series_dataset(context, role, sop_class_uid=MRImageStorage, modality="MR", number=index + 1)
+    dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
+    dataset.DerivationDescription = f"One phase of a cine: {when}, phase {phase + 1} of {stack.phases}" + (
+        "; interpolated in time to the common number of phases" if interpolated else "; grey values unchanged"
+    )
+    dataset.DerivationCodeSequence = [code_item(ONE_PHASE_EXTRACTED)]
+    dataset.SourceImageSequence = [source_image_item(source)]
+    dataset.RelatedSeriesSequence = [_related_series(context, source)]
+    dataset.ImageComments = f"AI-selected {when} for research; not for diagnosis"
+    dataset.BurnedInAnnotation = "NO"
+    dataset.LossyImageCompression = _value(layers, "LossyImageCompression") or "00"
+
+    for keyword in _ACQUISITION:
+        _copy(dataset, layers, keyword)
+    _sequence_attributes(dataset, layers)
+    image_plane(dataset, stack, index)
+    dataset.PositionReferenceIndicator = _value(layers, "PositionReferenceIndicator") or ""
+    if stack.slices > 1:
+        dataset.SpacingBetweenSlices = decimal(round(stack.geometry.pitch, 6))
+    trigger = float(stack.trigger_times[phase, index])
+    # TriggerTime is allowed only beside a scan option that says the heart gated the scan (C.8.3.1, Type 2C).
+    if np.isfinite(trigger) and _heart_gated(dataset, layers):
+        dataset.TriggerTime = decimal(round(trigger, 3))
+
+    slope, intercept = _rescale(layers)
+    bits = _value(layers, "BitsStored")
+    pixels = stored_pixels(
+        stack.pixels[phase, index], slope=slope, intercept=intercept, bits_stored=16 if bits is None else int(bits)
+    )
+    dataset.SamplesPerPixel = 1
+    photometric = _value(layers, "PhotometricInterpretation")
+    dataset.PhotometricInterpretation = photometric if photometric == "MONOCHROME1" else "MONOCHROME2"
+    dataset.Rows, dataset.Columns = pixels.values.shape
+    dataset.BitsAllocated = 16
+    dataset.BitsStored, dataset.HighBit = pixels.bits_stored, pixels.bits_stored - 1
+    dataset.PixelRepresentation = int(pixels.values.dtype == np.int16)
+    if (pixels.slope, pixels.intercept) != (1.0, 0.0):
+        # Not in the MR Image Module, but what every vendor that scales writes and every viewer reads.
+        dataset.RescaleSlope, dataset.RescaleIntercept = decimal(pixels.slope), decimal(pixels.intercept)
+        dataset.RescaleType = "US"
+    _window(dataset, layers, stack.pixels[phase, index])
+    dataset.PixelData = pixels.values.astype(pixels.values.dtype.newbyteorder("<"), copy=False).tobytes()
+    dataset["PixelData"].VR = "OW"
+    return dataset, pixels
+
+
+def _related_series(context: ResultContext, source: FrameSource) -> Dataset:
+    item = Dataset()
+    item.StudyInstanceUID = context.carried.value("StudyInstanceUID")
+    item.SeriesInstanceUID = source.series_instance_uid
+    item.PurposeOfReferenceCodeSequence = [code_item(SOURCE_SERIES)]
+    return item
+
+
+def _value(layers: Sequence[Dataset], keyword: str) -> Any:
+    for layer in layers:
+        value = layer.get(keyword)
+        if value not in (None, ""):
+            return value
+    return None
+
+
+def _copy(dataset: Dataset, layers: Sequence[Dataset], keyword: str) -> None:
+    for layer in layers:
+        if keyword in layer and layer[keyword].value not in (None, ""):
+            dataset[keyword] = layer[keyword]
+            return
+
+
+def _sequence_attributes(dataset: Dataset, layers: Sequence[Dataset]) -> None:
+    """Pulse sequence in the terms of the MR Image Module; an Enhanced source says the same in other words."""
+    _copy(dataset, layers, "ScanningSequence")
+    _copy(dataset, layers, "SequenceVariant")
+    _copy(dataset, layers, "ScanOptions")
+    _copy(dataset, layers, "MRAcquisitionType")
+    if "ScanningSequence" not in dataset:
+        echo = _value(layers, "EchoPulseSequence")
+        terms = {"GRADIENT": ["GR"], "SPIN": ["SE"], "BOTH": ["SE", "GR"]}.get(str(echo))
+        dataset.ScanningSequence = terms or ["RM"]
+    if "SequenceVariant" not in dataset:
+        terms = []
+        if _value(layers, "SteadyStatePulseSequence") not in (None, "NONE"):
+            terms.append("SS")
+        if _value(layers, "SegmentedKSpaceTraversal") not in (None, "SINGLE"):
+            terms.append("SK")
+        dataset.SequenceVariant = terms or ["NONE"]
+    for keyword in ("ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"):
+        if keyword not in dataset:
+            setattr(dataset, keyword, None)
+    if "EchoTime" not in dataset or dataset.EchoTime is None:
+        echo_time = _value(layers, "EffectiveEchoTime")
+        if echo_time is not None:
+            dataset.EchoTime = decimal(float(echo_time))
+
+
+def _heart_gated(dataset: Dataset, layers: Sequence[Dataset]) -> bool:
+    if not dataset.get("ScanOptions") and _value(layers, "CardiacSynchronizationTechnique") not in (None, "NONE"):
+        dataset.ScanOptions = "CG"
+    options = dataset.get("ScanOptions") or []
+    return not {"CG", "PPG"}.isdisjoint([options] if isinstance(options, str) else options)
+
+
+def _rescale(layers: Sequence[Dataset]) -> tuple[float, float]:
+    slope, intercept = _value(layers, "RescaleSlope"), _value(layers, "RescaleIntercept")
+    slope = 1.0 if slope is None else float(slope)
+    return slope or 1.0, 0.0 if intercept is None else float(intercept)
+
+
+def _window(dataset: Dataset, layers: Sequence[Dataset], grey: NDArray[np.float32]) -> None:
+    if _value(layers, "WindowCenter") is not None and _value(layers, "WindowWidth") is not None:
+        for keyword in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"):
+            _copy(dataset, layers, keyword)
+        return
+    low, high = (float(v) for v in np.percentile(grey, (1, 99)))
+    dataset.WindowCenter = decimal(round((low + high) / 2, 3))
+    dataset.WindowWidth = decimal(round(max(high - low, 1.0), 3))

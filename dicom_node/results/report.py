@@ -1,0 +1,360 @@
+"""Structured report of ventricular function: TID 1500 in Comprehensive 3D SR (PS3.16)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from highdicom.sr import (
+    FindingSite,
+    Measurement,
+    MeasurementProperties,
+    MeasurementReport,
+    NormalRangeProperties,
+    QualitativeEvaluation,
+    ReferencedSegment,
+    RelationshipTypeValues,
+    SourceImageForSegmentation,
+    TimePointContext,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import SegmentationStorage
+
+from dicom_node.results.codes import (
+    AHA_SEGMENTS,
+    BSA_EQUATION,
+    CARDIAC_CYCLE_POINT,
+    CHAMBER,
+    COMMENT,
+    END_DIASTOLE,
+    END_SYSTOLE,
+    GRADE,
+    PAPILLARIES,
+    PAPILLARIES_EXCLUDED,
+    PAPILLARIES_INCLUDED,
+    QUALITY_CHECK,
+    QUANTITY,
+    RANGE_LOWER,
+    RANGE_UPPER,
+    STUDY_QUALITY,
+    THICKENING,
+    TIME_RELATIVE_TO_R_WAVE,
+    VOLUME,
+    WALL_THICKNESS,
+    SegmentCodes,
+    private,
+    ucum,
+)
+from dicom_node.results.content import (
+    algorithm,
+    code_content,
+    group,
+    number_content,
+    observation_context,
+    omission_items,
+    procedure_reported,
+    quality_sentences,
+    structured_report,
+    text_item,
+)
+from dicom_node.results.header import BANNER, ResultContext, ResultRole
+from dicom_node.results.keyphase import image_plane
+from dicom_node.results.segmentation import EncodedSegmentation, tracking_uid
+from pipelines.cine.stack import CineStack, CineStudy, FrameSource
+from pipelines.errors import Refusal
+from pipelines.function.findings import Chamber, Quantity, SegmentalWall, VentricularFunction
+from pipelines.function.findings import Measurement as Number
+from pipelines.quality.findings import QualityAssessment
+
+__all__ = ["NormalRange", "ReportContent", "function_report", "significant"]
+
+
+@dataclass(frozen=True, slots=True)
+class NormalRange:
+    """Reference interval of a number for the patient at hand, in the unit of the number."""
+
+    lower: float
+    upper: float
+    description: str
+    """Whom it holds for: sex, age, method."""
+    source: str
+    """The publication."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReportContent:
+    """What a report says, and on what images."""
+
+    study: CineStudy
+    stack: CineStack
+    function: VentricularFunction
+    quality: QualityAssessment
+    refusals: tuple[Refusal, ...]
+    ranges: Mapping[Quantity, NormalRange]
+
+
+def significant(value: float) -> float:
+    """The value as reported: one decimal below 100 (two below 10), whole from 100 on."""
+    magnitude = abs(value)
+    return round(value, 2 if magnitude < 10 else 1 if magnitude < 100 else 0)
+
+
+def function_report(
+    context: ResultContext,
+    content: ReportContent,
+    segmentations: Sequence[EncodedSegmentation],
+    *,
+    variant: str,
+    variant_offset: int,
+) -> Dataset:
+    """Encode the report.
+
+    Parameters
+    ----------
+    segmentations
+        SEG of end diastole and of end systole, in this order, as the destination gets them.
+    """
+    phases = tuple(zip((ResultRole.SEGMENTATION_ED, ResultRole.SEGMENTATION_ES), segmentations, strict=True))
+    groups = [
+        _patient(context, content.function),
+        *(_chamber(context, content, chamber) for chamber in _chambers(content.function)),
+        *(_region(context, content, role, seg, codes) for role, seg in phases for codes in seg.segments),
+        *(_segments(context, content.function.wall) if content.function.wall is not None else ()),
+        _quality(context, content),
+    ]
+    report = MeasurementReport(
+        observation_context=observation_context(context),
+        procedure_reported=procedure_reported(context),
+        imaging_measurements=groups,
+        referenced_images=_library(content.stack, segmentations),
+    )
+    references = [source for seg in segmentations for source in seg.references]
+    return structured_report(
+        context,
+        ResultRole.REPORT,
+        report[0],
+        current=[*_seg_sources(segmentations), *references],
+        other=_sources(content.stack),
+        variant=variant,
+        variant_offset=variant_offset,
+    )
+
+
+def _seg_sources(segmentations: Iterable[EncodedSegmentation]) -> list[FrameSource]:
+    return [
+        FrameSource(
+            sop_class_uid=str(seg.dataset.SOPClassUID),
+            sop_instance_uid=str(seg.dataset.SOPInstanceUID),
+            series_instance_uid=str(seg.dataset.SeriesInstanceUID),
+            frame_number=None,
+            instance_number=1,
+            trigger_time_ms=None,
+        )
+        for seg in segmentations
+    ]
+
+
+def _sources(stack: CineStack) -> list[FrameSource]:
+    return [source for line in stack.sources for source in line]
+
+
+def _library(stack: CineStack, segmentations: Iterable[EncodedSegmentation]) -> list[Dataset]:
+    """Stand-ins with the geometry of the images referred to: TID 1602 wants 17 items of each."""
+    images = {}
+    for seg in segmentations:
+        for index, source in enumerate(seg.references):
+            image = Dataset()
+            image.SOPClassUID, image.SOPInstanceUID = source.sop_class_uid, source.sop_instance_uid
+            image.Modality = "MR"
+            image.Rows, image.Columns = stack.pixels.shape[2:]
+            image_plane(image, stack, index)
+            if stack.slices > 1:
+                image.SpacingBetweenSlices = round(stack.geometry.pitch, 6)
+            images.setdefault(source.sop_instance_uid, image)
+    return list(images.values())
+
+
+def _chambers(function: VentricularFunction) -> list[Chamber]:
+    return [Chamber.LV] if function.rv is None else [Chamber.LV, Chamber.RV]
+
+
+def _number(content: ReportContent, number: Number) -> Measurement:
+    unit = ucum(number.quantity.unit)
+    value = significant(number.value)
+    uncertainty = {}
+    if number.interval is not None:
+        # CID 225 gives distances from the value, not bounds.
+        uncertainty = {
+            "upper_measurement_uncertainty": significant(max(number.interval.upper - number.value, 0.0)),
+            "lower_measurement_uncertainty": significant(max(number.value - number.interval.lower, 0.0)),
+        }
+    normal = content.ranges.get(number.quantity)
+    properties = None
+    if normal is not None or uncertainty:
+        properties = MeasurementProperties(
+            normal_range_properties=None if normal is None else _range(normal, unit), **uncertainty
+        )
+    measurement = Measurement(name=QUANTITY[number.quantity], value=value, unit=unit, properties=properties)
+    _add(measurement, text_item(private("METHOD"), number.method, RelationshipTypeValues.HAS_PROPERTIES))
+    return measurement
+
+
+def _range(normal: NormalRange, unit: Code) -> NormalRangeProperties:
+    bound = RelationshipTypeValues.HAS_PROPERTIES
+    return NormalRangeProperties(
+        values=[
+            number_content(RANGE_LOWER, significant(normal.lower), unit, bound),
+            number_content(RANGE_UPPER, significant(normal.upper), unit, bound),
+        ],
+        description=normal.description,
+        authority=normal.source,
+    )
+
+
+def _add(measurement: Measurement, item: Dataset) -> None:
+    number = measurement[0]
+    if "ContentSequence" in number:
+        number.ContentSequence.append(item)
+    else:
+        number.ContentSequence = [item]
+
+
+def _at(measurement: Measurement, point: Code) -> Measurement:
+    number = measurement[0]
+    modifier = code_content(CARDIAC_CYCLE_POINT, point, RelationshipTypeValues.HAS_CONCEPT_MOD)
+    number.ContentSequence = [modifier, *number.get("ContentSequence", [])]
+    return measurement
+
+
+def _patient(context: ResultContext, function: VentricularFunction) -> Dataset:
+    """Heart rate, body surface area and the times of the key phases: what belongs to neither ventricle."""
+    measurements = [
+        Measurement(name=QUANTITY[number.quantity], value=significant(number.value), unit=ucum(number.quantity.unit))
+        for number in function.measurements()
+        if number.quantity.chamber is None
+    ]
+    key = function.keyframes
+    for point, milliseconds in ((END_DIASTOLE, key.end_diastole_ms), (END_SYSTOLE, key.end_systole_ms)):
+        if np.isfinite(milliseconds):
+            time = Measurement(name=TIME_RELATIVE_TO_R_WAVE, value=round(float(milliseconds), 1), unit=ucum("ms"))
+            measurements.append(_at(time, point))
+    items = [text_item(COMMENT, f"Key phases: {key.method}")]
+    if function.bsa_formula is not None:
+        equation = BSA_EQUATION[function.bsa_formula]
+        items.append(text_item(COMMENT, f"Body surface area: {function.bsa_formula.value}, {equation.meaning}"))
+    return group(
+        context, "Patient and cardiac cycle", measurements=measurements, finding_type=private("PATIENT"), items=items
+    )
+
+
+def _chamber(context: ResultContext, content: ReportContent, chamber: Chamber) -> Dataset:
+    function = content.function
+    measurements = [
+        _number(content, number) for number in function.measurements() if number.quantity.chamber is chamber
+    ]
+    evaluations = []
+    if chamber is Chamber.LV:
+        included = PAPILLARIES_INCLUDED if function.papillaries_in_cavity else PAPILLARIES_EXCLUDED
+        evaluations.append(QualitativeEvaluation(name=PAPILLARIES, value=included))
+    notes = [text_item(private("NOTE"), note) for note in function.notes] if chamber is Chamber.LV else []
+    return group(
+        context,
+        f"{chamber.value} function",
+        finding_sites=[FindingSite(CHAMBER[chamber])],
+        measurements=measurements,
+        qualitative_evaluations=evaluations,
+        items=notes,
+    )
+
+
+def _region(
+    context: ResultContext,
+    content: ReportContent,
+    role: ResultRole,
+    seg: EncodedSegmentation,
+    codes: SegmentCodes,
+) -> Dataset:
+    """TID 1411: the volume of one segment as drawn, with the reference to the segment."""
+    point = END_DIASTOLE if role is ResultRole.SEGMENTATION_ED else END_SYSTOLE
+    number = seg.segments.index(codes) + 1
+    geometry = content.stack.geometry
+    area = geometry.pixel_spacing[0] * geometry.pixel_spacing[1]
+    voxels = np.count_nonzero(seg.labels == codes.label, axis=(1, 2))
+    millilitres = float(voxels @ geometry.slice_intervals() * area / 1000)
+    volume = Measurement(name=VOLUME, value=significant(millilitres), unit=ucum("ml"))
+    method = "area of the segment × slice interval, summed over all slices on which it is drawn"
+    _add(volume, text_item(private("METHOD"), method, RelationshipTypeValues.HAS_PROPERTIES))
+    images = [
+        SourceImageForSegmentation(
+            referenced_sop_class_uid=source.sop_class_uid,
+            referenced_sop_instance_uid=source.sop_instance_uid,
+            referenced_frame_numbers=None if source.frame_number is None else [source.frame_number],
+        )
+        for source in seg.references
+    ]
+    phase = "ED" if role is ResultRole.SEGMENTATION_ED else "ES"
+    return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=tracking_uid(context, role, codes), identifier=f"{codes.name} {phase}"
+        ),
+        referenced_segment=ReferencedSegment(
+            sop_class_uid=SegmentationStorage,
+            sop_instance_uid=str(seg.dataset.SOPInstanceUID),
+            segment_number=number,
+            source_images=images,
+        ),
+        algorithm_id=algorithm(context),
+        finding_type=codes.property_type,
+        finding_sites=[FindingSite(codes.property_type)],
+        time_point_context=TimePointContext(time_point=point.meaning),
+        measurements=[_at(volume, point)],
+    )
+
+
+def _segments(context: ResultContext, wall: SegmentalWall) -> list[Dataset]:
+    """One group for each AHA segment that was measured (CID 3717 as finding site)."""
+    groups = []
+    for index in range(wall.segments):
+        rows = (
+            (WALL_THICKNESS, wall.ed_thickness_mm[index], "mm", END_DIASTOLE),
+            (WALL_THICKNESS, wall.es_thickness_mm[index], "mm", END_SYSTOLE),
+            (THICKENING, wall.thickening_percent[index], "%", None),
+        )
+        measurements = []
+        for name, value, unit, point in rows:
+            if not np.isfinite(value):
+                continue
+            measurement = Measurement(name=name, value=round(float(value), 1), unit=ucum(unit))
+            measurements.append(measurement if point is None else _at(measurement, point))
+        if measurements:
+            groups.append(
+                group(
+                    context,
+                    f"AHA segment {index + 1}",
+                    finding_sites=[FindingSite(AHA_SEGMENTS[index])],
+                    measurements=measurements,
+                    items=[text_item(private("METHOD"), wall.method)] if not groups else (),
+                )
+            )
+    return groups
+
+
+def _quality(context: ResultContext, content: ReportContent) -> Dataset:
+    evaluations = [QualitativeEvaluation(name=STUDY_QUALITY, value=GRADE[content.quality.overall])]
+    evaluations += [
+        QualitativeEvaluation(name=QUALITY_CHECK[finding.check], value=GRADE[finding.grade])
+        for finding in content.quality.findings
+    ]
+    items = [
+        *quality_sentences(content.quality),
+        *omission_items(content.study.omissions),
+        *(text_item(private("DECLINED"), refusal.sentence) for refusal in content.refusals),
+        text_item(private("LIMITS"), BANNER),
+    ]
+    return group(
+        context, "Quality", finding_type=private("DATAQUALITY"), qualitative_evaluations=evaluations, items=items
+    )

@@ -1,0 +1,118 @@
+"""The source instances of a study as the encoders need them: headers, looked up by SOP Instance UID."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from dicom_node.errors import ProcessingFailureError
+from pipelines.cine.elements import DAMAGE
+from pipelines.cine.stack import CineStack, CineStudy, FrameSource
+
+__all__ = ["SourceDatasets", "frame_layers"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceDatasets:
+    """Where each source instance lies; headers are read when asked for, once, without pixels.
+
+    Attributes
+    ----------
+    paths : mapping of SOP Instance UID to file
+    """
+
+    paths: Mapping[str, Path]
+    _headers: dict[str, Dataset] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def index(cls, paths: Iterable[Path]) -> SourceDatasets:
+        """Index DICOM files; what is no DICOM is passed over, and of two files with one UID the first counts."""
+        found: dict[str, Path] = {}
+        for path in paths:
+            try:
+                # Raw: no value is converted, so an invalid UID neither warns nor changes.
+                header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+                element = header.get_item("SOPInstanceUID")
+            except (InvalidDicomError, *DAMAGE):
+                continue
+            if element is not None and element.value:
+                value = element.value
+                uid = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+                found.setdefault(uid.strip(" \0"), path)
+        return cls(found)
+
+    def header(self, sop_instance_uid: str) -> Dataset:
+        """Data set of an instance, without pixels.
+
+        Raises
+        ------
+        ProcessingFailureError
+            The instance is not among the files, or cannot be read any more.
+        """
+        if sop_instance_uid not in self._headers:
+            path = self.paths.get(sop_instance_uid)
+            if path is None:
+                raise ProcessingFailureError(
+                    "a source instance of the results is not among the files of the study",
+                    subject=sop_instance_uid,
+                    remedy="run the job again; if that repeats, look for the instance in the storage directory",
+                )
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    self._headers[sop_instance_uid] = dcmread(path, stop_before_pixels=True)
+            except (InvalidDicomError, *DAMAGE) as error:
+                raise ProcessingFailureError(
+                    f"a source instance cannot be read again: {type(error).__name__}",
+                    subject=sop_instance_uid,
+                    remedy="check the storage directory",
+                ) from error
+        return self._headers[sop_instance_uid]
+
+    def reference(self, study: CineStudy) -> Dataset:
+        """The instance whose patient and study the results take over.
+
+        The first frame of the short axis; without one, of any stack; without stacks, the instance of the study with
+        the smallest SOP Instance UID: the same whatever the order of arrival.
+        """
+        stacks: list[CineStack] = [study.short_axis] if study.short_axis is not None else list(study.stacks)
+        for stack in stacks:
+            return self.header(stack.sources[0][0].sop_instance_uid)
+        for uid in sorted(self.paths):
+            header = self.header(uid)
+            if str(header.get("StudyInstanceUID", "")) == study.context.study_instance_uid:
+                return header
+        raise ProcessingFailureError(
+            "no source instance of the study is left to take patient and study from",
+            subject=study.context.study_instance_uid,
+            remedy="send the study again",
+        )
+
+    def layers(self, source: FrameSource) -> list[Dataset]:
+        """Attributes of one frame, the most specific first."""
+        return frame_layers(self.header(source.sop_instance_uid), source.frame_number)
+
+
+def frame_layers(header: Dataset, frame_number: int | None) -> list[Dataset]:
+    """Per-frame and shared functional group items of a frame, then the data set itself (PS3.3 C.7.6.16)."""
+    if frame_number is None:
+        return [header]
+    return [
+        *_macros(header, "PerFrameFunctionalGroupsSequence", frame_number - 1),
+        *_macros(header, "SharedFunctionalGroupsSequence", 0),
+        header,
+    ]
+
+
+def _macros(header: Dataset, keyword: str, index: int) -> Iterator[Dataset]:
+    groups = header.get(keyword) or []
+    if index < len(groups):
+        for element in groups[index]:
+            if element.VR == "SQ" and element.value:
+                yield element.value[0]
