@@ -30,6 +30,7 @@ _log = structlog.get_logger(__name__)
 _spawn = multiprocessing.get_context("spawn")
 
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 FIRST_RESTART_DELAY_S = 0.25
 LONGEST_RESTART_DELAY_S = 30.0
 SETTLED_S = 1.0
@@ -86,7 +87,10 @@ def stop_on_signals() -> threading.Event:
 
 def _run(role: Role, parent: int, ready: Connection) -> None:
     os.setpgid(0, 0)
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # What ps and top show; 15 bytes.
+    libc.prctl(PR_SET_NAME, f"dn {role.name}"[:15].encode())
     if os.getppid() != parent:
         # The parent died before the line above took effect.
         os.kill(os.getpid(), signal.SIGKILL)

@@ -111,11 +111,17 @@ def close_association(ledger: Ledger, association_id: str, *, outcome: str, at: 
 
 
 def close_abandoned_associations(ledger: Ledger, receiver: str, *, at: dt.datetime) -> int:
-    """Close what an earlier life of this receiver process left open; returns how many there were."""
+    """Close what an earlier life of this receiver process left open; returns how many there were.
+
+    Parameters
+    ----------
+    receiver
+        Name of the process; or, ending in ``/``, the beginning of the names of all receivers of a node.
+    """
+    name = Association.receiver
+    mine = name.startswith(receiver, autoescape=True) if receiver.endswith("/") else name == receiver
     with ledger.transaction() as session:
-        abandoned = session.scalars(
-            select(Association).where(Association.receiver == receiver, Association.closed_at.is_(None))
-        ).all()
+        abandoned = session.scalars(select(Association).where(mine, Association.closed_at.is_(None))).all()
         for association in abandoned:
             association.closed_at, association.outcome = at, "receiver died"
             record_event(session, "association abandoned", association.id, at=at, correlation_id=association.id)

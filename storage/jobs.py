@@ -40,12 +40,14 @@ __all__ = [
     "fail_job",
     "overlong_jobs",
     "release_expired_jobs",
-    "release_job",
     "release_worker",
     "requeue_job",
     "studies_to_consider",
     "study_contents",
 ]
+
+
+DEATHS_PER_ATTEMPT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,22 +465,21 @@ def fail_job(
         row = _held(session, job_id, worker)
         if row is None:
             return False
-        _end_attempt(session, row, error, retry_at if retryable else None, now)
+        _end_attempt(session, row, error, retry_at if retryable else None, now, allowed=row.maximum_attempts)
         return True
 
 
-def release_job(ledger: Ledger, job_id: int, *, worker: str, now: dt.datetime) -> None:
-    """A worker that is told to stop gives its job back, the attempt not counted: RUNNING → QUEUED."""
-    with ledger.transaction() as session:
-        row = _held(session, job_id, worker)
-        if row is not None:
-            row.attempts -= 1
-            _requeue(row, now)
-            _event(session, row, "job released", now, worker=worker)
+def release_worker(
+    ledger: Ledger, worker: str, error: str, *, counted: bool, now: dt.datetime, retry_at: dt.datetime
+) -> tuple[int, ...]:
+    """A worker stopped or died: its jobs are queued again until ``retry_at``.
 
-
-def release_worker(ledger: Ledger, worker: str, error: str, *, now: dt.datetime) -> tuple[int, ...]:
-    """A worker died or was killed: its jobs are queued again, or FAILED when they had all their attempts.
+    Parameters
+    ----------
+    counted
+        Whether it is an attempt of the job: when the worker died over it, not when the node was stopped or restarted.
+        The death of a worker is less often the job's fault than an error is, so a job that has been counted
+        ``DEATHS_PER_ATTEMPT`` times its attempts, and only then, is FAILED.
 
     Returns
     -------
@@ -490,19 +491,28 @@ def release_worker(ledger: Ledger, worker: str, error: str, *, now: dt.datetime)
             select(JobRow).where(JobRow.state == JobState.RUNNING, JobRow.worker == worker).with_for_update()
         ).all()
         for row in rows:
-            _end_attempt(session, row, error, now, now)
+            if counted:
+                _end_attempt(session, row, error, retry_at, now, allowed=DEATHS_PER_ATTEMPT * row.maximum_attempts)
+            else:
+                row.attempts -= 1
+                _requeue(row, retry_at)
+                _event(session, row, "job released", now, worker=worker, why=error)
         return tuple(row.id for row in rows)
 
 
 def release_expired_jobs(ledger: Ledger, now: dt.datetime) -> tuple[int, ...]:
-    """Queue again (or fail) what workers hold that no longer prolong their lease; returns the jobs' ids."""
-    with ledger.transaction() as session:
-        rows = session.scalars(
-            select(JobRow).where(JobRow.state == JobState.RUNNING, JobRow.lease_until < now).with_for_update()
+    """Take back, as from dead workers, what workers hold that no longer prolong their lease; returns the jobs' ids."""
+    with ledger.reading() as session:
+        workers = session.scalars(
+            select(JobRow.worker).where(JobRow.state == JobState.RUNNING, JobRow.lease_until < now).distinct()
         ).all()
-        for row in rows:
-            _end_attempt(session, row, "the worker's lease expired", now, now)
-        return tuple(row.id for row in rows)
+    released: list[int] = []
+    for worker in workers:
+        if worker is not None:
+            released += release_worker(
+                ledger, worker, "the worker's lease expired", counted=True, now=now, retry_at=now
+            )
+    return tuple(released)
 
 
 def requeue_job(ledger: Ledger, job_id: int, *, now: dt.datetime) -> None:
@@ -537,9 +547,11 @@ def _requeue(row: JobRow, due_at: dt.datetime) -> None:
     row.worker = row.lease_until = None
 
 
-def _end_attempt(session: Session, row: JobRow, error: str, retry_at: dt.datetime | None, now: dt.datetime) -> None:
+def _end_attempt(
+    session: Session, row: JobRow, error: str, retry_at: dt.datetime | None, now: dt.datetime, *, allowed: int
+) -> None:
     row.error = error
-    if retry_at is not None and row.attempts < row.maximum_attempts:
+    if retry_at is not None and row.attempts < allowed:
         _requeue(row, retry_at)
         _event(session, row, "job attempt failed", now, error=error, attempt=row.attempts)
     else:

@@ -15,7 +15,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.config import Configuration
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, read_study
-from storage.deliveries import release_expired_deliveries
 from storage.files import InstanceFiles
 from storage.jobs import (
     RoutedJob,
@@ -134,9 +133,7 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
     studies = StudyScheduler(ledger, configuration)
     clock = BackgroundScheduler(timezone=dt.UTC)
     _every(clock, LOOK_EVERY_S, lambda now: studies.consider(now))
-    _every(
-        clock, RELEASE_EVERY_S, lambda now: (release_expired_jobs(ledger, now), release_expired_deliveries(ledger, now))
-    )
+    _every(clock, RELEASE_EVERY_S, lambda now: release_expired_jobs(ledger, now))
     _every(clock, CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
     clock.start()
     context.ready()

@@ -1,0 +1,177 @@
+"""The node: one supervisor that starts the roles, starts them again when they die, and stops them cleanly."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node.config import Configuration
+from dicom_node.errors import NodeError, OutOfResourcesError
+from dicom_node.execute.local import STOP_GRACE_S, serve_executor
+from dicom_node.execute.worker import ProcessStudy
+from dicom_node.logs import configure_logging
+from dicom_node.roles import Role, RoleContext, RoleKeeper, stop_on_signals
+from dicom_node.schedule.scheduler import serve_scheduler
+from storage.files import InstanceFiles
+from storage.instances import close_abandoned_associations
+from storage.ledger import LedgerError, open_ledger, utc_now
+
+__all__ = ["node_roles", "serve"]
+
+_log = structlog.get_logger(__name__)
+
+TEND_S = 0.1
+GRACE_S = STOP_GRACE_S + 5.0
+"""Longer than the executor gives its workers."""
+PORT_PATIENCE_S = 3.0
+
+
+def serve(
+    configuration: Configuration,
+    *,
+    process: ProcessStudy | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> bool:
+    """Run the node until SIGTERM or SIGINT.
+
+    Start-up is recovery: whatever an earlier life left half done is taken up again.
+
+    Parameters
+    ----------
+    process
+        What the workers do with a job, unless it is what the node is for; a module-level function.
+    on_ready
+        Called once, when the port listens and the workers have their models loaded; prints ``ready`` unless given.
+
+    Returns
+    -------
+    bool
+        True after a clean stop.
+
+    Raises
+    ------
+    NodeError
+        The node cannot start: the ledger or the storage directory cannot be used, another node serves them, or the
+        port is taken.
+    """
+    configure_logging(role="supervisor")
+    stop = stop_on_signals()
+    with _alone(configuration.storage.directory):
+        _prepare(configuration)
+        keeper = RoleKeeper(node_roles(configuration, process))
+        told_ready = False
+        try:
+            while not stop.wait(TEND_S):
+                keeper.tend()
+                if not told_ready and keeper.all_ready():
+                    told_ready = True
+                    _log.info("ready", ae_title=configuration.node.ae_title, port=configuration.node.port)
+                    (on_ready or _print_ready)()
+        finally:
+            _log.info("stopping")
+            keeper.stop(GRACE_S)
+    _log.info("stopped")
+    return True
+
+
+def node_roles(configuration: Configuration, process: ProcessStudy | None = None) -> tuple[Role, ...]:
+    """The processes of a node, in the order they are started."""
+    receivers = tuple(
+        Role(f"receiver-{number}", _receive, (configuration,))
+        for number in range(configuration.node.receiver_processes)
+    )
+    return (
+        *receivers,
+        Role("scheduler", serve_scheduler, (configuration,)),
+        Role("executor", serve_executor, (configuration, process)),
+        Role("deliverer", _deliver, (configuration,)),
+    )
+
+
+def _receive(context: RoleContext, configuration: Configuration) -> None:
+    from dicom_node.network.receiver import serve_receiver
+
+    serve_receiver(configuration, context.stop, name=context.name, ready=context.ready)
+
+
+def _deliver(context: RoleContext, configuration: Configuration) -> None:
+    from dicom_node.deliver.deliver import serve_deliverer
+
+    serve_deliverer(configuration, context.stop, name=context.name, ready=context.ready)
+
+
+def _print_ready() -> None:
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+
+
+def _prepare(configuration: Configuration) -> None:
+    """Find out what would keep the roles from starting, and say it once instead of restarting them for ever."""
+    node = configuration.node
+    try:
+        ledger = open_ledger(configuration.storage.database)
+        # Each receiver closes its own; this closes those of receivers that are no longer configured.
+        close_abandoned_associations(ledger, f"{node.ae_title}:{node.port}/", at=utc_now())
+        ledger.close()
+    except (SQLAlchemyError, LedgerError) as error:
+        raise OutOfResourcesError(
+            f"the ledger cannot be opened: {type(error).__name__}",
+            subject="storage.database",
+            remedy="check the URL, and that the database server runs",
+        ) from error
+    # The receiver of a node that was killed this instant may hold the port for a moment longer.
+    give_up = time.monotonic() + PORT_PATIENCE_S
+    while (problem := _cannot_listen(node.address, node.port)) is not None:
+        if time.monotonic() >= give_up:
+            raise NodeError(
+                f"{node.address}:{node.port} cannot be listened on: {problem}",
+                subject="node.port",
+                remedy="stop what uses the port, or choose another",
+            )
+        time.sleep(TEND_S)
+
+
+def _cannot_listen(address: str, port: int) -> str | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Hold the storage directory against a second node on this machine."""
+    try:
+        InstanceFiles(directory)
+        lock = (directory / f".serve.{platform.node()}.lock").open("a+")
+    except OSError as error:
+        raise OutOfResourcesError(
+            f"cannot be written: {error.strerror}", subject="storage.directory", remedy="give the node write access"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise NodeError(
+                f"process {lock.read().strip()} already serves it",
+                subject=f"storage.directory {directory}",
+                remedy="stop that node first",
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
