@@ -41,8 +41,8 @@ def half_ellipsoid(
 ) -> Shape:
     """Ventricle as a half ellipsoid under the base; the RV is a disc against the septum, ending before the apex."""
 
-    def inside(a: float, l: float):
-        return lambda x, y, z: (z >= 0) & (x**2 + y**2 <= a**2 * np.clip(1 - (z / l) ** 2, 0, None)) & (z < l)
+    def inside(a: float, depth: float):
+        return lambda x, y, z: (z >= 0) & (z < depth) & (x**2 + y**2 <= a**2 * np.clip(1 - (z / depth) ** 2, 0, None))
 
     lv, heart = inside(radius, length), inside(radius + wall, length + wall)
 
@@ -100,7 +100,8 @@ def geometry(
     if not base_first:
         depths = depths[::-1]
     depths = np.delete(depths, list(missing))
-    corner = -0.5 * ((size[0] - 1) * spacing[0] * column + (size[1] - 1) * spacing[1] * row)
+    # A little off the middle of the pixel grid: on it, the areas of all discs err together.
+    corner = -((0.5 * size[0] - 0.63) * spacing[0] * column + (0.5 * size[1] - 0.21) * spacing[1] * row)
     positions = np.array([20.0, -30.0, 40.0]) + depths[:, None] * TO_APEX + corner
     return StackGeometry(positions, row, column, spacing, thickness)
 

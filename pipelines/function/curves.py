@@ -17,6 +17,9 @@ __all__ = ["Rates", "SmoothedCurve", "find_keyframes", "rates", "smooth", "volum
 
 SMOOTHED_FROM_PHASES = 8
 """Fewer phases are too coarse to smooth: the values stand as measured."""
+OUTLIER_SPREADS = 5.0
+OUTLIER_RANGE = 0.15
+"""A phase is an outlier beyond this many robust standard deviations and this fraction of the curve's range."""
 RATES_FROM_PHASES = 12
 """Fewer phases do not resolve the slopes of the curve."""
 
@@ -49,9 +52,9 @@ class Rates:
 def smooth(ml: NDArray[np.float64], *, cyclic: bool = True) -> SmoothedCurve:
     """Smooth a volume curve, robust against single-phase outliers.
 
-    A Hampel filter (median of five phases; Hampel, JASA 1974;69:383) replaces single outliers, then a Savitzky–Golay
-    filter of second order (Anal Chem 1964;36:1627) over five phases (seven from 40 phases on) keeps the height of the
-    extrema, exactly so for a parabola.
+    A phase far from the cubic through its four neighbours, by the median absolute deviation of all phases (Hampel, JASA
+    1974;69:383), is replaced by it. Then a Savitzky–Golay filter of second order (Anal Chem 1964;36:1627) over five
+    phases (seven from 40 phases on) keeps the height of the extrema, exactly so for a parabola.
 
     Parameters
     ----------
@@ -59,19 +62,31 @@ def smooth(ml: NDArray[np.float64], *, cyclic: bool = True) -> SmoothedCurve:
     cyclic : bool
         False for prospective gating, where the last phase is not followed by the first.
     """
-    ml = np.asarray(ml, dtype=np.float64)
-    outliers = np.zeros(len(ml), dtype=bool)
-    if len(ml) < SMOOTHED_FROM_PHASES:
-        return SmoothedCurve(ml.copy(), outliers)
-    padded = np.pad(ml, 2, mode="wrap" if cyclic else "edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 5)
-    middle = np.median(windows, axis=1)
-    spread = 1.4826 * np.median(np.abs(windows - middle[:, None]), axis=1)
-    outliers = np.abs(ml - middle) > np.maximum(3.0 * spread, 0.1 * np.ptp(middle))
-    kept = np.where(outliers, middle, ml)
-    width = 7 if len(ml) >= 40 else 5
+    kept = np.array(ml, dtype=np.float64)
+    outliers = np.zeros(len(kept), dtype=bool)
+    if len(kept) < SMOOTHED_FROM_PHASES:
+        return SmoothedCurve(kept, outliers)
+    for _ in range(len(kept) // 6):
+        # One at a time, the worst first: an outlier spoils the prediction of its neighbours too.
+        residual = kept - _from_neighbours(kept, cyclic=cyclic)
+        worst = int(np.argmax(np.abs(residual)))
+        spread = 1.4826 * float(np.median(np.abs(residual)))
+        if abs(residual[worst]) <= max(OUTLIER_SPREADS * spread, OUTLIER_RANGE * float(np.ptp(kept))):
+            break
+        outliers[worst] = True
+        kept[worst] -= residual[worst]
+    width = 7 if len(kept) >= 40 else 5
     values = savgol_filter(kept, width, polyorder=2, mode="wrap" if cyclic else "interp")
     return SmoothedCurve(np.asarray(values), outliers)
+
+
+def _from_neighbours(ml: NDArray[np.float64], *, cyclic: bool) -> NDArray[np.float64]:
+    """Each value as the cubic through its four neighbours predicts it; open ends predict themselves."""
+    before, after = np.roll(ml, 1), np.roll(ml, -1)
+    predicted = (4.0 * (before + after) - np.roll(ml, 2) - np.roll(ml, -2)) / 6.0
+    if not cyclic:
+        predicted[[0, 1, -2, -1]] = ml[[0, 1, -2, -1]]
+    return np.asarray(predicted)
 
 
 def phase_times_ms(stack: CineStack) -> tuple[NDArray[np.float64], float | None]:

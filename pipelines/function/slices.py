@@ -17,6 +17,9 @@ __all__ = ["BASE_TO_APEX", "SliceMeasures", "cyclic_median", "fill_cavity", "mea
 MYOCARDIAL_RING_MIN = 0.5
 """A basal slice counts when at least this fraction of the cavity border is myocardium (SCMR post-processing 2020)."""
 
+RV_TO_LV_MIN = 0.25
+"""Less RV than this fraction of the LV is a fragment of it."""
+
 BASE_TO_APEX = np.array([1.0, -1.0, -1.0]) / np.sqrt(3.0)
 """Usual direction of the long axis in patient coordinates (LPS): the apex lies to the left, in front and below."""
 
@@ -187,7 +190,9 @@ def _base_first(lv_mm2: NDArray[np.float64], rv_mm2: NDArray[np.float64], geomet
     toward_last = np.arange(lv_mm2.shape[1], dtype=np.float64)
     lv_trend, rv_trend = (_trend(toward_last, areas.mean(axis=0)) for areas in (lv_mm2, rv_mm2))
     # The RV counts twice: it ends well before the apex, while a stack that misses the apex hides the LV's taper.
-    by_areas = (lv_trend + 2.0 * rv_trend) / 3.0
+    # Fragments of it say nothing.
+    rv_weight = 2.0 if rv_mm2.sum() >= RV_TO_LV_MIN * lv_mm2.sum() else 0.0
+    by_areas = (lv_trend + rv_weight * rv_trend) / (1.0 + rv_weight)
     by_geometry = float(-geometry.normal @ BASE_TO_APEX)
     toward_base = by_areas + 0.25 * by_geometry
     doubtful = by_areas * by_geometry < 0 and abs(by_geometry) > 0.3

@@ -84,7 +84,7 @@ def _gating(stack: CineStack) -> QualityFinding:
     return QualityFinding(
         QualityCheck.GATING,
         Grade.POOR,
-        "The phases do not span the cardiac cycle (prospective gating): late diastole is missing, EDV may be too small.",
+        "The phases do not span the cardiac cycle (prospective gating): late diastole is missing, EDV can be too low.",
     )
 
 
