@@ -6,7 +6,6 @@ import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import structlog
 from pydicom.dataset import Dataset
@@ -25,22 +24,12 @@ from storage.files import InstanceFiles
 from storage.instances import close_abandoned_associations, close_association, open_association
 from storage.ledger import Ledger, open_ledger, utc_now
 
-__all__ = ["StopEvent", "serve_receiver"]
+__all__ = ["serve_receiver"]
 
 _log = structlog.get_logger(__name__)
 
 _OUT_OF_RESOURCES = 0xA700
 _SWEEP_S = 0.5
-
-
-class StopEvent(Protocol):
-    """A threading or multiprocessing event."""
-
-    def is_set(self) -> bool:
-        """Whether to stop."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is set or the time is over."""
 
 
 @dataclass(slots=True)
@@ -121,7 +110,7 @@ class _Visits:
 
 def serve_receiver(
     configuration: Configuration,
-    stop_event: StopEvent,
+    stop_event: threading.Event,
     *,
     name: str = "receiver",
     ready: Callable[[], None] = lambda: None,
@@ -133,7 +122,7 @@ def serve_receiver(
     configuration
         Of the node.
     stop_event
-        Set by another thread or process to end; open associations then get some seconds to finish.
+        Set to end; open associations then get some seconds to finish.
     name
         Of this process, the same after a restart: it closes what its earlier life left open. The processes of
         ``node.receiver_processes`` share one port and differ in name.

@@ -1,8 +1,8 @@
 """From the bytes of a C-STORE request to its status: on disk, in the ledger, and only then Success.
 
 The order of events is the promise. Success (0000) is returned after the file is flushed and renamed and the ledger has
-committed; every other outcome leaves nothing that looks like an accepted instance. Objects that cannot be taken into the
-record are kept byte for byte in quarantine.
+committed; every other outcome leaves nothing that looks like an accepted instance. Objects that cannot be taken into
+the record are kept byte for byte in quarantine.
 """
 
 from __future__ import annotations

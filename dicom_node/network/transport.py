@@ -1,4 +1,4 @@
-"""What every association of the node has in common below DICOM: socket options, quiet logging, a listener that lasts."""
+"""What all associations of the node have in common below DICOM: socket options, time limits, the listener."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Listener(AssociationServer):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         super().server_bind()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Drop a connection that could not be set up; the listener goes on."""
         logging.getLogger(__name__).warning("connection from %s could not be set up", client_address, exc_info=True)
 

@@ -1,0 +1,203 @@
+"""The deliverer: results to their destinations, one round after another, until each is committed or a dead letter.
+
+A round of one destination takes everything that is due, sends it over as few associations as can be, and asks for
+storage commitment. Nothing is tried again within a round: what fails goes back to the ledger with the time of its next
+attempt. A result that was sent before is looked up at the destination first (C-FIND), so that a lost commitment does
+not send it twice.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from dicom_node.config import Configuration
+from dicom_node.deliver.retry import next_attempt
+from dicom_node.deliver.visit import LEASE_S, RESERVED_CONTEXTS, Parcel, Visitor, series_of
+from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NodeError, classify
+from dicom_node.network.query import find_context, held_instances
+from dicom_node.network.sender import DicomFile, ScuSettings, associated, batches, read_dicom_file
+from storage.deliveries import (
+    Delivery,
+    claim_deliveries,
+    delivery_confirmed,
+    delivery_failed,
+    destinations_with_work,
+    overdue_commitments,
+    release_deliveries,
+    release_expired_deliveries,
+)
+from storage.files import InstanceFiles
+from storage.ledger import Ledger, open_ledger, utc_now
+
+__all__ = ["Deliverer", "serve_deliverer"]
+
+_log = structlog.get_logger(__name__)
+
+POLL_S = 0.2
+RELEASE_EXPIRED_EVERY_S = 15.0
+MOST_PER_ROUND = 200
+
+
+def serve_deliverer(
+    configuration: Configuration,
+    stop_event: threading.Event,
+    *,
+    name: str = "deliverer",
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Deliver until told to stop.
+
+    Parameters
+    ----------
+    configuration
+        Of the node.
+    stop_event
+        Set to end; the rounds at hand are finished first.
+    name
+        Of this process, the same after a restart: what its earlier life was sending is sent again.
+    ready
+        Called once, when the ledger is open.
+
+    Raises
+    ------
+    sqlalchemy.exc.SQLAlchemyError
+        The ledger cannot be reached.
+    """
+    ledger = open_ledger(configuration.storage.database)
+    owner = f"{configuration.node.ae_title}:{configuration.node.port}/{name}"[:64]
+    deliverer = Deliverer(configuration, ledger, InstanceFiles(configuration.storage.directory), owner)
+    rounds: dict[str, Future[int]] = {}
+    try:
+        released = release_deliveries(ledger, owner, utc_now())
+        _log.info("delivering", destinations=sorted(configuration.results.destinations), released=released)
+        ready()
+        release_expired_at = time.monotonic() + RELEASE_EXPIRED_EVERY_S
+        # A destination that does not answer must not hold up the others: each has a thread.
+        with ThreadPoolExecutor(len(configuration.results.destinations) + 1, "destination") as pool:
+            while not stop_event.wait(POLL_S):
+                try:
+                    waiting = deliverer.destinations_with_work()
+                    if time.monotonic() > release_expired_at:
+                        release_expired_deliveries(ledger, utc_now())
+                        release_expired_at = time.monotonic() + RELEASE_EXPIRED_EVERY_S
+                except Exception as error:  # noqa: BLE001 - the ledger may be down for a while
+                    _log.warning("ledger not readable", what=_in_words(error))
+                    continue
+                for destination in waiting:
+                    if destination not in rounds or rounds[destination].done():
+                        rounds[destination] = pool.submit(deliverer.deliver_once, destination)
+        _log.info("deliverer stopped")
+    finally:
+        ledger.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Deliverer:
+    """Makes rounds; several may work on one ledger under different owner names."""
+
+    configuration: Configuration
+    ledger: Ledger
+    files: InstanceFiles
+    owner: str
+
+    def destinations_with_work(self) -> tuple[str, ...]:
+        """Destinations with a delivery that is due or a commitment that is overdue."""
+        now = utc_now()
+        overdue = {delivery.destination for delivery in overdue_commitments(self.ledger, now)}
+        return tuple(sorted(overdue | set(destinations_with_work(self.ledger, now))))
+
+    def deliver_once(self, destination: str) -> int:
+        """Make one round of one destination; returns how many deliveries it touched.
+
+        Never raises: what goes wrong is in the ledger, or in the log when the ledger is what is wrong. Deliveries left
+        in SENDING by that come back when their lease runs out.
+        """
+        try:
+            touched = self._pursue_overdue(destination)
+            claimed = claim_deliveries(self.ledger, destination, MOST_PER_ROUND, self.owner, utc_now(), LEASE_S)
+            if claimed:
+                self._send(destination, claimed)
+            return touched + len(claimed)
+        except Exception as error:  # noqa: BLE001 - the thread of a destination must outlive any failure
+            _log.error("delivery round failed", destination=destination, what=_in_words(error))
+            return 0
+
+    def _visitor(self, destination: str) -> Visitor | None:
+        profile = self.configuration.results.destinations.get(destination)
+        if profile is None:
+            return None
+        return Visitor(
+            self.ledger,
+            self.owner,
+            destination,
+            self.configuration.peers[profile.peer],
+            profile,
+            self.configuration.delivery,
+            ScuSettings.of(self.configuration),
+        )
+
+    def _pursue_overdue(self, destination: str) -> int:
+        """Put back what was not committed in time; at the last attempt, being held counts as committed."""
+        overdue = [d for d in overdue_commitments(self.ledger, utc_now()) if d.destination == destination]
+        last: list[Delivery] = []
+        for delivery in overdue:
+            now = utc_now()
+            retry_at = next_attempt(self.configuration.delivery, delivery.failed_attempts + 1, now)
+            if retry_at is None:
+                last.append(delivery)
+            else:
+                delivery_failed(self.ledger, delivery.id, "storage commitment did not come in time", retry_at, now=now)
+        held = self._look_up(destination, last) if last else frozenset[str]()
+        for delivery in last:
+            if delivery.sop_instance_uid in held:
+                how = "found by C-FIND; storage commitment never came"
+                delivery_confirmed(self.ledger, [delivery.id], how=how, now=utc_now())
+            else:
+                why = "storage commitment never came, and the destination does not show the object"
+                delivery_failed(self.ledger, delivery.id, why, None, now=utc_now())
+        return len(overdue)
+
+    def _look_up(self, destination: str, deliveries: Sequence[Delivery]) -> frozenset[str]:
+        visitor = self._visitor(destination)
+        if visitor is None:
+            return frozenset()
+        try:
+            with associated(visitor.peer, [find_context()], visitor.settings) as association:
+                return held_instances(association, series_of(deliveries)) or frozenset()
+        except NodeError as error:
+            _log.warning("destination could not be queried", destination=destination, what=error.what)
+            return frozenset()
+
+    def _send(self, destination: str, deliveries: Sequence[Delivery]) -> None:
+        visitor = self._visitor(destination)
+        if visitor is None:
+            why = f"{destination} is not in results.destinations any more; restore it, then requeue"
+            for delivery in deliveries:
+                delivery_failed(self.ledger, delivery.id, why, None, now=utc_now())
+            return
+        parcels: dict[DicomFile, Parcel] = {}
+        for delivery in deliveries:
+            try:
+                file = read_dicom_file(self.files.absolute(delivery.path))
+            except (CannotUnderstandError, OSError) as error:
+                unreadable = DeliveryRefusedError(
+                    f"the result file cannot be read: {type(error).__name__}",
+                    subject=delivery.path,
+                    remedy="restore the file or run the job again, then requeue",
+                )
+                visitor.failed(delivery, unreadable)
+            else:
+                parcels[file] = Parcel(delivery, file)
+        for part in batches(list(parcels), reserved_contexts=RESERVED_CONTEXTS):
+            visitor.visit([parcels[file] for file in part])
+
+
+def _in_words(error: BaseException) -> str:
+    known = classify(error)
+    return known.what if known is error else f"{type(error).__name__} ({type(known).__name__})"

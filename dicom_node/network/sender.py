@@ -1,0 +1,381 @@
+"""The node as SCU: associations with peers, C-ECHO, C-STORE with fallback to uncompressed transfer syntaxes."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import Verification
+
+from dicom_node.config import Configuration, Peer
+from dicom_node.errors import (
+    CannotUnderstandError,
+    DeliveryRefusedError,
+    NodeError,
+    PeerUnavailableError,
+)
+from dicom_node.network.capabilities import UNCOMPRESSED
+from dicom_node.network.transport import EventHandlers, application_entity, prompt_socket
+
+__all__ = [
+    "DicomFile",
+    "EchoResult",
+    "ScuSettings",
+    "SendOutcome",
+    "associated",
+    "batches",
+    "echo",
+    "read_dicom_file",
+    "send_files",
+    "store_contexts",
+    "store_file",
+]
+
+MAXIMUM_CONTEXTS = 128
+"""Presentation contexts of one association: odd ids from 1 to 255 (PS3.8 9.3.2.2)."""
+SLOWEST_LINK_BYTES_PER_S = 125_000
+"""A link of 1 Mbit/s; large objects get this much longer than the response time-out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScuSettings:
+    """How this node behaves towards peers that it calls."""
+
+    ae_title: str
+    maximum_pdu: int = 131072
+    acse_timeout_s: float = 15.0
+    response_timeout_s: float = 30.0
+
+    @classmethod
+    def of(cls, configuration: Configuration) -> ScuSettings:
+        """The settings of a configuration."""
+        node = configuration.node
+        return cls(node.ae_title, node.maximum_pdu, node.acse_timeout_s, configuration.delivery.response_timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class DicomFile:
+    """One Part 10 file, by its File Meta Information."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendOutcome:
+    """What became of one file."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    status: int | None
+    """Of the C-STORE response; ``None`` when there was none."""
+    error: NodeError | None
+    """``None`` when the peer has the object; else :attr:`~dicom_node.errors.NodeError.retryable` says what to do."""
+    transcoded: bool = False
+    """Sent uncompressed because the peer does not take the transfer syntax of the file."""
+    warning: str = ""
+    """A warning status in words; the object was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class EchoResult:
+    """Answer to a C-ECHO."""
+
+    seconds: float
+    error: NodeError | None
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the peer answered with Success."""
+        return self.error is None
+
+
+def read_dicom_file(path: Path) -> DicomFile:
+    """Read what negotiation needs of a file.
+
+    Raises
+    ------
+    CannotUnderstandError
+        It is not a Part 10 file, or lacks an element of the File Meta Information.
+    OSError
+        It cannot be read.
+    """
+    try:
+        meta = read_file_meta_info(path)
+        return DicomFile(
+            path,
+            str(meta.MediaStorageSOPClassUID),
+            str(meta.MediaStorageSOPInstanceUID),
+            str(meta.TransferSyntaxUID),
+            path.stat().st_size,
+        )
+    except (InvalidDicomError, AttributeError, ValueError, EOFError) as error:
+        raise CannotUnderstandError(
+            "is not a DICOM file (PS3.10 7.1)", subject=str(path), remedy="leave it out"
+        ) from error
+
+
+def store_contexts(files: Sequence[DicomFile]) -> list[PresentationContext]:
+    """Contexts to store these files: each SOP class in every transfer syntax it is stored in, and uncompressed.
+
+    One transfer syntax a context, so that the peer can say yes to several and the choice stays with the sender.
+    """
+    wanted: dict[tuple[str, str], None] = {}
+    for file in files:
+        wanted[file.sop_class_uid, file.transfer_syntax_uid] = None
+        for syntax in UNCOMPRESSED:
+            wanted[file.sop_class_uid, str(syntax)] = None
+    return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
+
+
+def batches(files: Sequence[DicomFile], *, reserved_contexts: int = 0) -> list[list[DicomFile]]:
+    """Split files so that each part fits one association; order is kept within a SOP class."""
+    by_class: dict[str, list[DicomFile]] = {}
+    for file in files:
+        by_class.setdefault(file.sop_class_uid, []).append(file)
+    room = MAXIMUM_CONTEXTS - reserved_contexts
+    parts: list[list[DicomFile]] = []
+    used = room
+    for members in by_class.values():
+        needed = len(store_contexts(members))
+        if used + needed > room:
+            parts.append([])
+            used = 0
+        parts[-1] += members
+        used += needed
+    return parts
+
+
+@contextlib.contextmanager
+def associated(
+    peer: Peer,
+    contexts: Sequence[PresentationContext],
+    settings: ScuSettings,
+    handlers: EventHandlers = (),
+    negotiation: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+) -> Iterator[Association]:
+    """An association with a peer, released at the end of the block, aborted when the block raises.
+
+    Parameters
+    ----------
+    handlers
+        Of what the peer may request on it.
+    negotiation
+        Roles, where this node is not the SCU of a service (PS3.7 D.3.3.4).
+
+    Raises
+    ------
+    PeerUnavailableError
+        The peer cannot be reached, or rejects or aborts the association.
+    DeliveryRefusedError
+        The peer accepts none of the presentation contexts.
+    """
+    where = f"{peer.ae_title}@{peer.host}:{peer.port}"
+    if peer.port is None or not peer.host:
+        raise PeerUnavailableError("has no host or no port", subject=where, remedy="complete it in section peers")
+    entity = application_entity(
+        settings.ae_title,
+        maximum_pdu=settings.maximum_pdu,
+        network_timeout_s=max(60.0, 2 * settings.response_timeout_s),
+        acse_timeout_s=settings.acse_timeout_s,
+        dimse_timeout_s=settings.response_timeout_s,
+    )
+    try:
+        association = entity.associate(
+            peer.host,
+            peer.port,
+            contexts=list(contexts),
+            ae_title=peer.ae_title,
+            max_pdu=settings.maximum_pdu,
+            ext_neg=list(negotiation),
+            evt_handlers=[*prompt_socket(settings.response_timeout_s), *handlers],
+        )
+    except OSError as error:
+        raise PeerUnavailableError(
+            f"its address cannot be resolved: {error.strerror}", subject=where, remedy="check peers: host"
+        ) from error
+    if not association.is_established:
+        raise _no_association(association, where)
+    try:
+        yield association
+    except BaseException:
+        if association.is_established:
+            association.abort()
+        raise
+    if association.is_established:
+        association.release()
+
+
+def _no_association(association: Association, where: str) -> NodeError:
+    if association.is_rejected:
+        answer = association.acceptor.primitive
+        return PeerUnavailableError(
+            f"rejects the association: {answer.result_str}, {answer.reason_str}",
+            subject=where,
+            remedy="check both AE titles here and at the peer, and whether the peer knows this node",
+        )
+    if association.rejected_contexts:
+        return DeliveryRefusedError(
+            "accepts none of the presentation contexts offered",
+            subject=where,
+            remedy="enable the SOP classes at the peer",
+        )
+    return PeerUnavailableError("cannot be reached", subject=where, remedy="check host, port and whether it runs")
+
+
+def echo(peer: Peer, settings: ScuSettings) -> EchoResult:
+    """Test the connection to a peer by C-ECHO."""
+    started = time.monotonic()
+    error: NodeError | None = None
+    try:
+        with associated(peer, [build_context(Verification, list(UNCOMPRESSED))], settings) as association:
+            status = association.send_c_echo().get("Status")
+            if status != 0x0000:
+                answer = "no answer" if status is None else f"status {status:04X}"
+                error = PeerUnavailableError(f"C-ECHO: {answer}", subject=f"{peer.ae_title}@{peer.host}:{peer.port}")
+    except NodeError as failure:
+        error = failure
+    return EchoResult(time.monotonic() - started, error)
+
+
+def send_files(
+    paths: Sequence[Path],
+    peer: Peer,
+    settings: ScuSettings,
+    *,
+    progress: Callable[[SendOutcome], None] = lambda _outcome: None,
+) -> list[SendOutcome]:
+    """Send files over as few associations as their SOP classes allow; nothing is tried twice.
+
+    Parameters
+    ----------
+    paths
+        Part 10 files.
+    peer
+        Needs host and port.
+    progress
+        Called with the outcome of each file as soon as it is known.
+
+    Returns
+    -------
+    list of SendOutcome
+        One for each path. An unreachable peer or an association that breaks off is the outcome of all files that
+        were not answered, not an exception.
+    """
+    outcomes: list[SendOutcome] = []
+
+    def done(outcome: SendOutcome) -> None:
+        outcomes.append(outcome)
+        progress(outcome)
+
+    files: list[DicomFile] = []
+    for path in paths:
+        try:
+            files.append(read_dicom_file(path))
+        except CannotUnderstandError as error:
+            done(SendOutcome(path, "", "", None, error))
+        except OSError as error:
+            done(SendOutcome(path, "", "", None, CannotUnderstandError(f"cannot be read: {error}", subject=str(path))))
+    for part in batches(files):
+        answered = 0
+        try:
+            with associated(peer, store_contexts(part), settings) as association:
+                for file in part:
+                    done(store_file(association, file))
+                    answered += 1
+                    if not association.is_established:
+                        raise PeerUnavailableError("the association broke off", subject=peer.ae_title)
+        except (PeerUnavailableError, DeliveryRefusedError) as error:
+            for file in part[answered:]:
+                done(SendOutcome(file.path, file.sop_class_uid, file.sop_instance_uid, None, error))
+    return outcomes
+
+
+def store_file(association: Association, file: DicomFile) -> SendOutcome:
+    """Store one file over an open association.
+
+    The bytes of the file are sent as they are where the peer takes its transfer syntax; else it is decompressed and
+    sent as Explicit or Implicit VR Little Endian, pixels unchanged.
+    """
+    status: int | None = None
+    error: NodeError | None = None
+    warning = ""
+    accepted = {
+        str(context.transfer_syntax[0])
+        for context in association.accepted_contexts
+        if context.abstract_syntax == file.sop_class_uid
+    }
+    transcoded = file.transfer_syntax_uid not in accepted
+    association.dimse_timeout = association.ae.dimse_timeout + file.size / SLOWEST_LINK_BYTES_PER_S
+    try:
+        payload = _uncompressed(file, accepted) if transcoded else file.path
+        response = association.send_c_store(payload)
+        status = response.get("Status")
+        warning, error = _judge(status, str(response.get("ErrorComment", "")), file)
+    except NodeError as refusal:
+        error = refusal
+    except (RuntimeError, ValueError, AttributeError, OSError) as failure:
+        # pynetdicom: no association any more, no context, or a data set that cannot be encoded.
+        error = (
+            DeliveryRefusedError(f"cannot be sent: {failure}", subject=file.sop_instance_uid)
+            if association.is_established
+            else PeerUnavailableError("the association broke off", subject=file.sop_instance_uid)
+        )
+    return SendOutcome(
+        file.path, file.sop_class_uid, file.sop_instance_uid, status, error, transcoded and error is None, warning
+    )
+
+
+def _uncompressed(file: DicomFile, accepted: set[str]) -> Dataset:
+    stored = UID(file.transfer_syntax_uid)
+    if not accepted.intersection(map(str, UNCOMPRESSED)) or not stored.is_little_endian:
+        name = UID(file.sop_class_uid).name
+        raise DeliveryRefusedError(
+            f"the peer takes {name} neither in {stored.name} nor uncompressed"
+            if accepted
+            else f"the peer does not take {name}",
+            subject=file.sop_instance_uid,
+            remedy="enable the SOP class and Explicit VR Little Endian at the peer",
+        )
+    dataset = dcmread(file.path)
+    if stored.is_compressed and stored != DeflatedExplicitVRLittleEndian:
+        try:
+            dataset.decompress(generate_instance_uid=False)
+        except Exception as failure:
+            raise DeliveryRefusedError(
+                f"it is stored as {stored.name}, which cannot be decoded here", subject=file.sop_instance_uid
+            ) from failure
+    elif stored == DeflatedExplicitVRLittleEndian:
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return dataset
+
+
+def _judge(status: int | None, comment: str, file: DicomFile) -> tuple[str, NodeError | None]:
+    """Warning text and error of a C-STORE status (PS3.4 B.2.3, PS3.7 9.1.1.1.9)."""
+    if status is None:
+        return "", PeerUnavailableError("did not answer in time or broke off", subject=file.sop_instance_uid)
+    text = f"status {status:04X}" + (f", {comment}" if comment else "")
+    if status == 0x0000:
+        return "", None
+    if status & 0xF000 == 0xB000 or status in (0x0001, 0x0107, 0x0116):
+        return text, None
+    if status & 0xFF00 == 0xA700 or status in (0x0110, 0x0213):
+        return "", PeerUnavailableError(f"cannot store it now: {text}", subject=file.sop_instance_uid)
+    return "", DeliveryRefusedError(
+        f"refuses it: {text}", subject=file.sop_instance_uid, remedy="see the peer's log, then requeue"
+    )
