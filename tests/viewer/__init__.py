@@ -1,0 +1,1 @@
+"""The radiologist's view: OHIF on Orthanc, in headless Chromium."""
