@@ -112,6 +112,10 @@ class Job:
     attempt: int
     maximum_attempts: int
     correlation_id: str
+    created_at: dt.datetime
+    """When its study version was closed: the date and time its results carry, whichever attempt makes them."""
+    input_digest: str
+    """Over the digests of its input instances."""
     deadline_at: dt.datetime
     paths: tuple[str, ...]
     """Its input instances, relative to the storage directory, in the order received."""
@@ -352,6 +356,8 @@ def claim_job(ledger: Ledger, worker: str, now: dt.datetime, lease_s: float) -> 
             attempt=row.attempts,
             maximum_attempts=row.maximum_attempts,
             correlation_id=row.correlation_id,
+            created_at=row.created_at,
+            input_digest=row.input_digest,
             deadline_at=row.deadline_at,
             paths=tuple(paths),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import io
 import struct
 import threading
 import traceback
@@ -13,20 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
-from pydicom import dcmwrite
-from pydicom.dataset import Dataset
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration, ResultSettings, Route
 from dicom_node.errors import ConfigurationError, NodeError, classify
 from dicom_node.roles import RoleContext
-from storage.files import InstanceFiles, StoredFile
+from storage.files import InstanceFiles
 from storage.instances import QuarantinedObject, record_quarantine
 from storage.jobs import Job, ResultRecord, claim_job, complete_job, extend_job, fail_job
 from storage.ledger import Ledger, open_ledger, utc_now
 
 if TYPE_CHECKING:
-    from dicom_node.execute.process import ProcessedStudy
+    from dicom_node.execute.process import ProcessedStudy, RejectedObject
+    from dicom_node.results.objects import ResultObject
 
 __all__ = ["ProcessStudy", "serve_worker"]
 
@@ -45,10 +43,12 @@ class ProcessStudy(Protocol):
         paths: Sequence[Path],
         *,
         study_instance_uid: str,
+        inputs: Sequence[str],
+        created: dt.datetime,
         route_name: str,
         route: Route,
         results: ResultSettings,
-        device: str,
+        last_attempt: bool,
     ) -> ProcessedStudy:
         """Process the files of one study by one route."""
 
@@ -168,47 +168,51 @@ class _Worker:
         processed = self._process(
             paths,
             study_instance_uid=job.study_instance_uid,
+            inputs=(job.input_digest,),
+            created=job.created_at,
             route_name=job.route,
             route=route,
             results=self._configuration.results,
-            device=self._device,
+            last_attempt=job.attempt >= job.maximum_attempts,
         )
         # Files first, each flushed; the one commit that names them comes last.
-        records = [self._stored(one.dataset, str(one.role), tuple(one.destinations)) for one in processed.objects]
+        records = [self._stored(one) for one in processed.objects]
         for rejected in processed.rejected:
-            self._quarantined(job, rejected.object.dataset, tuple(rejected.problems))
+            self._quarantined(job, rejected)
         return records, _summary(processed)
 
-    def _stored(self, dataset: Dataset, role: str, destinations: tuple[str, ...]) -> ResultRecord:
-        file_meta, data, transfer_syntax_uid = _parts(dataset)
-        file = self._files.store_result(data, file_meta=file_meta, transfer_syntax_uid=transfer_syntax_uid)
+    def _stored(self, result: ResultObject) -> ResultRecord:
+        file_meta, data = _parts(result.content)
+        file = self._files.store_result(data, file_meta=file_meta, transfer_syntax_uid=result.transfer_syntax_uid)
         return ResultRecord(
-            role=role,
-            sop_class_uid=str(dataset.SOPClassUID),
-            sop_instance_uid=str(dataset.SOPInstanceUID),
-            series_instance_uid=str(dataset.SeriesInstanceUID),
-            series_description=str(dataset.get("SeriesDescription", "")),
+            role=result.role.value,
+            sop_class_uid=result.sop_class_uid,
+            sop_instance_uid=result.sop_instance_uid,
+            series_instance_uid=result.series_instance_uid,
+            series_description=result.series_description,
             path=str(file.path),
             digest=file.digest,
             size=file.size,
-            destinations=destinations,
+            destinations=tuple(sorted(result.destinations)),
         )
 
-    def _quarantined(self, job: Job, dataset: Dataset, problems: tuple[str, ...]) -> None:
-        file_meta, data, transfer_syntax_uid = _parts(dataset)
-        file: StoredFile = self._files.quarantine(data, file_meta=file_meta, transfer_syntax_uid=transfer_syntax_uid)
+    def _quarantined(self, job: Job, rejected: RejectedObject) -> None:
+        result = rejected.object
+        problems = [str(problem) for problem in rejected.problems]
+        file_meta, data = _parts(result.content)
+        file = self._files.quarantine(data, file_meta=file_meta, transfer_syntax_uid=result.transfer_syntax_uid)
         record_quarantine(
             self._ledger,
             QuarantinedObject(
                 digest=file.digest,
                 path=str(file.path),
                 reason="; ".join(problems),
-                sop_instance_uid=str(dataset.SOPInstanceUID),
+                sop_instance_uid=result.sop_instance_uid,
                 job_id=job.id,
             ),
             at=utc_now(),
         )
-        _log.error("result failed the gate", sop_instance_uid=str(dataset.SOPInstanceUID), problems=problems)
+        _log.error("result failed the gate", sop_instance_uid=result.sop_instance_uid, problems=problems)
 
     def _failed(self, job: Job, error: Exception) -> None:
         classified = classify(error)
@@ -250,22 +254,22 @@ class _Worker:
             thread.join()
 
 
-def _parts(dataset: Dataset) -> tuple[bytes, bytes, str]:
-    """A data set as a PS3.10 file in two parts: what precedes the data set, and the data set."""
-    buffer = io.BytesIO()
-    dcmwrite(buffer, dataset, enforce_file_format=True)
-    content = buffer.getvalue()
+def _parts(content: bytes) -> tuple[bytes, bytes]:
+    """A PS3.10 file in two parts: what precedes the data set, and the data set."""
     # 128 bytes preamble, DICM, then (0002,0000) UL: the length of the rest of the group (PS3.10 7.1).
     (length,) = struct.unpack_from("<L", content, 140)
     begin = 144 + length
-    return content[:begin], content[begin:], str(dataset.file_meta.TransferSyntaxUID)
+    return content[:begin], content[begin:]
 
 
 def _summary(processed: ProcessedStudy) -> dict[str, Any]:
     seconds: Mapping[str, float] = processed.seconds
     return {
         "seconds": {step: round(value, 3) for step, value in seconds.items()},
-        "results": [str(one.role) for one in processed.objects],
-        "rejected": [{"role": str(one.object.role), "problems": list(one.problems)} for one in processed.rejected],
+        "results": [one.role.value for one in processed.objects],
+        "rejected": [
+            {"role": one.object.role.value, "problems": [str(problem) for problem in one.problems]}
+            for one in processed.rejected
+        ],
         "refusals": [one.sentence for one in processed.findings.refusals],
     }
