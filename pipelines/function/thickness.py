@@ -15,8 +15,8 @@ from pipelines.segmentation.labels import Label
 __all__ = ["SeptalArc", "WallProfile", "septal_arc", "wall_profile"]
 
 RAYS = 120
-BLUR_PX = 0.7
-"""Smooths the staircase of the mask; shrinks a circle of radius r by BLUR²/2r, 0.02 pixels at 12."""
+BLUR_PX = 1.0
+"""Smooths the staircase of the mask; shrinks a circle of radius r by BLUR²/2r, 0.04 pixels at 12."""
 CONTACT_MM = 3.0
 """The RV touches the epicardium when it begins within this distance of it."""
 ARC_GAP_DEG = 15

@@ -150,7 +150,9 @@ def whole_measurement(shapes, grid, size=(96, 96), context=NOBODY, **kwargs):
 
 def test_function_of_a_beating_heart() -> None:
     context = StudyContext("1.2.3", height_m=1.8, weight_kg=80.0)
-    function = whole_measurement(hearts.beating(25, ef=0.6), hearts.geometry(24, 5.0, above_base=10.0), (96, 96), context)
+    function = whole_measurement(
+        hearts.beating(25, ef=0.6), hearts.geometry(24, 5.0, above_base=10.0), (96, 96), context
+    )
     edv = 2 / 3 * np.pi * 26.0**2 * 85.0 / 1000
     lv = function.lv
     assert lv.edv_ml == pytest.approx(edv, rel=0.01)
