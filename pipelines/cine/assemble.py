@@ -21,7 +21,7 @@ from pipelines.cine.geometry import parallel_groups
 from pipelines.cine.headers import FrameHeader, frame_headers, origin
 from pipelines.cine.pixels import UndecodableError, decode_frame
 from pipelines.cine.selection import excluded_frame, excluded_object
-from pipelines.cine.slices import LeftOut, StackPlan, plan_slices, plan_stack
+from pipelines.cine.slices import LeftOut, StackPlan, not_chosen, plan_slices, plan_stack, rank
 from pipelines.cine.stack import (
     CineStack,
     CineStudy,
@@ -105,7 +105,7 @@ def _assembled(datasets: Iterable[Dataset], unreadable: Sequence[Omission]) -> l
                 *unreadable,
                 Omission(
                     OmissionReason.UNREADABLE,
-                    f"The header of an object is damaged ({type(error).__name__}).",
+                    f"An object is not DICOM or its header is damaged ({type(error).__name__}).",
                     None,
                     (),
                 ),
@@ -117,8 +117,16 @@ def _assembled(datasets: Iterable[Dataset], unreadable: Sequence[Omission]) -> l
 
 
 def _take(dataset: Dataset, studies: dict[str, _Study]) -> None:
-    """Read the header of one data set into its study."""
+    """Read the header of one data set into its study.
+
+    Raises
+    ------
+    ValueError
+        It is not a DICOM object of any study.
+    """
     identity = origin(dataset)
+    if not identity.study_instance_uid and not identity.sop_class_uid:
+        raise ValueError("neither StudyInstanceUID nor SOPClassUID")
     study = studies[identity.study_instance_uid]
 
     def omit(reason: OmissionReason, detail: str) -> None:
@@ -180,6 +188,8 @@ def _plan(frames: Sequence[FrameHeader]) -> tuple[list[tuple[StackPlan, View]], 
         left_out += rejected
         if slices:
             plans.append(plan_stack(group, slices))
+    plans, again = _distinct(plans)
+    left_out += again
     planes = [_plane(plan) for plan in plans]
     short: list[int] = []
     for index, plan in enumerate(plans):
@@ -210,6 +220,38 @@ def _plan(frames: Sequence[FrameHeader]) -> tuple[list[tuple[StackPlan, View]], 
     order = list(View)
     accepted.sort(key=lambda pair: (order.index(pair[1]), -len(pair[0].slices), _sort_key(pair[0])))
     return accepted, left_out
+
+
+def _distinct(plans: Sequence[StackPlan]) -> tuple[list[StackPlan], list[LeftOut]]:
+    """Drop stacks that show the slices of another one in another matrix or field of view."""
+
+    def worth(plan: StackPlan) -> tuple[object, ...]:
+        return (len(plan.slices), *rank(plan.slices[len(plan.slices) // 2]))
+
+    kept: list[StackPlan] = []
+    left_out: list[LeftOut] = []
+    for plan in sorted(plans, key=worth, reverse=True):
+        better = next((other for other in kept if _same_slices(plan, other)), None)
+        if better is None:
+            kept.append(plan)
+        else:
+            frames = tuple(frame for part in plan.slices for frame in part.frames)
+            left_out.append(not_chosen(frames, better.slices[0].frames))
+    return kept, left_out
+
+
+def _same_slices(plan: StackPlan, other: StackPlan) -> bool:
+    """Tell whether all slices of ``plan`` lie where ``other`` has some, in one frame of reference."""
+    if plan.group.frame_of_reference_uid != other.group.frame_of_reference_uid:
+        return False
+    if plan.group.normal @ other.group.normal < np.cos(np.radians(1.0)):
+        return False
+    mine, theirs = _plane(plan), _plane(other)
+    across = mine.centre - theirs.centre
+    if np.linalg.norm(across - (across @ theirs.normal) * theirs.normal) > 60.0:
+        return False
+    there = np.array([part.along for part in other.slices])
+    return all(np.abs(there - part.along).min() < 1.0 for part in plan.slices)
 
 
 def _sort_key(plan: StackPlan) -> tuple[float, ...]:

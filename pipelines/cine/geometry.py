@@ -28,11 +28,14 @@ class ParallelGroup:
     Attributes
     ----------
     frames : tuple of FrameHeader
+    frame_of_reference_uid : str
+        ``""`` where it tells nothing.
     row_direction, column_direction : (3,) float64
         Unit vectors, exactly perpendicular, of the most frequent orientation.
     """
 
     frames: tuple[FrameHeader, ...]
+    frame_of_reference_uid: str
     row_direction: NDArray[np.float64]
     column_direction: NDArray[np.float64]
 
@@ -57,7 +60,7 @@ def parallel_groups(frames: Sequence[FrameHeader]) -> list[ParallelGroup]:
         bucket = buckets.setdefault((reference, frame.rows, frame.columns), {})
         bucket.setdefault((frame.orientation, frame.pixel_spacing), []).append(frame)
     groups: list[ParallelGroup] = []
-    for bucket in buckets.values():
+    for (reference, _, _), bucket in buckets.items():
         # The most frequent orientation leads, so that the rounding of a few frames decides nothing.
         waiting = sorted(bucket.items(), key=lambda item: (-len(item[1]), item[0]))
         while waiting:
@@ -66,7 +69,7 @@ def parallel_groups(frames: Sequence[FrameHeader]) -> list[ParallelGroup]:
             waiting = [entry for entry in waiting if not _same_plane(entry[0], (orientation, spacing))]
             row, column = _orthonormal(orientation)
             together = tuple(frame for _, part in members for frame in part)
-            groups.append(ParallelGroup(frames=together, row_direction=row, column_direction=column))
+            groups.append(ParallelGroup(together, reference, row, column))
     return groups
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.cine.headers import FrameHeader
+from pipelines.cine.selection import MIN_PHASES
 
 __all__ = [
     "Ordered",
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 _RR_RANGE_MS = (250.0, 2500.0)
+_LONGEST_RR_MS = 2200.0
+"""What one cycle may last where the headers do not say."""
 _STEP_TOLERANCE = 0.35
 """Deviation of a time step from a whole number of steps, in steps, that still counts as regular."""
 
@@ -93,33 +96,31 @@ def order_phases(frames: Sequence[FrameHeader]) -> Ordered | None:
     Ordered or None
         ``None`` when no attribute tells the frames apart.
     """
-    rr = rr_interval(frames)
-    trigger = _column(frames, lambda frame: frame.trigger_time_ms)
-    within_cycle = trigger is not None and _within_cycle(trigger, rr)
+    trigger = _column(frames, _trigger)
+    within_cycle = trigger is not None and _within_cycle(frames, trigger)
     if trigger is not None and within_cycle:
         slots = _regular_slots(trigger)
         if slots is not None:
             return _ordered(frames, trigger, slots, OrderedBy.TRIGGER_TIME, anchored=False)
     for by, read in (
-        (OrderedBy.TEMPORAL_POSITION, lambda frame: frame.temporal_index),
-        (OrderedBy.PRIVATE_PHASE, lambda frame: frame.private_phase),
+        (OrderedBy.TEMPORAL_POSITION, _temporal),
+        (OrderedBy.PRIVATE_PHASE, _private),
     ):
         numbered = _column(frames, read)
         if numbered is not None:
             slots, anchored = _numbered_slots(numbered)
             return _ordered(frames, numbered, slots, by, anchored=anchored)
-    acquired = _column(frames, lambda frame: frame.acquired_s)
-    if acquired is not None:
-        return _ordered(frames, acquired, np.arange(len(acquired)), OrderedBy.ACQUISITION_TIME, anchored=False)
-    if trigger is not None and within_cycle:
-        return _ordered(frames, trigger, np.arange(len(trigger)), OrderedBy.TRIGGER_TIME, anchored=False)
-    for by, read in (
-        (OrderedBy.CONTENT_TIME, lambda frame: frame.created_s),
-        (OrderedBy.INSTANCE_NUMBER, lambda frame: frame.instance_number),
-    ):
+    others: list[tuple[OrderedBy, Callable[[FrameHeader], float | None]]] = [
+        (OrderedBy.ACQUISITION_TIME, _acquired),
+        (OrderedBy.CONTENT_TIME, _created),
+        (OrderedBy.INSTANCE_NUMBER, _sequence_number),
+    ]
+    if within_cycle:
+        others.insert(2, (OrderedBy.TRIGGER_TIME, _trigger))
+    for by, read in others:
         column = _column(frames, read)
         if column is not None:
-            return _ordered(frames, column, np.arange(len(column)), by, anchored=False)
+            return _ordered(frames, column, _ranks(column), by, anchored=False)
     return None
 
 
@@ -134,9 +135,19 @@ def _column(
     return np.asarray(present, dtype=np.float64)
 
 
-def _within_cycle(trigger: np.ndarray, rr: float | None) -> bool:
-    low, high = float(trigger.min()), float(trigger.max())
-    return low >= -1.0 and high - low <= 1.1 * (rr if rr is not None else _RR_RANGE_MS[1])
+def _within_cycle(frames: Sequence[FrameHeader], trigger: np.ndarray) -> bool:
+    """Tell whether trigger times lie within one cycle, whose stated length is doubted before they are."""
+    rr = rr_interval(frames)
+    span = float(np.ptp(trigger))
+    if trigger.min() < -1.0 or span > _LONGEST_RR_MS:
+        return False
+    return rr is None or span <= 1.1 * rr or not _contradicted(frames, trigger)
+
+
+def _contradicted(frames: Sequence[FrameHeader], trigger: np.ndarray) -> bool:
+    """Tell whether the numbering of the phases orders the frames otherwise than their trigger times."""
+    numbered = [column for read in (_temporal, _private) if (column := _column(frames, read)) is not None]
+    return any(not np.array_equal(np.argsort(column), np.argsort(trigger)) for column in numbered)
 
 
 def _regular_slots(times: np.ndarray) -> np.ndarray | None:
@@ -154,14 +165,18 @@ def _regular_slots(times: np.ndarray) -> np.ndarray | None:
     return slots
 
 
+def _ranks(values: np.ndarray) -> np.ndarray:
+    ranks = np.empty(len(values), dtype=np.int64)
+    ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return ranks
+
+
 def _numbered_slots(values: np.ndarray) -> tuple[np.ndarray, bool]:
     """Slots of numbered phases, and whether numbering from 1 anchors them."""
     whole = np.rint(values).astype(np.int64)
     spread = int(whole.max() - whole.min()) + 1
     if np.abs(values - whole).max() > 1e-6 or spread > 2 * len(values):
-        ranks = np.empty(len(values), dtype=np.int64)
-        ranks[np.argsort(values)] = np.arange(len(values))
-        return ranks, False
+        return _ranks(values), False
     if 1 <= whole.min() <= 3:
         return whole - 1, True
     return whole - whole.min(), False
@@ -182,25 +197,30 @@ def _ordered(
 def free_running(frames: Sequence[FrameHeader]) -> bool:
     """Tell whether frames follow one another over several beats: real-time imaging.
 
-    Numbered phases that repeat no cycle overrule trigger times that run on: those are then not trigger times.
+    Trigger times that run on, but against the numbering of the phases or within a moment of acquisition, are not
+    trigger times and tell nothing.
     """
     if any(frame.acquisition.synchronization in {"NONE", "REALTIME"} for frame in frames):
         return True
     rr = rr_interval(frames)
-    numbered = any(_column(frames, read) is not None for read in (_temporal, _private))
-    declared = declared_phases(frames)
-    for read, scale in ((_trigger, 1.0), (_acquired, 1000.0)):
-        times = _column(frames, read)
-        if times is None or len(times) < 3:
-            continue
-        times = np.sort(times) * scale
-        step = float(np.median(np.diff(times)))
-        runs_on = times[-1] - times[0] + step > 1.5 * (rr if rr is not None else _RR_RANGE_MS[1])
-        if runs_on and step < 300.0 and _regular_slots(times) is not None:
-            if read is _trigger and numbered and (declared is None or len(frames) <= declared):
-                continue
-            return True
-    return False
+    limit = 1.5 * rr if rr is not None else _LONGEST_RR_MS
+    trigger, acquired = _column(frames, _trigger), _column(frames, _acquired)
+    if acquired is not None and _runs_on(acquired * 1000.0, limit):
+        return True
+    if trigger is None or not _runs_on(trigger, limit):
+        return False
+    moments = [frame.acquired_s for frame in frames if frame.acquired_s is not None]
+    if len(moments) == len(frames) and 1000.0 * (max(moments) - min(moments)) < 0.5 * float(np.ptp(trigger)):
+        return False
+    return not _contradicted(frames, trigger)
+
+
+def _runs_on(times_ms: np.ndarray, limit_ms: float) -> bool:
+    """Tell whether times are evenly spaced, close together, and go on for longer than one cycle."""
+    if len(times_ms) < 3:
+        return False
+    step = float(np.median(np.diff(np.sort(times_ms))))
+    return float(np.ptp(times_ms)) + step > limit_ms and step < 300.0 and _regular_slots(times_ms) is not None
 
 
 def beats_apart(frames: Sequence[FrameHeader]) -> bool:
@@ -214,7 +234,7 @@ def beats_apart(frames: Sequence[FrameHeader]) -> bool:
 
 def _trigger_regular(frames: Sequence[FrameHeader]) -> bool:
     trigger = _column(frames, _trigger)
-    return trigger is not None and _within_cycle(trigger, rr_interval(frames)) and _regular_slots(trigger) is not None
+    return trigger is not None and _within_cycle(frames, trigger) and _regular_slots(trigger) is not None
 
 
 def _trigger(frame: FrameHeader) -> float | None:
@@ -223,6 +243,17 @@ def _trigger(frame: FrameHeader) -> float | None:
 
 def _acquired(frame: FrameHeader) -> float | None:
     return frame.acquired_s
+
+
+def _created(frame: FrameHeader) -> float | None:
+    return frame.created_s
+
+
+def _sequence_number(frame: FrameHeader) -> float | None:
+    """InstanceNumber, and within a multi-frame object the frame number."""
+    if frame.frame_number is None:
+        return frame.instance_number
+    return (frame.instance_number or 0) * 1e5 + frame.frame_number
 
 
 def _temporal(frame: FrameHeader) -> float | None:
@@ -285,13 +316,13 @@ def _is_single(frames: Sequence[FrameHeader]) -> bool:
     if declared is not None and len(frames) > declared:
         return False
     triggers = _column(frames, _trigger)
-    if triggers is None and len({frame.trigger_time_ms for frame in frames}) > 1:
-        # Some trigger times repeat: the same phases twice, unless phases are numbered.
+    if triggers is None and len({frame.trigger_time_ms for frame in frames}) >= MIN_PHASES:
+        # A whole cycle of trigger times of which some repeat: the same phases twice, unless phases are numbered.
         return _column(frames, _temporal) is not None or _column(frames, _private) is not None
     ordered = order_phases(frames)
     if ordered is None:
         return False
-    if triggers is not None and len(frames) >= 2 * 8:
+    if triggers is not None and len(frames) >= 2 * MIN_PHASES:
         # Two acquisitions of nearly the same RR interval interleave: steps alternate between tiny and full.
         steps = np.diff(np.sort(triggers))
         if (steps < 0.3 * float((triggers.max() - triggers.min()) / (len(frames) - 1))).sum() > len(frames) / 6:
@@ -316,7 +347,7 @@ def _runs(frames: Sequence[FrameHeader]) -> list[tuple[FrameHeader, ...]]:
     """Split into runs without a repeated phase, in order of creation: repeats within one series."""
     runs: list[dict[Hashable, FrameHeader]] = []
     declared = declared_phases(frames)
-    for frame in sorted(frames, key=lambda frame: (frame.instance_number or 0, frame.acquired_s or 0.0, frame.key)):
+    for frame in sorted(frames, key=lambda frame: (_sequence_number(frame) or 0, frame.acquired_s or 0.0, frame.key)):
         phase: Hashable = next(
             (
                 value

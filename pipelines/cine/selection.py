@@ -121,6 +121,11 @@ def _acquisition_verdicts(kind: Acquisition) -> list[tuple[OmissionReason, str]]
         "It is a phase-contrast (flow) acquisition.",
     )
     exclude(
+        bool(image_type & {"R", "I", "REAL", "IMAGINARY"}) or kind.complex_component in {"REAL", "IMAGINARY"},
+        OmissionReason.NOT_CINE,
+        "It is the real or imaginary part of a complex image.",
+    )
+    exclude(
         kind.tagging in {"GRID", "LINE"} or kind.contrast == "TAGGING" or bool(_TAGGED.search(names)),
         OmissionReason.TAGGED,
         "The myocardium is tagged.",

@@ -24,7 +24,7 @@ from pipelines.cine.phases import (
 from pipelines.cine.selection import MIN_PHASES, MIN_SCORE, cine_score, described_otherwise
 from pipelines.cine.stack import OmissionReason
 
-__all__ = ["LeftOut", "PhaseMix", "SlicePlan", "StackPlan", "plan_slices", "plan_stack"]
+__all__ = ["LeftOut", "PhaseMix", "SlicePlan", "StackPlan", "not_chosen", "plan_slices", "plan_stack", "rank"]
 
 _RETROSPECTIVE_COVERAGE = 0.85
 """Phases that span less of the RR interval are prospectively gated: late diastole is missing."""
@@ -147,11 +147,11 @@ def plan_slices(group: ParallelGroup) -> tuple[list[SlicePlan], list[LeftOut]]:
                     )
                 )
             continue
-        chosen, _ = max(usable, key=lambda pair: _rank(pair[0]))
+        chosen, _ = max(usable, key=lambda pair: rank(pair[0]))
         slices.append(chosen)
         for _, candidate in plans:
             if candidate.ordered.frames is not chosen.frames:
-                left_out.append(_not_chosen(candidate.ordered.frames, chosen.frames))
+                left_out.append(not_chosen(candidate.ordered.frames, chosen.frames))
     slices, crowded = _thin(slices)
     return slices, left_out + crowded
 
@@ -280,7 +280,7 @@ def _prospective(frames: Sequence[FrameHeader]) -> bool:
     return any(frame.acquisition.synchronization == "PROSPECTIVE" for frame in frames)
 
 
-def _rank(plan: SlicePlan) -> tuple[bool, bool, float, int, int, str]:
+def rank(plan: SlicePlan) -> tuple[bool, bool, float, int, int, str]:
     """Complete first, then distortion corrected, then the latest."""
     latest = max((frame.acquired_s or frame.created_s or 0.0) for frame in plan.frames)
     return (
@@ -293,7 +293,8 @@ def _rank(plan: SlicePlan) -> tuple[bool, bool, float, int, int, str]:
     )
 
 
-def _not_chosen(frames: tuple[FrameHeader, ...], chosen: Sequence[FrameHeader]) -> LeftOut:
+def not_chosen(frames: tuple[FrameHeader, ...], chosen: Sequence[FrameHeader]) -> LeftOut:
+    """How to report frames in favour of which others at the same position were chosen."""
     if frames[0].acquisition.image_type != chosen[0].acquisition.image_type:
         return LeftOut(
             OmissionReason.DUPLICATE,
@@ -308,17 +309,18 @@ def _not_chosen(frames: tuple[FrameHeader, ...], chosen: Sequence[FrameHeader]) 
 
 
 def _thin(slices: list[SlicePlan]) -> tuple[list[SlicePlan], list[LeftOut]]:
-    """Remove slices repeated at a slightly other position: closer than half the usual pitch."""
+    """Remove slices repeated at a slightly other position: closer than half the usual pitch or the thickness."""
     left_out: list[LeftOut] = []
-    while len(slices) > 2:
+    while len(slices) > 1:
         gaps = np.diff([plan.along for plan in slices])
-        usual = float(np.median(gaps))
+        thickness = float(np.median([plan.frames[0].slice_thickness or 0.0 for plan in slices]))
+        usual = max(thickness, float(np.median(gaps)) if len(gaps) > 1 else 0.0)
         close = np.flatnonzero(gaps < 0.5 * usual)
         if not len(close):
             break
         pair = slices[close[0]], slices[close[0] + 1]
-        loser = min(pair, key=_rank)
-        left_out.append(_not_chosen(loser.frames, max(pair, key=_rank).frames))
+        loser = min(pair, key=rank)
+        left_out.append(not_chosen(loser.frames, max(pair, key=rank).frames))
         slices = [plan for plan in slices if plan is not loser]
     return slices, left_out
 

@@ -199,10 +199,12 @@ def base_first(stack: CineStack) -> bool | None:
     Returns
     -------
     bool or None
-        True when slice 0 is the most basal one, False when it is the most apical one, ``None`` when the stack's
-        direction lies more than 75° from that of an ordinary left ventricle. The apex is left, anterior and inferior
-        of the base.
+        True when slice 0 is the most basal one, False when it is the most apical one, ``None`` when the stack
+        is not short axis or its direction lies more than 75° from that of an ordinary left ventricle. The apex is
+        left, anterior and inferior of the base.
     """
+    if stack.view is not View.SAX:
+        return None
     along = float(stack.geometry.normal @ LONG_AXIS)
     if abs(along) < np.cos(np.radians(75.0)):
         return None
