@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["dicom_files", "looks_like_dicom"]
+import pydicom
+
+from pipelines.cine import elements
+
+__all__ = ["dicom_files", "files_by_study", "looks_like_dicom"]
 
 _MEDIA_STORAGE_DIRECTORY = b"1.2.840.10008.1.3.10"
 
@@ -67,3 +71,22 @@ def dicom_files(root: Path) -> Iterator[Path]:
     for path in sorted(root.rglob("*")):
         if path.is_file() and looks_like_dicom(path):
             yield path
+
+
+def files_by_study(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Group DICOM files by their StudyInstanceUID, reading no further than that.
+
+    Returns
+    -------
+    dict of str to list of Path
+        Files that cannot be read, or name no study, are under the empty string.
+    """
+    by_study: dict[str, list[Path]] = {}
+    for path in paths:
+        try:
+            header = pydicom.dcmread(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True, force=True)
+            uid = elements.text([header], "StudyInstanceUID")
+        except elements.DAMAGE:
+            uid = ""
+        by_study.setdefault(uid, []).append(path)
+    return by_study

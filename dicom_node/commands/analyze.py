@@ -1,0 +1,247 @@
+"""``dicom-node analyze``: the whole analysis of a folder, without a network."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dicom_node.commands.terminal import ExitCode, JsonFlag, console, jsonable, print_json, table
+from dicom_node.config import DestinationProfile, ResultSettings, Route
+from dicom_node.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dicom_node.execute.process import ProcessedStudy
+    from pipelines.analysis import Findings
+    from pipelines.cine.stack import CineStack, Omission
+    from pipelines.quality.findings import QualityAssessment
+
+__all__ = ["analyze"]
+
+FOLDER = "folder"
+"""Name of the only route and the only destination here."""
+
+
+def analyze(
+    path: Annotated[Path, typer.Argument(exists=True, help="Folder of DICOM: any nesting, any studies, any modality.")],
+    output: Annotated[Path, typer.Option(help="Folder for the objects, the pictures and results.json.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Analyse every study in a folder and write the objects that a PACS would get, PNGs and results.json.
+
+    Exit status 0: at least one study was analysed; 3: all were refused, the refusals say why; 1: a result failed the
+    conformance gate.
+    """
+    from dicom_node.execute.process import process_study
+    from pipelines.cine.files import dicom_files, files_by_study
+
+    by_study = files_by_study(dicom_files(path))
+    unreadable = by_study.pop("", [])
+    if not by_study:
+        raise ConfigurationError(
+            "holds no DICOM object that names its study", subject=str(path), remedy="give another folder"
+        )
+    route = Route(destinations=(FOLDER,))
+    results = ResultSettings(destinations={FOLDER: DestinationProfile(peer=FOLDER)})
+    output.mkdir(parents=True, exist_ok=True)
+    documents: list[dict[str, Any]] = []
+    rejected = 0
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[step]}"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=as_json,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("studies", total=len(by_study), step="")
+        for uid, members in sorted(by_study.items()):
+            processed = process_study(
+                members,
+                study_instance_uid=uid,
+                inputs=sorted(hashlib.sha256(one.read_bytes()).hexdigest() for one in members),
+                created=_created(members),
+                route_name=FOLDER,
+                route=route,
+                results=results,
+                on_step=lambda step: progress.update(task, step=step),
+            )
+            documents.append(_written(processed, uid, output))
+            rejected += len(processed.rejected)
+            progress.advance(task)
+    (output / "results.json").write_text(
+        json.dumps({"studies": jsonable(documents)}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    if unreadable:
+        message = (
+            f"{len(unreadable)} files look like DICOM but cannot be read or name no study, such as {unreadable[0]}"
+        )
+        typer.echo(message, err=True)
+    if as_json:
+        print_json({"studies": documents})
+    else:
+        for document in documents:
+            _show(document)
+        console.print(f"results in {output}")
+    if rejected:
+        raise typer.Exit(ExitCode.FAILED)
+    if not any(document["function"] for document in documents):
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def _created(files: Sequence[Path]) -> dt.datetime:
+    """Analysing the same files again gives the same objects: they carry the time of the newest file."""
+    newest = max(file.stat().st_mtime for file in files)
+    return dt.datetime.fromtimestamp(int(newest), tz=dt.UTC)
+
+
+def _written(processed: ProcessedStudy, uid: str, output: Path) -> dict[str, Any]:
+    """Write what came of one study; its document in ``results.json``."""
+    from dicom_node.results.png import write_summary_pages
+    from pipelines.function.findings import VentricularFunction
+    from pipelines.quality.findings import QualityAssessment
+
+    # A UID of the outside world becomes a folder name: only its harmless characters.
+    folder = output / re.sub(r"[^0-9A-Za-z.]", "_", uid).strip(".")
+    for stale in (*folder.glob("objects/*.dcm"), *folder.glob("summary-*.png")):
+        stale.unlink()
+    (folder / "objects").mkdir(parents=True, exist_ok=True)
+    objects = []
+    numbers: dict[str, int] = {}
+    for one in processed.objects:
+        numbers[one.role.value] = numbers.get(one.role.value, 0) + 1
+        path = folder / "objects" / f"{one.role.value}-{numbers[one.role.value]:02d}.dcm"
+        path.write_bytes(one.content)
+        objects.append(
+            {
+                "path": path.relative_to(output),
+                "sop_class_uid": one.sop_class_uid,
+                "sop_instance_uid": one.sop_instance_uid,
+                "series_instance_uid": one.series_instance_uid,
+                "series_description": one.series_description,
+            }
+        )
+    pages = write_summary_pages(processed.objects, folder)
+    function = processed.findings.get(VentricularFunction)
+    return {
+        "study_instance_uid": uid,
+        "stacks": [_stack(stack) for stack in processed.study.stacks],
+        "omissions": [_omission(omission) for omission in processed.study.omissions],
+        "quality": _quality(processed.findings.get(QualityAssessment)),
+        "function": {one.quantity.value: round(one.value, 3) for one in function.measurements()} if function else {},
+        "refusals": _refusals(processed.findings),
+        "objects": objects,
+        "rejected": [
+            {"series_description": one.object.series_description, "problems": [str(found) for found in one.problems]}
+            for one in processed.rejected
+        ],
+        "pictures": [page.relative_to(output) for page in pages],
+        "seconds": {step: round(value, 3) for step, value in processed.seconds.items()},
+    }
+
+
+def _stack(stack: CineStack) -> dict[str, Any]:
+    return {
+        "view": stack.view,
+        "phases": stack.phases,
+        "slices": stack.slices,
+        "rows": stack.pixels.shape[2],
+        "columns": stack.pixels.shape[3],
+        "pixel_spacing_mm": stack.geometry.pixel_spacing,
+        "slice_pitch_mm": round(stack.geometry.pitch, 3),
+        "slice_thickness_mm": stack.geometry.slice_thickness,
+        "series_instance_uids": stack.series_instance_uids,
+        "resampled_slices": stack.resampled_slices,
+        "retrospective": stack.retrospective,
+    }
+
+
+def _omission(omission: Omission) -> dict[str, Any]:
+    return {
+        "reason": omission.reason,
+        "detail": omission.detail,
+        "series_instance_uid": omission.series_instance_uid,
+        "instances": len(omission.sop_instance_uids),
+    }
+
+
+def _quality(assessment: QualityAssessment | None) -> dict[str, Any] | None:
+    if assessment is None:
+        return None
+    return {
+        "overall": assessment.overall,
+        "usable": assessment.usable,
+        "findings": [
+            {
+                "check": one.check,
+                "stage": one.check.stage,
+                "grade": one.grade,
+                "sentence": one.sentence,
+                "value": one.value,
+                "unit": one.unit,
+                "limit": one.limit,
+                "slices": one.slices,
+            }
+            for one in assessment.findings
+        ],
+    }
+
+
+def _refusals(findings: Findings) -> list[dict[str, Any]]:
+    return [
+        {"analysis": one.analysis, "reason": one.reason, "sentence": one.sentence, "because_of": one.because_of}
+        for one in findings.refusals
+    ]
+
+
+def _show(document: Mapping[str, Any]) -> None:
+    console.rule(document["study_instance_uid"])
+    table(
+        "Stacks",
+        ["view", "phases>", "slices>", "pixel spacing mm", "pitch mm>", "series>"],
+        (
+            (
+                stack["view"],
+                stack["phases"],
+                stack["slices"],
+                " × ".join(f"{value:.2f}" for value in stack["pixel_spacing_mm"]),
+                f"{stack['slice_pitch_mm']:.1f}",
+                len(stack["series_instance_uids"]),
+            )
+            for stack in document["stacks"]
+        ),
+    )
+    if document["omissions"]:
+        table(
+            "Left out",
+            ["reason", "instances>", "detail"],
+            ((one["reason"], one["instances"], one["detail"]) for one in document["omissions"]),
+        )
+    if document["function"]:
+        table(
+            "Ventricular function",
+            ["", ">"],
+            ((name, f"{value:.1f}") for name, value in document["function"].items()),
+            caption="research use only, not for diagnosis",
+        )
+    quality = document["quality"]
+    if quality:
+        concerns = [one for one in quality["findings"] if one["grade"].name in ("POOR", "UNUSABLE")]
+        console.print(f"quality: {quality['overall'].name.lower()}")
+        for one in concerns:
+            console.print(f"  {one['check'].value}: {one['sentence']}")
+    for one in document["refusals"]:
+        if one["because_of"] is None:
+            console.print(f"[yellow]refused[/yellow] {one['analysis']}: {one['sentence']}")
+    for one in document["rejected"]:
+        console.print(f"[red]kept back by the gate[/red] {one['series_description']}: {'; '.join(one['problems'])}")
+    table("Objects", ["series", "file"], ((one["series_description"], one["path"]) for one in document["objects"]))
