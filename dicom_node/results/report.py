@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from highdicom.sr import (
+    ContainerContentItem,
     FindingSite,
+    ImageContentItem,
     Measurement,
     MeasurementProperties,
     MeasurementReport,
@@ -18,9 +20,11 @@ from highdicom.sr import (
     SourceImageForSegmentation,
     TimePointContext,
     TrackingIdentifier,
+    UIDRefContentItem,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import SegmentationStorage
 
@@ -62,7 +66,6 @@ from dicom_node.results.content import (
     text_item,
 )
 from dicom_node.results.header import BANNER, ResultContext, ResultRole
-from dicom_node.results.keyphase import image_plane
 from dicom_node.results.segmentation import EncodedSegmentation, tracking_uid
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 from pipelines.errors import Refusal
@@ -71,6 +74,24 @@ from pipelines.function.findings import Measurement as Number
 from pipelines.quality.findings import QualityAssessment
 
 __all__ = ["NormalRange", "ReportContent", "function_report", "significant"]
+
+
+_SOURCE = Code("260753009", "SCT", "Source")
+_POSITION = (
+    codes.DCM.ImagePositionPatientX,
+    codes.DCM.ImagePositionPatientY,
+    codes.DCM.ImagePositionPatientZ,
+)
+_ROW_DIRECTION = (
+    codes.DCM.ImageOrientationPatientRowX,
+    codes.DCM.ImageOrientationPatientRowY,
+    codes.DCM.ImageOrientationPatientRowZ,
+)
+_COLUMN_DIRECTION = (
+    codes.DCM.ImageOrientationPatientColumnX,
+    codes.DCM.ImageOrientationPatientColumnY,
+    codes.DCM.ImageOrientationPatientColumnZ,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +143,7 @@ def function_report(
     groups = [
         _patient(context, content.function),
         *(_chamber(context, content, chamber) for chamber in _chambers(content.function)),
-        *(_region(context, content, role, seg, codes) for role, seg in phases for codes in seg.segments),
+        *(_region(context, content, role, seg, structure) for role, seg in phases for structure in seg.segments),
         *(_segments(context, content.function.wall) if content.function.wall is not None else ()),
         _quality(context, content),
     ]
@@ -130,8 +151,10 @@ def function_report(
         observation_context=observation_context(context),
         procedure_reported=procedure_reported(context),
         imaging_measurements=groups,
-        referenced_images=_library(content.stack, segmentations),
     )
+    # Row 5 of TID 1500 stands before the measurements.
+    tree = list(report[0].ContentSequence)
+    report[0].ContentSequence = [*tree[:-1], _library(content.stack, segmentations), tree[-1]]
     references = [source for seg in segmentations for source in seg.references]
     return structured_report(
         context,
@@ -162,20 +185,51 @@ def _sources(stack: CineStack) -> list[FrameSource]:
     return [source for line in stack.sources for source in line]
 
 
-def _library(stack: CineStack, segmentations: Iterable[EncodedSegmentation]) -> list[Dataset]:
-    """Stand-ins with the geometry of the images referred to: TID 1602 wants 17 items of each."""
-    images = {}
+def _library(stack: CineStack, segmentations: Iterable[EncodedSegmentation]) -> Dataset:
+    """TID 1600: what all images share once, for each image only its position, so that it stays small."""
+    geometry = stack.geometry
+    rows, columns = stack.pixels.shape[2:]
+    numbers = [
+        (codes.DCM.PixelDataRows, rows, "{pixels}"),
+        (codes.DCM.PixelDataColumns, columns, "{pixels}"),
+        (codes.DCM.HorizontalPixelSpacing, geometry.pixel_spacing[1], "mm"),
+        (codes.DCM.VerticalPixelSpacing, geometry.pixel_spacing[0], "mm"),
+        (codes.DCM.SliceThickness, geometry.slice_thickness, "mm"),
+        *zip(_ROW_DIRECTION, map(float, geometry.row_direction), ["{-1:1}"] * 3, strict=True),
+        *zip(_COLUMN_DIRECTION, map(float, geometry.column_direction), ["{-1:1}"] * 3, strict=True),
+    ]
+    context = RelationshipTypeValues.HAS_ACQ_CONTEXT
+    group_items = [
+        code_content(codes.DCM.Modality, codes.cid29.MagneticResonance, context),
+        UIDRefContentItem(codes.DCM.FrameOfReferenceUID, stack.frame_of_reference_uid, context),
+        *(number_content(name, value, ucum(unit), context) for name, value, unit in numbers),
+    ]
+    seen = set()
     for seg in segmentations:
         for index, source in enumerate(seg.references):
-            image = Dataset()
-            image.SOPClassUID, image.SOPInstanceUID = source.sop_class_uid, source.sop_instance_uid
-            image.Modality = "MR"
-            image.Rows, image.Columns = stack.pixels.shape[2:]
-            image_plane(image, stack, index)
-            if stack.slices > 1:
-                image.SpacingBetweenSlices = round(stack.geometry.pitch, 6)
-            images.setdefault(source.sop_instance_uid, image)
-    return list(images.values())
+            if (source.sop_instance_uid, source.frame_number) in seen:
+                continue
+            seen.add((source.sop_instance_uid, source.frame_number))
+            image = ImageContentItem(
+                name=_SOURCE,
+                referenced_sop_class_uid=source.sop_class_uid,
+                referenced_sop_instance_uid=source.sop_instance_uid,
+                referenced_frame_numbers=None if source.frame_number is None else [source.frame_number],
+                relationship_type=RelationshipTypeValues.CONTAINS,
+            )
+            image.ContentSequence = [
+                number_content(name, float(value), ucum("mm"), context)
+                for name, value in zip(_POSITION, geometry.positions[index], strict=True)
+            ]
+            group_items.append(image)
+    group_container = _container(codes.DCM.ImageLibraryGroup, group_items)
+    return _container(codes.DCM.ImageLibrary, [group_container])
+
+
+def _container(name: Code, items: Sequence[Dataset]) -> Dataset:
+    container = ContainerContentItem(name=name, relationship_type=RelationshipTypeValues.CONTAINS)
+    container.ContentSequence = list(items)
+    return container
 
 
 def _chambers(function: VentricularFunction) -> list[Chamber]:
@@ -276,14 +330,14 @@ def _region(
     content: ReportContent,
     role: ResultRole,
     seg: EncodedSegmentation,
-    codes: SegmentCodes,
+    structure: SegmentCodes,
 ) -> Dataset:
     """TID 1411: the volume of one segment as drawn, with the reference to the segment."""
     point = END_DIASTOLE if role is ResultRole.SEGMENTATION_ED else END_SYSTOLE
-    number = seg.segments.index(codes) + 1
+    number = seg.segments.index(structure) + 1
     geometry = content.stack.geometry
     area = geometry.pixel_spacing[0] * geometry.pixel_spacing[1]
-    voxels = np.count_nonzero(seg.labels == codes.label, axis=(1, 2))
+    voxels = np.count_nonzero(seg.labels == structure.label, axis=(1, 2))
     millilitres = float(voxels @ geometry.slice_intervals() * area / 1000)
     volume = Measurement(name=VOLUME, value=significant(millilitres), unit=ucum("ml"))
     method = "area of the segment × slice interval, summed over all slices on which it is drawn"
@@ -299,7 +353,7 @@ def _region(
     phase = "ED" if role is ResultRole.SEGMENTATION_ED else "ES"
     return VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
-            uid=tracking_uid(context, role, codes), identifier=f"{codes.name} {phase}"
+            uid=tracking_uid(context, role, structure), identifier=f"{structure.name} {phase}"
         ),
         referenced_segment=ReferencedSegment(
             sop_class_uid=SegmentationStorage,
@@ -308,8 +362,8 @@ def _region(
             source_images=images,
         ),
         algorithm_id=algorithm(context),
-        finding_type=codes.property_type,
-        finding_sites=[FindingSite(codes.property_type)],
+        finding_type=structure.property_type,
+        finding_sites=[FindingSite(structure.property_type)],
         time_point_context=TimePointContext(time_point=point.meaning),
         measurements=[_at(volume, point)],
     )

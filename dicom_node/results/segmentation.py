@@ -200,6 +200,8 @@ def _refer(dataset: Dataset, stand_ins: Sequence[Dataset], references: Sequence[
             sources = [true[item.ReferencedSOPInstanceUID] for item in derivation.SourceImageSequence]
             used.update(source.sop_instance_uid for source in sources)
             frame.DerivationImageSequence = [_derivation(sources)]
+    # The frames say it, each for itself; the list of all stand-ins has no counterpart.
+    dataset.pop("SourceImageSequence", None)
     by_series: dict[str, list[FrameSource]] = {}
     for source in references:
         if source.sop_instance_uid in used and source not in by_series.get(source.series_instance_uid, []):

@@ -1,0 +1,265 @@
+"""From the findings of a study to the objects that leave the node."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset
+
+from dicom_node.config import DestinationProfile, ResultSettings, SegmentationTarget
+from dicom_node.results.header import SOFTWARE_VERSION, ResultContext, ResultRole, encoded
+from dicom_node.results.identity import CarriedIdentity, ResultIdentity
+from dicom_node.results.keyphase import key_phase_series
+from dicom_node.results.objects import ExpectedMask, ExpectedSlice, ResultObject
+from dicom_node.results.refusal import refusal_report
+from dicom_node.results.report import ReportContent, function_report
+from dicom_node.results.segmentation import EncodedSegmentation, segmentation
+from dicom_node.results.sources import SourceDatasets
+from pipelines.analysis import Findings
+from pipelines.cine.stack import CineStack, CineStudy, FrameSource
+from pipelines.function.findings import VentricularFunction
+from pipelines.quality.findings import QualityAssessment
+from pipelines.segmentation.labels import CineSegmentation
+
+__all__ = ["encode_study", "result_identity"]
+
+_PHASES = (
+    (ResultRole.KEY_PHASE_ED, ResultRole.SEGMENTATION_ED),
+    (ResultRole.KEY_PHASE_ES, ResultRole.SEGMENTATION_ES),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """What a group of destinations gets alike: SEG and the report that refers to it."""
+
+    references: SegmentationTarget
+    omit_empty_frames: bool
+
+    @property
+    def name(self) -> str:
+        """Part of the identity of the objects; empty for the usual variant."""
+        parts = ["" if self.references is SegmentationTarget.KEY_PHASE else self.references.value]
+        parts.append("omit-empty" if self.omit_empty_frames else "")
+        return "+".join(part for part in parts if part)
+
+    @property
+    def series_offset(self) -> int:
+        """Keeps the series numbers of variants apart where one archive gets several."""
+        return 10 * (self.references is SegmentationTarget.SOURCE) + 20 * self.omit_empty_frames
+
+
+def result_identity(
+    study: CineStudy,
+    findings: Findings,
+    *,
+    inputs: Iterable[str],
+    route_name: str,
+    settings: ResultSettings,
+) -> ResultIdentity:
+    """Identity of the results of one study version on one route.
+
+    Parameters
+    ----------
+    inputs
+        Digests of the input instances; where there are none (``analyze``), their SOP Instance UIDs.
+    """
+    found = findings.get(CineSegmentation)
+    said = settings.model_dump(mode="json", exclude={"destinations"})
+    return ResultIdentity.of(
+        study_instance_uid=study.context.study_instance_uid,
+        inputs=inputs,
+        route_name=route_name,
+        models=() if found is None else found.models,
+        settings=json.dumps(said, sort_keys=True),
+        software_version=SOFTWARE_VERSION,
+    )
+
+
+def encode_study(
+    study: CineStudy,
+    findings: Findings,
+    sources: SourceDatasets,
+    destinations: Mapping[str, DestinationProfile],
+    settings: ResultSettings,
+    identity: ResultIdentity,
+    created: datetime.datetime,
+) -> list[ResultObject]:
+    """Encode everything that a study's destinations get.
+
+    Parameters
+    ----------
+    study, findings
+        What was assembled and what was found on it.
+    sources
+        The source instances.
+    destinations
+        Profiles by name. Without any, the usual objects are made for nobody in particular (``analyze``).
+    identity
+        See :func:`result_identity`.
+    created
+        Date and time that the objects carry, with time zone: of the study version, not of this attempt.
+
+    Returns
+    -------
+    list of ResultObject
+        In the order of delivery: images before what refers to them. Without ventricular function: the refusal.
+
+    Raises
+    ------
+    ProcessingFailureError
+        A source instance is missing or cannot be read.
+    """
+    # Values of the source go into the results as they stand, also where they break PS3.5.
+    with disable_value_validation():
+        found = findings.get(CineSegmentation)
+        reference = sources.reference(study)
+        context = ResultContext(
+            identity=identity,
+            carried=CarriedIdentity.of(reference),
+            reference=reference,
+            created=created,
+            settings=settings,
+            models=() if found is None else found.models,
+        )
+        function, quality = findings.get(VentricularFunction), findings.get(QualityAssessment)
+        stack = study.short_axis
+        if function is None or quality is None or found is None or stack is None:
+            return _refused(context, study, findings, destinations)
+        content = ReportContent(study, stack, function, quality, findings.refusals, {})
+        return _Encoder(context, content, found, sources, dict(destinations)).objects()
+
+
+def _refused(
+    context: ResultContext, study: CineStudy, findings: Findings, destinations: Mapping[str, DestinationProfile]
+) -> list[ResultObject]:
+    report = refusal_report(context, study, findings.refusals, findings.get(QualityAssessment))
+    return [_object(context, ResultRole.REFUSAL, report, destinations, _frames(study.stacks))]
+
+
+def _frames(stacks: Iterable[CineStack]) -> tuple[FrameSource, ...]:
+    return tuple(source for stack in stacks for line in stack.sources for source in line)
+
+
+def _object(
+    context: ResultContext,
+    role: ResultRole,
+    dataset: Dataset,
+    destinations: Iterable[str],
+    sources: Sequence[FrameSource],
+    expected: ExpectedSlice | ExpectedMask | None = None,
+) -> ResultObject:
+    return ResultObject(
+        role=role,
+        dataset=dataset,
+        content=encoded(context, dataset),
+        destinations=frozenset(destinations),
+        reference_uid=str(context.reference.SOPInstanceUID),
+        sources=tuple(sources),
+        expected=expected,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Encoder:
+    context: ResultContext
+    content: ReportContent
+    found: CineSegmentation
+    sources: SourceDatasets
+    destinations: dict[str, DestinationProfile]
+
+    def objects(self) -> list[ResultObject]:
+        """All objects, images first."""
+        variants: dict[_Variant, list[str]] = {}
+        for name, profile in self.destinations.items():
+            variant = _Variant(profile.segmentation_references, profile.omit_empty_frames)
+            variants.setdefault(variant, []).append(name)
+        if not variants:
+            variants[_Variant(SegmentationTarget.KEY_PHASE, omit_empty_frames=False)] = []
+        made = []
+        on_key_phase = [
+            name
+            for variant, names in variants.items()
+            if variant.references is SegmentationTarget.KEY_PHASE
+            for name in names
+        ]
+        references: dict[ResultRole, tuple[FrameSource, ...]] = {}
+        if any(variant.references is SegmentationTarget.KEY_PHASE for variant in variants):
+            for phase, (role, _) in zip(self._phases(), _PHASES, strict=True):
+                series = self._key_phase(role, phase, on_key_phase)
+                references[role] = tuple(_as_source(each) for each in series)
+                made += series
+        for variant, names in variants.items():
+            made += self._segmentations_and_report(variant, names, references)
+        return made
+
+    def _phases(self) -> tuple[int, int]:
+        key = self.content.function.keyframes
+        return key.end_diastole, key.end_systole
+
+    def _key_phase(self, role: ResultRole, phase: int, names: Sequence[str]) -> list[ResultObject]:
+        stack = self.content.stack
+        series = []
+        for index, (dataset, pixels) in enumerate(key_phase_series(self.context, role, stack, phase, self.sources)):
+            source = stack.sources[phase][index]
+            expected = ExpectedSlice(
+                grey=stack.pixels[phase, index],
+                tolerance=0.0 if pixels.exact else abs(pixels.slope) * 0.51,
+                geometry=stack.geometry,
+                frame_of_reference_uid=stack.frame_of_reference_uid,
+                index=index,
+                source=source,
+            )
+            series.append(_object(self.context, role, dataset, names, [source], expected))
+        return series
+
+    def _segmentations_and_report(
+        self, variant: _Variant, names: Sequence[str], key_phase: Mapping[ResultRole, tuple[FrameSource, ...]]
+    ) -> list[ResultObject]:
+        stack = self.content.stack
+        made: list[ResultObject] = []
+        segs: list[EncodedSegmentation] = []
+        used: list[FrameSource] = []
+        for phase, (image_role, role) in zip(self._phases(), _PHASES, strict=True):
+            on_sources = variant.references is SegmentationTarget.SOURCE
+            references = stack.sources[phase] if on_sources else key_phase[image_role]
+            seg = segmentation(
+                self.context,
+                role,
+                stack,
+                self.found.labels[phase],
+                references,
+                omit_empty_frames=variant.omit_empty_frames,
+                variant=variant.name,
+                variant_offset=variant.series_offset,
+            )
+            expected = ExpectedMask(
+                labels=seg.labels,
+                segments=seg.segments,
+                geometry=stack.geometry,
+                frame_of_reference_uid=stack.frame_of_reference_uid,
+                references=seg.references,
+            )
+            made.append(_object(self.context, role, seg.dataset, names, stack.sources[phase], expected))
+            segs.append(seg)
+            used += stack.sources[phase]
+        report = function_report(
+            self.context, self.content, segs, variant=variant.name, variant_offset=variant.series_offset
+        )
+        made.append(_object(self.context, ResultRole.REPORT, report, names, _frames([stack])))
+        return made
+
+
+def _as_source(each: ResultObject) -> FrameSource:
+    return FrameSource(
+        sop_class_uid=each.sop_class_uid,
+        sop_instance_uid=each.sop_instance_uid,
+        series_instance_uid=each.series_instance_uid,
+        frame_number=None,
+        instance_number=int(each.dataset.InstanceNumber),
+        trigger_time_ms=None,
+    )
