@@ -37,7 +37,7 @@ def unpacked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
             with tarfile.open(archive) as tar:
-                tar.extractall(target, filter="data")
+                tar.extractall(session, filter="data")  # into a folder of the archive's name
             complete.touch()
     return target
 
