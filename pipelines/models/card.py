@@ -104,5 +104,7 @@ def read_card(path: Path) -> ModelCard:
 
 def write_card(card: ModelCard, path: Path) -> None:
     """Write a card as YAML, in the order of its fields."""
-    text = yaml.safe_dump(card.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.safe_dump(
+        card.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=110
+    )
     path.write_text(text, encoding="utf-8")

@@ -72,9 +72,7 @@ def pool_factor(pixel_mm: float, target_mm: float) -> int:
     return max(1, int(target_mm / pixel_mm + 1e-6))
 
 
-def sample_square(
-    images: torch.Tensor, pixel_spacing: tuple[float, float], square: Square, size: int
-) -> torch.Tensor:
+def sample_square(images: torch.Tensor, pixel_spacing: tuple[float, float], square: Square, size: int) -> torch.Tensor:
     """Sample the square on a grid of ``size`` × ``size`` points.
 
     Parameters

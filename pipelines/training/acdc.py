@@ -87,7 +87,9 @@ def _read_info(path: Path) -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AcdcLayoutError(f"{path} cannot be read: {error}") from error
-    return {key.strip(): value.strip() for key, mark, value in (line.partition(":") for line in text.splitlines()) if mark}
+    return {
+        key.strip(): value.strip() for key, mark, value in (line.partition(":") for line in text.splitlines()) if mark
+    }
 
 
 def _number(info: dict[str, str], key: str) -> float | None:

@@ -91,7 +91,9 @@ def _band(images: Tensor, generator: Generator) -> Tensor:
     count, size = images.shape[0], images.shape[-1]
     angle = _uniform(generator, 0, math.pi, count, 1, 1)
     axis = torch.linspace(-1, 1, size)
-    across = axis[:, None] * torch.cos(angle) + axis[None] * torch.sin(angle) - _uniform(generator, -0.9, 0.9, count, 1, 1)
+    across = (
+        axis[:, None] * torch.cos(angle) + axis[None] * torch.sin(angle) - _uniform(generator, -0.9, 0.9, count, 1, 1)
+    )
     depth = _uniform(generator, 0.3, 0.9, count, 1, 1)
     width = _uniform(generator, 0.03, 0.12, count, 1, 1)
     return images * (1 - depth * torch.exp(-((across / width) ** 2)))[:, None]

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, write_card
 from pipelines.models.network import build_network
@@ -23,7 +22,7 @@ from pipelines.training.augmentation import displacement_grid, vary_appearance
 from pipelines.training.checkpoint import load_checkpoint, save_atomically, save_checkpoint
 from pipelines.training.schedule import learning_rate, update_average
 
-__all__ = ["RECIPES", "Progress", "Recipe", "TrainingResult", "train"]
+__all__ = ["RECIPES", "Progress", "Recipe", "TrainingResult", "soft_label_loss", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,19 +192,17 @@ def _batch(
     generator = np.random.default_rng((seed, step))
     torch_generator = torch.Generator().manual_seed(int(generator.integers(2**62)))
     names = sorted(groups)
-    points = displacement_grid(
-        recipe.batch, size, 1.0, torch_generator, scale=recipe.scale, elastic_mm=0.0
-    )
+    points = displacement_grid(recipe.batch, size, 1.0, torch_generator, scale=recipe.scale, elastic_mm=0.0)
     bending = displacement_grid(recipe.batch, size, 0.0, torch_generator, scale=0.0, elastic_mm=recipe.elastic_mm)
     samples = []
     for item in range(recipe.batch):
         patients = groups[names[int(generator.integers(len(names)))]]
         volume = patients[int(generator.integers(len(patients)))][int(generator.integers(2))]
         index = _slice_index(volume.images.shape[0], generator)
-        channels = torch.cat(
-            [volume.images[_neighbours(index, volume, generator)], volume.shares[index].float() / 255]
+        channels = torch.cat([volume.images[_neighbours(index, volume, generator)], volume.shares[index].float() / 255])
+        jitter = torch.tensor(
+            np.clip(generator.normal(0, recipe.jitter_mm, 2), -3 * recipe.jitter_mm, 3 * recipe.jitter_mm)
         )
-        jitter = torch.tensor(np.clip(generator.normal(0, recipe.jitter_mm, 2), -3 * recipe.jitter_mm, 3 * recipe.jitter_mm))
         mm = points[item] * volume.field_mm + bending[item] + volume.centre + jitter.float()
         length = torch.tensor(volume.images.shape[1:], dtype=torch.float32)
         grid = (2 * (mm - volume.origin) / volume.spacing + 1) / length - 1
@@ -221,7 +218,7 @@ def _batch(
     return vary_appearance(images.clone(), shares, torch_generator), shares
 
 
-def _loss(logits: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def soft_label_loss(logits: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted cross-entropy and Dice over the batch, both for shares of a pixel and not whole labels."""
     log_probability = F.log_softmax(logits.float(), dim=1)
     weighted = shares * weights.view(1, -1, 1, 1)
@@ -366,7 +363,7 @@ def train(
             parameters["lr"] = learning_rate(step, steps, recipe.peak_rate)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.startswith("cuda")):
             logits = network(images)
-        loss = _loss(logits, shares.to(device), weights)
+        loss = soft_label_loss(logits, shares.to(device), weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
@@ -405,13 +402,12 @@ def _finish(
     command = f"dicom-node train segmentation --data DIR --model {recipe.name} {option} --steps {steps} --seed {seed}"
     write_card(_card(recipe, sha256, cases, split, steps, command), card)
     return TrainingResult(
-        recipe.name, steps, cases, held_out, float(np.mean(losses[-200:])) if losses else float("nan"), weights, card, sha256
+        recipe.name,
+        steps,
+        cases,
+        held_out,
+        float(np.mean(losses[-200:])) if losses else float("nan"),
+        weights,
+        card,
+        sha256,
     )
-
-
-def held_out_cases(groups: dict[str, str], fold: int) -> tuple[str, ...]:
-    """Patients that a network trained with ``fold`` has not seen."""
-    return folds(groups)[fold]
-
-
-_Array = NDArray[np.float32]

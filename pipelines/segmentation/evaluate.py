@@ -1,0 +1,364 @@
+"""How well the segmentation does on annotated patients, by the whole path a study takes: locate, crop, segment, undo."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.cine.stack import StackGeometry
+from pipelines.models.registry import list_models
+from pipelines.segmentation.labels import Label
+from pipelines.segmentation.refusal import SegmentationRefused
+from pipelines.segmentation.segment import FINE_MODEL, LOCALISER, segment
+from pipelines.training.acdc import AcdcPatient, find_patients, folds, read_patient, to_stack
+
+__all__ = [
+    "CaseResult",
+    "FunctionError",
+    "MeasureSummary",
+    "SegmentationEvaluation",
+    "Volumes",
+    "cases_of_fold",
+    "evaluate",
+    "surface_distances",
+    "volumes",
+]
+
+LABELS = (Label.LV, Label.MYO, Label.RV)
+MYOCARDIAL_DENSITY_G_PER_ML = 1.05
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """Volumes of one phase, ml."""
+
+    LV: float
+    MYO: float
+    RV: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSummary:
+    """One measure of one label over all cases; ``mean``, ``min`` and ``max`` over both phases of every case."""
+
+    mean: float
+    min: float
+    max: float
+    ED: float
+    ES: float
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionError:
+    """Difference of an index from the truth over all cases: mean absolute, mean, and 95 % limits of agreement."""
+
+    mae: float
+    bias: float
+    loa: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """One patient; measures are pairs of end diastole and end systole."""
+
+    patient: str
+    group: str
+    refused: str | None
+    dice: dict[str, tuple[float, float]]
+    hd95_mm: dict[str, tuple[float, float]]
+    assd_mm: dict[str, tuple[float, float]]
+    function: dict[str, tuple[float, float]]
+    """Measured and true value of each index."""
+    agreement: float
+    seconds: float
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean over labels and phases."""
+        return float(np.mean([value for pair in self.dice.values() for value in pair]))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """One diagnostic group."""
+
+    cases: int
+    dice: dict[str, float]
+    LVEF_mae: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorstCase:
+    """A case to look at."""
+
+    patient: str
+    group: str
+    dice: float
+    LVEF_error: float
+    refused: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentationEvaluation:
+    """The figures of :func:`evaluate`. A refused case counts with Dice 0 and has no distances and no function."""
+
+    cases: int
+    refused: int
+    seen_in_training: tuple[str, ...]
+    """Cases that one of the networks was trained on: figures over them say nothing about new patients."""
+    models: dict[str, str]
+    """Version and hash of each network."""
+    dice: dict[str, MeasureSummary]
+    hd95_mm: dict[str, MeasureSummary]
+    assd_mm: dict[str, MeasureSummary]
+    function: dict[str, FunctionError]
+    groups: dict[str, GroupSummary]
+    worst: tuple[WorstCase, ...]
+    results: tuple[CaseResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON; figures that do not exist are ``None``."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(item) for key, item in value.items()}
+            if isinstance(value, list | tuple):
+                return [plain(item) for item in value]
+            if isinstance(value, float):
+                return round(value, 4) if np.isfinite(value) else None
+            return value
+
+        return {key: plain(value) for key, value in asdict(self).items()}
+
+
+def volumes(labels: NDArray[np.uint8], geometry: StackGeometry) -> Volumes:
+    """Volumes of one phase of labels (S, R, C), ml: area of each slice times the tissue it stands for."""
+    pixel = geometry.pixel_spacing[0] * geometry.pixel_spacing[1]
+    millilitres = [float((labels == label).sum((1, 2)) @ geometry.slice_intervals()) * pixel / 1000 for label in LABELS]
+    return Volumes(*millilitres)
+
+
+def _indices(ed: Volumes, es: Volumes) -> dict[str, float]:
+    def fraction(first: float, second: float) -> float:
+        return 100 * (first - second) / first if first > 0 else float("nan")
+
+    return {
+        "LVEF": fraction(ed.LV, es.LV),
+        "LVEDV": ed.LV,
+        "LVESV": es.LV,
+        "RVEF": fraction(ed.RV, es.RV),
+        "LVM": ed.MYO * MYOCARDIAL_DENSITY_G_PER_ML,
+    }
+
+
+def surface_distances(
+    found: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: tuple[float, float, float]
+) -> tuple[float, float]:
+    """95th percentile of the Hausdorff distance and average symmetric surface distance of two solids, mm.
+
+    Parameters
+    ----------
+    found, truth : (S, R, C) bool
+    spacing : (float, float, float)
+        Slice pitch, distance between rows, between columns, mm.
+
+    Returns
+    -------
+    hd95, assd
+        NaN where either is empty.
+    """
+    import torch
+    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+
+    if not found.any() or not truth.any():
+        return float("nan"), float("nan")
+    where = np.nonzero(found | truth)
+    box = tuple(slice(max(0, int(axis.min()) - 2), int(axis.max()) + 3) for axis in where)
+    # MONAI finds edges by erosion: without a margin a solid at the border of the image would have none there.
+    first, second = (torch.from_numpy(np.pad(solid[box], 1))[None, None].float() for solid in (found, truth))
+    hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=95, spacing=spacing)
+    assd = compute_average_surface_distance(first, second, include_background=True, symmetric=True, spacing=spacing)
+    return float(hd95), float(assd)
+
+
+def dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Dice coefficient of two solids; 1 where both are empty."""
+    total = int(found.sum()) + int(truth.sum())
+    return 2 * int((found & truth).sum()) / total if total else 1.0
+
+
+def _evaluate_case(patient: AcdcPatient) -> CaseResult:
+    stack = to_stack(patient)
+    begin = time.perf_counter()
+    try:
+        segmentation = segment(stack)
+    except SegmentationRefused as refusal:
+        none, zero = (float("nan"), float("nan")), (0.0, 0.0)
+        names = [label.name for label in LABELS]
+        return CaseResult(
+            patient.identifier,
+            patient.group,
+            str(refusal),
+            dict.fromkeys(names, zero),
+            dict.fromkeys(names, none),
+            dict.fromkeys(names, none),
+            {},
+            0.0,
+            time.perf_counter() - begin,
+        )
+    seconds = time.perf_counter() - begin
+    geometry = patient.geometry
+    spacing = (geometry.pitch, *geometry.pixel_spacing)
+    overlaps: dict[str, tuple[float, float]] = {}
+    far: dict[str, tuple[float, float]] = {}
+    near: dict[str, tuple[float, float]] = {}
+    for label in LABELS:
+        pairs = [
+            (found == label, frame.labels == label)
+            for found, frame in zip(segmentation.labels, patient.frames, strict=True)
+        ]
+        distances = [surface_distances(found, truth, spacing) for found, truth in pairs]
+        overlaps[label.name] = (dice(*pairs[0]), dice(*pairs[1]))
+        far[label.name] = (distances[0][0], distances[1][0])
+        near[label.name] = (distances[0][1], distances[1][1])
+    measured = _indices(*(volumes(found, geometry) for found in segmentation.labels))
+    true = _indices(*(volumes(frame.labels, geometry) for frame in patient.frames))
+    return CaseResult(
+        patient=patient.identifier,
+        group=patient.group,
+        refused=None,
+        dice=overlaps,
+        hd95_mm=far,
+        assd_mm=near,
+        function={name: (measured[name], true[name]) for name in measured},
+        agreement=float(segmentation.agreement.mean()),
+        seconds=seconds,
+    )
+
+
+def _summary(pairs: list[tuple[float, float]]) -> MeasureSummary:
+    values = np.array(pairs, dtype=np.float64)
+    if np.isnan(values).all():
+        return MeasureSummary(*[float("nan")] * 5)
+    phases = [float(np.nanmean(column)) if not np.isnan(column).all() else float("nan") for column in values.T]
+    return MeasureSummary(
+        float(np.nanmean(values)), float(np.nanmin(values)), float(np.nanmax(values)), phases[0], phases[1]
+    )
+
+
+def _differences(results: Sequence[CaseResult], index: str) -> NDArray[np.float64]:
+    pairs = [result.function[index] for result in results if index in result.function]
+    differences = np.array([measured - true for measured, true in pairs], dtype=np.float64)
+    return differences[np.isfinite(differences)]
+
+
+def _error(differences: NDArray[np.float64]) -> FunctionError:
+    if not len(differences):
+        return FunctionError(float("nan"), float("nan"), (float("nan"), float("nan")))
+    bias = float(differences.mean())
+    spread = 1.96 * float(differences.std(ddof=1)) if len(differences) > 1 else float("nan")
+    return FunctionError(float(np.abs(differences).mean()), bias, (bias - spread, bias + spread))
+
+
+def _summarise(results: Sequence[CaseResult]) -> SegmentationEvaluation:
+    cards = {card.name: card for card in list_models() if card.name in (LOCALISER, FINE_MODEL)}
+    trained_on = {case for card in cards.values() for case in card.training.cases}
+    groups = {}
+    for group in sorted({result.group for result in results}):
+        members = [result for result in results if result.group == group]
+        groups[group] = GroupSummary(
+            cases=len(members),
+            dice={label.name: _summary([member.dice[label.name] for member in members]).mean for label in LABELS},
+            LVEF_mae=_error(_differences(members, "LVEF")).mae,
+        )
+    worst = sorted(results, key=lambda result: result.mean_dice)[:5]
+    return SegmentationEvaluation(
+        cases=len(results),
+        refused=sum(result.refused is not None for result in results),
+        seen_in_training=tuple(result.patient for result in results if result.patient in trained_on),
+        models={name: f"{card.version} {card.weights_sha256}" for name, card in cards.items()},
+        dice={label.name: _summary([result.dice[label.name] for result in results]) for label in LABELS},
+        hd95_mm={label.name: _summary([result.hd95_mm[label.name] for result in results]) for label in LABELS},
+        assd_mm={label.name: _summary([result.assd_mm[label.name] for result in results]) for label in LABELS},
+        function={index: _error(_differences(results, index)) for index in ("LVEF", "LVEDV", "LVESV", "RVEF", "LVM")},
+        groups=groups,
+        worst=tuple(
+            WorstCase(
+                result.patient,
+                result.group,
+                result.mean_dice,
+                float(_differences([result], "LVEF").sum()) if result.function else float("nan"),
+                result.refused,
+            )
+            for result in worst
+        ),
+        results=tuple(results),
+    )
+
+
+def cases_of_fold(data: Path, fold: int) -> tuple[str, ...]:
+    """Patients of ``data`` that a network trained with ``fold`` on the same folder has not seen.
+
+    Raises
+    ------
+    AcdcLayoutError
+        The folder is not in ACDC's layout.
+    ValueError
+        There is no such fold.
+    """
+    split = folds({folder.name: read_patient(folder).group for folder in find_patients(data)})
+    if not 0 <= fold < len(split):
+        raise ValueError(f"there is no fold {fold}; folds are 0 to {len(split) - 1}")
+    return split[fold]
+
+
+def evaluate(
+    data: Path,
+    *,
+    cases: Sequence[str] | None = None,
+    fold: int | None = None,
+    report: Callable[[CaseResult, int, int], None] | None = None,
+) -> SegmentationEvaluation:
+    """Segment patients in ACDC's layout and compare with their annotation, as three-dimensional volumes.
+
+    Parameters
+    ----------
+    data : Path
+        Folder that holds patient folders at any depth.
+    cases : sequence of str or None
+        Only these patients.
+    fold : int or None
+        Only the patients of this fold: those kept out of training where the models were trained with it.
+    report : callable
+        Is called after each patient with its result, its number and the number of patients.
+
+    Raises
+    ------
+    AcdcLayoutError
+        The folder is not in ACDC's layout.
+    ValueError
+        A case that is not there, no such fold, or nothing left to evaluate.
+    """
+    folders = {folder.name: folder for folder in find_patients(data)}
+    wanted = set(folders)
+    if cases is not None:
+        missing = sorted(set(cases) - wanted)
+        if missing:
+            raise ValueError(f"{data} has no patient {', '.join(missing)}")
+        wanted &= set(cases)
+    if fold is not None:
+        wanted &= set(cases_of_fold(data, fold))
+    if not wanted:
+        raise ValueError("no patient is left to evaluate: the cases named are not in the fold named")
+    results = []
+    for number, name in enumerate(sorted(wanted), start=1):
+        results.append(_evaluate_case(read_patient(folders[name])))
+        if report is not None:
+            report(results[-1], number, len(wanted))
+    return _summarise(results)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, read_card, write_card
+from pipelines.models.network import build_network
+from pipelines.models.registry import ModelUnavailable, list_models, load_model
+
+ARCHITECTURE = Architecture(in_channels=3, out_channels=4, features=(4, 4, 8, 8, 8, 4))
+
+
+def write_model(root: Path, name: str = "small") -> ModelCard:
+    """A tiny model with random weights."""
+    folder = root / name
+    folder.mkdir()
+    torch.manual_seed(0)
+    network = build_network(ARCHITECTURE)
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, folder / "weights.safetensors")
+    card = ModelCard(
+        name=name,
+        version="1.2.3",
+        task="test",
+        licence="CC-BY-NC-SA-4.0",
+        weights_sha256=hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest(),
+        summary="A model of the tests.",
+        input=InputSpecification(size=32, field="heart crop", channels=("a", "b", "c"), normalisation="none"),
+        output=("BACKGROUND", "LV", "MYO", "RV"),
+        architecture=ARCHITECTURE,
+        training=TrainingData(
+            name="nothing", licence="none", source="none", cases=("p1", "p2"), split="none", steps=1, command="none"
+        ),
+        limits=("Everything.",),
+        not_for=("Anything.",),
+    )
+    write_card(card, folder / "card.yaml")
+    return card
+
+
+def test_a_card_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    card = write_model(tmp_path)
+    assert read_card(tmp_path / "small" / "card.yaml") == card
+    assert list_models(tmp_path) == (card,)
+
+
+def test_a_model_is_loaded_for_evaluation_with_its_identity(tmp_path: Path) -> None:
+    card = write_model(tmp_path)
+    model = load_model("small", tmp_path)
+    assert not model.network.training
+    assert model.identity.weights_sha256 == card.weights_sha256
+    assert model.identity.training_data == "nothing, 2 patients (none)"
+    assert model.network(torch.zeros(2, 3, 32, 32)).shape == (2, 4, 32, 32)
+
+
+def test_an_unknown_model_names_those_installed(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    with pytest.raises(ModelUnavailable, match="'large'.*installed: small"):
+        load_model("large", tmp_path)
+
+
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "small" / "weights.safetensors").unlink()
+    with pytest.raises(ModelUnavailable, match="cannot be read"):
+        load_model("small", tmp_path)
+
+
+def test_one_changed_bit_of_the_weights_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    path = tmp_path / "small" / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelUnavailable, match="its card says"):
+        load_model("small", tmp_path)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    card = write_model(tmp_path)
+    other = card.model_copy(update={"architecture": ARCHITECTURE.model_copy(update={"features": (8, 8, 8, 8, 8, 8)})})
+    write_card(other, tmp_path / "small" / "card.yaml")
+    with pytest.raises(ModelUnavailable, match="architecture"):
+        load_model("small", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"weights_sha256": "short"}, "weights_sha256"),
+        ({"version": "one"}, "version"),
+        ({"unheard": 1}, "unheard"),
+        ({"limits": None}, "limits"),
+    ],
+)
+def test_a_card_that_breaks_the_schema_names_the_key(tmp_path: Path, change: dict[str, object], key: str) -> None:
+    import yaml
+
+    write_model(tmp_path)
+    path = tmp_path / "small" / "card.yaml"
+    content = yaml.safe_load(path.read_text()) | change
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=key):
+        read_card(path)
+
+
+def test_a_card_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "card.yaml"
+    path.write_text("name: [")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_card(path)
+
+
+@pytest.mark.parametrize("card", list_models(), ids=lambda card: card.name)
+def test_every_model_of_the_package_loads_and_says_what_it_is_not_for(card: ModelCard) -> None:
+    model = load_model(card.name)
+    size = card.input.size
+    with torch.inference_mode():
+        output = model.network(torch.zeros(1, card.architecture.in_channels, size, size))
+    assert output.shape == (1, len(card.output), size, size)
+    assert card.licence == "CC-BY-NC-SA-4.0"
+    assert any("research" in sentence.lower() for sentence in card.not_for)
