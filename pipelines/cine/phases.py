@@ -23,6 +23,8 @@ __all__ = [
     "rr_interval",
 ]
 
+_Reader = Callable[[FrameHeader], float | None]
+
 _RR_RANGE_MS = (250.0, 2500.0)
 _LONGEST_RR_MS = 2200.0
 """What one cycle may last where the headers do not say."""
@@ -102,15 +104,16 @@ def order_phases(frames: Sequence[FrameHeader]) -> Ordered | None:
         slots = _regular_slots(trigger)
         if slots is not None:
             return _ordered(frames, trigger, slots, OrderedBy.TRIGGER_TIME, anchored=False)
-    for by, read in (
+    numbers: list[tuple[OrderedBy, _Reader]] = [
         (OrderedBy.TEMPORAL_POSITION, _temporal),
         (OrderedBy.PRIVATE_PHASE, _private),
-    ):
+    ]
+    for by, read in numbers:
         numbered = _column(frames, read)
         if numbered is not None:
             slots, anchored = _numbered_slots(numbered)
             return _ordered(frames, numbered, slots, by, anchored=anchored)
-    others: list[tuple[OrderedBy, Callable[[FrameHeader], float | None]]] = [
+    others: list[tuple[OrderedBy, _Reader]] = [
         (OrderedBy.ACQUISITION_TIME, _acquired),
         (OrderedBy.CONTENT_TIME, _created),
         (OrderedBy.INSTANCE_NUMBER, _sequence_number),
@@ -124,9 +127,7 @@ def order_phases(frames: Sequence[FrameHeader]) -> Ordered | None:
     return None
 
 
-def _column(
-    frames: Sequence[FrameHeader], read: Callable[[FrameHeader], float | None]
-) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
+def _column(frames: Sequence[FrameHeader], read: _Reader) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
     """One value a frame, or ``None`` unless every frame has one and all differ."""
     values = [read(frame) for frame in frames]
     present = [float(value) for value in values if value is not None]

@@ -11,6 +11,12 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 
+_KEPT = [
+    "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "Manufacturer", "StudyDate",
+    "SeriesNumber", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "MRAcquisitionType", "SeriesDescription", "PatientSex", "MagneticFieldStrength",
+]  # fmt: skip
+
 
 def _item(**attributes: object) -> DicomSequence:
     item = Dataset()
@@ -26,11 +32,7 @@ def enhanced(images: Sequence[Dataset], *, instance: int = 1, steady_state: str 
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
-    for keyword in (
-        "StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID Modality Manufacturer StudyDate SeriesNumber Rows Columns "
-        "SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit PixelRepresentation MRAcquisitionType "
-        "SeriesDescription"
-    ).split():
+    for keyword in _KEPT:
         if keyword in lead:
             setattr(ds, keyword, copy.deepcopy(lead[keyword].value))
     ds.SOPClassUID = EnhancedMRImageStorage
