@@ -1,0 +1,1 @@
+"""A simulated scanner: hearts with known mechanics, imaged and written as scanners do."""

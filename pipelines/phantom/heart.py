@@ -1,0 +1,386 @@
+"""The whole heart: left ventricle, right ventricle, atria, vessels, papillary muscles, infarct.
+
+Everything but the atria and the great vessels is a set of star-shaped layers about the long axis: each layer is a table
+of squared radii over (s, θ), one table for each phase, built by carrying material tables through the map of
+:mod:`pipelines.phantom.ventricle`. Rendering then needs one sparse interpolation a slice and no inverse map.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+
+from pipelines.phantom.population import Subject
+from pipelines.phantom.ventricle import (
+    ANGLES,
+    LeftVentricle,
+    MotionState,
+    angle_grid,
+    angular_distance,
+    build_left_ventricle,
+    level_grid,
+    smooth_table,
+)
+
+__all__ = ["Atrium", "Heart", "HeartState", "Layer", "build_heart"]
+
+Array = NDArray[np.float64]
+
+LID_TILT = 0.1
+"""Slope of the valve plane: the tricuspid valve lies closer to the apex than the mitral valve."""
+
+
+class Layer(enum.IntEnum):
+    """Columns of the layer tables; squared radii in mm² unless said otherwise."""
+
+    ENDO = 0
+    """Endocardium, papillary muscles and trabeculae counted as cavity."""
+    ENDO_VISIBLE = 1
+    """Endocardium as seen: inside the trabeculae."""
+    EPI = 2
+    RV = 3
+    """Outer border of the right ventricular cavity; equal to EPI where there is none."""
+    RV_VISIBLE = 4
+    RV_WALL = 5
+    FAT = 6
+    """Outer border of the epicardial fat."""
+    PAPILLARY_INNER = 7
+    PAPILLARY_OUTER = 8
+    TEXTURE_ENDO = 9
+    """Relative signal variation of the inner wall, not a radius."""
+    TEXTURE_EPI = 10
+    INFARCT = 11
+    """Outer border of the infarct, which starts at the endocardium; equal to ENDO where there is none."""
+    OBSTRUCTION_INNER = 12
+    OBSTRUCTION_OUTER = 13
+
+
+@dataclass(frozen=True, slots=True)
+class Atrium:
+    """An ellipsoid behind the valve plane: centre (x, y, s) and half axes (in plane, along the long axis), mm."""
+
+    x: float
+    y: float
+    s: float
+    radius: float
+    half_length: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeartState:
+    """The heart at one time."""
+
+    motion: MotionState
+    contraction: float
+    """g(t), 0 at end diastole, 1 at end systole."""
+    rv_scale: float
+    lid: float
+    """s of the mitral plane on the long axis, mm; the plane is lid + LID_TILT · x."""
+    left_atrium: Atrium
+    right_atrium: Atrium
+    lv_volume_ml: float
+    rv_volume_ml: float
+    la_volume_ml: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heart:
+    """A heart at end diastole with its law of motion and its place in the body.
+
+    Attributes
+    ----------
+    origin : (3,) float64
+        Patient coordinates (LPS, mm) of the epicardial apex: the point x = y = s = 0 of the heart frame.
+    axes : (3, 3) float64
+        Rows are the unit vectors of x (septum to lateral wall), y (anterior to inferior) and s (apex to base) in
+        patient coordinates.
+    rv_reach : (N, ANGLES) float64
+        Width of the right ventricular cavity beyond the left epicardium at end diastole, mm.
+    """
+
+    subject: Subject
+    lv: LeftVentricle
+    origin: Array
+    axes: Array
+    rv_reach: Array
+    rv_trabecula: Array
+    fat: Array
+    trabecula: Array
+    texture_endo: Array
+    texture_epi: Array
+    infarct_depth: Array | None
+    obstruction: tuple[Array, Array] | None
+    """Inner and outer depth of the microvascular obstruction as fractions of the wall; equal where there is none."""
+    papillary: tuple[tuple[float, float, float, float, float], ...]
+    """Angle (deg), radius (mm), first and last level (fraction of length), and relative radial place of each muscle."""
+    la_roof: float
+    ra_roof: float
+    right_atrium_place: tuple[float, float]
+    right_atrium_volumes: tuple[float, float]
+
+    def to_heart(self, points: Array) -> Array:
+        """Heart frame (x, y, s) of patient points (..., 3), mm."""
+        return (points - self.origin) @ self.axes.T
+
+    def to_patient(self, points: Array) -> Array:
+        """Patient coordinates (LPS, mm) of heart-frame points (x, y, s)."""
+        return points @ self.axes + self.origin
+
+    def state(self, contraction: float, twist: float) -> HeartState:
+        """The heart at contraction g and twist fraction (each 0 at end diastole, 1 at end systole)."""
+        lv = self.lv
+        motion = lv.state(contraction, twist)
+        lid = float(np.interp(lv.length, lv.levels, motion.level))
+        endo, epi = lv.cavity(motion), lv.epicardium(motion)
+        volume = enclosed_volume_ml(motion, None, endo, lid)
+        rest = lv.state(0.0, 0.0)
+        rest_volume = enclosed_volume_ml(rest, None, lv.cavity(rest), lv.length)
+        target = self.subject.rv_edv_ml - (rest_volume - volume)
+        scale = self._rv_scale(motion, epi, lid, target)
+        subject = self.subject
+        la_volume = subject.la_minimum_ml + (subject.la_maximum_ml - subject.la_minimum_ml) * contraction
+        ra_small, ra_large = self.right_atrium_volumes
+        ra_volume = ra_small + (ra_large - ra_small) * contraction
+        place = self.right_atrium_place
+        return HeartState(
+            motion=motion,
+            contraction=contraction,
+            rv_scale=scale,
+            lid=lid,
+            left_atrium=_atrium(2.0, 6.0, lid + LID_TILT * 2.0, self.la_roof, la_volume),
+            right_atrium=_atrium(*place, lid + LID_TILT * place[0], self.ra_roof, ra_volume),
+            lv_volume_ml=volume,
+            rv_volume_ml=target,
+            la_volume_ml=la_volume,
+        )
+
+    def _rv_scale(self, motion: MotionState, epi: Array, lid: float, target: float) -> float:
+        """Scale of the right ventricular width that gives the target volume: volume is quadratic in it."""
+        radius = np.sqrt(np.maximum(epi, 0))
+        samples = np.array([0.3, 0.65, 1.0])
+        volumes = [
+            enclosed_volume_ml(motion, epi, np.where(epi > 0, (radius + scale * self.rv_reach) ** 2, epi), lid)
+            for scale in samples
+        ]
+        a, b, c = np.polyfit(samples, volumes, 2)
+        root = math.sqrt(max(b * b - 4 * a * (c - target), 0.0))
+        return float(np.clip((-b + root) / (2 * a), 0.08, 1.6))
+
+    def layers(self, state: HeartState, positions: Array) -> Array:
+        """Spatial layer tables at levels ``positions`` (mm, spatial s), shape (positions, ANGLES, len(Layer))."""
+        lv, motion = self.lv, state.motion
+        endo, epi = lv.cavity(motion), lv.epicardium(motion)
+        inner, outer = np.sqrt(np.maximum(endo, 0)), np.sqrt(np.maximum(epi, 0))
+        exists = epi > 0
+        reach = state.rv_scale * self.rv_reach
+        columns = np.empty((len(Layer), *endo.shape))
+        columns[Layer.ENDO] = endo
+        # Trabeculae are compacted in systole and cover a larger part of the smaller cavity.
+        columns[Layer.ENDO_VISIBLE] = endo * (1 - self.trabecula * (1 + state.contraction)) ** 2
+        columns[Layer.EPI] = epi
+        rv = outer + reach
+        columns[Layer.RV] = np.where(exists, rv**2, epi)
+        columns[Layer.RV_VISIBLE] = np.where(exists, (outer + reach * (1 - self.rv_trabecula)) ** 2, epi)
+        wall = np.minimum(1.0, reach / 5.0) * (3.0 + 1.5 * state.contraction)
+        rv_wall = rv + wall
+        columns[Layer.RV_WALL] = np.where(exists, rv_wall**2, epi)
+        columns[Layer.FAT] = np.where(exists, (rv_wall + self.fat) ** 2, epi + 60.0)
+        papillary_inner, papillary_outer = self._papillary_layers(inner)
+        columns[Layer.PAPILLARY_INNER] = papillary_inner
+        columns[Layer.PAPILLARY_OUTER] = papillary_outer
+        columns[Layer.TEXTURE_ENDO] = self.texture_endo
+        columns[Layer.TEXTURE_EPI] = self.texture_epi
+        columns[Layer.INFARCT] = endo
+        columns[Layer.OBSTRUCTION_INNER : Layer.OBSTRUCTION_OUTER + 1] = endo
+        if self.infarct_depth is not None:
+            columns[Layer.INFARCT] = self._depth_layer(motion, self.infarct_depth, endo)
+        if self.obstruction is not None:
+            columns[Layer.OBSTRUCTION_INNER] = self._depth_layer(motion, self.obstruction[0], endo)
+            columns[Layer.OBSTRUCTION_OUTER] = self._depth_layer(motion, self.obstruction[1], endo)
+        material = np.interp(positions, motion.level, lv.levels)
+        rows = (material - lv.levels[0])[:, None]
+        turn = np.interp(material, lv.levels, motion.torsion)
+        angles = np.mod(angle_grid()[None, :] - turn[:, None], 2 * math.pi) * (ANGLES / (2 * math.pi))
+        rows, angles = np.broadcast_arrays(rows, angles)
+        wrapped = np.concatenate([columns, columns[:, :, :1]], axis=2)
+        moved = [map_coordinates(table, [rows, angles], order=1, mode="nearest") for table in wrapped]
+        return np.stack(moved, axis=-1)
+
+    def _depth_layer(self, motion: MotionState, depth: Array, endo: Array) -> Array:
+        surface = self.lv.surfaces(motion, depth)
+        return np.where(endo > 0, np.where(depth > 0, surface, endo), np.where(depth > 0.02, surface, endo))
+
+    def _papillary_layers(self, inner: Array) -> tuple[Array, Array]:
+        fraction = self.lv.levels / self.lv.length
+        angles = angle_grid()
+        nearest = np.full(inner.shape, 0.0)
+        centre = inner * 0.7
+        for angle, radius, first, last, place in self.papillary:
+            along = np.clip(np.minimum(fraction - first, last - fraction) / 0.06, 0, 1)
+            size = radius * np.sqrt(along)
+            arc = np.radians(angular_distance(angles, angle)) * np.maximum(inner.mean(axis=1), 6.0)[:, None] * place
+            half = np.sqrt(np.maximum(size[:, None] ** 2 - arc**2, 0))
+            # The root of the muscle merges with the wall.
+            ratio = place + (0.95 - place) * np.clip((0.45 - fraction) / 0.25, 0, 1)[:, None]
+            centre = np.where(half > nearest, inner * ratio, centre)
+            nearest = np.maximum(nearest, half)
+        low = np.maximum(centre - nearest, 0)
+        return low**2, (centre + nearest) ** 2
+
+
+def enclosed_volume_ml(motion: MotionState, inner: Array | None, outer: Array, lid: float) -> float:
+    """Volume between two layers (squared radii on material levels) below the tilted valve plane, mL.
+
+    The plane cuts each radius at its own level, so the radius is integrated too (Gauss–Legendre, 6 nodes).
+    """
+    low = np.zeros_like(outer) if inner is None else np.maximum(inner, 0)
+    high = np.maximum(outer, 0)
+    angles = angle_grid() + motion.torsion[:, None]
+    nodes, weights = np.polynomial.legendre.leggauss(6)
+    thickness = np.gradient(motion.level)
+    total = 0.0
+    for node, weight in zip(nodes, weights, strict=True):
+        squared = low + (high - low) * (node + 1) / 2
+        plane = lid + LID_TILT * np.sqrt(squared) * np.cos(angles)
+        below = np.clip(0.5 + (plane - motion.level[:, None]) / thickness[:, None], 0, 1)
+        total += float(np.sum((high - low) * below * thickness[:, None]) * weight / 2)
+    return total * 0.5 * (2 * math.pi / ANGLES) / 1000
+
+
+def _atrium(x: float, y: float, plane: float, roof: float, volume_ml: float) -> Atrium:
+    """Ellipsoid cut by the valve plane at two fifths of its length that holds the volume below a fixed roof."""
+    length = roof - plane
+    half = 0.6 * length
+    cut = -0.4 / 0.6
+    shape = (1 - 1 / 3) - (cut - cut**3 / 3)
+    radius = math.sqrt(volume_ml * 1000 / (math.pi * half * shape))
+    return Atrium(x, y, roof - half, radius, half)
+
+
+def build_heart(subject: Subject, rng: np.random.Generator) -> Heart:
+    """Build the heart of a subject: fit the left ventricle, then the right, then draw the details."""
+    apex = 5.0 + rng.normal(0, 0.4)
+    length = subject.long_axis_mm + apex
+    levels = level_grid(length)
+    depth = _infarct_depth(subject, levels, length, rng)
+    lv = build_left_ventricle(subject, depth, levels, apex)
+    rest = lv.state(0.0, 0.0)
+    epi = lv.epi2
+    radius = np.sqrt(np.maximum(epi, 0))
+    reach = _rv_shape(subject, lv)
+    for _ in range(12):
+        volume = enclosed_volume_ml(rest, epi, np.where(epi > 0, (radius + reach) ** 2, epi), lv.length)
+        reach = reach * (subject.rv_edv_ml / volume) ** 0.8
+    surface = subject.body.surface_m2
+    la_length = 40.0 * (subject.la_minimum_ml / 32) ** (1 / 3)
+    ra_maximum = subject.la_maximum_ml * rng.uniform(0.9, 1.15)
+    septum = float(np.interp(0.8 * length, levels, radius[:, ANGLES // 2]))
+    rv_width = float(np.interp(0.8 * length, levels, reach.max(axis=1)))
+    place = (-(septum + 0.45 * rv_width), 10.0)
+    angles = angle_grid()
+    texture = [
+        smooth_table(rng.standard_normal((levels.size, ANGLES)), length_mm, degrees)
+        for length_mm, degrees in ((2.0, 5.0), (2.5, 5.0))
+    ]
+    texture_endo, texture_epi = (0.06 * table / table.std() for table in texture)
+    ridges = smooth_table(rng.standard_normal((levels.size, ANGLES)), 5.0, 4.0)
+    ridges = np.clip(0.5 + 0.8 * ridges / ridges.std(), 0, 2)
+    towards_apex = np.clip(1.3 - levels / length, 0.35, 1.2)[:, None]
+    coarse = smooth_table(rng.standard_normal((levels.size, ANGLES)), 6.0, 5.0)
+    coarse = np.clip(0.35 + coarse / coarse.std() * 0.6, 0, 1.6)
+    fat_scale = 0.5 + subject.body.fat_mm / 25
+    fat = np.full((levels.size, ANGLES), 0.8)
+    fat += 2.2 * np.exp(-0.5 * (angular_distance(angles, 118) / 12) ** 2)
+    fat += 2.2 * np.exp(-0.5 * (angular_distance(angles, 245) / 12) ** 2)
+    fat += 1.6 * np.exp(-0.5 * (angular_distance(angles, 190) / 40) ** 2)
+    fat += (4.0 * np.exp(-0.5 * ((levels - length) / 8) ** 2))[:, None]
+    fat += (2.5 * np.exp(-0.5 * (levels / 8) ** 2))[:, None]
+    uneven = smooth_table(rng.standard_normal((levels.size, ANGLES)), 6.0, 10.0)
+    fat = np.maximum(fat * fat_scale * (1 + 0.35 * uneven / uneven.std()), 0.3)
+    origin, axes = _placement(subject, lv, float((radius + reach)[:, ANGLES // 2].max()), rng)
+    return Heart(
+        subject=subject,
+        lv=lv,
+        origin=origin,
+        axes=axes,
+        rv_reach=reach,
+        rv_trabecula=np.minimum(0.16 * coarse * towards_apex, 0.6),
+        fat=fat,
+        trabecula=np.minimum(subject.trabeculation * ridges * towards_apex, 0.3),
+        texture_endo=texture_endo,
+        texture_epi=texture_epi,
+        infarct_depth=depth,
+        obstruction=_obstruction_depth(subject, depth, rng),
+        papillary=(
+            (rng.normal(48, 7), rng.normal(4.6, 0.4) * surface / 1.9, 0.2, rng.normal(0.64, 0.03), 0.68),
+            (rng.normal(248, 8), rng.normal(4.8, 0.4) * surface / 1.9, 0.2, rng.normal(0.62, 0.03), 0.68),
+        ),
+        la_roof=length + la_length,
+        ra_roof=length + LID_TILT * place[0] + la_length * 1.02,
+        right_atrium_place=place,
+        right_atrium_volumes=(ra_maximum * 0.55, ra_maximum),
+    )
+
+
+def _rv_shape(subject: Subject, lv: LeftVentricle) -> Array:
+    """Width of the right ventricle over (S, Θ) up to a factor: a crescent with its corner over the diaphragm."""
+    fraction = (lv.levels / lv.length)[:, None]
+    overload = subject.septal_flattening / 0.15
+    half_width = (30 + 36 * np.clip((fraction - 0.12) / 0.38, 0, 1) ** 0.7) * (1 + 0.08 * overload)
+    angle = angular_distance(angle_grid(), 180)[None, :] / half_width
+    corner = 0.35 - 0.35 * np.clip((fraction - 0.55) / 0.35, 0, 1)
+    rising = np.clip((angle + 1) / (corner + 1), 0, 1) ** 0.85
+    falling = np.clip((1 - angle) / (1 - corner), 0, 1) ** 0.7
+    crescent = np.minimum(rising, falling)
+    along = np.clip((fraction - 0.14) / 0.55, 0, 1) ** 0.75
+    return smooth_table(36.0 * crescent * along, 3.0, 5.0)
+
+
+def _infarct_depth(subject: Subject, levels: Array, length: float, rng: np.random.Generator) -> Array | None:
+    if subject.infarct is None:
+        return None
+    patch = subject.infarct
+    outline = smooth_table(rng.standard_normal((levels.size, ANGLES)), 7.0, 12.0)
+    around = angular_distance(angle_grid(), patch.angle_deg)[None, :] / patch.half_width_deg
+    fraction = (levels / length)[:, None]
+    along = (fraction - patch.level) / patch.half_length
+    # An apical infarct closes over the apex, where angles lose their meaning.
+    wrap = np.clip(fraction / 0.18, 0.25, 1)
+    distance = np.sqrt((around * wrap) ** 2 + along**2) + 0.10 * outline / outline.std()
+    depth = patch.transmurality * np.sqrt(np.clip((1 - distance) / 0.45, 0, 1))
+    return smooth_table(depth, 1.0, 2.0) * (depth > 0)
+
+
+def _obstruction_depth(
+    subject: Subject, depth: Array | None, rng: np.random.Generator
+) -> tuple[Array, Array] | None:
+    if subject.infarct is None or depth is None or not subject.infarct.obstruction:
+        return None
+    core = depth / subject.infarct.transmurality
+    spots = smooth_table(rng.standard_normal(depth.shape), 4.0, 7.0)
+    inside = np.clip((core - rng.uniform(0.62, 0.8) + 0.12 * spots / spots.std()) / 0.25, 0, 1)
+    inner = 0.12 * depth
+    return inner, inner + 0.5 * depth * np.sqrt(inside)
+
+
+def _placement(
+    subject: Subject, lv: LeftVentricle, reach: float, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Origin and axes of the heart frame: the long axis points left, forward and down."""
+    direction = np.array([0.60, -0.60, -0.53]) + rng.normal(0, 0.06, 3)
+    base = -direction / np.linalg.norm(direction)
+    inferior = np.array([0.0, 0.35, -1.0]) + rng.normal(0, 0.05, 3)
+    inferior -= (inferior @ base) * base
+    inferior /= np.linalg.norm(inferior)
+    lateral = np.cross(inferior, base)
+    axes = np.stack([lateral, inferior, base])
+    body = subject.body
+    chest = -(body.half_depth_mm - body.fat_mm - 18)
+    front = max(-26 + rng.normal(0, 3), chest + 0.57 * (reach + 6))
+    centre = np.array([28 + rng.normal(0, 4), front, rng.normal(0, 4)])
+    return centre - 0.55 * lv.length * base, axes

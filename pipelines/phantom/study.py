@@ -1,0 +1,307 @@
+"""Simulate one study: subject, planes, images and truth."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.cine.stack import StackGeometry, View
+from pipelines.phantom.heart import Heart, HeartState, build_heart
+from pipelines.phantom.population import Subject, breathing_sd_mm, draw_subject
+from pipelines.phantom.recipe import Dialect, Fault, PhantomRecipe
+from pipelines.phantom.render import HeartMovie, Plane, RenderedSlice, film_heart, render_slice
+from pipelines.phantom.scanner import (
+    Coils,
+    Reconstruction,
+    Shim,
+    acquire,
+    build_coils,
+    cine_signals,
+    draw_shim,
+    reconstruction_of,
+)
+from pipelines.phantom.thorax import Thorax, build_thorax
+from pipelines.phantom.tissue import SteadyState, Tissue, bssfp, relaxation
+
+__all__ = ["CineAcquisition", "PhantomStudy", "simulate"]
+
+Array = NDArray[np.float64]
+BLOOD_GREY = 240.0
+"""Grey value of blood at the heart in the stored images."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CineAcquisition:
+    """One acquired stack and what is truly in it.
+
+    Attributes
+    ----------
+    pixels : (T, S, R, C) uint16
+        Stored grey values, slices in ascending order along the normal (apex first in the short axis).
+    geometry : StackGeometry
+        Where the scanner says the slices are (breathing shifts are not in it).
+    labels : (T, S, R, C) uint8
+        Values of :class:`pipelines.segmentation.labels.Label`.
+    atria : (T, S, R, C) uint8
+        1 left, 2 right atrium.
+    lesions : (T, S, R, C) uint8
+        1 infarct, 2 microvascular obstruction.
+    trigger_times : (T, S) float64
+        Delay from the R wave, ms.
+    rr_intervals : (S,) float64
+        ms.
+    """
+
+    view: View
+    pixels: NDArray[np.uint16]
+    geometry: StackGeometry
+    labels: NDArray[np.uint8]
+    atria: NDArray[np.uint8]
+    lesions: NDArray[np.uint8]
+    trigger_times: Array
+    rr_intervals: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhantomStudy:
+    """A simulated study: who, what was acquired, and the heart behind it."""
+
+    recipe: PhantomRecipe
+    subject: Subject
+    heart: Heart
+    states: tuple[HeartState, ...]
+    """The heart at each cine phase."""
+    protocol: SteadyState
+    cines: tuple[CineAcquisition, ...]
+    """Short axis first, then the long-axis views."""
+
+    @property
+    def short_axis(self) -> CineAcquisition:
+        """The short-axis stack."""
+        return self.cines[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Room:
+    """What every acquisition of one study shares."""
+
+    recipe: PhantomRecipe
+    heart: Heart
+    thorax: Thorax
+    shim: Shim
+    coils: Coils
+    reconstruction: Reconstruction
+    protocol: SteadyState
+
+
+def simulate(recipe: PhantomRecipe, *, workers: int = 2) -> PhantomStudy:
+    """Simulate the study of a recipe.
+
+    Parameters
+    ----------
+    recipe : PhantomRecipe
+    workers : int
+        Threads; the result does not depend on it.
+
+    Returns
+    -------
+    PhantomStudy
+    """
+    streams = np.random.SeedSequence(recipe.seed).spawn(4)
+    person, build, room_stream, images = streams
+    subject = draw_subject(recipe, np.random.default_rng(person))
+    build_rng = np.random.default_rng(build)
+    heart = build_heart(subject, build_rng)
+    thorax = build_thorax(heart, build_rng)
+    room = _prepare_room(recipe, heart, thorax, np.random.default_rng(room_stream))
+    states = _states(heart, recipe.phases)
+    movie = film_heart(heart, states)
+    plan_rng = np.random.default_rng(images.spawn(1)[0])
+    stacks: list[tuple[View, list[Plane], list[Plane]]] = [(View.SAX, *_short_axis_planes(room, plan_rng))]
+    if recipe.long_axis:
+        for view, angle in ((View.LAX_2CH, 92.0), (View.LAX_3CH, 140.0), (View.LAX_4CH, 8.0)):
+            plane = _long_axis_plane(room, angle, plan_rng)
+            stacks.append((view, [plane], [_shifted(plane, plan_rng.normal(0, breathing_sd_mm(recipe)))]))
+    jobs = [(index, true) for index, (_, _, truth) in enumerate(stacks) for true in truth]
+    seeds = images.spawn(len(jobs))
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        rendered = list(
+            pool.map(lambda job: _image_slice(room, movie, job[0][1], np.random.default_rng(job[1])), zip(jobs, seeds, strict=True))
+        )
+    rr_rng = np.random.default_rng(images.spawn(1)[0])
+    cines = []
+    for index, (view, planned, _) in enumerate(stacks):
+        slices = [slice_ for (job, _), slice_ in zip(jobs, rendered, strict=True) if job == index]
+        cines.append(_stack(room, view, planned, slices, rr_rng))
+    return PhantomStudy(recipe, subject, heart, states, room.protocol, tuple(cines))
+
+
+def _states(heart: Heart, phases: int) -> tuple[HeartState, ...]:
+    cycle = heart.subject.cycle
+    times = np.arange(phases) / phases
+    contraction, twist = cycle.contraction(times), cycle.twist(times)
+    return tuple(heart.state(float(g), float(t)) for g, t in zip(contraction, twist, strict=True))
+
+
+def _prepare_room(recipe: PhantomRecipe, heart: Heart, thorax: Thorax, rng: np.random.Generator) -> _Room:
+    drawn = 3.0 if rng.random() < 0.4 else 1.5
+    field = recipe.field_strength_t or drawn
+    flip, repetition = rng.uniform(50, 65), rng.uniform(2.8, 3.2)
+    if recipe.dialect is Dialect.GE:
+        flip, repetition = rng.uniform(45, 55), rng.uniform(3.3, 3.8)
+    if field > 2:
+        flip -= 8
+    protocol = SteadyState(round(repetition, 2), round(repetition / 2, 2), round(flip), field)
+    centre = thorax.heart_centre
+    return _Room(
+        recipe=recipe,
+        heart=heart,
+        thorax=thorax,
+        shim=draw_shim(centre, field, rng),
+        coils=build_coils(heart.subject.body, centre, recipe.coils),
+        reconstruction=reconstruction_of(recipe, rng),
+        protocol=protocol,
+    )
+
+
+def _short_axis_planes(room: _Room, rng: np.random.Generator) -> tuple[list[Plane], list[Plane]]:
+    """Planned slices, apex first, and where the heart really was when each was acquired."""
+    recipe, heart = room.recipe, room.heart
+    tilt = math.radians(30.0) if Fault.WRONG_VIEW in recipe.faults else math.radians(rng.normal(0, 2.5))
+    normal = heart.axes[2] * math.cos(tilt) + heart.axes[0] * math.sin(tilt)
+    across = math.radians(rng.normal(0, 2.5))
+    normal = normal * math.cos(across) + heart.axes[1] * math.sin(across)
+    normal /= np.linalg.norm(normal)
+    turn = math.radians(rng.normal(0, 7))
+    lateral = heart.axes[0] * math.cos(turn) + heart.axes[1] * math.sin(turn)
+    row = lateral - (lateral @ normal) * normal
+    row /= np.linalg.norm(row)
+    column = np.cross(normal, row)
+    length = heart.lv.length
+    pitch = recipe.pitch_mm
+    if pitch is None:
+        pitch = float(np.clip(math.ceil((length + 12) / recipe.slices), 6, 12))
+    thickness = min(8.0, pitch) if pitch >= 8 else min(6.0, pitch)
+    middle = length / 2 + 4 if pitch * recipe.slices >= length else length / 2
+    count = recipe.slices
+    if Fault.POOR_COVERAGE in recipe.faults:
+        count = max(count - max(round(count / 3), 1), 1)
+        middle += (0.5 if rng.random() < 0.5 else -0.5) * (recipe.slices - count) * pitch
+    centre = heart.to_patient(np.array([-14.0 + rng.normal(0, 4), 6.0 + rng.normal(0, 4), middle]))
+    corner = (
+        centre
+        - row * (recipe.columns - 1) / 2 * recipe.spacing_mm
+        - column * (recipe.rows - 1) / 2 * recipe.spacing_mm
+    )
+    planned = [
+        Plane(
+            position=corner + (index - (count - 1) / 2) * pitch * normal,
+            row=row,
+            column=column,
+            spacing=recipe.spacing_mm,
+            rows=recipe.rows,
+            columns=recipe.columns,
+            thickness=thickness,
+        )
+        for index in range(count)
+    ]
+    sd = breathing_sd_mm(recipe)
+    true = [_shifted(plane, rng.normal(0, sd)) for plane in planned]
+    if Fault.MISSING_SLICES in recipe.faults and count >= 5:
+        inside = 1 + rng.permutation(count - 2)[: 2 if count >= 10 else 1]
+        keep = [index for index in range(count) if index not in set(inside.tolist())]
+        planned, true = [planned[index] for index in keep], [true[index] for index in keep]
+    return planned, true
+
+
+def _long_axis_plane(room: _Room, angle_deg: float, rng: np.random.Generator) -> Plane:
+    """A plane through the long axis at an angle of the heart frame (0 lateral, 90 anterior)."""
+    recipe, heart = room.recipe, room.heart
+    angle = math.radians(angle_deg + rng.normal(0, 4))
+    across = heart.axes[0] * math.cos(angle) - heart.axes[1] * math.sin(angle)
+    # The apex points down in the image (4CH: lateral wall on the right).
+    down = -heart.axes[2]
+    if angle_deg > 45:
+        # 2CH and 3CH: anterior or septal side to the left, as they are usually shown from the left.
+        across = -across
+    size = max(recipe.rows, recipe.columns)
+    centre = heart.to_patient(np.array([-10.0 * math.cos(angle), 0.0, 0.62 * heart.lv.length]))
+    half = (size - 1) / 2 * recipe.spacing_mm
+    return Plane(
+        position=centre - half * across - half * down,
+        row=across,
+        column=down,
+        spacing=recipe.spacing_mm,
+        rows=size,
+        columns=size,
+        thickness=6.0,
+    )
+
+
+def _shifted(plane: Plane, height_mm: float) -> Plane:
+    """The plane as the heart saw it: a breath-hold at another height moves the heart along z."""
+    return Plane(
+        position=plane.position + np.array([0.0, -0.3, 1.0]) * height_mm,
+        row=plane.row,
+        column=plane.column,
+        spacing=plane.spacing,
+        rows=plane.rows,
+        columns=plane.columns,
+        thickness=plane.thickness,
+    )
+
+
+def _image_slice(
+    room: _Room, movie: HeartMovie, plane: Plane, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], RenderedSlice]:
+    infarct = room.heart.subject.infarct
+    acute = infarct is not None and infarct.acute
+    signals = cine_signals(plane, room.protocol, room.shim, acute=acute, inflow=1.08)
+    rendered = render_slice(movie, room.thorax, plane, signals, rng)
+    blood = float(bssfp(relaxation(room.protocol.field_t)[Tissue.BLOOD], room.protocol, np.zeros(1))[0])
+    image = acquire(
+        rendered.signal,
+        room.coils.sensitivity(plane),
+        room.reconstruction,
+        blood,
+        rng,
+        faults=room.recipe.faults,
+    )
+    image *= np.float32(BLOOD_GREY / blood)
+    return image, rendered
+
+
+def _stack(
+    room: _Room,
+    view: View,
+    planned: list[Plane],
+    slices: list[tuple[NDArray[np.float32], RenderedSlice]],
+    rng: np.random.Generator,
+) -> CineAcquisition:
+    first = planned[0]
+    geometry = StackGeometry(
+        positions=np.stack([plane.position for plane in planned]),
+        row_direction=first.row,
+        column_direction=first.column,
+        pixel_spacing=(first.spacing, first.spacing),
+        slice_thickness=first.thickness,
+    )
+    pixels = np.stack([image for image, _ in slices], axis=1)
+    nominal = room.heart.subject.cycle.rr_ms
+    spread = 0.14 if Fault.ARRHYTHMIA in room.recipe.faults else 0.02
+    rr = np.round(nominal * np.clip(1 + rng.normal(0, spread, len(slices)), 0.6, 1.5))
+    phases = pixels.shape[0]
+    return CineAcquisition(
+        view=view,
+        pixels=np.clip(np.rint(pixels), 0, 4095).astype(np.uint16),
+        geometry=geometry,
+        labels=np.stack([rendered.labels for _, rendered in slices], axis=1),
+        atria=np.stack([rendered.atria for _, rendered in slices], axis=1),
+        lesions=np.stack([rendered.lesions for _, rendered in slices], axis=1),
+        trigger_times=np.arange(phases)[:, None] / phases * rr[None, :],
+        rr_intervals=rr,
+    )
