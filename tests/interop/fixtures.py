@@ -7,12 +7,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from interop import dcmtk as scanner
+from interop.hospital import Hospital, SentStudy, as_another_patient
+from interop.node import AE_TITLE as NODE_AE_TITLE
+from interop.node import Destination, NodeUnderTest
+from interop.orthanc import AE_TITLE as PACS_AE_TITLE
 from interop.orthanc import DICOM_WEB_PLUGIN, Modality, Orthanc
 from interop.ports import free_port
 from interop.tools import AbsentTool, tool
+
+NAMES = {
+    "cyrillic": ("Иванов^Пётр^Ильич", ["ISO_IR 144"]),
+    "japanese": ("Yamada^Tarou=山田^太郎=やまだ^たろう", ["", "ISO 2022 IR 87"]),
+    "arabic": ("قباني^لنزار", ["ISO_IR 127"]),
+}
+"""PatientName and SpecificCharacterSet; Japanese as in PS3.5 H.3.1."""
 
 
 def require(*names: str) -> None:
@@ -37,4 +50,46 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     """An empty Orthanc that knows a modality NODE."""
     require("Orthanc", DICOM_WEB_PLUGIN)
     with Orthanc(tmp_path_factory.mktemp("orthanc"), (Modality("NODE", free_port()),)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def sent_studies(
+    sunnybrook_dir: Path, siemens_vida_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, SentStudy]:
+    """Real studies of two vendors, and copies of one under names in three scripts."""
+    copied = SentStudy.lying_in(sunnybrook_dir / "SCD0000301" / "dicom", "copied")
+    copies = tmp_path_factory.mktemp("copies")
+    studies = [
+        SentStudy.lying_in(sunnybrook_dir / "SCD0000101" / "dicom", "sunnybrook"),
+        SentStudy.lying_in(siemens_vida_dir / "dicom", "siemens-vida"),
+        *(
+            as_another_patient(
+                copied, copies / label, label, number=number, patient_name=name, character_set=character_set
+            )
+            for number, (label, (name, character_set)) in enumerate(NAMES.items(), start=1)
+        ),
+    ]
+    return {study.name: study for study in studies}
+
+
+@pytest.fixture(scope="session")
+def hospital(
+    dcmtk: None, sent_studies: dict[str, SentStudy], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Hospital]:
+    """Scanner, node and Orthanc; every study was sent to both, and all results are delivered."""
+    require("Orthanc", DICOM_WEB_PLUGIN)
+    folder = tmp_path_factory.mktemp("hospital")
+    port = free_port()
+    with (
+        Orthanc(folder / "pacs", (Modality(NODE_AE_TITLE, port),)) as pacs,
+        NodeUnderTest(
+            folder / "node", Destination(PACS_AE_TITLE, pacs.dicom_port), scanner=scanner.AE_TITLE, port=port
+        ) as node,
+    ):
+        running = Hospital(node, pacs, sent_studies)
+        for study in sent_studies.values():
+            running.send(study)
+            running.send_to_pacs(study)
+        running.wait(sent_studies.values())
         yield running
