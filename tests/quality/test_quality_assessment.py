@@ -1,0 +1,337 @@
+"""Each fault made on purpose is found, graded and said; a good study has no concerns."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import fields, replace
+
+import hearts
+import numpy as np
+import pytest
+
+from pipelines.cine.stack import CineStack, StudyContext
+from pipelines.function.curves import find_keyframes
+from pipelines.function.measure import measure_function
+from pipelines.function.slices import measure_slices
+from pipelines.quality.acquisition import shift_residuals_mm
+from pipelines.quality.assess import assess_quality
+from pipelines.quality.findings import Grade, QualityAssessment, QualityCheck, QualityFinding, QualityStage
+from pipelines.quality.limits import Limit, QualityLimits
+from pipelines.segmentation.labels import CineSegmentation, Label
+
+PHASES = 12
+SIZE = (72, 72)
+SPACING = (2.0, 2.0)
+
+
+def grid(**kwargs):
+    return hearts.geometry(**{"slices": 12, "pitch": 9.0, "spacing": SPACING, "size": SIZE, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def good() -> tuple[CineStack, CineSegmentation]:
+    return hearts.draw(hearts.beating(PHASES), grid(), SIZE)
+
+
+def assess(stack: CineStack, segmentation: CineSegmentation) -> QualityAssessment:
+    slices = measure_slices(stack, segmentation)
+    function = measure_function(stack, slices, find_keyframes(stack, slices.lv_ml), StudyContext("1.2.3"))
+    return assess_quality(stack, segmentation, slices, function)
+
+
+def finding(assessment: QualityAssessment, check: QualityCheck) -> QualityFinding:
+    (found,) = [f for f in assessment.findings if f.check is check]
+    return found
+
+
+def relabelled(segmentation: CineSegmentation, change) -> CineSegmentation:
+    labels = segmentation.labels.copy()
+    change(labels)
+    return replace(segmentation, labels=labels)
+
+
+def test_good_study_has_no_concern(good) -> None:
+    assessment = assess(*good)
+    assert assessment.concerns == ()
+    assert assessment.overall <= Grade.GOOD
+    assert assessment.usable
+    assert {f.check for f in assessment.findings} == set(QualityCheck)
+    assert all(f.sentence.endswith(".") for f in assessment.findings)
+    stages = {f.check.stage for f in assessment.findings}
+    assert stages == set(QualityStage)
+
+
+@pytest.mark.parametrize(
+    ("phases", "grade"), [(25, Grade.EXCELLENT), (15, Grade.GOOD), (10, Grade.POOR), (2, Grade.POOR)]
+)
+def test_phases(phases: int, grade: Grade) -> None:
+    shapes = hearts.beating(20)
+    chosen = [shapes[int(i * 20 / phases)] for i in range(phases)] if phases > 2 else [shapes[0], shapes[7]]
+    found = finding(assess(*hearts.draw(chosen, grid(), SIZE)), QualityCheck.PHASES)
+    assert found.grade is grade
+    assert str(phases) in found.sentence
+
+
+def test_sparse_stack() -> None:
+    shapes = hearts.beating(PHASES)
+    assessment = assess(*hearts.draw(shapes, grid(slices=6, pitch=17.7, above_base=17.7), SIZE))
+    assert finding(assessment, QualityCheck.SLICE_GAP).grade is Grade.POOR
+    assert "17.7 mm apart" in finding(assessment, QualityCheck.SLICE_GAP).sentence
+    assert finding(assessment, QualityCheck.SLICES).grade is Grade.GOOD
+    few = assess(*hearts.draw(shapes, grid(slices=4, pitch=30.0, above_base=30.0), SIZE))
+    assert finding(few, QualityCheck.SLICES).grade is Grade.POOR
+    assert finding(few, QualityCheck.SLICE_GAP).grade is Grade.UNUSABLE
+    assert not few.usable
+    assert "30.0 mm apart" in few.refusal
+
+
+def test_missing_slice_is_named() -> None:
+    found = finding(assess(*hearts.draw(hearts.beating(PHASES), grid(missing=(4,)), SIZE)), QualityCheck.SLICE_GAP)
+    assert found.grade is Grade.POOR
+    assert found.slices == (3, 4)
+    assert found.value == pytest.approx(18.0)
+    assert "between slices 4 and 5" in found.sentence
+
+
+def test_prospective_gating(good) -> None:
+    stack, segmentation = good
+    found = finding(assess(replace(stack, retrospective=False), segmentation), QualityCheck.GATING)
+    assert found.grade is Grade.POOR
+
+
+def test_rr_variation(good) -> None:
+    stack, segmentation = good
+    rr = stack.rr_intervals.copy()
+    rr[3] *= 1.3
+    found = finding(assess(replace(stack, rr_intervals=rr), segmentation), QualityCheck.RR_VARIATION)
+    assert found.grade is Grade.POOR
+    assert found.value == pytest.approx(30.0)
+    unknown = replace(stack, rr_intervals=np.full(stack.slices, np.nan))
+    assert QualityCheck.RR_VARIATION not in {f.check for f in assess(unknown, segmentation).findings}
+
+
+@pytest.mark.parametrize("base_first", [True, False])
+def test_missing_base(base_first: bool) -> None:
+    shapes = hearts.beating(PHASES)
+    cut = assess(*hearts.draw(shapes, grid(slices=10, above_base=-18.0, base_first=base_first), SIZE))
+    found = finding(cut, QualityCheck.BASE_COVERAGE)
+    assert found.grade is Grade.POOR
+    assert found.slices == ((0,) if base_first else (9,))
+    # The slice that is lost holds about as much as the most basal one that is there.
+    per_slice = np.pi * 26.0**2 * (1 - (22.5 / 85) ** 2) * 9.0 / 1000
+    assert f"about {per_slice:.0f} ml" in found.sentence
+    # A stack that starts in the ventricle at ED, whose base descends past the end slice at ES, is just covered.
+    descending = [s if i in (0, 11) else _lowered(s) for i, s in enumerate(shapes)]
+    just = assess(*hearts.draw(descending, grid(slices=11, above_base=0.0, base_first=base_first), SIZE))
+    assert finding(just, QualityCheck.BASE_COVERAGE).grade is Grade.GOOD
+
+
+def _lowered(shape: hearts.Shape) -> hearts.Shape:
+    """Nothing above 12 mm: the base has moved toward the apex."""
+    return hearts.Shape(*(lambda x, y, z, f=f: f(x, y, z) & (z > 12) for f in (shape.lv, shape.heart, shape.rv)))
+
+
+def test_missing_apex() -> None:
+    found = finding(assess(*hearts.draw(hearts.beating(PHASES), grid(slices=7), SIZE)), QualityCheck.APEX_COVERAGE)
+    assert found.grade is Grade.POOR
+    assert found.slices == (6,)
+    assert found.value == pytest.approx(1 - (49.5 / 85) ** 2, abs=0.05)
+
+
+def test_shifted_slice_is_measured_and_named() -> None:
+    shifts = np.zeros((12, 2))
+    shifts[5] = [9.0, -6.0]
+    stack, segmentation = hearts.draw(hearts.beating(2), grid(), SIZE, shifts=shifts)
+    residuals = shift_residuals_mm(measure_slices(stack, segmentation), 0)
+    assert residuals[5] == pytest.approx(np.hypot(9, 6), abs=1.5)
+    assert np.nanmax(np.delete(residuals, 5)) < 1.5
+    found = finding(assess(stack, segmentation), QualityCheck.SLICE_SHIFT)
+    assert found.slices == (5,)
+    assert "Slice 6 is shifted" in found.sentence
+    assert found.grade is Grade.GOOD
+
+
+def test_many_shifted_slices_are_poor() -> None:
+    shifts = np.random.default_rng(1).normal(0, 9.0, (12, 2))
+    found = finding(assess(*hearts.draw(hearts.beating(2), grid(), SIZE, shifts=shifts)), QualityCheck.SLICE_SHIFT)
+    assert found.grade is Grade.POOR
+    assert found.value > 3.4
+
+
+def test_oblique_stack_without_shifts_has_no_residual(good) -> None:
+    """A long axis oblique to the normal moves the centres from slice to slice, but smoothly."""
+    stack, segmentation = hearts.draw(
+        hearts.beating(2), grid(), SIZE, shifts=np.arange(12)[:, None] * np.array([[1.5, -1.0]])
+    )
+    assert finding(assess(stack, segmentation), QualityCheck.SLICE_SHIFT).value < 0.7
+
+
+def test_low_contrast(good) -> None:
+    stack, segmentation = good
+    grey = np.random.default_rng(2).normal(100, 10, stack.pixels.shape).astype(np.float32)
+    found = finding(assess(replace(stack, pixels=grey), segmentation), QualityCheck.CONTRAST)
+    assert found.grade is Grade.UNUSABLE
+    flat = replace(stack, pixels=np.zeros_like(stack.pixels))
+    assert finding(assess(flat, segmentation), QualityCheck.CONTRAST).grade is Grade.UNUSABLE
+
+
+def test_hole_in_the_ventricle(good) -> None:
+    stack, segmentation = good
+    found = finding(
+        assess(stack, relabelled(segmentation, lambda labels: labels[:, 5].fill(0))), QualityCheck.CONTIGUITY
+    )
+    assert found.grade is Grade.POOR
+    assert found.slices == (5,)
+    assert "slice 6" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("dice", "grade"), [(0.95, Grade.EXCELLENT), (0.88, Grade.GOOD), (0.8, Grade.POOR), (0.5, Grade.UNUSABLE)]
+)
+def test_agreement(good, dice: float, grade: Grade) -> None:
+    stack, segmentation = good
+    low = replace(segmentation, agreement=np.full_like(segmentation.agreement, dice))
+    found = finding(assess(stack, low), QualityCheck.AGREEMENT)
+    assert found.grade is grade
+    assert bool(found.slices) is (dice < 0.85)
+
+
+def test_agreement_of_slices_without_ventricle_does_not_count(good) -> None:
+    stack, segmentation = good
+    agreement = segmentation.agreement.copy()
+    agreement[:, 0] = 0.1
+    found = finding(assess(stack, replace(segmentation, agreement=agreement)), QualityCheck.AGREEMENT)
+    assert found.grade is Grade.EXCELLENT
+
+
+def test_ventricle_cut_by_the_crop(good) -> None:
+    stack, segmentation = good
+    rows = np.flatnonzero((segmentation.labels == Label.LV).any(axis=(0, 1, 3)))
+    cut = replace(segmentation, crop=(int(rows[0]) + 3, 72, 0, 72))
+    found = finding(assess(stack, cut), QualityCheck.CROP)
+    assert found.grade is Grade.POOR
+    assert len(found.slices) > 3
+
+
+def test_open_ring(good) -> None:
+    stack, segmentation = good
+
+    def open_one(labels) -> None:
+        wall = labels[:, 5] == Label.MYO
+        wall[:, :, :38] = False
+        labels[:, 5][wall] = Label.BACKGROUND
+
+    found = finding(assess(stack, relabelled(segmentation, open_one)), QualityCheck.MYOCARDIAL_RING)
+    assert found.grade is Grade.POOR
+    assert found.slices == (5,)
+
+    def open_all(labels) -> None:
+        labels[:, 4:][labels[:, 4:] == Label.MYO] = Label.BACKGROUND
+
+    assert (
+        finding(assess(stack, relabelled(segmentation, open_all)), QualityCheck.MYOCARDIAL_RING).grade is Grade.UNUSABLE
+    )
+
+
+def test_missing_right_ventricle() -> None:
+    assessment = assess(*hearts.draw(hearts.beating(PHASES, rv=False), grid(), SIZE))
+    assert finding(assessment, QualityCheck.RIGHT_VENTRICLE).grade is Grade.POOR
+    assert QualityCheck.STROKE_VOLUMES not in {f.check for f in assessment.findings}
+    assert assessment.usable
+
+
+def test_rough_curve() -> None:
+    jitter = np.random.default_rng(3).normal(0, 0.12, PHASES)
+    rough = [hearts.half_ellipsoid(24.0 * (1 + j), 9.0, 85.0) for j in jitter]
+    assessment = assess(*hearts.draw(rough, grid(), SIZE))
+    assert finding(assessment, QualityCheck.CURVE_SMOOTHNESS).grade >= Grade.POOR
+
+
+@pytest.mark.parametrize("start", [0, 7, 13])
+def test_two_beats_in_one_curve(start: int) -> None:
+    once = hearts.beating(10, ef=0.6)
+    twice = [*once, *once]
+    turned = twice[start:] + twice[:start]
+    found = finding(assess(*hearts.draw(turned, grid(), SIZE)), QualityCheck.CURVE_SHAPE)
+    assert found.grade is Grade.POOR
+    assert found.value == 2
+
+
+@pytest.mark.parametrize(
+    ("ef", "grade"), [(0.0, Grade.UNUSABLE), (0.06, Grade.POOR), (0.12, Grade.GOOD), (0.5, Grade.EXCELLENT)]
+)
+def test_contraction(ef: float, grade: Grade) -> None:
+    fine = grid(spacing=(1.0, 1.0), size=(110, 110))
+    shapes = hearts.beating(20, ef=ef)
+    assessment = assess(*hearts.draw([shapes[0], shapes[7]], fine, (110, 110)))
+    assert finding(assessment, QualityCheck.CONTRACTION).grade is grade
+    assert assessment.usable is (grade is not Grade.UNUSABLE)
+
+
+def test_implausibly_high_ejection_fraction(good) -> None:
+    found = finding(assess(*hearts.draw(hearts.beating(PHASES, ef=0.9), grid(), SIZE)), QualityCheck.CONTRACTION)
+    assert found.grade is Grade.POOR
+    assert "implausibly high" in found.sentence
+
+
+def test_stroke_volumes_apart() -> None:
+    shapes = hearts.beating(PHASES, rv_size=0.95)  # an RV that hardly pumps
+    found = finding(assess(*hearts.draw(shapes, grid(), SIZE)), QualityCheck.STROKE_VOLUMES)
+    assert found.grade is Grade.POOR
+    assert "shunt" in found.sentence
+
+
+def test_mass_that_changes() -> None:
+    # Wall as thick at ES as at ED: mass is lost.
+    shapes = [hearts.half_ellipsoid(26.0 * np.sqrt(1 - 0.75 * c), 9.0, 85.0) for c in hearts.contraction(PHASES)]
+    found = finding(assess(*hearts.draw(shapes, grid(), SIZE)), QualityCheck.MASS_CONSTANCY)
+    assert found.grade is Grade.POOR
+    assert "g at end systole" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("radius", "wall", "check"),
+    [
+        (45.0, 9.0, QualityCheck.PLAUSIBLE_VOLUMES),
+        (8.0, 3.0, QualityCheck.PLAUSIBLE_VOLUMES),
+        (26.0, 30.0, QualityCheck.PLAUSIBLE_MASS),
+        (13.0, 1.5, QualityCheck.PLAUSIBLE_MASS),
+    ],
+)
+def test_implausible_size(radius: float, wall: float, check: QualityCheck) -> None:
+    size = (110, 110)
+    shapes = hearts.beating(2 * PHASES, radius=radius, wall=wall, length=130.0 if radius > 40 else 85.0)
+    wide = grid(size=size, slices=18)
+    found = finding(assess(*hearts.draw([shapes[0], shapes[8]], wide, size)), check)
+    assert found.grade >= Grade.POOR
+    assert "hardly possible" in found.sentence
+
+
+def test_limit_grades_both_ways() -> None:
+    rising, falling = Limit(1, 2, 3, "test"), Limit(3, 2, 1, "test")
+    assert [rising.grade(v) for v in (0, 1, 1.5, 2, 2.5, 3, 4)] == [
+        Grade.EXCELLENT, Grade.EXCELLENT, Grade.GOOD, Grade.GOOD, Grade.POOR, Grade.POOR, Grade.UNUSABLE,
+    ]  # fmt: skip
+    assert [falling.grade(v) for v in (4, 3, 2.5, 2, 1.5, 1, 0)] == [
+        Grade.EXCELLENT, Grade.EXCELLENT, Grade.GOOD, Grade.GOOD, Grade.POOR, Grade.POOR, Grade.UNUSABLE,
+    ]  # fmt: skip
+    assert rising.grade(math.nan) is Grade.UNUSABLE
+    with pytest.raises(ValueError, match="ascend or descend"):
+        Limit(1, 3, 2, "test")
+
+
+def test_every_limit_says_where_it_comes_from() -> None:
+    limits = QualityLimits()
+    for item in fields(limits):
+        assert len(getattr(limits, item.name).source) > 20
+
+
+def test_worst_first_and_refusal_from_all_unusable() -> None:
+    def one(grade: Grade) -> QualityFinding:
+        return QualityFinding(QualityCheck.PHASES, grade, f"{grade.name}.")
+
+    for order in itertools.permutations([Grade.GOOD, Grade.POOR, Grade.UNUSABLE]):
+        assessment = QualityAssessment(tuple(one(g) for g in order), Grade.UNUSABLE, "UNUSABLE.")
+        assert [f.grade for f in assessment.concerns] == [Grade.UNUSABLE, Grade.POOR]
+        assert not assessment.usable

@@ -1,0 +1,124 @@
+"""The wiring: a study in, findings out; refusals are data."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import hearts
+import numpy as np
+import pytest
+
+from pipelines.analysis import Analysis, analysis, plan
+from pipelines.cine.stack import CineStack, CineStudy, StudyContext, View
+from pipelines.errors import RefusalReason
+from pipelines.function.findings import Keyframes, UncheckedFunction, VentricularFunction
+from pipelines.quality.findings import Grade, QualityAssessment
+from pipelines.segmentation.labels import CineSegmentation
+from pipelines.ventricles import VENTRICLES, ShortAxis, analyse_study
+
+CONTEXT = StudyContext("1.2.3", sex="F", height_m=1.7, weight_kg=65.0)
+SIZE = (72, 72)
+
+
+def with_truth(truth: CineSegmentation) -> tuple[Analysis, ...]:
+    """The analyses with the drawn truth in the place of the networks."""
+
+    @analysis
+    def segmentation(stack: ShortAxis) -> CineSegmentation:
+        return truth
+
+    return tuple(segmentation if step.gives is CineSegmentation else step for step in VENTRICLES)
+
+
+def heart(**kwargs) -> tuple[CineStack, CineSegmentation]:
+    return hearts.draw(hearts.beating(12), hearts.geometry(spacing=(2.0, 2.0), size=SIZE, **kwargs), SIZE)
+
+
+def test_study_gives_function_and_quality_with_seconds() -> None:
+    stack, truth = heart()
+    started: list[str] = []
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(truth), on_start=started.append)
+    assert findings.refusals == ()
+    assert findings[VentricularFunction].lv.ejection_fraction_percent == pytest.approx(60, abs=3)
+    assert findings[VentricularFunction].bsa_m2 == pytest.approx(np.sqrt(170 * 65 / 3600))
+    assert findings[QualityAssessment].usable
+    assert set(findings.seconds) == {step.name for step in VENTRICLES} == set(started)
+    assert sum(findings.seconds.values()) > 0
+
+
+def test_no_short_axis_stack_is_refused_everywhere() -> None:
+    stack, truth = heart()
+    for stacks in ((), (replace(stack, view=View.LAX_4CH),)):
+        findings = analyse_study(CineStudy(CONTEXT, stacks, ()), with_truth(truth))
+        assert len(findings.refusals) == len(VENTRICLES)
+        assert {refusal.reason for refusal in findings.refusals} == {RefusalReason.NO_SHORT_AXIS_STACK}
+        assert findings.refusals[0].because_of is None
+        assert {refusal.because_of for refusal in findings.refusals[1:]} == {"short_axis"}
+        assert findings.get(VentricularFunction) is None
+        assert not findings.refusals[0].reason.retry_can_help
+
+
+def test_too_few_slices_and_phases_are_refused() -> None:
+    stack, truth = heart(missing=tuple(range(2, 12)))
+    (first, *_) = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(truth)).refusals
+    assert first.reason is RefusalReason.TOO_FEW_SLICES
+    assert "2 slice" in first.sentence
+    stack, truth = hearts.draw(hearts.beating(12)[:1], hearts.geometry(size=SIZE), SIZE)
+    (first, *_) = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(truth)).refusals
+    assert first.reason is RefusalReason.TOO_FEW_PHASES
+
+
+def test_low_quality_refuses_the_numbers_and_keeps_the_rest() -> None:
+    stack, truth = heart()
+    doubtful = replace(truth, agreement=np.full_like(truth.agreement, 0.4))
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(doubtful))
+    (refusal,) = findings.refusals
+    assert refusal.analysis == "ventricular_function"
+    assert refusal.reason is RefusalReason.QUALITY_TOO_LOW
+    assert "mean Dice of 0.40" in refusal.sentence
+    assert findings.get(VentricularFunction) is None
+    assert findings[QualityAssessment].overall is Grade.UNUSABLE
+    assert findings[UncheckedFunction].function.lv.edv_ml > 0
+    assert findings[Keyframes].end_diastole == 0
+
+
+def test_empty_segmentation_is_refused() -> None:
+    stack, truth = heart()
+    empty = replace(truth, labels=np.zeros_like(truth.labels))
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(empty))
+    assert findings.refusals[0].analysis == "slice_measures"
+    assert {refusal.reason for refusal in findings.refusals} == {RefusalReason.NO_VENTRICLE_FOUND}
+    assert findings.get(CineSegmentation) is empty
+
+
+def test_broken_segmentation_is_a_recorded_defect() -> None:
+    stack, truth = heart()
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(replace(truth, labels=truth.labels[:, 1:])))
+    assert findings.refusals[0].reason is RefusalReason.ANALYSIS_FAILED
+    assert findings.refusals[0].reason.retry_can_help
+
+
+def test_grey_noise_never_raises() -> None:
+    """The networks on pixels without a heart: whatever they say, the answer is findings."""
+    stack, _ = heart()
+    stack = replace(stack, pixels=np.full_like(stack.pixels[:2], np.nan))
+    stack = replace(stack, sources=stack.sources[:2], trigger_times=stack.trigger_times[:2])
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()))
+    assert findings.get(VentricularFunction) is None
+    reasons = {refusal.reason for refusal in findings.refusals}
+    assert reasons == {RefusalReason.NO_VENTRICLE_FOUND}
+
+
+def test_analyses_fit_together_and_can_be_asked_for_one_by_one() -> None:
+    names = [step.name for step in plan(VENTRICLES, [CineStudy, StudyContext], [Keyframes])]
+    assert names == ["short_axis", "segmentation", "slice_measures", "keyframes"]
+    assert plan(VENTRICLES, [CineStudy, StudyContext])[-1].name == "ventricular_function"
+
+
+def test_start_up_needs_no_networks() -> None:
+    """The receiver and the command line import the wiring; torch and MONAI cost seconds."""
+    script = "import sys, pipelines.ventricles; print(*sorted({'torch', 'monai', 'pydicom'} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == ""
