@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from dicom_node.commands import analyze, check, demo, ledger, models, send, serve, training
 from dicom_node.commands.terminal import ExitCode
 from dicom_node.errors import ConfigurationError, NodeError, PeerUnavailableError
+from dicom_node.logs import configure_logging
 
 __all__ = ["app", "main"]
 
@@ -35,6 +37,8 @@ app.add_typer(training.evaluate_app, name="evaluate")
 
 def main() -> None:
     """Run the command line; an error of the taxonomy becomes one line and an exit code, never a traceback."""
+    # Standard output belongs to the answer of a command; `serve` and its processes set their own log.
+    configure_logging(json=False, level=logging.WARNING)
     try:
         app()
     except NodeError as error:

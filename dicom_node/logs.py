@@ -10,7 +10,7 @@ import structlog
 __all__ = ["configure_logging"]
 
 
-def configure_logging(*, json: bool | None = None, role: str = "") -> None:
+def configure_logging(*, json: bool | None = None, role: str = "", level: int = logging.INFO) -> None:
     """Send the log of this process to standard error.
 
     Parameters
@@ -19,6 +19,8 @@ def configure_logging(*, json: bool | None = None, role: str = "") -> None:
         JSON lines or text for people; unless given, text on a terminal and JSON elsewhere.
     role
         Name of this process in every line.
+    level
+        Least level that is shown.
     """
     as_json = not sys.stderr.isatty() if json is None else json
     renderer: structlog.typing.Processor = (
@@ -31,7 +33,7 @@ def configure_logging(*, json: bool | None = None, role: str = "") -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )

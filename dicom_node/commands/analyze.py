@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -244,4 +245,5 @@ def _show(document: Mapping[str, Any]) -> None:
             console.print(f"[yellow]refused[/yellow] {one['analysis']}: {one['sentence']}")
     for one in document["rejected"]:
         console.print(f"[red]kept back by the gate[/red] {one['series_description']}: {'; '.join(one['problems'])}")
-    table("Objects", ["series", "file"], ((one["series_description"], one["path"]) for one in document["objects"]))
+    counts = Counter(one["series_description"] for one in document["objects"])
+    table("Objects", ["series", "objects>"], counts.items())
