@@ -370,7 +370,7 @@ def overlong_jobs(ledger: Ledger, workers: Collection[str], started_before: dt.d
             select(JobRow.id, JobRow.worker).where(
                 JobRow.state == JobState.RUNNING, JobRow.worker.in_(workers), JobRow.started_at < started_before
             )
-        ).tuples()
+        )
         return tuple((job_id, worker) for job_id, worker in rows if worker is not None)
 
 
@@ -501,7 +501,7 @@ def release_worker(
                 _end_attempt(session, row, error, retry_at, now, allowed=DEATHS_PER_ATTEMPT * row.maximum_attempts)
             else:
                 row.attempts -= 1
-                _requeue(row, retry_at)
+                _requeue(session, row, retry_at, now)
                 _event(session, row, "job released", now, worker=worker, why=error)
         return tuple(row.id for row in rows)
 
@@ -527,7 +527,7 @@ def requeue_job(ledger: Ledger, job_id: int, *, now: dt.datetime) -> None:
     Raises
     ------
     LedgerError
-        There is no such job, or it is queued, running or superseded.
+        There is no such job, it is queued, running or superseded, or the study has a later version.
     """
     with ledger.transaction() as session:
         row = session.scalar(select(JobRow).where(JobRow.id == job_id).with_for_update())
@@ -535,8 +535,10 @@ def requeue_job(ledger: Ledger, job_id: int, *, now: dt.datetime) -> None:
             raise LedgerError(f"no job {job_id} in the ledger")
         if row.state not in (JobState.FAILED, JobState.SUCCEEDED):
             raise LedgerError(f"job {job_id} is {row.state}: only a failed or a succeeded job can run again")
+        if _has_later(session, row):
+            raise LedgerError(f"job {job_id} is of an earlier version of its study: run the job of the latest again")
         row.attempts, row.error, row.ended_at = 0, None, None
-        _requeue(row, now)
+        _requeue(session, row, now, now)
         _event(session, row, "job requeued", now)
 
 
@@ -548,9 +550,21 @@ def _held(session: Session, job_id: int, worker: str) -> JobRow | None:
     )
 
 
-def _requeue(row: JobRow, due_at: dt.datetime) -> None:
-    row.state, row.due_at = JobState.QUEUED, due_at
+def _requeue(session: Session, row: JobRow, due_at: dt.datetime, now: dt.datetime) -> None:
     row.worker = row.lease_until = None
+    if _has_later(session, row):
+        # Its results would reach the destinations after those of the whole study.
+        row.state, row.ended_at = JobState.SUPERSEDED, now
+        _event(session, row, "job superseded", now)
+    else:
+        row.state, row.due_at = JobState.QUEUED, due_at
+
+
+def _has_later(session: Session, row: JobRow) -> bool:
+    later = select(JobRow.id).where(
+        JobRow.study_id == row.study_id, JobRow.route == row.route, JobRow.study_version > row.study_version
+    )
+    return session.scalar(later.limit(1)) is not None
 
 
 def _end_attempt(
@@ -558,7 +572,7 @@ def _end_attempt(
 ) -> None:
     row.error = error
     if retry_at is not None and row.attempts < allowed:
-        _requeue(row, retry_at)
+        _requeue(session, row, retry_at, now)
         _event(session, row, "job attempt failed", now, error=error, attempt=row.attempts)
     else:
         row.state, row.ended_at = JobState.FAILED, now

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
@@ -81,6 +82,11 @@ def open_ledger(url: str) -> Ledger:
         raise LedgerError(f"the ledger cannot live in {backend!r}: use a sqlite:/// or postgresql+psycopg:// URL")
     try:
         migrate_to_head(engine)
+    except CommandError as error:
+        engine.dispose()
+        raise LedgerError(
+            f"the ledger was written by a later version of this software ({error}): run that version, or a new ledger"
+        ) from error
     except BaseException:
         engine.dispose()
         raise

@@ -157,8 +157,8 @@ class Event:
 def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
     """Count everything."""
     with ledger.reading() as session:
-        jobs = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state)).tuples()
-        deliveries = session.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state)).tuples()
+        jobs = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
+        deliveries = session.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state))
         return LedgerOverview(
             studies=session.scalar(select(func.count()).select_from(StudyRow)) or 0,
             studies_waiting=session.scalar(
@@ -226,9 +226,7 @@ def study_overviews(
                 .join(Association, Association.id == AssociationStudy.association_id)
                 .where(AssociationStudy.study_id.in_(ids), Association.closed_at.is_(None))
                 .group_by(AssociationStudy.study_id)
-            )
-            .tuples()
-            .all()
+            ).all()
         )
         jobs: dict[int, dict[JobState, int]] = {}
         for study_id, job_state, count in session.execute(

@@ -41,22 +41,22 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
     ledger = open_ledger(configuration.storage.database)
-    slots = {
-        f"{platform.node()[:24]}:{configuration.node.port}/{device}/{slot}": device
+    slots = tuple(
+        f"{platform.node()[:24]}:{configuration.node.port}/{device}/{slot}"
         for device in execution.devices
         for slot in range(execution.slots_per_device)
-    }
+    )
     # The workers of an earlier life died with it: whatever is held under their names is held by nobody.
-    _release_all(ledger, tuple(slots), "the node was restarted")
+    _release_all(ledger, slots, "the node was restarted")
     keeper = RoleKeeper(
         [
             Role(
                 name,
                 serve_worker,
-                (configuration, device, threads, process),
+                (configuration, threads, process),
                 on_death=lambda how, name=name: _release(ledger, name, how),  # type: ignore[misc]
             )
-            for name, device in slots.items()
+            for name in slots
         ]
     )
     told_ready = False
@@ -65,9 +65,9 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
         if not told_ready and keeper.all_ready():
             told_ready = True
             context.ready()
-        _kill_overlong(ledger, keeper, tuple(slots), execution.job_timeout_s)
+        _kill_overlong(ledger, keeper, slots, execution.job_timeout_s)
     keeper.stop(STOP_GRACE_S)
-    _release_all(ledger, tuple(slots), "the node was stopped")
+    _release_all(ledger, slots, "the node was stopped")
     ledger.close()
 
 

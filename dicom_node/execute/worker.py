@@ -33,6 +33,7 @@ _log = structlog.get_logger(__name__)
 LEASE_S = 60.0
 IDLE_S = 0.1
 FIRST_RETRY_S = 2.0
+LONGEST_RETRY_S = 60.0
 
 
 class ProcessStudy(Protocol):
@@ -56,7 +57,6 @@ class ProcessStudy(Protocol):
 def serve_worker(
     context: RoleContext,
     configuration: Configuration,
-    device: str,
     threads: int,
     process: ProcessStudy | None = None,
 ) -> None:
@@ -64,8 +64,6 @@ def serve_worker(
 
     Parameters
     ----------
-    device
-        Torch device.
     threads
         CPU threads that this worker may use.
     process
@@ -77,11 +75,10 @@ def serve_worker(
         InstanceFiles(configuration.storage.directory),
         configuration,
         context.name,
-        device,
         _warmed(threads) if process is None else process,
     )
     context.ready()
-    while not context.stop.is_set():
+    while not (context.stop.is_set() or worker.spent):
         try:
             worked = worker.work_once()
         except SQLAlchemyError as error:
@@ -116,15 +113,15 @@ class _Worker:
         files: InstanceFiles,
         configuration: Configuration,
         name: str,
-        device: str,
         process: ProcessStudy,
     ) -> None:
         self._ledger = ledger
         self._files = files
         self._configuration = configuration
         self._name = name
-        self._device = device
         self._process = process
+        self.spent = False
+        """Whether a defect showed: the next attempt deserves a fresh process, with its memory and device unspoilt."""
 
     def work_once(self) -> bool:
         """Do one job; false when there is none."""
@@ -197,25 +194,22 @@ class _Worker:
         )
 
     def _quarantined(self, job: Job, rejected: RejectedObject) -> None:
-        result = rejected.object
-        problems = [str(problem) for problem in rejected.problems]
+        result, problems = rejected.object, [str(problem) for problem in rejected.problems]
         file_meta, data = _parts(result.content)
         file = self._files.quarantine(data, file_meta=file_meta, transfer_syntax_uid=result.transfer_syntax_uid)
-        record_quarantine(
-            self._ledger,
-            QuarantinedObject(
-                digest=file.digest,
-                path=str(file.path),
-                reason="; ".join(problems),
-                sop_instance_uid=result.sop_instance_uid,
-                job_id=job.id,
-            ),
-            at=utc_now(),
+        quarantined = QuarantinedObject(
+            digest=file.digest,
+            path=str(file.path),
+            reason=f"{result.role.value}: {'; '.join(problems)}",
+            sop_instance_uid=result.sop_instance_uid,
+            job_id=job.id,
         )
+        record_quarantine(self._ledger, quarantined, at=utc_now())
         _log.error("result failed the gate", sop_instance_uid=result.sop_instance_uid, problems=problems)
 
     def _failed(self, job: Job, error: Exception) -> None:
         classified = classify(error)
+        self.spent = classified.retryable
         now = utc_now()
         # Messages of unknown exceptions can quote values of the data set, so only their place is logged.
         _log.error(
@@ -229,7 +223,7 @@ class _Worker:
             job.id,
             str(classified),
             retryable=classified.retryable,
-            retry_at=now + dt.timedelta(seconds=FIRST_RETRY_S * 2 ** (job.attempt - 1)),
+            retry_at=now + dt.timedelta(seconds=min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (job.attempt - 1))),
             worker=self._name,
             now=now,
         )
@@ -258,8 +252,7 @@ def _parts(content: bytes) -> tuple[bytes, bytes]:
     """A PS3.10 file in two parts: what precedes the data set, and the data set."""
     # 128 bytes preamble, DICM, then (0002,0000) UL: the length of the rest of the group (PS3.10 7.1).
     (length,) = struct.unpack_from("<L", content, 140)
-    begin = 144 + length
-    return content[:begin], content[begin:]
+    return content[: 144 + length], content[144 + length :]
 
 
 def _summary(processed: ProcessedStudy) -> dict[str, Any]:

@@ -1,0 +1,147 @@
+"""Deliveries: each transition by itself."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import datetime as dt
+
+import pytest
+from ledger_rows import NOW, a_result, receive_and_schedule
+
+from storage.deliveries import (
+    Delivery,
+    claim_deliveries,
+    commitment_reported,
+    delivery_confirmed,
+    delivery_failed,
+    delivery_sent,
+    destinations_with_work,
+    extend_deliveries,
+    overdue_commitments,
+    release_deliveries,
+    release_expired_deliveries,
+    requeue_delivery,
+)
+from storage.jobs import claim_job, complete_job
+from storage.ledger import Ledger, LedgerError
+from storage.overview import DeliveryOverview, delivery_overviews
+from storage.schema import DeliveryState
+
+SOON = NOW + dt.timedelta(seconds=30)
+LATER = NOW + dt.timedelta(seconds=90)
+
+
+@pytest.fixture
+def queued(ledger: Ledger) -> Ledger:
+    """A ledger with results 1 and 2 for ``pacs`` and result 1 for ``archive``."""
+    receive_and_schedule(ledger)
+    job = claim_job(ledger, "w", NOW, 60)
+    assert job is not None
+    complete_job(ledger, job.id, [a_result(1, "pacs", "archive"), a_result(2)], {}, worker="w", now=NOW)
+    return ledger
+
+
+def _claim(ledger: Ledger, now: dt.datetime = NOW, owner: str = "d", destination: str = "pacs") -> list[Delivery]:
+    return claim_deliveries(ledger, destination, 10, owner, now, 60)
+
+
+def _report(ledger: Ledger, transaction: str, committed: set[str], failed: dict[str, str] | None = None) -> int:
+    return commitment_reported(
+        ledger, transaction, committed, failed or {}, now=SOON, retry_at=LATER, maximum_attempts=2
+    )
+
+
+def _by_id(ledger: Ledger) -> dict[int, DeliveryOverview]:
+    return {one.id: one for one in delivery_overviews(ledger)}
+
+
+def test_claims_take_one_destination_in_order_and_once(queued: Ledger) -> None:
+    assert destinations_with_work(queued, NOW) == ("archive", "pacs")
+    assert [one.sop_instance_uid for one in _claim(queued)] == ["2.25.1", "2.25.2"]
+    assert _claim(queued) == []
+    assert destinations_with_work(queued, NOW) == ("archive",)
+    assert len(claim_deliveries(queued, "archive", 1, "d", NOW, 60)) == 1
+
+
+def test_claims_at_once_share_the_work(queued: Ledger) -> None:
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        claims = pool.map(lambda owner: claim_deliveries(queued, "pacs", 1, owner, NOW, 60), "abcd")
+        ids = [one.id for claim in claims for one in claim]
+    assert sorted(ids) == [1, 3]
+
+
+def test_without_commitment_sent_is_the_end(queued: Ledger) -> None:
+    delivery_sent(queued, [one.id for one in _claim(queued)], None, None, now=SOON)
+    one = _by_id(queued)[1]
+    assert (one.state, one.transaction_uid, one.committed_at) == (DeliveryState.COMMITTED, None, SOON)
+    with pytest.raises(LedgerError, match="both"):
+        delivery_sent(queued, [1], "7.7", None, now=SOON)
+
+
+def test_commitment_closes_and_failure_reopens(queued: Ledger) -> None:
+    delivery_sent(queued, [one.id for one in _claim(queued)], "7.7", SOON, now=NOW)
+    assert _report(queued, "7.7", {"2.25.1", "9.9"}, {"2.25.2": "no such object instance"}) == 2
+    assert _report(queued, "7.7", {"2.25.1"}, {"2.25.2": "no such object instance"}) == 0
+    assert _report(queued, "8.8", {"2.25.2"}) == 0
+    deliveries = _by_id(queued)
+    assert deliveries[1].state is DeliveryState.COMMITTED
+    assert deliveries[3].state is DeliveryState.QUEUED
+    assert deliveries[3].error == "the destination did not commit it: no such object instance"
+    assert _claim(queued, SOON) == []
+    delivery_sent(queued, [one.id for one in _claim(queued, LATER)], "7.8", LATER, now=LATER)
+    _report(queued, "7.8", set(), {"2.25.2": "no such object instance"})
+    assert _by_id(queued)[3].state is DeliveryState.DEAD
+
+
+def test_late_commitment_of_an_earlier_request_counts_and_late_failure_does_not(queued: Ledger) -> None:
+    delivery_sent(queued, [one.id for one in _claim(queued)], "7.7", SOON, now=NOW)
+    assert [one.id for one in overdue_commitments(queued, LATER)] == [1, 3]
+    assert overdue_commitments(queued, SOON) == []
+    delivery_sent(queued, [1, 3], "7.8", LATER, now=LATER)
+    assert _report(queued, "7.7", {"2.25.1"}, {"2.25.2": "processing failure"}) == 1
+    states = {number: one.state for number, one in _by_id(queued).items()}
+    assert (states[1], states[3]) == (DeliveryState.COMMITTED, DeliveryState.AWAITING_COMMITMENT)
+
+
+def test_commitment_that_comes_while_it_is_sent_again_ends_it(queued: Ledger) -> None:
+    delivery_sent(queued, [one.id for one in _claim(queued)], "7.7", SOON, now=NOW)
+    delivery_failed(queued, 1, "time-out", SOON, now=SOON)
+    assert [one.id for one in _claim(queued, SOON)] == [1]
+    _report(queued, "7.7", {"2.25.1"})
+    delivery_failed(queued, 1, "connection reset", LATER, now=SOON)
+    delivery_sent(queued, [1], "7.9", LATER, now=SOON)
+    assert _by_id(queued)[1].state is DeliveryState.COMMITTED
+
+
+def test_found_by_query_is_committed(queued: Ledger) -> None:
+    delivery_sent(queued, [one.id for one in _claim(queued)], "7.7", SOON, now=NOW)
+    delivery_confirmed(queued, [1], how="found by C-FIND", now=LATER)
+    delivery_confirmed(queued, [2], how="found by C-FIND", now=LATER)
+    states = {number: one.state for number, one in _by_id(queued).items()}
+    assert (states[1], states[2]) == (DeliveryState.COMMITTED, DeliveryState.QUEUED)
+
+
+def test_failures_wait_and_then_die_and_can_be_requeued(queued: Ledger) -> None:
+    _claim(queued)
+    delivery_failed(queued, 1, "refused: A700", SOON, now=NOW)
+    assert _claim(queued) == []
+    assert [one.failed_attempts for one in _claim(queued, SOON)] == [1]
+    delivery_failed(queued, 1, "refused: C000", None, now=SOON)
+    one = _by_id(queued)[1]
+    assert (one.state, one.failed_attempts, one.error) == (DeliveryState.DEAD, 2, "refused: C000")
+    with pytest.raises(LedgerError, match="not dead"):
+        requeue_delivery(queued, 3, now=SOON)
+    with pytest.raises(LedgerError, match="no such delivery: 99"):
+        requeue_delivery(queued, 99, now=SOON)
+    requeue_delivery(queued, 1, now=SOON)
+    assert [one.failed_attempts for one in _claim(queued, SOON)] == [0]
+
+
+def test_what_a_dead_owner_was_sending_is_sent_again_at_once(queued: Ledger) -> None:
+    _claim(queued, owner="a")
+    _claim(queued, owner="b", destination="archive")
+    assert release_deliveries(queued, "a", NOW) == 2
+    assert [one.failed_attempts for one in _claim(queued, owner="c")] == [0, 0]
+    extend_deliveries(queued, "c", SOON, 60)
+    assert release_expired_deliveries(queued, NOW + dt.timedelta(seconds=61)) == 1  # b's
+    assert release_expired_deliveries(queued, LATER + dt.timedelta(seconds=1)) == 2

@@ -1,0 +1,257 @@
+"""Jobs: each transition by itself, and claims under concurrency."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import datetime as dt
+
+import pytest
+from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule, route
+
+from storage.deliveries import claim_deliveries
+from storage.instances import close_association, record_instance
+from storage.jobs import (
+    DEATHS_PER_ATTEMPT,
+    claim_job,
+    complete_job,
+    create_jobs,
+    extend_job,
+    fail_job,
+    overlong_jobs,
+    release_expired_jobs,
+    release_worker,
+    requeue_job,
+    studies_to_consider,
+    study_contents,
+)
+from storage.ledger import Ledger, LedgerError
+from storage.overview import delivery_overviews, events_of_study, job_overviews
+from storage.schema import JobState
+
+LATER = NOW + dt.timedelta(seconds=60)
+
+
+def _states(ledger: Ledger) -> list[JobState]:
+    return [job.state for job in reversed(job_overviews(ledger))]
+
+
+def test_no_job_is_made_while_an_association_is_open(ledger: Ledger) -> None:
+    association = associate(ledger)
+    record_instance(ledger, an_instance(association, 1), at=NOW)
+    contents = study_contents(ledger, "1.2.3")
+    assert create_jobs(ledger, contents, [route()], reason="quiet", now=NOW) is None
+    close_association(ledger, association, outcome="released", at=NOW)
+    assert create_jobs(ledger, contents, [route()], reason="quiet", now=NOW) == (1,)
+
+
+def test_a_duplicate_holds_the_study_in_mid_association(ledger: Ledger) -> None:
+    first, second = associate(ledger), associate(ledger)
+    record_instance(ledger, an_instance(first, 1), at=NOW)
+    close_association(ledger, first, outcome="released", at=NOW)
+    record_instance(ledger, an_instance(second, 1), at=NOW)
+    (waiting,) = studies_to_consider(ledger)
+    assert waiting.open_associations == 1
+
+
+def test_no_job_is_made_of_a_study_that_changed_since_it_was_seen(ledger: Ledger) -> None:
+    association = associate(ledger)
+    record_instance(ledger, an_instance(association, 1), at=NOW)
+    seen = study_contents(ledger, "1.2.3")
+    record_instance(ledger, an_instance(association, 2), at=NOW)
+    close_association(ledger, association, outcome="released", at=NOW)
+    assert create_jobs(ledger, seen, [route()], reason="quiet", now=NOW) is None
+    (waiting,) = studies_to_consider(ledger)
+    assert (waiting.version, waiting.instances) == (0, 2)
+
+
+def test_making_jobs_twice_makes_them_once(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    assert studies_to_consider(ledger) == ()
+    assert create_jobs(ledger, study_contents(ledger, "1.2.3"), [route()], reason="again", now=NOW) is None
+    assert _states(ledger) == [JobState.QUEUED]
+
+
+def test_a_late_arrival_is_a_new_version_that_supersedes_what_has_not_started(ledger: Ledger) -> None:
+    receive_and_schedule(ledger, count=2)
+    receive_and_schedule(ledger, count=3, at=LATER)
+    assert _states(ledger) == [JobState.SUPERSEDED, JobState.QUEUED]
+    job = claim_job(ledger, "w", LATER, 60)
+    assert job is not None
+    assert (job.study_version, len(job.paths)) == (2, 3)
+
+
+def test_an_earlier_version_that_is_given_back_does_not_run_after_the_later_one(ledger: Ledger) -> None:
+    receive_and_schedule(ledger, count=2)
+    assert claim_job(ledger, "w", NOW, 60) is not None
+    receive_and_schedule(ledger, count=3, at=LATER)
+    release_worker(ledger, "w", "SIGKILL", counted=True, now=LATER, retry_at=LATER)
+    assert _states(ledger) == [JobState.SUPERSEDED, JobState.QUEUED]
+
+
+def test_a_job_reads_its_version_and_not_what_came_later(ledger: Ledger) -> None:
+    receive_and_schedule(ledger, count=2)
+    association = associate(ledger)
+    record_instance(ledger, an_instance(association, 9), at=LATER)
+    job = claim_job(ledger, "w", LATER, 60)
+    assert job is not None
+    assert len(job.paths) == 2
+
+
+def test_a_late_arrival_outside_the_route_makes_a_version_but_no_job(ledger: Ledger) -> None:
+    receive_and_schedule(ledger, count=2)
+    association = associate(ledger)
+    record_instance(ledger, an_instance(association, 9, series="8.8"), at=LATER)
+    close_association(ledger, association, outcome="released", at=LATER)
+    contents = study_contents(ledger, "1.2.3")
+    assert create_jobs(ledger, contents, [route()], reason="quiet", now=LATER) == ()
+    assert study_contents(ledger, "1.2.3").version == 2
+    assert _states(ledger) == [JobState.QUEUED]
+
+
+def test_pauses_are_measured_among_the_instances_that_wait(ledger: Ledger) -> None:
+    association = associate(ledger)
+    for number, second in enumerate((0, 1, 8, 9)):
+        record_instance(ledger, an_instance(association, number), at=NOW + dt.timedelta(seconds=second))
+    close_association(ledger, association, outcome="released", at=NOW)
+    contents = study_contents(ledger, "1.2.3")
+    assert contents.longest_pause_s == 7
+    create_jobs(ledger, contents, [], reason="quiet", now=NOW)
+    assert study_contents(ledger, "1.2.3").longest_pause_s == 0
+
+
+def test_claims_go_by_priority_then_age(ledger: Ledger) -> None:
+    for number, (priority, minute) in enumerate([(10, 0), (50, 2), (50, 1)]):
+        study = f"1.2.{number}"
+        receive_and_schedule(
+            ledger,
+            study,
+            routed=route(series=(f"{study}.1",), priority=priority),
+            at=NOW + dt.timedelta(minutes=minute),
+        )
+    claimed = [claim_job(ledger, "w", LATER + dt.timedelta(minutes=9), 60) for _ in range(4)]
+    assert [job and job.study_instance_uid for job in claimed] == ["1.2.2", "1.2.1", "1.2.0", None]
+
+
+def test_workers_that_claim_at_once_never_get_the_same_job(ledger: Ledger) -> None:
+    for number in range(12):
+        receive_and_schedule(ledger, f"1.2.{number}", count=1)
+
+    def claim_all(worker: str) -> list[int]:
+        claimed = []
+        while (job := claim_job(ledger, worker, NOW, 60)) is not None:
+            claimed.append(job.id)
+        return claimed
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        claimed = [job for jobs in pool.map(claim_all, "abcd") for job in jobs]
+    assert sorted(claimed) == list(range(1, 13))
+
+
+def test_completing_records_results_and_deliveries_once(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    job = claim_job(ledger, "w", NOW, 60)
+    assert job is not None
+    results = [a_result(1, "pacs", "archive"), a_result(2, "pacs")]
+    assert complete_job(ledger, job.id, results, {"seconds": {}}, worker="w", now=NOW)
+    assert not complete_job(ledger, job.id, results, {}, worker="w", now=NOW)
+    requeue_job(ledger, job.id, now=NOW)
+    again = claim_job(ledger, "w", NOW, 60)
+    assert again is not None
+    assert complete_job(ledger, job.id, [*results, a_result(3)], {}, worker="w", now=NOW)
+    assert [(one.sop_instance_uid, one.destination) for one in reversed(delivery_overviews(ledger))] == [
+        ("2.25.1", "pacs"),
+        ("2.25.1", "archive"),
+        ("2.25.2", "pacs"),
+        ("2.25.3", "pacs"),
+    ]
+    assert claim_deliveries(ledger, "pacs", 9, "d", NOW, 60)[0].correlation_id == job.correlation_id
+
+
+def test_a_worker_that_lost_its_job_cannot_end_it(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    job = claim_job(ledger, "slow", NOW, 30)
+    assert job is not None
+    assert release_expired_jobs(ledger, NOW + dt.timedelta(seconds=29)) == ()
+    assert extend_job(ledger, job.id, "slow", NOW + dt.timedelta(seconds=29), 30)
+    assert release_expired_jobs(ledger, NOW + dt.timedelta(seconds=58)) == ()
+    assert release_expired_jobs(ledger, LATER) == (job.id,)
+    taken = claim_job(ledger, "quick", LATER, 30)
+    assert taken is not None
+    assert taken.attempt == 2
+    assert not extend_job(ledger, job.id, "slow", LATER, 30)
+    assert not complete_job(ledger, job.id, [a_result(1)], {}, worker="slow", now=LATER)
+    assert not fail_job(ledger, job.id, "late", retryable=False, retry_at=LATER, worker="slow", now=LATER)
+    assert complete_job(ledger, job.id, [a_result(1)], {}, worker="quick", now=LATER)
+
+
+@pytest.mark.parametrize(("retryable", "attempts"), [(True, 3), (False, 1)])
+def test_errors_are_tried_again_only_when_that_can_help(ledger: Ledger, retryable: bool, attempts: int) -> None:
+    receive_and_schedule(ledger)
+    now = NOW
+    for attempt in range(1, attempts + 1):
+        job = claim_job(ledger, "w", now, 60)
+        assert job is not None
+        assert job.attempt == attempt
+        later = now + dt.timedelta(seconds=5)
+        fail_job(ledger, job.id, "out of memory", retryable=retryable, retry_at=later, worker="w", now=now)
+        assert claim_job(ledger, "w", now, 60) is None
+        now = later
+    (job_overview,) = job_overviews(ledger)
+    assert job_overview.state is JobState.FAILED
+    assert job_overview.error == "out of memory"
+    requeue_job(ledger, job_overview.id, now=now)
+    assert claim_job(ledger, "w", now, 60) is not None
+
+
+def test_deaths_of_workers_count_less_than_errors_but_end_too(ledger: Ledger) -> None:
+    receive_and_schedule(ledger, routed=route(attempts=2))
+    deaths = 0
+    while (job := claim_job(ledger, "w", NOW, 60)) is not None:
+        assert release_worker(ledger, "w", "SIGKILL", counted=True, now=NOW, retry_at=NOW) == (job.id,)
+        deaths += 1
+    assert deaths == 2 * DEATHS_PER_ATTEMPT
+    assert _states(ledger) == [JobState.FAILED]
+
+
+def test_a_stopped_worker_costs_the_job_nothing(ledger: Ledger) -> None:
+    receive_and_schedule(ledger, routed=route(attempts=1))
+    for _ in range(20):
+        job = claim_job(ledger, "w", NOW, 60)
+        assert job is not None
+        assert job.attempt == 1
+        release_worker(ledger, "w", "stopped", counted=False, now=NOW, retry_at=NOW)
+
+
+def test_overlong_jobs_are_those_of_the_workers_asked_for(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    claim_job(ledger, "w", NOW, 60)
+    assert overlong_jobs(ledger, ("w",), NOW) == ()
+    assert overlong_jobs(ledger, ("w",), LATER) == ((1, "w"),)
+    assert overlong_jobs(ledger, ("v",), LATER) == ()
+
+
+def test_only_ended_jobs_can_be_requeued(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    with pytest.raises(LedgerError, match="queued"):
+        requeue_job(ledger, 1, now=NOW)
+    with pytest.raises(LedgerError, match="no job 7"):
+        requeue_job(ledger, 7, now=NOW)
+    with pytest.raises(LedgerError, match="no study"):
+        study_contents(ledger, "9.9")
+
+
+def test_events_tell_the_story_in_order_under_one_correlation_id(ledger: Ledger) -> None:
+    receive_and_schedule(ledger, count=1)
+    job = claim_job(ledger, "w", NOW, 60)
+    assert job is not None
+    complete_job(ledger, job.id, [], {}, worker="w", now=NOW)
+    events = events_of_study(ledger, "1.2.3")
+    assert [event.kind for event in events] == [
+        "instance received",
+        "study complete",
+        "job queued",
+        "job started",
+        "job succeeded",
+    ]
+    assert {event.correlation_id for event in events} == {job.correlation_id}
+    assert events_of_study(ledger, "1.2.3", without=("instance received",)) == events[1:]

@@ -1,0 +1,127 @@
+"""Opening, migrating, and what every transaction promises."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import datetime as dt
+import multiprocessing
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from ledger_rows import NOW, associate
+from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import OperationalError, StatementError
+
+from storage.ledger import Ledger, LedgerError, open_ledger
+from storage.schema import Association, Base, EventRow
+
+
+def test_migrations_make_the_schema_of_the_models(ledger: Ledger) -> None:
+    with ledger.engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), Base.metadata)
+    assert differences == []
+
+
+def test_opening_again_changes_nothing(url: str) -> None:
+    first = open_ledger(url)
+    association = associate(first)
+    first.close()
+    second = open_ledger(url)
+    with second.reading() as session:
+        assert session.get(Association, association) is not None
+    second.close()
+
+
+def _open_and_associate(url: str) -> str:
+    ledger = open_ledger(url)
+    try:
+        return associate(ledger)
+    finally:
+        ledger.close()
+
+
+def test_processes_that_open_a_new_ledger_at_once_migrate_it_once(url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(3, mp_context=context) as pool:
+        associations = list(pool.map(_open_and_associate, [url] * 3))
+    assert len(set(associations)) == 3
+    ledger = open_ledger(url)
+    with ledger.reading() as session:
+        assert set(session.scalars(select(Association.id))) == set(associations)
+        assert session.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0001"]
+    ledger.close()
+
+
+def test_ledger_of_a_later_version_is_refused(url: str) -> None:
+    ledger = open_ledger(url)
+    with ledger.transaction() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    ledger.close()
+    with pytest.raises(LedgerError, match="later version"):
+        open_ledger(url)
+
+
+def test_other_databases_are_refused() -> None:
+    with pytest.raises(LedgerError, match="'mysql'"):
+        open_ledger("mysql://localhost/ledger")
+
+
+def test_sqlite_is_durable_and_in_wal_mode(sqlite_url: str) -> None:
+    ledger = open_ledger(sqlite_url)
+    with ledger.reading() as session:
+        assert session.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert session.scalar(text("PRAGMA synchronous")) == 2
+        assert session.scalar(text("PRAGMA foreign_keys")) == 1
+    ledger.close()
+
+
+def test_a_transaction_that_raises_leaves_nothing(ledger: Ledger) -> None:
+    def half_done() -> None:
+        with ledger.transaction() as session:
+            session.add(EventRow(at=NOW, kind="test", subject="x", detail={}))
+            session.flush()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half_done()
+    with ledger.reading() as session:
+        assert session.scalars(select(EventRow)).all() == []
+
+
+def test_times_come_back_aware_and_naive_ones_are_refused(ledger: Ledger) -> None:
+    eastern = dt.timezone(dt.timedelta(hours=9))
+    association = associate(ledger, at=NOW.astimezone(eastern))
+    with ledger.reading() as session:
+        opened_at = session.get_one(Association, association).opened_at
+    assert opened_at == NOW
+    assert opened_at.tzinfo is dt.UTC
+    with pytest.raises(StatementError, match="aware"):
+        associate(ledger, at=NOW.replace(tzinfo=None))
+
+
+def test_reading_does_not_wait_for_a_writer(sqlite_url: str) -> None:
+    ledger = open_ledger(sqlite_url)
+    with ledger.transaction() as writing:
+        writing.add(EventRow(at=NOW, kind="test", subject="x", detail={}))
+        writing.flush()
+        with ledger.reading() as session:
+            assert session.scalars(select(EventRow)).all() == []
+    ledger.close()
+
+
+def test_sqlite_refuses_writes_in_a_reading_transaction_that_lost_its_snapshot(sqlite_url: str) -> None:
+    # The reason why writers begin immediately: a deferred transaction fails in the middle when another has written.
+    ledger = open_ledger(sqlite_url)
+    with ledger.reading() as session:
+        session.scalars(select(EventRow)).all()
+        associate(ledger)
+        with pytest.raises(OperationalError, match="locked"):
+            session.execute(text("DELETE FROM event"))
+    ledger.close()
+
+
+def test_every_foreign_key_that_is_searched_has_an_index(ledger: Ledger) -> None:
+    inspector = inspect(ledger.engine)
+    for table, column in (("instance", "series_id"), ("job", "study_id"), ("result", "job_id"), ("event", "study_id")):
+        assert any(index["column_names"][0] == column for index in inspector.get_indexes(table)), (table, column)

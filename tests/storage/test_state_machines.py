@@ -1,0 +1,353 @@
+"""Whatever happens in whatever order: nothing is lost, nothing ends twice, everything can come to an end."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule, route
+from sqlalchemy import func, select
+
+from storage.deliveries import (
+    claim_deliveries,
+    commitment_reported,
+    delivery_failed,
+    delivery_sent,
+    overdue_commitments,
+    release_deliveries,
+    release_expired_deliveries,
+    requeue_delivery,
+)
+from storage.instances import Reception, close_association, record_instance
+from storage.jobs import (
+    DEATHS_PER_ATTEMPT,
+    claim_job,
+    complete_job,
+    create_jobs,
+    fail_job,
+    release_expired_jobs,
+    release_worker,
+    requeue_job,
+    studies_to_consider,
+    study_contents,
+)
+from storage.ledger import LedgerError, open_ledger
+from storage.overview import delivery_overviews, job_overviews
+from storage.schema import DeliveryRow, DeliveryState, InstanceRow, JobState, ResultRow
+
+STUDIES = ("1.1", "1.2")
+WORKERS = ("w1", "w2")
+ATTEMPTS = 2
+
+
+class _LedgerMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        self.ledger = open_ledger(f"sqlite:///{self.folder}/ledger.sqlite")
+        self.now = NOW
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        shutil.rmtree(self.folder)
+
+    @rule(seconds=st.sampled_from([1, 30, 61]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += dt.timedelta(seconds=seconds)
+
+
+class JobMachine(_LedgerMachine):
+    """Reception, scheduling and execution."""
+
+    open_associations = Bundle("open_associations")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acknowledged: dict[str, set[str]] = {study: set() for study in STUDIES}
+        self.open: dict[str, set[str]] = {}
+        self.held: dict[str, int] = {}
+        self.succeeded: set[int] = set()
+
+    @rule(target=open_associations)
+    def scanner_opens(self) -> str:
+        association = associate(self.ledger, at=self.now)
+        self.open[association] = set()
+        return association
+
+    @rule(association=open_associations, study=st.sampled_from(STUDIES), number=st.integers(0, 5))
+    def scanner_sends(self, association: str, study: str, number: int) -> None:
+        instance = an_instance(
+            association, number, study=study, series=f"{study}.1", digest=f"{study}{number:060x}"[:64]
+        )
+        reception = record_instance(self.ledger, instance, at=self.now)
+        known = instance.sop_instance_uid in self.acknowledged[study]
+        assert reception is (Reception.DUPLICATE if known else Reception.NEW)
+        self.acknowledged[study].add(instance.sop_instance_uid)
+        self.open[association].add(study)
+
+    @rule(association=consumes(open_associations))
+    def scanner_closes(self, association: str) -> None:
+        close_association(self.ledger, association, outcome="released", at=self.now)
+        del self.open[association]
+
+    @rule(study=st.sampled_from(STUDIES))
+    def scheduler_looks(self, study: str) -> None:
+        waiting = {one.study_instance_uid: one for one in studies_to_consider(self.ledger)}
+        if study not in waiting:
+            return
+        in_mid_association = sum(study in sent for sent in self.open.values())
+        assert waiting[study].open_associations == in_mid_association
+        created = create_jobs(
+            self.ledger,
+            study_contents(self.ledger, study),
+            [route(series=(f"{study}.1",), attempts=ATTEMPTS)],
+            reason="test",
+            now=self.now,
+        )
+        assert (created is None) == bool(in_mid_association)
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def worker_claims(self, worker: str) -> None:
+        if worker in self.held:
+            return
+        job = claim_job(self.ledger, worker, self.now, 60)
+        if job is not None:
+            assert job.id not in self.held.values()
+            self.held[worker] = job.id
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def worker_completes(self, worker: str) -> None:
+        if worker not in self.held:
+            return
+        job_id = self.held.pop(worker)
+        assert complete_job(
+            self.ledger, job_id, [a_result(2 * job_id), a_result(2 * job_id + 1)], {}, worker=worker, now=self.now
+        )
+        self.succeeded.add(job_id)
+
+    @rule(worker=st.sampled_from(WORKERS), retryable=st.booleans())
+    def worker_fails(self, worker: str, retryable: bool) -> None:
+        if worker not in self.held:
+            return
+        job_id = self.held.pop(worker)
+        retry_at = self.now + dt.timedelta(seconds=5)
+        assert fail_job(
+            self.ledger, job_id, "error", retryable=retryable, retry_at=retry_at, worker=worker, now=self.now
+        )
+
+    @rule(worker=st.sampled_from(WORKERS), counted=st.booleans())
+    def worker_dies(self, worker: str, counted: bool) -> None:
+        released = release_worker(self.ledger, worker, "died", counted=counted, now=self.now, retry_at=self.now)
+        assert released == ((self.held.pop(worker),) if worker in self.held else ())
+
+    @rule()
+    def leases_run_out(self) -> None:
+        for job_id in release_expired_jobs(self.ledger, self.now):
+            (worker,) = (name for name, held in self.held.items() if held == job_id)
+            del self.held[worker]
+            assert not complete_job(self.ledger, job_id, [a_result(1)], {}, worker=worker, now=self.now)
+
+    @rule()
+    def operator_requeues(self) -> None:
+        for job in job_overviews(self.ledger, states=(JobState.FAILED,)):
+            latest = job_overviews(self.ledger, study_instance_uid=job.study_instance_uid)[0]
+            if job.id == latest.id:
+                requeue_job(self.ledger, job.id, now=self.now)
+            else:
+                with pytest.raises(LedgerError, match="earlier version"):
+                    requeue_job(self.ledger, job.id, now=self.now)
+
+    @invariant()
+    def every_acknowledged_image_is_there(self) -> None:
+        for study, uids in self.acknowledged.items():
+            if uids:
+                assert study_contents(self.ledger, study).instances == len(uids)
+
+    @invariant()
+    def jobs_are_held_by_who_holds_them(self) -> None:
+        jobs = job_overviews(self.ledger)
+        assert {job.id: job.worker for job in jobs if job.state is JobState.RUNNING} == {
+            job_id: worker for worker, job_id in self.held.items()
+        }
+        for job in jobs:
+            assert (job.ended_at is not None) == (
+                job.state in (JobState.SUCCEEDED, JobState.FAILED, JobState.SUPERSEDED)
+            )
+            assert job.attempts <= DEATHS_PER_ATTEMPT * job.maximum_attempts
+
+    @invariant()
+    def what_succeeded_stays_so_with_one_set_of_results(self) -> None:
+        jobs = {job.id: job for job in job_overviews(self.ledger)}
+        for job_id, job in jobs.items():
+            assert (job.state is JobState.SUCCEEDED) == (job_id in self.succeeded)
+            assert job.results == (2 if job_id in self.succeeded else 0)
+
+    @invariant()
+    def only_the_latest_version_of_a_study_waits_to_run(self) -> None:
+        for study in STUDIES:
+            jobs = job_overviews(self.ledger, study_instance_uid=study)
+            assert all(job.state is not JobState.QUEUED for job in jobs[1:])
+
+    def teardown(self) -> None:
+        # Whatever state things are in, they come to an end: every acknowledged image in a job that ended.
+        for association in self.open:
+            close_association(self.ledger, association, outcome="released", at=self.now)
+        self.open.clear()
+        for study in STUDIES:
+            self.scheduler_looks(study)
+        self.now += dt.timedelta(seconds=10)
+        for worker in WORKERS:
+            self.worker_completes(worker)
+        while (job := claim_job(self.ledger, "w1", self.now, 60)) is not None:
+            self.held["w1"] = job.id
+            self.worker_completes("w1")
+        assert studies_to_consider(self.ledger) == ()
+        for study, uids in self.acknowledged.items():
+            jobs = job_overviews(self.ledger, study_instance_uid=study)
+            assert bool(jobs) == bool(uids)
+            assert not jobs or jobs[0].state in (JobState.SUCCEEDED, JobState.FAILED)
+        with self.ledger.reading() as session:
+            assert not session.scalar(
+                select(func.count()).select_from(InstanceRow).where(InstanceRow.study_version.is_(None))
+            )
+        super().teardown()
+
+
+class DeliveryMachine(_LedgerMachine):
+    """Two results on their way to two destinations, with a PACS that answers when it likes."""
+
+    transactions = Bundle("transactions")
+
+    @initialize()
+    def results_wait(self) -> None:
+        receive_and_schedule(self.ledger)
+        job = claim_job(self.ledger, "w", NOW, 60)
+        assert job is not None
+        complete_job(
+            self.ledger, job.id, [a_result(1, "pacs", "archive"), a_result(2, "pacs")], {}, worker="w", now=NOW
+        )
+        self.committed: set[int] = set()
+        self.sending: dict[int, str] = {}
+        self.uid_of = {one.id: one.sop_instance_uid for one in delivery_overviews(self.ledger)}
+        self.requests: dict[str, set[int]] = {}
+
+    @rule(destination=st.sampled_from(["pacs", "archive"]), owner=st.sampled_from(["a", "b"]), limit=st.integers(1, 3))
+    def claims(self, destination: str, owner: str, limit: int) -> None:
+        for one in claim_deliveries(self.ledger, destination, limit, owner, self.now, 60):
+            assert one.id not in self.committed
+            assert one.id not in self.sending
+            self.sending[one.id] = owner
+
+    @rule(target=transactions, owner=st.sampled_from(["a", "b"]))
+    def sends(self, owner: str) -> object:
+        ids = {number for number, holder in self.sending.items() if holder == owner}
+        if not ids:
+            return multiple()
+        return self._request(ids)
+
+    def _request(self, ids: set[int]) -> str:
+        transaction = f"2.25.{len(self.requests) + 1}"
+        delivery_sent(self.ledger, ids, transaction, self.now + dt.timedelta(seconds=30), now=self.now)
+        self.requests[transaction] = ids
+        for number in ids:
+            self.sending.pop(number, None)
+        return transaction
+
+    @rule(owner=st.sampled_from(["a", "b"]))
+    def sends_without_commitment(self, owner: str) -> None:
+        ids = {number for number, holder in self.sending.items() if holder == owner}
+        delivery_sent(self.ledger, ids, None, None, now=self.now)
+        self.committed |= ids
+        for number in ids:
+            del self.sending[number]
+
+    @rule(transaction=transactions, committed=st.sets(st.sampled_from(["2.25.1", "2.25.2", "9.9"])))
+    def pacs_reports(self, transaction: str, committed: set[str]) -> None:
+        failed = {"2.25.1", "2.25.2"} - committed
+        commitment_reported(
+            self.ledger,
+            transaction,
+            committed,
+            dict.fromkeys(failed, "processing failure"),
+            now=self.now,
+            retry_at=self.now,
+            maximum_attempts=3,
+        )
+        for number in self.requests[transaction]:
+            if self.uid_of[number] in committed:
+                self.committed.add(number)
+                self.sending.pop(number, None)
+
+    @rule(target=transactions)
+    def commitment_is_overdue(self) -> object:
+        overdue = {one.id for one in overdue_commitments(self.ledger, self.now)}
+        return self._request(overdue) if overdue else multiple()
+
+    @rule(owner=st.sampled_from(["a", "b"]), for_good=st.booleans())
+    def attempt_fails(self, owner: str, for_good: bool) -> None:
+        for number in [number for number, holder in self.sending.items() if holder == owner]:
+            retry_at = None if for_good else self.now + dt.timedelta(seconds=5)
+            delivery_failed(self.ledger, number, "connection reset", retry_at, now=self.now)
+            del self.sending[number]
+
+    @rule(owner=st.sampled_from(["a", "b"]))
+    def owner_dies(self, owner: str) -> None:
+        mine = {number for number, holder in self.sending.items() if holder == owner}
+        assert release_deliveries(self.ledger, owner, self.now) == len(mine)
+        for number in mine:
+            del self.sending[number]
+
+    @rule()
+    def leases_run_out(self) -> None:
+        release_expired_deliveries(self.ledger, self.now)
+        still = {one.id for one in delivery_overviews(self.ledger, states=(DeliveryState.SENDING,))}
+        self.sending = {number: owner for number, owner in self.sending.items() if number in still}
+
+    @rule()
+    def operator_requeues(self) -> None:
+        for one in delivery_overviews(self.ledger, states=(DeliveryState.DEAD,)):
+            requeue_delivery(self.ledger, one.id, now=self.now)
+
+    @invariant()
+    def committed_is_for_ever_and_nothing_else_is(self) -> None:
+        deliveries = delivery_overviews(self.ledger)
+        assert {one.id for one in deliveries if one.state is DeliveryState.COMMITTED} == self.committed
+        assert {one.id for one in deliveries if one.state is DeliveryState.SENDING} == set(self.sending)
+        for one in deliveries:
+            assert (one.committed_at is not None) == (one.state is DeliveryState.COMMITTED)
+
+    @invariant()
+    def each_result_has_one_delivery_a_destination(self) -> None:
+        with self.ledger.reading() as session:
+            assert session.scalar(select(func.count()).select_from(ResultRow)) == 2
+            assert session.scalar(select(func.count()).select_from(DeliveryRow)) == 3
+
+    def teardown(self) -> None:
+        # A PACS that at last answers gets everything committed, whatever was before.
+        self.now += dt.timedelta(seconds=120)
+        self.leases_run_out()
+        self.operator_requeues()
+        for destination in ("pacs", "archive"):
+            self.claims(destination, "a", 3)
+        for owner in ("a", "b"):
+            if self.sending:
+                self.sends(owner)
+        for transaction in [*self.requests]:
+            self.pacs_reports(transaction, {"2.25.1", "2.25.2"})
+        assert {one.state for one in delivery_overviews(self.ledger)} == {DeliveryState.COMMITTED}
+        super().teardown()
+
+
+_SETTINGS = settings(
+    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestJobs = JobMachine.TestCase
+TestJobs.settings = _SETTINGS
+TestDeliveries = DeliveryMachine.TestCase
+TestDeliveries.settings = _SETTINGS
