@@ -29,6 +29,10 @@ class Ran:
 
 
 Run = Callable[..., Ran]
+COMMANDS = (
+    *("serve", "demo", "send", "analyze", "status", "studies"),
+    *("jobs", "explain", "train", "evaluate", "models", "check"),
+)
 
 
 @pytest.fixture
