@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pydicom.config
 import structlog
 from pydicom.dataset import Dataset
 from pynetdicom import evt
@@ -81,20 +82,20 @@ class _Visits:
     def end(self, association: Association, outcome: str) -> None:
         """Record the end; when the ledger is down, :meth:`sweep` tries again."""
         with self._lock:
-            visit = self._open.get(association)
+            visit = self._open.pop(association, None)
         if visit is None:
             return
         visit.outcome = visit.outcome or outcome
+        if visit.ledger_id is None:
+            return
         try:
-            if visit.ledger_id is not None:
-                close_association(self._ledger, visit.ledger_id, outcome=visit.outcome, at=utc_now())
+            close_association(self._ledger, visit.ledger_id, outcome=visit.outcome, at=utc_now())
         except Exception as error:  # noqa: BLE001 - the ledger may be down; the sweep repeats this
             _log.warning("end of association not recorded yet", association=visit.ledger_id, what=classify(error).what)
+            with self._lock:
+                self._open[association] = visit
             return
-        with self._lock:
-            self._open.pop(association, None)
-        if visit.ledger_id is not None:
-            _log.info("association ended", association=visit.ledger_id, outcome=visit.outcome)
+        _log.info("association ended", association=visit.ledger_id, outcome=visit.outcome)
 
     def sweep(self) -> None:
         """End the associations whose end raised no event or could not be recorded."""
@@ -136,6 +137,9 @@ def serve_receiver(
     sqlalchemy.exc.SQLAlchemyError
         The ledger cannot be reached.
     """
+    # Identifiers are taken as they come, leading zeros and all; a warning for each would be all that the log held.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
     node, storage = configuration.node, configuration.storage
     ledger = open_ledger(storage.database)
     try:

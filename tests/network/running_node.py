@@ -1,0 +1,149 @@
+"""A receiver that runs in this process or in one of its own, and what is in its ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+from interop.ports import free_port, listening, wait_until
+from sqlalchemy import select
+
+from dicom_node.config import (
+    Configuration,
+    DeliveryPolicy,
+    DestinationProfile,
+    NodeSettings,
+    Peer,
+    PeerPermission,
+    ResultSettings,
+    StorageSettings,
+)
+from dicom_node.network.receiver import serve_receiver
+from storage.ledger import Ledger, open_ledger
+from storage.schema import Association, EventRow, InstanceRow, QuarantineRow
+
+NODE = "NODE"
+SCANNER = "MR1"
+
+
+def configuration(folder: Path, *, port: int | None = None, **changes: object) -> Configuration:
+    """A node on a free port with one scanner; ``changes`` replace sections."""
+    sections: dict[str, object] = {
+        "node": NodeSettings(ae_title=NODE, address="127.0.0.1", port=port or free_port(), acse_timeout_s=5),
+        "peers": {"scanner": Peer(ae_title=SCANNER), "silent": Peer(ae_title="LOOKER", may=frozenset())},
+        "storage": StorageSettings(
+            database=f"sqlite:///{folder}/ledger.sqlite",
+            directory=folder / "instances",
+            low_watermark_mb=0,
+            high_watermark_mb=0,
+        ),
+    }
+    return Configuration(**{**sections, **changes})  # type: ignore[arg-type]
+
+
+def destination_sections(pacs: Peer, **profile: object) -> dict[str, object]:
+    """Sections for one destination ``pacs`` and a retry policy that does not make tests wait."""
+    return {
+        "peers": {"scanner": Peer(ae_title=SCANNER), "pacs": pacs},
+        "results": ResultSettings(destinations={"pacs": DestinationProfile(peer="pacs", **profile)}),  # type: ignore[arg-type]
+        "delivery": DeliveryPolicy(first_delay_s=0.05, maximum_delay_s=0.2, maximum_attempts=6, response_timeout_s=5),
+    }
+
+
+def pacs_peer(port: int, ae_title: str = "PACS") -> Peer:
+    """A destination on the loopback interface."""
+    may = frozenset({PeerPermission.RECEIVE})
+    return Peer(ae_title=ae_title, host="127.0.0.1", port=port, may=may)
+
+
+@dataclass
+class RunningReceiver:
+    """A receiver that accepts associations."""
+
+    configuration: Configuration
+    ledger: Ledger = field(repr=False)
+
+    @property
+    def port(self) -> int:
+        return self.configuration.node.port
+
+    def instances(self) -> list[InstanceRow]:
+        with self.ledger.reading() as session:
+            return list(session.scalars(select(InstanceRow).order_by(InstanceRow.id)))
+
+    def quarantine(self) -> list[QuarantineRow]:
+        with self.ledger.reading() as session:
+            return list(session.scalars(select(QuarantineRow).order_by(QuarantineRow.id)))
+
+    def associations(self) -> list[Association]:
+        with self.ledger.reading() as session:
+            return list(session.scalars(select(Association)))
+
+    def events(self, kind: str) -> list[EventRow]:
+        with self.ledger.reading() as session:
+            return list(session.scalars(select(EventRow).where(EventRow.kind == kind).order_by(EventRow.id)))
+
+    def file_of(self, row: InstanceRow | QuarantineRow) -> Path:
+        return self.configuration.storage.directory / row.path
+
+
+@contextlib.contextmanager
+def receiver_thread(configuration: Configuration) -> Iterator[RunningReceiver]:
+    """A receiver in a thread of this process."""
+    stop, ready = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            serve_receiver(configuration, stop, ready=ready.set)
+        except BaseException as error:
+            failures.append(error)
+            ready.set()
+            raise
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert ready.wait(60)
+    assert not failures, failures
+    ledger = open_ledger(configuration.storage.database)
+    try:
+        yield RunningReceiver(configuration, ledger)
+    finally:
+        ledger.close()
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+def _serve_until_killed(configuration: Configuration, ready: Event) -> None:
+    serve_receiver(configuration, threading.Event(), ready=ready.set)
+
+
+class ReceiverProcess:
+    """A receiver in a process of its own, to be killed."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.start()
+
+    def start(self) -> None:
+        ready = _spawn.Event()
+        self._process = _spawn.Process(target=_serve_until_killed, args=(self.configuration, ready))
+        self._process.start()
+        assert ready.wait(60)
+
+    def kill(self) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.join()
+        wait_until(lambda: not listening(self.configuration.node.port), seconds=5, what="the port is closed")
