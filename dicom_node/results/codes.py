@@ -1,6 +1,7 @@
 """Codes of the result objects: standard ones where PS3.16 has them, private ones where it has none.
 
-Sources: PS3.16 context groups (the numbers stand beside the codes) and ``docs/private_codes.md`` for the private scheme.
+Sources: PS3.16 context groups (their numbers stand beside the codes); ``docs/private_codes.md`` publishes the private
+scheme.
 A private code value is never reused with another meaning.
 """
 

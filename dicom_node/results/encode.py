@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.figure import Figure
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 
 from dicom_node.config import DestinationProfile, ResultSettings, SegmentationTarget
+from dicom_node.results.canvas import DARK, LIGHT, Theme
+from dicom_node.results.capture import encapsulated_pdf, secondary_captures
 from dicom_node.results.header import SOFTWARE_VERSION, ResultContext, ResultRole, encoded
 from dicom_node.results.identity import CarriedIdentity, ResultIdentity
 from dicom_node.results.keyphase import key_phase_series
 from dicom_node.results.objects import ExpectedMask, ExpectedSlice, ResultObject
-from dicom_node.results.refusal import refusal_report
+from dicom_node.results.provenance import provenance
+from dicom_node.results.refusal import refusal_report, root_refusals
 from dicom_node.results.report import ReportContent, function_report
 from dicom_node.results.segmentation import EncodedSegmentation, segmentation
 from dicom_node.results.sources import SourceDatasets
+from dicom_node.results.summary import function_pages, refusal_pages
 from pipelines.analysis import Findings
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
-from pipelines.function.findings import VentricularFunction
+from pipelines.function.findings import Quantity, VentricularFunction
+from pipelines.function.normals import reference_interval
 from pipelines.quality.findings import QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation
 
@@ -129,16 +135,55 @@ def encode_study(
         function, quality = findings.get(VentricularFunction), findings.get(QualityAssessment)
         stack = study.short_axis
         if function is None or quality is None or found is None or stack is None:
-            return _refused(context, study, findings, destinations)
-        content = ReportContent(study, stack, function, quality, findings.refusals, {})
+            return _refused(context, study, findings, sources, destinations)
+        ranges = {
+            quantity: interval
+            for quantity in Quantity
+            if (interval := reference_interval(quantity, study.context)) is not None
+        }
+        content = ReportContent(study, stack, function, quality, root_refusals(findings.refusals), ranges)
         return _Encoder(context, content, found, sources, dict(destinations)).objects()
 
 
 def _refused(
-    context: ResultContext, study: CineStudy, findings: Findings, destinations: Mapping[str, DestinationProfile]
+    context: ResultContext,
+    study: CineStudy,
+    findings: Findings,
+    sources: SourceDatasets,
+    destinations: Mapping[str, DestinationProfile],
 ) -> list[ResultObject]:
-    report = refusal_report(context, study, findings.refusals, findings.get(QualityAssessment))
-    return [_object(context, ResultRole.REFUSAL, report, destinations, _frames(study.stacks))]
+    quality = findings.get(QualityAssessment)
+    report = refusal_report(context, study, findings.refusals, quality)
+    looked_at = _frames(study.stacks)
+    origin = provenance(context, study, sources, measured=None)
+
+    def pages(theme: Theme) -> list[Figure]:
+        return refusal_pages(theme, study, root_refusals(findings.refusals), quality, origin)
+
+    return [
+        _object(context, ResultRole.REFUSAL, report, destinations, looked_at),
+        *_summaries(context, pages, "Ventricular function: not analysed", destinations, looked_at),
+    ]
+
+
+def _summaries(
+    context: ResultContext,
+    pages: Callable[[Theme], list[Figure]],
+    title: str,
+    destinations: Mapping[str, DestinationProfile],
+    sources: Sequence[FrameSource],
+) -> list[ResultObject]:
+    """The pages for those who want them: dark as images, light as PDF."""
+    made: list[ResultObject] = []
+    images = [name for name, profile in destinations.items() if profile.summary_secondary_capture]
+    if images or not destinations:
+        captures = secondary_captures(context, pages(DARK), title)
+        made += [_object(context, ResultRole.SUMMARY, capture, images, sources) for capture in captures]
+    documents = [name for name, profile in destinations.items() if profile.summary_pdf]
+    if documents or not destinations:
+        document = encapsulated_pdf(context, pages(LIGHT), title)
+        made.append(_object(context, ResultRole.SUMMARY_PDF, document, documents, sources))
+    return made
 
 
 def _frames(stacks: Iterable[CineStack]) -> tuple[FrameSource, ...]:
@@ -195,7 +240,17 @@ class _Encoder:
                 made += series
         for variant, names in variants.items():
             made += self._segmentations_and_report(variant, names, references)
-        return made
+        return made + self._pages()
+
+    def _pages(self) -> list[ResultObject]:
+        stack, study = self.content.stack, self.content.study
+        origin = provenance(self.context, study, self.sources, measured=stack)
+
+        def pages(theme: Theme) -> list[Figure]:
+            return function_pages(theme, self.content, self.found, origin)
+
+        title = "Ventricular function from cine MR"
+        return _summaries(self.context, pages, title, self.destinations, _frames([stack]))
 
     def _phases(self) -> tuple[int, int]:
         key = self.content.function.keyframes

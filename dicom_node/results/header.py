@@ -134,6 +134,11 @@ class ResultContext:
         """DT of the results, with its offset."""
         return self._local.strftime("%Y%m%d%H%M%S%z")
 
+    @property
+    def created_text(self) -> str:
+        """Date and time for people."""
+        return self._local.strftime("%Y-%m-%d %H:%M %Z").strip()
+
     def series_uid(self, role: ResultRole, variant: str = "") -> str:
         """Series Instance UID of a role; ``variant`` tells apart what different destinations get."""
         return self.identity.uid("series", role, variant)

@@ -71,9 +71,10 @@ from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 from pipelines.errors import Refusal
 from pipelines.function.findings import Chamber, Quantity, SegmentalWall, VentricularFunction
 from pipelines.function.findings import Measurement as Number
+from pipelines.function.normals import ReferenceInterval
 from pipelines.quality.findings import QualityAssessment
 
-__all__ = ["NormalRange", "ReportContent", "function_report", "significant"]
+__all__ = ["ReportContent", "function_report", "range_description", "significant"]
 
 
 _SOURCE = Code("260753009", "SCT", "Source")
@@ -94,18 +95,6 @@ _COLUMN_DIRECTION = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NormalRange:
-    """Reference interval of a number for the patient at hand, in the unit of the number."""
-
-    lower: float
-    upper: float
-    description: str
-    """Whom it holds for: sex, age, method."""
-    source: str
-    """The publication."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportContent:
     """What a report says, and on what images."""
@@ -115,7 +104,13 @@ class ReportContent:
     function: VentricularFunction
     quality: QualityAssessment
     refusals: tuple[Refusal, ...]
-    ranges: Mapping[Quantity, NormalRange]
+    ranges: Mapping[Quantity, ReferenceInterval]
+
+
+def range_description(normal: ReferenceInterval) -> str:
+    """Whom a reference interval holds for, and whether the patient is one of them."""
+    caution = "; the patient is outside this age range" if normal.age_fits is False else ""
+    return f"{normal.population}; {normal.definition}{caution}"
 
 
 def significant(value: float) -> float:
@@ -257,14 +252,14 @@ def _number(content: ReportContent, number: Number) -> Measurement:
     return measurement
 
 
-def _range(normal: NormalRange, unit: Code) -> NormalRangeProperties:
+def _range(normal: ReferenceInterval, unit: Code) -> NormalRangeProperties:
     bound = RelationshipTypeValues.HAS_PROPERTIES
     return NormalRangeProperties(
         values=[
             number_content(RANGE_LOWER, significant(normal.lower), unit, bound),
             number_content(RANGE_UPPER, significant(normal.upper), unit, bound),
         ],
-        description=normal.description,
+        description=range_description(normal),
         authority=normal.source,
     )
 

@@ -1,0 +1,236 @@
+"""A page measured in millimetres: the drawing primitives of the summary, the same for screen and paper.
+
+No pyplot and no global state: figures are made, drawn and dropped in a worker process that lives for months.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font, LoadFlags
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+__all__ = ["DARK", "HEIGHT", "LIGHT", "MARGIN", "WIDTH", "Page", "Theme", "clipped", "text_width", "wrapped"]
+
+WIDTH, HEIGHT = 297.0, 210.0
+"""A4 landscape, mm."""
+MARGIN = 12.0
+_MM_PER_INCH = 25.4
+_POINT_MM = _MM_PER_INCH / 72
+_FAMILY = "DejaVu Sans"
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours of a page."""
+
+    background: str
+    panel: str
+    text: str
+    muted: str
+    faint: str
+    lv: str
+    rv: str
+    myocardium: str
+    good: str
+    caution: str
+    bad: str
+    banner: str
+    on_banner: str
+
+
+DARK = Theme(
+    background="#0d1015",
+    panel="#171c24",
+    text="#eef2f6",
+    muted="#9aa7b5",
+    faint="#313a46",
+    lv="#ff6b62",
+    rv="#4aa3ff",
+    myocardium="#57d07a",
+    good="#57d07a",
+    caution="#f2b441",
+    bad="#ff6b62",
+    banner="#f2b441",
+    on_banner="#171c24",
+)
+"""For the secondary capture: a white page glares in a reading room."""
+
+LIGHT = Theme(
+    background="#ffffff",
+    panel="#f3f5f8",
+    text="#161c24",
+    muted="#5b6774",
+    faint="#d3d9e0",
+    lv="#c8201c",
+    rv="#005cb8",
+    myocardium="#248a41",
+    good="#248a41",
+    caution="#b97800",
+    bad="#c8201c",
+    banner="#f2b441",
+    on_banner="#161c24",
+)
+"""For the PDF, which gets printed."""
+
+
+@cache
+def _font(bold: bool) -> FT2Font:
+    properties = font_manager.FontProperties(family=_FAMILY, weight="bold" if bold else "normal")
+    return font_manager.get_font(font_manager.findfont(properties))
+
+
+@cache
+def _advance(character: str, bold: bool) -> float:
+    font = _font(bold)
+    font.set_size(100.0, 72)
+    return float(font.load_char(ord(character), flags=LoadFlags.NO_HINTING).linearHoriAdvance) / 65536 / 100
+
+
+@cache
+def _drawable(character: str) -> str:
+    return character if character.isprintable() and _font(False).get_char_index(ord(character)) != 0 else "?"
+
+
+def _shown(text: str) -> str:
+    """The text with what the font cannot draw replaced, so that nothing vanishes silently."""
+    return "".join(map(_drawable, text))
+
+
+@lru_cache(maxsize=4096)
+def _unit_width(text: str, bold: bool) -> float:
+    return sum(_advance(character, bold) for character in _shown(text))
+
+
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """Width in mm of a line of text of ``size`` points."""
+    return _unit_width(text, bold) * size * _POINT_MM
+
+
+def clipped(text: str, size: float, width: float, *, bold: bool = False) -> str:
+    """The text, cut with an ellipsis where it is wider than ``width`` mm."""
+    if text_width(text, size, bold=bold) <= width:
+        return text
+    while text and text_width(text + "…", size, bold=bold) > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+@lru_cache(maxsize=1024)
+def wrapped(text: str, size: float, width: float) -> tuple[str, ...]:
+    """Lines of at most ``width`` mm; a word that is wider is broken."""
+    lines: list[str] = []
+    line, used = "", 0.0
+    space = text_width(" ", size)
+    for whole in text.split():
+        word = whole
+        needed = text_width(word, size)
+        if line and used + space + needed <= width:
+            line, used = f"{line} {word}", used + space + needed
+            continue
+        if line:
+            lines.append(line)
+        while needed > width:
+            cut = len(word) - 1
+            while cut > 1 and text_width(word[:cut], size) > width:
+                cut -= 1
+            lines.append(word[:cut])
+            word = word[cut:]
+            needed = text_width(word, size)
+        line, used = word, needed
+    return (*lines, line)
+
+
+class Page:
+    """One page; coordinates in mm from the top left corner."""
+
+    def __init__(self, theme: Theme) -> None:
+        self.theme = theme
+        self.figure = Figure(figsize=(WIDTH / _MM_PER_INCH, HEIGHT / _MM_PER_INCH), facecolor=theme.background)
+        self.canvas: Axes = self.figure.add_axes((0, 0, 1, 1))
+        self.canvas.set_axis_off()
+        self.canvas.set_xlim(0, WIDTH)
+        self.canvas.set_ylim(HEIGHT, 0)
+        self.canvas.set_autoscale_on(False)
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float = 9,
+        *,
+        color: str | None = None,
+        bold: bool = False,
+        align: str = "left",
+        baseline: str = "baseline",
+    ) -> float:
+        """Write a line; returns the x where it ends (for left-aligned text)."""
+        self.canvas.text(
+            x,
+            y,
+            _shown(text).replace("$", r"\$"),
+            fontsize=size,
+            color=color or self.theme.text,
+            fontweight="bold" if bold else "normal",
+            fontfamily=_FAMILY,
+            ha=align,
+            va=baseline,
+        )
+        return x + text_width(text, size, bold=bold)
+
+    def rectangle(self, x: float, y: float, width: float, height: float, color: str, *, radius: float = 0) -> None:
+        """Fill a rectangle, with round corners where a radius is given."""
+        if radius:
+            style = f"round,pad=0,rounding_size={radius}"
+            self.canvas.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=color, linewidth=0))
+        else:
+            self.canvas.add_patch(Rectangle((x, y), width, height, facecolor=color, linewidth=0))
+
+    def line(self, xs: Sequence[float], ys: Sequence[float], color: str, width: float = 0.6) -> None:
+        """Draw a line, width in points."""
+        self.canvas.add_line(Line2D(list(xs), list(ys), color=color, linewidth=width, solid_capstyle="round"))
+
+    def pill(self, right: float, y: float, text: str, color: str, *, size: float = 9) -> float:
+        """A filled label whose right end is at ``right`` and whose middle is at ``y``; returns its left end."""
+        width = text_width(text, size, bold=True) + 6
+        height = size * _POINT_MM * 2
+        self.rectangle(right - width, y - height / 2, width, height, color, radius=height / 2)
+        self.text(
+            right - width / 2,
+            y,
+            text,
+            size,
+            color=self.theme.background,
+            bold=True,
+            align="center",
+            baseline="center_baseline",
+        )
+        return right - width
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Axes with ticks inside the page, its corner and size in mm."""
+        return self.figure.add_axes((x / WIDTH, 1 - (y + height) / HEIGHT, width / WIDTH, height / HEIGHT))
+
+    def paragraph(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        width: float,
+        *,
+        color: str | None = None,
+        leading: float = 1.4,
+    ) -> float:
+        """Write wrapped text from the baseline ``y``; returns the baseline after it."""
+        for line in wrapped(text, size, width):
+            self.text(x, y, line, size, color=color)
+            y += size * _POINT_MM * leading
+        return y

@@ -1,0 +1,81 @@
+"""What the summary says of where it comes from: input series, scanner, software."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dicom_node.results.header import ResultContext, device_uid
+from dicom_node.results.sources import SourceDatasets
+from pipelines.cine.stack import CineStack, CineStudy
+from pipelines.models.identity import ModelIdentity
+
+__all__ = ["InputSeries", "Provenance", "provenance"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSeries:
+    """One source series."""
+
+    number: str
+    description: str
+    images: int
+    used_for: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where the pages come from: nothing in it names a patient."""
+
+    series: tuple[InputSeries, ...]
+    scanner: str
+    models: tuple[ModelIdentity, ...]
+    device_uid: str
+    created: str
+    institution: str
+    contact: str
+
+
+def provenance(
+    context: ResultContext, study: CineStudy, sources: SourceDatasets, *, measured: CineStack | None
+) -> Provenance:
+    """Collect it.
+
+    Parameters
+    ----------
+    measured
+        The stack that the numbers come from, if any.
+    """
+    facts = [study.context.manufacturer, study.context.model_name]
+    if study.context.field_strength_t is not None:
+        facts.append(f"{study.context.field_strength_t:g} T")
+    scanner = " ".join(fact for fact in facts if fact) or "scanner not named"
+    if measured is not None:
+        pitch = measured.geometry.pitch
+        scanner += f"  ·  short axis: {measured.slices} slices × {measured.phases} phases, {pitch:.1f} mm apart"
+    return Provenance(
+        series=_series(study, sources, measured),
+        scanner=scanner,
+        models=context.models,
+        device_uid=device_uid(context.models),
+        created=context.created_text,
+        institution=context.settings.institution,
+        contact=context.settings.contact,
+    )
+
+
+def _series(study: CineStudy, sources: SourceDatasets, measured: CineStack | None) -> tuple[InputSeries, ...]:
+    found = []
+    for stack in study.stacks:
+        use = f"{stack.view.value} view, " + ("measured" if stack is measured else "not measured")
+        frames: dict[str, set[tuple[str, int | None]]] = {}
+        first: dict[str, str] = {}
+        for line in stack.sources:
+            for source in line:
+                key = source.series_instance_uid
+                frames.setdefault(key, set()).add((source.sop_instance_uid, source.frame_number))
+                first.setdefault(key, source.sop_instance_uid)
+        for uid, images in frames.items():
+            header = sources.header(first[uid])
+            number = str(header.get("SeriesNumber") or "–")
+            found.append(InputSeries(number, str(header.get("SeriesDescription") or ""), len(images), use))
+    return tuple(found)
