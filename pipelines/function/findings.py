@@ -169,9 +169,10 @@ class ChamberFunction:
     """Largest rate of emptying, a positive number."""
     peak_filling_rate_ml_s: float | None
     curve: VolumeCurve
-    edv_interval_ml: Interval | None
-    """Bounds of EDV: scatter of the curve, and the volume of the basal slices in doubt."""
-    esv_interval_ml: Interval | None
+    edv_interval_ml: Interval
+    """95 % bounds: scatter of the curve, place of the base within a slice, basal slices in doubt. Not in it: a contour
+    that is wrong throughout."""
+    esv_interval_ml: Interval
     ejection_fraction_interval_percent: Interval | None
 
 

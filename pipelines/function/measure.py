@@ -8,8 +8,16 @@ from numpy.typing import NDArray
 from pipelines.cine.stack import CineStack, StudyContext
 from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.function.body import body_surface_area
-from pipelines.function.curves import SMOOTHED_FROM_PHASES, rates, volume_curve
-from pipelines.function.findings import BsaFormula, Chamber, ChamberFunction, Interval, Keyframes, VentricularFunction
+from pipelines.function.curves import rates, volume_curve
+from pipelines.function.findings import (
+    BsaFormula,
+    Chamber,
+    ChamberFunction,
+    Interval,
+    Keyframes,
+    VentricularFunction,
+    VolumeCurve,
+)
 from pipelines.function.segments import segmental_wall
 from pipelines.function.slices import SliceMeasures
 
@@ -57,10 +65,12 @@ def measure_function(
         )
     heart_rate = _heart_rate(stack, context)
     bsa = body_surface_area(context.height_m, context.weight_kg, formula)
-    lv = _chamber(Chamber.LV, stack, slices.lv_ml, _basal_doubt(slices), keyframes, heart_rate, bsa)
+    lv_base = _base_error(np.where(slices.counted, slices.lv_mm2, 0.0), slices)
+    lv = _chamber(Chamber.LV, stack, slices.lv_ml, lv_base[:, None] + _basal_doubt(slices), keyframes, heart_rate, bsa)
     rv = None
     if slices.rv_ml[keyframes.end_diastole] >= RV_MIN_ML:
-        rv = _chamber(Chamber.RV, stack, slices.rv_ml, None, keyframes, heart_rate, bsa)
+        rv_base = np.repeat(_base_error(slices.rv_mm2, slices)[:, None], 2, axis=1)
+        rv = _chamber(Chamber.RV, stack, slices.rv_ml, rv_base, keyframes, heart_rate, bsa)
     mass = slices.myo_ml * MYOCARDIAL_DENSITY_G_ML
     counted = np.flatnonzero(slices.counted[keyframes.end_diastole])
     base, apex = (counted[0], counted[-1]) if slices.base_first else (counted[-1], counted[0])
@@ -86,7 +96,7 @@ def _chamber(
     chamber: Chamber,
     stack: CineStack,
     ml: NDArray[np.float64],
-    doubt_ml: NDArray[np.float64] | None,
+    base_error_ml: NDArray[np.float64],
     keyframes: Keyframes,
     heart_rate: float | None,
     bsa: float | None,
@@ -97,8 +107,7 @@ def _chamber(
     output = None if heart_rate is None else stroke * heart_rate / 1000.0
     peak = rates(curve, cyclic=stack.retrospective)
     edv_bounds, esv_bounds = (
-        _bounds(curve.ml, curve.smoothed_ml, doubt_ml, phase)
-        for phase in (keyframes.end_diastole, keyframes.end_systole)
+        _bounds(curve, base_error_ml, phase) for phase in (keyframes.end_diastole, keyframes.end_systole)
     )
     return ChamberFunction(
         chamber=chamber,
@@ -133,6 +142,18 @@ def _heart_rate(stack: CineStack, context: StudyContext) -> float | None:
     return next((rate for rate in candidates if HEART_RATE_BPM[0] <= rate <= HEART_RATE_BPM[1]), None)
 
 
+def _base_error(mm2: NDArray[np.float64], slices: SliceMeasures) -> NDArray[np.float64]:
+    """95 % error of a volume, ml, (T,), because the base lies anywhere within half a slice of the last one with cavity.
+
+    The largest error of summing slices: a uniform distribution over one interval has a standard deviation of
+    interval ÷ √12, and the ventricle has its largest area there.
+    """
+    order = slices.from_base()
+    volumes = (mm2 * slices.intervals_mm / 1000.0)[:, order]
+    basal = np.argmax(volumes > 0, axis=1)
+    return np.asarray(1.96 / np.sqrt(12.0) * volumes[np.arange(len(volumes)), basal])
+
+
 def _basal_doubt(slices: SliceMeasures) -> NDArray[np.float64]:
     """Volume of basal slices that could have been counted either way, ml, (T, 2): if left out, if added."""
     volumes = slices.lv_mm2 * slices.intervals_mm / 1000.0
@@ -150,21 +171,17 @@ def _basal_doubt(slices: SliceMeasures) -> NDArray[np.float64]:
     return doubt
 
 
-def _bounds(
-    ml: NDArray[np.float64], smoothed: NDArray[np.float64], doubt_ml: NDArray[np.float64] | None, phase: int
-) -> Interval | None:
-    """95 % scatter of the curve about its smoothed course, in quadrature with the basal slices in doubt."""
-    if len(ml) < SMOOTHED_FROM_PHASES:
-        return None
-    scatter = 1.96 * float(np.sqrt(np.mean((ml - smoothed) ** 2)))
-    below, above = (0.0, 0.0) if doubt_ml is None else doubt_ml[phase]
-    value = float(ml[phase])
+def _bounds(curve: VolumeCurve, base_error_ml: NDArray[np.float64], phase: int) -> Interval:
+    """95 % bounds: scatter of the curve about its smoothed course, in quadrature with the error of the base."""
+    scatter = 1.96 * float(np.sqrt(np.mean((curve.ml - curve.smoothed_ml) ** 2)))
+    below, above = base_error_ml[phase]
+    value = float(curve.ml[phase])
     return Interval(max(value - float(np.hypot(scatter, below)), 0.0), value + float(np.hypot(scatter, above)))
 
 
-def _ejection_fraction_bounds(edv: float, esv: float, d: Interval | None, s: Interval | None) -> Interval | None:
+def _ejection_fraction_bounds(edv: float, esv: float, d: Interval, s: Interval) -> Interval | None:
     """Bounds of 100·(1 − ESV/EDV), the errors of both volumes taken as independent."""
-    if d is None or s is None or edv <= 0:
+    if edv <= 0:
         return None
     value = 100.0 * (1.0 - esv / edv)
     lower = 100.0 * float(np.hypot((s.upper - esv) / edv, esv * (edv - d.lower) / edv**2))

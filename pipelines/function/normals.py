@@ -3,8 +3,8 @@
 All are of one study that traced as this package does, with the papillary muscles and trabeculae in the cavity:
 Petersen et al., "Reference ranges for cardiac structure and function using cardiovascular magnetic resonance (CMR) in
 Caucasians from the UK Biobank population cohort", JCMR 2017;19:18, doi 10.1186/s12968-017-0327-9; 368 men and 432 women
-aged 45 to 74, bSSFP at 1.5 T, manual contours. What the study does not give, or could not be checked, is left out: there
-is no interval for RVEF, absolute mass, output or rates.
+aged 45 to 74, bSSFP at 1.5 T, manual contours. What the study does not give, or could not be checked, is left out:
+there is no interval for RVEF, absolute mass, output or rates.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ def _spacing(stack: CineStack, limits: QualityLimits) -> QualityFinding | None:
     if stack.slices < 2:
         return None
     gaps = np.diff(stack.geometry.positions @ stack.geometry.normal)
-    pitch, widest = float(np.median(gaps)), float(gaps.max())
+    # Positions are written with rounding: 10.0003 mm is 10 mm.
+    pitch, widest = round(float(np.median(gaps)), 1), round(float(gaps.max()), 1)
     uneven = limits.uneven_gap.grade(widest / pitch)
     if uneven >= Grade.POOR:
         at = int(np.argmax(gaps))

@@ -172,8 +172,11 @@ def test_function_of_a_beating_heart() -> None:
     # d/dt of the cosine that drives the volume, in each half of the cycle.
     assert lv.peak_ejection_rate_ml_s == pytest.approx(np.pi / 2 * 0.6 * edv / (0.35 * 0.9), rel=0.05)
     assert lv.peak_filling_rate_ml_s == pytest.approx(np.pi / 2 * 0.6 * edv / (0.65 * 0.9), rel=0.05)
-    assert lv.edv_interval_ml.lower <= lv.edv_ml <= lv.edv_interval_ml.upper
-    assert lv.ejection_fraction_interval_percent.upper - lv.ejection_fraction_interval_percent.lower < 3
+    # The base lies anywhere within a slice of 5 mm: a uniform distribution.
+    base = 1.96 / np.sqrt(12) * np.pi * 26.0**2 * 5.0 / 1000
+    assert lv.edv_interval_ml.upper - lv.edv_ml == pytest.approx(base, rel=0.1)
+    assert lv.edv_ml - lv.edv_interval_ml.lower == pytest.approx(base, rel=0.1)
+    assert lv.ejection_fraction_interval_percent.upper - lv.ejection_fraction_interval_percent.lower < 8
     keys = [m.quantity.value for m in function.measurements()]
     assert len(keys) == len(set(keys)) == 26
     assert all(m.method and m.quantity.unit for m in function.measurements())
@@ -186,7 +189,7 @@ def test_two_phases_are_enough() -> None:
     assert function.keyframes.end_systole == 0
     assert function.lv.ejection_fraction_percent == pytest.approx(50.0, abs=1.5)
     assert function.lv.peak_ejection_rate_ml_s is None
-    assert function.lv.edv_interval_ml is None
+    assert function.lv.edv_interval_ml.lower < function.lv.edv_ml
     assert function.wall is not None
 
 
@@ -228,7 +231,8 @@ def test_doubtful_basal_slice_widens_the_interval() -> None:
     basal = slices.lv_mm2[0, 0] * 9.0 / 1000
     assert lv.edv_ml == pytest.approx(closed.edv_ml - basal)
     assert lv.edv_interval_ml.upper >= closed.edv_ml
-    assert lv.edv_interval_ml.lower > lv.edv_ml - 3
+    # The doubt is about adding the slice, not about taking another away.
+    assert lv.edv_interval_ml.upper - lv.edv_ml > basal > lv.edv_ml - lv.edv_interval_ml.lower
 
 
 SMALL = {"slices": 9, "pitch": 11.0, "spacing": (2.2, 2.2), "size": (56, 56)}
@@ -260,6 +264,17 @@ def test_volumes_do_not_hang_on_the_orientation_of_the_images(turn, base_first, 
     assert slices.lv_ml[0] == pytest.approx(reference.lv_ml[0], rel=0.02)
     assert slices.myo_ml[0] == pytest.approx(reference.myo_ml[0], rel=0.02)
     assert slices.rv_ml[0] == pytest.approx(reference.rv_ml[0], rel=0.04)
+
+
+@pytest.mark.parametrize("offset", np.linspace(-4.5, 4.5, 7))
+def test_true_volume_lies_within_the_bounds_wherever_the_base_falls(offset: float) -> None:
+    shapes = hearts.beating(20, ef=0.6)
+    grid = hearts.geometry(12, 10.0, (2.0, 2.0), (72, 72), above_base=10.0 + offset)
+    function = whole_measurement([shapes[0], shapes[7]], grid, (72, 72))
+    edv = 2 / 3 * np.pi * 26.0**2 * 85.0 / 1000
+    lv = function.lv
+    assert lv.edv_interval_ml.lower < edv < lv.edv_interval_ml.upper
+    assert lv.ejection_fraction_interval_percent.lower < 60.0 < lv.ejection_fraction_interval_percent.upper
 
 
 @settings(max_examples=10, deadline=None)
