@@ -8,7 +8,7 @@ import contourpy
 import numpy as np
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
-from matplotlib.patches import Circle, Wedge
+from matplotlib.patches import Circle, Patch, Wedge
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
@@ -115,7 +115,8 @@ def bulls_eye(
         (0.72, 0.44, 6, 60.0, 6),
         (0.44, 0.17, 4, 90.0, 12),
     )
-    patches, faces = [], []
+    patches: list[Patch] = []
+    faces: list[tuple[float, float, float]] = []
 
     def face(value: float) -> tuple[float, float, float]:
         if not np.isfinite(value):
@@ -300,4 +301,5 @@ def _outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
         return []
     padded = np.pad(mask.astype(np.float64), 2)
     smooth = gaussian_filter(padded, _CONTOUR_SMOOTHING)
-    return [line - 2 for line in contourpy.contour_generator(z=smooth).lines(0.5)]
+    generator = contourpy.contour_generator(z=smooth, line_type=contourpy.LineType.Separate)
+    return [np.asarray(line, dtype=np.float64) - 2 for line in generator.lines(0.5)]

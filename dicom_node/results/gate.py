@@ -112,7 +112,27 @@ def check(objects: Sequence[ResultObject], sources: SourceDatasets) -> list[tupl
     with ThreadPoolExecutor(max_workers=_WORKERS) as workers:
         iod = list(workers.map(lambda each: _iod_problems(each, sources), objects))
     known = {each.sop_instance_uid for each in objects} | set(sources.paths)
-    return [(*found, *_reread(each, sources, known)) for found, each in zip(iod, objects, strict=True)]
+    problems = [[*found, *_reread(each, sources, known)] for found, each in zip(iod, objects, strict=True)]
+    _hold_back_dependents(objects, problems)
+    return [tuple(found) for found in problems]
+
+
+def _hold_back_dependents(objects: Sequence[ResultObject], problems: Sequence[list[Problem]]) -> None:
+    """What refers to an object that stays must stay too: a report without its segmentation misleads."""
+    named = [_referenced(each.dataset) for each in objects]
+    changed = True
+    while changed:
+        kept = {each.sop_instance_uid for each, found in zip(objects, problems, strict=True) if found}
+        changed = False
+        for references, found in zip(named, problems, strict=True):
+            missing = sorted(references & kept)
+            if missing and not found:
+                found.append(Problem(GateCheck.REFERENCES, f"it refers to {missing[0]}, which was kept back"))
+                changed = True
+
+
+def _referenced(dataset: Dataset) -> set[str]:
+    return {str(element.value) for element in dataset.iterall() if element.keyword == "ReferencedSOPInstanceUID"}
 
 
 # -- IOD ---------------------------------------------------------------------------------------------------------------
@@ -247,11 +267,8 @@ def _plain(value: object) -> object:
 
 
 def _references(dataset: Dataset, known: set[str]) -> Iterator[Problem]:
-    missing = set()
-    for element in dataset.iterall():
-        # Only what this software refers to itself; what the source study refers to was carried over.
-        if element.keyword == "ReferencedSOPInstanceUID" and str(element.value) not in known:
-            missing.add(str(element.value))
+    # Only what this software refers to itself; what the source study refers to was carried over.
+    missing = _referenced(dataset) - known
     for keyword in ("ReferencedPatientSequence", "ReferencedStudySequence"):
         for item in dataset.get(keyword) or []:
             missing.discard(str(item.get("ReferencedSOPInstanceUID", "")))

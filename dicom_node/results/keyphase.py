@@ -69,7 +69,7 @@ class StoredPixels:
         Whether every grey value comes back exactly (it does wherever the source was integral and not interpolated).
     """
 
-    values: NDArray[np.uint16] | NDArray[np.int16]
+    values: NDArray[np.integer]
     slope: float
     intercept: float
     bits_stored: int
@@ -92,7 +92,7 @@ def stored_pixels(grey: NDArray[np.float32], *, slope: float, intercept: float, 
     low, high = float(values.min()), float(values.max())
     if low < -32768 or high > (32767 if low < 0 else 65535):
         intercept = float(exactly.min())
-        slope = max((float(exactly.max()) - intercept) / 65535, np.finfo(np.float32).tiny)
+        slope = max((float(exactly.max()) - intercept) / 65535, 1e-30)
         values = np.rint((exactly - intercept) / slope)
         low, high = 0.0, float(values.max())
         bits_stored = 16

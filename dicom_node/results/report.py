@@ -366,7 +366,7 @@ def _region(
 
 def _segments(context: ResultContext, wall: SegmentalWall) -> list[Dataset]:
     """One group for each AHA segment that was measured (CID 3717 as finding site)."""
-    groups = []
+    groups: list[Dataset] = []
     for index in range(wall.segments):
         rows = (
             (WALL_THICKNESS, wall.ed_thickness_mm[index], "mm", END_DIASTOLE),

@@ -219,7 +219,7 @@ def _derivation(sources: Sequence[FrameSource]) -> Dataset:
 def _series_item(series_instance_uid: str, sources: Sequence[FrameSource]) -> Dataset:
     item = Dataset()
     item.SeriesInstanceUID = series_instance_uid
-    instances = {}
+    instances: dict[str, Dataset] = {}
     for source in sources:
         reference = Dataset()
         reference.ReferencedSOPClassUID = source.sop_class_uid

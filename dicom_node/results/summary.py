@@ -57,10 +57,10 @@ _GROUP_STARTS = frozenset({"ED volume index", "Myocardial mass", "Peak ejection 
 LIMITS = (
     "Contours and numbers come from an algorithm and were checked by nobody. Do not use them for diagnosis or "
     "treatment.",
-    "No contrast agent was given or is needed; scar, perfusion and valves are not assessed.",
+    "The cine images alone were used, and no contrast agent is needed for it; scar, perfusion and valves are not "
+    "assessed.",
     "Papillary muscles and trabeculae are counted as cavity; myocardial mass leaves them out.",
-    "Trained on adults with normal hearts, dilated and hypertrophic cardiomyopathy, infarction and abnormal right "
-    "ventricles. Congenital disease, devices, arrhythmia and children are outside what it was trained on.",
+    "Congenital disease, implanted devices, arrhythmia and children were not part of the training.",
 )
 
 
@@ -274,16 +274,18 @@ def _attention(page: Page, content: ReportContent, x: float, y: float, width: fl
     lines: list[tuple[str, str]] = [(finding.sentence, _grade_color(theme, finding.grade)) for finding in concerns]
     lines += [(sentence, theme.caution) for sentence in refused]
     if not lines:
-        lines = [("No finding of quality control asks for caution; all checks are on the last page.", theme.good)]
+        lines = [("No finding of quality control asks for caution; all checks are on the following pages.", theme.good)]
     lines += [(note, theme.muted) for note in content.function.notes]
     if content.study.omissions:
         count = len(content.study.omissions)
-        lines.append((f"{count} group{'s' if count > 1 else ''} of images left out, see the last page.", theme.muted))
+        lines.append(
+            (f"{count} group{'s' if count > 1 else ''} of images left out, see the following pages.", theme.muted)
+        )
     for position, (sentence, color) in enumerate(lines):
         text = wrapped(sentence, 8.5, width - 4)
         more = len(lines) - position - 1
         if at + (len(text) - 1) * 4.2 > end - (4.2 if more else 0):
-            page.text(x + 4, at, f"and {more + 1} more, see the last page", 8.5, color=theme.muted)
+            page.text(x + 4, at, f"and {more + 1} more, see the following pages", 8.5, color=theme.muted)
             return
         page.rectangle(x, at - 2.5, 1.6, 2.6 + (len(text) - 1) * 4.2, color, radius=0.8)
         for line in text:
