@@ -158,12 +158,12 @@ def _study(uid: str, study: _Study) -> CineStudy:
     # A frame that cannot be decoded shows only now; the plan is then made again without it.
     while True:
         plans, rejected = _plan(cine)
-        try:
-            stacks = [_stack(plan, view, study.datasets) for plan, view in plans]
+        undecodable: dict[tuple[str, int], LeftOut] = {}
+        stacks = [_stack(plan, view, study.datasets, undecodable) for plan, view in plans]
+        if not undecodable:
             break
-        except _DecodeError as failure:
-            cine = [frame for frame in cine if frame.key != failure.frame.key]
-            left_out.append(LeftOut(OmissionReason.UNREADABLE, str(failure), (failure.frame,)))
+        left_out.extend(undecodable.values())
+        cine = [frame for frame in cine if frame.key not in undecodable]
     omissions = [*study.omissions, *(_omission(entry) for entry in left_out + rejected)]
     result = CineStudy(
         context=_context(uid, study, stacks),
@@ -296,21 +296,16 @@ def _geometry(plan: StackPlan) -> StackGeometry:
     )
 
 
-class _DecodeError(Exception):
-    """A chosen frame cannot be decoded."""
-
-    def __init__(self, frame: FrameHeader, cause: UndecodableError) -> None:
-        super().__init__(f"Its pixels cannot be decoded ({cause}).")
-        self.frame = frame
-
-
-def _stack(plan: StackPlan, view: View, datasets: dict[str, Dataset]) -> CineStack:
+def _stack(
+    plan: StackPlan, view: View, datasets: dict[str, Dataset], undecodable: dict[tuple[str, int], LeftOut]
+) -> CineStack:
+    """Decode the frames of a plan; those that cannot be decoded are put into ``undecodable``."""
     lead = plan.slices[0].frames[0]
     phases = len(plan.mixes[0])
     pixels = np.empty((phases, len(plan.slices), lead.rows, lead.columns), dtype=np.float32)
     sources: list[list[FrameSource]] = [[] for _ in range(phases)]
     for index, (part, mixes) in enumerate(zip(plan.slices, plan.mixes, strict=True)):
-        decoded = [_decoded(frame, datasets, (lead.rows, lead.columns)) for frame in part.frames]
+        decoded = [_decoded(frame, datasets, (lead.rows, lead.columns), undecodable) for frame in part.frames]
         for phase, mix in enumerate(mixes):
             first, second = decoded[mix.first], decoded[mix.second]
             pixels[phase, index] = first if mix.weight == 0 else first + np.float32(mix.weight) * (second - first)
@@ -328,13 +323,20 @@ def _stack(plan: StackPlan, view: View, datasets: dict[str, Dataset]) -> CineSta
     )
 
 
-def _decoded(frame: FrameHeader, datasets: dict[str, Dataset], shape: tuple[int, int]) -> NDArray[np.float32]:
+def _decoded(
+    frame: FrameHeader,
+    datasets: dict[str, Dataset],
+    shape: tuple[int, int],
+    undecodable: dict[tuple[str, int], LeftOut],
+) -> NDArray[np.float32]:
     try:
         values = decode_frame(datasets[frame.origin.sop_instance_uid], frame.frame_number)
         if values.shape != shape:
             raise UndecodableError("the image has another size than its header says")
     except UndecodableError as error:
-        raise _DecodeError(frame, error) from error
+        detail = f"Its pixels cannot be decoded ({error})."
+        undecodable[frame.key] = LeftOut(OmissionReason.UNREADABLE, detail, (frame,))
+        return np.zeros(shape, dtype=np.float32)
     return values
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-ROWS, COLUMNS = 18, 20
+ROWS, COLUMNS = 34, 36
 STUDY = "1.2.826.0.1.3680043.10.99.1"
 FRAME_OF_REFERENCE = "1.2.826.0.1.3680043.10.99.7"
 

@@ -36,7 +36,7 @@ def test_other_json_is_refused(values) -> None:
 
 def test_facts_of_one_image() -> None:
     entry = frame_facts(stack(slices=3)[25])
-    assert (entry.modality, entry.rows, entry.columns, entry.frames) == ("MR", 18, 20, 1)
+    assert (entry.modality, entry.rows, entry.columns, entry.frames) == ("MR", 34, 36, 1)
     assert entry.cardiac_number_of_images == 20
     (plane,) = entry.planes
     assert plane.phases == (200.0,)

@@ -101,7 +101,7 @@ def test_private_phase_without_value_representation(value) -> None:
     ds = frame()
     ds.add_new(0x20010010, "LO", "Philips Imaging DD 001")
     tag = Tag(0x20011008)
-    ds[tag] = RawDataElement(tag, "UN", len(value), value, 0, True, True)
+    ds._dict[tag] = RawDataElement(tag, None, len(value), value, 0, True, True)  # as read, not yet converted
     assert frame_headers(ds)[0].private_phase == 7.0
 
 

@@ -53,7 +53,7 @@ def left_out(study: CineStudy, reason: OmissionReason) -> int:
 
 def test_ge_single_stack_in_slice_major_order() -> None:
     found = short_axis(stack(slices=8, phases=20, pitch=9.0))
-    assert found.pixels.shape == (20, 8, 18, 20)
+    assert found.pixels.shape == (20, 8, 34, 36)
     assert found.pixels.dtype == np.float32
     np.testing.assert_array_equal(mean_values(found.pixels), expected_values(20, 8))
     assert found.geometry.pitch == pytest.approx(9.0, abs=1e-4)
@@ -249,8 +249,8 @@ def test_interpolated_copy_in_another_matrix_is_a_duplicate() -> None:
     images = stack(slices=5)
     zipped = stack(slices=5, series=2)
     for ds in zipped:
-        ds.Rows, ds.Columns, ds.PixelSpacing = 36, 40, [0.75, 0.75]
-        ds.PixelData = np.zeros((36, 40), np.uint16).tobytes()
+        ds.Rows, ds.Columns, ds.PixelSpacing = 68, 72, [0.75, 0.75]
+        ds.PixelData = np.zeros((68, 72), np.uint16).tobytes()
     study = assembled(images + zipped)
     assert [found.view for found in study.stacks] == [View.SAX]
     assert sum(len(entry.sop_instance_uids) for entry in study.omissions) == 100
@@ -325,7 +325,7 @@ def test_slice_with_another_number_of_phases_is_resampled() -> None:
     # A wave over the cycle: the same in all slices, whatever the number of phases.
     for ds in images:
         u = float(ds.TriggerTime) / 800.0
-        ds.PixelData = np.full((18, 20), round(1000 + 800 * np.cos(2 * np.pi * u)), np.uint16).tobytes()
+        ds.PixelData = np.full((34, 36), round(1000 + 800 * np.cos(2 * np.pi * u)), np.uint16).tobytes()
     found = short_axis(images)
     assert found.phases == 20
     assert found.resampled_slices == (3,)
@@ -587,7 +587,7 @@ def test_a_frame_of_reference_for_each_image_tells_nothing() -> None:
 def test_images_of_another_size_are_another_stack() -> None:
     images = stack(slices=5)
     for ds in images[-20:]:
-        ds.Rows, ds.PixelData = 17, ds.PixelData[: 17 * 20 * 2]
+        ds.Rows, ds.PixelData = 33, ds.PixelData[: 33 * 36 * 2]
     study = assembled(images)
     assert study.short_axis is not None
     assert study.short_axis.slices == 4
