@@ -202,7 +202,10 @@ def _notes(
         f"End diastole is phase {keyframes.end_diastole + 1}, end systole phase {keyframes.end_systole + 1} "
         f"of {stack.phases}: {keyframes.method}; the RV is read at the same phases.",
     ]
-    left_out = (slices.lv_mm2 > 0) & ~slices.counted
+    if slices.above_base.any():
+        numbers = ", ".join(str(i + 1) for i in np.flatnonzero(slices.above_base))
+        notes.append(f"Slice {numbers} left out: its cavity does not shrink in systole, so it lies above the valves.")
+    left_out = (slices.lv_mm2 > 0) & ~slices.counted & ~slices.above_base
     for name, phase in (("diastole", keyframes.end_diastole), ("systole", keyframes.end_systole)):
         if left_out[phase].any():
             numbers = ", ".join(str(i + 1) for i in np.flatnonzero(left_out[phase]))

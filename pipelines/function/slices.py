@@ -17,6 +17,10 @@ __all__ = ["BASE_TO_APEX", "SliceMeasures", "cyclic_median", "fill_cavity", "mea
 MYOCARDIAL_RING_MIN = 0.5
 """A basal slice counts when at least this fraction of the cavity border is myocardium (SCMR post-processing 2020)."""
 
+ATRIAL_AREA_MAX = 0.6
+"""A slice at the base is above the valves when its cavity, smaller than this fraction of the largest at ED, is no
+smaller at ES: a ventricle contracts, while the atrium fills and the aortic root is stretched."""
+
 RV_TO_LV_MIN = 0.25
 """Less RV than this fraction of the LV is a fragment of it."""
 
@@ -39,8 +43,10 @@ class SliceMeasures:
     centre_mm : (T, S, 2) float64
         Centroid of cavity and myocardium in the plane: mm along the row direction and along the column direction from
         the projection of the patient origin, so that shifts between slices show. NaN where there is none.
+    above_base : (S,) bool
+        Slices that were segmented but lie above the valves: neither cavity nor wall of them counts.
     counted : (T, S) bool
-        Slices whose LV cavity is counted: with cavity, and not left out by the rule of the basal slice.
+        Slices whose LV cavity is counted: with cavity, and not left out by the rules of the basal slice.
     base_first : bool
         Whether slice 0 is at the basal end.
     orientation_doubtful : bool
@@ -55,6 +61,7 @@ class SliceMeasures:
     rv_mm2: NDArray[np.float64]
     ring: NDArray[np.float64]
     centre_mm: NDArray[np.float64]
+    above_base: NDArray[np.bool_]
     counted: NDArray[np.bool_]
     base_first: bool
     orientation_doubtful: bool
@@ -73,7 +80,7 @@ class SliceMeasures:
     @property
     def myo_ml(self) -> NDArray[np.float64]:
         """LV myocardial volume of each phase, ml, shape (T,)."""
-        return np.asarray(self.myo_mm2 @ self.intervals_mm / 1000.0)
+        return np.asarray(np.where(self.above_base, 0.0, self.myo_mm2) @ self.intervals_mm / 1000.0)
 
     def from_base(self) -> NDArray[np.intp]:
         """Slice indices from base to apex."""
@@ -100,6 +107,7 @@ def measure_slices(stack: CineStack, segmentation: CineSegmentation) -> SliceMea
     areas = {label: (labels == label).sum(axis=(2, 3)) * pixel_mm2 for label in (Label.LV, Label.MYO, Label.RV)}
     ring = cyclic_median(_ring_fraction(labels))
     base_first, doubtful = _base_first(areas[Label.LV], areas[Label.RV], stack.geometry)
+    above_base = _above_base(areas[Label.LV], base_first)
     return SliceMeasures(
         labels=labels,
         lv_mm2=areas[Label.LV],
@@ -107,7 +115,8 @@ def measure_slices(stack: CineStack, segmentation: CineSegmentation) -> SliceMea
         rv_mm2=areas[Label.RV],
         ring=ring,
         centre_mm=_centres(labels, stack.geometry),
-        counted=_counted(areas[Label.LV] > 0, ring, base_first),
+        above_base=above_base,
+        counted=_counted((areas[Label.LV] > 0) & ~above_base, ring, base_first),
         base_first=base_first,
         orientation_doubtful=doubtful,
         intervals_mm=stack.geometry.slice_intervals(),
@@ -205,6 +214,25 @@ def _trend(position: NDArray[np.float64], area: NDArray[np.float64]) -> float:
     if seen.sum() < 2 or np.ptp(area[seen]) == 0:
         return 0.0
     return float(np.corrcoef(position[seen], area[seen])[0, 1])
+
+
+def _above_base(lv_mm2: NDArray[np.float64], base_first: bool) -> NDArray[np.bool_]:
+    """Slices at the basal end, before the first that is large or contracts, (S,)."""
+    above = np.zeros(lv_mm2.shape[1], dtype=bool)
+    total = lv_mm2.sum(axis=1)
+    # A quarter of the phases around either extreme: a single phase of a small structure is noise.
+    few = max(len(total) // 4, 1) if len(total) > 1 else 0
+    if few == 0:
+        return above
+    order = np.argsort(total, kind="stable")
+    at_es, at_ed = lv_mm2[order[:few]].mean(axis=0), lv_mm2[order[-few:]].mean(axis=0)
+    for index in range(len(above)) if base_first else range(len(above) - 1, -1, -1):
+        if at_ed[index] == at_es[index] == 0:
+            continue
+        if at_ed[index] > ATRIAL_AREA_MAX * at_ed.max() or at_es[index] < at_ed[index]:
+            break
+        above[index] = True
+    return above
 
 
 def _counted(cavity: NDArray[np.bool_], ring: NDArray[np.float64], base_first: bool) -> NDArray[np.bool_]:

@@ -108,9 +108,9 @@ def _rr_variation(stack: CineStack, limits: QualityLimits) -> QualityFinding | N
 def _base(slices: SliceMeasures, keyframes: Keyframes, limits: QualityLimits) -> QualityFinding:
     """The base is covered when the end slice is above the ventricle at ED, or at least at ES."""
     end = int(slices.from_base()[0])
-    if not slices.lv_mm2[keyframes.end_diastole, end] > 0:
+    if not slices.counted[keyframes.end_diastole, end]:
         return QualityFinding(QualityCheck.BASE_COVERAGE, Grade.EXCELLENT, "The stack reaches above the base.", 0.0)
-    at_es = slices.lv_mm2[keyframes.end_systole, end] > 0
+    at_es = slices.counted[keyframes.end_systole, end]
     ring = float(slices.ring[keyframes.end_systole, end]) if at_es else 0.0
     grade = max(limits.base_ring_at_es.grade(ring), Grade.GOOD)
     if grade >= Grade.POOR:

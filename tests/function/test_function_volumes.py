@@ -109,6 +109,41 @@ def test_basal_slice_counts_from_half_a_ring_on() -> None:
     assert measure_slices(stack, hearts.segmentation_of(labels)).counted.all()
 
 
+@pytest.mark.parametrize("base_first", [True, False])
+def test_segmented_atrium_is_told_by_its_filling_in_systole(base_first: bool) -> None:
+    """Networks draw a ventricle around the aortic root and the atrium: a ring, but one that does not contract."""
+    shapes = hearts.beating(20)
+    size = {"slices": 13, "above_base": 18.0, "spacing": (2.0, 2.0), "size": (72, 72), "base_first": base_first}
+    clean = measure_slices(*hearts.draw(shapes, hearts.geometry(**size), (72, 72)))
+
+    def with_atrium(shape: hearts.Shape, contraction: float) -> hearts.Shape:
+        def disc(radius):
+            return lambda x, y, z: (z < 0) & (x**2 + y**2 <= radius**2)
+
+        atrium, ring = disc(16.0 + 3.0 * contraction), disc(22.0 + 3.0 * contraction)
+        return hearts.Shape(
+            lambda x, y, z: shape.lv(x, y, z) | atrium(x, y, z),
+            lambda x, y, z: shape.heart(x, y, z) | ring(x, y, z),
+            shape.rv,
+        )
+
+    drawn = [with_atrium(s, c) for s, c in zip(shapes, hearts.contraction(20), strict=True)]
+    found = measure_slices(*hearts.draw(drawn, hearts.geometry(**size), (72, 72)))
+    order = found.from_base()
+    assert found.above_base[order].tolist() == [True, True] + 11 * [False]
+    assert found.lv_ml == pytest.approx(clean.lv_ml)
+    assert found.myo_ml == pytest.approx(clean.myo_ml)
+    assert not clean.above_base.any()
+
+
+def test_ventricle_that_hardly_contracts_keeps_its_base() -> None:
+    """A dilated ventricle may stand still at the base, but it is wide there."""
+    for akinetic in (0.0, -0.05):
+        assert not measure_slices(
+            *hearts.draw(hearts.beating(12, ef=akinetic), hearts.geometry(spacing=(2.0, 2.0), size=(72, 72)), (72, 72))
+        ).above_base.any()
+
+
 def test_no_ventricle_is_refused() -> None:
     stack, segmentation = hearts.draw([cylinder(25.0, 80.0)], hearts.geometry())
     with pytest.raises(AnalysisRefused) as refused:
