@@ -25,13 +25,25 @@ from pipelines.phantom.scanner import (
     reconstruction_of,
 )
 from pipelines.phantom.thorax import Thorax, build_thorax
-from pipelines.phantom.tissue import SteadyState, Tissue, bssfp, relaxation
+from pipelines.phantom.tissue import (
+    EnhancementTiming,
+    SteadyState,
+    Tissue,
+    bssfp,
+    enhancement_signal,
+    myocardial_null_ms,
+    relaxation,
+)
 
-__all__ = ["CineAcquisition", "PhantomStudy", "simulate"]
+__all__ = ["CineAcquisition", "Enhancement", "PhantomStudy", "simulate"]
 
 Array = NDArray[np.float64]
 BLOOD_GREY = 240.0
-"""Grey value of blood at the heart in the stored images."""
+"""Grey value of blood at the heart in the stored cine images."""
+PSIR_ZERO = 1000
+"""Grey value of no longitudinal magnetisation in phase-sensitive late enhancement images."""
+ENHANCEMENT_GREY = 1800.0
+"""Grey value of full longitudinal magnetisation in late enhancement images."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +79,30 @@ class CineAcquisition:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Enhancement:
+    """Late enhancement stack, acquired at mid-diastole with the planned slices of the short axis.
+
+    Attributes
+    ----------
+    magnitude : (S, R, C) uint16
+    phase_sensitive : (S, R, C) uint16
+        PSIR: grey value ``PSIR_ZERO`` is no magnetisation, less is negative.
+    labels, lesions : (S, R, C) uint8
+        As in :class:`CineAcquisition`, of the moment and the breath-hold of this stack.
+    trigger_ms : float
+        Delay from the R wave, ms.
+    """
+
+    magnitude: NDArray[np.uint16]
+    phase_sensitive: NDArray[np.uint16]
+    geometry: StackGeometry
+    labels: NDArray[np.uint8]
+    lesions: NDArray[np.uint8]
+    timing: EnhancementTiming
+    trigger_ms: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PhantomStudy:
     """A simulated study: who, what was acquired, and the heart behind it."""
 
@@ -78,6 +114,7 @@ class PhantomStudy:
     protocol: SteadyState
     cines: tuple[CineAcquisition, ...]
     """Short axis first, then the long-axis views."""
+    enhancement: Enhancement | None = None
 
     @property
     def short_axis(self) -> CineAcquisition:
@@ -137,7 +174,10 @@ def simulate(recipe: PhantomRecipe, *, workers: int = 2) -> PhantomStudy:
     for index, (view, planned, _) in enumerate(stacks):
         slices = [slice_ for (job, _), slice_ in zip(jobs, rendered, strict=True) if job == index]
         cines.append(_stack(room, view, planned, slices, rr_rng))
-    return PhantomStudy(recipe, subject, heart, states, room.protocol, tuple(cines))
+    enhancement = None
+    if recipe.late_enhancement:
+        enhancement = _enhancement(room, stacks[0][1], images.spawn(1)[0], workers)
+    return PhantomStudy(recipe, subject, heart, states, room.protocol, tuple(cines), enhancement)
 
 
 def _states(heart: Heart, phases: int) -> tuple[HeartState, ...]:
@@ -275,6 +315,62 @@ def _image_slice(
     return image, rendered
 
 
+def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence, workers: int) -> Enhancement:
+    """Acquire the late enhancement stack: one phase at mid-diastole, magnitude and PSIR of the same k-space."""
+    heart, recipe = room.heart, room.recipe
+    cycle = heart.subject.cycle
+    time = np.array([0.5 * (cycle.filling_end + cycle.atrial_start)])
+    state = heart.state(float(cycle.contraction(time)[0]), float(cycle.twist(time)[0]))
+    movie = film_heart(heart, (state,))
+    rng = np.random.default_rng(seed.spawn(1)[0])
+    repetition = 2 * cycle.rr_ms
+    timing = EnhancementTiming(myocardial_null_ms(repetition) * float(rng.uniform(0.93, 1.15)), repetition)
+    table = relaxation(room.protocol.field_t)
+    level = {tissue: enhancement_signal(tissue, timing, values.density) for tissue, values in table.items()}
+    reconstruction = Reconstruction(0.7, 0.85, 1.0, 0.45, room.reconstruction.uniformity, 0.45 * room.reconstruction.snr)
+    true = [_shifted(plane, rng.normal(0, breathing_sd_mm(recipe))) for plane in planned]
+
+    def image(job: tuple[Plane, np.random.SeedSequence]) -> tuple[NDArray[np.float32], RenderedSlice]:
+        plane, stream = job
+        own = np.random.default_rng(stream)
+        signals = {tissue: np.full(plane.rows * plane.columns, value) for tissue, value in level.items()}
+        rendered = render_slice(movie, room.thorax, plane, signals, own, samples=4, flow=0.08)
+        real = acquire(
+            rendered.signal,
+            room.coils.sensitivity(plane),
+            reconstruction,
+            0.5,
+            own,
+            faults=recipe.faults & {Fault.GHOSTING, Fault.LOW_SNR},
+            keep_sign=True,
+        )
+        return real, rendered
+
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        images = list(pool.map(image, zip(true, seed.spawn(len(true)), strict=True)))
+    real = np.concatenate([frame for frame, _ in images]) * ENHANCEMENT_GREY
+    return Enhancement(
+        magnitude=np.clip(np.rint(np.abs(real)), 0, 4095).astype(np.uint16),
+        phase_sensitive=np.clip(np.rint(real + PSIR_ZERO), 0, 4095).astype(np.uint16),
+        geometry=_geometry(planned),
+        labels=np.concatenate([rendered.labels for _, rendered in images]),
+        lesions=np.concatenate([rendered.lesions for _, rendered in images]),
+        timing=timing,
+        trigger_ms=float(time[0]) * cycle.rr_ms,
+    )
+
+
+def _geometry(planned: list[Plane]) -> StackGeometry:
+    first = planned[0]
+    return StackGeometry(
+        positions=np.stack([plane.position for plane in planned]),
+        row_direction=first.row,
+        column_direction=first.column,
+        pixel_spacing=(first.spacing, first.spacing),
+        slice_thickness=first.thickness,
+    )
+
+
 def _stack(
     room: _Room,
     view: View,
@@ -282,14 +378,6 @@ def _stack(
     slices: list[tuple[NDArray[np.float32], RenderedSlice]],
     rng: np.random.Generator,
 ) -> CineAcquisition:
-    first = planned[0]
-    geometry = StackGeometry(
-        positions=np.stack([plane.position for plane in planned]),
-        row_direction=first.row,
-        column_direction=first.column,
-        pixel_spacing=(first.spacing, first.spacing),
-        slice_thickness=first.thickness,
-    )
     pixels = np.stack([image for image, _ in slices], axis=1)
     nominal = room.heart.subject.cycle.rr_ms
     spread = 0.14 if Fault.ARRHYTHMIA in room.recipe.faults else 0.02
@@ -298,7 +386,7 @@ def _stack(
     return CineAcquisition(
         view=view,
         pixels=np.clip(np.rint(pixels), 0, 4095).astype(np.uint16),
-        geometry=geometry,
+        geometry=_geometry(planned),
         labels=np.stack([rendered.labels for _, rendered in slices], axis=1),
         atria=np.stack([rendered.atria for _, rendered in slices], axis=1),
         lesions=np.stack([rendered.lesions for _, rendered in slices], axis=1),
