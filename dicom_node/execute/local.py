@@ -40,6 +40,8 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
     # Read by OpenMP and BLAS when they are loaded, so set before the workers start.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
+    # Threads that spin while they wait for each other stand still when anything else wants their core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     ledger = open_ledger(configuration.storage.database)
     slots = tuple(
         f"{platform.node()[:24]}:{configuration.node.port}/{device}/{slot}"
