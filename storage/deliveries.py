@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -185,8 +185,7 @@ def commitment_reported(
     failed: Mapping[str, str],
     *,
     now: dt.datetime,
-    retry_at: dt.datetime,
-    maximum_attempts: int,
+    retry_at: Callable[[int], dt.datetime | None],
 ) -> int:
     """Take in an N-EVENT-REPORT: committed instances → COMMITTED, failed ones → QUEUED or DEAD.
 
@@ -197,6 +196,8 @@ def commitment_reported(
     ----------
     committed, failed
         SOP Instance UIDs; for failed ones with the reason in words.
+    retry_at
+        Failed attempts of a delivery, this one included, to the time of the next; ``None`` when there is none.
 
     Returns
     -------
@@ -224,7 +225,9 @@ def commitment_reported(
                 and row.transaction_uid == transaction_uid
             ):
                 error = f"the destination did not commit it: {failed[uid]}"
-                _fail(session, row, error, retry_at if row.attempts + 1 < maximum_attempts else None, now)
+                _fail(session, row, error, retry_at(row.attempts + 1), now)
+                # Answered: a transaction UID on a queued delivery tells of a request whose answer never came.
+                row.transaction_uid = None
                 changed += 1
         return changed
 

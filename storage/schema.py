@@ -303,7 +303,7 @@ class DeliveryRow(Base):
     lease_until: Mapped[dt.datetime | None]
     sent_at: Mapped[dt.datetime | None]
     transaction_uid: Mapped[str | None] = mapped_column(Uid)
-    """Of the latest storage commitment request."""
+    """Of the latest storage commitment request, until it is answered with a failure."""
     commitment_deadline: Mapped[dt.datetime | None]
     committed_at: Mapped[dt.datetime | None]
     error: Mapped[str | None] = mapped_column(Text)

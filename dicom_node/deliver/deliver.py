@@ -8,6 +8,7 @@ not send it twice.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -140,15 +141,16 @@ class Deliverer:
             profile,
             self.configuration.delivery,
             ScuSettings.of(self.configuration),
+            random.random(),
         )
 
     def _pursue_overdue(self, destination: str) -> int:
         """Put back what was not committed in time; at the last attempt, being held counts as committed."""
         overdue = [d for d in overdue_commitments(self.ledger, utc_now()) if d.destination == destination]
         last: list[Delivery] = []
+        now, luck = utc_now(), random.random()
         for delivery in overdue:
-            now = utc_now()
-            retry_at = next_attempt(self.configuration.delivery, delivery.failed_attempts + 1, now)
+            retry_at = next_attempt(self.configuration.delivery, delivery.failed_attempts + 1, now, luck)
             if retry_at is None:
                 last.append(delivery)
             else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import random
 from collections.abc import Callable
 
@@ -11,7 +10,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import evt
 
 from dicom_node.config import DeliveryPolicy
-from dicom_node.deliver.retry import longest_delay_s
+from dicom_node.deliver.retry import next_attempt
 from dicom_node.errors import NodeError, classify
 from dicom_node.network.commitment import FAILURE_REASONS, CommitmentReport, read_event_information
 from storage.deliveries import commitment_reported
@@ -28,15 +27,14 @@ _PROCESSING_FAILURE = 0x0110
 
 def record_report(ledger: Ledger, policy: DeliveryPolicy, report: CommitmentReport) -> None:
     """Write a report into the ledger: committed results are closed, failed ones tried again by the retry policy."""
-    now = utc_now()
+    now, luck = utc_now(), random.random()
     changed = commitment_reported(
         ledger,
         report.transaction_uid,
         report.committed,
         {uid: FAILURE_REASONS.get(reason, f"reason {reason:04X}") for uid, reason in report.failed.items()},
         now=now,
-        retry_at=now + dt.timedelta(seconds=random.random() * longest_delay_s(policy, 3)),
-        maximum_attempts=policy.maximum_attempts,
+        retry_at=lambda failed_attempts: next_attempt(policy, failed_attempts, now, luck),
     )
     (_log.warning if report.failed else _log.info)(
         "commitment reported",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import random
-from collections.abc import Callable
+import math
 
 from dicom_node.config import DeliveryPolicy
 
@@ -13,30 +12,30 @@ __all__ = ["longest_delay_s", "next_attempt"]
 
 def longest_delay_s(policy: DeliveryPolicy, failed_attempts: int) -> float:
     """Upper end of the delay after that many failed attempts, seconds."""
-    exponent = failed_attempts - 1
-    # Beyond this the power would only overflow.
-    if exponent * (policy.multiplier - 1) > 1000:
+    # In logarithms: the power itself overflows long before an operator's number of attempts does.
+    doublings = math.log(policy.maximum_delay_s / policy.first_delay_s, policy.multiplier)
+    if failed_attempts - 1 >= doublings:
         return policy.maximum_delay_s
-    return min(policy.maximum_delay_s, policy.first_delay_s * policy.multiplier**exponent)
+    return policy.first_delay_s * policy.multiplier ** (failed_attempts - 1)
 
 
 def next_attempt(
     policy: DeliveryPolicy,
     failed_attempts: int,
     now: dt.datetime,
-    jitter: Callable[[], float] = random.random,
+    luck: float,
 ) -> dt.datetime | None:
     """When to try again.
 
-    Full jitter: uniform between now and the exponential delay, so that many results that failed together do not come
-    back together.
+    Full jitter: uniform between now and the exponential delay, so that nodes that lost the same PACS do not all come
+    back at once.
 
     Parameters
     ----------
     failed_attempts
         Attempts that failed, the one just made included; at least 1.
-    jitter
-        Uniform in [0, 1).
+    luck
+        Uniform in [0, 1), drawn once for all that failed together, so that it comes back over one association.
 
     Returns
     -------
@@ -45,4 +44,4 @@ def next_attempt(
     """
     if failed_attempts >= policy.maximum_attempts:
         return None
-    return now + dt.timedelta(seconds=jitter() * longest_delay_s(policy, failed_attempts))
+    return now + dt.timedelta(seconds=luck * longest_delay_s(policy, failed_attempts))

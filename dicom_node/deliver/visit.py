@@ -67,6 +67,8 @@ class Visitor:
     profile: DestinationProfile
     policy: DeliveryPolicy
     settings: ScuSettings
+    luck: float
+    """Jitter of this round, uniform in [0, 1)."""
 
     def visit(self, parcels: Sequence[Parcel]) -> None:
         """Bring parcels over one association; afterwards each is sent, failed or dead in the ledger.
@@ -112,7 +114,7 @@ class Visitor:
     def failed(self, delivery: Delivery, error: NodeError) -> None:
         """Record a failed attempt: tried again by the policy, or dead when trying again cannot help."""
         now = utc_now()
-        retry_at = next_attempt(self.policy, delivery.failed_attempts + 1, now) if error.retryable else None
+        retry_at = next_attempt(self.policy, delivery.failed_attempts + 1, now, self.luck) if error.retryable else None
         delivery_failed(self.ledger, delivery.id, str(error), retry_at, now=now)
         _log.warning(
             "delivery failed" if retry_at else "delivery dead",

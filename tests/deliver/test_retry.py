@@ -27,12 +27,12 @@ def test_delays_double_up_to_the_cap() -> None:
 
 def test_the_last_attempt_is_the_last() -> None:
     policy = DeliveryPolicy(maximum_attempts=3)
-    assert [next_attempt(policy, n, NOW) is None for n in (1, 2, 3, 4)] == [False, False, True, True]
+    assert [next_attempt(policy, n, NOW, 0.5) is None for n in (1, 2, 3, 4)] == [False, False, True, True]
 
 
 @given(policies, st.integers(1, 1_000_000), st.floats(0, 1, exclude_max=True))
-def test_a_delay_is_never_negative_nor_beyond_the_cap(policy: DeliveryPolicy, failed: int, jitter: float) -> None:
-    at = next_attempt(policy, failed, NOW, lambda: jitter)
+def test_a_delay_is_never_negative_nor_beyond_the_cap(policy: DeliveryPolicy, failed: int, luck: float) -> None:
+    at = next_attempt(policy, failed, NOW, luck)
     if failed >= policy.maximum_attempts:
         assert at is None
     else:

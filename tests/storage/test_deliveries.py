@@ -47,7 +47,12 @@ def _claim(ledger: Ledger, now: dt.datetime = NOW, owner: str = "d", destination
 
 def _report(ledger: Ledger, transaction: str, committed: set[str], failed: dict[str, str] | None = None) -> int:
     return commitment_reported(
-        ledger, transaction, committed, failed or {}, now=SOON, retry_at=LATER, maximum_attempts=2
+        ledger,
+        transaction,
+        committed,
+        failed or {},
+        now=SOON,
+        retry_at=lambda failures: LATER if failures < 2 else None,
     )
 
 

@@ -276,8 +276,7 @@ class DeliveryMachine(_LedgerMachine):
             committed,
             dict.fromkeys(failed, "processing failure"),
             now=self.now,
-            retry_at=self.now,
-            maximum_attempts=3,
+            retry_at=lambda failures: self.now if failures < 3 else None,
         )
         for number in self.requests[transaction]:
             if self.uid_of[number] in committed:
