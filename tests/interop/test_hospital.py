@@ -136,13 +136,10 @@ def test_dcmtk_renders_the_report(arrived: dict[str, list[Path]]) -> None:
 
 
 def test_identity_is_carried_over_verbatim(study: SentStudy, arrived: dict[str, list[Path]]) -> None:
-    source = study.header
+    expected = _identity(study.header)
     for role, paths in arrived.items():
         for path in paths:
-            result = read(path, pixels=False)
-            assert {name: _text(result, name) for name in IDENTITY} == {
-                name: _text(source, name) for name in IDENTITY
-            }, role
+            assert _identity(read(path, pixels=False)) == expected, role
 
 
 def test_explain_names_the_route(study: SentStudy, hospital: Hospital) -> None:
@@ -215,11 +212,11 @@ def _values(study: SentStudy) -> set[str]:
     values = set()
     for path in study.files.values():
         for element in read(path, pixels=False).iterall():
-            if element.VR in {"UI", "DA", "TM", "DT", "CS", "LO", "SH", "PN"} and element.value:
+            if element.VR in {"UI", "DA", "TM"} and element.value:
                 values.update(str(element.value).split("\\"))
                 values.add(str(element.value))
     return values
 
 
-def _text(dataset: FileDataset, keyword: str) -> str:
-    return str(dataset.get(keyword) or "")
+def _identity(dataset: FileDataset) -> dict[str, str]:
+    return {keyword: str(dataset.get(keyword) or "") for keyword in IDENTITY}

@@ -189,9 +189,9 @@ def on_canvas(mask: npt.NDArray[np.bool_], image: DrawnImage, shape: tuple[int, 
     # Centres of the canvas pixels lie at half-integers.
     points = np.stack([x + 0.5, y + 0.5], axis=-1) - image.origin
     indices = np.rint(points @ np.linalg.inv(axes).T).astype(int)
-    inside = ((indices >= 0) & (indices < mask.shape)).all(axis=-1)
+    inside = np.all((indices >= 0) & (indices < mask.shape), axis=-1)
     row, column = np.where(inside[..., None], indices, 0).transpose(2, 0, 1)
-    return inside & mask[row, column]
+    return np.asarray(inside & mask[row, column])
 
 
 def dice(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
