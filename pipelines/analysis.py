@@ -188,7 +188,7 @@ def run(
             sentence = f"The step {step.name} failed on this study ({type(error).__name__}); the log has the details."
             refused[step.gives] = Refusal(step.name, RefusalReason.ANALYSIS_FAILED, sentence)
         seconds[step.name] = time.perf_counter() - started
-    return Findings(types.MappingProxyType(values), tuple(refused.values()), types.MappingProxyType(seconds))
+    return Findings(values, tuple(refused.values()), seconds)
 
 
 def _supplied(need: Need, step: Analysis[..., Any], values: Mapping[type, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,9 @@ from dataclasses import replace
 import hearts
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from pipelines.analysis import Analysis, analysis, plan
 from pipelines.cine.stack import CineStack, CineStudy, StudyContext, View
@@ -46,6 +50,41 @@ def test_study_gives_function_and_quality_with_seconds() -> None:
     assert findings[QualityAssessment].usable
     assert set(findings.seconds) == {step.name for step in VENTRICLES} == set(started)
     assert sum(findings.seconds.values()) > 0
+
+
+def test_findings_travel_between_processes() -> None:
+    stack, truth = heart()
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(truth))
+    there = pickle.loads(pickle.dumps(findings))
+    assert there[VentricularFunction].lv.edv_ml == findings[VentricularFunction].lv.edv_ml
+    assert there[ShortAxis].slices == stack.slices
+    assert there.seconds == findings.seconds
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    phases=st.sampled_from([2, 3, 9, 13]),
+    slices=st.integers(3, 6),
+    weights=st.tuples(*[st.floats(0, 1)] * 4).filter(lambda w: sum(w) > 0),
+    blur=st.floats(0, 3),
+    retrospective=st.booleans(),
+)
+def test_no_segmentation_makes_it_fail(seed, phases, slices, weights, blur, retrospective) -> None:
+    """Blobs, specks, empty slices, a single pixel: an answer or a refusal with a reason, never a defect."""
+    random = np.random.default_rng(seed)
+    scores = random.random((4, phases, slices, 20, 22)) * np.reshape(weights, (4, 1, 1, 1, 1))
+    labels = gaussian_filter(scores, (0, 0, 0, blur, blur)).argmax(axis=0).astype(np.uint8)
+    labels[:, random.random(slices) < 0.3] = 0
+    grid = hearts.geometry(slices, 8.0, (1.5, 2.5), (20, 22), base_first=bool(seed % 2))
+    stack = hearts.stack_of(labels, grid, retrospective=retrospective)
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(hearts.segmentation_of(labels)))
+    assert RefusalReason.ANALYSIS_FAILED not in {refusal.reason for refusal in findings.refusals}, findings.refusals
+    function = findings.get(VentricularFunction)
+    if function is not None:
+        assert all(np.isfinite(m.value) for m in function.measurements())
+        assert 3 <= function.lv.ejection_fraction_percent <= 95
+    assert (function is None) == bool(findings.refusals)
 
 
 def test_no_short_axis_stack_is_refused_everywhere() -> None:

@@ -141,6 +141,8 @@ class _Phase:
             if level is not None:
                 segments.append(segment_of(profile.angles, level, self.reference))
                 values.append(profile.thickness_mm)
+        if not values:
+            return np.full(16, np.nan)
         segment, value = np.concatenate(segments), np.concatenate(values)
         segment, value = segment[~np.isnan(value)], value[~np.isnan(value)]
         count = np.bincount(segment, minlength=17)[1:]
