@@ -201,7 +201,8 @@ def free_running(frames: Sequence[FrameHeader]) -> bool:
     Trigger times that run on, but against the numbering of the phases or within a moment of acquisition, are not
     trigger times and tell nothing.
     """
-    if any(frame.acquisition.synchronization in {"NONE", "REALTIME"} for frame in frames):
+    stated = {frame.acquisition.synchronization for frame in frames}
+    if "REALTIME" in stated or ("NONE" in stated and not _trigger_regular(frames)):
         return True
     rr = rr_interval(frames)
     limit = 1.5 * rr if rr is not None else _LONGEST_RR_MS
@@ -311,9 +312,10 @@ def _reconstruction(frame: FrameHeader) -> Hashable:
 def _is_single(frames: Sequence[FrameHeader]) -> bool:
     if len({_reconstruction(frame) for frame in frames}) > 1:
         return False
-    if len({frame.nominal_interval_ms for frame in frames}) > 1:
-        return False
     declared = declared_phases(frames)
+    whole = declared == len(frames) and _trigger_regular(frames)
+    if len({frame.nominal_interval_ms for frame in frames}) > 1 and not whole:
+        return False
     if declared is not None and len(frames) > declared:
         return False
     triggers = _column(frames, _trigger)

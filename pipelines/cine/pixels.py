@@ -41,7 +41,9 @@ def decode_frame(dataset: Dataset, frame_number: int | None) -> NDArray[np.float
     try:
         stored = pixel_array(dataset, index=(frame_number or 1) - 1, raw=True)
     except elements.DAMAGE as error:
-        raise UndecodableError(f"{type(error).__name__}: {error}") from error
+        # The first line: pydicom lists the fate of every plug-in, and whole element values, below it.
+        reason = str(error).partition("\n")[0][:120].rstrip(" .:")
+        raise UndecodableError(f"{type(error).__name__}: {reason}") from error
     if stored.ndim != 2:
         raise UndecodableError("the frame is not a single grey channel")
     top = (dict(dataset.items()),)

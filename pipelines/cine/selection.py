@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pydicom.uid import UID
+
 from pipelines.cine.headers import MR_IMAGES, Acquisition, FrameHeader, Origin
 from pipelines.cine.stack import OmissionReason
 
@@ -26,8 +28,6 @@ MIN_PHASES = 10
 
 MIN_SCORE = 3
 
-_IMAGE_MODALITIES = frozenset({"CT", "PT", "US", "XA", "RF", "DX", "CR", "NM", "OT", "SC", "IVUS", "OCT", "IO", "MG"})
-
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
@@ -45,14 +45,14 @@ def excluded_object(origin: Origin) -> Exclusion | None:
         )
     if origin.sop_class_uid in MR_IMAGES:
         return None
-    if origin.modality in _IMAGE_MODALITIES:
-        return Exclusion(OmissionReason.NOT_MR, f"Modality {origin.modality} is not MR.")
     if not origin.sop_class_uid:
         return Exclusion(OmissionReason.UNREADABLE, "The object does not say what it is: SOPClassUID is absent.")
-    return Exclusion(
-        OmissionReason.NOT_AN_IMAGE,
-        f"Objects of SOP class {origin.sop_class_uid} are not MR images.",
-    )
+    name = UID(origin.sop_class_uid).name
+    if not name.endswith("Image Storage"):
+        return Exclusion(OmissionReason.NOT_AN_IMAGE, f"It is not an image but an object of {name}.")
+    if origin.modality == "MR":
+        return Exclusion(OmissionReason.DERIVED, f"It is not an acquired MR image but an object of {name}.")
+    return Exclusion(OmissionReason.NOT_MR, f"Modality {origin.modality or 'unknown'} is not MR.")
 
 
 _FLOW_SEQUENCE = re.compile(r"_v\d+", re.IGNORECASE)

@@ -168,7 +168,10 @@ def _not_cine(frames: Sequence[FrameHeader]) -> tuple[OmissionReason, str] | Non
         return OmissionReason.PERFUSION, "Each of its images comes from another heart beat."
     if free_running(frames):
         return OmissionReason.REAL_TIME, "Its images run on over several heart beats (real-time imaging)."
+    declared = declared_phases(frames)
     if len(frames) < MIN_PHASES:
+        if declared is not None and declared >= MIN_PHASES:
+            return OmissionReason.MISSING_FRAMES, f"{len(frames)} of {declared} phases were received at this position."
         if described is not None:
             return described, f"It has {len(frames)} images at this position and its description says {described}."
         return (
@@ -234,7 +237,8 @@ class _Norm:
     def leading(self, candidate: _Candidate) -> int:
         """Number of phases missing before the first one."""
         step, first = candidate.ordered.step_ms, candidate.ordered.frames[0].trigger_time_ms
-        if candidate.ordered.anchored or step is None or first is None:
+        whole = len(candidate.ordered.frames) >= self.phases
+        if whole or candidate.ordered.anchored or step is None or first is None:
             return 0
         # A delay of less than a few steps beyond what is usual is a lost frame; more is a trigger delay.
         lost = round(first / step - self.start)

@@ -154,7 +154,8 @@ class CineStack:
         Origin of each frame. Where a slice was resampled to the common phase count, the source nearest in normalised
         time; ``resampled_slices`` names such slices.
     trigger_times : (T, S) float64
-        Delay from the R wave of each frame, ms; for a resampled slice the normalised time times its RR interval.
+        Delay from the R wave of each frame, ms; for a resampled slice the normalised time times its RR interval;
+        NaN where the headers give neither trigger times nor an RR interval.
     rr_intervals : (S,) float64
         RR interval of each slice, ms; NaN where it is not known.
     """

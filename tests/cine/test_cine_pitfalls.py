@@ -298,6 +298,34 @@ def test_missing_frames_at_the_end_show_against_the_declared_number() -> None:
     assert left_out(study, OmissionReason.MISSING_FRAMES) == 17
 
 
+def test_a_slice_that_has_only_begun_to_arrive() -> None:
+    study = assembled(stack(slices=5)[:86])
+    assert study.short_axis is not None
+    assert study.short_axis.slices == 4
+    (entry,) = study.omissions
+    assert (entry.reason, entry.detail) == (
+        OmissionReason.MISSING_FRAMES,
+        "6 of 20 phases were received at this position.",
+    )
+
+
+def test_a_trigger_delay_of_one_slice_is_no_missing_frame() -> None:
+    images = stack(slices=5)
+    edit(images[40:60], TriggerTime=lambda ds: float(ds.TriggerTime) + 40.0, NominalInterval=850)
+    found = short_axis(images)
+    assert found.resampled_slices == ()
+    np.testing.assert_array_equal(mean_values(found.pixels), expected_values(20, 5))
+
+
+def test_rr_interval_written_anew_for_each_frame() -> None:
+    images = edit(stack(slices=5), NominalInterval=lambda ds: 800 + ds.InstanceNumber % 2)
+    np.testing.assert_array_equal(mean_values(short_axis(images).pixels), expected_values(20, 5))
+
+
+def test_synchronisation_none_beside_good_trigger_times() -> None:
+    assert short_axis(edit(stack(slices=5), CardiacSynchronizationTechnique="NONE")).slices == 5
+
+
 def test_every_slice_has_fewer_phases_than_declared() -> None:
     images = edit(stack(slices=5, phases=20), CardiacNumberOfImages=25)
     assert short_axis(images).phases == 20
@@ -383,6 +411,16 @@ def dynamic(images: list[Dataset], step_s: float) -> list[Dataset]:
             lambda: edit(view(0, series=5)[:1], Modality="SR", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33"),
             OmissionReason.NOT_AN_IMAGE,
             id="SR",
+        ),
+        pytest.param(
+            lambda: edit(view(0, series=5)[:1], SOPClassUID="1.2.840.10008.5.1.4.1.1.7"),
+            OmissionReason.DERIVED,
+            id="secondary capture",
+        ),
+        pytest.param(
+            lambda: edit(view(0, series=5)[:1], SOPClassUID="1.2.840.10008.5.1.4.1.1.4.2"),
+            OmissionReason.NOT_AN_IMAGE,
+            id="spectroscopy",
         ),
         pytest.param(
             lambda: edit(view(0, series=5), ImageOrientationPatient=None),
