@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
+from typing import Any
 
 import structlog
 
@@ -26,9 +28,16 @@ def configure_logging(*, json: bool | None = None, role: str = "", level: int = 
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
+
+    def name_the_process(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        # Not a context variable: threads of libraries do not inherit those.
+        event["role"] = role
+        return event
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *([name_the_process] if role else []),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
@@ -37,6 +46,5 @@ def configure_logging(*, json: bool | None = None, role: str = "", level: int = 
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.clear_contextvars()
-    if role:
-        structlog.contextvars.bind_contextvars(role=role)
+    # Warns of every beat that a busy machine skips; the next one does the same work.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)

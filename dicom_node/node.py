@@ -11,27 +11,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
 from dicom_node.errors import NodeError, OutOfResourcesError
-from dicom_node.execute.local import STOP_GRACE_S, serve_executor
-from dicom_node.execute.worker import ProcessStudy
 from dicom_node.logs import configure_logging
-from dicom_node.roles import Role, RoleContext, RoleKeeper, stop_on_signals
-from dicom_node.schedule.scheduler import serve_scheduler
+from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
 from storage.files import InstanceFiles
 from storage.instances import close_abandoned_associations
 from storage.ledger import LedgerError, open_ledger, utc_now
+
+if TYPE_CHECKING:
+    from dicom_node.execute.worker import ProcessStudy
 
 __all__ = ["node_roles", "serve"]
 
 _log = structlog.get_logger(__name__)
 
 TEND_S = 0.1
-GRACE_S = STOP_GRACE_S + 5.0
+GRACE_S = STEP_GRACE_S + 5.0
 """Longer than the executor gives its workers."""
 PORT_PATIENCE_S = 3.0
 
@@ -92,16 +93,31 @@ def node_roles(configuration: Configuration, process: ProcessStudy | None = None
     )
     return (
         *receivers,
-        Role("scheduler", serve_scheduler, (configuration,)),
-        Role("executor", serve_executor, (configuration, process)),
+        Role("scheduler", _schedule, (configuration,)),
+        Role("executor", _execute, (configuration, process)),
         Role("deliverer", _deliver, (configuration,)),
     )
+
+
+# Imported by each process for itself: none pays for what the others need.
 
 
 def _receive(context: RoleContext, configuration: Configuration) -> None:
     from dicom_node.network.receiver import serve_receiver
 
     serve_receiver(configuration, context.stop, name=context.name, ready=context.ready)
+
+
+def _schedule(context: RoleContext, configuration: Configuration) -> None:
+    from dicom_node.schedule.scheduler import serve_scheduler
+
+    serve_scheduler(context, configuration)
+
+
+def _execute(context: RoleContext, configuration: Configuration, process: ProcessStudy | None) -> None:
+    from dicom_node.execute.local import serve_executor
+
+    serve_executor(context, configuration, process)
 
 
 def _deliver(context: RoleContext, configuration: Configuration) -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ import structlog
 
 from dicom_node.logs import configure_logging
 
-__all__ = ["Role", "RoleContext", "RoleKeeper", "stop_on_signals"]
+__all__ = ["STEP_GRACE_S", "Role", "RoleContext", "RoleKeeper", "stop_on_signals"]
 
 _log = structlog.get_logger(__name__)
 # A fork would copy locks and threads of the parent in any state; torch and SQLAlchemy survive neither.
@@ -33,6 +34,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 FIRST_RESTART_DELAY_S = 0.25
 LONGEST_RESTART_DELAY_S = 30.0
+STEP_GRACE_S = 20.0
+"""Time for the step at hand when the node stops; what takes longer is killed and done again at the next start."""
 SETTLED_S = 1.0
 """A process that lived this long after it was ready was not a failed start."""
 
@@ -68,18 +71,22 @@ class Role:
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that is set by SIGTERM or SIGINT.
+    """An event that is set by SIGTERM or SIGINT; for the main thread of a process.
 
-    A thread of its own waits for the signals: setting an event inside a signal handler can deadlock with the main
-    thread that waits for it.
+    The interpreter writes each signal to a socket, and a thread that reads it sets the event: setting it in the signal
+    handler itself can deadlock with the main thread that waits for it.
     """
     stop = threading.Event()
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    signal.set_wakeup_fd(writing.fileno())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
 
     def wait() -> None:
-        signal.sigwait(signals)
-        stop.set()
+        while reading.recv(64):
+            stop.set()
+        writing.close()
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
     return stop

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from storage.migrate import migrate_to_head
+from storage.migrate import MigrationError, migrate_to_head
 from storage.schema import EventRow
 
 __all__ = ["Ledger", "LedgerError", "insert_if_absent", "open_ledger", "record_event", "utc_now"]
@@ -82,7 +81,7 @@ def open_ledger(url: str) -> Ledger:
         raise LedgerError(f"the ledger cannot live in {backend!r}: use a sqlite:/// or postgresql+psycopg:// URL")
     try:
         migrate_to_head(engine)
-    except CommandError as error:
+    except MigrationError as error:
         engine.dispose()
         raise LedgerError(
             f"the ledger was written by a later version of this software ({error}): run that version, or a new ledger"

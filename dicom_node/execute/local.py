@@ -12,17 +12,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.config import Configuration, ExecutionSettings
 from dicom_node.errors import ExecutionTimeoutError
 from dicom_node.execute.worker import ProcessStudy, serve_worker
-from dicom_node.roles import Role, RoleContext, RoleKeeper
+from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper
 from storage.jobs import fail_job, overlong_jobs, release_worker
 from storage.ledger import Ledger, open_ledger, utc_now
 
-__all__ = ["STOP_GRACE_S", "serve_executor", "threads_per_slot"]
+__all__ = ["serve_executor", "threads_per_slot"]
 
 _log = structlog.get_logger(__name__)
 
 TEND_S = 0.1
-STOP_GRACE_S = 20.0
-"""Time for the job at hand when the node stops; what takes longer is killed and done again at the next start."""
 
 
 def threads_per_slot(execution: ExecutionSettings) -> int:
@@ -68,7 +66,7 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
             told_ready = True
             context.ready()
         _kill_overlong(ledger, keeper, slots, execution.job_timeout_s)
-    keeper.stop(STOP_GRACE_S)
+    keeper.stop(STEP_GRACE_S)
     _release_all(ledger, slots, "the node was stopped")
     ledger.close()
 

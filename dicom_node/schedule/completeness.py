@@ -69,10 +69,10 @@ def _series(summary: SeriesSummary, facts: list[InstanceFacts]) -> Series:
 def decide(reading: StudyReading, settings: ExecutionSettings, *, open_associations: int, now: dt.datetime) -> Decision:
     """Decide whether a study with new instances is to be scheduled now.
 
-    Never while an association that sent to it is open. Then, after ``complete_quiet_time_s`` of silence when every
-    slice seen has all its phases, lengthened to twice the longest pause the sender has made so far (scanners that send
-    slice by slice pause for each breath-hold), but never longer than ``quiet_time_s``, after which any study is taken
-    as it is.
+    Never while an association that sent to it is open. Then after ``complete_quiet_time_s`` of silence when every slice
+    has all its phases. Where the scanner did not say how many slices there will be, the silence must be twice the
+    longest pause that the sender has made so far, because scanners that send slice by slice pause for each
+    breath-hold. After ``quiet_time_s`` any study is taken as it is.
     """
     quiet_s = (now - reading.contents.last_received_at).total_seconds()
     state = reading.completeness.sentence
@@ -83,10 +83,10 @@ def decide(reading: StudyReading, settings: ExecutionSettings, *, open_associati
         return Decision(True, f"{state}; quiet for {settings.quiet_time_s:g} s")
     if not reading.completeness.complete:
         return Decision(False, f"{state}; quiet for {max(0.0, quiet_s):.0f} of {settings.quiet_time_s:g} s")
-    wanted_s = min(
-        settings.quiet_time_s,
-        max(settings.complete_quiet_time_s, PAUSE_FACTOR * reading.contents.longest_pause_s),
-    )
+    short_axis = [stack for stack in reading.completeness.stacks if stack.short_axis]
+    slices_known = all(stack.slices_declared is not None for stack in short_axis)
+    pause_s = 0.0 if slices_known else PAUSE_FACTOR * reading.contents.longest_pause_s
+    wanted_s = min(settings.quiet_time_s, max(settings.complete_quiet_time_s, pause_s))
     return Decision(
         quiet_s >= wanted_s, f"{state}; quiet for {max(0.0, min(quiet_s, wanted_s)):.1f} of {wanted_s:.1f} s"
     )

@@ -8,12 +8,15 @@ import multiprocessing
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from ledger_rows import NOW, associate
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import OperationalError, StatementError
 
 from storage.ledger import Ledger, LedgerError, open_ledger
+from storage.migrate import MIGRATIONS
 from storage.schema import Association, Base, EventRow
 
 
@@ -21,6 +24,15 @@ def test_migrations_make_the_schema_of_the_models(ledger: Ledger) -> None:
     with ledger.engine.connect() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), Base.metadata)
     assert differences == []
+
+
+def test_revisions_are_numbered_so_that_the_last_is_the_head() -> None:
+    configuration = Config()
+    configuration.set_main_option("script_location", str(MIGRATIONS))
+    scripts = ScriptDirectory.from_config(configuration)
+    revisions = [script.revision for script in scripts.walk_revisions()]
+    files = [path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")]
+    assert revisions == sorted(files, reverse=True)
 
 
 def test_opening_again_changes_nothing(url: str) -> None:

@@ -1,0 +1,254 @@
+"""SIGKILL at random: every acknowledged image is kept, and every study gives exactly one set of results.
+
+A real node runs on the loopback interface between a real sender and the package's PACS. The number of kills is
+``DICOM_NODE_CRASH_ROUNDS``, the seed ``DICOM_NODE_CRASH_SEED``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import psutil
+import pytest
+from crash_parts import PHASES, ROLES, SLICES, NotingPacs, cheap_analysis, result_uid, write_cine
+from interop.ports import free_port, listening, wait_until
+from pydicom import dcmread
+
+from dicom_node import node
+from dicom_node.config import (
+    Configuration,
+    DeliveryPolicy,
+    DestinationProfile,
+    ExecutionSettings,
+    NodeSettings,
+    Peer,
+    PeerPermission,
+    ResultSettings,
+    Route,
+    StorageSettings,
+)
+from dicom_node.network.pacs import PacsSettings
+from dicom_node.network.sender import ScuSettings, send_files
+from storage.jobs import studies_to_consider
+from storage.ledger import Ledger, open_ledger
+from storage.overview import DeliveryOverview, JobOverview, delivery_overviews, job_overviews
+from storage.schema import DeliveryState, InstanceRow, JobRow, JobState
+
+ROUNDS = int(os.environ.get("DICOM_NODE_CRASH_ROUNDS", "12"))
+SEED = int(os.environ.get("DICOM_NODE_CRASH_SEED", "1"))
+START_S = 120.0
+SETTLE_S = 300.0
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+def _configuration(folder: Path, pacs_port: int) -> Configuration:
+    return Configuration(
+        node=NodeSettings(ae_title="NODE", address="127.0.0.1", port=free_port(), network_timeout_s=20),
+        peers={
+            "scanner": Peer(ae_title="MR1"),
+            "pacs": Peer(ae_title="PACS", host="127.0.0.1", port=pacs_port, may=frozenset({PeerPermission.RECEIVE})),
+        },
+        routes={"cine": Route(destinations=("pacs",))},
+        storage=StorageSettings(
+            database=f"sqlite:///{folder}/ledger.sqlite",
+            directory=folder / "instances",
+            low_watermark_mb=0,
+            high_watermark_mb=0,
+        ),
+        # Only a complete study is scheduled, so each gives one set of results however its sending is cut up.
+        execution=ExecutionSettings(
+            maximum_attempts=1000, quiet_time_s=3600, complete_quiet_time_s=0.3, job_timeout_s=60, threads_per_slot=1
+        ),
+        results=ResultSettings(destinations={"pacs": DestinationProfile(peer="pacs", commitment_timeout_s=3)}),
+        delivery=DeliveryPolicy(first_delay_s=0.2, maximum_delay_s=1, maximum_attempts=10_000, response_timeout_s=5),
+    )
+
+
+def _serve(configuration: Configuration, ready: Event) -> None:
+    node.serve(configuration, process=cheap_analysis, on_ready=ready.set)
+
+
+class _Node:
+    """A node in processes of its own."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.ready: Event = _spawn.Event()
+        self.process: SpawnProcess = _spawn.Process(target=_serve, args=(configuration, self.ready))
+
+    def start(self) -> None:
+        self.ready = _spawn.Event()
+        self.process = _spawn.Process(target=_serve, args=(self.configuration, self.ready))
+        self.process.start()
+
+    def roles(self) -> dict[str, psutil.Process]:
+        """Processes by role at this moment."""
+        found = {"supervisor": psutil.Process(self.process.pid)}
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in found["supervisor"].children():
+                name = child.name()
+                if name.startswith("dn "):
+                    role = name.removeprefix("dn ").split("-")[0]
+                    found[role] = child
+                    if role == "executor":
+                        found.update(("worker", one) for one in child.children() if one.name().startswith("dn "))
+        return found
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[_Node, NotingPacs]]:
+    pacs_port = free_port()
+    configuration = _configuration(tmp_path, pacs_port)
+    settings = PacsSettings(
+        directory=tmp_path / "pacs",
+        port=pacs_port,
+        callers={"NODE": Peer(ae_title="NODE", host="127.0.0.1", port=configuration.node.port)},
+    )
+    with NotingPacs(settings) as pacs:
+        one = _Node(configuration)
+        one.start()
+        try:
+            yield one, pacs
+        finally:
+            if one.process.is_alive():
+                one.process.terminate()
+                one.process.join(60)
+            if one.process.is_alive():
+                one.process.kill()
+                one.process.join()
+
+
+class _Scanner(threading.Thread):
+    """Sends study after study, each until all its images are acknowledged, as a scanner's queue does."""
+
+    def __init__(self, configuration: Configuration, folder: Path, generator: random.Random) -> None:
+        super().__init__(name="scanner")
+        self.acknowledged: dict[str, Path] = {}
+        self.studies: list[str] = []
+        self.enough = threading.Event()
+        self._peer = Peer(ae_title="NODE", host="127.0.0.1", port=configuration.node.port)
+        self._folder, self._generator = folder, generator
+
+    def run(self) -> None:
+        while not self.enough.is_set():
+            name = f"study {len(self.studies)}"
+            waiting = write_cine(self._folder / name, name)
+            self.studies.append(str(dcmread(waiting[0]).StudyInstanceUID))
+            while waiting:
+                # Sometimes the whole rest, sometimes a part: an association for each.
+                part = waiting[: self._generator.choice([7, 15, len(waiting)])]
+                for outcome in send_files(part, self._peer, ScuSettings("MR1")):
+                    if outcome.status == 0x0000:
+                        self.acknowledged[outcome.sop_instance_uid] = outcome.path
+                        waiting.remove(outcome.path)
+                time.sleep(0.1)
+            self.enough.wait(self._generator.uniform(0, 1.5))
+
+
+def _unfinished(ledger: Ledger, studies: int) -> str:
+    """What is still to do, in words; empty when all is done."""
+    waiting = studies_to_consider(ledger)
+    if waiting:
+        return f"{len(waiting)} studies wait to be scheduled"
+    jobs = _jobs(ledger)
+    running = [job for job in jobs if job.state in (JobState.QUEUED, JobState.RUNNING)]
+    if len(jobs) < studies or running:
+        return f"{len(running)} of {len(jobs)} jobs have not ended"
+    open_deliveries = [one for one in _deliveries(ledger) if one.state is not DeliveryState.COMMITTED]
+    return f"{len(open_deliveries)} deliveries are not committed" if open_deliveries else ""
+
+
+def _jobs(ledger: Ledger) -> tuple[JobOverview, ...]:
+    return job_overviews(ledger, limit=100_000)
+
+
+def _deliveries(ledger: Ledger) -> tuple[DeliveryOverview, ...]:
+    return delivery_overviews(ledger, limit=100_000)
+
+
+@pytest.mark.timeout(600 + 20 * ROUNDS)
+def test_nothing_acknowledged_is_lost_and_nothing_is_seen_twice(
+    running: tuple[_Node, NotingPacs], tmp_path: Path
+) -> None:
+    one, pacs = running
+    generator = random.Random(SEED)
+    assert one.ready.wait(START_S)
+    scanner = _Scanner(one.configuration, tmp_path, random.Random(SEED + 1))
+    scanner.start()
+    killed: Counter[str] = Counter()
+    try:
+        while killed.total() < ROUNDS:
+            time.sleep(generator.uniform(0.05, 2.5))
+            role = generator.choices(
+                ["receiver", "scheduler", "worker", "executor", "deliverer", "supervisor"], [5, 2, 5, 1, 5, 1]
+            )[0]
+            victim = one.roles().get(role)
+            if victim is None:
+                # Killed a moment ago and not started again yet.
+                continue
+            below = victim.children(recursive=True)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.send_signal(signal.SIGKILL)
+                killed[role] += 1
+            if role == "supervisor":
+                one.process.join()
+                _, alive = psutil.wait_procs(below, timeout=10)
+                assert not alive, "children outlived a supervisor that was killed"
+                one.start()
+    finally:
+        scanner.enough.set()
+    scanner.join(SETTLE_S)
+    assert not scanner.is_alive(), "the scanner cannot get rid of its images"
+
+    ledger = open_ledger(one.configuration.storage.database)
+    try:
+        studies = len(scanner.studies)
+        wait_until(lambda: not _unfinished(ledger, studies), seconds=SETTLE_S, what="the node has settled", every=0.5)
+        _check_images(ledger, one.configuration, scanner)
+        _check_results(ledger, pacs, scanner)
+    finally:
+        print(f"\n{len(scanner.studies)} studies, {len(pacs.arrivals)} arrivals, killed {dict(killed)}")
+        print(f"left to do: {_unfinished(ledger, len(scanner.studies)) or 'nothing'}")
+        ledger.close()
+
+    one.process.terminate()
+    one.process.join(60)
+    assert one.process.exitcode == 0
+    assert not listening(one.configuration.node.port)
+
+
+def _check_images(ledger: Ledger, configuration: Configuration, scanner: _Scanner) -> None:
+    with ledger.reading() as session:
+        held = {row.sop_instance_uid: row for row in session.query(InstanceRow)}
+    assert len(scanner.acknowledged) == len(scanner.studies) * SLICES * PHASES
+    assert set(scanner.acknowledged) <= set(held)
+    for uid, sent in scanner.acknowledged.items():
+        stored = dcmread(configuration.storage.directory / held[uid].path)
+        assert stored == dcmread(sent)
+        assert held[uid].removed_at is None
+
+
+def _check_results(ledger: Ledger, pacs: NotingPacs, scanner: _Scanner) -> None:
+    with ledger.reading() as session:
+        jobs = [(job.study.study_instance_uid, job.state, job.input_digest) for job in session.query(JobRow)]
+    assert sorted(uid for uid, _, _ in jobs) == sorted(scanner.studies)
+    assert {state for _, state, _ in jobs} == {JobState.SUCCEEDED}
+    expected = {result_uid((digest,), role) for _, _, digest in jobs for role in ROLES}
+    assert {uid for uid, _ in pacs.arrivals} == expected == set(pacs.held())
+    # An object may be sent again when the deliverer died before it noted the answer, but it is the same object.
+    assert len(set(pacs.arrivals)) == len(expected)
+    deliveries = _deliveries(ledger)
+    assert sorted(delivery.sop_instance_uid for delivery in deliveries) == sorted(expected)
+    assert {delivery.state for delivery in deliveries} == {DeliveryState.COMMITTED}
