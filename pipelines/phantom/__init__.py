@@ -3,9 +3,11 @@
 ``simulate(PhantomRecipe(seed=7))`` gives a study, ``write_study(study, directory)`` its DICOM.
 """
 
+from pipelines.phantom.command import WrittenPhantom, write_phantoms
 from pipelines.phantom.identity import Script
 from pipelines.phantom.recipe import Dialect, Disease, Fault, PhantomRecipe, RecipeError, Territory
 from pipelines.phantom.study import CineAcquisition, Enhancement, PhantomStudy, simulate
+from pipelines.phantom.truth import PhantomTruth, TruthError, measure_truth, read_truth, write_truth
 from pipelines.phantom.writer import TRANSFER_SYNTAXES, write_study
 
 __all__ = [
@@ -17,9 +19,16 @@ __all__ = [
     "Fault",
     "PhantomRecipe",
     "PhantomStudy",
+    "PhantomTruth",
     "RecipeError",
     "Script",
     "Territory",
+    "TruthError",
+    "WrittenPhantom",
+    "measure_truth",
+    "read_truth",
     "simulate",
+    "write_phantoms",
     "write_study",
+    "write_truth",
 ]

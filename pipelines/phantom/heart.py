@@ -352,7 +352,7 @@ def _infarct_depth(subject: Subject, levels: Array, length: float, rng: np.rando
     # An apical infarct closes over the apex, where angles lose their meaning.
     wrap = np.clip(fraction / 0.18, 0.25, 1)
     distance = np.sqrt((around * wrap) ** 2 + along**2) + 0.10 * outline / outline.std()
-    depth = patch.transmurality * np.sqrt(np.clip((1 - distance) / 0.45, 0, 1))
+    depth = patch.transmurality * np.sqrt(np.clip((1 - distance) / 0.3, 0, 1))
     return smooth_table(depth, 1.0, 2.0) * (depth > 0)
 
 

@@ -208,7 +208,7 @@ def _draw_infarct(recipe: PhantomRecipe, rng: np.random.Generator) -> Infarct:
     territory = (Territory.LAD, Territory.RCA, Territory.LCX)[int(rng.choice(3, p=[0.45, 0.33, 0.22]))]
     transmurality, acute = rng.uniform(0.25, 1.0), bool(rng.random() < 0.6)
     obstructed = bool(rng.random() < 0.38)
-    width, level, length = rng.uniform(32, 62), rng.normal(0, 0.06), rng.uniform(0.26, 0.42)
+    width, level, length = rng.uniform(45, 85), rng.normal(0, 0.06), rng.uniform(0.34, 0.56)
     offset, residual, thinning = rng.normal(0, 10), rng.normal(0, 0.08), rng.uniform(0.05, 0.4)
     territory = recipe.territory or territory
     transmurality = recipe.transmurality or transmurality
@@ -217,7 +217,7 @@ def _draw_infarct(recipe: PhantomRecipe, rng: np.random.Generator) -> Infarct:
     acute = recipe.acute if recipe.acute is not None else acute
     obstruction = acute and (obstructed if recipe.obstruction is None else recipe.obstruction)
     if obstruction and recipe.transmurality is None:
-        transmurality = 0.6 + 0.4 * transmurality  # obstruction is a mark of large, deep infarcts
+        transmurality = 0.5 + 0.5 * transmurality  # obstruction is a mark of large, deep infarcts
     angle, centre = {
         Territory.LAD: (122.0, 0.34),
         Territory.RCA: (248.0, 0.62),
@@ -230,7 +230,7 @@ def _draw_infarct(recipe: PhantomRecipe, rng: np.random.Generator) -> Infarct:
         level=centre + level,
         half_length=length,
         transmurality=transmurality,
-        contractility=float(np.clip(0.62 - 0.7 * transmurality + residual, -0.1, 0.5)),
+        contractility=float(np.clip(0.60 - 0.72 * transmurality + residual, -0.1, 0.5)),
         acute=acute,
         obstruction=obstruction,
         thinning=0.0 if acute else thinning * transmurality,

@@ -129,8 +129,8 @@ class LeftVentricle:
         """Spatial (r, θ, s) of material points (R, Θ, S), shape (..., 3); mm and rad."""
         radius, angle, level = material[..., 0], material[..., 1], material[..., 2]
         stretch = np.interp(level, self.levels, state.stretch)
-        inner2 = np.maximum(self._at(self.endo2, level, angle), 0)
-        moved2 = inner2 * (1 - state.contraction * self._at(self.activation, level, angle))
+        inner2 = np.maximum(self.at(self.endo2, level, angle), 0)
+        moved2 = inner2 * (1 - state.contraction * self.at(self.activation, level, angle))
         r2 = (radius**2 - inner2) / stretch + moved2
         return np.stack(
             [
@@ -147,8 +147,8 @@ class LeftVentricle:
         level = np.interp(position, state.level, self.levels)
         material_angle = angle - np.interp(level, self.levels, state.torsion)
         stretch = np.interp(level, self.levels, state.stretch)
-        inner2 = np.maximum(self._at(self.endo2, level, material_angle), 0)
-        moved2 = inner2 * (1 - state.contraction * self._at(self.activation, level, material_angle))
+        inner2 = np.maximum(self.at(self.endo2, level, material_angle), 0)
+        moved2 = inner2 * (1 - state.contraction * self.at(self.activation, level, material_angle))
         r2 = (radius**2 - moved2) * stretch + inner2
         return np.stack([np.sqrt(np.maximum(r2, 0)), material_angle, level], axis=-1)
 
@@ -164,7 +164,7 @@ class LeftVentricle:
         spacing = 2 * math.pi / ANGLES
         inner_angle, inner_level = _slopes(inner2, spacing)
         moved_angle, moved_level = _slopes(moved2, spacing)
-        at = self._at
+        at = self.at
         inner_here = at(inner2, level, angle)
         slope_angle = -at(inner_angle, level, angle) / stretch + at(moved_angle, level, angle)
         slope_level = (
@@ -181,7 +181,8 @@ class LeftVentricle:
         gradient[..., 2, 2] = stretch
         return gradient
 
-    def _at(self, table: Array, level: Array, angle: Array) -> Array:
+    def at(self, table: Array, level: Array, angle: Array) -> Array:
+        """Value of one of the tables at material level S (mm) and angle Θ (rad)."""
         return sample_table(table, self.levels[0], level, angle)
 
 

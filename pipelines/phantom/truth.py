@@ -1,0 +1,473 @@
+"""What is true of a phantom, and the file that says it.
+
+A truth file is one ``.npz`` archive without pickled objects: numeric arrays, and the key ``facts`` with a JSON text.
+``docs/phantom.md`` lists every key.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.phantom.cycle import KeyTimes
+from pipelines.phantom.heart import LID_TILT, Heart, HeartState
+from pipelines.phantom.identity import phantom_uid, recipe_key
+from pipelines.phantom.study import PhantomStudy
+from pipelines.phantom.ventricle import angle_grid
+
+__all__ = ["Keyframes", "PhantomTruth", "TruthError", "TruthFacts", "measure_truth", "read_truth", "write_truth"]
+
+Array = NDArray[np.float64]
+
+TRUTH_VERSION = 1
+_DENSITY_G_ML = 1.05
+_SEGMENTS = 17
+_LONG_AXIS_ANGLES_DEG = (92.0, 140.0, 8.0)
+
+
+class TruthError(ValueError):
+    """A file is not a truth file of a version that can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keyframes:
+    """The five keyframes as 0-based phase indices of the cine."""
+
+    end_diastole: int
+    mid_systole: int
+    end_systole: int
+    peak_flow: int
+    mid_diastole: int
+
+
+@dataclass(frozen=True, slots=True)
+class TruthFacts:
+    """Scalars of a truth file.
+
+    Volumes in mL, masses in g, fractions and strains in %, thickness in mm, angles in degrees.
+    """
+
+    version: int
+    recipe: str
+    study_instance_uid: str
+    disease: str
+    sex: str
+    age_years: int
+    height_m: float
+    weight_kg: float
+    fat_mm: float
+    heart_rate_bpm: float
+    field_strength_t: float
+    lv_edv_ml: float
+    lv_esv_ml: float
+    lv_ef_percent: float
+    lv_mass_g: float
+    rv_edv_ml: float
+    rv_esv_ml: float
+    rv_ef_percent: float
+    gls_percent: float
+    """Peak global longitudinal strain: mid-wall contour of 2CH, 3CH and 4CH."""
+    gcs_percent: float
+    """Peak global circumferential strain: mid-wall circumference, mean over the levels."""
+    gcs_endocardial_percent: float
+    grs_percent: float
+    """Peak relative change of wall thickness."""
+    la_reservoir_percent: float
+    la_conduit_percent: float
+    la_booster_percent: float
+    infarct_percent: float
+    """Infarct including obstruction, % of left ventricular mass."""
+    obstruction_percent: float
+    infarct_territory: str
+    infarct_transmurality: float
+    infarct_acute: bool
+    remodelling_probability: float
+    """Of left ventricular adverse remodelling, by the law of :func:`remodelling_probability`; NaN without infarct."""
+    remodelling: bool
+    """Outcome drawn with that probability."""
+    keyframes: Keyframes
+    key_times: KeyTimes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhantomTruth:
+    """Everything true of one study; T phases, S slices, N material points.
+
+    Attributes
+    ----------
+    facts : TruthFacts
+    lv_volume_ml, rv_volume_ml, la_volume_ml : (T,) float64
+    longitudinal, circumferential, radial, la_strain : (T,) float64
+        Global curves, % relative to end diastole (phase 0).
+    aha_circumferential, aha_radial, aha_longitudinal : (T, 17) float64
+        Mean Green–Lagrange strain of each AHA segment in the wall's own axes, %; segment 1 is index 0.
+    aha_thickness_mm : (T, 17) float64
+    aha_transmurality : (17,) float64
+        Mean depth of infarct as a fraction of the wall.
+    point_material : (N, 3) float64
+        Depth in the wall (0 … 1), angle (rad, 0 lateral, counter-clockwise seen from the apex), S (mm from the apex).
+    point_segment : (N,) uint8
+        AHA segment 1 … 17.
+    point_position : (T, N, 3) float32
+        Patient coordinates (LPS, mm); displacement is the difference from phase 0.
+    point_strain : (T, N, 3) float32
+        Green–Lagrange strain: radial, circumferential, longitudinal.
+    sax_labels, sax_atria, sax_lesions : (T, S, R, C) uint8
+        As in :class:`pipelines.phantom.study.CineAcquisition`, slices apex first.
+    sax_positions : (S, 3) float64
+    sax_orientation : (6,) float64
+    sax_spacing : (2,) float64
+    enhancement_labels, enhancement_lesions : (S, R, C) uint8
+        On the late enhancement stack; empty (0, 0, 0) without one.
+    """
+
+    facts: TruthFacts
+    lv_volume_ml: Array
+    rv_volume_ml: Array
+    la_volume_ml: Array
+    longitudinal: Array
+    circumferential: Array
+    radial: Array
+    la_strain: Array
+    aha_circumferential: Array
+    aha_radial: Array
+    aha_longitudinal: Array
+    aha_thickness_mm: Array
+    aha_transmurality: Array
+    point_material: Array
+    point_segment: NDArray[np.uint8]
+    point_position: NDArray[np.float32]
+    point_strain: NDArray[np.float32]
+    sax_labels: NDArray[np.uint8]
+    sax_atria: NDArray[np.uint8]
+    sax_lesions: NDArray[np.uint8]
+    sax_positions: Array
+    sax_orientation: Array
+    sax_spacing: Array
+    enhancement_labels: NDArray[np.uint8]
+    enhancement_lesions: NDArray[np.uint8]
+
+
+def write_truth(truth: PhantomTruth, path: Path) -> Path:
+    """Write a truth file (``.npz``)."""
+    arrays = {field.name: getattr(truth, field.name) for field in fields(truth) if field.name != "facts"}
+    facts = json.dumps(asdict(truth.facts), ensure_ascii=False, sort_keys=True)
+    with path.open("wb") as file:
+        np.savez_compressed(file, facts=np.array(facts), **arrays)
+    return path
+
+
+def read_truth(path: Path) -> PhantomTruth:
+    """Read a truth file.
+
+    Raises
+    ------
+    TruthError
+        The file is not a truth file or of another version; the message says which.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise TruthError(f"{path.name} is not a truth file: {error}") from error
+    if "facts" not in arrays:
+        raise TruthError(f"{path.name} is not a truth file: it has no key 'facts'")
+    facts = json.loads(str(arrays.pop("facts")))
+    if facts.get("version") != TRUTH_VERSION:
+        raise TruthError(
+            f"{path.name} is a truth file of version {facts.get('version')}; this software reads version {TRUTH_VERSION}"
+        )
+    facts["keyframes"] = Keyframes(**facts["keyframes"])
+    facts["key_times"] = KeyTimes(**facts["key_times"])
+    missing = {field.name for field in fields(PhantomTruth)} - {"facts"} - arrays.keys()
+    if missing:
+        raise TruthError(f"{path.name} lacks {', '.join(sorted(missing))}")
+    return PhantomTruth(facts=TruthFacts(**facts), **arrays)
+
+
+def measure_truth(study: PhantomStudy) -> PhantomTruth:
+    """Compute everything true of a study from the closed-form motion of its heart."""
+    heart, states = study.heart, study.states
+    lv = heart.lv
+    # The curves of a movie may miss the extremes; the facts use the exact moments.
+    end_systole = heart.state(1.0, 1.0)
+    end_diastole = heart.state(0.0, 0.0)
+    moments = (*states, end_diastole, end_systole)
+    longitudinal = np.array([_long_axis_length(heart, state) for state in moments])
+    circumference = np.array([_circumference(heart, state, 0.5) for state in moments])
+    inner = np.array([_circumference(heart, state, 0.0) for state in moments])
+    thickness = np.array([_mean_thickness(heart, state) for state in moments])
+    la_arc = np.array([_atrial_arc(state) for state in moments])
+
+    def relative(values: Array) -> Array:
+        return 100 * (values / values[-2] - 1)
+
+    material, depth, segment = _material_points(heart)
+    position, strain = _point_motion(heart, states, material)
+    infarct, obstruction = _lesion_share(heart)
+    gls = float(relative(longitudinal)[-1])
+    la = relative(la_arc)
+    cycle = study.subject.cycle
+    before_kick = heart.state(float(cycle.contraction(np.array([cycle.atrial_start]))[0]), 0.0)
+    booster = 100 * (_atrial_arc(before_kick) / la_arc[-2] - 1)
+    patch = study.subject.infarct
+    probability, event = _outcome(study, infarct, obstruction, gls, float(la[-1]))
+    rest = lv.state(0.0, 0.0)
+    muscle = lv.volume_ml(lv.epicardium(rest), rest) - lv.volume_ml(lv.cavity(rest), rest)
+    phases = len(states)
+    times = cycle.key_times
+    body = study.subject.body
+    facts = TruthFacts(
+        version=TRUTH_VERSION,
+        recipe=recipe_key(study.recipe),
+        study_instance_uid=phantom_uid(study.recipe, "study"),
+        disease=str(study.subject.disease),
+        sex=body.sex,
+        age_years=body.age_years,
+        height_m=body.height_m,
+        weight_kg=body.weight_kg,
+        fat_mm=body.fat_mm,
+        heart_rate_bpm=60000 / cycle.rr_ms,
+        field_strength_t=study.protocol.field_t,
+        lv_edv_ml=end_diastole.lv_volume_ml,
+        lv_esv_ml=end_systole.lv_volume_ml,
+        lv_ef_percent=100 * (1 - end_systole.lv_volume_ml / end_diastole.lv_volume_ml),
+        lv_mass_g=muscle * _DENSITY_G_ML,
+        rv_edv_ml=end_diastole.rv_volume_ml,
+        rv_esv_ml=end_systole.rv_volume_ml,
+        rv_ef_percent=100 * (1 - end_systole.rv_volume_ml / end_diastole.rv_volume_ml),
+        gls_percent=gls,
+        gcs_percent=float(relative(circumference)[-1]),
+        gcs_endocardial_percent=float(relative(inner)[-1]),
+        grs_percent=float(relative(thickness)[-1]),
+        la_reservoir_percent=float(la[-1]),
+        la_conduit_percent=float(la[-1]) - booster,
+        la_booster_percent=booster,
+        infarct_percent=infarct,
+        obstruction_percent=obstruction,
+        infarct_territory=str(patch.territory) if patch else "",
+        infarct_transmurality=patch.transmurality if patch else 0.0,
+        infarct_acute=bool(patch and patch.acute),
+        remodelling_probability=probability,
+        remodelling=event,
+        keyframes=Keyframes(
+            **{name: round(time * phases) % phases for name, time in asdict(times).items()},
+        ),
+        key_times=times,
+    )
+    segments = [segment == number for number in range(1, _SEGMENTS + 1)]
+
+    def by_segment(values: NDArray[np.float32]) -> Array:
+        return np.stack([values[:, chosen].mean(axis=1) for chosen in segments], axis=1).astype(np.float64)
+
+    cine, lge = study.short_axis, study.enhancement
+    empty = np.zeros((0, 0, 0), np.uint8)
+    return PhantomTruth(
+        facts=facts,
+        lv_volume_ml=np.array([state.lv_volume_ml for state in states]),
+        rv_volume_ml=np.array([state.rv_volume_ml for state in states]),
+        la_volume_ml=np.array([state.la_volume_ml for state in states]),
+        longitudinal=relative(longitudinal)[:-2],
+        circumferential=relative(circumference)[:-2],
+        radial=relative(thickness)[:-2],
+        la_strain=la[:-2],
+        aha_circumferential=100 * by_segment(strain[..., 1]),
+        aha_radial=100 * by_segment(strain[..., 0]),
+        aha_longitudinal=100 * by_segment(strain[..., 2]),
+        aha_thickness_mm=_segment_thickness(heart, states),
+        aha_transmurality=_segment_mean(heart, np.zeros_like(lv.endo2) if heart.infarct_depth is None else heart.infarct_depth),
+        point_material=np.column_stack([depth, material[:, 1], material[:, 2]]),
+        point_segment=segment,
+        point_position=position,
+        point_strain=strain,
+        sax_labels=cine.labels,
+        sax_atria=cine.atria,
+        sax_lesions=cine.lesions,
+        sax_positions=cine.geometry.positions,
+        sax_orientation=np.concatenate([cine.geometry.row_direction, cine.geometry.column_direction]),
+        sax_spacing=np.array(cine.geometry.pixel_spacing),
+        enhancement_labels=lge.labels if lge else empty,
+        enhancement_lesions=lge.lesions if lge else empty,
+    )
+
+
+def remodelling_probability(infarct_percent: float, obstruction: bool, gls_percent: float, la_percent: float) -> float:
+    """Probability of adverse remodelling: the stated law from which outcomes are drawn.
+
+    A logistic law of the predictors that the LVAR study found independent (infarct size, GLS, LA reservoir strain) and
+    microvascular obstruction, with an intercept that gives about 29 % events among the infarcts of the phantom. It is a
+    rule of this simulator, not a finding about patients.
+    """
+    logit = (
+        -1.75
+        + 0.07 * (infarct_percent - 18)
+        + 0.16 * (gls_percent + 14)
+        - 0.05 * (la_percent - 25)
+        + (0.9 if obstruction else 0.0)
+    )
+    return 1 / (1 + math.exp(-logit))
+
+
+def aha_segment(angle_rad: Array, level: Array, apex: float, length: float) -> NDArray[np.uint8]:
+    """AHA segment (1 … 17) of material points; angles 0 lateral, 90° anterior, 180° septal."""
+    degrees = np.mod(np.degrees(angle_rad), 360)
+    sixth = (np.floor((degrees - 60) / 60) % 6).astype(np.int64)
+    quarter = (np.floor((degrees - 45) / 90) % 4).astype(np.int64)
+    fraction = (level - apex) / (length - apex)
+    number = np.where(fraction >= 2 / 3, 1 + sixth, np.where(fraction >= 1 / 3, 7 + sixth, 13 + quarter))
+    return np.where(level < apex, 17, number).astype(np.uint8)
+
+
+def _outcome(
+    study: PhantomStudy, infarct: float, obstruction: float, gls: float, la: float
+) -> tuple[float, bool]:
+    if study.subject.infarct is None:
+        return math.nan, False
+    probability = remodelling_probability(infarct, obstruction > 0, gls, la)
+    draw = np.random.default_rng([study.recipe.seed, 0x4C56]).random()
+    return probability, bool(draw < probability)
+
+
+def _wall_points(heart: Heart, angle: Array, level: Array, depth: Array | float) -> Array:
+    """Material coordinates (R, Θ, S) at a depth of the wall."""
+    lv = heart.lv
+    inner = np.sqrt(np.maximum(lv.at(lv.endo2, level, angle), 0))
+    outer = np.sqrt(np.maximum(lv.at(lv.epi2, level, angle), 0))
+    return np.stack([inner + depth * (outer - inner), angle, level], axis=-1)
+
+
+def _cartesian(spatial: Array) -> Array:
+    """Heart-frame (x, y, s) of cylindrical (r, θ, s)."""
+    radius, angle, position = spatial[..., 0], spatial[..., 1], spatial[..., 2]
+    return np.stack([radius * np.cos(angle), -radius * np.sin(angle), position], axis=-1)
+
+
+def _long_axis_length(heart: Heart, state: HeartState) -> float:
+    """Sum of the mid-wall contours of the three long-axis views, mm."""
+    lv = heart.lv
+    level = np.linspace(lv.apex * 0.5, lv.length, 60)
+    total = 0.0
+    for angle in _LONG_AXIS_ANGLES_DEG:
+        for side in (angle, angle + 180):
+            points = _wall_points(heart, np.full(level.size, math.radians(side)), level, 0.5)
+            moved = _cartesian(lv.deform(points, state.motion))
+            total += float(np.linalg.norm(np.diff(moved, axis=0), axis=1).sum())
+    return total
+
+
+def _circumference(heart: Heart, state: HeartState, depth: float) -> float:
+    """Mean relative circumference over levels: each level counts the same, as slices do."""
+    lv = heart.lv
+    angles = np.linspace(0, 2 * math.pi, 181)
+    total = 0.0
+    for fraction in np.linspace(0.2, 0.92, 10):
+        level = np.full(angles.size, lv.apex + fraction * (lv.length - lv.apex))
+        points = _wall_points(heart, angles, level, depth)
+        now = _cartesian(lv.deform(points, state.motion))
+        rest = _cartesian(points)
+        lengths = [float(np.linalg.norm(np.diff(path[:, :2], axis=0), axis=1).sum()) for path in (now, rest)]
+        total += lengths[0] / lengths[1]
+    return total
+
+
+def _thickness(heart: Heart, state: HeartState) -> Array:
+    """Radial wall thickness, mm, (levels, angles)."""
+    inner = np.sqrt(np.maximum(heart.lv.cavity(state.motion), 0))
+    outer = np.sqrt(np.maximum(heart.lv.epicardium(state.motion), 0))
+    return outer - inner
+
+
+def _mean_thickness(heart: Heart, state: HeartState) -> float:
+    lv = heart.lv
+    inside = (lv.levels > lv.apex + 0.2 * (lv.length - lv.apex)) & (lv.levels < 0.94 * lv.length)
+    return float(_thickness(heart, state)[inside].mean())
+
+
+def _segment_mean(heart: Heart, table: Array) -> Array:
+    lv = heart.lv
+    levels, angles = np.broadcast_arrays(lv.levels[:, None], angle_grid()[None, :])
+    segment = aha_segment(angles, levels, lv.apex, lv.length)
+    inside = (levels > 0) & (levels < lv.length)
+    return np.array([table[inside & (segment == number)].mean() for number in range(1, _SEGMENTS + 1)])
+
+
+def _segment_thickness(heart: Heart, states: tuple[HeartState, ...]) -> Array:
+    return np.stack([_segment_mean(heart, _thickness(heart, state)) for state in states])
+
+
+def _atrial_arc(state: HeartState) -> float:
+    """Length of the left atrial wall from annulus over the roof to annulus in a long-axis plane, mm."""
+    atrium = state.left_atrium
+    start = math.asin((state.lid + LID_TILT * atrium.x - atrium.s) / atrium.half_length)
+    turn = np.linspace(start, math.pi - start, 400)
+    x, y = atrium.radius * np.cos(turn), atrium.half_length * np.sin(turn)
+    return float(np.hypot(np.diff(x), np.diff(y)).sum())
+
+
+def _material_points(heart: Heart) -> tuple[Array, Array, NDArray[np.uint8]]:
+    lv = heart.lv
+    angles = np.radians(np.arange(0, 360, 10.0))
+    levels = np.concatenate([[0.6 * lv.apex], np.arange(lv.apex + 2, lv.length - 3, 4.0)])
+    depths = np.array([0.15, 0.5, 0.85])
+    depth, level, angle = (grid.ravel() for grid in np.meshgrid(depths, levels, angles, indexing="ij"))
+    material = _wall_points(heart, angle, level, depth)
+    return material, depth, aha_segment(angle, level, lv.apex, lv.length)
+
+
+def _point_motion(
+    heart: Heart, states: tuple[HeartState, ...], material: Array
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Positions (T, N, 3) in the patient and strains (T, N, 3) in the axes of the wall."""
+    slope = _wall_slope(heart, material)
+    cosine, sine = 1 / np.hypot(1, slope), slope / np.hypot(1, slope)
+    zero = np.zeros_like(cosine)
+    # The wall's longitudinal direction is tangent to the mid-wall meridian (dR/dS, 0, 1); radial is normal to it.
+    axes = np.stack(
+        [
+            np.stack([cosine, zero, -sine], axis=-1),
+            np.stack([zero, zero + 1, zero], axis=-1),
+            np.stack([sine, zero, cosine], axis=-1),
+        ],
+        axis=1,
+    )
+    positions, strains = [], []
+    for state in states:
+        positions.append(heart.to_patient(_cartesian(heart.lv.deform(material, state.motion))))
+        gradient = heart.lv.gradient(material, state.motion)
+        green = 0.5 * (np.swapaxes(gradient, -1, -2) @ gradient - np.eye(3))
+        strains.append(np.einsum("nai,nij,naj->na", axes, green, axes))
+    return np.stack(positions).astype(np.float32), np.stack(strains).astype(np.float32)
+
+
+def _wall_slope(heart: Heart, material: Array) -> Array:
+    """dR/dS of the mid-wall meridian at end diastole, limited near the apex."""
+    step = 1.0
+    angle, level = material[:, 1], material[:, 2]
+    above = _wall_points(heart, angle, level + step, 0.5)[:, 0]
+    below = _wall_points(heart, angle, np.maximum(level - step, 0.1), 0.5)[:, 0]
+    return np.clip((above - below) / (2 * step), -4, 4)
+
+
+def _lesion_share(heart: Heart) -> tuple[float, float]:
+    """Infarct (with obstruction) and obstruction as % of the left ventricular wall volume."""
+    if heart.infarct_depth is None:
+        return 0.0, 0.0
+    lv = heart.lv
+    state = lv.state(0.0, 0.0)
+    endo = lv.surfaces(state, 0.0)
+
+    def shell(inner: Array, outer: Array) -> float:
+        return lv.volume_ml(outer, state) - lv.volume_ml(inner, state)
+
+    muscle = shell(lv.cavity(state), lv.epicardium(state))
+    infarct = shell(endo, lv.surfaces(state, heart.infarct_depth))
+    obstruction = 0.0
+    if heart.obstruction is not None:
+        low, high = heart.obstruction
+        obstruction = shell(lv.surfaces(state, low), lv.surfaces(state, high))
+    return 100 * infarct / muscle, 100 * obstruction / muscle
