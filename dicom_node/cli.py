@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from dicom_node.commands import analyze, check, demo, ledger, models, send, serve, training
+from dicom_node.commands import analyze, check, demo, ledger, models, phantom, send, serve, training
 from dicom_node.commands.terminal import ExitCode
 from dicom_node.errors import ConfigurationError, NodeError, PeerUnavailableError
 from dicom_node.logs import configure_logging
@@ -31,6 +31,7 @@ app.command()(ledger.jobs)
 app.command()(ledger.explain)
 app.command()(check.check)
 app.command()(models.models)
+app.command()(phantom.phantom)
 app.add_typer(training.train_app, name="train")
 app.add_typer(training.evaluate_app, name="evaluate")
 

@@ -99,16 +99,26 @@ def _emptied(output: Path) -> Path:
 
 def _simulate(folder: Path, seed: int) -> Mapping[Quantity, float]:
     """Write the study of the simulated scanner; the true numbers of its heart."""
-    from pipelines.phantom.dicom import write_study
-
-    from pipelines.phantom.recipe import PhantomRecipe
-    from pipelines.phantom.study import simulate
+    from pipelines.function.findings import Quantity
+    from pipelines.phantom import PhantomRecipe, measure_truth, simulate, write_study
 
     with console.status("the simulated scanner acquires a short-axis stack and three long-axis views"):
         phantom = simulate(PhantomRecipe(seed=seed))
         files = write_study(phantom, folder)
+        facts = measure_truth(phantom).facts
     console.print(f"the simulated scanner made {len(files)} images in {folder}")
-    return phantom.true_function()
+    return {
+        Quantity.LVEDV: facts.lv_edv_ml,
+        Quantity.LVESV: facts.lv_esv_ml,
+        Quantity.LVSV: facts.lv_edv_ml - facts.lv_esv_ml,
+        Quantity.LVEF: facts.lv_ef_percent,
+        Quantity.LVM: facts.lv_mass_g,
+        Quantity.RVEDV: facts.rv_edv_ml,
+        Quantity.RVESV: facts.rv_esv_ml,
+        Quantity.RVSV: facts.rv_edv_ml - facts.rv_esv_ml,
+        Quantity.RVEF: facts.rv_ef_percent,
+        Quantity.HEART_RATE: facts.heart_rate_bpm,
+    }
 
 
 def _free_port() -> int:

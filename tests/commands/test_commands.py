@@ -31,7 +31,7 @@ class Ran:
 Run = Callable[..., Ran]
 COMMANDS = (
     *("serve", "demo", "send", "analyze", "status", "studies"),
-    *("jobs", "explain", "train", "evaluate", "models", "check"),
+    *("jobs", "explain", "train", "evaluate", "models", "phantom", "check"),
 )
 
 
