@@ -1,0 +1,128 @@
+"""Routing: which series a route takes, and what it says about those it does not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicom_node.config import Route, SeriesRule
+from dicom_node.schedule.routing import Series, explain
+
+CINE = Series(
+    series_instance_uid="1.1",
+    calling_ae_title="MR1",
+    modality="MR",
+    series_description="cine SAX b3",
+    study_description="Herz MRT",
+    manufacturer="SIEMENS",
+    body_part_examined="HEART",
+    phases=25,
+    slices=1,
+    own_output=False,
+)
+
+
+def _route(*rules: SeriesRule) -> Route:
+    return Route(series=rules, destinations=("pacs",))
+
+
+def _taken(route: Route, *series: Series) -> tuple[str, ...]:
+    (explanation,) = explain({"cine": route}, series)
+    return explanation.series_instance_uids
+
+
+def test_the_default_rule_takes_every_mr_series_and_nothing_else() -> None:
+    report = dataclasses.replace(CINE, series_instance_uid="1.2", modality="SR")
+    assert _taken(Route(destinations=("pacs",)), CINE, report) == ("1.1",)
+
+
+@pytest.mark.parametrize(
+    ("key", "matching", "failing"),
+    [
+        ("manufacturer", "SIEM.*", "GE.*"),
+        ("study_description", "Herz .*", "Herz"),
+        ("series_description", "(?i)CINE.*", "CINE.*"),
+        ("calling_ae_title", "MR[12]", "MR2"),
+        ("body_part_examined", "HEART", "HEAR"),
+        ("minimum_phases", 25, 26),
+        ("minimum_slices", 1, 2),
+        ("exclude_series_description", ".*LAX.*", ".*SAX.*"),
+    ],
+)
+def test_each_key_matches_the_whole_value_and_says_so(key: str, matching: object, failing: object) -> None:
+    assert _taken(_route(SeriesRule(**{key: matching})), CINE) == ("1.1",)
+    (explanation,) = explain({"cine": _route(SeriesRule(**{key: failing}))}, [CINE])
+    (one,) = explanation.series
+    assert not one.taken
+    (failed,) = [check for check in one.rules[0].checks if not check.matched]
+    assert failed.key == key
+    assert failed.sentence in one.sentence
+    assert str(failing) in one.sentence or repr(failing) in one.sentence
+
+
+def test_any_rule_of_a_route_is_enough_and_is_named() -> None:
+    (explanation,) = explain({"cine": _route(SeriesRule(manufacturer="GE"), SeriesRule())}, [CINE])
+    assert explanation.series[0].sentence == "taken by rule 2"
+
+
+def test_slices_are_counted_over_the_series_that_match_the_rest_of_the_rule() -> None:
+    rule = SeriesRule(series_description="cine SAX.*", minimum_slices=8)
+    slices = [dataclasses.replace(CINE, series_instance_uid=f"1.{number}") for number in range(8)]
+    other = dataclasses.replace(CINE, series_instance_uid="2.1", series_description="4CH")
+    assert len(_taken(_route(rule), *slices, other)) == 8
+    assert _taken(_route(rule), *slices[:7], other) == ()
+
+
+def test_what_this_node_made_is_never_routed() -> None:
+    own = dataclasses.replace(CINE, own_output=True)
+    (explanation,) = explain({"cine": Route(destinations=("pacs",))}, [own])
+    assert explanation.series_instance_uids == ()
+    assert explanation.series[0].sentence == "left out: this node made it"
+
+
+def test_a_missing_value_is_called_empty() -> None:
+    unknown = dataclasses.replace(CINE, manufacturer="")
+    (explanation,) = explain({"cine": _route(SeriesRule(manufacturer="GE.*"))}, [unknown])
+    assert explanation.series[0].sentence == "left out: rule 1: manufacturer is empty, wanted 'GE.*'"
+
+
+@given(
+    series=st.lists(
+        st.builds(
+            Series,
+            series_instance_uid=st.uuids().map(str),
+            calling_ae_title=st.sampled_from(["MR1", "MR2"]),
+            modality=st.sampled_from(["MR", "SR"]),
+            series_description=st.text(max_size=8),
+            study_description=st.text(max_size=8),
+            manufacturer=st.sampled_from(["", "GE", "SIEMENS"]),
+            body_part_examined=st.sampled_from(["", "HEART"]),
+            phases=st.integers(0, 40),
+            slices=st.integers(0, 12),
+            own_output=st.booleans(),
+        ),
+        max_size=5,
+    ),
+    rules=st.lists(
+        st.builds(
+            SeriesRule,
+            manufacturer=st.sampled_from([None, "GE", "S.*"]),
+            calling_ae_title=st.sampled_from([None, "MR1"]),
+            minimum_phases=st.none() | st.integers(1, 40),
+            minimum_slices=st.none() | st.integers(1, 20),
+        ),
+        max_size=3,
+    ),
+)
+def test_every_series_gets_one_answer_that_agrees_with_the_checks(
+    series: list[Series], rules: list[SeriesRule]
+) -> None:
+    (explanation,) = explain({"cine": _route(*rules)}, series)
+    assert [one.series for one in explanation.series] == series
+    for one in explanation.series:
+        matched = any(all(check.matched for check in rule.checks) for rule in one.rules)
+        assert one.taken == (matched and not one.series.own_output)
+        assert one.sentence.startswith("taken" if one.taken else "left out")

@@ -1,0 +1,171 @@
+"""Retention: what is finished goes after its time, and nothing else ever does."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+
+import pytest
+from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule
+
+from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
+from storage.files import InstanceFiles, StoredFile
+from storage.instances import (
+    QuarantinedObject,
+    ReceivedInstance,
+    Reception,
+    close_association,
+    record_instance,
+    record_quarantine,
+)
+from storage.jobs import claim_job, complete_job, create_jobs, fail_job, requeue_job, study_contents
+from storage.ledger import Ledger, utc_now
+from storage.overview import quarantine_overviews, study_overviews
+from storage.retention import expire_quarantine, expire_studies, sweep_files
+
+MONTH = dt.timedelta(days=30)
+LATER = NOW + MONTH + dt.timedelta(seconds=1)
+HOUR = dt.timedelta(hours=1)
+
+
+def _expire(ledger: Ledger, now: dt.datetime = LATER) -> tuple[str, ...]:
+    return expire_studies(ledger, retention=MONTH, now=now)
+
+
+def _process(ledger: Ledger, at: dt.datetime = NOW) -> None:
+    job = claim_job(ledger, "w", at, 60)
+    assert job is not None
+    complete_job(ledger, job.id, [a_result(1)], {}, worker="w", now=at)
+
+
+def _deliver(ledger: Ledger, at: dt.datetime = NOW) -> None:
+    delivery_sent(ledger, [one.id for one in claim_deliveries(ledger, "pacs", 9, "d", at, 60)], None, None, now=at)
+
+
+def test_a_finished_study_goes_after_its_time_and_once(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    _process(ledger)
+    _deliver(ledger)
+    assert _expire(ledger, NOW + MONTH) == ()
+    assert _expire(ledger) == ("1.2.3",)
+    assert _expire(ledger) == ()
+    assert study_overviews(ledger)[0].removed_at == LATER
+
+
+def test_time_counts_from_the_last_commitment(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    _process(ledger)
+    _deliver(ledger, at=NOW + dt.timedelta(days=3))
+    assert _expire(ledger) == ()
+    assert _expire(ledger, LATER + dt.timedelta(days=3)) == ("1.2.3",)
+
+
+def test_what_is_not_finished_stays_however_old_it_is(ledger: Ledger) -> None:
+    ages = LATER + 100 * MONTH
+    receive_and_schedule(ledger)
+    assert _expire(ledger, ages) == ()  # job queued
+    job = claim_job(ledger, "w", NOW, 60)
+    assert job is not None
+    assert _expire(ledger, ages) == ()  # running
+    fail_job(ledger, job.id, "error", retryable=False, retry_at=NOW, worker="w", now=NOW)
+    assert _expire(ledger, ages) == ()  # failed: an operator must see it
+    requeue_job(ledger, job.id, now=NOW)
+    _process(ledger)
+    assert _expire(ledger, ages) == ()  # result queued
+    (delivery,) = claim_deliveries(ledger, "pacs", 9, "d", NOW, 60)
+    assert _expire(ledger, ages) == ()  # being sent
+    delivery_sent(ledger, [delivery.id], "7.7", NOW, now=NOW)
+    assert _expire(ledger, ages) == ()  # not committed
+    delivery_failed(ledger, delivery.id, "refused", None, now=NOW)
+    assert _expire(ledger, ages) == ()  # dead letter
+
+
+def test_a_study_with_new_images_or_in_mid_association_stays(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    _process(ledger)
+    _deliver(ledger)
+    association = associate(ledger)
+    record_instance(ledger, an_instance(association, 1), at=NOW)  # a duplicate, but somebody is sending
+    assert _expire(ledger) == ()
+    record_instance(ledger, an_instance(association, 50), at=NOW)
+    close_association(ledger, association, outcome="released", at=NOW)
+    assert _expire(ledger) == ()
+
+
+def test_a_study_that_no_route_took_goes_too(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    association = associate(ledger)
+    record_instance(ledger, an_instance(association, 1, study="5.5", series="5.5.1"), at=NOW)
+    close_association(ledger, association, outcome="released", at=NOW)
+    assert _expire(ledger) == ()  # 5.5 still waits to be scheduled
+    create_jobs(ledger, study_contents(ledger, "5.5"), [], reason="quiet", now=NOW)
+    assert _expire(ledger) == ("5.5",)
+
+
+def _store(files: InstanceFiles, data: bytes) -> StoredFile:
+    return files.store(data, file_meta=b"", transfer_syntax_uid="1.2")
+
+
+def _age(files: InstanceFiles, stored: StoredFile) -> None:
+    old = (utc_now() - 2 * HOUR).timestamp()
+    os.utime(files.absolute(stored.path), (old, old))
+
+
+def _named(instance: ReceivedInstance, stored: StoredFile) -> ReceivedInstance:
+    fields = {name: getattr(instance, name) for name in instance.__slots__}
+    return ReceivedInstance(**fields | {"digest": stored.digest, "path": str(stored.path)})
+
+
+def test_the_sweep_takes_old_files_that_nothing_names(ledger: Ledger, files: InstanceFiles) -> None:
+    association = associate(ledger)
+    named, orphan, young, aside = (_store(files, data) for data in (b"named", b"orphan", b"young", b"aside"))
+    result = files.store_result(b"result", file_meta=b"", transfer_syntax_uid="1.2")
+    record_instance(ledger, _named(an_instance(association, 1), named), at=NOW)
+    record_quarantine(ledger, QuarantinedObject(aside.digest, str(aside.path), "test"), at=NOW)
+    abandoned = files.root / "incoming" / "half"
+    abandoned.write_bytes(b"half")
+    for stored in (named, orphan, aside, result, StoredFile(abandoned.relative_to(files.root), "", 4)):
+        _age(files, stored)
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 3
+    assert set(files.stored_paths()) == {named.path, young.path, aside.path}
+    assert not abandoned.exists()
+    assert expire_quarantine(ledger, retention=MONTH, now=NOW + MONTH) == 0
+    assert expire_quarantine(ledger, retention=MONTH, now=LATER) == 1
+    assert quarantine_overviews(ledger) == ()
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 1
+
+
+def test_images_that_come_again_after_they_were_removed_are_new_and_stay(ledger: Ledger, files: InstanceFiles) -> None:
+    association = associate(ledger)
+    stored = _store(files, b"image")
+    instance = _named(an_instance(association, 1), stored)
+    record_instance(ledger, instance, at=NOW)
+    close_association(ledger, association, outcome="released", at=NOW)
+    create_jobs(ledger, study_contents(ledger, "1.2.3"), [], reason="quiet", now=NOW)
+    assert _expire(ledger) == ("1.2.3",)
+    _age(files, stored)
+    # The sender's file is written before its commit; the sweep between the two must leave it.
+    again = _store(files, b"image")
+    assert again.path == stored.path
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 0
+    resent = _named(an_instance(associate(ledger, at=LATER), 1), again)
+    assert record_instance(ledger, resent, at=LATER) is Reception.NEW
+    _age(files, again)
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 0
+    (overview,) = study_overviews(ledger)
+    assert (overview.removed_at, overview.instances_waiting) == (None, 1)
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_job_that_runs_again_restores_the_results_that_retention_took(ledger: Ledger, removed: bool) -> None:
+    receive_and_schedule(ledger)
+    _process(ledger)
+    _deliver(ledger)
+    if removed:
+        assert _expire(ledger) == ("1.2.3",)
+    requeue_job(ledger, 1, now=LATER)
+    job = claim_job(ledger, "w", LATER, 60)
+    assert job is not None
+    assert len(job.paths) == (0 if removed else 3)
+    complete_job(ledger, job.id, [a_result(1)], {}, worker="w", now=LATER)
+    assert claim_deliveries(ledger, "pacs", 9, "d", LATER, 60) == []
