@@ -104,7 +104,7 @@ def read_header(data: bytes | memoryview, transfer_syntax_uid: str) -> Dataset:
                 True,
             )
             if element.tag == _SPECIFIC_CHARACTER_SET:
-                encodings = convert_encodings(value.decode("latin-1").rstrip(" \0").split("\\"))
+                encodings = _encodings(value)
     except (struct.error, LookupError) as error:
         raise CannotUnderstandError(f"the data set cannot be parsed near byte {offset}") from error
     if not elements:
@@ -112,6 +112,14 @@ def read_header(data: bytes | memoryview, transfer_syntax_uid: str) -> Dataset:
     dataset = Dataset(elements)
     dataset.set_original_encoding(implicit, True, encodings)
     return dataset
+
+
+def _encodings(character_set: bytes) -> list[str]:
+    try:
+        return convert_encodings(character_set.decode("latin-1").rstrip(" \0").split("\\"))
+    except (LookupError, ValueError):
+        # A damaged Specific Character Set spoils descriptions; that is no reason to lose the image.
+        return ["iso8859"]
 
 
 def _element(view: memoryview, offset: int, end: int, implicit: bool, depth: int) -> _Element:

@@ -1,0 +1,293 @@
+"""Faults of disk, ledger, peers and the process itself: what is acknowledged stays, and recovery needs no person."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from interop.dcmtk import storescu
+from interop.ports import wait_until
+from pydicom.uid import ExplicitVRLittleEndian
+
+import storage.ledger
+from dicom_node.config import Configuration, NodeSettings, Peer, StorageSettings
+from dicom_node.network.room import Room
+from dicom_node.network.sender import ScuSettings, echo, send_files
+from network.objects import data_set_bytes, mr_image, new_uid, save
+from network.running_node import (
+    NODE,
+    SCANNER,
+    ReceiverProcess,
+    RunningReceiver,
+    configuration,
+    receiver_thread,
+)
+from storage.ledger import open_ledger
+
+SETTINGS = ScuSettings(SCANNER, acse_timeout_s=10, response_timeout_s=60)
+
+
+def node_peer(configuration: Configuration) -> Peer:
+    return Peer(ae_title=NODE, host="127.0.0.1", port=configuration.node.port)
+
+
+def send(receiver: RunningReceiver, *paths: Path) -> list[int | None]:
+    return [outcome.status for outcome in send_files(paths, node_peer(receiver.configuration), SETTINGS)]
+
+
+def with_storage(configuration: Configuration, **changes: object) -> Configuration:
+    settings = StorageSettings(**{**configuration.storage.model_dump(), **changes})
+    return configuration.model_copy(update={"storage": settings})
+
+
+def left_behind(receiver: RunningReceiver) -> list[Path]:
+    return list((receiver.configuration.storage.directory / "incoming").iterdir())
+
+
+def test_below_the_low_watermark_is_a700_with_nothing_written(dcmtk: None, tmp_path: Path) -> None:
+    free = os.statvfs(tmp_path)
+    more_than_there_is = free.f_bavail * free.f_frsize // 1_000_000 + 1_000_000
+    full = with_storage(
+        configuration(tmp_path), low_watermark_mb=more_than_there_is, high_watermark_mb=more_than_there_is
+    )
+    with receiver_thread(full) as receiver:
+        refused = storescu([save(mr_image(), tmp_path)], port=receiver.port, called=NODE)
+        assert "Refused: OutOfResources" in refused.stderr
+        assert receiver.instances() == []
+        assert left_behind(receiver) == []
+        # Testing the connection is still possible.
+        assert echo(node_peer(full), SETTINGS).reachable
+
+
+def test_watermarks_do_not_flap() -> None:
+    free = [100_000_000, 20_000_000, 10_500_000, 10_400_000, 15_000_000, 19_999_999, 20_000_000, 12_000_000]
+    coming = iter(free)
+    room = Room(lambda: next(coming), low_watermark_mb=10, high_watermark_mb=20)
+    assert [room.admits(500_000) for _ in free] == [True, True, True, False, False, False, True, True]
+
+
+def test_an_object_that_would_fill_the_disk_is_refused_before_it_is_written() -> None:
+    room = Room(lambda: 30_000_000, low_watermark_mb=10, high_watermark_mb=20)
+    assert room.admits(20_000_000)
+    assert not room.admits(20_000_001)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """Two megabytes of file system."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        # Without the right to mount, a limit on the size of files stands in for the full disk.
+        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_a700_without_a_partial_file_and_recovers(tiny_disk: Path, tmp_path: Path) -> None:
+    node = with_storage(configuration(tmp_path), directory=tiny_disk / "instances")
+    paths = [save(mr_image(seed=seed, side=256), tmp_path) for seed in range(24)]
+    with receiver_thread(node) as receiver:
+        first = send(receiver, *paths)
+        assert 0 < first.count(0x0000) < 24
+        assert set(first) == {0x0000, 0xA700}
+        assert left_behind(receiver) == []
+        assert len(receiver.instances()) == first.count(0x0000)
+        for row in receiver.instances():
+            assert receiver.file_of(row).stat().st_size == row.size
+        subprocess.run(["mount", "-o", "remount,size=32m", str(tiny_disk)], check=True)
+        assert send(receiver, *paths) == [0x0000] * 24
+        assert {data_set_bytes(receiver.file_of(row)) for row in receiver.instances()} == {
+            data_set_bytes(path) for path in paths
+        }
+
+
+def test_storage_that_vanished_is_a700_and_recovers_when_it_is_back(tmp_path: Path) -> None:
+    with receiver_thread(configuration(tmp_path)) as receiver:
+        path = save(mr_image(), tmp_path)
+        directory = receiver.configuration.storage.directory
+        directory.rename(tmp_path / "elsewhere")
+        assert send(receiver, path) == [0xA700]
+        (tmp_path / "elsewhere").rename(directory)
+        assert send(receiver, path) == [0x0000]
+        assert len(receiver.instances()) == 1
+
+
+def test_a_locked_ledger_is_a700_and_recovers_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.ledger, "BUSY_TIMEOUT_S", 0.3)
+    paths = [save(mr_image(seed=seed), tmp_path) for seed in range(2)]
+    with receiver_thread(configuration(tmp_path)) as receiver:
+        other = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert send(receiver, *paths) == [0xA700, 0xA700]
+        assert receiver.instances() == []
+        other.execute("ROLLBACK")
+        other.close()
+        assert send(receiver, *paths) == [0x0000, 0x0000]
+        assert len(receiver.instances()) == 2
+        wait_until(
+            lambda: all(row.closed_at for row in receiver.associations()), seconds=10, what="associations are closed"
+        )
+
+
+def test_the_end_of_an_association_is_recorded_when_the_ledger_is_free_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.ledger, "BUSY_TIMEOUT_S", 0.3)
+    with receiver_thread(configuration(tmp_path)) as receiver:
+        other = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+
+        def lock_after_the_last_image(_outcome: object) -> None:
+            other.execute("BEGIN IMMEDIATE")
+
+        send_files(
+            [save(mr_image(), tmp_path)],
+            node_peer(receiver.configuration),
+            SETTINGS,
+            progress=lock_after_the_last_image,
+        )
+        time.sleep(0.6)
+        assert receiver.associations()[0].closed_at is None
+        other.execute("ROLLBACK")
+        other.close()
+        wait_until(lambda: receiver.associations()[0].closed_at is not None, seconds=10, what="association closed")
+        assert receiver.associations()[0].outcome == "released"
+
+
+class PatientScanner(threading.Thread):
+    """Sends every image until it is acknowledged, as a scanner's queue does."""
+
+    def __init__(self, peer: Peer, paths: list[Path]) -> None:
+        super().__init__()
+        self.peer, self.waiting = peer, list(paths)
+        self.acknowledged: set[str] = set()
+        self.patience = time.monotonic() + 240
+
+    def run(self) -> None:
+        while self.waiting and time.monotonic() < self.patience:
+            for outcome in send_files(self.waiting, self.peer, SETTINGS):
+                if outcome.error is None:
+                    self.acknowledged.add(outcome.sop_instance_uid)
+                    self.waiting.remove(outcome.path)
+            time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_killed_in_mid_receive_it_has_every_image_it_acknowledged(tmp_path: Path) -> None:
+    rounds = int(os.environ.get("DICOM_NODE_KILL_ROUNDS", "3"))
+    node = configuration(tmp_path)
+    study, series = new_uid(), new_uid()
+    paths = [save(mr_image(study=study, series=series, seed=seed, side=128), tmp_path) for seed in range(25 * rounds)]
+    originals = {path.stem: data_set_bytes(path) for path in paths}
+    receiver = ReceiverProcess(node)
+    scanner = PatientScanner(node_peer(node), paths)
+    scanner.start()
+    ledger = open_ledger(node.storage.database)
+    try:
+        running = RunningReceiver(node, ledger)
+        for _ in range(rounds):
+            before = len(scanner.acknowledged)
+            # On average in the middle of an image.
+            wait_until(
+                lambda before=before: len(running.instances()) > before + 3 or not scanner.waiting,  # type: ignore[misc]
+                seconds=60,
+                what="images arrive",
+            )
+            time.sleep(random.random() * 0.05)
+            receiver.kill()
+            acknowledged = set(scanner.acknowledged)
+            held = {row.sop_instance_uid: row for row in running.instances()}
+            assert acknowledged <= held.keys()
+            for uid in acknowledged:
+                assert data_set_bytes(running.file_of(held[uid])) == originals[uid]
+            receiver.start()
+        scanner.join(240)
+        assert scanner.waiting == []
+        held = {row.sop_instance_uid: row for row in running.instances()}
+        assert held.keys() == originals.keys()
+        assert all(data_set_bytes(running.file_of(held[uid])) == originals[uid] for uid in originals)
+        assert running.quarantine() == []
+        receiver.kill()
+        receiver.start()
+        outcomes = [row.outcome for row in running.associations()]
+        assert None not in outcomes
+        assert "receiver died" in outcomes
+    finally:
+        ledger.close()
+        receiver.kill()
+
+
+def test_silent_and_half_finished_connections_do_not_hold_up_an_honest_scanner(tmp_path: Path) -> None:
+    node = configuration(tmp_path)
+    settings = NodeSettings(**{**node.node.model_dump(), "network_timeout_s": 2, "acse_timeout_s": 2})
+    node = node.model_copy(update={"node": settings})
+    with receiver_thread(node) as receiver:
+        probes = []
+        for number in range(60):
+            probe = socket.create_connection(("127.0.0.1", receiver.port))
+            # Nothing; three bytes of a PDU; a header that announces four gigabytes.
+            probe.sendall((b"", b"\x01\x00\x00", b"\x01\x00\xff\xff\xff\xff")[number % 3])
+            probes.append(probe)
+        assert send(receiver, *(save(mr_image(seed=seed), tmp_path) for seed in range(5))) == [0x0000] * 5
+        for probe in probes:
+            probe.settimeout(20)
+            # The receiver gives each of them up.
+            while probe.recv(100):
+                pass
+            probe.close()
+        threads = [thread for thread in threading.enumerate() if "AcceptorThread" in thread.name]
+        wait_until(lambda: not any(t.is_alive() for t in threads), seconds=10, what="their threads end")
+
+
+def test_the_reject_pdu_says_result_source_and_reason(tmp_path: Path) -> None:
+    with receiver_thread(configuration(tmp_path)) as receiver:
+        for calling, called, expected in (
+            (b"NOBODY", NODE.encode(), b"\x01\x01\x03"),
+            (SCANNER.encode(), b"OTHER", b"\x01\x01\x07"),
+        ):
+            with socket.create_connection(("127.0.0.1", receiver.port), timeout=20) as connection:
+                connection.sendall(associate_request(calling, called))
+                # PS3.8 table 9-21: type 03, length 4, reserved, result, source, reason.
+                assert connection.recv(100) == b"\x03\x00\x00\x00\x00\x04\x00" + expected
+
+
+def associate_request(calling: bytes, called: bytes) -> bytes:
+    """A-ASSOCIATE-RQ for C-ECHO (PS3.8 table 9-11)."""
+
+    def item(kind: int, value: bytes) -> bytes:
+        return bytes((kind, 0)) + len(value).to_bytes(2, "big") + value
+
+    application = item(0x10, b"1.2.840.10008.3.1.1.1")
+    context = item(
+        0x20,
+        b"\x01\x00\x00\x00" + item(0x30, b"1.2.840.10008.1.1") + item(0x40, ExplicitVRLittleEndian.encode("ascii")),
+    )
+    user = item(0x50, item(0x51, (16384).to_bytes(4, "big")) + item(0x52, b"1.2.3"))
+    body = b"\x00\x01\x00\x00" + called.ljust(16) + calling.ljust(16) + bytes(32) + application + context + user
+    return b"\x01\x00" + len(body).to_bytes(4, "big") + body
+
+
+@pytest.mark.parametrize("module", ["dicom_node.network.receiver", "dicom_node.deliver.deliver"])
+def test_nothing_heavy_is_imported(module: str) -> None:
+    code = (
+        f"import sys, {module}\n"
+        "from dicom_node.network.capabilities import storage_contexts\n"
+        "storage_contexts()\n"
+        "print(sorted({'torch', 'monai', 'scipy', 'highdicom', 'matplotlib', 'skimage'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
