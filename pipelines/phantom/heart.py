@@ -107,6 +107,7 @@ class Heart:
     lv: LeftVentricle
     origin: Array
     axes: Array
+    lv_rest_ml: float
     rv_reach: Array
     rv_trabecula: Array
     fat: Array
@@ -138,9 +139,7 @@ class Heart:
         lid = float(np.interp(lv.length, lv.levels, motion.level))
         endo, epi = lv.cavity(motion), lv.epicardium(motion)
         volume = enclosed_volume_ml(motion, None, endo, lid)
-        rest = lv.state(0.0, 0.0)
-        rest_volume = enclosed_volume_ml(rest, None, lv.cavity(rest), lv.length)
-        target = self.subject.rv_edv_ml - (rest_volume - volume)
+        target = self.subject.rv_edv_ml - (self.lv_rest_ml - volume)
         scale = self._rv_scale(motion, epi, lid, target)
         subject = self.subject
         la_volume = subject.la_minimum_ml + (subject.la_maximum_ml - subject.la_minimum_ml) * contraction
@@ -171,8 +170,14 @@ class Heart:
         root = math.sqrt(max(b * b - 4 * a * (c - target), 0.0))
         return float(np.clip((-b + root) / (2 * a), 0.08, 1.6))
 
+    @property
+    def present_layers(self) -> tuple[Layer, ...]:
+        """The layers that this heart has: those of the lesions only where there is one."""
+        last = Layer.INFARCT if self.infarct_depth is None else Layer.OBSTRUCTION_INNER
+        return tuple(layer for layer in Layer if layer < last or self.obstruction is not None)
+
     def layers(self, state: HeartState, positions: Array) -> Array:
-        """Spatial layer tables at levels ``positions`` (mm, spatial s), shape (positions, ANGLES, len(Layer))."""
+        """Spatial tables of the present layers at levels ``positions`` (spatial s, mm): (positions, ANGLES, layers)."""
         lv, motion = self.lv, state.motion
         endo, epi = lv.cavity(motion), lv.epicardium(motion)
         inner, outer = np.sqrt(np.maximum(endo, 0)), np.sqrt(np.maximum(epi, 0))
@@ -186,7 +191,7 @@ class Heart:
         rv = outer + reach
         columns[Layer.RV] = np.where(exists, rv**2, epi)
         columns[Layer.RV_VISIBLE] = np.where(exists, (outer + reach * (1 - self.rv_trabecula)) ** 2, epi)
-        wall = np.minimum(1.0, reach / 5.0) * (3.0 + 1.5 * state.contraction)
+        wall = np.minimum(1.0, reach / 5.0) * (2.2 + 1.5 * state.contraction)
         rv_wall = rv + wall
         columns[Layer.RV_WALL] = np.where(exists, rv_wall**2, epi)
         columns[Layer.FAT] = np.where(exists, (rv_wall + self.fat) ** 2, epi + 60.0)
@@ -208,7 +213,7 @@ class Heart:
         angles = np.mod(angle_grid()[None, :] - turn[:, None], 2 * math.pi) * (ANGLES / (2 * math.pi))
         rows, angles = np.broadcast_arrays(rows, angles)
         wrapped = np.concatenate([columns, columns[:, :, :1]], axis=2)
-        moved = [map_coordinates(table, [rows, angles], order=1, mode="nearest") for table in wrapped]
+        moved = [map_coordinates(table, [rows, angles], order=1, mode="nearest") for table in wrapped[list(self.present_layers)]]
         return np.stack(moved, axis=-1)
 
     def _depth_layer(self, motion: MotionState, depth: Array, endo: Array) -> Array:
@@ -236,12 +241,12 @@ class Heart:
 def enclosed_volume_ml(motion: MotionState, inner: Array | None, outer: Array, lid: float) -> float:
     """Volume between two layers (squared radii on material levels) below the tilted valve plane, mL.
 
-    The plane cuts each radius at its own level, so the radius is integrated too (Gauss–Legendre, 6 nodes).
+    The plane cuts each radius at its own level, so the radius is integrated too (Gauss–Legendre, 4 nodes).
     """
     low = np.zeros_like(outer) if inner is None else np.maximum(inner, 0)
     high = np.maximum(outer, 0)
     angles = angle_grid() + motion.torsion[:, None]
-    nodes, weights = np.polynomial.legendre.leggauss(6)
+    nodes, weights = np.polynomial.legendre.leggauss(4)
     thickness = np.gradient(motion.level)
     total = 0.0
     for node, weight in zip(nodes, weights, strict=True):
@@ -267,7 +272,7 @@ def build_heart(subject: Subject, rng: np.random.Generator) -> Heart:
     apex = 5.0 + rng.normal(0, 0.4)
     length = subject.long_axis_mm + apex
     levels = level_grid(length)
-    depth = _infarct_depth(subject, levels, length, rng)
+    depth, distance = _infarct_patch(subject, levels, length, rng)
     lv = build_left_ventricle(subject, depth, levels, apex)
     rest = lv.state(0.0, 0.0)
     epi = lv.epi2
@@ -288,7 +293,7 @@ def build_heart(subject: Subject, rng: np.random.Generator) -> Heart:
         for length_mm, degrees in ((2.0, 5.0), (2.5, 5.0))
     ]
     texture_endo, texture_epi = (0.06 * table / table.std() for table in texture)
-    ridges = smooth_table(rng.standard_normal((levels.size, ANGLES)), 5.0, 4.0)
+    ridges = smooth_table(rng.standard_normal((levels.size, ANGLES)), 5.0, 4.5)
     ridges = np.clip(0.5 + 0.8 * ridges / ridges.std(), 0, 2)
     towards_apex = np.clip(1.3 - levels / length, 0.35, 1.2)[:, None]
     coarse = smooth_table(rng.standard_normal((levels.size, ANGLES)), 6.0, 5.0)
@@ -308,14 +313,15 @@ def build_heart(subject: Subject, rng: np.random.Generator) -> Heart:
         lv=lv,
         origin=origin,
         axes=axes,
+        lv_rest_ml=enclosed_volume_ml(rest, None, lv.endo2, lv.length),
         rv_reach=reach,
-        rv_trabecula=np.minimum(0.16 * coarse * towards_apex, 0.6),
+        rv_trabecula=np.minimum(0.22 * coarse * towards_apex, 0.6),
         fat=fat,
         trabecula=np.minimum(subject.trabeculation * ridges * towards_apex, 0.3),
         texture_endo=texture_endo,
         texture_epi=texture_epi,
         infarct_depth=depth,
-        obstruction=_obstruction_depth(subject, depth, rng),
+        obstruction=_obstruction_depth(subject, depth, distance, rng),
         papillary=(
             (rng.normal(48, 7), rng.normal(4.6, 0.4) * surface / 1.9, 0.2, rng.normal(0.64, 0.03), 0.68),
             (rng.normal(248, 8), rng.normal(4.8, 0.4) * surface / 1.9, 0.2, rng.normal(0.62, 0.03), 0.68),
@@ -338,14 +344,18 @@ def _rv_shape(subject: Subject, lv: LeftVentricle) -> Array:
     falling = np.clip((1 - angle) / (1 - corner), 0, 1) ** 0.7
     crescent = np.minimum(rising, falling)
     along = np.clip((fraction - 0.14) / 0.55, 0, 1) ** 0.75
-    return smooth_table(36.0 * crescent * along, 3.0, 5.0)
+    towards_valve = 1 - 0.4 * np.clip((fraction - 0.78) / 0.22, 0, 1) ** 2
+    return smooth_table(36.0 * crescent * along * towards_valve, 3.0, 5.0)
 
 
-def _infarct_depth(subject: Subject, levels: Array, length: float, rng: np.random.Generator) -> Array | None:
-    if subject.infarct is None:
-        return None
-    patch = subject.infarct
+def _infarct_patch(
+    subject: Subject, levels: Array, length: float, rng: np.random.Generator
+) -> tuple[Array | None, Array]:
+    """Depth of the infarct as a fraction of the wall, and relative distance from its centre (1 at its border)."""
     outline = smooth_table(rng.standard_normal((levels.size, ANGLES)), 7.0, 12.0)
+    patch = subject.infarct
+    if patch is None:
+        return None, outline
     around = angular_distance(angle_grid(), patch.angle_deg)[None, :] / patch.half_width_deg
     fraction = (levels / length)[:, None]
     along = (fraction - patch.level) / patch.half_length
@@ -353,17 +363,18 @@ def _infarct_depth(subject: Subject, levels: Array, length: float, rng: np.rando
     wrap = np.clip(fraction / 0.18, 0.25, 1)
     distance = np.sqrt((around * wrap) ** 2 + along**2) + 0.10 * outline / outline.std()
     depth = patch.transmurality * np.sqrt(np.clip((1 - distance) / 0.3, 0, 1))
-    return smooth_table(depth, 1.0, 2.0) * (depth > 0)
+    return smooth_table(depth, 1.0, 2.0) * (depth > 0), distance
 
 
 def _obstruction_depth(
-    subject: Subject, depth: Array | None, rng: np.random.Generator
+    subject: Subject, depth: Array | None, distance: Array, rng: np.random.Generator
 ) -> tuple[Array, Array] | None:
+    """Inner and outer depth of the obstructed core: subendocardial, in the middle of the infarct, patchy."""
+    spots = smooth_table(rng.standard_normal(distance.shape), 4.0, 7.0)
+    reach = rng.uniform(0.35, 0.65)
     if subject.infarct is None or depth is None or not subject.infarct.obstruction:
         return None
-    core = depth / subject.infarct.transmurality
-    spots = smooth_table(rng.standard_normal(depth.shape), 4.0, 7.0)
-    inside = np.clip((core - rng.uniform(0.62, 0.8) + 0.12 * spots / spots.std()) / 0.25, 0, 1)
+    inside = np.clip((reach - distance + 0.12 * spots / spots.std()) / 0.2, 0, 1)
     inner = 0.12 * depth
     return inner, inner + 0.5 * depth * np.sqrt(inside)
 
@@ -381,6 +392,6 @@ def _placement(
     axes = np.stack([lateral, inferior, base])
     body = subject.body
     chest = -(body.half_depth_mm - body.fat_mm - 18)
-    front = max(-26 + rng.normal(0, 3), chest + 0.57 * (reach + 6))
+    front = chest + 0.57 * (reach + 6) - 7 + rng.normal(0, 2)
     centre = np.array([28 + rng.normal(0, 4), front, rng.normal(0, 4)])
     return centre - 0.55 * lv.length * base, axes

@@ -91,15 +91,11 @@ class RenderedSlice:
 
 def film_heart(heart: Heart, states: tuple[HeartState, ...]) -> HeartMovie:
     """Tabulate the layers of the heart for all phases."""
-    layers = tuple(layer for layer in Layer if layer < Layer.INFARCT)
-    if heart.infarct_depth is not None:
-        layers += (Layer.INFARCT,)
-    if heart.obstruction is not None:
-        layers += (Layer.OBSTRUCTION_INNER, Layer.OBSTRUCTION_OUTER)
+    layers = heart.present_layers
     positions = np.arange(-10.0, heart.lv.length + 9.0, _POSITION_STEP)
     table = np.empty((positions.size, ANGLES, len(layers), len(states)))
     for index, state in enumerate(states):
-        table[..., index] = heart.layers(state, positions)[..., list(layers)]
+        table[..., index] = heart.layers(state, positions)
     return HeartMovie(
         heart=heart,
         states=states,
@@ -165,13 +161,16 @@ def render_slice(
     blood = _blood_texture(plane, inside, phases, rng, flow)
     heart_sum = np.zeros((inside.size, phases))
     coverage = _Coverage.empty(inside.size, phases, lesions=Layer.INFARCT in movie.layers)
-    static = np.zeros(size)
     shifts = sub_slices(samples, plane)
-    for shift in shifts:
-        points = plane.points(*shift)
-        background = thorax.paint(points, signal, texture, plane.spacing)
-        static += background / samples
-        if inside.size:
+    # Two depths suffice for what does not move.
+    near, far = (
+        thorax.paint(plane.points(*shift), signal, texture, plane.spacing) for shift in sub_slices(2, plane)
+    )
+    static = (near + far) / 2
+    if inside.size:
+        for shift in shifts:
+            points = plane.points(*shift)
+            background = near if shift[2] <= 0 else far
             heart_sum += _paint_heart(movie, plane, points[inside], background[inside], local, blood, coverage)
     image = np.repeat(static.astype(np.float32)[None], phases, axis=0)
     image[:, inside] = (heart_sum / samples).T

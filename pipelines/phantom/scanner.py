@@ -123,8 +123,8 @@ class Coils:
     normals: Array
     radius: float
 
-    def sensitivity(self, plane: Plane) -> NDArray[np.complex64]:
-        """Sensitivity of each loop by the law of Biot and Savart, (K, rows, columns), mean magnitude near 1."""
+    def receive_profile(self, plane: Plane) -> NDArray[np.float32]:
+        """Root of the summed squared sensitivities (Biot–Savart) at every pixel, (rows, columns)."""
         coarse = 20
         row_steps = np.linspace(0, (plane.rows - 1) * plane.spacing, coarse)
         column_steps = np.linspace(0, (plane.columns - 1) * plane.spacing, coarse)
@@ -133,16 +133,15 @@ class Coils:
             + row_steps[:, None, None] * plane.column
             + column_steps[None, :, None] * plane.row
         ).reshape(-1, 3)
-        maps = []
+        power = np.zeros(points.shape[0])
         for centre, normal in zip(self.centres, self.normals, strict=True):
             field = _loop_field(points, centre, normal, self.radius)
-            transverse = (field[:, 0] - 1j * field[:, 1]).reshape(coarse, coarse)
-            factors = (plane.rows / coarse, plane.columns / coarse)
-            maps.append(
-                zoom(transverse.real, factors, order=3, mode="nearest", grid_mode=True)
-                + 1j * zoom(transverse.imag, factors, order=3, mode="nearest", grid_mode=True)
-            )
-        return np.stack(maps).astype(np.complex64)
+            # Only the part across the main field (z) induces a signal.
+            power += field[:, 0] ** 2 + field[:, 1] ** 2
+        profile = np.sqrt(power).reshape(coarse, coarse)
+        factors = (plane.rows / coarse, plane.columns / coarse)
+        smooth = zoom(profile, factors, order=3, mode="nearest", grid_mode=True)
+        return np.maximum(smooth, 1e-3).astype(np.float32)
 
 
 def build_coils(body: Body, centre: Array, count: int) -> Coils:
@@ -176,7 +175,7 @@ def _loop_field(points: Array, centre: Array, normal: Array, radius: float) -> A
 
 def acquire(
     signal: NDArray[np.float32],
-    sensitivity: NDArray[np.complex64],
+    profile: NDArray[np.float32],
     reconstruction: Reconstruction,
     blood_level: float,
     rng: np.random.Generator,
@@ -184,13 +183,17 @@ def acquire(
     faults: frozenset[Fault] = frozenset(),
     keep_sign: bool = False,
 ) -> NDArray[np.float32]:
-    """Measure k-space with every coil and reconstruct magnitude images.
+    """Measure k-space and reconstruct images.
+
+    The matched combination of many coil elements with independent noise is the image times their receive profile plus
+    noise of the same variance everywhere (Roemer 1990), so one k-space of the combined signal stands for all elements.
 
     Parameters
     ----------
     signal : (T, R, C) float32
         Signed transverse magnetisation.
-    sensitivity : (K, R, C) complex64
+    profile : (R, C) float32
+        Combined receive profile.
     reconstruction : Reconstruction
     blood_level : float
         Signal of blood at the heart, the reference of the signal-to-noise ratio.
@@ -198,39 +201,35 @@ def acquire(
     faults : frozenset of Fault
         Faults that live in k-space act here.
     keep_sign : bool
-        Phase-sensitive reconstruction: the real part after removing the coil phase, instead of the magnitude.
+        Phase-sensitive reconstruction: the real part instead of the magnitude.
 
     Returns
     -------
     (T, R, C) float32
+        Magnitude with Rician noise, or the real part with Gaussian noise.
     """
     phases, rows, columns = signal.shape
     window = _window(rows, columns, reconstruction)
     power = float(np.mean(window.astype(np.float64) ** 2))
-    strength = np.sqrt((np.abs(sensitivity) ** 2).sum(axis=0)) + 1e-6
-    middle = strength[rows // 4 : -rows // 4, columns // 4 : -columns // 4]
-    level = float(np.median(middle))
-    noise_sd = blood_level * level / reconstruction.snr / math.sqrt(2 * max(power, 1e-6))
+    level = float(np.median(profile[rows // 4 : -rows // 4, columns // 4 : -columns // 4]))
+    relative = profile / np.float32(level)
+    noise_sd = blood_level / reconstruction.snr / math.sqrt(2 * power)
     noise_scale = np.float32(noise_sd * math.sqrt(rows * columns))
     donors = _donor_phases(phases, rows, faults, rng)
-    modulation = _ghost_modulation(phases, rows, rng) if Fault.GHOSTING in faults else None
-    result = np.zeros((phases, rows, columns), np.complex64)
+    spectrum = fft2(signal * relative, axes=(1, 2))
+    if donors is not None:
+        spectrum = spectrum[donors, np.arange(rows)[None, :], :]
+    if Fault.GHOSTING in faults:
+        spectrum *= _ghost_modulation(phases, rows, rng)[:, :, None]
     measured = np.flatnonzero(window.any(axis=1))
-    for coil in sensitivity:
-        spectrum = fft2(signal * coil, axes=(1, 2))
-        if donors is not None:
-            spectrum = spectrum[donors, np.arange(rows)[None, :], :]
-        if modulation is not None:
-            spectrum *= modulation[:, :, None]
-        shape = (phases, measured.size, columns, 2)
-        noise = rng.standard_normal(shape, dtype=np.float32) * noise_scale
-        spectrum[:, measured] += noise.view(np.complex64)[..., 0]
-        spectrum *= window
-        result += ifft2(spectrum, axes=(1, 2), overwrite_x=True) * np.conj(coil)
-    # Matched combination leaves the profile of the coils; correction removes a part of it.
-    result /= strength * (strength / level) ** np.float32(reconstruction.uniformity)
-    result /= np.float32(level)
-    return result.real.astype(np.float32) if keep_sign else np.abs(result)
+    noise = rng.standard_normal((phases, measured.size, columns, 2), dtype=np.float32)
+    noise *= noise_scale
+    spectrum[:, measured] += noise.view(np.complex64)[..., 0]
+    spectrum *= window
+    image = ifft2(spectrum, axes=(1, 2), overwrite_x=True)
+    result = image.real if keep_sign else np.abs(image)
+    # The profile stays in the image; a uniformity correction removes a part of it.
+    return result / relative ** np.float32(reconstruction.uniformity)
 
 
 def _window(rows: int, columns: int, reconstruction: Reconstruction) -> NDArray[np.float32]:

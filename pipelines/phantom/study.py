@@ -40,6 +40,8 @@ __all__ = ["CineAcquisition", "Enhancement", "PhantomStudy", "simulate"]
 Array = NDArray[np.float64]
 BLOOD_GREY = 240.0
 """Grey value of blood at the heart in the stored cine images."""
+LONG_AXIS_ANGLES_DEG = {View.LAX_2CH: 92.0, View.LAX_3CH: 140.0, View.LAX_4CH: 8.0}
+"""Angle of each long-axis plane about the long axis: 0 lateral, 90 anterior."""
 PSIR_ZERO = 1000
 """Grey value of no longitudinal magnetisation in phase-sensitive late enhancement images."""
 ENHANCEMENT_GREY = 1800.0
@@ -160,8 +162,8 @@ def simulate(recipe: PhantomRecipe, *, workers: int = 2) -> PhantomStudy:
     plan_rng = np.random.default_rng(images.spawn(1)[0])
     stacks: list[tuple[View, list[Plane], list[Plane]]] = [(View.SAX, *_short_axis_planes(room, plan_rng))]
     if recipe.long_axis:
-        for view, angle in ((View.LAX_2CH, 92.0), (View.LAX_3CH, 140.0), (View.LAX_4CH, 8.0)):
-            plane = _long_axis_plane(room, angle, plan_rng)
+        for view in LONG_AXIS_ANGLES_DEG:
+            plane = _long_axis_plane(room, view, plan_rng)
             stacks.append((view, [plane], [_shifted(plane, plan_rng.normal(0, breathing_sd_mm(recipe)))]))
     jobs = [(index, true) for index, (_, _, truth) in enumerate(stacks) for true in truth]
     seeds = images.spawn(len(jobs))
@@ -258,23 +260,28 @@ def _short_axis_planes(room: _Room, rng: np.random.Generator) -> tuple[list[Plan
     return planned, true
 
 
-def _long_axis_plane(room: _Room, angle_deg: float, rng: np.random.Generator) -> Plane:
-    """A plane through the long axis at an angle of the heart frame (0 lateral, 90 anterior)."""
+def _long_axis_plane(room: _Room, view: View, rng: np.random.Generator) -> Plane:
+    """A plane through the long axis, turned in plane as radiographers show it: 4CH like an axial, others like a
+    sagittal image.
+    """
     recipe, heart = room.recipe, room.heart
-    angle = math.radians(angle_deg + rng.normal(0, 4))
+    angle = math.radians(LONG_AXIS_ANGLES_DEG[view] + rng.normal(0, 4))
     across = heart.axes[0] * math.cos(angle) - heart.axes[1] * math.sin(angle)
-    # The apex points down in the image (4CH: lateral wall on the right).
-    down = -heart.axes[2]
-    if angle_deg > 45:
-        # 2CH and 3CH: anterior or septal side to the left, as they are usually shown from the left.
-        across = -across
+    normal = np.cross(heart.axes[2], across)
+    down = np.array([0.0, 1.0, 0.0]) if view is View.LAX_4CH else np.array([0.0, 0.0, -1.0])
+    right = np.array([1.0, 0.0, 0.0]) if view is View.LAX_4CH else np.array([0.0, 1.0, 0.0])
+    column = down - (down @ normal) * normal
+    column /= np.linalg.norm(column)
+    row = np.cross(column, normal)
+    if row @ right < 0:
+        row = -row
     size = max(recipe.rows, recipe.columns)
-    centre = heart.to_patient(np.array([-10.0 * math.cos(angle), 0.0, 0.62 * heart.lv.length]))
+    middle = heart.to_patient(np.array([-12.0 * math.cos(angle), 0.0, 0.6 * heart.lv.length]))
     half = (size - 1) / 2 * recipe.spacing_mm
     return Plane(
-        position=centre - half * across - half * down,
-        row=across,
-        column=down,
+        position=middle - half * row - half * column,
+        row=row,
+        column=column,
         spacing=recipe.spacing_mm,
         rows=size,
         columns=size,
@@ -305,7 +312,7 @@ def _image_slice(
     blood = float(bssfp(relaxation(room.protocol.field_t)[Tissue.BLOOD], room.protocol, np.zeros(1))[0])
     image = acquire(
         rendered.signal,
-        room.coils.sensitivity(plane),
+        room.coils.receive_profile(plane),
         room.reconstruction,
         blood,
         rng,
@@ -327,7 +334,7 @@ def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence
     timing = EnhancementTiming(myocardial_null_ms(repetition) * float(rng.uniform(0.93, 1.15)), repetition)
     table = relaxation(room.protocol.field_t)
     level = {tissue: enhancement_signal(tissue, timing, values.density) for tissue, values in table.items()}
-    reconstruction = Reconstruction(0.7, 0.85, 1.0, 0.45, room.reconstruction.uniformity, 0.45 * room.reconstruction.snr)
+    reconstruction = Reconstruction(0.7, 0.85, 1.0, 0.45, room.reconstruction.uniformity, 0.9 * room.reconstruction.snr)
     true = [_shifted(plane, rng.normal(0, breathing_sd_mm(recipe))) for plane in planned]
 
     def image(job: tuple[Plane, np.random.SeedSequence]) -> tuple[NDArray[np.float32], RenderedSlice]:
@@ -337,7 +344,7 @@ def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence
         rendered = render_slice(movie, room.thorax, plane, signals, own, samples=4, flow=0.08)
         real = acquire(
             rendered.signal,
-            room.coils.sensitivity(plane),
+            room.coils.receive_profile(plane),
             reconstruction,
             0.5,
             own,

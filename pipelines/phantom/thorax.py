@@ -100,6 +100,10 @@ class Thorax:
         image = paint(image, cavity * vessels * 0.8, signal[Tissue.BLOOD])
         middle = np.sqrt(((x - 4) / 34) ** 2 + ((y - 22) / 46) ** 2) - 1
         image = paint(image, cavity * cover(middle * 34 + 3 * texture.coarse) * 0.95, 0.75 * fat)
+        # Fat behind the sternum and in front of the pericardium.
+        front = depth + fat_here + wall + 15 + 3 * texture.coarse
+        anterior = np.clip((-y - 25) / 15, 0, 1) * np.clip((75 - np.abs(x - 22)) / 12, 0, 1)
+        image = paint(image, cavity * cover(-front) * anterior, fat * 0.95)
         centre, size = self.heart_sac
         relative = points - centre
         sac = np.sqrt((relative**2).sum(axis=1)) - size - 2.5 * texture.coarse
@@ -146,8 +150,8 @@ class Thorax:
         liver = below * cover(liver_edge)
         value = signal[Tissue.LIVER] * (1 + 0.05 * texture.fine + 0.04 * texture.medium)
         image = image + liver * (value - image)
-        vessels = np.clip((texture.coarse + 0.25 * texture.medium - 1.9) / 0.25, 0, 1)
-        image = image + liver * vessels * 0.75 * (signal[Tissue.BLOOD] - image)
+        vessels = np.clip((0.5 * texture.coarse + 0.8 * texture.medium - 1.75) / 0.3, 0, 1)
+        image = image + liver * vessels * 0.7 * (signal[Tissue.BLOOD] - image)
         cava = below * cover(np.hypot(x + 24, y - self.spine_y + 42) - 11)
         image = image + cava * (signal[Tissue.BLOOD] * shade - image)
         for organ, centre, axes in (

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipelines.phantom.cycle import KeyTimes
 from pipelines.phantom.heart import LID_TILT, Heart, HeartState
 from pipelines.phantom.identity import phantom_uid, recipe_key
-from pipelines.phantom.study import PhantomStudy
+from pipelines.phantom.study import LONG_AXIS_ANGLES_DEG, PhantomStudy
 from pipelines.phantom.ventricle import angle_grid
 
 __all__ = ["Keyframes", "PhantomTruth", "TruthError", "TruthFacts", "measure_truth", "read_truth", "write_truth"]
@@ -27,7 +27,6 @@ Array = NDArray[np.float64]
 TRUTH_VERSION = 1
 _DENSITY_G_ML = 1.05
 _SEGMENTS = 17
-_LONG_AXIS_ANGLES_DEG = (92.0, 140.0, 8.0)
 
 
 class TruthError(ValueError):
@@ -352,7 +351,7 @@ def _long_axis_length(heart: Heart, state: HeartState) -> float:
     lv = heart.lv
     level = np.linspace(lv.apex * 0.5, lv.length, 60)
     total = 0.0
-    for angle in _LONG_AXIS_ANGLES_DEG:
+    for angle in LONG_AXIS_ANGLES_DEG.values():
         for side in (angle, angle + 180):
             points = _wall_points(heart, np.full(level.size, math.radians(side)), level, 0.5)
             moved = _cartesian(lv.deform(points, state.motion))

@@ -291,7 +291,7 @@ def level_grid(length: float) -> Array:
 def _ellipsoid(levels: Array, tip: float, equator: float, base: float) -> Array:
     """Squared relative radius of a half ellipsoid that narrows slightly above its equator; negative below its tip."""
     below = (equator - levels) / (equator - tip)
-    above = (levels - equator) / (2.1 * (base - equator))
+    above = (levels - equator) / (1.8 * (base - equator))
     return 1 - np.where(levels < equator, below, above) ** 2
 
 
