@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-from pipelines.cine.stack import CineStack, CineStudy, FrameSource, Omission, OmissionReason, StackGeometry
-from pipelines.cine.stack import StudyContext, View
+from dicom_node.config import DestinationProfile, ResultSettings
+from dicom_node.results.encode import encode_study, result_identity
+from dicom_node.results.objects import ResultObject
+from dicom_node.results.sources import SourceDatasets
+from pipelines.analysis import Findings
+from pipelines.cine.stack import (
+    CineStack,
+    CineStudy,
+    FrameSource,
+    Omission,
+    OmissionReason,
+    StackGeometry,
+    StudyContext,
+    View,
+)
+from pipelines.function.curves import find_keyframes
+from pipelines.function.findings import VentricularFunction
+from pipelines.function.measure import measure_function
+from pipelines.function.slices import measure_slices
 from pipelines.models.identity import ModelIdentity
+from pipelines.quality.assess import assess_quality
+from pipelines.quality.findings import QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation, Label
 
 STUDY_UID = "1.2.826.0.1.3680043.8.498.20250301"
 FRAME_OF_REFERENCE = STUDY_UID + ".9"
+CREATED = datetime.datetime(2025, 3, 1, 12, 30, 15, tzinfo=datetime.UTC)
 MODEL = ModelIdentity(
     name="fine-sax",
     version="1.0.0",
@@ -162,4 +183,30 @@ def write_cine(
     )
 
 
-__all__ = ["MODEL", "STUDY_UID", "Cine", "heart", "replace", "write_cine"]
+def findings_of(cine: Cine) -> Findings:
+    """What the analyses find on the true labels."""
+    stack = cine.study.short_axis
+    assert stack is not None
+    slices = measure_slices(stack, cine.segmentation)
+    key = find_keyframes(stack, slices.lv_ml)
+    function = measure_function(stack, slices, key, cine.study.context)
+    quality = assess_quality(stack, cine.segmentation, slices, function)
+    return Findings({CineSegmentation: cine.segmentation, VentricularFunction: function, QualityAssessment: quality})
+
+
+def encoded(
+    cine: Cine,
+    findings: Findings | None = None,
+    destinations: dict[str, DestinationProfile] | None = None,
+    created: datetime.datetime = CREATED,
+    settings: ResultSettings | None = None,
+) -> tuple[list[ResultObject], SourceDatasets]:
+    """Encode a cine for one usual destination."""
+    found = findings_of(cine) if findings is None else findings
+    sources = SourceDatasets.index(cine.paths)
+    chosen = settings or ResultSettings(institution="Klinikum Süd", contact="Cardiac imaging, room 9")
+    identity = result_identity(
+        cine.study, found, inputs=[path.name for path in cine.paths], route_name="cine", settings=chosen
+    )
+    profiles = {"pacs": DestinationProfile(peer="pacs")} if destinations is None else destinations
+    return encode_study(cine.study, found, sources, profiles, chosen, identity, created), sources

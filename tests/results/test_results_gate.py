@@ -1,0 +1,149 @@
+"""The gate finds what is wrong with an object, and only that."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread, dcmwrite
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset
+
+from dicom_node.results.gate import GateCheck, check
+from dicom_node.results.header import ResultRole
+from dicom_node.results.objects import ResultObject
+from pipelines.cine.stack import FrameSource
+from results.conftest import Encoded
+from results.synthetic import encoded, write_cine
+
+
+def tampered(each: ResultObject, change: Callable[[Dataset], None]) -> ResultObject:
+    with warnings.catch_warnings(), disable_value_validation():
+        warnings.simplefilter("ignore")
+        dataset = dcmread(io.BytesIO(each.content))
+        change(dataset)
+        buffer = io.BytesIO()
+        dcmwrite(buffer, dataset)
+    return dataclasses.replace(each, dataset=dataset, content=buffer.getvalue())
+
+
+def problems(result: Encoded, role: ResultRole, change: Callable[[Dataset], None]) -> list[tuple[GateCheck, str]]:
+    objects = list(result.objects)
+    index = next(i for i, each in enumerate(objects) if each.role is role and "pacs" in each.destinations)
+    objects[index] = tampered(objects[index], change)
+    return [(problem.check, problem.sentence) for problem in check(objects, result.sources)[index]]
+
+
+def _set(keyword: str, value: object) -> Callable[[Dataset], None]:
+    return lambda dataset: setattr(dataset, keyword, value)
+
+
+def _flip_pixel(dataset: Dataset) -> None:
+    data = bytearray(dataset.PixelData)
+    data[1000] ^= 1
+    dataset.PixelData = bytes(data)
+
+
+def _move_first_frame(dataset: Dataset) -> None:
+    position = dataset.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
+    position.ImagePositionPatient = [float(v) + 0.5 for v in position.ImagePositionPatient]
+
+
+def _swap_sources(dataset: Dataset) -> None:
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    first, second = (group.DerivationImageSequence[0].SourceImageSequence[0] for group in groups[:2])
+    first.ReferencedSOPInstanceUID, second.ReferencedSOPInstanceUID = (
+        second.ReferencedSOPInstanceUID,
+        first.ReferencedSOPInstanceUID,
+    )
+
+
+def _unknown_reference(dataset: Dataset) -> None:
+    dataset.SourceImageSequence[0].ReferencedSOPInstanceUID = "1.2.3.4.5"
+
+
+@pytest.mark.parametrize(
+    ("role", "change", "kind", "says"),
+    [
+        (ResultRole.KEY_PHASE_ED, _set("PatientID", "P-2"), GateCheck.IDENTITY, "PatientID"),
+        (ResultRole.KEY_PHASE_ED, _set("PatientName", "Muller^Jorg"), GateCheck.IDENTITY, "PatientName"),
+        (ResultRole.REPORT, _set("AccessionNumber", ""), GateCheck.IDENTITY, "AccessionNumber"),
+        (ResultRole.SUMMARY_PDF, _set("StudyInstanceUID", "1.2.3"), GateCheck.IDENTITY, "StudyInstanceUID"),
+        (ResultRole.SUMMARY, _set("PatientComments", "x"), GateCheck.IDENTITY, "PatientComments"),
+        (ResultRole.KEY_PHASE_ES, _flip_pixel, GateCheck.PIXELS, "grey values"),
+        (ResultRole.KEY_PHASE_ES, _set("RescaleSlope", "2"), GateCheck.PIXELS, "grey values"),
+        (ResultRole.KEY_PHASE_ES, _set("ImagePositionPatient", [0, 0, 0]), GateCheck.GEOMETRY, "ImagePosition"),
+        (ResultRole.KEY_PHASE_ES, _set("PixelSpacing", [1.5, 1.5]), GateCheck.GEOMETRY, "PixelSpacing"),
+        (ResultRole.KEY_PHASE_ES, _set("ImageOrientationPatient", [1, 0, 0, 0, 1, 0]), GateCheck.GEOMETRY, "Orient"),
+        (ResultRole.KEY_PHASE_ES, _set("FrameOfReferenceUID", "1.2.9"), GateCheck.GEOMETRY, "FrameOfReference"),
+        (ResultRole.KEY_PHASE_ED, _unknown_reference, GateCheck.REFERENCES, "1.2.3.4.5"),
+        (ResultRole.SEGMENTATION_ED, _flip_pixel, GateCheck.PIXELS, "1 voxels differ"),
+        (ResultRole.SEGMENTATION_ED, _move_first_frame, GateCheck.GEOMETRY, "ImagePosition"),
+        (ResultRole.SEGMENTATION_ED, _swap_sources, GateCheck.REFERENCES, "another slice"),
+        (ResultRole.SEGMENTATION_ES, _set("FrameOfReferenceUID", "1.2.9"), GateCheck.GEOMETRY, "FrameOfReference"),
+        (ResultRole.SUMMARY_PDF, _set("EncapsulatedDocument", b"<html>  "), GateCheck.PIXELS, "no PDF"),
+        (ResultRole.SUMMARY, _set("PixelData", b"\0\0"), GateCheck.PIXELS, "bytes of pixels"),
+        (ResultRole.REPORT, _set("CompletionFlag", "MAYBE"), GateCheck.IOD, "CompletionFlag"),
+        (ResultRole.KEY_PHASE_ED, lambda dataset: dataset.pop("Modality"), GateCheck.IOD, "Modality"),
+    ],
+)
+def test_what_was_tampered_with_is_named(
+    result: Encoded, role: ResultRole, change: Callable[[Dataset], None], kind: GateCheck, says: str
+) -> None:
+    found = problems(result, role, change)
+    assert any(check is kind and says in sentence for check, sentence in found), found
+
+
+def test_bytes_that_are_no_dicom_are_kept_back(result: Encoded) -> None:
+    each = dataclasses.replace(result.objects[0], content=result.objects[0].content[:200])
+    assert check([each], result.sources)[0]
+
+
+def test_what_refers_to_a_rejected_object_stays_too(result: Encoded) -> None:
+    objects = [each for each in result.objects if "pacs" in each.destinations]
+    objects[0] = tampered(objects[0], _flip_pixel)
+    found = {each.role: problem for each, problem in zip(objects, check(objects, result.sources), strict=True)}
+    assert found[ResultRole.SEGMENTATION_ED]
+    assert "kept back" in found[ResultRole.SEGMENTATION_ED][0].sentence
+    assert found[ResultRole.REPORT]
+    assert not found[ResultRole.SEGMENTATION_ES]
+    assert not found[ResultRole.SUMMARY_PDF]
+
+
+def test_sources_of_two_patients_are_told(tmp_path: Path) -> None:
+    cine = write_cine(tmp_path, phases=8, slices=4, size=64)
+    stack = cine.study.short_axis
+    assert stack is not None
+    source: FrameSource = stack.sources[cine.end_systole][2]
+    path = next(p for p in cine.paths if dcmread(p, stop_before_pixels=True).SOPInstanceUID == source.sop_instance_uid)
+    image = dcmread(path)
+    image.PatientID = "P-2"
+    image.save_as(path)
+    objects, sources = encoded(cine)
+    found = [problem for each in check(objects, sources) for problem in each]
+    assert any("disagree in PatientID" in str(problem) for problem in found)
+    assert not any("P-2" in str(problem) or "Müller" in str(problem) for problem in found)
+
+
+def test_an_invalid_uid_of_the_study_is_inherited_and_one_of_ours_is_not(tmp_path: Path) -> None:
+    header = Dataset()
+    with disable_value_validation():
+        header.StudyInstanceUID = "1.2.826.0.1.3680043.8.498.007"
+        header.FrameOfReferenceUID = "1.2.826.0.1.3680043.8.498.009"
+        header.PatientBirthDate = "00000000"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cine = write_cine(tmp_path, phases=8, slices=4, size=64, header=header)
+    stack = dataclasses.replace(cine.study.stacks[0], frame_of_reference_uid="1.2.826.0.1.3680043.8.498.009")
+    context = dataclasses.replace(cine.study.context, study_instance_uid="1.2.826.0.1.3680043.8.498.007")
+    cine = dataclasses.replace(cine, study=dataclasses.replace(cine.study, context=context, stacks=(stack,)))
+    objects, sources = encoded(cine)
+    assert not any(check(objects, sources))
+    bad = tampered(objects[0], _set("SeriesInstanceUID", "1.2.03"))
+    assert any("SeriesInstanceUID" in str(problem) for problem in check([bad], sources)[0])
+    assert np.all([str(each.dataset.StudyInstanceUID).endswith(".007") for each in objects])
