@@ -44,12 +44,12 @@ def decode_frame(dataset: Dataset, frame_number: int | None) -> NDArray[np.float
         # The first line: pydicom lists the fate of every plug-in, and whole element values, below it.
         reason = str(error).partition("\n")[0][:120].rstrip(" .:")
         raise UndecodableError(f"{type(error).__name__}: {reason}") from error
-    if stored.ndim != 2:
-        raise UndecodableError("the frame is not a single grey channel")
+    if stored.ndim != 2 or stored.dtype.kind not in "iu":
+        raise UndecodableError("the frame is not a single channel of whole numbers")
     top = (dict(dataset.items()),)
     bits = int(number(top, "BitsStored") or 16)
     signed = bool(number(top, "PixelRepresentation"))
-    values = _stored_bits(stored, bits, signed=signed)
+    values = _stored_bits(stored, bits)
     slope, intercept = _rescale(dataset, frame_number)
     if text(top, "PhotometricInterpretation").upper() == "MONOCHROME1":
         # low + high - value keeps the range of the stored values.
@@ -58,14 +58,13 @@ def decode_frame(dataset: Dataset, frame_number: int | None) -> NDArray[np.float
     return values * np.float32(slope) + np.float32(intercept)
 
 
-def _stored_bits(stored: NDArray[np.generic], bits: int, *, signed: bool) -> NDArray[np.float32]:
+def _stored_bits(stored: NDArray[np.generic], bits: int) -> NDArray[np.float32]:
     """Drop what may lie above BitsStored (retired overlays) and extend the sign from there."""
-    if stored.dtype.kind not in "iu" or bits >= stored.dtype.itemsize * 8:
+    above = stored.dtype.itemsize * 8 - bits
+    if above <= 0:
         return stored.astype(np.float32)
-    masked = stored.astype(np.int64) & ((1 << bits) - 1)
-    if signed:
-        masked = np.where(masked >= 1 << (bits - 1), masked - (1 << bits), masked)
-    return masked.astype(np.float32)
+    # Up and down again: an arithmetic shift extends the sign, a logical one clears the bits.
+    return np.right_shift(np.left_shift(stored, above), above).astype(np.float32)
 
 
 def _rescale(dataset: Dataset, frame_number: int | None) -> tuple[float, float]:

@@ -170,10 +170,10 @@ def _not_cine(frames: Sequence[FrameHeader]) -> tuple[OmissionReason, str] | Non
         return OmissionReason.REAL_TIME, "Its images run on over several heart beats (real-time imaging)."
     declared = declared_phases(frames)
     if len(frames) < MIN_PHASES:
-        if declared is not None and declared >= MIN_PHASES:
-            return OmissionReason.MISSING_FRAMES, f"{len(frames)} of {declared} phases were received at this position."
         if described is not None:
             return described, f"It has {len(frames)} images at this position and its description says {described}."
+        if declared is not None and declared >= MIN_PHASES:
+            return OmissionReason.MISSING_FRAMES, f"{len(frames)} of {declared} phases were received at this position."
         return (
             (OmissionReason.TOO_FEW_PHASES, f"It has {len(frames)} phases at this position; a cine has {MIN_PHASES}.")
             if len(frames) > 1

@@ -511,7 +511,9 @@ def dynamic(images: list[Dataset], step_s: float) -> list[Dataset]:
             OmissionReason.NOT_CINE,
             id="a 3D volume",
         ),
-        pytest.param(lambda: edit(view(0, series=5)[:1]), OmissionReason.NOT_CINE, id="one image"),
+        pytest.param(
+            lambda: edit(view(0, series=5)[:1], CardiacNumberOfImages=None), OmissionReason.NOT_CINE, id="one image"
+        ),
         pytest.param(lambda: edit(view(0, series=5, phases=6)), OmissionReason.TOO_FEW_PHASES, id="six phases"),
         pytest.param(
             lambda: edit(
