@@ -26,7 +26,7 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import UID, SegmentationStorage
 
 from dicom_node.results.codes import (
     AHA_SEGMENTS,
@@ -194,9 +194,15 @@ def _library(stack: CineStack, segmentations: Iterable[EncodedSegmentation]) -> 
         *zip(_COLUMN_DIRECTION, map(float, geometry.column_direction), ["{-1:1}"] * 3, strict=True),
     ]
     context = RelationshipTypeValues.HAS_ACQ_CONTEXT
+    # dcmtk, and dcmqi with it, refuses the whole report for an invalid UID in a UIDREF item; the images have it anyway.
+    frame_of_reference = UID(stack.frame_of_reference_uid)
     group_items = [
         code_content(codes.DCM.Modality, codes.cid29.MagneticResonance, context),
-        UIDRefContentItem(codes.DCM.FrameOfReferenceUID, stack.frame_of_reference_uid, context),
+        *(
+            [UIDRefContentItem(codes.DCM.FrameOfReferenceUID, frame_of_reference, context)]
+            if frame_of_reference.is_valid
+            else []
+        ),
         *(number_content(name, value, ucum(unit), context) for name, value, unit in numbers),
     ]
     seen = set()
