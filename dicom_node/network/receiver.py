@@ -16,7 +16,7 @@ from pynetdicom.association import Association
 from dicom_node.config import Configuration, PeerPermission
 from dicom_node.deliver.reports import answer_report, record_report
 from dicom_node.errors import classify
-from dicom_node.network.admission import HostResolver, Refused, admit
+from dicom_node.network.admission import HostResolver, Refused, Rejection, admit
 from dicom_node.network.capabilities import commitment_result_context, storage_contexts, verification_context
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.room import Room
@@ -204,7 +204,7 @@ def _handlers(
             )
         except Exception:
             # pynetdicom would log this and go on to accept.
-            association.acse.send_reject(0x02, 0x03, 0x01)
+            association.acse.send_reject(*Rejection.TEMPORARY_CONGESTION.value)
             association.kill()
             raise
         if isinstance(decision, Refused):

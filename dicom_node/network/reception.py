@@ -3,6 +3,16 @@
 The order of events is the promise. Success (0000) is returned after the file is flushed and renamed and the ledger has
 committed; every other outcome leaves nothing that looks like an accepted instance. Objects that cannot be taken into
 the record are kept byte for byte in quarantine.
+
+====  ==================================================================================================
+0000  New; the same bytes again (nothing new); other bytes under a known UID when ``storage.conflicts`` is
+      ``accept`` (the first is kept, the other quarantined)
+A700  No room above the low watermark, storage or ledger not writable; the sender should try again
+A900  An identifier is missing, malformed, or not that of the request; quarantined
+C000  The data set is not whole or not in the negotiated transfer syntax, quarantined; and other bytes under
+      a known UID when ``storage.conflicts`` is ``refuse``
+0110  Unforeseen failure
+====  ==================================================================================================
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
@@ -195,6 +197,7 @@ def associated(
         acse_timeout_s=settings.acse_timeout_s,
         dimse_timeout_s=settings.response_timeout_s,
     )
+    connected = threading.Event()
     try:
         association = entity.associate(
             peer.host,
@@ -203,14 +206,18 @@ def associated(
             ae_title=peer.ae_title,
             max_pdu=settings.maximum_pdu,
             ext_neg=list(negotiation),
-            evt_handlers=[*prompt_socket(settings.response_timeout_s), *handlers],
+            evt_handlers=[
+                *prompt_socket(settings.response_timeout_s),
+                (evt.EVT_CONN_OPEN, lambda _event: connected.set()),
+                *handlers,
+            ],
         )
     except OSError as error:
         raise PeerUnavailableError(
             f"its address cannot be resolved: {error.strerror}", subject=where, remedy="check peers: host"
         ) from error
     if not association.is_established:
-        raise _no_association(association, where)
+        raise _no_association(association, where, connected=connected.is_set())
     try:
         yield association
     except BaseException:
@@ -221,7 +228,7 @@ def associated(
         association.release()
 
 
-def _no_association(association: Association, where: str) -> NodeError:
+def _no_association(association: Association, where: str, *, connected: bool) -> NodeError:
     if association.is_rejected:
         answer = association.acceptor.primitive
         return PeerUnavailableError(
@@ -234,6 +241,12 @@ def _no_association(association: Association, where: str) -> NodeError:
             "accepts none of the presentation contexts offered",
             subject=where,
             remedy="enable the SOP classes at the peer",
+        )
+    if connected:
+        return PeerUnavailableError(
+            "takes the connection but breaks off or does not answer the association request",
+            subject=where,
+            remedy="check that a DICOM application listens on that port, and its log",
         )
     return PeerUnavailableError("cannot be reached", subject=where, remedy="check host, port and whether it runs")
 

@@ -95,14 +95,14 @@ class RunningReceiver:
 
 
 @contextlib.contextmanager
-def receiver_thread(configuration: Configuration) -> Iterator[RunningReceiver]:
+def receiver_thread(configuration: Configuration, *, name: str = "receiver") -> Iterator[RunningReceiver]:
     """A receiver in a thread of this process."""
     stop, ready = threading.Event(), threading.Event()
     failures: list[BaseException] = []
 
     def serve() -> None:
         try:
-            serve_receiver(configuration, stop, ready=ready.set)
+            serve_receiver(configuration, stop, name=name, ready=ready.set)
         except BaseException as error:
             failures.append(error)
             ready.set()

@@ -253,6 +253,21 @@ def test_silent_and_half_finished_connections_do_not_hold_up_an_honest_scanner(t
         wait_until(lambda: not any(t.is_alive() for t in threads), seconds=10, what="their threads end")
 
 
+def test_receiver_processes_share_the_port_and_each_closes_only_its_own(tmp_path: Path) -> None:
+    node = configuration(tmp_path)
+    settings = NodeSettings(**{**node.node.model_dump(), "receiver_processes": 2})
+    node = node.model_copy(update={"node": settings})
+    paths = [save(mr_image(seed=seed), tmp_path) for seed in range(4)]
+    with receiver_thread(node, name="receiver-0") as first:
+        with receiver_thread(node, name="receiver-1"):
+            for path in paths:
+                assert send(first, path) == [0x0000]
+        # The port stays open while one of them is left.
+        assert send(first, *paths) == [0x0000] * 4
+        assert len(first.instances()) == 4
+        assert {row.receiver.rpartition("/")[2] for row in first.associations()} <= {"receiver-0", "receiver-1"}
+
+
 def test_the_reject_pdu_says_result_source_and_reason(tmp_path: Path) -> None:
     with receiver_thread(configuration(tmp_path)) as receiver:
         for calling, called, expected in (

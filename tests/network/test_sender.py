@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,9 @@ def test_echo_tells_reachable_unreachable_and_rejected(tmp_path: Path) -> None:
         rejected = echo(pacs_peer(pacs.settings.port, "OTHER"), SETTINGS)
     assert rejected.error is not None
     assert "Called AE title not recognised" in str(rejected.error)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        unanswered = echo(pacs_peer(mute.getsockname()[1]), ScuSettings("NODE", acse_timeout_s=1))
+    assert "does not answer the association request" in str(unanswered.error)
     gone = echo(pacs_peer(pacs.settings.port), SETTINGS)
     assert isinstance(gone.error, PeerUnavailableError)
     assert not echo(Peer(ae_title="X", host="host.invalid", port=104, may=frozenset()), SETTINGS).reachable
