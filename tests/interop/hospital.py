@@ -19,7 +19,7 @@ from interop.orthanc import AE_TITLE as PACS_AE_TITLE
 from interop.orthanc import Orthanc
 from storage.schema import DeliveryRow, DeliveryState, JobRow, ResultRow, StudyRow
 
-DELIVERED_WITHIN_S = 600
+DELIVERED_WITHIN_S = 1200
 """For all studies together, on a machine that does much else besides."""
 
 

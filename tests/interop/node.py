@@ -23,7 +23,8 @@ from storage.overview import delivery_overviews, job_overviews, study_overviews
 from storage.schema import DeliveryState, JobState
 
 AE_TITLE = "DICOMNODE"
-START_S = 120
+START_S = 300
+"""Loading the models takes seconds on an idle machine."""
 STOP_S = 60
 JOB_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.SUPERSEDED})
 DELIVERY_ENDS = frozenset({DeliveryState.COMMITTED, DeliveryState.DEAD})
@@ -90,7 +91,11 @@ class NodeUnderTest:
         with self.log.open("ab") as log, output.open("wb") as out:
             command = [str(script("dicom-node")), "serve", "--config", str(self.configuration_file)]
             self._process = subprocess.Popen(command, stdout=out, stderr=log, cwd=self.folder)
-        wait_until(lambda: self._said_ready(output), seconds=START_S, what=f"the node is ready, see {self.log}")
+        try:
+            wait_until(lambda: self._said_ready(output), seconds=START_S, what=f"the node is ready, see {self.log}")
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> int:
         """Ask it to stop (SIGTERM); its exit code."""

@@ -71,7 +71,11 @@ class Orthanc:
             self._process = subprocess.Popen(
                 [executable, configuration], stdout=log, stderr=log, env=TOOL_ENVIRONMENT, cwd=self.folder
             )
-        wait_until(self._answers, seconds=60, what=f"Orthanc answers, see {self.folder / 'orthanc.log'}")
+        try:
+            wait_until(self._answers, seconds=60, what=f"Orthanc answers, see {self.folder / 'orthanc.log'}")
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Stop it; what it stored stays."""

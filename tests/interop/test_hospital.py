@@ -21,7 +21,13 @@ from storage.ledger import utc_now
 from storage.overview import ledger_overview, study_overviews
 from storage.schema import DeliveryState
 
-pytestmark = [pytest.mark.peers, pytest.mark.real_data, pytest.mark.slow, pytest.mark.xdist_group("hospital")]
+pytestmark = [
+    pytest.mark.peers,
+    pytest.mark.real_data,
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.xdist_group("hospital"),
+]
 
 STUDIES = ["sunnybrook", "siemens-vida", "cyrillic", "japanese", "arabic"]
 IDENTITY = (
@@ -38,7 +44,7 @@ IDENTITY = (
     "ReferringPhysicianName",
     "StudyDescription",
 )
-ONE_OBJECT = ("segmentation-ed", "segmentation-es", "report", "summary", "summary-pdf")
+ONE_OBJECT = ("segmentation-ed", "segmentation-es", "report", "summary-pdf")
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +77,11 @@ def test_every_result_is_committed(study: SentStudy, hospital: Hospital) -> None
 
 def test_one_set_of_results(study: SentStudy, hospital: Hospital, at_pacs: dict[str, Path]) -> None:
     roles = Counter(result.role for result in hospital.results(study))
-    slices = roles["key-phase-ed"]
+    slices, pages = roles["key-phase-ed"], roles["summary"]
     assert slices >= 5
-    assert roles == {"key-phase-ed": slices, "key-phase-es": slices, **dict.fromkeys(ONE_OBJECT, 1)}
+    assert pages >= 1
+    expected = {"key-phase-ed": slices, "key-phase-es": slices, "summary": pages, **dict.fromkeys(ONE_OBJECT, 1)}
+    assert roles == expected
     of_study = [
         path for path in at_pacs.values() if read(path, pixels=False).StudyInstanceUID == study.study_instance_uid
     ]
@@ -103,9 +111,11 @@ def test_no_iod_errors_at_all_where_the_study_has_none(hospital: Hospital, at_pa
     assert [error for result in results for error in iod_errors(at_pacs[result.sop_instance_uid])] == []
 
 
-def test_no_entity_errors(study: SentStudy, arrived: dict[str, list[Path]]) -> None:
+def test_no_entity_errors(study: SentStudy, arrived: dict[str, list[Path]], tmp_path: Path) -> None:
     outputs = [path for paths in arrived.values() for path in paths]
-    assert entity_errors(list(study.files.values()), outputs) == []
+    # dcentvfy compares bytes, and the results are in UTF-8.
+    inputs = list(study.files.values()) if study.name in ("sunnybrook", "siemens-vida") else _in_utf8(study, tmp_path)
+    assert entity_errors(inputs, outputs) == []
 
 
 @pytest.mark.parametrize("role", ["segmentation-ed", "segmentation-es"])
@@ -132,7 +142,7 @@ def test_dcmtk_renders_the_report(arrived: dict[str, list[Path]]) -> None:
     (path,) = arrived["report"]
     rendered = scanner.dsrdump(path)
     assert rendered.returncode == 0, rendered.stderr
-    assert "Ejection Fraction" in rendered.stdout
+    assert "ventricular ejection fraction" in rendered.stdout
 
 
 def test_identity_is_carried_over_verbatim(study: SentStudy, arrived: dict[str, list[Path]]) -> None:
@@ -187,8 +197,8 @@ def test_another_node_derives_the_same_objects(hospital: Hospital, tmp_path: Pat
     first = {result.sop_instance_uid: result for result in hospital.results(study)}
     assert again.keys() == first.keys()
     for uid, result in again.items():
-        ours, theirs = read(first[uid].path), read(result.path)
-        assert ours.get("PixelData") == theirs.get("PixelData"), result.role
+        if result.role.startswith(("key-phase", "segmentation")):
+            assert read(first[uid].path).PixelData == read(result.path).PixelData, result.role
 
 
 def test_the_node_stops_cleanly(hospital: Hospital) -> None:
@@ -206,6 +216,17 @@ def test_no_patient_data_in_the_log(hospital: Hospital) -> None:
             value = str(study.header.get(keyword, ""))
             # A short value may be part of anything; as a word of its own it may not be there.
             assert not value or not re.search(rf"(?<![\w.]){re.escape(value)}(?![\w.])", log), keyword
+
+
+def _in_utf8(study: SentStudy, folder: Path) -> list[Path]:
+    paths = []
+    for number, path in enumerate(study.files.values()):
+        image = read(path)
+        image.decode()
+        image.SpecificCharacterSet = "ISO_IR 192"
+        paths.append(folder / f"{number}.dcm")
+        image.save_as(paths[-1])
+    return paths
 
 
 def _values(study: SentStudy) -> set[str]:
