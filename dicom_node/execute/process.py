@@ -21,7 +21,6 @@ from dicom_node.results.sources import SourceDatasets
 from pipelines.analysis import Findings
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStudy
-from pipelines.errors import RefusalReason
 from pipelines.function.findings import VentricularFunction
 from pipelines.ventricles import VENTRICLES, analyse_study
 
@@ -29,9 +28,6 @@ __all__ = ["ProcessedStudy", "RejectedObject", "process_study"]
 
 _WANTED: Mapping[str, tuple[type, ...]] = {"ventricular_function": (VentricularFunction,)}
 """What each name in ``Route.analyses`` asks the runner for."""
-
-# What another attempt may mend: a defect or a shortage of the surroundings, not a property of the study.
-_TRANSIENT = frozenset({RefusalReason.ANALYSIS_FAILED, RefusalReason.MODEL_UNAVAILABLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +109,7 @@ def process_study(
     wanted = [kind for name in route.analyses for kind in _WANTED[name]]
     findings = analyse_study(study, VENTRICLES, wanted, on_step)
     seconds |= findings.seconds
-    failed = next((one for one in findings.refusals if one.reason in _TRANSIENT), None)
+    failed = next((one for one in findings.refusals if one.reason.retry_can_help), None)
     if failed is not None and not last_attempt:
         raise ProcessingFailureError(failed.sentence, subject=failed.analysis, remedy="see the log of the worker")
     profiles = {name: profile for name, profile in results.destinations.items() if name in route.destinations}
