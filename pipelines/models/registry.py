@@ -19,7 +19,7 @@ __all__ = ["LoadedModel", "ModelUnavailable", "list_models", "load_model"]
 _ROOT = Path(__file__).parent
 
 
-class ModelUnavailable(RuntimeError):
+class ModelUnavailable(RuntimeError):  # noqa: N818 - says what is the case
     """A model is missing, or its weights are not those of its card."""
 
 

@@ -1,8 +1,9 @@
-"""How well the segmentation does on annotated patients, by the whole path a study takes: locate, crop, segment, undo."""
+"""How well the segmentation does on annotated patients, by the whole path a study takes."""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -182,8 +183,11 @@ def surface_distances(
     box = tuple(slice(max(0, int(axis.min()) - 2), int(axis.max()) + 3) for axis in where)
     # MONAI finds edges by erosion: without a margin a solid at the border of the image would have none there.
     first, second = (torch.from_numpy(np.pad(solid[box], 1))[None, None].float() for solid in (found, truth))
-    hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=95, spacing=spacing)
-    assd = compute_average_surface_distance(first, second, include_background=True, symmetric=True, spacing=spacing)
+    with warnings.catch_warnings():
+        # MONAI 1.6 warns of an argument that its own functions pass on.
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=95, spacing=spacing)
+        assd = compute_average_surface_distance(first, second, include_background=True, symmetric=True, spacing=spacing)
     return float(hd95), float(assd)
 
 

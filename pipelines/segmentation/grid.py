@@ -87,12 +87,12 @@ def sample_square(images: torch.Tensor, pixel_spacing: tuple[float, float], squa
         Bilinear; 0 outside the image. The points are the centres of ``size`` equal cells along each side.
     """
     import torch
-    import torch.nn.functional as F
+    from torch.nn import functional
 
     step = square.field_mm / size
     factors = [pool_factor(spacing, step) for spacing in pixel_spacing]
     if max(factors) > 1:
-        images = F.avg_pool2d(images, factors, ceil_mode=True)
+        images = functional.avg_pool2d(images, factors, ceil_mode=True)
     offsets = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) * step
     axes = []
     for centre, spacing, factor, length in zip(
@@ -102,7 +102,7 @@ def sample_square(images: torch.Tensor, pixel_spacing: tuple[float, float], squa
         axes.append((2 * index + 1) / length - 1)
     rows, columns = torch.meshgrid(*axes, indexing="ij")
     grid = torch.stack([columns, rows], dim=-1).to(images)
-    return F.grid_sample(
+    return functional.grid_sample(
         images, grid.expand(images.shape[0], -1, -1, -1), mode="bilinear", padding_mode="zeros", align_corners=False
     )
 
@@ -128,7 +128,7 @@ def sample_image(
         Bilinear; pixels beyond the outermost points take the value of the nearest point.
     """
     import torch
-    import torch.nn.functional as F
+    from torch.nn import functional
 
     axes = []
     for centre, spacing, (first, end) in zip(
@@ -138,6 +138,6 @@ def sample_image(
         axes.append(2 * (index * spacing - centre) / square.field_mm)
     grid_rows, grid_columns = torch.meshgrid(*axes, indexing="ij")
     grid = torch.stack([grid_columns, grid_rows], dim=-1).to(crops)
-    return F.grid_sample(
+    return functional.grid_sample(
         crops, grid.expand(crops.shape[0], -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=False
     )

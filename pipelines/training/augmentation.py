@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.nn import functional
 
 __all__ = ["displacement_grid", "vary_appearance"]
 
@@ -58,7 +58,9 @@ def displacement_grid(
     diagonal[:, 0, 1] = shear
     warped = torch.einsum("nij,rcj->nrci", rotation @ diagonal, points)
     bent = elastic_mm * _uniform(generator, 0, 1, count, 1, 1, 1) * _normal(generator, count, 2, 5, 5)
-    return warped + F.interpolate(bent, size=(size, size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    return warped + functional.interpolate(bent, size=(size, size), mode="bicubic", align_corners=True).permute(
+        0, 2, 3, 1
+    )
 
 
 def _tone_curve(images: Tensor, generator: Generator) -> Tensor:
@@ -83,7 +85,9 @@ def _gain(images: Tensor, generator: Generator) -> Tensor:
 def _bias_field(images: Tensor, generator: Generator) -> Tensor:
     count = images.shape[0]
     control = 0.35 * _normal(generator, count, 1, 3, 3)
-    return images * torch.exp(F.interpolate(control, size=images.shape[2:], mode="bicubic", align_corners=True))
+    return images * torch.exp(
+        functional.interpolate(control, size=images.shape[2:], mode="bicubic", align_corners=True)
+    )
 
 
 def _band(images: Tensor, generator: Generator) -> Tensor:
@@ -104,9 +108,9 @@ def _gaussian(images: Tensor, sigma: Tensor) -> Tensor:
     taps = torch.arange(-4, 5, dtype=torch.float32)
     kernel = torch.exp(-(taps**2) / (2 * sigma[:, None] ** 2))
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
-    stacked = F.pad(images.reshape(1, count * channels, height, width), (4, 4, 4, 4), mode="replicate")
-    stacked = F.conv2d(stacked, kernel[:, None, :, None], groups=count * channels)
-    return F.conv2d(stacked, kernel[:, None, None, :], groups=count * channels).view_as(images)
+    stacked = functional.pad(images.reshape(1, count * channels, height, width), (4, 4, 4, 4), mode="replicate")
+    stacked = functional.conv2d(stacked, kernel[:, None, :, None], groups=count * channels)
+    return functional.conv2d(stacked, kernel[:, None, None, :], groups=count * channels).view_as(images)
 
 
 def _blur(images: Tensor, generator: Generator) -> Tensor:
@@ -125,9 +129,11 @@ def _lose_resolution(images: Tensor, generator: Generator) -> Tensor:
     result = []
     for image in images:
         rows, columns = (_uniform(generator, 0.35, 0.9, 2) * torch.tensor([height, width])).round().int().tolist()
-        coarse = F.interpolate(image[None], size=(rows, columns), mode="bilinear", antialias=True, align_corners=False)
+        coarse = functional.interpolate(
+            image[None], size=(rows, columns), mode="bilinear", antialias=True, align_corners=False
+        )
         mode = "bicubic" if torch.rand((), generator=generator) < 0.5 else "bilinear"
-        result.append(F.interpolate(coarse, size=(height, width), mode=mode, align_corners=False)[0])
+        result.append(functional.interpolate(coarse, size=(height, width), mode=mode, align_corners=False)[0])
     return torch.stack(result)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, write_card
 from pipelines.models.network import build_network
@@ -146,12 +146,14 @@ def _volumes(patient: AcdcPatient, recipe: Recipe) -> list[_Volume]:
     result = []
     for frame in patient.frames:
         window = intensity_window(frame.pixels[:, first[0] : end[0], first[1] : end[1]])
-        images = F.avg_pool2d(torch.from_numpy(frame.pixels), factors, ceil_mode=True)
-        one_hot = F.one_hot(torch.from_numpy(frame.labels.astype(np.int64)), len(Label)).permute(0, 3, 1, 2).float()
+        images = functional.avg_pool2d(torch.from_numpy(frame.pixels), factors, ceil_mode=True)
+        one_hot = (
+            functional.one_hot(torch.from_numpy(frame.labels.astype(np.int64)), len(Label)).permute(0, 3, 1, 2).float()
+        )
         result.append(
             _Volume(
                 images=scale_intensity(images, window),
-                shares=(255 * F.avg_pool2d(one_hot, factors, ceil_mode=True)).round().to(torch.uint8),
+                shares=(255 * functional.avg_pool2d(one_hot, factors, ceil_mode=True)).round().to(torch.uint8),
                 spacing=torch.tensor(spacing * factors, dtype=torch.float32),
                 origin=torch.tensor((np.array(factors) - 1) / 2 * spacing, dtype=torch.float32),
                 centre=torch.tensor(centre, dtype=torch.float32),
@@ -206,7 +208,9 @@ def _batch(
         mm = points[item] * volume.field_mm + bending[item] + volume.centre + jitter.float()
         length = torch.tensor(volume.images.shape[1:], dtype=torch.float32)
         grid = (2 * (mm - volume.origin) / volume.spacing + 1) / length - 1
-        samples.append(F.grid_sample(channels[None], grid.flip(-1)[None], padding_mode="zeros", align_corners=False)[0])
+        samples.append(
+            functional.grid_sample(channels[None], grid.flip(-1)[None], padding_mode="zeros", align_corners=False)[0]
+        )
         if generator.random() < 0.3:
             for channel in (0, 2):
                 offset = np.round(generator.normal(0, 2.5, 2) * size / volume.field_mm).astype(int).tolist()
@@ -220,7 +224,7 @@ def _batch(
 
 def soft_label_loss(logits: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted cross-entropy and Dice over the batch, both for shares of a pixel and not whole labels."""
-    log_probability = F.log_softmax(logits.float(), dim=1)
+    log_probability = functional.log_softmax(logits.float(), dim=1)
     weighted = shares * weights.view(1, -1, 1, 1)
     cross_entropy = -(weighted * log_probability).sum() / weighted.sum()
     probability = log_probability.exp()[:, 1:]
@@ -263,7 +267,7 @@ def _card(recipe: Recipe, sha256: str, cases: tuple[str, ...], split: str, steps
             command=command,
         ),
         limits=(
-            "Trained on one hospital (Dijon), two Siemens scanners (1.5 T and 3 T), balanced steady-state free precession.",
+            "Trained on one hospital (Dijon) and two Siemens scanners (1.5 T and 3 T).",
             "Only end diastole and end systole were annotated; other phases are unseen in training.",
         ),
         not_for=(
@@ -398,7 +402,7 @@ def _finish(
     save_atomically(average, weights)
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     split = "all patients" if fold is None else f"5 folds by patient, stratified by group, seed 0; fold {fold} held out"
-    option = "--all-patients" if fold is None else f"--fold {fold}"
+    option = "--fold -1" if fold is None else f"--fold {fold}"
     command = f"dicom-node train segmentation --data DIR --model {recipe.name} {option} --steps {steps} --seed {seed}"
     write_card(_card(recipe, sha256, cases, split, steps, command), card)
     return TrainingResult(

@@ -58,7 +58,7 @@ def test_a_model_is_loaded_for_evaluation_with_its_identity(tmp_path: Path) -> N
 
 def test_an_unknown_model_names_those_installed(tmp_path: Path) -> None:
     write_model(tmp_path)
-    with pytest.raises(ModelUnavailable, match="'large'.*installed: small"):
+    with pytest.raises(ModelUnavailable, match=r"'large'.*installed: small"):
         load_model("large", tmp_path)
 
 

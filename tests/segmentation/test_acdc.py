@@ -100,7 +100,7 @@ def test_a_folder_without_patients_is_refused(tmp_path: Path, folder: str) -> No
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     folder = write_patient(tmp_path)
     (folder / "patient001_frame12_gt.nii.gz").unlink()
-    with pytest.raises(AcdcLayoutError, match="patient001_frame12_gt.nii.gz is missing"):
+    with pytest.raises(AcdcLayoutError, match=r"patient001_frame12_gt\.nii\.gz is missing"):
         read_patient(folder)
 
 
@@ -108,7 +108,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     folder = write_patient(tmp_path)
     path = folder / "patient001_frame01.nii.gz"
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(AcdcLayoutError, match="patient001_frame01.nii.gz cannot be read"):
+    with pytest.raises(AcdcLayoutError, match=r"patient001_frame01\.nii\.gz cannot be read"):
         read_patient(folder)
 
 

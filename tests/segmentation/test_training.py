@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_learning_rate_rises_stays_and_falls_to_zero() -> None:
     assert rates[100] == rates[699] == 0.1
     assert rates[850] == pytest.approx(0.05)
     assert rates[1000] == pytest.approx(0.0, abs=1e-12)
-    assert all(later <= earlier for earlier, later in zip(rates[100:], rates[101:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[100:]))
 
 
 def test_a_longer_run_begins_like_a_shorter_one() -> None:
