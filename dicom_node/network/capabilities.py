@@ -12,6 +12,8 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import (
     UID,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLossless,
@@ -82,7 +84,15 @@ DOCUMENT_CLASSES: tuple[UID, ...] = (
 """Classes without compressible pixels: uncompressed transfer syntaxes only."""
 
 UNCOMPRESSED: tuple[UID, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-_LOSSLESS: tuple[UID, ...] = (JPEGLosslessSV1, JPEGLossless, JPEGLSLossless, JPEG2000Lossless, RLELossless)
+_LOSSLESS: tuple[UID, ...] = (
+    JPEGLosslessSV1,
+    JPEGLossless,
+    JPEGLSLossless,
+    JPEG2000Lossless,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    RLELossless,
+)
 
 
 @functools.cache
