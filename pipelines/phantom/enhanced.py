@@ -185,7 +185,7 @@ def _shared(study: PhantomStudy, geometry: StackGeometry, frames: list[_Frame], 
     view.MRAcquisitionFrequencyEncodingSteps = columns
     view.MRAcquisitionPhaseEncodingStepsInPlane = round(0.8 * rows)
     view.PercentSampling = 80.0
-    view.PercentPhaseFieldOfView = 100.0 * rows / columns
+    view.PercentPhaseFieldOfView = decimal(round(100 * rows / columns, 3))
     group.MRFOVGeometrySequence = Sequence([view])
     receive = Dataset()
     receive.ReceiveCoilName = "Body_18"
