@@ -119,14 +119,43 @@ async function leaf(name) {
   return images;
 }
 
+// The reader of embedded documents is no part of the page: that it has drawn is seen only from outside.
+async function documentDrawn() {
+  const deadline = Date.now() + LIMIT_MS;
+  for (;;) {
+    const picture = (await page.screenshot()).toString('base64');
+    const white = await page.evaluate(async data => {
+      const bytes = Uint8Array.from(atob(data), character => character.charCodeAt(0));
+      const bitmap = await createImageBitmap(new Blob([bytes], { type: 'image/png' }));
+      const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+      const context = canvas.getContext('2d');
+      context.drawImage(bitmap, 0, 0);
+      const { data: pixels } = context.getImageData(0, 0, bitmap.width, bitmap.height);
+      let count = 0;
+      for (let i = 0; i < pixels.length; i += 4) count += pixels[i] > 230 && pixels[i + 1] > 230 && pixels[i + 2] > 230;
+      return count / (bitmap.width * bitmap.height);
+    }, picture);
+    if (white > 0.15) return;
+    if (Date.now() > deadline) {
+      problems.add(`no page of the document drawn within ${LIMIT_MS} ms`);
+      return;
+    }
+    await pause(500);
+  }
+}
+
 async function picture(name, caption, asked) {
   await settled();
   const images = await leaf(`${name}-canvas`);
+  const embedded = await page.$$eval('object[data], embed[src], iframe[src]', all => all.map(one => one.data ?? one.src));
+  if (embedded.length > 0) {
+    await documentDrawn();
+    await pause(1_000);
+  }
   const screenshot = `${task.folder}/${name}.png`;
   await page.screenshot({ path: screenshot });
   const complaints = await page.$$eval('[data-sonner-toast][data-type="error"]', all => all.map(one => one.innerText));
   complaints.forEach(text => problems.add(`notification: ${text.slice(0, 400)}`));
-  const embedded = await page.$$eval('object[data], embed[src], iframe[src]', all => all.map(one => one.data ?? one.src));
   return { caption, asked, screenshot, images, embedded };
 }
 

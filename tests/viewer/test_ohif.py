@@ -20,7 +20,9 @@ pytestmark = [
     pytest.mark.peers,
     pytest.mark.real_data,
     pytest.mark.slow,
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(1800),
+    # Real studies break PS3.5; the tests are about what becomes of that.
+    pytest.mark.filterwarnings("ignore:Invalid value for VR"),
     pytest.mark.xdist_group("hospital"),
 ]
 
@@ -117,8 +119,11 @@ def test_pdf_is_shown(reading: Reading, results: dict[str, list[KnownResult]]) -
     assert (viewport > 240).mean() > 0.3
 
 
-def test_report_opens(reading: Reading, results: dict[str, list[KnownResult]]) -> None:
-    assert _opened(reading, results["report"][0]).caption
+def test_opening_the_report_breaks_nothing(reading: Reading, results: dict[str, list[KnownResult]]) -> None:
+    # OHIF shows an empty viewport for numbers without a place on an image; older ones fell over such reports.
+    series = _opened(reading, results["report"][0])
+    assert series.caption.startswith("SR")
+    assert series is reading.opened[-1]
 
 
 def _opened(reading: Reading, result: KnownResult) -> OpenedSeries:
