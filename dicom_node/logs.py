@@ -7,6 +7,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any
 
+import pydicom.config
 import structlog
 
 __all__ = ["configure_logging"]
@@ -46,5 +47,7 @@ def configure_logging(*, json: bool | None = None, role: str = "", level: int = 
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+    # pydicom warns of invalid values by quoting them, a birth date as readily as a window width.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     # Warns of every beat that a busy machine skips; the next one does the same work.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
