@@ -368,5 +368,3 @@ def _philips(study: PhantomStudy, common: Dataset) -> Iterator[Dataset]:
             protocol.SeriesDescription = protocol.ProtocolName = f"{name}_SAX"
             protocol.SpacingBetweenSlices = decimal(lge.geometry.pitch)
             yield _enhanced_slice(study, common, protocol, lge, stack, slice_index, name, 1001 + 100 * (name != "LGE"))
-
-

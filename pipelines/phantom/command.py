@@ -101,9 +101,7 @@ def write_phantoms(
     for done, recipe in enumerate(recipes, 1):
         study = simulate(recipe)
         directory = output / f"phantom-{recipe.seed:04d}-{recipe.disease}"
-        files = write_study(
-            study, directory / "dicom", transfer_syntax=transfer_syntax, script=letters, ecg=ecg
-        )
+        files = write_study(study, directory / "dicom", transfer_syntax=transfer_syntax, script=letters, ecg=ecg)
         truth = measure_truth(study)
         path = write_truth(truth, directory / "truth.npz")
         written.append(WrittenPhantom(directory, tuple(files), path, truth.facts))

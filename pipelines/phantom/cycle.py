@@ -41,7 +41,8 @@ class CardiacCycle:
     ejection_start, systole_end, filling_start, filling_end, atrial_start, atrial_end : float
         Fractions of RR.
     early_fraction : float
-        Part of the filling volume that enters in the E wave; diastasis adds ``diastasis_fraction``, the A wave the rest.
+        Part of the filling volume that enters in the E wave; diastasis adds ``diastasis_fraction``, the A wave
+        the rest.
     """
 
     rr_ms: float

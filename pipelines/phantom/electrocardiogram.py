@@ -112,7 +112,9 @@ def electrocardiogram(study: PhantomStudy, header: Dataset, scanner: Dataset) ->
     group.NumberOfWaveformSamples = stored.shape[1]
     group.SamplingFrequency = str(SAMPLING_HZ)
     group.MultiplexGroupLabel = "RHYTHM"
-    group.ChannelDefinitionSequence = Sequence(_channel(index, name, code) for index, (name, code, _) in enumerate(_LEADS, 1))
+    group.ChannelDefinitionSequence = Sequence(
+        _channel(index, name, code) for index, (name, code, _) in enumerate(_LEADS, 1)
+    )
     group.WaveformBitsAllocated = 16
     group.WaveformSampleInterpretation = "SS"
     group.WaveformData = stored.T.tobytes()

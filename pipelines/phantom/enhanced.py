@@ -153,7 +153,7 @@ def _organise(whole: Dataset, study: PhantomStudy, role: str, frames: list[_Fram
     whole.PerFrameFunctionalGroupsSequence = Sequence(per_frame)
 
 
-def _shared(study: PhantomStudy, geometry: StackGeometry, frames: list[_Frame], rescale: float) -> Dataset:
+def _shared(geometry: StackGeometry, frames: list[_Frame], rescale: float) -> Dataset:
     """Functional groups that all frames share (PS3.3 C.8.13.5)."""
     group = Dataset()
     measures = Dataset()
@@ -312,7 +312,7 @@ def _complete(
     rr_ms: float,
     rescale: float,
 ) -> None:
-    group = _shared(study, geometry, frames, rescale)
+    group = _shared(geometry, frames, rescale)
     group.MRImageFrameTypeSequence = Sequence([_frame_type(component, contrast)])
     group.MRTimingAndRelatedParametersSequence = Sequence([timing])
     echo = Dataset()

@@ -34,6 +34,9 @@ Array = NDArray[np.float64]
 LID_TILT = 0.1
 """Slope of the valve plane: the tricuspid valve lies closer to the apex than the mitral valve."""
 
+_LEFT_ATRIUM_PLACE = (-2.0, 6.0)
+"""x and y of the left atrium in the heart frame, mm."""
+
 
 class Layer(enum.IntEnum):
     """Columns of the layer tables; squared radii in mm² unless said otherwise."""
@@ -151,7 +154,7 @@ class Heart:
             contraction=contraction,
             rv_scale=scale,
             lid=lid,
-            left_atrium=_atrium(2.0, 6.0, lid + LID_TILT * 2.0, self.la_roof, la_volume),
+            left_atrium=_atrium(*_LEFT_ATRIUM_PLACE, lid + LID_TILT * _LEFT_ATRIUM_PLACE[0], self.la_roof, la_volume),
             right_atrium=_atrium(*place, lid + LID_TILT * place[0], self.ra_roof, ra_volume),
             lv_volume_ml=volume,
             rv_volume_ml=target,
@@ -213,7 +216,10 @@ class Heart:
         angles = np.mod(angle_grid()[None, :] - turn[:, None], 2 * math.pi) * (ANGLES / (2 * math.pi))
         rows, angles = np.broadcast_arrays(rows, angles)
         wrapped = np.concatenate([columns, columns[:, :, :1]], axis=2)
-        moved = [map_coordinates(table, [rows, angles], order=1, mode="nearest") for table in wrapped[list(self.present_layers)]]
+        moved = [
+            map_coordinates(table, [rows, angles], order=1, mode="nearest")
+            for table in wrapped[list(self.present_layers)]
+        ]
         return np.stack(moved, axis=-1)
 
     def _depth_layer(self, motion: MotionState, depth: Array, endo: Array) -> Array:
@@ -286,7 +292,7 @@ def build_heart(subject: Subject, rng: np.random.Generator) -> Heart:
     ra_maximum = subject.la_maximum_ml * rng.uniform(0.9, 1.15)
     septum = float(np.interp(0.8 * length, levels, radius[:, ANGLES // 2]))
     rv_width = float(np.interp(0.8 * length, levels, reach.max(axis=1)))
-    place = (-(septum + 0.45 * rv_width), 10.0)
+    place = (-(septum + 0.34 * rv_width), 9.0)
     angles = angle_grid()
     texture = [
         smooth_table(rng.standard_normal((levels.size, ANGLES)), length_mm, degrees)
@@ -379,9 +385,7 @@ def _obstruction_depth(
     return inner, inner + 0.5 * depth * np.sqrt(inside)
 
 
-def _placement(
-    subject: Subject, lv: LeftVentricle, reach: float, rng: np.random.Generator
-) -> tuple[Array, Array]:
+def _placement(subject: Subject, lv: LeftVentricle, reach: float, rng: np.random.Generator) -> tuple[Array, Array]:
     """Origin and axes of the heart frame: the long axis points left, forward and down."""
     direction = np.array([0.60, -0.60, -0.53]) + rng.normal(0, 0.06, 3)
     base = -direction / np.linalg.norm(direction)

@@ -150,6 +150,10 @@ class PhantomRecipe:
             raise RecipeError(f"transmurality is {self.transmurality}; it must lie between 0.25 and 1")
         infarct = (self.territory, self.transmurality, self.acute, self.obstruction)
         if self.disease is not Disease.INFARCT and any(value is not None for value in infarct):
-            raise RecipeError(f"territory, transmurality, acute and obstruction need disease 'infarct', not {self.disease}")
+            raise RecipeError(
+                f"territory, transmurality, acute and obstruction need disease 'infarct', not {self.disease}"
+            )
         if self.obstruction and self.acute is False:
-            raise RecipeError("a chronic infarct has no microvascular obstruction: drop acute=False or obstruction=True")
+            raise RecipeError(
+                "a chronic infarct has no microvascular obstruction: drop acute=False or obstruction=True"
+            )

@@ -163,9 +163,7 @@ def render_slice(
     coverage = _Coverage.empty(inside.size, phases, lesions=Layer.INFARCT in movie.layers)
     shifts = sub_slices(samples, plane)
     # Two depths suffice for what does not move.
-    near, far = (
-        thorax.paint(plane.points(*shift), signal, texture, plane.spacing) for shift in sub_slices(2, plane)
-    )
+    near, far = (thorax.paint(plane.points(*shift), signal, texture, plane.spacing) for shift in sub_slices(2, plane))
     static = (near + far) / 2
     if inside.size:
         for shift in shifts:
@@ -297,7 +295,7 @@ def _paint_heart(
     distance2 = x**2 + y**2
     # Width of an edge in squared radius: the in-plane gradient of r² − q(s), from the epicardium at end diastole.
     epi = movie.table[:, movie.layers.index(Layer.EPI), 0].reshape(movie.positions, ANGLES)
-    slope = weights @ np.gradient(epi, _POSITION_STEP, axis=0).ravel()
+    slope = weights @ (np.diff(epi, axis=0, append=epi[-1:]) / _POSITION_STEP).ravel()
     gradient = np.stack([2 * x, 2 * y, -slope], axis=1) @ heart.axes
     steepness = np.hypot(gradient @ plane.row, gradient @ plane.column)
     inverse = (1 / (plane.spacing * np.maximum(steepness, 6.0)))[:, None]

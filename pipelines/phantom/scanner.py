@@ -15,7 +15,16 @@ from pipelines.phantom.recipe import Dialect, Fault, PhantomRecipe
 from pipelines.phantom.render import Plane
 from pipelines.phantom.tissue import SteadyState, Tissue, bssfp, relaxation
 
-__all__ = ["Coils", "Reconstruction", "Shim", "acquire", "build_coils", "cine_signals", "draw_shim", "reconstruction_of"]
+__all__ = [
+    "Coils",
+    "Reconstruction",
+    "Shim",
+    "acquire",
+    "build_coils",
+    "cine_signals",
+    "draw_shim",
+    "reconstruction_of",
+]
 
 Array = NDArray[np.float64]
 
@@ -129,9 +138,7 @@ class Coils:
         row_steps = np.linspace(0, (plane.rows - 1) * plane.spacing, coarse)
         column_steps = np.linspace(0, (plane.columns - 1) * plane.spacing, coarse)
         points = (
-            plane.position
-            + row_steps[:, None, None] * plane.column
-            + column_steps[None, :, None] * plane.row
+            plane.position + row_steps[:, None, None] * plane.column + column_steps[None, :, None] * plane.row
         ).reshape(-1, 3)
         power = np.zeros(points.shape[0])
         for centre, normal in zip(self.centres, self.normals, strict=True):

@@ -169,7 +169,10 @@ def simulate(recipe: PhantomRecipe, *, workers: int = 2) -> PhantomStudy:
     seeds = images.spawn(len(jobs))
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         rendered = list(
-            pool.map(lambda job: _image_slice(room, movie, job[0][1], np.random.default_rng(job[1])), zip(jobs, seeds, strict=True))
+            pool.map(
+                lambda job: _image_slice(room, movie, job[0][1], np.random.default_rng(job[1])),
+                zip(jobs, seeds, strict=True),
+            )
         )
     rr_rng = np.random.default_rng(images.spawn(1)[0])
     cines = []
@@ -235,9 +238,7 @@ def _short_axis_planes(room: _Room, rng: np.random.Generator) -> tuple[list[Plan
         middle += (0.5 if rng.random() < 0.5 else -0.5) * (recipe.slices - count) * pitch
     centre = heart.to_patient(np.array([-14.0 + rng.normal(0, 4), 6.0 + rng.normal(0, 4), middle]))
     corner = (
-        centre
-        - row * (recipe.columns - 1) / 2 * recipe.spacing_mm
-        - column * (recipe.rows - 1) / 2 * recipe.spacing_mm
+        centre - row * (recipe.columns - 1) / 2 * recipe.spacing_mm - column * (recipe.rows - 1) / 2 * recipe.spacing_mm
     )
     planned = [
         Plane(

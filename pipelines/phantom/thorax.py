@@ -122,8 +122,7 @@ class Thorax:
         image = paint(image, cover(ball((0.0, self.spine_y + 27), 5.0)), signal[Tissue.MUSCLE])
         aorta = ball((25.0, self.spine_y - 12), 11.5)
         image = paint(image, cover(aorta - 1.8), signal[Tissue.MUSCLE])
-        image = paint(image, cover(aorta), signal[Tissue.BLOOD] * shade)
-        return image
+        return paint(image, cover(aorta), signal[Tissue.BLOOD] * shade)
 
     def _abdomen(
         self,

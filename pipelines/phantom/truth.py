@@ -179,7 +179,7 @@ def read_truth(path: Path) -> PhantomTruth:
     facts = json.loads(str(arrays.pop("facts")))
     if facts.get("version") != TRUTH_VERSION:
         raise TruthError(
-            f"{path.name} is a truth file of version {facts.get('version')}; this software reads version {TRUTH_VERSION}"
+            f"{path.name} is a truth file of version {facts.get('version')}; this software reads {TRUTH_VERSION}"
         )
     facts["keyframes"] = Keyframes(**facts["keyframes"])
     facts["key_times"] = KeyTimes(**facts["key_times"])
@@ -279,7 +279,9 @@ def measure_truth(study: PhantomStudy) -> PhantomTruth:
         aha_radial=100 * by_segment(strain[..., 0]),
         aha_longitudinal=100 * by_segment(strain[..., 2]),
         aha_thickness_mm=_segment_thickness(heart, states),
-        aha_transmurality=_segment_mean(heart, np.zeros_like(lv.endo2) if heart.infarct_depth is None else heart.infarct_depth),
+        aha_transmurality=_segment_mean(
+            heart, np.zeros_like(lv.endo2) if heart.infarct_depth is None else heart.infarct_depth
+        ),
         point_material=np.column_stack([depth, material[:, 1], material[:, 2]]),
         point_segment=segment,
         point_position=position,
@@ -322,9 +324,7 @@ def aha_segment(angle_rad: Array, level: Array, apex: float, length: float) -> N
     return np.where(level < apex, 17, number).astype(np.uint8)
 
 
-def _outcome(
-    study: PhantomStudy, infarct: float, obstruction: float, gls: float, la: float
-) -> tuple[float, bool]:
+def _outcome(study: PhantomStudy, infarct: float, obstruction: float, gls: float, la: float) -> tuple[float, bool]:
     if study.subject.infarct is None:
         return math.nan, False
     probability = remodelling_probability(infarct, obstruction > 0, gls, la)

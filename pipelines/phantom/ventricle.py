@@ -39,7 +39,7 @@ _DENSITY_G_ML = 1.05
 
 def angle_grid() -> Array:
     """Material angles of the tables, rad, shape (ANGLES,)."""
-    return np.arange(ANGLES) * (2 * math.pi / ANGLES)
+    return np.arange(ANGLES, dtype=np.float64) * (2 * math.pi / ANGLES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
