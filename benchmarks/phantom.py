@@ -209,7 +209,7 @@ def sheet(arguments: argparse.Namespace) -> None:
     middle = real.slices // 2
     quiet = round(0.35 * real.phases)
     rows = [("real", [real.pixels[p, s] for s in (middle + 2, middle, middle - 2) for p in (0, quiet)], real.geometry)]
-        for disease in (Disease.NORMAL, Disease.INFARCT, Disease.DCM, Disease.HCM):
+    for disease in (Disease.NORMAL, Disease.INFARCT, Disease.DCM, Disease.HCM):
         recipe = PhantomRecipe(seed=21, disease=disease, phases=12, late_enhancement=True)
         if disease is Disease.INFARCT:
             recipe = replace(recipe, territory=Territory.LAD, transmurality=0.9, obstruction=True)
