@@ -25,4 +25,4 @@ def build_network(architecture: Architecture) -> torch.nn.Module:
         norm=architecture.norm,
         act=("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
     )
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -5,6 +5,8 @@ Both sets are too small to tune on; they say whether the network travels.
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -358,3 +360,17 @@ def compare_with_surfaces(subject: Path) -> SurfaceComparison:
         ),
         agreement=float(segmentation.agreement.mean()),
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare one subject and print one JSON object."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.segmentation.external", description=__doc__)
+    parser.add_argument("kind", choices=("contours", "surfaces"), help="contours of Sunnybrook, or fitted surfaces")
+    parser.add_argument("folder", type=Path, help="folder of one patient")
+    options = parser.parse_args(arguments)
+    compare = compare_with_contours if options.kind == "contours" else compare_with_surfaces
+    print(json.dumps(compare(options.folder).to_json()))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +60,9 @@ def smooth_in_time(values: NDArray[np.float32], *, cyclic: bool) -> NDArray[np.f
     phases = values.shape[0]
     if phases < _FEWEST_PHASES_TO_SMOOTH:
         return values
-    mode = "wrap" if cyclic else "nearest"
-    return ndimage.gaussian_filter1d(values, _SMOOTHING_CYCLES * phases, axis=0, mode=mode)
+    mode: Literal["wrap", "nearest"] = "wrap" if cyclic else "nearest"
+    smooth: NDArray[np.float32] = ndimage.gaussian_filter1d(values, _SMOOTHING_CYCLES * phases, axis=0, mode=mode)
+    return smooth
 
 
 def _probabilities(

@@ -102,6 +102,7 @@ def _number(info: dict[str, str], key: str) -> float | None:
 
 def _load(path: Path) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
     import nibabel  # 0.3 s: not wanted at the start of the command line
+    from nibabel.filebasedimages import ImageFileError
 
     candidates = [path.with_name(path.name + suffix) for suffix in (".nii.gz", ".nii")]
     existing = next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -110,7 +111,7 @@ def _load(path: Path) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
     try:
         image = nibabel.load(existing)
         data = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, ImageFileError) as error:
         raise AcdcLayoutError(f"{existing} cannot be read as NIfTI: {error}") from error
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]

@@ -128,8 +128,10 @@ class _Volume:
 
 def _volumes(patient: AcdcPatient, recipe: Recipe) -> list[_Volume]:
     spacing = np.array(patient.geometry.pixel_spacing)
-    inside = np.stack([frame.labels > 0 for frame in patient.frames]).any(axis=(0, 1))
-    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    inside = np.stack([frame.labels for frame in patient.frames]).max(axis=(0, 1))
+    if not inside.any():
+        raise ValueError(f"{patient.identifier} has no labelled voxel: leave it out of the training data")
+    rows, columns = np.flatnonzero(inside.max(axis=1)), np.flatnonzero(inside.max(axis=0))
     square = heart_square(
         (rows[0] * spacing[0], rows[-1] * spacing[0]), (columns[0] * spacing[1], columns[-1] * spacing[1])
     )
