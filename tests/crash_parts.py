@@ -1,33 +1,23 @@
-"""What the crash test is made of: tiny cine studies, a cheap analysis, a PACS that notes every arrival."""
+"""What the crash test is made of: tiny cine studies, and a PACS that notes every arrival."""
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import io
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydicom import dcmread, dcmwrite
+from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import evt
 
-from dicom_node.config import ResultSettings, Route
-from dicom_node.execute.process import ProcessedStudy
 from dicom_node.network.pacs import Pacs, PacsSettings
-from dicom_node.results.header import ResultRole
-from dicom_node.results.objects import ResultObject
 from dicom_node.results.uids import derive_uid
-from pipelines.analysis import Findings
-from pipelines.cine.stack import CineStudy, StudyContext
 from pipelines.cine.views import LONG_AXIS
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 SLICES, PHASES = 3, 10
-ROLES = (ResultRole.KEY_PHASE_ED, ResultRole.SEGMENTATION_ED, ResultRole.REPORT)
 
 
 def write_cine(folder: Path, name: str) -> list[Path]:
@@ -68,12 +58,13 @@ def write_cine(folder: Path, name: str) -> list[Path]:
         block = image.private_block(0x2001, "Philips Imaging DD 001", create=True)
         block.add_new(0x18, "SL", SLICES)
         path = folder / f"{number:03}.dcm"
-        path.write_bytes(_encoded(image))
+        path.write_bytes(encoded(image))
         paths.append(path)
     return paths
 
 
-def _encoded(dataset: Dataset) -> bytes:
+def encoded(dataset: Dataset) -> bytes:
+    """A PS3.10 file, Explicit VR Little Endian."""
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -81,66 +72,6 @@ def _encoded(dataset: Dataset) -> bytes:
     buffer = io.BytesIO()
     dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
-
-
-def result_uid(inputs: Sequence[str], role: ResultRole) -> str:
-    """SOP Instance UID of the result that :func:`cheap_analysis` makes of these inputs."""
-    return derive_uid(*inputs, role.value)
-
-
-def cheap_analysis(
-    paths: Sequence[Path],
-    *,
-    study_instance_uid: str,
-    inputs: Sequence[str],
-    created: dt.datetime,
-    route_name: str,
-    route: Route,
-    results: ResultSettings,
-    last_attempt: bool,
-) -> ProcessedStudy:
-    """Read every image of the study and make one small object for each role, slowly enough to be killed over it."""
-    sources = [dcmread(path) for path in paths]
-    if len(sources) != SLICES * PHASES:
-        raise AssertionError(f"{len(sources)} of {SLICES * PHASES} images of {study_instance_uid}")
-    mean = float(np.mean([source.pixel_array.mean() for source in sources]))
-    objects = []
-    for role in ROLES:
-        time.sleep(0.1)
-        objects.append(_object(sources[0], role, inputs, created, mean, frozenset(route.destinations)))
-    study = CineStudy(StudyContext(study_instance_uid), (), ())
-    return ProcessedStudy(study, Findings({}), tuple(objects), (), {"cheap": 0.3})
-
-
-def _object(
-    source: Dataset,
-    role: ResultRole,
-    inputs: Sequence[str],
-    created: dt.datetime,
-    mean: float,
-    destinations: frozenset[str],
-) -> ResultObject:
-    image = Dataset()
-    image.SOPClassUID = SecondaryCaptureImageStorage
-    image.SOPInstanceUID = result_uid(inputs, role)
-    image.StudyInstanceUID, image.PatientID = source.StudyInstanceUID, source.PatientID
-    image.SeriesInstanceUID = derive_uid(*inputs, role.value, "series")
-    image.SeriesDescription = role.value
-    image.Modality = "MR"
-    image.InstanceCreationDate, image.InstanceCreationTime = created.strftime("%Y%m%d"), created.strftime("%H%M%S")
-    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-    image.Rows = image.Columns = 16
-    image.BitsAllocated = image.BitsStored = 8
-    image.HighBit, image.PixelRepresentation = 7, 0
-    image.PixelData = bytes([round(mean)]) * 256
-    return ResultObject(
-        role=role,
-        dataset=image,
-        content=_encoded(image),
-        destinations=destinations,
-        reference_uid=str(source.SOPInstanceUID),
-        sources=(),
-    )
 
 
 class NotingPacs(Pacs):

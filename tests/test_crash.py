@@ -21,7 +21,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crash_parts import PHASES, ROLES, SLICES, NotingPacs, cheap_analysis, result_uid, write_cine
+from crash_analysis import ROLES, cheap_analysis, result_uid
+from crash_parts import PHASES, SLICES, NotingPacs, write_cine
 from interop.ports import free_port, listening, wait_until
 from pydicom import dcmread
 

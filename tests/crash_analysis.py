@@ -1,0 +1,98 @@
+"""A cheap analysis for tests of the machinery around it.
+
+Its imports are inside the functions: every process on the way to the worker unpickles the function, only the worker
+calls it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from pathlib import Path
+
+    from pydicom.dataset import Dataset
+
+    from dicom_node.config import ResultSettings, Route
+    from dicom_node.execute.process import ProcessedStudy
+    from dicom_node.results.objects import ResultObject
+
+ROLES = ("key-phase-ed", "segmentation-ed", "report")
+
+
+def result_uid(inputs: Sequence[str], role: str) -> str:
+    """SOP Instance UID of the result that :func:`cheap_analysis` makes of these inputs."""
+    from dicom_node.results.uids import derive_uid
+
+    return derive_uid(*inputs, role)
+
+
+def cheap_analysis(
+    paths: Sequence[Path],
+    *,
+    study_instance_uid: str,
+    inputs: Sequence[str],
+    created: dt.datetime,
+    route_name: str,
+    route: Route,
+    results: ResultSettings,
+    last_attempt: bool,
+) -> ProcessedStudy:
+    """Read every image of the study and make one small object for each role, slowly enough to be killed over it."""
+    from pydicom import dcmread
+
+    from dicom_node.execute.process import ProcessedStudy
+    from pipelines.analysis import Findings
+    from pipelines.cine.stack import CineStudy, StudyContext
+
+    sources = [dcmread(path) for path in paths]
+    assert {str(source.StudyInstanceUID) for source in sources} == {study_instance_uid}
+    mean = sum(float(source.pixel_array.mean()) for source in sources) / len(sources)
+    objects = []
+    for role in ROLES:
+        time.sleep(0.1)
+        objects.append(_object(sources[0], role, inputs, created, mean, frozenset(route.destinations)))
+    study = CineStudy(StudyContext(study_instance_uid), (), ())
+    return ProcessedStudy(study, Findings({}), tuple(objects), (), {"cheap": 0.3})
+
+
+def _object(
+    source: Dataset,
+    role: str,
+    inputs: Sequence[str],
+    created: dt.datetime,
+    mean: float,
+    destinations: frozenset[str],
+) -> ResultObject:
+    from crash_parts import encoded
+    from pydicom.dataset import Dataset
+    from pydicom.uid import SecondaryCaptureImageStorage
+
+    from dicom_node.results.header import ResultRole
+    from dicom_node.results.objects import ResultObject
+    from dicom_node.results.uids import derive_uid
+
+    image = Dataset()
+    image.SOPClassUID = SecondaryCaptureImageStorage
+    image.SOPInstanceUID = result_uid(inputs, role)
+    image.StudyInstanceUID, image.PatientID = source.StudyInstanceUID, source.PatientID
+    image.SeriesInstanceUID = derive_uid(*inputs, role, "series")
+    image.SeriesDescription = role
+    image.Modality = "MR"
+    image.InstanceCreationDate, image.InstanceCreationTime = created.strftime("%Y%m%d"), created.strftime("%H%M%S")
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.Rows = image.Columns = 16
+    image.BitsAllocated = image.BitsStored = 8
+    image.HighBit, image.PixelRepresentation = 7, 0
+    image.PixelData = bytes([round(mean)]) * 256
+    return ResultObject(
+        role=ResultRole(role),
+        dataset=image,
+        content=encoded(image),
+        destinations=destinations,
+        reference_uid=str(source.SOPInstanceUID),
+        sources=(),
+    )
