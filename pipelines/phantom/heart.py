@@ -189,7 +189,7 @@ class Heart:
         columns = np.empty((len(Layer), *endo.shape))
         columns[Layer.ENDO] = endo
         # Trabeculae are compacted in systole and cover a larger part of the smaller cavity.
-        columns[Layer.ENDO_VISIBLE] = endo * (1 - self.trabecula * (1 + state.contraction)) ** 2
+        columns[Layer.ENDO_VISIBLE] = endo * (1 - self.trabecula * (1 + 0.4 * state.contraction)) ** 2
         columns[Layer.EPI] = epi
         rv = outer + reach
         columns[Layer.RV] = np.where(exists, rv**2, epi)
