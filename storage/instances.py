@@ -146,11 +146,11 @@ def record_instance(ledger: Ledger, instance: ReceivedInstance, *, at: dt.dateti
         The association is not in the ledger.
     """
     with ledger.transaction() as session:
-        if session.get(Association, instance.association_id) is None:
-            raise LedgerError(f"association {instance.association_id} was never opened")
         held = _held(session, instance.sop_instance_uid)
         if held is None:
             study = _study(session, instance, at)
+            if study.last_association_id != instance.association_id:
+                _check_association(session, instance.association_id)
             series_id = _series_id(session, study.id, instance)
             if _insert_instance(session, series_id, instance, at):
                 _arrived(session, study, instance, at)
@@ -185,6 +185,11 @@ def _held(session: Session, sop_instance_uid: str) -> InstanceRow | None:
 
 
 def _study(session: Session, instance: ReceivedInstance, at: dt.datetime) -> StudyRow:
+    known = select(StudyRow).where(StudyRow.study_instance_uid == instance.study_instance_uid).with_for_update()
+    study = session.scalar(known)
+    if study is not None:
+        return study
+    _check_association(session, instance.association_id)
     insert_if_absent(
         session,
         cast(Table, StudyRow.__table__),
@@ -196,12 +201,18 @@ def _study(session: Session, instance: ReceivedInstance, at: dt.datetime) -> Stu
             "last_association_id": instance.association_id,
         },
     )
-    return session.scalars(
-        select(StudyRow).where(StudyRow.study_instance_uid == instance.study_instance_uid).with_for_update()
-    ).one()
+    study = session.scalars(known).one()
+    _link(session, study.id, instance.association_id)
+    return study
 
 
 def _series_id(session: Session, study_id: int, instance: ReceivedInstance) -> int:
+    known = select(SeriesRow.id).where(
+        SeriesRow.study_id == study_id, SeriesRow.series_instance_uid == instance.series_instance_uid
+    )
+    series_id = session.scalar(known)
+    if series_id is not None:
+        return series_id
     insert_if_absent(
         session,
         cast(Table, SeriesRow.__table__),
@@ -216,11 +227,7 @@ def _series_id(session: Session, study_id: int, instance: ReceivedInstance) -> i
             "body_part_examined": _text(instance.body_part_examined, 16),
         },
     )
-    return session.scalars(
-        select(SeriesRow.id).where(
-            SeriesRow.study_id == study_id, SeriesRow.series_instance_uid == instance.series_instance_uid
-        )
-    ).one()
+    return session.scalars(known).one()
 
 
 def _text(value: str, length: int) -> str:
@@ -248,6 +255,7 @@ def _insert_instance(session: Session, series_id: int, instance: ReceivedInstanc
 
 
 def _link(session: Session, study_id: int, association_id: str) -> None:
+    _check_association(session, association_id)
     insert_if_absent(
         session,
         cast(Table, AssociationStudy.__table__),
@@ -255,10 +263,17 @@ def _link(session: Session, study_id: int, association_id: str) -> None:
     )
 
 
+def _check_association(session: Session, association_id: str) -> None:
+    if session.get(Association, association_id) is None:
+        raise LedgerError(f"association {association_id} was never opened")
+
+
 def _arrived(session: Session, study: StudyRow, instance: ReceivedInstance, at: dt.datetime) -> None:
     study.last_received_at = max(study.last_received_at, at)
-    study.last_association_id = instance.association_id
-    _link(session, study.id, instance.association_id)
+    if study.last_association_id != instance.association_id:
+        # Else the study's row says that the two are linked: most images follow one of the same association.
+        _link(session, study.id, instance.association_id)
+        study.last_association_id = instance.association_id
     record_event(
         session,
         "instance received",

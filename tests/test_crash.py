@@ -50,8 +50,6 @@ ROUNDS = int(os.environ.get("DICOM_NODE_CRASH_ROUNDS", "12"))
 SEED = int(os.environ.get("DICOM_NODE_CRASH_SEED", "1"))
 START_S = 300.0
 SETTLE_S = 600.0
-LONGEST_GAP_S = 6.0
-"""Between two kills; shorter than a slow start, so that processes are also killed while they start."""
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -137,7 +135,7 @@ class _Scanner(threading.Thread):
     """Sends study after study, each until all its images are acknowledged, as a scanner's queue does."""
 
     def __init__(self, configuration: Configuration, folder: Path, generator: random.Random) -> None:
-        super().__init__(name="scanner")
+        super().__init__(name="scanner", daemon=True)
         self.acknowledged: dict[str, Path] = {}
         self.studies: list[str] = []
         self.enough = threading.Event()
@@ -158,6 +156,17 @@ class _Scanner(threading.Thread):
                         waiting.remove(outcome.path)
                 time.sleep(0.1)
             self.enough.wait(self._generator.uniform(0, 1.5))
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait_for_the_end_of(processes: list[psutil.Process]) -> None:
+    wait_until(lambda: not any(map(_runs, processes)), seconds=20, what="no child outlives the supervisor")
 
 
 def _unfinished(ledger: Ledger, studies: int) -> str:
@@ -189,7 +198,8 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_seen_twice(
     generator = random.Random(SEED)
     started = time.monotonic()
     assert one.ready.wait(START_S)
-    gap_s = min(LONGEST_GAP_S, 2 * (time.monotonic() - started))
+    # Kills come about as fast as processes start on this machine: some are hit at work, some while they recover.
+    gap_s = 1.5 * (time.monotonic() - started)
     scanner = _Scanner(one.configuration, tmp_path, random.Random(SEED + 1))
     scanner.start()
     killed: Counter[str] = Counter()
@@ -209,8 +219,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_seen_twice(
                 killed[role] += 1
             if role == "supervisor":
                 one.process.join()
-                _, alive = psutil.wait_procs(below, timeout=10)
-                assert not alive, "children outlived a supervisor that was killed"
+                _wait_for_the_end_of(below)
                 one.start()
     finally:
         scanner.enough.set()
