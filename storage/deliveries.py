@@ -101,6 +101,7 @@ def claim_deliveries(
             )
             .order_by(DeliveryRow.id)
             .limit(limit)
+            .options(_WITH_RESULT)
             .with_for_update(skip_locked=True, of=DeliveryRow)
         ).all()
         for row in rows:
