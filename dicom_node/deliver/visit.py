@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -79,12 +81,11 @@ class Visitor:
             The ledger does not accept a transition.
         """
         left = {parcel.delivery.id: parcel for parcel in parcels}
-        reported: dict[str, threading.Event] = {}
+        reports: queue.Queue[threading.Thread] = queue.Queue()
 
         def record(report: CommitmentReport) -> None:
+            reports.put(threading.current_thread())
             record_report(self.ledger, self.policy, report)
-            if report.transaction_uid in reported:
-                reported[report.transaction_uid].set()
 
         contexts = [*store_contexts([parcel.file for parcel in parcels]), find_context()]
         if self.profile.storage_commitment:
@@ -101,12 +102,9 @@ class Visitor:
                 if commits and left:
                     transaction_uid = str(generate_uid(prefix=None))
                     asked = list(left.values())
-                    reported[transaction_uid] = threading.Event()
                     self._sent(left, asked, transaction_uid)
                     if self._ask(association, transaction_uid, asked):
-                        reported[transaction_uid].wait(
-                            min(REPORT_ON_SAME_ASSOCIATION_S, self.profile.commitment_timeout_s)
-                        )
+                        _await_answered(reports, min(REPORT_ON_SAME_ASSOCIATION_S, self.profile.commitment_timeout_s))
         except NodeError as error:
             for parcel in left.values():
                 self.failed(parcel.delivery, error)
@@ -203,3 +201,12 @@ class Visitor:
         for parcel in parcels:
             self.failed(parcel.delivery, error)
         return False
+
+
+def _await_answered(reports: queue.Queue[threading.Thread], patience_s: float) -> None:
+    """Wait for a report and for the answer to it.
+
+    pynetdicom serves the report in a thread of its own; a release before that thread is done would cut off its answer.
+    """
+    with contextlib.suppress(queue.Empty):
+        reports.get(timeout=patience_s).join()

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import pydicom.config
 import structlog
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.association import Association
@@ -137,9 +137,6 @@ def serve_receiver(
     sqlalchemy.exc.SQLAlchemyError
         The ledger cannot be reached.
     """
-    # Identifiers are taken as they come, leading zeros and all; a warning for each would be all that the log held.
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
     node, storage = configuration.node, configuration.storage
     ledger = open_ledger(storage.database)
     try:
@@ -160,12 +157,16 @@ def serve_receiver(
         )
         # Admission is decided here, not by pynetdicom; its own limit counts probes that never sent a request.
         entity.maximum_associations = 1_000_000
-        with listening(
-            entity,
-            (node.address, node.port),
-            (verification_context(),),
-            _handlers(configuration, ledger, instances, visits),
-            shared_port=node.receiver_processes > 1,
+        # Identifiers are taken as they come, leading zeros and all; a warning for each would be all that the log held.
+        with (
+            disable_value_validation(),
+            listening(
+                entity,
+                (node.address, node.port),
+                (verification_context(),),
+                _handlers(configuration, ledger, instances, visits),
+                shared_port=node.receiver_processes > 1,
+            ),
         ):
             _log.info(
                 "receiving",

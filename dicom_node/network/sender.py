@@ -225,7 +225,18 @@ def associated(
             association.abort()
         raise
     if association.is_established:
-        association.release()
+        _release(association)
+
+
+def _release(association: Association) -> None:
+    # A request of the peer that crosses the release leaves pynetdicom waiting for ever for its own reactor: release()
+    # spins until that is paused, and the thread that serves the request marks it as running. Aborting ends the wait.
+    releasing = threading.Thread(target=association.release, daemon=True)
+    releasing.start()
+    releasing.join(association.acse_timeout + 1)
+    if releasing.is_alive():
+        association.abort()
+        releasing.join(association.acse_timeout + 1)
 
 
 def _no_association(association: Association, where: str, *, connected: bool) -> NodeError:

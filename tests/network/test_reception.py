@@ -19,7 +19,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
-from dicom_node.config import Configuration, NodeSettings, Peer, StorageSettings
+from dicom_node.config import NodeSettings, Peer, StorageSettings
 from dicom_node.network.sender import ScuSettings, send_files
 from network.objects import MR, SECONDARY_CAPTURE, data_set_bytes, encoded, mr_image, new_uid, save
 from network.running_node import NODE, SCANNER, RunningReceiver, configuration, receiver_thread
@@ -317,7 +317,3 @@ def test_real_cine_from_dcmtk_is_received_whole(
     for path in paths:
         original = dcmread(path)
         assert received[str(original.SOPInstanceUID)] == original
-
-
-def test_configuration_of_the_test_node_is_what_a_file_could_say() -> None:
-    assert Configuration.model_validate(configuration(Path("/nowhere")).model_dump(mode="json")).node.ae_title == NODE
