@@ -13,7 +13,7 @@ import re
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -247,23 +247,18 @@ def _identity(dataset: Dataset, each: ResultObject, sources: SourceDatasets) -> 
 
 
 def _comparable(dataset: Dataset, keyword: str) -> object:
-    try:
-        element = dataset.get(keyword)
-    except (ValueError, OverflowError, NotImplementedError):
-        return None
-    return _plain(element)
+    return _plain(dataset.get(keyword))
 
 
 def _plain(value: object) -> object:
+    """Comparable form: strings as written (a DS such as ``NaN`` equals itself that way), items as tuples."""
     if isinstance(value, Dataset):
         return tuple(
             (int(element.tag), _plain(element.value)) for element in value if element.keyword != "SpecificCharacterSet"
         )
-    if value is None or isinstance(value, (str, bytes, int, float)):
-        return value if not isinstance(value, str) else str(value)
-    if isinstance(value, Iterable):
+    if isinstance(value, MutableSequence):
         return tuple(_plain(item) for item in value)
-    return str(value)
+    return value if value is None or isinstance(value, bytes) else str(value)
 
 
 def _references(dataset: Dataset, known: set[str]) -> Iterator[Problem]:

@@ -368,11 +368,7 @@ def _carried(source: Dataset, tag: int | None, declared: tuple[str, ...], keep_b
             names = [decoded] if isinstance(decoded, (str, PersonName)) else list(decoded or [])
             return DataElement(tag, vr, [PersonName(str(name)) for name in names] if len(names) > 1 else str(decoded))
         return DataElement(tag, vr, decoded)
-    try:
-        element = source[tag]
-    except (ValueError, OverflowError, NotImplementedError):
-        # A number that is no number (PatientSize "1,75"): Type 3 all of them, so the results go without.
-        return None
+    element = source[tag]
     return DataElement(element.tag, element.VR, element.value, already_converted=True)
 
 

@@ -91,7 +91,7 @@ def test_text_of_every_script_is_transcoded_without_loss(tmp_path: Path, script:
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("script", ["cyrillic", "japanese", "arabic"])
+@pytest.mark.parametrize("script", ["cyrillic", "arabic", "latin", "chinese"])
 def test_dcmtk_reads_the_same_name_in_source_and_result(tmp_path: Path, script: str, dcmtk: None) -> None:
     charset, name, _ = NAMES[script]
     header = source(tmp_path, charset, {"PatientName": name})
@@ -115,17 +115,12 @@ def test_dcmtk_reads_the_same_name_in_source_and_result(tmp_path: Path, script: 
 def test_text_that_cannot_be_read_for_certain_keeps_its_bytes_and_declaration(
     tmp_path: Path, charset: list[str], raw: bytes
 ) -> None:
-    source(tmp_path, [], {"PatientName": "X" * len(raw)})
+    source(tmp_path, charset, {"PatientName": "X" * len(raw)})
     path = tmp_path / "source.dcm"
     path.write_bytes(path.read_bytes().replace(b"X" * len(raw), raw))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        header = dcmread(path)
-        if charset:
-            header.SpecificCharacterSet = charset
-            header.save_as(path)
-            header = dcmread(path)
-        content = result_of(header)
+        content = result_of(dcmread(path))
     result = reread(tmp_path, content)
     assert raw in content
     assert "Müller".encode() not in content
@@ -161,12 +156,12 @@ def test_sequences_are_carried_with_their_text(tmp_path: Path) -> None:
     assert result.OtherPatientIDsSequence[0].IssuerOfPatientID == "Клиника"
 
 
-def test_a_number_that_is_no_number_is_left_out(tmp_path: Path) -> None:
+def test_a_number_that_is_no_number_arrives_as_it_stands(tmp_path: Path) -> None:
     source(tmp_path, [], {"PatientWeight": "70.55"})
     path = tmp_path / "source.dcm"
     path.write_bytes(path.read_bytes().replace(b"70.55", b"70,55"))
     result = reread(tmp_path, result_of(dcmread(path)))
-    assert "PatientWeight" not in result
+    assert result.PatientWeight == "70,55"
 
 
 def test_dates_follow_the_offset_that_governs_the_object(tmp_path: Path) -> None:
