@@ -16,7 +16,7 @@ from PIL import Image
 
 INSTALLED = Path(__file__).resolve().parents[2] / ".tools" / "viewer" / "node_modules"
 DRIVER = Path(__file__).with_name("open_study.mjs")
-LIMIT_S = 900
+LIMIT_S = 1500
 
 MINIMUM_CHROMA = 12.0
 """Distance from grey, in grey levels, from which a canvas pixel counts as coloured: the cine itself has none."""

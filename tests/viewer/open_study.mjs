@@ -10,7 +10,8 @@ import { createRequire } from 'node:module';
 const task = JSON.parse(process.argv[2]);
 const { chromium } = createRequire(`${task.modules}/`)('playwright-core');
 const THUMBNAIL = '[data-cy="study-browser-thumbnail"], [data-cy="study-browser-thumbnail-no-image"]';
-const LIMIT_MS = 90_000;
+// For a machine that does much else: the whole cine is fetched before it is drawn.
+const LIMIT_MS = 240_000;
 const QUIET_MS = 1_500;
 // More images than any key-phase series has: a whole cine is not leafed through.
 const MAXIMUM_IMAGES = 30;
