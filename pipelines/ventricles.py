@@ -16,10 +16,13 @@ from pipelines.quality.assess import assess_quality
 from pipelines.quality.findings import QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation
 
-__all__ = ["VENTRICLES", "ShortAxis", "analyse_study"]
+__all__ = ["VENTRICLES", "Device", "ShortAxis", "analyse_study"]
 
 ShortAxis = NewType("ShortAxis", CineStack)
 """The short-axis stack of a study that the ventricles are measured on."""
+
+Device = NewType("Device", str)
+"""Torch device that networks run on."""
 
 SLICES_MIN = 3
 PHASES_MIN = 2
@@ -41,7 +44,7 @@ def short_axis(study: CineStudy) -> ShortAxis:
 
 
 @analysis
-def segmentation(stack: ShortAxis) -> CineSegmentation:
+def segmentation(stack: ShortAxis, device: Device) -> CineSegmentation:
     """Segment both ventricles on every phase."""
     # Not at start-up: the receiver and the command line read this module and need no networks.
     from pipelines.models.registry import ModelUnavailable
@@ -49,7 +52,7 @@ def segmentation(stack: ShortAxis) -> CineSegmentation:
     from pipelines.segmentation.segment import segment
 
     try:
-        return segment(stack)
+        return segment(stack, device)
     except SegmentationRefused as refusal:
         raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, str(refusal)) from refusal
     except ModelUnavailable as missing:
@@ -110,6 +113,7 @@ def analyse_study(
     analyses: Iterable[Analysis[..., Any]] = VENTRICLES,
     wanted: Iterable[type] | None = None,
     on_start: Callable[[str], None] | None = None,
+    device: str = "cpu",
 ) -> Findings:
     """Run analyses on a study; what could not be done is in ``refusals`` of the findings and is never raised.
 
@@ -118,10 +122,12 @@ def analyse_study(
     study : CineStudy
     analyses, wanted, on_start
         See :func:`pipelines.analysis.run`.
+    device : str
+        Torch device that networks run on.
 
     Raises
     ------
     AnalysisSetupError
         The analyses do not fit together: a defect of the configuration, whatever the study.
     """
-    return run(analyses, {CineStudy: study, StudyContext: study.context}, wanted, on_start)
+    return run(analyses, {CineStudy: study, StudyContext: study.context, Device: Device(device)}, wanted, on_start)

@@ -40,6 +40,7 @@ def cheap_analysis(
     route: Route,
     results: ResultSettings,
     last_attempt: bool,
+    device: str,
 ) -> ProcessedStudy:
     """Read every image of the study and make one small object for each role, slowly enough to be killed over it."""
     from pydicom import dcmread

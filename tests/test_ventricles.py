@@ -20,7 +20,7 @@ from pipelines.errors import RefusalReason
 from pipelines.function.findings import Keyframes, UncheckedFunction, VentricularFunction
 from pipelines.quality.findings import Grade, QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation
-from pipelines.ventricles import VENTRICLES, ShortAxis, analyse_study
+from pipelines.ventricles import VENTRICLES, Device, ShortAxis, analyse_study
 
 CONTEXT = StudyContext("1.2.3", sex="F", height_m=1.7, weight_kg=65.0)
 SIZE = (72, 72)
@@ -151,9 +151,9 @@ def test_grey_noise_never_raises() -> None:
 
 
 def test_analyses_fit_together_and_can_be_asked_for_one_by_one() -> None:
-    names = [step.name for step in plan(VENTRICLES, [CineStudy, StudyContext], [Keyframes])]
+    names = [step.name for step in plan(VENTRICLES, [CineStudy, StudyContext, Device], [Keyframes])]
     assert names == ["short_axis", "segmentation", "slice_measures", "keyframes"]
-    assert plan(VENTRICLES, [CineStudy, StudyContext])[-1].name == "ventricular_function"
+    assert plan(VENTRICLES, [CineStudy, StudyContext, Device])[-1].name == "ventricular_function"
 
 
 def test_start_up_needs_no_networks() -> None:

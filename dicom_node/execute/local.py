@@ -41,11 +41,12 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
     # Threads that spin while they wait for each other stand still when anything else wants their core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     ledger = open_ledger(configuration.storage.database)
-    slots = tuple(
-        f"{platform.node()[:24]}:{configuration.node.port}/{device}/{slot}"
+    devices = {
+        f"{platform.node()[:24]}:{configuration.node.port}/{device}/{slot}": device
         for device in execution.devices
         for slot in range(execution.slots_per_device)
-    )
+    }
+    slots = tuple(devices)
     # The workers of an earlier life died with it: whatever is held under their names is held by nobody.
     _release_all(ledger, slots, "the node was restarted")
     keeper = RoleKeeper(
@@ -53,10 +54,10 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
             Role(
                 name,
                 serve_worker,
-                (configuration, threads, process),
+                (configuration, device, threads, process),
                 on_death=lambda how, name=name: _release(ledger, name, how),  # type: ignore[misc]
             )
-            for name in slots
+            for name, device in devices.items()
         ]
     )
     told_ready = False

@@ -61,6 +61,7 @@ def process_study(
     route: Route,
     results: ResultSettings,
     last_attempt: bool = True,
+    device: str = "cpu",
     on_step: Callable[[str], None] = lambda _step: None,
 ) -> ProcessedStudy:
     """Process one study.
@@ -77,6 +78,8 @@ def process_study(
     last_attempt
         Whether a failure of an analysis should now be told to the department as a refusal. Before the last attempt it
         is raised, because another attempt may succeed.
+    device
+        Torch device that networks run on.
     on_step
         Told the name of each step as it starts.
 
@@ -107,7 +110,7 @@ def process_study(
             remedy="send the study again",
         )
     wanted = [kind for name in route.analyses for kind in _WANTED[name]]
-    findings = analyse_study(study, VENTRICLES, wanted, on_step)
+    findings = analyse_study(study, VENTRICLES, wanted, on_step, device)
     seconds |= findings.seconds
     failed = next((one for one in findings.refusals if one.reason.retry_can_help), None)
     if failed is not None and not last_attempt:

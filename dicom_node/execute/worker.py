@@ -50,6 +50,7 @@ class ProcessStudy(Protocol):
         route: Route,
         results: ResultSettings,
         last_attempt: bool,
+        device: str,
     ) -> ProcessedStudy:
         """Process the files of one study by one route."""
 
@@ -57,6 +58,7 @@ class ProcessStudy(Protocol):
 def serve_worker(
     context: RoleContext,
     configuration: Configuration,
+    device: str,
     threads: int,
     process: ProcessStudy | None = None,
 ) -> None:
@@ -64,6 +66,8 @@ def serve_worker(
 
     Parameters
     ----------
+    device
+        Torch device that networks run on.
     threads
         CPU threads that this worker may use.
     process
@@ -75,7 +79,8 @@ def serve_worker(
         InstanceFiles(configuration.storage.directory),
         configuration,
         context.name,
-        _warmed(threads) if process is None else process,
+        device,
+        _warmed(threads, device) if process is None else process,
     )
     context.ready()
     while not (context.stop.is_set() or worker.spent):
@@ -90,7 +95,7 @@ def serve_worker(
     ledger.close()
 
 
-def _warmed(threads: int) -> ProcessStudy:
+def _warmed(threads: int, device: str) -> ProcessStudy:
     import torch
 
     from dicom_node.execute.process import process_study
@@ -99,7 +104,7 @@ def _warmed(threads: int) -> ProcessStudy:
 
     torch.set_num_threads(threads)
     try:
-        warm()
+        warm(device)
     except ModelUnavailable as error:
         # Studies are then answered with a report that says so.
         _log.error("models not loaded", error=str(error))
@@ -113,12 +118,14 @@ class _Worker:
         files: InstanceFiles,
         configuration: Configuration,
         name: str,
+        device: str,
         process: ProcessStudy,
     ) -> None:
         self._ledger = ledger
         self._files = files
         self._configuration = configuration
         self._name = name
+        self._device = device
         self._process = process
         self.spent = False
         """Whether a defect showed: the next attempt deserves a fresh process, with its memory and device unspoilt."""
@@ -171,6 +178,7 @@ class _Worker:
             route=route,
             results=self._configuration.results,
             last_attempt=job.attempt >= job.maximum_attempts,
+            device=self._device,
         )
         # Files first, each flushed; the one commit that names them comes last.
         records = [self._stored(one) for one in processed.objects]

@@ -25,11 +25,17 @@ class ModelUnavailable(RuntimeError):  # noqa: N818 - says what is the case
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A network in evaluation mode, channels-last, on the CPU."""
+    """A network in evaluation mode, channels-last, on one device."""
 
     network: torch.nn.Module
     identity: ModelIdentity
     card: ModelCard
+    device: str = "cpu"
+
+    def probabilities(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Label probabilities (N, L, n, n), on the CPU, of inputs (N, C, n, n) from any device."""
+        result: torch.Tensor = self.network(inputs.to(self.device)).softmax(1).cpu()
+        return result
 
 
 def list_models(root: Path = _ROOT) -> tuple[ModelCard, ...]:
@@ -43,8 +49,8 @@ def list_models(root: Path = _ROOT) -> tuple[ModelCard, ...]:
     return tuple(read_card(path) for path in sorted(root.glob("*/card.yaml")))
 
 
-def load_model(name: str, root: Path = _ROOT) -> LoadedModel:
-    """Load the weights of one model.
+def load_model(name: str, device: str = "cpu", root: Path = _ROOT) -> LoadedModel:
+    """Load the weights of one model to a torch device.
 
     Raises
     ------
@@ -77,7 +83,7 @@ def load_model(name: str, root: Path = _ROOT) -> LoadedModel:
         network.load_state_dict(safetensors.torch.load(content))
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise ModelUnavailable(f"weights of model {name} do not fit the architecture of its card: {error}") from error
-    return LoadedModel(network.eval(), identity_of(card), card)
+    return LoadedModel(network.eval().to(device), identity_of(card), card, device)
 
 
 def identity_of(card: ModelCard) -> ModelIdentity:

@@ -99,11 +99,11 @@ def locate_heart(stack: CineStack, model: LoadedModel) -> Square:
     with torch.inference_mode():
         for phase in images:
             inputs = (2 * neighbour_channels(phase) - 1).contiguous(memory_format=torch.channels_last)
-            heart = sum(
-                1 - model.network(inputs.flip(axes)).softmax(1)[:, Label.BACKGROUND].flip([axis - 1 for axis in axes])
+            members = [
+                1 - model.probabilities(inputs.flip(axes))[:, Label.BACKGROUND].flip([axis - 1 for axis in axes])
                 for axes in ([], [2], [3])
-            )
-            votes += (heart / 3 > 0.5).sum(0).double().numpy()
+            ]
+            votes += (torch.stack(members).mean(0) > 0.5).sum(0).double().numpy()
     square = square_of_votes(votes, whole)
     if square is None:
         raise SegmentationRefused(

@@ -32,20 +32,20 @@ _SMOOTHING_CYCLES = 0.02
 """Standard deviation of the temporal smoothing, cardiac cycles: below the sharpest bend of a volume curve."""
 
 
-def _models() -> tuple[LoadedModel, LoadedModel]:
+def _models(device: str) -> tuple[LoadedModel, LoadedModel]:
     from pipelines.models.registry import loaded_model
 
-    return loaded_model(LOCALISER), loaded_model(FINE_MODEL)
+    return loaded_model(LOCALISER, device), loaded_model(FINE_MODEL, device)
 
 
-def warm() -> None:
-    """Load the networks and run each once, so that the first study costs what the others do."""
+def warm(device: str = "cpu") -> None:
+    """Load the networks to a torch device and run each once, so that the first study costs what the others do."""
     import torch
 
     with torch.inference_mode():
-        for model in _models():
+        for model in _models(device):
             size = model.card.input.size
-            model.network(torch.zeros(1, 3, size, size).contiguous(memory_format=torch.channels_last))
+            model.probabilities(torch.zeros(1, 3, size, size).contiguous(memory_format=torch.channels_last))
 
 
 def smooth_in_time(values: NDArray[np.float32], *, cyclic: bool) -> NDArray[np.float32]:
@@ -65,9 +65,7 @@ def smooth_in_time(values: NDArray[np.float32], *, cyclic: bool) -> NDArray[np.f
     return smooth
 
 
-def _probabilities(
-    crops: torch.Tensor, network: torch.nn.Module
-) -> tuple[NDArray[np.float32], list[NDArray[np.uint8]]]:
+def _probabilities(crops: torch.Tensor, model: LoadedModel) -> tuple[NDArray[np.float32], list[NDArray[np.uint8]]]:
     """Mean probability (T, S, L, n, n) of the ensemble over crops (T, S, n, n), and the labels of each member."""
     import torch
 
@@ -82,8 +80,8 @@ def _probabilities(
             for (quarter, mirror), labels in zip(_TURNS, members, strict=True):
                 turned = torch.rot90(batch, quarter, (2, 3))
                 turned = (turned.flip(3) if mirror else turned).contiguous(memory_format=torch.channels_last)
-                output = network(turned).softmax(1)
-                output = torch.rot90(output.flip(3) if mirror else output, -quarter, (2, 3)).contiguous().numpy()
+                seen = model.probabilities(turned)
+                output = torch.rot90(seen.flip(3) if mirror else seen, -quarter, (2, 3)).contiguous().numpy()
                 flat_mean[start : start + _BATCH] += output / len(_TURNS)
                 labels.reshape(-1, size, size)[start : start + _BATCH] = output.argmax(1)
     return mean, members
@@ -135,8 +133,14 @@ def _window(square: Square, spacing: tuple[float, float], shape: tuple[int, int]
     return bounds[0], bounds[1], bounds[2], bounds[3]
 
 
-def segment(stack: CineStack) -> CineSegmentation:
+def segment(stack: CineStack, device: str = "cpu") -> CineSegmentation:
     """Label LV cavity, myocardium and RV cavity on every phase and slice of a short-axis stack.
+
+    Parameters
+    ----------
+    stack : CineStack
+    device : str
+        Torch device of the networks; everything else happens on the CPU.
 
     Raises
     ------
@@ -147,7 +151,7 @@ def segment(stack: CineStack) -> CineSegmentation:
 
     if stack.pixels.size == 0 or not np.isfinite(stack.pixels).all():
         raise SegmentationRefused("The short-axis stack is empty or holds grey values that are not numbers.")
-    localiser, fine = _models()
+    localiser, fine = _models(device)
     square = locate_heart(stack, localiser)
     spacing = stack.geometry.pixel_spacing
     rows, columns = stack.pixels.shape[2:]
@@ -162,7 +166,7 @@ def segment(stack: CineStack) -> CineSegmentation:
             for phase in stack.pixels
         ]
     )
-    probability, members = _probabilities(crops, fine.network)
+    probability, members = _probabilities(crops, fine)
     agreement = _agreement(members, probability.argmax(2).astype(np.uint8))
     probability = smooth_in_time(probability, cyclic=stack.retrospective)
     labels = np.zeros(stack.pixels.shape, dtype=np.uint8)

@@ -49,7 +49,7 @@ def test_a_card_reads_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_model_is_loaded_for_evaluation_with_its_identity(tmp_path: Path) -> None:
     card = write_model(tmp_path)
-    model = load_model("small", tmp_path)
+    model = load_model("small", root=tmp_path)
     assert not model.network.training
     assert model.identity.weights_sha256 == card.weights_sha256
     assert model.identity.training_data == "nothing, 2 patients (none)"
@@ -59,14 +59,14 @@ def test_a_model_is_loaded_for_evaluation_with_its_identity(tmp_path: Path) -> N
 def test_an_unknown_model_names_those_installed(tmp_path: Path) -> None:
     write_model(tmp_path)
     with pytest.raises(ModelUnavailable, match=r"'large'.*installed: small"):
-        load_model("large", tmp_path)
+        load_model("large", root=tmp_path)
 
 
 def test_missing_weights_are_refused(tmp_path: Path) -> None:
     write_model(tmp_path)
     (tmp_path / "small" / "weights.safetensors").unlink()
     with pytest.raises(ModelUnavailable, match="cannot be read"):
-        load_model("small", tmp_path)
+        load_model("small", root=tmp_path)
 
 
 def test_one_changed_bit_of_the_weights_is_refused(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_one_changed_bit_of_the_weights_is_refused(tmp_path: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ModelUnavailable, match="its card says"):
-        load_model("small", tmp_path)
+        load_model("small", root=tmp_path)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     other = card.model_copy(update={"architecture": ARCHITECTURE.model_copy(update={"features": (8, 8, 8, 8, 8, 8)})})
     write_card(other, tmp_path / "small" / "card.yaml")
     with pytest.raises(ModelUnavailable, match="architecture"):
-        load_model("small", tmp_path)
+        load_model("small", root=tmp_path)
 
 
 @pytest.mark.parametrize(
