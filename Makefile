@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VIEWER := .tools/viewer
 # Command that shows a system package is there : the Debian package that brings it.
-PEERS := storescu:dcmtk Orthanc:orthanc /usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb \
+PEERS := dsrdump:dcmtk /usr/sbin/Orthanc:orthanc /usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb \
          chromium:chromium node:nodejs npm:npm pdftoppm:poppler-utils /usr/lib/postgresql:postgresql
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
