@@ -34,6 +34,7 @@ Array = NDArray[np.float64]
 LID_TILT = 0.1
 """Slope of the valve plane: the tricuspid valve lies closer to the apex than the mitral valve."""
 
+ATRIAL_WIDTH = 1.15
 _LEFT_ATRIUM_PLACE = (-2.0, 6.0)
 """x and y of the left atrium in the heart frame, mm."""
 
@@ -65,7 +66,10 @@ class Layer(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Atrium:
-    """An ellipsoid behind the valve plane: centre (x, y, s) and half axes (in plane, along the long axis), mm."""
+    """An ellipsoid behind the valve plane: centre (x, y, s), half axes in plane and along the long axis, mm.
+
+    In plane it is wider across than high: half axes ``radius * ATRIAL_WIDTH`` and ``radius / ATRIAL_WIDTH``.
+    """
 
     x: float
     y: float

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_matrix
 
-from pipelines.phantom.heart import LID_TILT, Atrium, Heart, HeartState, Layer
+from pipelines.phantom.heart import ATRIAL_WIDTH, LID_TILT, Atrium, Heart, HeartState, Layer
 from pipelines.phantom.thorax import Texture, Thorax
 from pipelines.phantom.tissue import Tissue
 from pipelines.phantom.ventricle import ANGLES
@@ -252,8 +252,8 @@ def _heart_pixels(movie: HeartMovie, plane: Plane) -> NDArray[np.int64]:
     outer = np.sqrt(np.maximum(weights @ fat, 0)) + margin
     ventricles = (x**2 + y**2 < outer**2) & (s > -8 - margin)
     low = min(state.lid for state in movie.states) - 8 - margin
-    high = max(state.left_atrium.s + state.left_atrium.half_length for state in movie.states) + 14 + margin
-    base = (s > low) & (s < high) & (x > -90) & (x < 55) & (np.abs(y) < 65)
+    high = max(state.left_atrium.s + state.left_atrium.half_length for state in movie.states) + 30 + margin
+    base = (s > low) & (s < high) & (x > -90) & (x < 55) & (y > -105) & (y < 65)
     return np.flatnonzero((ventricles & (s < low + 30)) | base)
 
 
@@ -387,9 +387,9 @@ def _paint_base(
     for start, end, radius in tubes:
         groove = np.minimum(groove, _capsule(local, start, end)[:, None] - radius - 4)
     paint(groove, fat, 0.9)
-    paint(right - 1.8, muscle)
-    paint(left - 1.8, muscle)
+    paint(right - 1.1, muscle)
     right_cover = paint(right, here)
+    paint(left - 1.4, muscle)
     left_cover = paint(left, here)
     for start, end, radius in tubes:
         distance = _capsule(local, start, end)[:, None] - radius
@@ -405,7 +405,7 @@ def _atrium_distance(local: Array, atria: tuple[Atrium, ...]) -> Array:
     """Approximate signed distance to the atrium at each phase, mm, (P, T)."""
     x, y, s = local.T
     first = atria[0]
-    across = (x - first.x) ** 2 + (y - first.y) ** 2
+    across = ((x - first.x) / ATRIAL_WIDTH) ** 2 + ((y - first.y) * ATRIAL_WIDTH) ** 2
     radius = np.array([atrium.radius for atrium in atria])
     half = np.array([atrium.half_length for atrium in atria])
     along = s[:, None] - np.array([atrium.s for atrium in atria])[None, :]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.phantom.cycle import KeyTimes
-from pipelines.phantom.heart import LID_TILT, Heart, HeartState
+from pipelines.phantom.heart import ATRIAL_WIDTH, LID_TILT, Heart, HeartState
 from pipelines.phantom.identity import phantom_uid, recipe_key
 from pipelines.phantom.study import LONG_AXIS_ANGLES_DEG, PhantomStudy
 from pipelines.phantom.ventricle import angle_grid
@@ -305,7 +305,7 @@ def remodelling_probability(infarct_percent: float, obstruction: bool, gls_perce
     rule of this simulator, not a finding about patients.
     """
     logit = (
-        -1.75
+        -0.85
         + 0.07 * (infarct_percent - 18)
         + 0.16 * (gls_percent + 14)
         - 0.05 * (la_percent - 25)
@@ -400,12 +400,15 @@ def _segment_thickness(heart: Heart, states: tuple[HeartState, ...]) -> Array:
 
 
 def _atrial_arc(state: HeartState) -> float:
-    """Length of the left atrial wall from annulus over the roof to annulus in a long-axis plane, mm."""
+    """Length of the left atrial wall from annulus over the roof to annulus, mm: sum of 2CH and 4CH."""
     atrium = state.left_atrium
     start = math.asin((state.lid + LID_TILT * atrium.x - atrium.s) / atrium.half_length)
     turn = np.linspace(start, math.pi - start, 400)
-    x, y = atrium.radius * np.cos(turn), atrium.half_length * np.sin(turn)
-    return float(np.hypot(np.diff(x), np.diff(y)).sum())
+    total = 0.0
+    for radius in (atrium.radius * ATRIAL_WIDTH, atrium.radius / ATRIAL_WIDTH):
+        x, y = radius * np.cos(turn), atrium.half_length * np.sin(turn)
+        total += float(np.hypot(np.diff(x), np.diff(y)).sum())
+    return total
 
 
 def _material_points(heart: Heart) -> tuple[Array, Array, NDArray[np.uint8]]:
