@@ -25,7 +25,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.results.codes import PRIVATE_DESIGNATOR, PRIVATE_SCHEME_UID
 from dicom_node.results.identity import CARRIED
 from dicom_node.results.objects import ExpectedMask, ExpectedSlice, ResultObject
@@ -204,28 +204,33 @@ def _iod_problems(each: ResultObject, sources: SourceDatasets) -> tuple[Problem,
 # -- what comes back ---------------------------------------------------------------------------------------------------
 
 
-def _reread(each: ResultObject, sources: SourceDatasets, known: set[str]) -> Iterator[Problem]:
+def _reread(each: ResultObject, sources: SourceDatasets, known: set[str]) -> list[Problem]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            dataset = dcmread(io.BytesIO(each.content))
+            return list(_differences(dcmread(io.BytesIO(each.content)), each, sources, known))
+        except NodeError:
+            # A source that cannot be read says nothing about the object.
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a reader trips over is the finding
-            yield Problem(GateCheck.PIXELS, f"the object cannot be read again: {type(error).__name__}")
-            return
-        yield from _identity(dataset, each, sources)
-        yield from _references(dataset, known)
-        if isinstance(each.expected, ExpectedSlice):
-            yield from _slice(dataset, each.expected, sources)
-        elif isinstance(each.expected, ExpectedMask):
-            yield from _mask(dataset, each.expected)
-        elif dataset.SOPClassUID == EncapsulatedPDFStorage:
-            length = int(dataset.get("EncapsulatedDocumentLength", 0))
-            if not dataset.EncapsulatedDocument[:length].startswith(b"%PDF-"):
-                yield Problem(GateCheck.PIXELS, "the encapsulated document is no PDF")
-        elif "PixelData" in dataset:
-            size = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
-            if len(dataset.PixelData) != size + size % 2:
-                yield Problem(GateCheck.PIXELS, f"{len(dataset.PixelData)} bytes of pixels where {size} are due")
+            return [Problem(GateCheck.PIXELS, f"the object cannot be read again: {type(error).__name__}")]
+
+
+def _differences(dataset: Dataset, each: ResultObject, sources: SourceDatasets, known: set[str]) -> Iterator[Problem]:
+    yield from _identity(dataset, each, sources)
+    yield from _references(dataset, known)
+    if isinstance(each.expected, ExpectedSlice):
+        yield from _slice(dataset, each.expected, sources)
+    elif isinstance(each.expected, ExpectedMask):
+        yield from _mask(dataset, each.expected)
+    elif dataset.SOPClassUID == EncapsulatedPDFStorage:
+        length = int(dataset.get("EncapsulatedDocumentLength", 0))
+        if not dataset.EncapsulatedDocument[:length].startswith(b"%PDF-"):
+            yield Problem(GateCheck.PIXELS, "the encapsulated document is no PDF")
+    elif "PixelData" in dataset:
+        size = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
+        if len(dataset.PixelData) != size + size % 2:
+            yield Problem(GateCheck.PIXELS, f"{len(dataset.PixelData)} bytes of pixels where {size} are due")
 
 
 def _identity(dataset: Dataset, each: ResultObject, sources: SourceDatasets) -> Iterator[Problem]:
