@@ -6,14 +6,16 @@ cine of many). Geometry and Frame of Reference are the source's, and so are the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.config import RAISE
 from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
+from pydicom.valuerep import validate_value
 
 from dicom_node.results.codes import ONE_PHASE_EXTRACTED, SOURCE_IMAGE, SOURCE_SERIES, code_item
 from dicom_node.results.header import ResultContext, ResultRole, series_dataset
@@ -53,6 +55,10 @@ _ACQUISITION = (
     "dBdt",
 )
 """Acquisition attributes of the MR Image Module (PS3.3 C.8.3.1) and around it that stay true of a derived image."""
+
+
+_SCANNING_SEQUENCES = frozenset({"SE", "IR", "GR", "EP", "RM"})
+_SEQUENCE_VARIANTS = frozenset({"SK", "MTC", "SS", "TRSS", "SP", "MP", "OSP", "NONE"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,36 +236,50 @@ def _value(layers: Sequence[Dataset], keyword: str) -> Any:
 
 
 def _copy(dataset: Dataset, layers: Sequence[Dataset], keyword: str) -> None:
+    """Take over an attribute that PS3.5 allows as it stands; none of these is worth an invalid object."""
     for layer in layers:
         if keyword in layer and layer[keyword].value not in (None, ""):
-            dataset[keyword] = layer[keyword]
+            element = layer[keyword]
+            try:
+                # Value multiplicity one at a time: the validators take single values.
+                values = element.value if isinstance(element.value, MutableSequence) else [element.value]
+                for value in values:
+                    validate_value(element.VR, value if isinstance(value, int) else str(value), RAISE)
+            except ValueError:
+                return
+            dataset[keyword] = element
             return
+
+
+def _terms(layers: Sequence[Dataset], keyword: str, allowed: frozenset[str]) -> list[str]:
+    value = _value(layers, keyword) or []
+    return [term for term in ([value] if isinstance(value, str) else map(str, value)) if term in allowed]
 
 
 def _sequence_attributes(dataset: Dataset, layers: Sequence[Dataset]) -> None:
     """Pulse sequence in the terms of the MR Image Module; an Enhanced source says the same in other words."""
-    _copy(dataset, layers, "ScanningSequence")
-    _copy(dataset, layers, "SequenceVariant")
-    _copy(dataset, layers, "ScanOptions")
-    _copy(dataset, layers, "MRAcquisitionType")
-    if "ScanningSequence" not in dataset:
-        echo = _value(layers, "EchoPulseSequence")
-        terms = {"GRADIENT": ["GR"], "SPIN": ["SE"], "BOTH": ["SE", "GR"]}.get(str(echo))
-        dataset.ScanningSequence = terms or ["RM"]
-    if "SequenceVariant" not in dataset:
-        terms = []
+    scanning = _terms(layers, "ScanningSequence", _SCANNING_SEQUENCES)
+    if not scanning:
+        echo = {"GRADIENT": ["GR"], "SPIN": ["SE"], "BOTH": ["SE", "GR"]}
+        scanning = echo.get(str(_value(layers, "EchoPulseSequence")), ["RM"])
+    variant = _terms(layers, "SequenceVariant", _SEQUENCE_VARIANTS)
+    if not variant:
         if _value(layers, "SteadyStatePulseSequence") not in (None, "NONE"):
-            terms.append("SS")
+            variant.append("SS")
         if _value(layers, "SegmentedKSpaceTraversal") not in (None, "SINGLE"):
-            terms.append("SK")
-        dataset.SequenceVariant = terms or ["NONE"]
-    for keyword in ("ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"):
+            variant.append("SK")
+    dataset.ScanningSequence, dataset.SequenceVariant = scanning, variant or ["NONE"]
+    dataset.MRAcquisitionType = next(iter(_terms(layers, "MRAcquisitionType", frozenset({"2D", "3D"}))), "")
+    _copy(dataset, layers, "ScanOptions")
+    if "IR" in scanning:
+        _copy(dataset, layers, "InversionTime")
+        dataset.setdefault("InversionTime", None)
+    if "EchoTime" not in dataset:
+        echo_time = _value(layers, "EffectiveEchoTime")
+        dataset.EchoTime = None if echo_time is None else decimal(float(echo_time))
+    for keyword in ("ScanOptions", "RepetitionTime", "EchoTrainLength", "PatientPosition"):
         if keyword not in dataset:
             setattr(dataset, keyword, None)
-    if "EchoTime" not in dataset or dataset.EchoTime is None:
-        echo_time = _value(layers, "EffectiveEchoTime")
-        if echo_time is not None:
-            dataset.EchoTime = decimal(float(echo_time))
 
 
 def _heart_gated(dataset: Dataset, layers: Sequence[Dataset]) -> bool:
@@ -276,7 +296,9 @@ def _rescale(layers: Sequence[Dataset]) -> tuple[float, float]:
 
 
 def _window(dataset: Dataset, layers: Sequence[Dataset], grey: NDArray[np.float32]) -> None:
-    if _value(layers, "WindowCenter") is not None and _value(layers, "WindowWidth") is not None:
+    widths = _value(layers, "WindowWidth")
+    widths = list(widths) if isinstance(widths, MutableSequence) else [widths]
+    if _value(layers, "WindowCenter") is not None and all(width is not None and float(width) >= 1 for width in widths):
         for keyword in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"):
             _copy(dataset, layers, keyword)
         return
