@@ -1,9 +1,9 @@
 """SIGKILL at random: every acknowledged image is kept, and every study gives exactly one set of results.
 
 A real node runs on the loopback interface between a real sender and the package's PACS. The number of kills is
-``DICOM_NODE_CRASH_ROUNDS``, the seed ``DICOM_NODE_CRASH_SEED``. The workers run a cheap analysis that makes three objects
-of each study, so that many studies pass between the kills; ``DICOM_NODE_CRASH_ANALYSIS=real`` runs the node's own, which
-answers these tiny studies with a refusal.
+``DICOM_NODE_CRASH_ROUNDS``, the seed ``DICOM_NODE_CRASH_SEED``. The workers run a cheap analysis that makes three
+objects of each study, so that many studies pass between the kills; with ``DICOM_NODE_CRASH_ANALYSIS=real`` they run the
+node's own, which answers these tiny studies with a refusal.
 """
 
 from __future__ import annotations
