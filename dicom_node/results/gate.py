@@ -88,7 +88,7 @@ _ACCEPTED_WARNINGS = (
     # Written into every result: series of one study sort together by it.
     r"^</BodyPartExamined\(0018,0015\)> .*not present in standard DICOM IOD",
     # Grey values of a source with a rescale stay faithful only with it.
-    r"^</Rescale(Slope|Intercept|Type)\(0028,105[234]\)> .*not present in standard DICOM IOD",
+    r"^</Rescale(Slope|Intercept|Type)\(0028,105[234]\).*(not present in standard DICOM IOD|Non-identity Modality LUT)",
     # The terms of the source's pulse sequence, kept in the derived image.
     r"^</(ScanOptions|SequenceVariant|ScanningSequence)\(.*Unrecognized defined term",
 )

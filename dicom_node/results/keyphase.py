@@ -58,6 +58,7 @@ _ACQUISITION = (
 
 
 _SCANNING_SEQUENCES = frozenset({"SE", "IR", "GR", "EP", "RM"})
+_BINARY = frozenset({"US", "SS", "UL", "SL", "FL", "FD"})
 _SEQUENCE_VARIANTS = frozenset({"SK", "MTC", "SS", "TRSS", "SP", "MP", "OSP", "NONE"})
 
 
@@ -241,10 +242,10 @@ def _copy(dataset: Dataset, layers: Sequence[Dataset], keyword: str) -> None:
         if keyword in layer and layer[keyword].value not in (None, ""):
             element = layer[keyword]
             try:
-                # Value multiplicity one at a time: the validators take single values.
+                # The validators take single values, and numbers only of the binary VRs.
                 values = element.value if isinstance(element.value, MutableSequence) else [element.value]
                 for value in values:
-                    validate_value(element.VR, value if isinstance(value, int) else str(value), RAISE)
+                    validate_value(element.VR, value if element.VR in _BINARY else str(value), RAISE)
             except ValueError:
                 return
             dataset[keyword] = element

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage
 
@@ -120,3 +122,28 @@ def test_functional_groups_are_read_before_the_data_set() -> None:
     assert first("ImagePositionPatient", 1) is None
     assert first("FlipAngle", 1) == 55
     assert first("FlipAngle", None) == 10
+
+
+def test_what_a_scanner_writes_against_the_standard_does_not_spoil_the_image(tmp_path: Path) -> None:
+    header = Dataset()
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        header.ScanningSequence, header.SequenceVariant = ["FGRE", "GR"], "FIESTA"
+        header.MRAcquisitionType, header.PatientPosition = "MULTI", None
+        header.WindowCenter, header.WindowWidth = "0", "0"
+        header.ProtocolName = "x" * 80
+        header.AcquisitionDate = "20120000"
+        header.ReceiveCoilName, header.NominalInterval, header.AcquisitionMatrix = "8CARDIAC", "900", [256, 0, 0, 192]
+        cine = write_cine(tmp_path, phases=8, slices=4, size=64, header=header)
+    objects, sources = encoded(cine)
+    assert [str(problem) for found in check(objects, sources) for problem in found] == []
+    image = next(each.dataset for each in objects if each.role is ResultRole.KEY_PHASE_ED)
+    assert (image.ScanningSequence, image.SequenceVariant) == ("GR", "NONE")
+    assert image.WindowWidth > 100
+    assert (image.ReceiveCoilName, image.NominalInterval, image.AcquisitionMatrix) == (
+        "8CARDIAC",
+        900,
+        [256, 0, 0, 192],
+    )
+    assert "ProtocolName" not in image
+    assert "AcquisitionDate" not in image
