@@ -78,6 +78,9 @@ class ModelCard(_Frozen):
     input: InputSpecification
     output: tuple[_Text, ...]
     """Meaning of each output channel."""
+    label_weights: tuple[float, ...]
+    """Weight of each output in the training loss. It makes rare labels too likely by that factor, which segmentation
+    takes back before it compares labels."""
     architecture: Architecture
     training: TrainingData
     measurements: tuple[Measurement, ...] = ()

@@ -73,6 +73,8 @@ def _probabilities(crops: torch.Tensor, model: LoadedModel) -> tuple[NDArray[np.
     mean = np.zeros((phases, slices, len(Label), size, size), dtype=np.float32)
     members = [np.empty((phases, slices, size, size), dtype=np.uint8) for _ in _TURNS]
     inputs = torch.cat([2 * neighbour_channels(phase) - 1 for phase in crops])
+    # Weighted cross-entropy is least for probabilities that are too large by the weights.
+    excess = torch.tensor(model.card.label_weights).view(1, -1, 1, 1)
     flat_mean = mean.reshape(-1, len(Label), size, size)
     with torch.inference_mode():
         for start in range(0, len(inputs), _BATCH):
@@ -80,7 +82,8 @@ def _probabilities(crops: torch.Tensor, model: LoadedModel) -> tuple[NDArray[np.
             for (quarter, mirror), labels in zip(_TURNS, members, strict=True):
                 turned = torch.rot90(batch, quarter, (2, 3))
                 turned = (turned.flip(3) if mirror else turned).contiguous(memory_format=torch.channels_last)
-                seen = model.probabilities(turned)
+                seen = model.probabilities(turned) / excess
+                seen = seen / seen.sum(1, keepdim=True)
                 output = torch.rot90(seen.flip(3) if mirror else seen, -quarter, (2, 3)).contiguous().numpy()
                 flat_mean[start : start + _BATCH] += output / len(_TURNS)
                 labels.reshape(-1, size, size)[start : start + _BATCH] = output.argmax(1)
@@ -101,26 +104,30 @@ def _agreement(members: list[NDArray[np.uint8]], consensus: NDArray[np.uint8]) -
     return np.where(count > 0, total / np.maximum(count, 1), 1.0).astype(np.float32)
 
 
+def _largest(bodies: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """The numbered body (1 …) of most voxels; nothing where there is none."""
+    sizes = np.bincount(bodies.ravel())
+    return bodies == 1 + int(np.argmax(sizes[1:])) if len(sizes) > 1 else np.zeros(bodies.shape, dtype=bool)
+
+
 def keep_plausible(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Remove what cannot be heart from one phase (S, R, C).
 
-    The left ventricle (cavity and wall) is its largest connected body. Of the RV, bodies that touch the left ventricle
-    stay, and the largest always: near the base the RV comes apart in the stack, but every true part lies on the septum.
+    The left ventricle (cavity and wall) is its largest connected body, and one body on each slice. Of the RV, bodies
+    that lie against the left ventricle stay, or the largest where none does: near the base the RV comes apart in the
+    stack, but every true part of it lies on the septum.
     """
-    left = np.isin(labels, (Label.LV, Label.MYO))
-    full = np.ones((3, 3, 3), dtype=bool)
-    bodies, count = ndimage.label(left, structure=full)
-    if count > 1:
-        sizes = np.bincount(bodies.ravel())[1:]
-        left = bodies == 1 + int(np.argmax(sizes))
-    right, count = ndimage.label(labels == Label.RV, structure=full)
-    keep = np.zeros(count + 1, dtype=bool)
-    if count:
-        keep[1 + int(np.argmax(np.bincount(right.ravel())[1:]))] = True
-        near = ndimage.binary_dilation(left, structure=np.ones((1, 5, 5), dtype=bool))
-        keep[np.unique(right[near])] = True
-        keep[0] = False
-    return np.where(left | keep[right], labels, np.uint8(Label.BACKGROUND)).astype(np.uint8)
+    across = np.zeros((3, 3, 3), dtype=bool)
+    across[1] = True
+    across[:, 1, 1] = True
+    left = _largest(ndimage.label(np.isin(labels, (Label.LV, Label.MYO)), structure=across)[0])
+    for plane in left:
+        plane[:] = _largest(ndimage.label(plane, structure=across[1])[0])
+    bodies, _ = ndimage.label(labels == Label.RV, structure=across)
+    near = np.unique(bodies[ndimage.binary_dilation(left, structure=np.ones((1, 5, 5), dtype=bool))])
+    near = near[near > 0]
+    right = np.isin(bodies, near) if len(near) else _largest(bodies)
+    return np.where(left | right, labels, np.uint8(Label.BACKGROUND)).astype(np.uint8)
 
 
 def _window(square: Square, spacing: tuple[float, float], shape: tuple[int, int]) -> tuple[int, int, int, int]:

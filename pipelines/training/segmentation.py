@@ -258,6 +258,7 @@ def _card(recipe: Recipe, sha256: str, cases: tuple[str, ...], split: str, steps
             normalisation="2nd and 98th percentile of the field over slices and phases to 0 and 1, clipped to 0 … 1.25",
         ),
         output=tuple(label.name for label in Label),
+        label_weights=recipe.label_weights,
         architecture=_architecture(recipe),
         training=TrainingData(
             name="ACDC (Automated Cardiac Diagnosis Challenge), end diastole and end systole",

@@ -30,6 +30,7 @@ def write_model(root: Path, name: str = "small") -> ModelCard:
         summary="A model of the tests.",
         input=InputSpecification(size=32, field="heart crop", channels=("a", "b", "c"), normalisation="none"),
         output=("BACKGROUND", "LV", "MYO", "RV"),
+        label_weights=(1.0, 1.0, 1.0, 1.0),
         architecture=ARCHITECTURE,
         training=TrainingData(
             name="nothing", licence="none", source="none", cases=("p1", "p2"), split="none", steps=1, command="none"
