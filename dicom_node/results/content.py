@@ -93,7 +93,7 @@ def observation_context(context: ResultContext) -> ObservationContext:
 def procedure_reported(context: ResultContext) -> list[Code]:
     """The imaging procedure (121058), from the source where it says; not the algorithm."""
     found = []
-    for item in context.carried.value("ProcedureCodeSequence") or []:
+    for item in context.reference.get("ProcedureCodeSequence") or []:
         value, scheme = item.get("CodeValue"), item.get("CodingSchemeDesignator")
         if value and scheme:
             found.append(Code(str(value), str(scheme), str(item.get("CodeMeaning") or value)[:64]))

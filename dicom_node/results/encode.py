@@ -7,7 +7,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 
@@ -28,8 +30,9 @@ from pipelines.analysis import Findings
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 from pipelines.function.findings import Quantity, VentricularFunction
 from pipelines.function.normals import reference_interval
+from pipelines.function.slices import SliceMeasures
 from pipelines.quality.findings import QualityAssessment
-from pipelines.segmentation.labels import CineSegmentation
+from pipelines.segmentation.labels import CineSegmentation, Label
 
 __all__ = ["encode_study", "result_identity"]
 
@@ -142,7 +145,8 @@ def encode_study(
             if (interval := reference_interval(quantity, study.context)) is not None
         }
         content = ReportContent(study, stack, function, quality, root_refusals(findings.refusals), ranges)
-        return _Encoder(context, content, found, sources, dict(destinations)).objects()
+        shown = _as_counted(found, findings.get(SliceMeasures))
+        return _Encoder(context, content, found, shown, sources, dict(destinations)).objects()
 
 
 def _refused(
@@ -186,6 +190,15 @@ def _summaries(
     return made
 
 
+def _as_counted(found: CineSegmentation, slices: SliceMeasures | None) -> NDArray[np.uint8]:
+    """Labels as the numbers count them: no LV cavity on a slice that is not counted, no wall above the valves."""
+    if slices is None:
+        return found.labels
+    left_out = ~slices.counted[:, :, None, None] & (found.labels == Label.LV)
+    left_out |= slices.above_base[None, :, None, None] & (found.labels == Label.MYO)
+    return np.where(left_out, np.uint8(Label.BACKGROUND), found.labels)
+
+
 def _frames(stacks: Iterable[CineStack]) -> tuple[FrameSource, ...]:
     return tuple(source for stack in stacks for line in stack.sources for source in line)
 
@@ -214,6 +227,8 @@ class _Encoder:
     context: ResultContext
     content: ReportContent
     found: CineSegmentation
+    shown: NDArray[np.uint8]
+    """Labels (T, S, R, C) that the SEG shows."""
     sources: SourceDatasets
     destinations: dict[str, DestinationProfile]
 
@@ -286,7 +301,7 @@ class _Encoder:
                 self.context,
                 role,
                 stack,
-                self.found.labels[phase],
+                self.shown[phase],
                 references,
                 omit_empty_frames=variant.omit_empty_frames,
                 variant=variant.name,

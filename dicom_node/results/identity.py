@@ -1,32 +1,28 @@
 """Whose study a result belongs to, carried over from a source instance as it stands, and the UIDs of the results.
 
 Nothing is corrected: a date of ``20120000``, a UID with leading zeroes in a component or an empty accession number
-arrives at the archive as the modality sent it, because the archive files by those very strings. Only the encoding of
-text may change, and only where that loses nothing.
+arrives at the archive as the modality sent it, because the archive files by those very strings. Text keeps its bytes
+and its character set: a name then reads in the results as it reads in the images, also where the declaration is wrong.
 """
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydicom import config as pydicom_config
-from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.charset import convert_encodings, python_encoding
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag
-from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, PN_DELIMS, TEXT_VR_DELIMS, PersonName
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, PersonName
 
 from dicom_node.results.uids import derive_uid
 from pipelines.models.identity import ModelIdentity
 
 __all__ = ["CARRIED", "CarriedIdentity", "ResultIdentity", "ascii_text"]
-
-UNICODE = "ISO_IR 192"
 
 _PATIENT = (
     "PatientName",
@@ -232,52 +228,42 @@ class CarriedIdentity:
     Attributes
     ----------
     elements : tuple of DataElement
-        In the form in which they are written.
+        In the form in which they are written: text as the bytes of the source.
     character_set : tuple of str
-        SpecificCharacterSet of the results; empty when the source has none and its bytes are kept.
-    bytes_kept : bool
-        True where the source's text cannot be decoded for certain: an undeclared or wrongly declared character set.
-        Such results keep the bytes and the declaration of the source, and say everything else in ASCII; otherwise
-        text is transcoded to ISO_IR 192 without loss.
+        SpecificCharacterSet of the source, and of the results; empty when the source has none.
     """
 
     elements: tuple[DataElement, ...]
     character_set: tuple[str, ...]
-    bytes_kept: bool
 
     @classmethod
     def of(cls, source: Dataset) -> CarriedIdentity:
         """Take it from a source data set (pixels are not needed)."""
         declared = _declared(source)
-        kept = any(
-            not _decodes(value, vr, charset)
-            for keyword in CARRIED
-            for vr, value, charset in _texts(source, tag_for_keyword(keyword), declared)
-        )
-        elements = []
-        for keyword in CARRIED:
-            element = _carried(source, tag_for_keyword(keyword), declared, kept)
-            if element is not None:
-                elements.append(element)
-        return cls(tuple(elements), declared if kept else (UNICODE,), kept)
+        carried = (_carried(source, tag_for_keyword(keyword), declared) for keyword in CARRIED)
+        return cls(tuple(element for element in carried if element is not None), declared)
 
     @property
     def timezone_offset(self) -> str:
         """TimezoneOffsetFromUTC of the source, ``""`` when absent; it also governs the dates of the results."""
-        return str(self.value("TimezoneOffsetFromUTC") or "")
+        value = self.value("TimezoneOffsetFromUTC") or ""
+        return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 
     def value(self, keyword: str) -> Any:
-        """Value carried for a keyword, ``None`` when the source has none."""
+        """Value carried for a keyword (text as bytes), ``None`` when the source has none."""
         tag = tag_for_keyword(keyword)
         return next((element.value for element in self.elements if element.tag == tag), None)
 
     def apply(self, dataset: Dataset) -> None:
-        """Make a result belong to the patient and the study; call it last, it also settles the character set."""
+        """Make a result belong to the patient and the study; call it last, it also settles the character set.
+
+        All other text in the result stays as it is where the character set of the source can say it, and becomes
+        ASCII where it cannot.
+        """
         for keyword in CARRIED:
             if keyword in dataset:
                 del dataset[keyword]
-        if self.bytes_kept:
-            _fold(dataset)
+        _fit(dataset, _codec(self.character_set))
         if self.character_set:
             dataset.SpecificCharacterSet = list(self.character_set)
         elif "SpecificCharacterSet" in dataset:
@@ -291,30 +277,16 @@ class CarriedIdentity:
 
 def _declared(dataset: Dataset) -> tuple[str, ...]:
     value = dataset.get("SpecificCharacterSet")
-    if value in (None, ""):
+    if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
 
 
-def _encodings(declared: tuple[str, ...]) -> list[str]:
-    return list(convert_encodings(list(declared) if declared else None))
-
-
-def _texts(
-    dataset: Dataset, tag: int | BaseTag | None, declared: tuple[str, ...]
-) -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
-    """Every undecoded text under an element: VR, bytes, declared character set."""
-    if tag is None or tag not in dataset:
-        return
-    element = dataset.get_item(tag)
-    vr = _vr(element)
-    if vr == "SQ":
-        for item in dataset[tag].value:
-            own = _declared(item) or declared
-            for inner in item:
-                yield from _texts(item, inner.tag, own)
-    elif vr in CUSTOMIZABLE_CHARSET_VR and isinstance(element, RawDataElement) and element.value:
-        yield vr, bytes(element.value), declared
+def _codec(declared: tuple[str, ...]) -> str:
+    """Python codec that surely agrees with the declaration; ASCII, which all character sets hold, otherwise."""
+    if len(declared) != 1 or declared[0] in ("", "ISO_IR 6"):
+        return "ascii"
+    return python_encoding.get(declared[0], "ascii")
 
 
 def _vr(element: DataElement | RawDataElement) -> str:
@@ -323,25 +295,7 @@ def _vr(element: DataElement | RawDataElement) -> str:
     return str(element.VR)
 
 
-def _decodes(value: bytes, vr: str, declared: tuple[str, ...]) -> bool:
-    if value.isascii() and b"\x1b" not in value:
-        return True
-    # Undeclared text beyond ASCII: pydicom would read it as Latin-1, a viewer may read it otherwise.
-    if all(name in ("", "ISO_IR 6") for name in declared):
-        return False
-    before = pydicom_config.settings.reading_validation_mode
-    pydicom_config.settings.reading_validation_mode = pydicom_config.RAISE
-    try:
-        for part in value.split(b"=") if vr == "PN" else [value]:
-            decode_bytes(part, _encodings(declared), PN_DELIMS if vr == "PN" else TEXT_VR_DELIMS)
-    except (UnicodeError, LookupError, ValueError):
-        return False
-    finally:
-        pydicom_config.settings.reading_validation_mode = before
-    return True
-
-
-def _carried(source: Dataset, tag: int | None, declared: tuple[str, ...], keep_bytes: bool) -> DataElement | None:
+def _carried(source: Dataset, tag: int | None, declared: tuple[str, ...]) -> DataElement | None:
     if tag is None or tag not in source:
         return None
     raw = source.get_item(tag)
@@ -351,42 +305,42 @@ def _carried(source: Dataset, tag: int | None, declared: tuple[str, ...], keep_b
         for item in source[tag].value:
             own = _declared(item) or declared
             copied = Dataset()
-            for inner in item:
-                element = _carried(item, inner.tag, own, keep_bytes)
-                if element is not None and (keep_bytes or inner.keyword != "SpecificCharacterSet"):
-                    copied[inner.tag] = element
+            for inner in list(item.keys()):
+                element = _carried(item, inner, own)
+                if element is not None:
+                    copied[inner] = element
             items.append(copied)
         return DataElement(tag, "SQ", items)
-    if vr in CUSTOMIZABLE_CHARSET_VR:
-        if keep_bytes and isinstance(raw, RawDataElement):
-            value = bytes(raw.value or b"")
-            if vr == "PN":
-                return DataElement(tag, vr, _kept_names(value, declared))
-            return DataElement(tag, vr, value, already_converted=True)
-        decoded = source[tag].value
+    if vr in CUSTOMIZABLE_CHARSET_VR and isinstance(raw, RawDataElement):
+        value = bytes(raw.value or b"")
         if vr == "PN":
-            names = [decoded] if isinstance(decoded, (str, PersonName)) else list(decoded or [])
-            return DataElement(tag, vr, [PersonName(str(name)) for name in names] if len(names) > 1 else str(decoded))
-        return DataElement(tag, vr, decoded)
+            return DataElement(tag, vr, _names(value, declared))
+        return DataElement(tag, vr, value.rstrip(b" \0"), already_converted=True)
     element = source[tag]
     return DataElement(element.tag, element.VR, element.value, already_converted=True)
 
 
-def _kept_names(value: bytes, declared: tuple[str, ...]) -> Any:
-    encodings = _encodings(declared)
+def _names(value: bytes, declared: tuple[str, ...]) -> Any:
+    # With the encodings of the source a PersonName is written as the bytes it was read from.
+    encodings = convert_encodings(list(declared) if declared else None)
     names = [PersonName(part, encodings) for part in value.rstrip(b" \0").split(b"\\")]
     return names if len(names) > 1 else names[0]
 
 
-def _fold(dataset: Dataset) -> None:
+def _fit(dataset: Dataset, codec: str) -> None:
+    def fitting(text: str) -> str:
+        try:
+            text.encode(codec)
+        except UnicodeEncodeError:
+            return ascii_text(text)
+        return text
+
     for element in dataset:
         if element.VR == "SQ":
             for item in element.value:
-                _fold(item)
+                _fit(item, codec)
         elif element.VR in CUSTOMIZABLE_CHARSET_VR and element.value:
-            if isinstance(element.value, str):
-                element.value = ascii_text(element.value)
-            elif isinstance(element.value, PersonName):
-                element.value = ascii_text(str(element.value))
+            if isinstance(element.value, (str, PersonName)):
+                element.value = fitting(str(element.value))
             else:
-                element.value = [ascii_text(str(part)) for part in element.value]
+                element.value = [fitting(str(part)) for part in element.value]

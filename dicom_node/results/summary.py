@@ -29,7 +29,7 @@ from pipelines.errors import Refusal
 from pipelines.function.findings import Measurement, Quantity
 from pipelines.function.normals import Standing
 from pipelines.quality.findings import Grade, QualityAssessment, QualityFinding
-from pipelines.segmentation.labels import CineSegmentation
+from pipelines.segmentation.labels import CineSegmentation, Label
 
 __all__ = ["function_pages", "refusal_pages"]
 
@@ -305,7 +305,11 @@ def _contours(theme: Theme, content: ReportContent, segmentation: CineSegmentati
     labels = segmentation.labels
     crop = heart_crop(stack, labels[list(phases)])
     rows, columns = slice(crop[0], crop[1]), slice(crop[2], crop[3])
-    low, high = np.percentile(stack.pixels[list(phases), :, rows, columns], (1, 99.5))
+    grey = stack.pixels[list(phases), :, rows, columns]
+    blood = np.isin(labels[list(phases), :, rows, columns], (Label.LV, Label.RV))
+    # Blood nearly white; fat is brighter by far and would leave the heart dark.
+    low = np.percentile(grey, 1)
+    high = 1.2 * np.percentile(grey[blood], 95) if blood.any() else np.percentile(grey, 99)
     order = list(range(stack.slices))
     if function.base_slice > function.apex_slice:
         order.reverse()
@@ -481,9 +485,11 @@ def _height(block: _Block, width: float) -> float:
 
 
 def _finding_text(block: _Finding) -> str:
-    sentence = block.finding.sentence
-    name = block.finding.check.value
-    return f"{name[:1].upper()}{name[1:]}: {sentence}"
+    finding = block.finding
+    if finding.grade < Grade.POOR:
+        return finding.sentence
+    name = finding.check.value
+    return f"{name[:1].upper()}{name[1:]}: {finding.sentence}"
 
 
 def _draw(page: Page, block: _Block, x: float, at: float, width: float) -> float:

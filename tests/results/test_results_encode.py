@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import subprocess
@@ -17,13 +18,14 @@ from dicom_node.config import DestinationProfile, ResultSettings
 from dicom_node.results.codes import SEGMENTS
 from dicom_node.results.gate import check, iod_findings
 from dicom_node.results.header import ResultRole
-from dicom_node.results.objects import ResultObject
+from dicom_node.results.objects import ExpectedMask, ResultObject
 from pipelines.analysis import Findings
 from pipelines.cine.assemble import assemble
 from pipelines.cine.files import dicom_files
 from pipelines.errors import Refusal, RefusalReason
 from pipelines.function.findings import Quantity, VentricularFunction
 from pipelines.function.normals import reference_interval
+from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.quality.findings import QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation, Label
 from results.conftest import DESTINATIONS, Encoded
@@ -387,3 +389,24 @@ def labels_of(each, number: int) -> np.ndarray:
 def test_codes_that_pydicom_knows_are_spelt_as_pydicom_knows_them() -> None:
     assert codes.SCT.EndDiastole.value == "416190007"
     assert codes.DCM.ImagingMeasurementReport.value == "126000"
+
+
+def test_the_seg_shows_what_the_numbers_count(cine: Cine) -> None:
+    findings = findings_of(cine)
+    stack = cine.study.short_axis
+    assert stack is not None
+    slices = measure_slices(stack, cine.segmentation)
+    above, counted = slices.above_base.copy(), slices.counted.copy()
+    above[0], counted[:, 0] = True, False
+    counted[:, 1] = False
+    partly = dataclasses.replace(slices, above_base=above, counted=counted)
+    objects, _ = encoded(cine, Findings({**findings.values, SliceMeasures: partly}))
+    for role, phase in zip(SEGMENTATIONS, (cine.end_diastole, cine.end_systole), strict=True):
+        (seg,) = (each for each in objects if each.role is role)
+        assert isinstance(seg.expected, ExpectedMask)
+        shown, truth = seg.expected.labels, cine.segmentation.labels[phase]
+        assert not np.isin(shown[0], (Label.LV, Label.MYO)).any()
+        assert np.array_equal(shown[0] == Label.RV, truth[0] == Label.RV)
+        assert not (shown[1] == Label.LV).any()
+        assert np.array_equal(shown[1] == Label.MYO, truth[1] == Label.MYO)
+        assert np.array_equal(shown[2:], truth[2:])
