@@ -391,7 +391,8 @@ def test_codes_that_pydicom_knows_are_spelt_as_pydicom_knows_them() -> None:
     assert codes.DCM.ImagingMeasurementReport.value == "126000"
 
 
-def test_the_seg_shows_what_the_numbers_count(cine: Cine) -> None:
+def test_the_seg_shows_what_the_numbers_count(tmp_path: Path) -> None:
+    cine = write_cine(tmp_path)
     findings = findings_of(cine)
     stack = cine.study.short_axis
     assert stack is not None
