@@ -64,6 +64,7 @@ class ResultObject:
     Attributes
     ----------
     dataset : pydicom.Dataset
+        As it was written: text carried over from the source is bytes in it.
     content : bytes
         The object as a PS3.10 file, Explicit VR Little Endian.
     destinations : frozenset of str
