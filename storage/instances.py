@@ -168,9 +168,14 @@ def record_instance(ledger: Ledger, instance: ReceivedInstance, *, at: dt.dateti
                 digest=instance.digest,
             )
             return Reception.CONFLICT
-        study = held.series.study
         if held.removed_at is None:
             # A sender that repeats a study is still in mid-association for it.
+            _link(session, held.series.study_id, instance.association_id)
+            return Reception.DUPLICATE
+        study = held.series.study
+        session.refresh(study, with_for_update={"key_share": True})
+        held = session.get_one(InstanceRow, held.id, populate_existing=True)
+        if held.removed_at is None:
             _link(session, study.id, instance.association_id)
             return Reception.DUPLICATE
         held.removed_at = held.study_version = None
@@ -181,12 +186,19 @@ def record_instance(ledger: Ledger, instance: ReceivedInstance, *, at: dt.dateti
 
 
 def _held(session: Session, sop_instance_uid: str) -> InstanceRow | None:
-    return session.scalar(select(InstanceRow).where(InstanceRow.sop_instance_uid == sop_instance_uid).with_for_update())
+    return session.scalar(select(InstanceRow).where(InstanceRow.sop_instance_uid == sop_instance_uid))
+
+
+def _locked_study(session: Session, study_instance_uid: str) -> StudyRow | None:
+    # The row of a study is locked before any other, here and wherever a study changes, so that nobody waits in a
+    # circle; and with FOR NO KEY UPDATE, which leaves the foreign keys of others alone.
+    return session.scalar(
+        select(StudyRow).where(StudyRow.study_instance_uid == study_instance_uid).with_for_update(key_share=True)
+    )
 
 
 def _study(session: Session, instance: ReceivedInstance, at: dt.datetime) -> StudyRow:
-    known = select(StudyRow).where(StudyRow.study_instance_uid == instance.study_instance_uid).with_for_update()
-    study = session.scalar(known)
+    study = _locked_study(session, instance.study_instance_uid)
     if study is not None:
         return study
     _check_association(session, instance.association_id)
@@ -201,7 +213,8 @@ def _study(session: Session, instance: ReceivedInstance, at: dt.datetime) -> Stu
             "last_association_id": instance.association_id,
         },
     )
-    study = session.scalars(known).one()
+    study = _locked_study(session, instance.study_instance_uid)
+    assert study is not None
     _link(session, study.id, instance.association_id)
     return study
 

@@ -243,7 +243,9 @@ def create_jobs(
     """
     with ledger.transaction() as session:
         row = session.scalars(
-            select(StudyRow).where(StudyRow.study_instance_uid == study.study_instance_uid).with_for_update()
+            select(StudyRow)
+            .where(StudyRow.study_instance_uid == study.study_instance_uid)
+            .with_for_update(key_share=True)
         ).one()
         present = session.execute(
             select(InstanceRow, SeriesRow.series_instance_uid)

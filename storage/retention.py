@@ -71,7 +71,7 @@ def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime)
                 ~working,
                 ~delivering,
             )
-            .with_for_update()
+            .with_for_update(key_share=True)
         ).all()
         for study in studies:
             study.removed_at = now

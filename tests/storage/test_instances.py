@@ -73,24 +73,28 @@ def test_an_association_that_was_never_opened_is_refused(ledger: Ledger) -> None
 
 
 def test_parallel_associations_that_send_one_study_race_safely(ledger: Ledger) -> None:
-    associations = [associate(ledger) for _ in range(4)]
+    studies = [f"1.{number}" for number in range(8)]
+    for study in studies:
+        associations = [associate(ledger) for _ in range(4)]
 
-    def send(association: str) -> list[Reception]:
-        # Each sends the same twelve instances of three series.
-        return [
-            record_instance(ledger, an_instance(association, number, series=f"1.2.3.{number % 3}"), at=NOW)
-            for number in range(12)
-        ]
+        def send(association: str, study: str = study) -> list[Reception]:
+            # Each sends the same six instances of three series, each of them twice.
+            return [
+                record_instance(
+                    ledger, an_instance(association, number, study=study, series=f"{study}.{number % 3}"), at=NOW
+                )
+                for number in range(6)
+                for _ in range(2)
+            ]
 
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        outcomes = [reception for sent in pool.map(send, associations) for reception in sent]
-    assert outcomes.count(Reception.NEW) == 12
-    assert outcomes.count(Reception.DUPLICATE) == 36
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            outcomes = [reception for sent in pool.map(send, associations) for reception in sent]
+        assert outcomes.count(Reception.NEW) == 6
+        assert outcomes.count(Reception.DUPLICATE) == 4 * 12 - 6
     with ledger.reading() as session:
         counts = [session.scalar(select(func.count()).select_from(row)) for row in (StudyRow, SeriesRow, InstanceRow)]
-    assert counts == [1, 3, 12]
-    (waiting,) = studies_to_consider(ledger)
-    assert waiting.open_associations == 4
+    assert counts == [len(studies), 3 * len(studies), 6 * len(studies)]
+    assert [waiting.open_associations for waiting in studies_to_consider(ledger)] == [4] * len(studies)
 
 
 def test_closing_twice_keeps_the_first_outcome(ledger: Ledger) -> None:
