@@ -45,7 +45,8 @@ def configure_logging(*, json: bool | None = None, role: str = "", level: int = 
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
+        # Loggers of modules live as long as the process: cached, they would keep a standard error that was replaced.
+        cache_logger_on_first_use=False,
     )
     # pydicom warns of invalid values by quoting them, a birth date as readily as a window width.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE

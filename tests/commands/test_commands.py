@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pydicom.config
 import pytest
+import structlog
 from pydicom import dcmread
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -37,7 +39,9 @@ COMMANDS = (
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    validation = pydicom.config.settings.reading_validation_mode
+
     def ran(*arguments: object) -> Ran:
         monkeypatch.setattr("sys.argv", ["dicom-node", *map(str, arguments)])
         capsys.readouterr()
@@ -46,7 +50,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         out, err = capsys.readouterr()
         return Ran(int(stopped.value.code or 0), out, err)
 
-    return ran
+    yield ran
+    # What a command sets for its process must not outlive it here.
+    structlog.reset_defaults()
+    pydicom.config.settings.reading_validation_mode = validation
 
 
 def free_port() -> int:
