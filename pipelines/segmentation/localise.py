@@ -11,6 +11,7 @@ from scipy import ndimage
 from pipelines.cine.stack import CineStack
 from pipelines.segmentation.grid import Square, heart_square, intensity_window, sample_square, scale_intensity
 from pipelines.segmentation.labels import Label
+from pipelines.segmentation.parallel import each
 from pipelines.segmentation.refusal import SegmentationRefused
 
 if TYPE_CHECKING:
@@ -95,15 +96,17 @@ def locate_heart(stack: CineStack, model: LoadedModel) -> Square:
         whole,
         card.input.size,
     )
-    votes = np.zeros((card.input.size, card.input.size))
-    with torch.inference_mode():
-        for phase in images:
-            inputs = (2 * neighbour_channels(phase) - 1).contiguous(memory_format=torch.channels_last)
-            members = [
-                1 - model.probabilities(inputs.flip(axes))[:, Label.BACKGROUND].flip([axis - 1 for axis in axes])
-                for axes in ([], [2], [3])
-            ]
-            votes += (torch.stack(members).mean(0) > 0.5).sum(0).double().numpy()
+
+    def votes_of(phase: torch.Tensor) -> NDArray[np.float64]:
+        inputs = (2 * neighbour_channels(phase) - 1).contiguous(memory_format=torch.channels_last)
+        members = [
+            1 - model.probabilities(inputs.flip(axes))[:, Label.BACKGROUND].flip([axis - 1 for axis in axes])
+            for axes in ([], [2], [3])
+        ]
+        votes: NDArray[np.float64] = (torch.stack(members).mean(0) > 0.5).sum(0).double().numpy()
+        return votes
+
+    votes = np.sum(each(votes_of, images), axis=0)
     square = square_of_votes(votes, whole)
     if square is None:
         raise SegmentationRefused(

@@ -12,6 +12,7 @@ from pipelines.cine.stack import CineStack
 from pipelines.segmentation.grid import Square, intensity_window, sample_image, sample_square, scale_intensity
 from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.localise import locate_heart, neighbour_channels
+from pipelines.segmentation.parallel import each
 from pipelines.segmentation.refusal import SegmentationRefused
 
 if TYPE_CHECKING:
@@ -76,17 +77,19 @@ def _probabilities(crops: torch.Tensor, model: LoadedModel) -> tuple[NDArray[np.
     # Weighted cross-entropy is least for probabilities that are too large by the weights.
     excess = torch.tensor(model.card.label_weights).view(1, -1, 1, 1)
     flat_mean = mean.reshape(-1, len(Label), size, size)
-    with torch.inference_mode():
-        for start in range(0, len(inputs), _BATCH):
-            batch = inputs[start : start + _BATCH]
-            for (quarter, mirror), labels in zip(_TURNS, members, strict=True):
-                turned = torch.rot90(batch, quarter, (2, 3))
-                turned = (turned.flip(3) if mirror else turned).contiguous(memory_format=torch.channels_last)
-                seen = model.probabilities(turned) / excess
-                seen = seen / seen.sum(1, keepdim=True)
-                output = torch.rot90(seen.flip(3) if mirror else seen, -quarter, (2, 3)).contiguous().numpy()
-                flat_mean[start : start + _BATCH] += output / len(_TURNS)
-                labels.reshape(-1, size, size)[start : start + _BATCH] = output.argmax(1)
+
+    def run(start: int) -> None:
+        batch = inputs[start : start + _BATCH]
+        for (quarter, mirror), labels in zip(_TURNS, members, strict=True):
+            turned = torch.rot90(batch, quarter, (2, 3))
+            turned = (turned.flip(3) if mirror else turned).contiguous(memory_format=torch.channels_last)
+            seen = model.probabilities(turned) / excess
+            seen = seen / seen.sum(1, keepdim=True)
+            output = torch.rot90(seen.flip(3) if mirror else seen, -quarter, (2, 3)).contiguous().numpy()
+            flat_mean[start : start + _BATCH] += output / len(_TURNS)
+            labels.reshape(-1, size, size)[start : start + _BATCH] = output.argmax(1)
+
+    each(run, range(0, len(inputs), _BATCH))
     return mean, members
 
 
@@ -104,7 +107,7 @@ def _agreement(members: list[NDArray[np.uint8]], consensus: NDArray[np.uint8]) -
     return np.where(count > 0, total / np.maximum(count, 1), 1.0).astype(np.float32)
 
 
-def _largest(bodies: NDArray[np.int32]) -> NDArray[np.bool_]:
+def _largest(bodies: NDArray[np.signedinteger]) -> NDArray[np.bool_]:
     """The numbered body (1 …) of most voxels; nothing where there is none."""
     sizes = np.bincount(bodies.ravel())
     return bodies == 1 + int(np.argmax(sizes[1:])) if len(sizes) > 1 else np.zeros(bodies.shape, dtype=bool)
