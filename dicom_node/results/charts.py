@@ -133,7 +133,7 @@ def bulls_eye(
         page.text(
             place_x,
             place_y,
-            pattern.format(value),
+            pattern.format(value).replace("-", "−"),
             7.5,
             color="#10151b" if dark else "#ffffff",
             bold=True,

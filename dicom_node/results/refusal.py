@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from highdicom.sr import MeasurementReport, QualitativeEvaluation
@@ -20,14 +21,27 @@ from dicom_node.results.content import (
 from dicom_node.results.header import BANNER, ResultContext, ResultRole
 from pipelines.cine.stack import CineStudy, FrameSource
 from pipelines.errors import Refusal
-from pipelines.quality.findings import Grade, QualityAssessment
+from pipelines.quality.findings import Grade, QualityAssessment, QualityStage
 
-__all__ = ["refusal_report", "root_refusals"]
+__all__ = ["refusal_report", "root_refusals", "without_numbers"]
 
 
 def root_refusals(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
     """The refusals that are causes: those that only followed from another one tell a reader nothing."""
     return tuple(refusal for refusal in refusals if refusal.because_of is None)
+
+
+def without_numbers(quality: QualityAssessment) -> QualityAssessment:
+    """The findings that a declined study may show: on the acquisition, and those that are the obstacle.
+
+    A sentence such as "LV ejection fraction of 54 % is plausible" would report the very number that is withheld.
+    """
+    kept = (
+        finding
+        for finding in quality.findings
+        if finding.check.stage is QualityStage.INPUT or finding.grade >= Grade.POOR
+    )
+    return dataclasses.replace(quality, findings=tuple(kept))
 
 
 def refusal_report(
@@ -37,6 +51,7 @@ def refusal_report(
     quality: QualityAssessment | None,
 ) -> Dataset:
     """Encode the refusal: TID 1500, one group with the study quality 111235 and sentences."""
+    quality = None if quality is None else without_numbers(quality)
     causes = root_refusals(refusals)
     if not causes:
         raise ValueError("a refusal report needs a refusal")

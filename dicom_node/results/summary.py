@@ -23,6 +23,7 @@ from dicom_node.results.charts import (
 from dicom_node.results.content import omission_sentence
 from dicom_node.results.header import BANNER, SOFTWARE_VERSION
 from dicom_node.results.provenance import Provenance
+from dicom_node.results.refusal import without_numbers
 from dicom_node.results.report import ReportContent, range_description
 from pipelines.cine.stack import CineStudy, Omission
 from pipelines.errors import Refusal
@@ -35,6 +36,8 @@ __all__ = ["function_pages", "refusal_pages"]
 
 _LEFT, _RIGHT = MARGIN, WIDTH - MARGIN
 _TOP, _BOTTOM = 38.0, HEIGHT - 15.0
+_BODY = 8.0
+"""Points of running text."""
 _THICKNESS_LIMITS = (4.0, 16.0)
 _THICKENING_LIMITS = (0.0, 80.0)
 _ROWS: tuple[tuple[str, str, Quantity, Quantity | None], ...] = (
@@ -59,7 +62,6 @@ LIMITS = (
     "treatment.",
     "The cine images alone were used, and no contrast agent is needed for it; scar, perfusion and valves are not "
     "assessed.",
-    "Papillary muscles and trabeculae are counted as cavity; myocardial mass leaves them out.",
     "Congenital disease, implanted devices, arrhythmia and children were not part of the training.",
 )
 
@@ -94,7 +96,7 @@ def refusal_pages(
     blocks += [_Paragraph(refusal.sentence, size=12) for refusal in refusals]
     blocks.append(_Paragraph("No numbers are reported for this study.", muted=True))
     if quality is not None:
-        blocks += _quality_blocks(quality)
+        blocks += _quality_blocks(without_numbers(quality))
     blocks += _omission_blocks(study.omissions) + _series_blocks(provenance) + _software_blocks(provenance)
     pages = _text_pages(theme, blocks)
     _finish(pages, Grade.UNUSABLE, provenance)
@@ -372,7 +374,7 @@ class _Heading:
 @dataclass(frozen=True, slots=True)
 class _Paragraph:
     text: str
-    size: float = 8.5
+    size: float = _BODY
     muted: bool = False
 
 
@@ -392,18 +394,17 @@ def _quality_blocks(quality: QualityAssessment) -> list[_Block]:
 def _provenance_blocks(content: ReportContent, provenance: Provenance) -> list[_Block]:
     function = content.function
     blocks = _omission_blocks(content.study.omissions) + _series_blocks(provenance)
-    how = [f"Key phases: {function.keyframes.method}"]
+    how = list(function.notes)
     if function.wall is not None:
-        how.append(f"Wall: {function.wall.method}")
-    for measurement in function.measurements():
-        if measurement.interval is not None:
-            interval = measurement.interval
-            name = measurement.quantity.value.split("_")[0]
-            how.append(
-                f"{name} {measurement.value:.1f} {measurement.quantity.unit}: between {interval.lower:.1f} and "
-                f"{interval.upper:.1f} ({measurement.method})"
-            )
-    how += function.notes
+        how.append(f"Wall: {function.wall.method}.")
+    uncertain = [
+        f"{each.quantity.value.split('_')[0]} {each.value:.1f} {each.quantity.unit} "
+        f"({each.interval.lower:.1f} to {each.interval.upper:.1f})"
+        for each in function.measurements()
+        if each.interval is not None
+    ]
+    if uncertain:
+        how.append(f"With their uncertainty: {', '.join(uncertain)}.")
     blocks += [_Heading("How the numbers came about"), *(_Paragraph(text) for text in how)]
     ranges: dict[str, list[str]] = {}
     for quantity, normal in content.ranges.items():
@@ -480,7 +481,7 @@ def _height(block: _Block, width: float) -> float:
     if isinstance(block, _Heading):
         return 9.0
     if isinstance(block, _Finding):
-        return len(wrapped(_finding_text(block), 8.5, width - 23)) * 4.2 + 1.6
+        return len(wrapped(_finding_text(block), _BODY, width - 22)) * _BODY * 0.494 + 1.4
     return len(wrapped(block.text, block.size, width)) * block.size * 0.494 + 1.4
 
 
@@ -501,8 +502,8 @@ def _draw(page: Page, block: _Block, x: float, at: float, width: float) -> float
     if isinstance(block, _Finding):
         color = _grade_color(theme, block.finding.grade)
         page.rectangle(x, at + 0.9, 1.6, 2.7, color, radius=0.8)
-        page.text(x + 3.4, at + 3.4, block.finding.grade.name.lower(), 8.5, color=color, bold=True)
-        page.paragraph(x + 23, at + 3.4, _finding_text(block), 8.5, width - 23, leading=1.4)
+        page.text(x + 3.4, at + 3.4, block.finding.grade.name.lower(), _BODY, color=color, bold=True)
+        page.paragraph(x + 22, at + 3.4, _finding_text(block), _BODY, width - 22, leading=1.4)
     else:
         page.paragraph(
             x, at + 3.4, block.text, block.size, width, color=theme.muted if block.muted else None, leading=1.4

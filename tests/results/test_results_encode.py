@@ -335,6 +335,8 @@ def test_a_declined_study_gets_a_reason_and_no_number(tmp_path: Path, with_quali
     texts = [item.TextValue for _, item in _items(report) if item.ValueType == "TEXT"]
     assert any("only 2 of 9 slices" in text for text in texts)
     assert not any("depends on quality" in text for text in texts)
+    # The number that is withheld is not given away by the sentence that finds it plausible.
+    assert not any("ejection fraction of" in text for text in texts)
     for each in objects:
         assert not [finding for finding in iod_findings(each.content) if not finding.accepted]
 
