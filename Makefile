@@ -19,7 +19,7 @@ demo: $(VENV)/.installed ## Scanner, node and PACS on this machine; STUDY=path u
 	$(BIN)/dicom-node demo $(if $(STUDY),--study "$(STUDY)") --output demo-output
 
 test: lint peers viewer ## Lint, type check and the whole test suite, real peers included
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/ruff check .
