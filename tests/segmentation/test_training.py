@@ -94,6 +94,7 @@ def test_a_checkpoint_of_another_run_is_refused(drawn_hearts: Path, tmp_path: Pa
     train(drawn_hearts, tmp_path, model="heart-localiser", steps=2, seed=1, resume=False)
 
 
+@pytest.mark.timeout(1800)
 def test_training_lowers_the_loss_and_writes_a_card(drawn_hearts: Path, tmp_path: Path) -> None:
     reports: list[Progress] = []
     result = train(drawn_hearts, tmp_path, model="heart-localiser", fold=None, steps=100, report=reports.append)
