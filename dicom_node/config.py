@@ -28,6 +28,7 @@ from dicom_node.errors import ConfigurationError
 __all__ = [
     "AETitle",
     "Configuration",
+    "DataPath",
     "DeliveryPolicy",
     "DestinationProfile",
     "ExecutionSettings",
@@ -70,6 +71,15 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class DataPath(enum.StrEnum):
+    """How the data of a C-STORE request come from the socket to the disk."""
+
+    DIRECT = "direct"
+    """Straight into the file (:mod:`dicom_node.network.direct`)."""
+    STOCK = "stock"
+    """Through the queues of pynetdicom: several times slower, and the object is held in memory."""
+
+
 class NodeSettings(_Section):
     """Who this node is on the DICOM network."""
 
@@ -83,6 +93,7 @@ class NodeSettings(_Section):
     """Idle and partial-PDU time limit of an association."""
     acse_timeout_s: Seconds = 15
     receiver_processes: int = Field(default=1, ge=1, le=16)
+    data_path: DataPath = DataPath.DIRECT
 
 
 class PeerPermission(enum.StrEnum):
@@ -153,6 +164,9 @@ class StorageSettings(_Section):
     conflicts: Literal["accept", "refuse"] = "accept"
     """Answer to other bytes under a SOP Instance UID that is held already; either way the first is kept and the other
     goes to quarantine. ``accept`` is Success, so that a sender's queue moves on; ``refuse`` is Cxxx."""
+    durable: bool = True
+    """Whether Success waits for the disk. Switched off only by benchmarks: a power cut then loses images that the
+    scanner has deleted."""
 
     @model_validator(mode="after")
     def _watermarks_are_ordered(self) -> StorageSettings:

@@ -9,6 +9,7 @@ them.
 from __future__ import annotations
 
 import errno
+import traceback
 from typing import ClassVar
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "OutOfResourcesError",
     "PeerUnavailableError",
     "ProcessingFailureError",
+    "SopClassNotSupportedError",
     "StudyRefusedError",
     "classify",
+    "raised_at",
 ]
 
 
@@ -59,6 +62,12 @@ class OutOfResourcesError(NodeError):
 
     dimse_status = 0xA700
     retryable = True
+
+
+class SopClassNotSupportedError(NodeError):
+    """The request names another SOP class than its presentation context (0122)."""
+
+    dimse_status = 0x0122
 
 
 class DataSetMismatchError(NodeError):
@@ -138,3 +147,9 @@ def classify(error: BaseException) -> NodeError:
         translated = ProcessingFailureError(f"{type(error).__name__}: {error}")
     translated.__cause__ = error
     return translated
+
+
+def raised_at(error: BaseException) -> str:
+    """Type and place of an exception for the log; its text may quote a data set."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__

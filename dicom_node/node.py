@@ -87,15 +87,22 @@ def serve(
 
 def node_roles(configuration: Configuration, process: ProcessStudy | None = None) -> tuple[Role, ...]:
     """The processes of a node, in the order they are started."""
-    receivers = tuple(
-        Role(f"receiver-{number}", _receive, (configuration,))
-        for number in range(configuration.node.receiver_processes)
-    )
     return (
-        *receivers,
+        *(
+            Role(f"receiver-{number}", _receive, (configuration,))
+            for number in range(configuration.node.receiver_processes)
+        ),
         Role("scheduler", _schedule, (configuration,)),
         Role("executor", _execute, (configuration, process)),
         Role("deliverer", _deliver, (configuration,)),
+    )
+
+
+@contextlib.contextmanager
+def receiver_roles(configuration):
+    yield tuple(
+        Role(f"receiver-{number}", _receive, (configuration,))
+        for number in range(configuration.node.receiver_processes)
     )
 
 

@@ -9,14 +9,15 @@ import contextlib
 import datetime as dt
 import fcntl
 import hashlib
+import mmap
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["InstanceFiles", "StoredFile"]
+__all__ = ["INSTANCES", "QUARANTINE", "IncomingFile", "InstanceFiles", "StoredFile"]
 
 INCOMING = "incoming"
 INSTANCES = "instances"
@@ -51,38 +52,62 @@ class InstanceFiles:
     ----------
     root
         Created when absent.
+    durable
+        Whether to wait for the disk.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, durable: bool = True) -> None:
+        self.root, self.durable = root, durable
         for folder in (INCOMING, INSTANCES, RESULTS, QUARANTINE):
             (root / folder).mkdir(parents=True, exist_ok=True)
 
-    def store(self, data: bytes | Iterable[bytes], *, file_meta: bytes, transfer_syntax_uid: str) -> StoredFile:
-        """Write an instance as received.
+    def incoming(self, *, file_meta: bytes, transfer_syntax_uid: str) -> IncomingFile:
+        """Begin an instance whose data set will be written as it comes.
 
         Parameters
         ----------
-        data
-            The data set, encoded in ``transfer_syntax_uid``.
         file_meta
             Preamble, prefix and File Meta Information (PS3.10 7.1), written before it and not part of the digest:
             the same data set sent twice is the same file.
+        transfer_syntax_uid
+            In which the data set is encoded.
+
+        Raises
+        ------
+        OSError
+            No room or no access.
+        """
+        return IncomingFile(self, file_meta, transfer_syntax_uid)
+
+    def store_result(self, data: bytes, *, file_meta: bytes, transfer_syntax_uid: str) -> StoredFile:
+        """Write a result object.
 
         Raises
         ------
         OSError
             No room or no access; nothing was stored.
         """
-        return self._write(INSTANCES, data, file_meta, transfer_syntax_uid)
+        with self.incoming(file_meta=file_meta, transfer_syntax_uid=transfer_syntax_uid) as file:
+            file.write(data)
+            return file.keep(RESULTS)
 
-    def quarantine(self, data: bytes | Iterable[bytes], *, file_meta: bytes, transfer_syntax_uid: str) -> StoredFile:
-        """Write an object that is not taken into the record."""
-        return self._write(QUARANTINE, data, file_meta, transfer_syntax_uid)
+    def copy_to_quarantine(self, stored: StoredFile) -> StoredFile:
+        """Keep an instance's file in quarantine as well, whatever becomes of the other name.
 
-    def store_result(self, data: bytes, *, file_meta: bytes, transfer_syntax_uid: str) -> StoredFile:
-        """Write a result object."""
-        return self._write(RESULTS, data, file_meta, transfer_syntax_uid)
+        Raises
+        ------
+        OSError
+            No room or no access.
+        """
+        link = self.root / INCOMING / uuid.uuid4().hex
+        os.link(self.root / stored.path, link)
+        path = Path(QUARANTINE, *stored.path.parts[1:])
+        try:
+            self.place(link, path)
+        finally:
+            # Renaming one name of a file to another does nothing and leaves both (rename(2)).
+            link.unlink(missing_ok=True)
+        return StoredFile(path, stored.digest, stored.size)
 
     def absolute(self, path: str | Path) -> Path:
         """Where a path of the ledger is on this machine."""
@@ -116,46 +141,127 @@ class InstanceFiles:
         for path in sorted((self.root / INCOMING).iterdir()):
             yield path.relative_to(self.root)
 
-    def _write(
-        self, folder: str, data: bytes | Iterable[bytes], file_meta: bytes, transfer_syntax_uid: str
-    ) -> StoredFile:
-        content = hashlib.sha256(transfer_syntax_uid.encode("ascii") + b"\0")
-        temporary = self.root / INCOMING / uuid.uuid4().hex
+    def place(self, incoming: str | Path, path: str | Path) -> None:
+        """Give a flushed file its name, and flush the name.
+
+        Parameters
+        ----------
+        incoming
+            Where it was written.
+        path
+            Its name, relative to the storage directory.
+        """
+        # Strings, not paths: this is done for every image.
+        target = f"{self.root}/{path}"
+        directory = target.rpartition("/")[0]
+        # Replacing a file of the same content by itself is harmless, and flushes a name that a crash left unsure.
+        with self._locked(fcntl.LOCK_SH):
+            try:
+                Path(incoming).replace(target)
+            except FileNotFoundError:
+                Path(directory).mkdir(exist_ok=True)
+                self._flush_directory(directory.rpartition("/")[0])
+                Path(incoming).replace(target)
+        self._flush_directory(directory)
+
+    def _flush_directory(self, directory: str) -> None:
+        if not self.durable:
+            return
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with temporary.open("xb") as file:
-                file.write(file_meta)
-                for part in (data,) if isinstance(data, bytes) else data:
-                    content.update(part)
-                    file.write(part)
-                size = file.tell()
-                file.flush()
-                os.fsync(file.fileno())
-            digest = content.hexdigest()
-            path = Path(folder) / digest[:2] / f"{digest}.dcm"
-            target = self.root / path
-            if not target.parent.is_dir():
-                target.parent.mkdir(exist_ok=True)
-                _flush_directory(target.parent.parent)
-            # Replacing a file of the same content by itself is harmless, and flushes a name that a crash left unsure.
-            with self._locked(fcntl.LOCK_SH):
-                temporary.replace(target)
-            _flush_directory(target.parent)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-            raise
-        return StoredFile(path, digest, size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        with (self.root / LOCK).open("ab") as lock:
+        lock = os.open(f"{self.root}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
             fcntl.flock(lock, how)
             yield
+        finally:
+            os.close(lock)
 
 
-def _flush_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+class IncomingFile:
+    """A data set on its way to the disk; memory stays flat however long it is.
+
+    Use it as a context: a file that was not kept by the end is removed.
+    """
+
+    def __init__(self, files: InstanceFiles, file_meta: bytes, transfer_syntax_uid: str) -> None:
+        self._files = files
+        self._content = hashlib.sha256(transfer_syntax_uid.encode("ascii") + b"\0")
+        self._path = f"{files.root}/{INCOMING}/{uuid.uuid4().hex}"
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._kept = False
+        self._begin = self.size = len(file_meta)
+        """``size`` is that of the file so far, bytes."""
+        try:
+            _write_all(self._descriptor, memoryview(file_meta))
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Write the next bytes of the data set.
+
+        Raises
+        ------
+        OSError
+            No room or no access.
+        """
+        part = memoryview(part)
+        self._content.update(part)
+        _write_all(self._descriptor, part)
+        self.size += len(part)
+
+    @contextlib.contextmanager
+    def data_set(self) -> Iterator[memoryview]:
+        """The data set as written so far, for the time of the block."""
+        if self.size == self._begin:
+            yield memoryview(b"")
+            return
+        with (
+            mmap.mmap(self._descriptor, self.size, prot=mmap.PROT_READ) as mapped,
+            memoryview(mapped) as whole,
+            whole[self._begin :] as part,
+        ):
+            yield part
+
+    def keep(self, folder: str = INSTANCES) -> StoredFile:
+        """Flush the file, give it the name of its content in a folder, and flush the name.
+
+        Raises
+        ------
+        OSError
+            No room or no access; nothing was stored.
+        """
+        if self._files.durable:
+            os.fsync(self._descriptor)
+        digest = self._content.hexdigest()
+        path = f"{folder}/{digest[:2]}/{digest}.dcm"
+        self._files.place(self._path, path)
+        self._kept = True
+        return StoredFile(Path(path), digest, self.size)
+
+    def close(self) -> None:
+        """Close the file, and remove it unless it was kept."""
+        if self._descriptor < 0:
+            return
+        os.close(self._descriptor)
+        self._descriptor = -1
+        if not self._kept:
+            with contextlib.suppress(FileNotFoundError):
+                Path(self._path).unlink()
+
+    def __enter__(self) -> IncomingFile:
+        return self
+
+    def __exit__(self, kind: object, error: object, at: object) -> None:
+        self.close()
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -6,7 +6,7 @@ import datetime as dt
 import enum
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from sqlalchemy import Table, select, update
@@ -58,8 +58,8 @@ class ReceivedInstance:
     study_description: str
     manufacturer: str
     body_part_examined: str
-    facts: Mapping[str, Any]
-    """What completeness needs of it, as JSON."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What completeness needs of it, as JSON; empty while nobody has read it, see :mod:`storage.facts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,16 @@ def record_instance(ledger: Ledger, instance: ReceivedInstance, *, at: dt.dateti
         The association is not in the ledger.
     """
     with ledger.transaction() as session:
+        return _record(session, instance, at)
+
+
+def record_instances(ledger, instances, *, at):
+    with ledger.transaction() as session:
+        return [_record(session, one, at) for one in instances]
+
+
+def _record(session, instance, at):
+    if True:
         held = _held(session, instance.sop_instance_uid)
         if held is None:
             study = _study(session, instance, at)

@@ -56,13 +56,15 @@ def utc_now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-def open_ledger(url: str) -> Ledger:
+def open_ledger(url: str, *, durable: bool = True) -> Ledger:
     """Open a ledger, creating it or migrating it to the head first.
 
     Parameters
     ----------
     url
         SQLAlchemy URL: SQLite (WAL, ``synchronous=FULL``) or PostgreSQL.
+    durable
+        Whether a commit waits for the disk.
 
     Raises
     ------
@@ -74,9 +76,13 @@ def open_ledger(url: str) -> Ledger:
     parsed = make_url(url)
     backend = parsed.get_backend_name()
     if backend == "sqlite":
-        engine = _sqlite_engine(parsed)
+        engine = _sqlite_engine(parsed, durable=durable)
     elif backend == "postgresql":
-        engine = create_engine(parsed, pool_pre_ping=True)
+        engine = create_engine(
+            parsed,
+            pool_pre_ping=True,
+            connect_args={} if durable else {"options": "-c synchronous_commit=off"},
+        )
     else:
         raise LedgerError(f"the ledger cannot live in {backend!r}: use a sqlite:/// or postgresql+psycopg:// URL")
     try:
@@ -92,7 +98,7 @@ def open_ledger(url: str) -> Ledger:
     return Ledger(engine)
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def _sqlite_engine(url: URL, *, durable: bool) -> Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
@@ -104,7 +110,7 @@ def _sqlite_engine(url: URL) -> Engine:
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
 

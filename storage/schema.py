@@ -202,6 +202,7 @@ class InstanceRow(Base):
     association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
     received_at: Mapped[dt.datetime]
     facts: Mapped[dict[str, Any]]
+    """Empty until somebody asks about the study."""
     study_version: Mapped[int | None]
     """First version of the study that holds it; none while it waits to be scheduled."""
     removed_at: Mapped[dt.datetime | None]

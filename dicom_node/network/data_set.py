@@ -1,32 +1,33 @@
 """Reads the header of a data set as it came off the network, and checks that the encoding is whole.
 
 pydicom takes a truncated data set for a short one and says nothing. A receiver must not: Success for half an image is a
-lost image. So the structure is walked here, to the last byte, values untouched, and pydicom converts only what is asked
-for later.
+lost image. So the structure is walked here, to the last byte, values untouched, and what identifies the object is
+picked up on the way, without the cost of a data set of pydicom's.
 """
 
 from __future__ import annotations
 
+import functools
 import struct
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pydicom.charset import convert_encodings
-from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag
 from pydicom.uid import UID
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from dicom_node.errors import CannotUnderstandError
 
-__all__ = ["read_header"]
+__all__ = ["SPECIFIC_CHARACTER_SET", "Header", "read_header"]
+
+SPECIFIC_CHARACTER_SET = 0x00080005
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG_VRS = frozenset(str(vr).encode("ascii") for vr in EXPLICIT_VR_LENGTH_32)
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _MAXIMUM_DEPTH = 64
-_SPECIFIC_CHARACTER_SET = 0x00080005
 
 _BULK = frozenset(
     {
@@ -38,16 +39,24 @@ _BULK = frozenset(
         0x7FE00010,  # PixelData
     }
 )
-_LONGEST_PRIVATE_VALUE = 4096
 
 _short_header = struct.Struct("<HH2sH").unpack_from
 _implicit_header = struct.Struct("<HHL").unpack_from
 _length32 = struct.Struct("<L").unpack_from
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Raw values of some top-level elements of a data set."""
+
+    values: Mapping[int, bytes]
+    """By tag, group in the upper half."""
+    encodings: tuple[str, ...]
+    """Python's names for what Specific Character Set says."""
+
+
 class _Element(NamedTuple):
     tag: int
-    vr: bytes | None
     value: int
     """Offset of the first byte of the value."""
     length: int
@@ -56,8 +65,8 @@ class _Element(NamedTuple):
     """Offset of the next element."""
 
 
-def read_header(data: bytes | memoryview, transfer_syntax_uid: str) -> Dataset:
-    """Read all elements of a data set but bulk data.
+def read_header(data: bytes | memoryview, transfer_syntax_uid: str, tags: Container[int]) -> Header:
+    """Walk a data set to its end and pick up elements.
 
     Parameters
     ----------
@@ -65,61 +74,57 @@ def read_header(data: bytes | memoryview, transfer_syntax_uid: str) -> Dataset:
         The whole encoded data set, without File Meta Information.
     transfer_syntax_uid
         The transfer syntax it was negotiated in; little endian, not deflated.
-
-    Returns
-    -------
-    pydicom.Dataset
-        Values are converted when they are first read. Pixel data, documents, waveforms and long private values are
-        left out.
+    tags
+        Which elements to pick up. They must hold Specific Character Set for texts to be decoded.
 
     Raises
     ------
     CannotUnderstandError
         The data set is empty, breaks off, or is not encoded in that transfer syntax (PS3.5 7.1, 7.5, A.4).
     """
-    view = memoryview(data)
-    implicit = UID(transfer_syntax_uid).is_implicit_VR
-    elements: dict[BaseTag, RawDataElement] = {}
-    encodings: list[str] = ["iso8859"]
-    offset, end = 0, len(view)
+    # Released however this ends: a traceback that holds a view would keep the file mapped.
+    with memoryview(data) as view:
+        return _header(view, UID(transfer_syntax_uid).is_implicit_VR, tags)
+
+
+def _header(view: memoryview, implicit: bool, tags: Container[int]) -> Header:
+    values: dict[int, bytes] = {}
+    offset, end, found = 0, len(view), False
     try:
         while offset < end:
+            if not implicit and offset + 8 <= end:
+                # Nearly all elements, and so without a call each.
+                group, number, vr, length = _short_header(view, offset)
+                after = offset + 8 + length
+                if vr in _SHORT_VRS and after <= end:
+                    found = True
+                    if (tag := group << 16 | number) in tags:
+                        values[tag] = bytes(view[offset + 8 : after])
+                    offset = after
+                    continue
             if not any(view[offset : offset + 8]):
                 # Some senders pad the end of the data set with zeros.
                 if any(view[offset:]):
                     raise CannotUnderstandError(f"the data set holds no element at byte {offset}")
                 break
             element = _element(view, offset, end, implicit, 0)
-            offset = element.end
-            if element.tag in _BULK or (element.tag & 0x10000 and element.length > _LONGEST_PRIVATE_VALUE):
-                continue
-            value = bytes(view[element.value : element.value + element.length])
-            elements[BaseTag(element.tag)] = RawDataElement(
-                BaseTag(element.tag),
-                element.vr.decode("ascii") if element.vr else None,
-                element.length,
-                value,
-                element.value,
-                implicit,
-                True,
-            )
-            if element.tag == _SPECIFIC_CHARACTER_SET:
-                encodings = _encodings(value)
+            offset, found = element.end, True
+            if element.tag in tags:
+                values[element.tag] = bytes(view[element.value : element.value + element.length])
     except (struct.error, LookupError) as error:
         raise CannotUnderstandError(f"the data set cannot be parsed near byte {offset}") from error
-    if not elements:
+    if not found:
         raise CannotUnderstandError("the data set is empty")
-    dataset = Dataset(elements)
-    dataset.set_original_encoding(implicit, True, encodings)
-    return dataset
+    return Header(values, _encodings(values.get(SPECIFIC_CHARACTER_SET, b"")))
 
 
-def _encodings(character_set: bytes) -> list[str]:
+@functools.lru_cache(maxsize=64)
+def _encodings(character_set: bytes) -> tuple[str, ...]:
     try:
-        return convert_encodings(character_set.decode("latin-1").rstrip(" \0").split("\\"))
+        return tuple(convert_encodings(character_set.decode("latin-1").rstrip(" \0").split("\\")))
     except (LookupError, ValueError):
         # A damaged Specific Character Set spoils descriptions; that is no reason to lose the image.
-        return ["iso8859"]
+        return ("iso8859",)
 
 
 def _element(view: memoryview, offset: int, end: int, implicit: bool, depth: int) -> _Element:
@@ -150,14 +155,14 @@ def _element(view: memoryview, offset: int, end: int, implicit: bool, depth: int
                 f"the data set breaks off in element ({group:04X},{number:04X}): "
                 f"{length} bytes announced, {end - value} there"
             )
-        return _Element(tag, vr, value, length, value + length)
+        return _Element(tag, value, length, value + length)
     if vr not in (None, b"SQ", b"UN", b"OB", b"OW"):
         raise CannotUnderstandError(f"element ({group:04X},{number:04X}) may not have an undefined length")
     # Encapsulated pixel data are items of bytes (PS3.5 A.4), everything else items of elements; UN of undefined length
     # is a sequence in implicit VR whatever the transfer syntax (PS3.5 6.2.2).
     encapsulated = tag in _BULK or vr in (b"OB", b"OW")
     last = _items(view, value, end, implicit or vr == b"UN", encapsulated, depth + 1)
-    return _Element(tag, vr, value, last - value, last + 8)
+    return _Element(tag, value, last - value, last + 8)
 
 
 def _items(view: memoryview, offset: int, end: int, implicit: bool, encapsulated: bool, depth: int) -> int:

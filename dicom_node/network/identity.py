@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydicom.charset import decode_bytes
-from pydicom.dataset import Dataset
 
 from dicom_node.errors import DataSetMismatchError
+from dicom_node.network.data_set import SPECIFIC_CHARACTER_SET, Header
 
-__all__ = ["InstanceIdentity", "identify"]
+__all__ = ["IDENTIFYING", "InstanceIdentity", "identify"]
 
 # PS3.5 9.1 forbids leading zeros in a component, yet archives are full of them and equality is all that is asked here.
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -32,13 +32,13 @@ class InstanceIdentity:
     body_part_examined: str
 
 
-def identify(dataset: Dataset, *, affected_sop_class_uid: str, affected_sop_instance_uid: str) -> InstanceIdentity:
+def identify(header: Header, *, affected_sop_class_uid: str, affected_sop_instance_uid: str) -> InstanceIdentity:
     """Identify a data set and hold it against the C-STORE request that carried it.
 
     Parameters
     ----------
-    dataset
-        Header with raw elements.
+    header
+        Read with :data:`IDENTIFYING`.
     affected_sop_class_uid, affected_sop_instance_uid
         Of the request (PS3.7 9.1.1.1).
 
@@ -48,7 +48,7 @@ def identify(dataset: Dataset, *, affected_sop_class_uid: str, affected_sop_inst
         An identifier is missing or malformed, or is not that of the request.
     """
     uids = {
-        keyword: _identifier(dataset, keyword)
+        keyword: _identifier(header, keyword)
         for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
     }
     for keyword, affected in (
@@ -66,16 +66,16 @@ def identify(dataset: Dataset, *, affected_sop_class_uid: str, affected_sop_inst
         sop_instance_uid=uids["SOPInstanceUID"],
         series_instance_uid=uids["SeriesInstanceUID"],
         study_instance_uid=uids["StudyInstanceUID"],
-        modality=_text(dataset, "Modality"),
-        series_description=_text(dataset, "SeriesDescription"),
-        study_description=_text(dataset, "StudyDescription"),
-        manufacturer=_text(dataset, "Manufacturer"),
-        body_part_examined=_text(dataset, "BodyPartExamined"),
+        modality=_text(header, "Modality"),
+        series_description=_text(header, "SeriesDescription"),
+        study_description=_text(header, "StudyDescription"),
+        manufacturer=_text(header, "Manufacturer"),
+        body_part_examined=_text(header, "BodyPartExamined"),
     )
 
 
-def _identifier(dataset: Dataset, keyword: str) -> str:
-    value = _raw(dataset, keyword).decode("latin-1").rstrip(" \0").lstrip(" ")
+def _identifier(header: Header, keyword: str) -> str:
+    value = header.values.get(_TAGS[keyword], b"").decode("latin-1").rstrip(" \0").lstrip(" ")
     if not value:
         raise DataSetMismatchError(f"{keyword} is missing", remedy="correct the sender")
     if len(value) > 64 or not _UID.fullmatch(value):
@@ -83,11 +83,12 @@ def _identifier(dataset: Dataset, keyword: str) -> str:
     return value
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
-    value = _raw(dataset, keyword)
-    encodings = dataset.original_character_set
-    decoded = decode_bytes(value, [encodings] if isinstance(encodings, str) else list(encodings), {"\\"})
-    return decoded.strip(" \0")
+def _text(header: Header, keyword: str) -> str:
+    value = header.values.get(_TAGS[keyword], b"")
+    if value.isascii() and b"\x1b" not in value:
+        # Every character set of PS3.3 C.12.1.1.2 begins as ASCII does, but for two signs of ISO_IR 13.
+        return value.decode("ascii").strip(" \0")
+    return decode_bytes(value, list(header.encodings), {"\\"}).strip(" \0")
 
 
 _TAGS: Mapping[str, int] = {
@@ -102,8 +103,5 @@ _TAGS: Mapping[str, int] = {
     "SeriesInstanceUID": 0x0020000E,
 }
 
-
-def _raw(dataset: Dataset, keyword: str) -> bytes:
-    element = dataset.get_item(_TAGS[keyword])
-    value = None if element is None else element.value
-    return value if isinstance(value, bytes) else b""
+IDENTIFYING = frozenset({SPECIFIC_CHARACTER_SET, *_TAGS.values()})
+"""Tags that :func:`identify` reads."""

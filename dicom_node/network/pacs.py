@@ -34,7 +34,7 @@ from pynetdicom.sop_class import (
 )
 
 from dicom_node.config import Peer
-from dicom_node.errors import CannotUnderstandError, NodeError
+from dicom_node.errors import NodeError
 from dicom_node.network.capabilities import UNCOMPRESSED, image_transfer_syntaxes
 from dicom_node.network.commitment import (
     ALL_COMMITTED,
@@ -47,6 +47,7 @@ from dicom_node.network.commitment import (
 )
 from dicom_node.network.data_set import read_header
 from dicom_node.network.file_meta import encode_file_meta
+from dicom_node.network.identity import IDENTIFYING, identify
 from dicom_node.network.sender import ScuSettings, associated
 from dicom_node.network.transport import application_entity, listening, prompt_socket
 
@@ -117,7 +118,10 @@ class Pacs:
         settings = self.settings
         settings.directory.mkdir(parents=True, exist_ok=True)
         for path in sorted(settings.directory.glob("*.dcm")):
-            self._remember(path, dcmread(path, stop_before_pixels=True))
+            dataset = dcmread(path, stop_before_pixels=True)
+            self._held[str(dataset.SOPInstanceUID)] = _Held(
+                path, str(dataset.SOPClassUID), str(dataset.SeriesInstanceUID), str(dataset.StudyInstanceUID)
+            )
         entity = application_entity(
             settings.ae_title, maximum_pdu=131072, network_timeout_s=60, acse_timeout_s=15, dimse_timeout_s=30
         )
@@ -161,11 +165,6 @@ class Pacs:
             contexts.append(build_context(StorageCommitmentPushModel, list(UNCOMPRESSED)))
         return contexts
 
-    def _remember(self, path: Path, dataset: Dataset) -> None:
-        self._held[str(dataset.SOPInstanceUID)] = _Held(
-            path, str(dataset.SOPClassUID), str(dataset.SeriesInstanceUID), str(dataset.StudyInstanceUID)
-        )
-
     def _store(self, event: evt.Event) -> int:
         request = event.request
         data = request.DataSet.getvalue()
@@ -177,8 +176,12 @@ class Pacs:
         if not re.fullmatch(r"[0-9.]{1,64}", uid):
             return _CANNOT_UNDERSTAND
         try:
-            dataset = read_header(data, syntax)
-        except CannotUnderstandError:
+            identity = identify(
+                read_header(data, syntax, IDENTIFYING),
+                affected_sop_class_uid=str(request.AffectedSOPClassUID),
+                affected_sop_instance_uid=uid,
+            )
+        except NodeError:
             return _CANNOT_UNDERSTAND
         path = self.settings.directory / f"{uid}.dcm"
         temporary = path.with_name(f".{uuid.uuid4().hex}")
@@ -186,7 +189,7 @@ class Pacs:
             encode_file_meta(str(request.AffectedSOPClassUID), uid, syntax, event.assoc.requestor.ae_title) + data
         )
         temporary.replace(path)
-        self._remember(path, dataset)
+        self._held[uid] = _Held(path, identity.sop_class_uid, identity.series_instance_uid, identity.study_instance_uid)
         return _SUCCESS
 
     def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:

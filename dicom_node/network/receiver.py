@@ -12,13 +12,15 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContextTuple
 
-from dicom_node.config import Configuration, PeerPermission
+from dicom_node.config import Configuration, DataPath, PeerPermission
 from dicom_node.deliver.reports import answer_report, record_report
-from dicom_node.errors import classify
+from dicom_node.errors import NodeError, OutOfResourcesError, SopClassNotSupportedError, classify
 from dicom_node.network.admission import HostResolver, Refused, Rejection, admit
 from dicom_node.network.capabilities import commitment_result_context, storage_contexts, verification_context
-from dicom_node.network.reception import InstanceReceiver, StoreRequest
+from dicom_node.network.direct import DirectAssociation, StoreCommand
+from dicom_node.network.reception import IncomingInstance, InstanceReceiver, StoreRequest
 from dicom_node.network.room import Room
 from dicom_node.network.transport import EventHandlers, application_entity, listening, prompt_socket
 from storage.files import InstanceFiles
@@ -29,7 +31,6 @@ __all__ = ["serve_receiver"]
 
 _log = structlog.get_logger(__name__)
 
-_OUT_OF_RESOURCES = 0xA700
 _SWEEP_S = 0.5
 
 
@@ -138,16 +139,21 @@ def serve_receiver(
         The ledger cannot be reached.
     """
     node, storage = configuration.node, configuration.storage
-    ledger = open_ledger(storage.database)
+    ledger = open_ledger(storage.database, durable=storage.durable)
     try:
         receiver = f"{node.ae_title}:{node.port}/{name}"
         abandoned = close_abandoned_associations(ledger, receiver, at=utc_now())
-        files = InstanceFiles(storage.directory)
+        files = InstanceFiles(storage.directory, durable=storage.durable)
         room = Room(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
         instances = InstanceReceiver(ledger, files, room, storage.conflicts)
         visits = _Visits(ledger, receiver)
+        begin = _begin_store(instances, visits)
+        if node.data_path is DataPath.DIRECT:
+            import pynetdicom.association
+
+            pynetdicom.association.Association = functools.partial(DirectAssociation, begin_store=begin)
         entity = application_entity(
             node.ae_title,
             maximum_pdu=node.maximum_pdu,
@@ -164,7 +170,7 @@ def serve_receiver(
                 entity,
                 (node.address, node.port),
                 (verification_context(),),
-                _handlers(configuration, ledger, instances, visits),
+                _handlers(configuration, ledger, begin, visits),
                 shared_port=node.receiver_processes > 1,
             ),
         ):
@@ -184,8 +190,36 @@ def serve_receiver(
         ledger.close()
 
 
+def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., IncomingInstance]:
+    """What begins with a C-STORE request, on either data path."""
+
+    def begin(association: Association, context: PresentationContextTuple, command: StoreCommand) -> IncomingInstance:
+        visit = visits.of(association)
+        failure: NodeError | None = None
+        try:
+            association_id = visits.correlation_id(visit)
+        except Exception as error:  # noqa: BLE001 - a peer must get a status whatever happens
+            association_id, failure = "", OutOfResourcesError(classify(error).what, remedy=classify(error).remedy)
+        if command.sop_class_uid != context.abstract_syntax:
+            failure = SopClassNotSupportedError(
+                "the SOP class is not that of the presentation context",
+                subject=command.sop_instance_uid,
+                remedy="correct the sender",
+            )
+        request = StoreRequest(
+            sop_class_uid=command.sop_class_uid,
+            sop_instance_uid=command.sop_instance_uid,
+            transfer_syntax_uid=str(context.transfer_syntax),
+            association_id=association_id,
+            calling_ae_title=visit.calling_ae_title,
+        )
+        return instances.begin(request) if failure is None else instances.refuse(request, failure)
+
+    return begin
+
+
 def _handlers(
-    configuration: Configuration, ledger: Ledger, instances: InstanceReceiver, visits: _Visits
+    configuration: Configuration, ledger: Ledger, begin: Callable[..., IncomingInstance], visits: _Visits
 ) -> EventHandlers:
     resolve = HostResolver()
     storing, committing = storage_contexts(), commitment_result_context()
@@ -221,25 +255,15 @@ def _handlers(
         association.acceptor.supported_contexts = contexts
         visits.begin(association, visit)
 
-    def store(event: evt.Event) -> Dataset:
-        visit = visits.of(event.assoc)
-        try:
-            association_id = visits.correlation_id(visit)
-        except Exception as error:  # noqa: BLE001 - a peer must get a status whatever happens
-            refused = classify(error)
-            _log.warning("instance refused", status="A700", what=refused.what, remedy=refused.remedy)
-            return _status(_OUT_OF_RESOURCES, refused.what)
-        response = instances.receive(
-            StoreRequest(
-                sop_class_uid=str(event.request.AffectedSOPClassUID),
-                sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
-                transfer_syntax_uid=str(event.context.transfer_syntax),
-                data=event.request.DataSet.getvalue(),
-                association_id=association_id,
-                calling_ae_title=visit.calling_ae_title,
-            )
+    def stored(event: evt.Event) -> Dataset:
+        request = event.request
+        incoming = begin(
+            event.assoc,
+            event.context,
+            StoreCommand(request.MessageID, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)),
         )
-        return _status(response.status, response.comment)
+        incoming.write(request.DataSet.getbuffer())
+        return _status(*incoming.finish())
 
     def ended(outcome: str, event: evt.Event) -> None:
         visits.end(event.assoc, outcome)
@@ -248,7 +272,7 @@ def _handlers(
         *prompt_socket(configuration.node.network_timeout_s),
         (evt.EVT_REQUESTED, requested),
         (evt.EVT_C_ECHO, lambda _event: 0x0000),
-        (evt.EVT_C_STORE, store),
+        (evt.EVT_C_STORE, stored),
         (evt.EVT_N_EVENT_REPORT, answer_report(functools.partial(record_report, ledger, configuration.delivery))),
         (evt.EVT_RELEASED, functools.partial(ended, "released")),
         (evt.EVT_ABORTED, functools.partial(ended, "aborted")),

@@ -8,6 +8,7 @@ the record are kept byte for byte in quarantine.
 0000  New; the same bytes again (nothing new); other bytes under a known UID when ``storage.conflicts`` is
       ``accept`` (the first is kept, the other quarantined)
 A700  No room above the low watermark, storage or ledger not writable; the sender should try again
+0122  The SOP class is not that of the presentation context
 A900  An identifier is missing, malformed, or not that of the request; quarantined
 C000  The data set is not whole or not in the negotiated transfer syntax, quarantined; and other bytes under
       a known UID when ``storage.conflicts`` is ``refuse``
@@ -17,12 +18,11 @@ C000  The data set is not whole or not in the negotiated transfer syntax, quaran
 
 from __future__ import annotations
 
-import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import structlog
-from pydicom.dataset import Dataset
 
 from dicom_node.errors import (
     CannotUnderstandError,
@@ -31,36 +31,38 @@ from dicom_node.errors import (
     OutOfResourcesError,
     ProcessingFailureError,
     classify,
+    raised_at,
 )
 from dicom_node.network.data_set import read_header
 from dicom_node.network.file_meta import encode_file_meta
-from dicom_node.network.identity import InstanceIdentity, identify
+from dicom_node.network.identity import IDENTIFYING, InstanceIdentity, identify
 from dicom_node.network.room import Room
-from pipelines.cine.facts import frame_facts
-from storage.files import InstanceFiles, StoredFile
-from storage.instances import QuarantinedObject, ReceivedInstance, Reception, record_instance, record_quarantine
+from storage.files import QUARANTINE, IncomingFile, InstanceFiles, StoredFile
+from storage.group_commit import GroupCommit
+from storage.instances import QuarantinedObject, ReceivedInstance, Reception, record_quarantine
 from storage.ledger import Ledger, utc_now
 
-__all__ = ["InstanceReceiver", "StoreRequest", "StoreResponse"]
+__all__ = ["IncomingInstance", "InstanceReceiver", "StoreRequest", "StoreResponse"]
 
 _log = structlog.get_logger(__name__)
+
+_LOOK_FOR_ROOM = 8_000_000
+"""Bytes of an object between two looks at the free space."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreRequest:
-    """One C-STORE request (PS3.7 9.1.1)."""
+    """One C-STORE request without its data set (PS3.7 9.1.1)."""
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
-    data: bytes
-    """The data set as received."""
+    """Of the data set that follows."""
     association_id: str
     calling_ae_title: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoreResponse:
+class StoreResponse(NamedTuple):
     """Status of a C-STORE response (PS3.4 B.2.3) and its ErrorComment."""
 
     status: int
@@ -70,49 +72,110 @@ class StoreResponse:
 SUCCESS = StoreResponse(0x0000)
 
 
-@dataclass(frozen=True, slots=True)
 class InstanceReceiver:
     """Takes in instances; safe to use from all associations at once."""
 
-    ledger: Ledger
-    files: InstanceFiles
-    room: Room
-    conflicts: Literal["accept", "refuse"]
+    def __init__(
+        self, ledger: Ledger, files: InstanceFiles, room: Room, conflicts: Literal["accept", "refuse"]
+    ) -> None:
+        self.ledger, self.files, self.room, self.conflicts = ledger, files, room, conflicts
+        self.commit = GroupCommit(ledger)
 
-    def receive(self, request: StoreRequest) -> StoreResponse:
+    def begin(self, request: StoreRequest) -> IncomingInstance:
+        """Begin to take in an instance whose data set comes in parts; never raises."""
+        return IncomingInstance(self, request)
+
+    def refuse(self, request: StoreRequest, error: NodeError) -> IncomingInstance:
+        """Let an instance pass by that is refused before its data set comes; never raises."""
+        return IncomingInstance(self, request, error)
+
+    def receive(self, request: StoreRequest, parts: Iterable[bytes]) -> StoreResponse:
         """Take in one instance; every failure becomes a status, a log line and, where it can be, a quarantined file."""
+        incoming = self.begin(request)
+        for part in parts:
+            incoming.write(part)
+        return incoming.finish()
+
+
+class IncomingInstance:
+    """One instance on its way in; no method raises, for a peer must get a status whatever happens.
+
+    The first failure decides: what comes after it is let go.
+    """
+
+    def __init__(self, receiver: InstanceReceiver, request: StoreRequest, failure: NodeError | None = None) -> None:
+        self._receiver, self._request, self._failure = receiver, request, failure
+        self._file: IncomingFile | None = None
+        self._look_at = 0
+        if failure is not None:
+            return
         try:
-            if not self.room.admits(len(request.data)):
-                raise OutOfResourcesError(
-                    "the disk is nearly full",
-                    subject=request.sop_instance_uid,
-                    remedy="free space; accepting starts again above storage.high_watermark_mb",
-                )
-            try:
-                dataset = read_header(request.data, request.transfer_syntax_uid)
+            self._make_room(0)
+            self._file = receiver.files.incoming(
+                file_meta=_file_meta(request), transfer_syntax_uid=request.transfer_syntax_uid
+            )
+        except Exception as error:  # noqa: BLE001 - becomes the status
+            self._fail(error)
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Take the next bytes of the data set."""
+        if self._file is None:
+            return
+        try:
+            if self._file.size + len(part) > self._look_at:
+                self._make_room(len(part))
+                self._look_at = self._file.size + len(part) + _LOOK_FOR_ROOM
+            self._file.write(part)
+        except Exception as error:  # noqa: BLE001 - becomes the status
+            self._fail(error)
+
+    def finish(self) -> StoreResponse:
+        """The data set is complete: take it into the record."""
+        try:
+            if self._failure is not None:
+                raise self._failure
+            assert self._file is not None
+            with self._file as file:
+                return self._take(file)
+        except Exception as error:  # noqa: BLE001 - becomes the status
+            return _refusal(self._request, classify(error))
+
+    def abandon(self) -> None:
+        """The data set breaks off: nothing is left of it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = classify(error)
+        self.abandon()
+
+    def _make_room(self, size: int) -> None:
+        if not self._receiver.room.admits(size):
+            raise OutOfResourcesError(
+                "the disk is nearly full",
+                subject=self._request.sop_instance_uid,
+                remedy="free space; accepting starts again above storage.high_watermark_mb",
+            )
+
+    def _take(self, file: IncomingFile) -> StoreResponse:
+        request = self._request
+        try:
+            with file.data_set() as data:
                 identity = identify(
-                    dataset,
+                    read_header(data, request.transfer_syntax_uid, IDENTIFYING),
                     affected_sop_class_uid=request.sop_class_uid,
                     affected_sop_instance_uid=request.sop_instance_uid,
                 )
-            except (CannotUnderstandError, DataSetMismatchError) as error:
-                self._quarantine(request, error.what)
-                raise
-            return self._keep(request, identity, dataset)
-        except Exception as error:  # noqa: BLE001 - a peer must get a status whatever happens
-            return _refusal(request, classify(error))
-
-    def _keep(self, request: StoreRequest, identity: InstanceIdentity, dataset: Dataset) -> StoreResponse:
-        file = self.files.store(
-            request.data, file_meta=_file_meta(request), transfer_syntax_uid=request.transfer_syntax_uid
-        )
-        reception = record_instance(
-            self.ledger, _received(request, identity, file, frame_facts(dataset).to_json()), at=utc_now()
-        )
+        except (CannotUnderstandError, DataSetMismatchError) as error:
+            self._quarantine(file.keep(QUARANTINE), error.what)
+            raise
+        stored = file.keep()
+        reception = self._receiver.commit.record(_received(request, identity, stored))
         if reception is Reception.CONFLICT:
             what = "other bytes are held under this SOP Instance UID"
-            self._quarantine(request, what)
-            if self.conflicts == "refuse":
+            self._quarantine(self._receiver.files.copy_to_quarantine(stored), what)
+            if self._receiver.conflicts == "refuse":
                 raise CannotUnderstandError(
                     what, subject=request.sop_instance_uid, remedy="give changed objects a UID of their own"
                 )
@@ -124,18 +187,15 @@ class InstanceReceiver:
             )
         return SUCCESS
 
-    def _quarantine(self, request: StoreRequest, reason: str) -> None:
-        file = self.files.quarantine(
-            request.data, file_meta=_file_meta(request), transfer_syntax_uid=request.transfer_syntax_uid
-        )
+    def _quarantine(self, stored: StoredFile, reason: str) -> None:
         record_quarantine(
-            self.ledger,
+            self._receiver.ledger,
             QuarantinedObject(
-                digest=file.digest,
-                path=str(file.path),
+                digest=stored.digest,
+                path=str(stored.path),
                 reason=reason,
-                sop_instance_uid=request.sop_instance_uid,
-                association_id=request.association_id,
+                sop_instance_uid=self._request.sop_instance_uid,
+                association_id=self._request.association_id,
             ),
             at=utc_now(),
         )
@@ -147,9 +207,7 @@ def _file_meta(request: StoreRequest) -> bytes:
     )
 
 
-def _received(
-    request: StoreRequest, identity: InstanceIdentity, file: StoredFile, facts: dict[str, Any]
-) -> ReceivedInstance:
+def _received(request: StoreRequest, identity: InstanceIdentity, file: StoredFile) -> ReceivedInstance:
     return ReceivedInstance(
         sop_class_uid=identity.sop_class_uid,
         sop_instance_uid=identity.sop_instance_uid,
@@ -166,7 +224,7 @@ def _received(
         study_description=identity.study_description,
         manufacturer=identity.manufacturer,
         body_part_examined=identity.body_part_examined,
-        facts=facts,
+        facts={},
     )
 
 
@@ -176,7 +234,7 @@ def _refusal(request: StoreRequest, error: NodeError) -> StoreResponse:
     if isinstance(error, ProcessingFailureError):
         # The text of an unforeseen exception may quote the data set.
         what = "unforeseen failure"
-        place = _place(error.__cause__ or error)
+        place = raised_at(error.__cause__ or error)
     _log.warning(
         "instance refused",
         status=f"{error.dimse_status:04X}",
@@ -188,8 +246,3 @@ def _refusal(request: StoreRequest, error: NodeError) -> StoreResponse:
         place=place,
     )
     return StoreResponse(error.dimse_status, what[:64])
-
-
-def _place(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__

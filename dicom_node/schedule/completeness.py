@@ -6,12 +6,14 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dicom_node.config import ExecutionSettings, Route
+from dicom_node.config import Configuration, ExecutionSettings, Route
 from dicom_node.schedule.routing import RouteExplanation, Series, explain
-from pipelines.cine.facts import Completeness, InstanceFacts, completeness
-from storage.jobs import SeriesSummary, StudyContents
+from pipelines.cine.facts import Completeness, InstanceFacts, completeness, instance_facts
+from storage.facts import record_facts, unread_instances
+from storage.jobs import SeriesSummary, StudyContents, study_contents
+from storage.ledger import Ledger
 
-__all__ = ["Decision", "StudyReading", "decide", "read_study"]
+__all__ = ["Decision", "StudyReading", "decide", "read_study", "study_reading"]
 
 PAUSE_FACTOR = 2.0
 """A sender that paused between two images may pause as long again; twice as long means that it is done."""
@@ -32,6 +34,25 @@ class Decision:
 
     ready: bool
     sentence: str
+
+
+def study_reading(ledger: Ledger, configuration: Configuration, study_instance_uid: str) -> StudyReading:
+    """Read a study as it is in the ledger now, and the headers of its instances that nobody has read yet.
+
+    Raises
+    ------
+    LedgerError
+        There is no such study.
+    OSError
+        A file cannot be read.
+    ValueError
+        A row does not hold what it should.
+    """
+    directory = configuration.storage.directory
+    unread = unread_instances(ledger, study_instance_uid)
+    if unread:
+        record_facts(ledger, [(one, instance_facts(directory / one.path).to_json()) for one in unread])
+    return read_study(study_contents(ledger, study_instance_uid), configuration.routes)
 
 
 def read_study(contents: StudyContents, routes: Mapping[str, Route]) -> StudyReading:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
 from dicom_node.roles import RoleContext
-from dicom_node.schedule.completeness import StudyReading, decide, read_study
+from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from storage.files import InstanceFiles
 from storage.jobs import (
     RoutedJob,
@@ -22,7 +22,6 @@ from storage.jobs import (
     create_jobs,
     release_expired_jobs,
     studies_to_consider,
-    study_contents,
 )
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.retention import expire_quarantine, expire_studies, sweep_files
@@ -34,6 +33,8 @@ _log = structlog.get_logger(__name__)
 LOOK_EVERY_S = 0.2
 RELEASE_EVERY_S = 10.0
 CLEAN_EVERY_S = 3600.0
+UNREADABLE_PAUSE = dt.timedelta(seconds=30)
+"""Between two tries to read a study whose files cannot be read."""
 SWEEP_GRACE = dt.timedelta(hours=6)
 """Longer than any transfer or job lasts."""
 
@@ -45,7 +46,7 @@ class StudyScheduler:
         self._ledger = ledger
         self._configuration = configuration
         self._readings: dict[str, tuple[WaitingStudy, StudyReading]] = {}
-        self._unreadable: dict[str, WaitingStudy] = {}
+        self._unreadable: dict[str, tuple[WaitingStudy, dt.datetime]] = {}
 
     def consider(self, now: dt.datetime) -> tuple[int, ...]:
         """Schedule every study that is complete; returns the ids of the new jobs."""
@@ -61,17 +62,18 @@ class StudyScheduler:
             quiet_s = (now - study.last_received_at).total_seconds()
             if study.open_associations or quiet_s < min(settings.complete_quiet_time_s, settings.quiet_time_s):
                 continue
-            if self._unreadable.get(study.study_instance_uid) == study:
+            failed, again_at = self._unreadable.get(study.study_instance_uid, (None, now))
+            if failed == study and now < again_at:
                 continue
             try:
                 reading = self._read(study)
-            except ValueError as error:
-                # One study must not hold up the others; it is tried again when it changes or the node restarts.
-                self._unreadable[study.study_instance_uid] = study
+            except (OSError, ValueError) as error:
+                # One study must not hold up the others; storage may come back, and a new image may mend it.
+                self._unreadable[study.study_instance_uid] = (study, now + UNREADABLE_PAUSE)
                 _log.error(
-                    "study cannot be scheduled: its facts cannot be read; send it again",
+                    "study cannot be scheduled: its facts cannot be read; restore the storage, or send it again",
                     study_instance_uid=study.study_instance_uid,
-                    error=str(error),
+                    error=f"{type(error).__name__}: {error.strerror if isinstance(error, OSError) else error}",
                 )
                 continue
             decision = decide(reading, settings, open_associations=study.open_associations, now=now)
@@ -82,7 +84,7 @@ class StudyScheduler:
     def _read(self, study: WaitingStudy) -> StudyReading:
         seen, reading = self._readings.get(study.study_instance_uid, (None, None))
         if reading is None or seen != study:
-            reading = read_study(study_contents(self._ledger, study.study_instance_uid), self._configuration.routes)
+            reading = study_reading(self._ledger, self._configuration, study.study_instance_uid)
             self._readings[study.study_instance_uid] = (study, reading)
         return reading
 

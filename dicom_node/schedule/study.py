@@ -6,10 +6,10 @@ import datetime as dt
 from dataclasses import dataclass
 
 from dicom_node.config import Configuration
-from dicom_node.schedule.completeness import decide, read_study
+from dicom_node.schedule.completeness import decide, study_reading
 from dicom_node.schedule.routing import RouteExplanation
 from pipelines.cine.facts import Completeness
-from storage.jobs import studies_to_consider, study_contents
+from storage.jobs import studies_to_consider
 from storage.ledger import Ledger
 
 __all__ = ["StudyDescription", "describe"]
@@ -36,7 +36,7 @@ def describe(
     LedgerError
         There is no such study.
     """
-    reading = read_study(study_contents(ledger, study_instance_uid), configuration.routes)
+    reading = study_reading(ledger, configuration, study_instance_uid)
     waiting = next((one for one in studies_to_consider(ledger) if one.study_instance_uid == study_instance_uid), None)
     if waiting is None:
         sentence = f"{reading.completeness.sentence}; scheduled as version {reading.contents.version}"

@@ -1,6 +1,6 @@
-"""Facts of one received instance, and how complete the cine of a study is: for the receiver and the scheduler.
+"""Facts of one received instance, and how complete the cine of a study is: for the scheduler.
 
-Facts are read once, when an instance is received, and kept as JSON; completeness is a pure function of them.
+Facts are read once, when the study is first looked at, and kept as JSON; completeness is a pure function of them.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset
 
 from pipelines.cine import elements
@@ -19,7 +21,15 @@ from pipelines.cine.headers import MR_IMAGES, FrameHeader, frame_headers, origin
 from pipelines.cine.selection import MIN_PHASES, excluded_frame, excluded_object
 from pipelines.cine.views import is_short_axis_direction
 
-__all__ = ["Completeness", "InstanceFacts", "PlaneFacts", "StackCompleteness", "completeness", "frame_facts"]
+__all__ = [
+    "Completeness",
+    "InstanceFacts",
+    "PlaneFacts",
+    "StackCompleteness",
+    "completeness",
+    "frame_facts",
+    "instance_facts",
+]
 
 _PARALLEL = np.cos(np.radians(1.0))
 
@@ -120,6 +130,23 @@ class Completeness:
         A slice of which no image has come yet cannot be known: the scheduler waits a quiet time as well.
         """
         return any(stack.short_axis for stack in self.stacks) and all(stack.complete for stack in self.stacks)
+
+
+def instance_facts(path: Path) -> InstanceFacts:
+    """Read the facts of one instance from its file; one whose header is damaged beyond reading has none.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    """
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    except OSError:
+        raise
+    except elements.DAMAGE:
+        dataset = Dataset()
+    return frame_facts(dataset)
 
 
 def frame_facts(dataset: Dataset) -> InstanceFacts:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +41,11 @@ class Orthanc:
     ----------
     dicom_port, http_port
         Where it listens; chosen at the start.
+    environment
+        Of its process.
     """
+
+    environment: Mapping[str, str] = TOOL_ENVIRONMENT
 
     def __init__(self, folder: Path, modalities: tuple[Modality, ...] = ()) -> None:
         self.folder = folder
@@ -69,7 +74,7 @@ class Orthanc:
         configuration.write_text(json.dumps(self._configuration(plugin), indent=2), encoding="utf-8")
         with (self.folder / "orthanc.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [executable, configuration], stdout=log, stderr=log, env=TOOL_ENVIRONMENT, cwd=self.folder
+                [executable, configuration], stdout=log, stderr=log, env=self.environment, cwd=self.folder
             )
         try:
             wait_until(self._answers, seconds=60, what=f"Orthanc answers, see {self.folder / 'orthanc.log'}")

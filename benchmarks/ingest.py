@@ -1,0 +1,410 @@
+"""How fast images are received, beside dcmtk's storescp and Orthanc, in one run.
+
+    python benchmarks/ingest.py speed [--rounds N] [--json]     images a second, CPU and memory; one and four senders
+    python benchmarks/ingest.py nagle [--json]                  a sender that leaves Nagle's algorithm on
+    python benchmarks/ingest.py delivery [--json]               results to an Orthanc as Debian ships it
+    python benchmarks/ingest.py memory [--json]                 peak memory by size of the object and number of senders
+
+The images are short-axis cines of the phantom: 360 for each sender, 128 KiB each. Every round starts each receiver anew
+on an empty folder beside the others' and sends the same files; the table shows medians over the rounds. Senders are
+dcmtk's ``storescu``, which together with Orthanc runs with ``TCP_NODELAY=1`` unless said otherwise: without it both
+stall for 40 ms an image. Trust the ratios, not the figures: machines differ, and the disk decides what durable costs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from pydicom import dcmread
+from pydicom.uid import generate_uid
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from interop.orthanc import AE_TITLE as ORTHANC_AE_TITLE
+from interop.orthanc import Orthanc
+from interop.ports import free_port, listening, wait_until
+from interop.tools import TOOL_ENVIRONMENT, tool
+
+from dicom_node.commands.terminal import console, print_json, table
+from dicom_node.config import Configuration, DataPath, NodeSettings, Peer, StorageSettings
+from dicom_node.network.sender import ScuSettings, send_files
+from dicom_node.node import receiver_roles
+from dicom_node.roles import RoleKeeper, stop_on_signals
+from pipelines.phantom import PhantomRecipe, simulate, write_study
+
+NODE = "NODE"
+SCANNER = "MR1"
+SLICES, PHASES, SIDE = 12, 30, 256
+MAXIMUM_PDU = 131072
+AS_SHIPPED = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+Rounds = Annotated[int, typer.Option(min=1, help="Rounds to take the median of.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Rows instead of a table.")]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One receiver under one load, medians over the rounds."""
+
+    receiver: str
+    senders: int
+    durable: bool
+    images_per_s: float
+    cpu_us_per_image: float
+    """Processor time of the receiver's processes, user and system."""
+    peak_mb: float
+    """Largest sum of the proportional set sizes of its processes, megabytes."""
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """Something that receives, and how to start it on an empty folder."""
+
+    name: str
+    durable: bool
+    called: str
+    start: Callable[[Path], contextlib.AbstractContextManager[tuple[int, int]]]
+    """Gives its process id and its port."""
+
+
+def images(folder: Path, senders: int) -> list[list[Path]]:
+    """The files of each sender: the same pictures, of a study of its own."""
+    first = folder / "0"
+    write_study(
+        simulate(PhantomRecipe(seed=1, slices=SLICES, phases=PHASES, rows=SIDE, columns=SIDE, long_axis=False)), first
+    )
+    sets = [sorted(path for path in first.rglob("*.dcm"))]
+    datasets = [dcmread(path) for path in sets[0]]
+    for number in range(1, senders):
+        study = generate_uid(prefix=None)
+        series: dict[str, str] = {}
+        paths = []
+        for index, dataset in enumerate(datasets):
+            dataset.StudyInstanceUID = study
+            dataset.SeriesInstanceUID = series.setdefault(dataset.SeriesInstanceUID, generate_uid(prefix=None))
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
+            paths.append(folder / str(number) / f"{index:04d}.dcm")
+            paths[-1].parent.mkdir(exist_ok=True)
+            dataset.save_as(paths[-1])
+        sets.append(paths)
+    return sets
+
+
+def sender(paths: Sequence[Path], port: int, called: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a storescu that sends these files over one association."""
+    command = [tool("storescu"), "-aet", SCANNER, "-aec", called, "--max-send-pdu", str(MAXIMUM_PDU)]
+    return subprocess.Popen([*command, "127.0.0.1", str(port), *paths], env=environment)
+
+
+def send_all(sets: Sequence[Sequence[Path]], port: int, called: str, environment: dict[str, str]) -> float:
+    """Send each set with a sender of its own, all at once; returns seconds."""
+    started = time.perf_counter()
+    running = [sender(paths, port, called, environment) for paths in sets]
+    codes = [one.wait() for one in running]
+    seconds = time.perf_counter() - started
+    if any(codes):
+        raise SystemExit(f"storescu ended with {codes}")
+    return seconds
+
+
+class Watch:
+    """Processor time and peak memory of a process and all it started."""
+
+    def __init__(self, pid: int) -> None:
+        self._root = psutil.Process(pid)
+        self._stop = threading.Event()
+        self.peak_mb = 0.0
+
+    def __enter__(self) -> Watch:
+        self._before = self._cpu_s()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.cpu_s = self._cpu_s() - self._before
+
+    def _processes(self) -> list[psutil.Process]:
+        return [self._root, *self._root.children(recursive=True)]
+
+    def _cpu_s(self) -> float:
+        total = 0.0
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+                if process.pid == self._root.pid:
+                    # storescp --fork: its children are gone when the last image is in.
+                    total += times.children_user + times.children_system
+        return total
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.05):
+            total = 0
+            for process in self._processes():
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    total += process.memory_full_info().pss
+            self.peak_mb = max(self.peak_mb, total / 1e6)
+
+
+@contextlib.contextmanager
+def _started(command: Sequence[object], port: int, log: Path, environment: dict[str, str]) -> Iterator[tuple[int, int]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen([str(part) for part in command], env=environment, stdout=output, stderr=output)
+    try:
+        wait_until(lambda: listening(port), seconds=60, what=f"{command[0]} listens, see {log}")
+        # The first association after the start pays for what is loaded late.
+        time.sleep(0.5)
+        yield process.pid, port
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def storescp(folder: Path) -> contextlib.AbstractContextManager[tuple[int, int]]:
+    """dcmtk's storescp, a process for each association; it never flushes."""
+    port, received = free_port(), folder / "received"
+    received.mkdir()
+    command = [tool("storescp"), "--fork", "-aet", NODE, "--max-pdu", str(MAXIMUM_PDU), "-od", received, str(port)]
+    return _started(command, port, folder / "log", TOOL_ENVIRONMENT)
+
+
+class _FlushlessOrthanc(Orthanc):
+    def _configuration(self, dicom_web: Path) -> dict[str, object]:
+        return {**super()._configuration(dicom_web), "SyncStorageArea": False}
+
+
+def orthanc(kind: type[Orthanc]) -> Callable[[Path], contextlib.AbstractContextManager[tuple[int, int]]]:
+    """Debian's Orthanc with SQLite."""
+
+    @contextlib.contextmanager
+    def start(folder: Path) -> Iterator[tuple[int, int]]:
+        with kind(folder / "orthanc") as running:
+            assert running._process is not None
+            yield running._process.pid, running.dicom_port
+
+    return start
+
+
+def node(
+    *, processes: int, durable: bool = True, data_path: DataPath = DataPath.DIRECT
+) -> Callable[[Path], contextlib.AbstractContextManager[tuple[int, int]]]:
+    """This node's receiver processes under their supervisor, with a SQLite ledger."""
+
+    def start(folder: Path) -> contextlib.AbstractContextManager[tuple[int, int]]:
+        configuration = Configuration(
+            node=NodeSettings(
+                ae_title=NODE,
+                address="127.0.0.1",
+                port=free_port(),
+                receiver_processes=processes,
+                data_path=data_path,
+                maximum_pdu=MAXIMUM_PDU,
+            ),
+            peers={"scanner": Peer(ae_title=SCANNER)},
+            storage=StorageSettings(
+                database=f"sqlite:///{folder}/ledger.sqlite", directory=folder / "instances", durable=durable
+            ),
+        )
+        file = folder / "configuration.json"
+        file.write_text(configuration.model_dump_json())
+        command = [sys.executable, __file__, "receivers", file]
+        return _started(command, configuration.node.port, folder / "log", dict(os.environ))
+
+    return start
+
+
+@app.command(hidden=True)
+def receivers(file: Path) -> None:
+    """Run the receiver processes of a configuration, and nothing else of the node, until SIGTERM."""
+    stop = stop_on_signals()
+    configuration = Configuration.model_validate_json(file.read_text())
+    with receiver_roles(configuration) as roles:
+        keeper = RoleKeeper(roles)
+        try:
+            while not stop.wait(0.1):
+                keeper.tend()
+        finally:
+            keeper.stop(10)
+
+
+RECEIVERS = (
+    Receiver("storescp --fork", False, NODE, storescp),
+    Receiver("Orthanc, no flush", False, ORTHANC_AE_TITLE, orthanc(_FlushlessOrthanc)),
+    Receiver("dicom-node, no flush", False, NODE, node(processes=2, durable=False)),
+    Receiver("Orthanc", True, ORTHANC_AE_TITLE, orthanc(Orthanc)),
+    Receiver("dicom-node", True, NODE, node(processes=2)),
+    Receiver("dicom-node, one process", True, NODE, node(processes=1)),
+    Receiver("dicom-node, stock data path", True, NODE, node(processes=2, data_path=DataPath.STOCK)),
+)
+
+
+@contextlib.contextmanager
+def _workplace() -> Iterator[Path]:
+    # Beside the checkout, not in /tmp, which may be memory.
+    folder = Path(tempfile.mkdtemp(prefix=".ingest-", dir=Path(__file__).resolve().parents[1]))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _round(receiver: Receiver, sets: Sequence[Sequence[Path]], folder: Path) -> tuple[float, float, float]:
+    folder.mkdir()
+    count = sum(map(len, sets))
+    with receiver.start(folder) as (pid, port), Watch(pid) as watch:
+        seconds = send_all(sets, port, receiver.called, TOOL_ENVIRONMENT)
+    shutil.rmtree(folder)
+    return count / seconds, 1e6 * watch.cpu_s / count, watch.peak_mb
+
+
+@app.command()
+def speed(
+    rounds: Rounds = 5,
+    senders: Annotated[list[int] | None, typer.Option(help="How many send at once.")] = None,
+    only: Annotated[str, typer.Option(help="Only receivers whose name begins so.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Images a second of each receiver, for one and for four senders."""
+    loads = senders or [1, 4]
+    chosen = [one for one in RECEIVERS if one.name.startswith(only)]
+    measured: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+    with _workplace() as folder:
+        sets = images(folder / "images", max(loads))
+        for number in range(rounds):
+            for load in loads:
+                for receiver in chosen:
+                    result = _round(receiver, sets[:load], folder / f"{number}-{load}-{receiver.name.replace(' ', '')}")
+                    measured.setdefault((receiver.name, load), []).append(result)
+    rows = [
+        Row(
+            receiver.name,
+            load,
+            receiver.durable,
+            *(round(statistics.median(values), 1) for values in zip(*measured[receiver.name, load], strict=True)),
+        )
+        for load in loads
+        for receiver in chosen
+    ]
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    table(
+        "Receiving",
+        ["receiver", "senders>", "durable", "images/s>", "CPU µs an image>", "peak MB>"],
+        (
+            (
+                row.receiver,
+                row.senders,
+                "yes" if row.durable else "no",
+                row.images_per_s,
+                row.cpu_us_per_image,
+                row.peak_mb,
+            )
+            for row in rows
+        ),
+    )
+
+
+@app.command()
+def nagle(rounds: Rounds = 3, as_json: JsonFlag = False) -> None:
+    """A dcmtk sender without TCP_NODELAY: images a second of Orthanc as shipped and of this node."""
+
+    class AsShipped(Orthanc):
+        environment = AS_SHIPPED
+
+    rows: dict[str, list[float]] = {}
+    with _workplace() as folder:
+        paths = images(folder / "images", 1)[0][:60]
+        for number in range(rounds):
+            for receiver in (
+                Receiver("Orthanc as shipped", True, ORTHANC_AE_TITLE, orthanc(AsShipped)),
+                Receiver("dicom-node", True, NODE, node(processes=2)),
+            ):
+                place = folder / f"{number}-{receiver.name.replace(' ', '')}"
+                place.mkdir()
+                with receiver.start(place) as (_, port):
+                    seconds = send_all([paths], port, receiver.called, AS_SHIPPED)
+                rows.setdefault(receiver.name, []).append(len(paths) / seconds)
+    medians = {name: round(statistics.median(values), 1) for name, values in rows.items()}
+    ratio = round(medians["dicom-node"] / medians["Orthanc as shipped"], 1)
+    if as_json:
+        print_json({"images_per_s": medians, "ratio": ratio})
+        return
+    table("A sender that leaves Nagle's algorithm on", ["receiver", "images/s>"], medians.items())
+    console.print(f"ratio {ratio}")
+
+
+@app.command()
+def delivery(rounds: Rounds = 3, as_json: JsonFlag = False) -> None:
+    """Milliseconds an object that the node's sender needs to store results to an Orthanc as shipped."""
+
+    class AsShipped(Orthanc):
+        environment = AS_SHIPPED
+
+    times = []
+    with _workplace() as folder:
+        paths = images(folder / "images", 1)[0][:100]
+        for number in range(rounds):
+            with AsShipped(folder / str(number)) as pacs:
+                peer = Peer(ae_title=ORTHANC_AE_TITLE, host="127.0.0.1", port=pacs.dicom_port)
+                started = time.perf_counter()
+                outcomes = send_files(paths, peer, ScuSettings(NODE))
+                times.append(1000 * (time.perf_counter() - started) / len(paths))
+                if any(outcome.error for outcome in outcomes):
+                    raise SystemExit("an object was not stored")
+    median = round(statistics.median(times), 2)
+    if as_json:
+        print_json({"ms_per_object": median, "objects": len(paths), "rounds": rounds})
+        return
+    console.print(f"{median} ms an object ({len(paths)} objects of 128 KiB, median of {rounds} rounds)")
+
+
+@app.command()
+def memory(as_json: JsonFlag = False) -> None:
+    """Peak memory of one receiver process by size of the object and by number of senders."""
+    rows = []
+    with _workplace() as folder:
+        sets = images(folder / "images", 16)
+        small = dcmread(sets[0][0])
+        for megabytes in (1, 64, 512):
+            small.PixelData = bytes(megabytes * 1_000_000)
+            small.SOPInstanceUID = small.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
+            big = folder / f"{megabytes}.dcm"
+            small.save_as(big)
+            _, _, peak = _round(Receiver("dicom-node", True, NODE, node(processes=1)), [[big]], folder / "run")
+            big.unlink()
+            rows.append({"senders": 1, "object_mb": megabytes, "peak_mb": round(peak, 1)})
+        for load in (1, 4, 16):
+            _, _, peak = _round(Receiver("dicom-node", True, NODE, node(processes=1)), sets[:load], folder / "run")
+            rows.append({"senders": load, "object_mb": 0.13, "peak_mb": round(peak, 1)})
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    table(
+        "Peak memory, supervisor and one receiver",
+        ["senders>", "object MB>", "peak MB>"],
+        (tuple(row.values()) for row in rows),
+    )
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,95 @@
+"""Group commit: the instances of many associations share the transactions that record them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from storage.instances import ReceivedInstance, Reception, record_instances
+from storage.ledger import Ledger, LedgerError, utc_now
+
+__all__ = ["GroupCommit"]
+
+MAXIMUM_BATCH = 256
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    instance: ReceivedInstance
+    ready: threading.Event = field(default_factory=threading.Event)
+    leads: bool = False
+    reception: Reception | None = None
+    error: BaseException | None = None
+
+
+class GroupCommit:
+    """Records instances for many threads at once.
+
+    Whoever finds nobody at work commits at once, alone; those who come meanwhile are committed together by the first
+    of them. So a single sender waits for nothing, and many wait for one flush of the disk instead of one each.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._record: Callable[[Sequence[ReceivedInstance]], list[Reception]] = lambda batch: record_instances(
+            ledger, batch, at=utc_now()
+        )
+        self._lock = threading.Lock()
+        self._at_work = False
+        self._queue: list[_Waiting] = []
+
+    def record(self, instance: ReceivedInstance) -> Reception:
+        """Take an instance into the record; after it the sender may be told Success.
+
+        Raises
+        ------
+        LedgerError
+            Its association is not in the ledger.
+        sqlalchemy.exc.SQLAlchemyError
+            The ledger does not accept the transaction.
+        """
+        mine = _Waiting(instance)
+        with self._lock:
+            self._queue.append(mine)
+            mine.leads = not self._at_work
+            self._at_work = True
+        if not mine.leads:
+            mine.ready.wait()
+        if mine.leads:
+            self._lead()
+        if mine.error is not None:
+            raise mine.error
+        assert mine.reception is not None
+        return mine.reception
+
+    def _lead(self) -> None:
+        with self._lock:
+            batch, self._queue = self._queue[:MAXIMUM_BATCH], self._queue[MAXIMUM_BATCH:]
+        try:
+            self._commit(batch)
+        finally:
+            with self._lock:
+                if self._queue:
+                    self._queue[0].leads = True
+                    self._queue[0].ready.set()
+                else:
+                    self._at_work = False
+            for one in batch:
+                one.ready.set()
+
+    def _commit(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            receptions = self._record([one.instance for one in batch])
+        except LedgerError as error:
+            if len(batch) == 1:
+                batch[0].error = error
+                return
+            # One of them is at fault, and the others must not suffer for it.
+            for one in batch:
+                self._commit([one])
+        except Exception as error:  # noqa: BLE001 - each thread that waits for the batch raises it
+            for one in batch:
+                one.error = error
+        else:
+            for one, reception in zip(batch, receptions, strict=True):
+                one.reception = reception
