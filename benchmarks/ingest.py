@@ -43,8 +43,6 @@ from interop.tools import TOOL_ENVIRONMENT, tool
 from dicom_node.commands.terminal import console, print_json, table
 from dicom_node.config import Configuration, DataPath, NodeSettings, Peer, StorageSettings
 from dicom_node.network.sender import ScuSettings, send_files
-from dicom_node.node import receiver_roles
-from dicom_node.roles import RoleKeeper, stop_on_signals
 from pipelines.phantom import PhantomRecipe, simulate, write_study
 
 NODE = "NODE"
@@ -226,24 +224,10 @@ def node(
         )
         file = folder / "configuration.json"
         file.write_text(configuration.model_dump_json())
-        command = [sys.executable, __file__, "receivers", file]
+        command = [sys.executable, Path(__file__).with_name("receivers.py"), file]
         return _started(command, configuration.node.port, folder / "log", dict(os.environ))
 
     return start
-
-
-@app.command(hidden=True)
-def receivers(file: Path) -> None:
-    """Run the receiver processes of a configuration, and nothing else of the node, until SIGTERM."""
-    stop = stop_on_signals()
-    configuration = Configuration.model_validate_json(file.read_text())
-    with receiver_roles(configuration) as roles:
-        keeper = RoleKeeper(roles)
-        try:
-            while not stop.wait(0.1):
-                keeper.tend()
-        finally:
-            keeper.stop(10)
 
 
 RECEIVERS = (

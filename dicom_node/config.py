@@ -88,11 +88,14 @@ class NodeSettings(_Section):
     port: int = Field(default=11112, ge=1, le=65535)
     maximum_pdu: int = Field(default=131072, ge=4096, le=1048576)
     """Maximum PDU length offered to peers, bytes."""
-    maximum_associations: int = Field(default=32, ge=1)
+    maximum_associations: int = Field(default=32, ge=1, le=256)
+    """Associations that peers may have open at once, over all receiver processes."""
     network_timeout_s: Seconds = 60
     """Idle and partial-PDU time limit of an association."""
     acse_timeout_s: Seconds = 15
-    receiver_processes: int = Field(default=1, ge=1, le=16)
+    """Time for a TLS handshake, for an association request to arrive (ARTIM), and for a peer's answer to ours."""
+    receiver_processes: int = Field(default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, le=16)
+    """Processes that accept associations on the one port; unset means two where there are two cores."""
     data_path: DataPath = DataPath.DIRECT
 
 
@@ -113,6 +116,8 @@ class Peer(_Section):
     """Host name or address; for a sender, empty means from anywhere."""
     port: int | None = Field(default=None, ge=1, le=65535)
     may: frozenset[PeerPermission] = frozenset({PeerPermission.SEND})
+    maximum_associations: int | None = Field(default=None, ge=1)
+    """Associations that it may have open at once, within ``node.maximum_associations``."""
 
     @model_validator(mode="after")
     def _destination_has_an_address(self) -> Peer:

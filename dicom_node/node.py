@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import platform
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.config import Configuration
 from dicom_node.errors import NodeError, OutOfResourcesError
 from dicom_node.logs import configure_logging
+from dicom_node.network.front_door import FrontDoor, open_front_door
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
 from storage.files import InstanceFiles
 from storage.instances import close_abandoned_associations
@@ -69,7 +69,8 @@ def serve(
     stop = stop_on_signals()
     with _alone(configuration.storage.directory):
         _prepare(configuration)
-        keeper = RoleKeeper(node_roles(configuration, process))
+        front_door = _front_door(configuration)
+        keeper = RoleKeeper(node_roles(configuration, front_door, process))
         told_ready = False
         try:
             while not stop.wait(TEND_S):
@@ -80,28 +81,34 @@ def serve(
                     (on_ready or _print_ready)()
         finally:
             _log.info("stopping")
+            front_door.close()
             keeper.stop(GRACE_S)
     _log.info("stopped")
     return True
 
 
-def node_roles(configuration: Configuration, process: ProcessStudy | None = None) -> tuple[Role, ...]:
+def node_roles(
+    configuration: Configuration, front_door: FrontDoor, process: ProcessStudy | None = None
+) -> tuple[Role, ...]:
     """The processes of a node, in the order they are started."""
     return (
-        *(
-            Role(f"receiver-{number}", _receive, (configuration,))
-            for number in range(configuration.node.receiver_processes)
-        ),
+        *receiver_roles(configuration, front_door),
         Role("scheduler", _schedule, (configuration,)),
         Role("executor", _execute, (configuration, process)),
         Role("deliverer", _deliver, (configuration,)),
     )
 
 
-@contextlib.contextmanager
-def receiver_roles(configuration):
-    yield tuple(
-        Role(f"receiver-{number}", _receive, (configuration,))
+def receiver_roles(configuration: Configuration, front_door: FrontDoor) -> tuple[Role, ...]:
+    """The processes that receive."""
+    return tuple(
+        Role(
+            f"receiver-{number}",
+            _receive,
+            (configuration, front_door, number),
+            # Until it lives again, it holds no place.
+            on_death=lambda _how, row=number: front_door.places.clear(row),  # type: ignore[misc]
+        )
         for number in range(configuration.node.receiver_processes)
     )
 
@@ -109,10 +116,10 @@ def receiver_roles(configuration):
 # Imported by each process for itself: none pays for what the others need.
 
 
-def _receive(context: RoleContext, configuration: Configuration) -> None:
+def _receive(context: RoleContext, configuration: Configuration, front_door: FrontDoor, row: int) -> None:
     from dicom_node.network.receiver import serve_receiver
 
-    serve_receiver(configuration, context.stop, name=context.name, ready=context.ready)
+    serve_receiver(configuration, context.stop, name=context.name, front_door=front_door, row=row, ready=context.ready)
 
 
 def _schedule(context: RoleContext, configuration: Configuration) -> None:
@@ -152,26 +159,23 @@ def _prepare(configuration: Configuration) -> None:
             subject="storage.database",
             remedy="check the URL, and that the database server runs",
         ) from error
-    # The receiver of a node that was killed this instant may hold the port for a moment longer.
+
+
+def _front_door(configuration: Configuration) -> FrontDoor:
+    node = configuration.node
+    # The receivers of a node that was killed this instant may hold the port for a moment longer.
     give_up = time.monotonic() + PORT_PATIENCE_S
-    while (problem := _cannot_listen(node.address, node.port)) is not None:
-        if time.monotonic() >= give_up:
-            raise NodeError(
-                f"{node.address}:{node.port} cannot be listened on: {problem}",
-                subject="node.port",
-                remedy="stop what uses the port, or choose another",
-            )
-        time.sleep(TEND_S)
-
-
-def _cannot_listen(address: str, port: int) -> str | None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    while True:
         try:
-            probe.bind((address, port))
+            return open_front_door(configuration)
         except OSError as error:
-            return error.strerror or str(error)
-    return None
+            if time.monotonic() >= give_up:
+                raise NodeError(
+                    f"{node.address}:{node.port} cannot be listened on: {error.strerror or error}",
+                    subject="node.port",
+                    remedy="stop what uses the port, or choose another",
+                ) from error
+            time.sleep(TEND_S)
 
 
 @contextlib.contextmanager

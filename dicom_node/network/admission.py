@@ -5,13 +5,15 @@ from __future__ import annotations
 import enum
 import ipaddress
 import socket
-import time
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dicom_node.config import Configuration, Peer, PeerPermission
+from dicom_node.network.places import Places
+from dicom_node.network.refusals import RefusalReason
 
-__all__ = ["Admitted", "HostResolver", "Refused", "Rejection", "admit", "normalised_address"]
+__all__ = ["Admitted", "HostResolver", "Refused", "Rejection", "admit", "normalised_address", "take_place"]
 
 
 class Rejection(enum.Enum):
@@ -19,7 +21,6 @@ class Rejection(enum.Enum):
 
     CALLING_NOT_RECOGNISED = (1, 1, 3)
     CALLED_NOT_RECOGNISED = (1, 1, 7)
-    TEMPORARY_CONGESTION = (2, 3, 1)
     LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
 
 
@@ -28,6 +29,8 @@ class Admitted:
     """The association may be opened."""
 
     permissions: frozenset[PeerPermission]
+    peers: tuple[str, ...]
+    """Entries of section ``peers`` that it is opened under."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Refused:
     """The association is rejected."""
 
     rejection: Rejection
+    reason: RefusalReason
     why: str
     """For the log: what to change where."""
 
@@ -47,27 +51,52 @@ def normalised_address(address: str) -> str:
 
 
 class HostResolver:
-    """Addresses of host names, remembered for a while so that a slow name server does not slow each association."""
+    """Addresses of host names, looked up ahead of time: a slow name server must not hold up those who call.
 
-    def __init__(self, keep_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._keep_s, self._clock = keep_s, clock
-        self._known: dict[str, tuple[float, frozenset[str]]] = {}
+    Parameters
+    ----------
+    hosts
+        Names and addresses of peers.
+    """
+
+    def __init__(self, hosts: Iterable[str], every_s: float = 60.0) -> None:
+        self._every_s = every_s
+        self._known: dict[str, frozenset[str]] = {}
+        self._names: list[str] = []
+        for host in sorted(set(hosts)):
+            try:
+                self._known[host] = frozenset({normalised_address(host)})
+            except ValueError:
+                self._names.append(host)
 
     def __call__(self, host: str) -> frozenset[str]:
-        """Addresses of a host; empty when the name does not resolve and never did."""
-        now = self._clock()
-        until, addresses = self._known.get(host, (0.0, frozenset[str]()))
-        if now < until:
-            return addresses
-        try:
-            found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)
-        except OSError:
-            # The name server is down: the last known addresses are better than locking out a scanner.
-            found = []
-        if found:
-            addresses = frozenset(normalised_address(str(entry[4][0])) for entry in found)
-        self._known[host] = (now + self._keep_s, addresses)
-        return addresses
+        """Addresses of a host; empty when its name does not resolve and never did."""
+        return self._known.get(host, frozenset())
+
+    def look_up(self) -> None:
+        """Ask the name server for all names, once."""
+        for name in self._names:
+            try:
+                found = socket.getaddrinfo(name, None, proto=socket.IPPROTO_TCP)
+            except OSError:
+                # The name server is down: the last known addresses are better than locking out a scanner.
+                continue
+            self._known[name] = frozenset(normalised_address(str(entry[4][0])) for entry in found)
+
+    def keep_looking_up(self, stop: threading.Event, patience_s: float = 5.0) -> None:
+        """Look up now and then in a thread until told to stop; returns when the first round is done or takes long."""
+        if not self._names:
+            return
+        first_round = threading.Event()
+
+        def work() -> None:
+            self.look_up()
+            first_round.set()
+            while not stop.wait(self._every_s):
+                self.look_up()
+
+        threading.Thread(target=work, name="names of peers", daemon=True).start()
+        first_round.wait(patience_s)
 
 
 def admit(
@@ -76,46 +105,66 @@ def admit(
     calling_ae_title: str,
     called_ae_title: str,
     address: str,
-    open_associations: int,
     resolve: Callable[[str], frozenset[str]],
 ) -> Admitted | Refused:
-    """Decide on an association request.
+    """Decide whether a peer is one that may open associations.
 
     Parameters
     ----------
     address
         Of the peer's end of the connection.
-    open_associations
-        Associations that peers have open with this process, this request not counted.
     resolve
         Host name to addresses, see :class:`HostResolver`.
     """
     if called_ae_title.strip() != configuration.node.ae_title:
         return Refused(
             Rejection.CALLED_NOT_RECOGNISED,
+            RefusalReason.CALLED_AE_TITLE,
             f"it called {called_ae_title.strip()!r}; this node is {configuration.node.ae_title!r} (node.ae_title)",
         )
-    titled = _titled(configuration.peers, calling_ae_title.strip())
-    if not titled:
-        return Refused(
-            Rejection.CALLING_NOT_RECOGNISED, f"no peer has the AE title {calling_ae_title.strip()!r} (section peers)"
-        )
-    here = [peer for peer in titled if _is_at(peer, address, resolve)]
-    if not here:
+    calling = calling_ae_title.strip()
+    candidates = {name: peer for name, peer in configuration.peers.items() if peer.ae_title == calling}
+    if not candidates:
         return Refused(
             Rejection.CALLING_NOT_RECOGNISED,
-            f"{calling_ae_title.strip()!r} may not call from {address} (peers: host)",
+            RefusalReason.CALLING_AE_TITLE,
+            f"no peer has the AE title {calling!r} (section peers)",
         )
-    limit = configuration.node.maximum_associations
-    if open_associations >= limit:
+    candidates = {name: peer for name, peer in candidates.items() if _is_at(peer, address, resolve)}
+    if not candidates:
         return Refused(
-            Rejection.LOCAL_LIMIT_EXCEEDED, f"{limit} associations are open already (node.maximum_associations)"
+            Rejection.CALLING_NOT_RECOGNISED,
+            RefusalReason.HOST,
+            f"{calling!r} may not call from {address} (peers: host)",
         )
-    return Admitted(frozenset[PeerPermission]().union(*(peer.may for peer in here)))
+    return Admitted(
+        frozenset[PeerPermission]().union(*(peer.may for peer in candidates.values())), tuple(sorted(candidates))
+    )
 
 
-def _titled(peers: Mapping[str, Peer], ae_title: str) -> list[Peer]:
-    return [peer for peer in peers.values() if peer.ae_title == ae_title]
+def take_place(configuration: Configuration, admitted: Admitted, places: Places) -> Refused | None:
+    """Count an association in, unless the node or its peer has too many open; ``None`` when it is counted."""
+    names = admitted.peers
+    places.enter(names)
+    limit = configuration.node.maximum_associations
+    refused = None
+    if places.table.total() > limit:
+        refused = Refused(
+            Rejection.LOCAL_LIMIT_EXCEEDED,
+            RefusalReason.NODE_LIMIT,
+            f"{limit} associations are open already (node.maximum_associations)",
+        )
+    for name in names:
+        of_peer = configuration.peers[name].maximum_associations
+        if refused is None and of_peer is not None and places.table.total(name) > of_peer:
+            refused = Refused(
+                Rejection.LOCAL_LIMIT_EXCEEDED,
+                RefusalReason.PEER_LIMIT,
+                f"it has {of_peer} associations open already (peers.{name}.maximum_associations)",
+            )
+    if refused is not None:
+        places.leave(names)
+    return refused
 
 
 def _is_at(peer: Peer, address: str, resolve: Callable[[str], Iterable[str]]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -12,17 +12,27 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.association import Association
-from pynetdicom.presentation import PresentationContextTuple
+from pynetdicom.presentation import PresentationContext, PresentationContextTuple
 
 from dicom_node.config import Configuration, DataPath, PeerPermission
 from dicom_node.deliver.reports import answer_report, record_report
 from dicom_node.errors import NodeError, OutOfResourcesError, SopClassNotSupportedError, classify
-from dicom_node.network.admission import HostResolver, Refused, Rejection, admit
+from dicom_node.network.admission import Admitted, HostResolver, Refused, Rejection, admit, take_place
 from dicom_node.network.capabilities import commitment_result_context, storage_contexts, verification_context
 from dicom_node.network.direct import DirectAssociation, StoreCommand
+from dicom_node.network.front_door import FrontDoor, open_front_door
+from dicom_node.network.lobby import Door
+from dicom_node.network.places import Places
 from dicom_node.network.reception import IncomingInstance, InstanceReceiver, StoreRequest
+from dicom_node.network.refusals import Refusals
 from dicom_node.network.room import Room
-from dicom_node.network.transport import EventHandlers, application_entity, listening, prompt_socket
+from dicom_node.network.transport import (
+    AssociationRequest,
+    EventHandlers,
+    application_entity,
+    listening,
+    prompt_socket,
+)
 from storage.files import InstanceFiles
 from storage.instances import close_abandoned_associations, close_association, open_association
 from storage.ledger import Ledger, open_ledger, utc_now
@@ -41,6 +51,8 @@ class _Visit:
     calling_ae_title: str
     called_ae_title: str
     address: str
+    peers: tuple[str, ...]
+    """Entries of section ``peers`` that it holds a place of."""
     ledger_id: str | None = None
     """Correlation id; none until the first object comes, so that echoes and probes leave no trace in the ledger."""
     outcome: str | None = None
@@ -50,14 +62,10 @@ class _Visit:
 class _Visits:
     """The associations that are open now, and their rows in the ledger."""
 
-    def __init__(self, ledger: Ledger, receiver: str) -> None:
-        self._ledger, self._receiver = ledger, receiver
+    def __init__(self, ledger: Ledger, receiver: str, places: Places) -> None:
+        self._ledger, self._receiver, self._places = ledger, receiver, places
         self._open: dict[Association, _Visit] = {}
         self._lock = threading.Lock()
-
-    def count(self) -> int:
-        with self._lock:
-            return sum(visit.outcome is None and association.is_alive() for association, visit in self._open.items())
 
     def begin(self, association: Association, visit: _Visit) -> None:
         with self._lock:
@@ -86,7 +94,9 @@ class _Visits:
             visit = self._open.pop(association, None)
         if visit is None:
             return
-        visit.outcome = visit.outcome or outcome
+        if visit.outcome is None:
+            visit.outcome = outcome
+            self._places.leave(visit.peers)
         if visit.ledger_id is None:
             return
         try:
@@ -104,10 +114,64 @@ class _Visits:
             ended = [
                 (association, visit.outcome or "connection lost")
                 for association, visit in self._open.items()
-                if visit.outcome is not None or not association.is_alive()
+                if visit.outcome is not None or (association.ident is not None and not association.is_alive())
             ]
         for association, outcome in ended:
             self.end(association, outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class _Welcome:
+    """A place for an admitted request."""
+
+    visit: _Visit
+    visits: _Visits
+    places: Places
+    contexts: tuple[PresentationContext, ...]
+
+    def begin(self, association: Association) -> Sequence[PresentationContext]:
+        self.visits.begin(association, self.visit)
+        return self.contexts
+
+    def withdraw(self) -> None:
+        self.places.leave(self.visit.peers)
+
+
+class _Doorkeeper:
+    """Admits peers of the configuration, each to what it may do."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        resolve: Callable[[str], frozenset[str]],
+        visits: _Visits,
+        places: Places,
+        refusals: Refusals,
+    ) -> None:
+        self._configuration, self._resolve = configuration, resolve
+        self._visits, self._places, self._refusals = visits, places, refusals
+        self._storing, self._committing = storage_contexts(), commitment_result_context()
+
+    def admit(self, request: AssociationRequest) -> _Welcome | Rejection:
+        decision = admit(
+            self._configuration,
+            calling_ae_title=request.calling_ae_title,
+            called_ae_title=request.called_ae_title,
+            address=request.address,
+            resolve=self._resolve,
+        )
+        if isinstance(decision, Admitted):
+            decision = take_place(self._configuration, decision, self._places) or decision
+        if isinstance(decision, Refused):
+            self._refusals.tell(decision.reason, request.address, decision.why)
+            return decision.rejection
+        contexts = [verification_context()]
+        if PeerPermission.SEND in decision.permissions:
+            contexts += self._storing
+        if PeerPermission.RECEIVE in decision.permissions:
+            contexts.append(self._committing)
+        visit = _Visit(request.calling_ae_title, request.called_ae_title, request.address, decision.peers)
+        return _Welcome(visit, self._visits, self._places, tuple(contexts))
 
 
 def serve_receiver(
@@ -115,6 +179,8 @@ def serve_receiver(
     stop_event: threading.Event,
     *,
     name: str = "receiver",
+    front_door: FrontDoor | None = None,
+    row: int = 0,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Receive until told to stop.
@@ -127,7 +193,11 @@ def serve_receiver(
         Set to end; open associations then get some seconds to finish.
     name
         Of this process, the same after a restart: it closes what its earlier life left open. The processes of
-        ``node.receiver_processes`` share one port and differ in name.
+        ``node.receiver_processes`` differ in name and row.
+    front_door
+        Shared with other processes; closed here at the end. Its own unless given.
+    row
+        Where this process counts its associations.
     ready
         Called once, when the port is open.
 
@@ -140,6 +210,7 @@ def serve_receiver(
     """
     node, storage = configuration.node, configuration.storage
     ledger = open_ledger(storage.database, durable=storage.durable)
+    door = front_door or open_front_door(configuration)
     try:
         receiver = f"{node.ae_title}:{node.port}/{name}"
         abandoned = close_abandoned_associations(ledger, receiver, at=utc_now())
@@ -148,12 +219,12 @@ def serve_receiver(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
         instances = InstanceReceiver(ledger, files, room, storage.conflicts)
-        visits = _Visits(ledger, receiver)
+        places = Places(door.places, row)
+        visits = _Visits(ledger, receiver, places)
+        refusals = Refusals()
+        resolve = HostResolver(peer.host for peer in configuration.peers.values())
+        resolve.keep_looking_up(stop_event)
         begin = _begin_store(instances, visits)
-        if node.data_path is DataPath.DIRECT:
-            import pynetdicom.association
-
-            pynetdicom.association.Association = functools.partial(DirectAssociation, begin_store=begin)
         entity = application_entity(
             node.ae_title,
             maximum_pdu=node.maximum_pdu,
@@ -168,11 +239,17 @@ def serve_receiver(
             disable_value_validation(),
             listening(
                 entity,
-                (node.address, node.port),
-                (verification_context(),),
+                (Door(door.plain),),
                 _handlers(configuration, ledger, begin, visits),
-                shared_port=node.receiver_processes > 1,
-            ),
+                _Doorkeeper(configuration, resolve, visits, places, refusals),
+                association_class=(
+                    functools.partial(DirectAssociation, begin_store=begin)
+                    if node.data_path is DataPath.DIRECT
+                    else Association
+                ),
+                refusals=refusals,
+                places=places,
+            ) as lobby,
         ):
             _log.info(
                 "receiving",
@@ -183,10 +260,13 @@ def serve_receiver(
             )
             ready()
             while not stop_event.wait(_SWEEP_S):
+                if not lobby.is_open:
+                    raise RuntimeError("the lobby has closed")
                 visits.sweep()
         visits.sweep()
         _log.info("receiver stopped")
     finally:
+        door.close()
         ledger.close()
 
 
@@ -221,40 +301,6 @@ def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., 
 def _handlers(
     configuration: Configuration, ledger: Ledger, begin: Callable[..., IncomingInstance], visits: _Visits
 ) -> EventHandlers:
-    resolve = HostResolver()
-    storing, committing = storage_contexts(), commitment_result_context()
-
-    def requested(event: evt.Event) -> None:
-        association = event.assoc
-        requestor = association.requestor
-        visit = _Visit(requestor.primitive.calling_ae_title, requestor.primitive.called_ae_title, requestor.address)
-        try:
-            decision = admit(
-                configuration,
-                calling_ae_title=visit.calling_ae_title,
-                called_ae_title=visit.called_ae_title,
-                address=visit.address,
-                open_associations=visits.count(),
-                resolve=resolve,
-            )
-        except Exception:
-            # pynetdicom would log this and go on to accept.
-            association.acse.send_reject(*Rejection.TEMPORARY_CONGESTION.value)
-            association.kill()
-            raise
-        if isinstance(decision, Refused):
-            _log.warning("association refused", why=decision.why, address=visit.address)
-            association.acse.send_reject(*decision.rejection.value)
-            association.kill()
-            return
-        contexts = [verification_context()]
-        if PeerPermission.SEND in decision.permissions:
-            contexts += storing
-        if PeerPermission.RECEIVE in decision.permissions:
-            contexts.append(committing)
-        association.acceptor.supported_contexts = contexts
-        visits.begin(association, visit)
-
     def stored(event: evt.Event) -> Dataset:
         request = event.request
         incoming = begin(
@@ -270,7 +316,6 @@ def _handlers(
 
     return (
         *prompt_socket(configuration.node.network_timeout_s),
-        (evt.EVT_REQUESTED, requested),
         (evt.EVT_C_ECHO, lambda _event: 0x0000),
         (evt.EVT_C_STORE, stored),
         (evt.EVT_N_EVENT_REPORT, answer_report(functools.partial(record_report, ledger, configuration.delivery))),

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import socket
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pynetdicom import AE, _config, evt
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import AssociationServer
+from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from dicom_node.network.admission import Rejection
 from dicom_node.network.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.network.first_pdu import FirstPduError, ae_titles, reject
+from dicom_node.network.lobby import Arrival, Door, Lobby, LobbyLimits
+from dicom_node.network.places import Places
+from dicom_node.network.refusals import RefusalReason, Refusals
 
-__all__ = ["EventHandlers", "Listener", "application_entity", "listening", "prompt_socket"]
+__all__ = [
+    "AssociationRequest",
+    "Doorkeeper",
+    "EventHandlers",
+    "OpenHouse",
+    "Welcome",
+    "application_entity",
+    "listening",
+    "prompt_socket",
+]
 
 EventHandlers = Sequence[tuple[Any, ...]]
 
@@ -95,65 +113,175 @@ def _acknowledge_at_once(connection: socket.socket) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-class Listener(AssociationServer):
-    """pynetdicom's server with a backlog for bursts of connections, and a port that several processes may share."""
+@dataclass(frozen=True, slots=True)
+class AssociationRequest:
+    """Who asks for an association, before any thread is made for it."""
 
-    request_queue_size = 128
-    reuse_port = False
-
-    def server_bind(self) -> None:
-        """Bind the socket."""
-        if self.reuse_port:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        super().server_bind()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Drop a connection that could not be set up; the listener goes on."""
-        logging.getLogger(__name__).warning("connection from %s could not be set up", client_address, exc_info=True)
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
 
 
-class SharedListener(Listener):
-    """A listener whose port other processes listen on as well."""
+class Doorkeeper(Protocol):
+    """Decides who gets an association; called in the lobby's thread, so it must not block."""
 
-    reuse_port = True
+    def admit(self, request: AssociationRequest) -> Welcome | Rejection:
+        """Let in or reject."""
+        ...
+
+
+class Welcome(Protocol):
+    """An admitted request: told what becomes of it."""
+
+    def begin(self, association: Association) -> Sequence[PresentationContext]:
+        """The association is about to start; returns the contexts that it may negotiate."""
+        ...
+
+    def withdraw(self) -> None:
+        """There will be no association after all."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHouse:
+    """Everybody is welcome to the same contexts."""
+
+    contexts: tuple[PresentationContext, ...]
+
+    def admit(self, request: AssociationRequest) -> OpenHouse:  # noqa: ARG002
+        """Let in."""
+        return self
+
+    def begin(self, association: Association) -> Sequence[PresentationContext]:  # noqa: ARG002
+        """The contexts, for this association alone: negotiation writes into them."""
+        return copy.deepcopy(self.contexts)
+
+    def withdraw(self) -> None:
+        """Nothing was given."""
+
+
+class Listener:
+    """Makes associations of connections that have sent their request; what pynetdicom calls the server.
+
+    Parameters
+    ----------
+    entity
+        The local application entity.
+    handlers
+        Bound to each association.
+    association_class
+        Made as ``association_class(entity, "acceptor")``.
+    """
+
+    def __init__(
+        self,
+        entity: AE,
+        handlers: EventHandlers,
+        doorkeeper: Doorkeeper,
+        refusals: Refusals,
+        association_class: Callable[[AE, str], Association] = Association,
+    ) -> None:
+        self._entity, self._handlers, self._doorkeeper, self._refusals = entity, handlers, doorkeeper, refusals
+        self._association_class = association_class
+
+    @property
+    def active_associations(self) -> list[Association]:
+        """Associations whose thread has not ended."""
+        return [association for association in self._entity.active_associations if association._server is self]
+
+    def shutdown_request(self, connection: socket.socket) -> None:
+        """Close a connection; called by pynetdicom at the end of each association."""
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+        connection.close()
+
+    def receive(self, arrival: Arrival) -> bytes | None:
+        """Start an association, or return the PDU that refuses it."""
+        try:
+            calling, called = ae_titles(arrival.request)
+            decision = self._doorkeeper.admit(AssociationRequest(calling, called, arrival.address[0]))
+            if isinstance(decision, Rejection):
+                return reject(*decision.value)
+            try:
+                self._associate(arrival, decision, _decoded(arrival.request))
+            except Exception:
+                decision.withdraw()
+                raise
+        except FirstPduError as error:
+            self._refusals.count(error.reason)
+            return error.answer
+        return None
+
+    def _associate(self, arrival: Arrival, welcome: Welcome, request: A_ASSOCIATE_RQ) -> None:
+        association = self._association_class(self._entity, MODE_ACCEPTOR)
+        association._server = self
+        association.name = f"association {arrival.address[0]}:{arrival.address[1]}"
+        association.set_socket(AssociationSocket(association, client_socket=arrival.connection))
+        acceptor = association.acceptor
+        acceptor.maximum_length = self._entity.maximum_pdu_size
+        acceptor.ae_title = self._entity.ae_title
+        acceptor.address_info = AddressInformation.from_tuple(arrival.connection.getsockname())
+        acceptor.implementation_class_uid = self._entity.implementation_class_uid
+        acceptor.implementation_version_name = self._entity.implementation_version_name
+        association.requestor.address_info = AddressInformation.from_tuple(arrival.address)
+        for event, *rest in self._handlers:
+            association.bind(event, *rest)
+        acceptor.supported_contexts = list(welcome.begin(association))
+        evt.trigger(association, evt.EVT_CONN_OPEN, {"address": arrival.address})
+        # The state machine finds the request as if it had read it: Evt5, put by the socket, then Evt6.
+        association.dul._recv_pdu.put(request)
+        association.dul.event_queue.put("Evt6")
+        association.start()
+
+
+def _decoded(request: bytes) -> A_ASSOCIATE_RQ:
+    pdu = A_ASSOCIATE_RQ()
+    try:
+        pdu.decode(request)
+        # What the state machine does with it: an exception there would leave the peer without an answer.
+        pdu.to_primitive()
+    except Exception as error:
+        raise FirstPduError(RefusalReason.PDU_CONTENT) from error
+    return pdu
 
 
 @contextlib.contextmanager
 def listening(
     entity: AE,
-    address: tuple[str, int],
-    contexts: Sequence[PresentationContext],
+    doors: Sequence[Door],
     handlers: EventHandlers,
+    doorkeeper: Doorkeeper,
     *,
-    shared_port: bool = False,
+    association_class: Callable[[AE, str], Association] = Association,
+    refusals: Refusals | None = None,
+    places: Places | None = None,
     grace_s: float = 5.0,
-) -> Iterator[Listener]:
+) -> Iterator[Lobby]:
     """Accept associations until the block ends.
 
-    At the end new connections are refused at once and open associations get ``grace_s`` seconds to finish; what is
-    open then is aborted.
+    At the end the doors are closed at once and open associations get ``grace_s`` seconds to finish; what is open then
+    is aborted.
 
-    Raises
-    ------
-    OSError
-        The address cannot be listened on.
+    Parameters
+    ----------
+    places
+        Where the processes that share the doors count their associations, so that the least busy one accepts.
     """
-    server = entity.make_server(
-        address,
-        contexts=list(contexts),
-        evt_handlers=list(handlers),
-        server_class=SharedListener if shared_port else Listener,
+    refusals = refusals or Refusals()
+    listener = Listener(entity, handlers, doorkeeper, refusals, association_class)
+    limits = LobbyLimits(artim_s=entity.acse_timeout)
+    lobby = (
+        Lobby(doors, listener.receive, limits, refusals, ahead=places.ahead, arriving=places.arriving)
+        if places
+        else Lobby(doors, listener.receive, limits, refusals)
     )
-    entity._servers.append(server)
-    thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="listener", daemon=True)
-    thread.start()
+    lobby.start()
     try:
-        yield server
+        yield lobby
     finally:
-        server.shutdown()
-        thread.join()
+        lobby.stop()
         deadline = time.monotonic() + grace_s
-        while server.active_associations and time.monotonic() < deadline:
+        while listener.active_associations and time.monotonic() < deadline:
             time.sleep(0.02)
-        for association in server.active_associations:
+        for association in listener.active_associations:
             association.abort()

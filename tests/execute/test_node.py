@@ -14,6 +14,7 @@ from ledger_rows import NOW, an_instance, associate
 from dicom_node import node
 from dicom_node.config import Configuration, NodeSettings, StorageSettings
 from dicom_node.errors import NodeError, OutOfResourcesError
+from dicom_node.network.front_door import open_front_door
 from storage.instances import record_instance
 from storage.jobs import studies_to_consider
 from storage.ledger import open_ledger
@@ -74,6 +75,9 @@ def test_start_up_closes_the_associations_of_receivers_that_are_no_longer_there(
 
 
 def test_each_receiver_process_is_a_role_of_its_own(tmp_path: Path) -> None:
-    settings = NodeSettings(receiver_processes=3)
-    names = [role.name for role in node.node_roles(Configuration(node=settings))]
+    settings = NodeSettings(address="127.0.0.1", port=free_port(), receiver_processes=3)
+    configuration = Configuration(node=settings)
+    front_door = open_front_door(configuration)
+    names = [role.name for role in node.node_roles(configuration, front_door)]
+    front_door.close()
     assert names == ["receiver-0", "receiver-1", "receiver-2", "scheduler", "executor", "deliverer"]

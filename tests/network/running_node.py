@@ -25,6 +25,8 @@ from dicom_node.config import (
     ResultSettings,
     StorageSettings,
 )
+from dicom_node.logs import configure_logging
+from dicom_node.network.front_door import FrontDoor, open_front_door
 from dicom_node.network.receiver import serve_receiver
 from storage.ledger import Ledger, open_ledger
 from storage.schema import Association, EventRow, InstanceRow, QuarantineRow
@@ -46,6 +48,12 @@ def configuration(folder: Path, *, port: int | None = None, **changes: object) -
         ),
     }
     return Configuration(**{**sections, **changes})  # type: ignore[arg-type]
+
+
+def with_node(configuration: Configuration, **changes: object) -> Configuration:
+    """The same with other settings of the node."""
+    settings = NodeSettings(**{**configuration.node.model_dump(), **changes})
+    return configuration.model_copy(update={"node": settings})
 
 
 def destination_sections(pacs: Peer, **profile: object) -> dict[str, object]:
@@ -125,25 +133,58 @@ def receiver_thread(configuration: Configuration, *, name: str = "receiver") -> 
 _spawn = multiprocessing.get_context("spawn")
 
 
-def _serve_until_killed(configuration: Configuration, ready: Event) -> None:
-    serve_receiver(configuration, threading.Event(), ready=ready.set)
+def _serve_until_killed(
+    configuration: Configuration, front_door: FrontDoor | None, row: int, log: Path, ready: Event
+) -> None:
+    with log.open("a") as stream:
+        os.dup2(stream.fileno(), 2)
+    configure_logging(role="receiver")
+    serve_receiver(
+        configuration, threading.Event(), name=f"receiver-{row}", front_door=front_door, row=row, ready=ready.set
+    )
 
 
 class ReceiverProcess:
-    """A receiver in a process of its own, to be killed."""
+    """A receiver in a process of its own, to be killed.
 
-    def __init__(self, configuration: Configuration) -> None:
-        self.configuration = configuration
+    With a front door it shares the port with others, and the port stays open when it is killed.
+    """
+
+    def __init__(self, configuration: Configuration, front_door: FrontDoor | None = None, row: int = 0) -> None:
+        self.configuration, self._front_door, self._row = configuration, front_door, row
+        self.log = configuration.storage.directory.parent / f"receiver-{row}.log"
         self.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
 
     def start(self) -> None:
         ready = _spawn.Event()
-        self._process = _spawn.Process(target=_serve_until_killed, args=(self.configuration, ready))
+        arguments = (self.configuration, self._front_door, self._row, self.log, ready)
+        self._process = _spawn.Process(target=_serve_until_killed, args=arguments, daemon=True)
         self._process.start()
         assert ready.wait(60)
 
     def kill(self) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, signal.SIGKILL)
+        if self._process.is_alive():
+            os.kill(self.pid, signal.SIGKILL)
         self._process.join()
-        wait_until(lambda: not listening(self.configuration.node.port), seconds=5, what="the port is closed")
+        if self._front_door is None:
+            wait_until(lambda: not listening(self.configuration.node.port), seconds=5, what="the port is closed")
+
+
+@contextlib.contextmanager
+def shared_receivers(configuration: Configuration) -> Iterator[tuple[ReceiverProcess, ...]]:
+    """The receiver processes of a node, on one port."""
+    front_door = open_front_door(configuration)
+    receivers = [
+        ReceiverProcess(configuration, front_door, row) for row in range(configuration.node.receiver_processes)
+    ]
+    try:
+        yield tuple(receivers)
+    finally:
+        for receiver in receivers:
+            receiver.kill()
+        front_door.close()

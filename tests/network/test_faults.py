@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 from interop.dcmtk import storescu
 from interop.ports import wait_until
-from pydicom.uid import ExplicitVRLittleEndian
 
 import storage.ledger
-from dicom_node.config import Configuration, NodeSettings, Peer, StorageSettings
+from dicom_node.config import Configuration, Peer, StorageSettings
 from dicom_node.network.room import Room
 from dicom_node.network.sender import ScuSettings, echo, send_files
 from network.objects import data_set_bytes, mr_image, new_uid, save
@@ -30,7 +29,10 @@ from network.running_node import (
     RunningReceiver,
     configuration,
     receiver_thread,
+    shared_receivers,
+    with_node,
 )
+from network.wire import ASSOCIATE_AC, associate_request, connected
 from storage.ledger import open_ledger
 
 SETTINGS = ScuSettings(SCANNER, acse_timeout_s=10, response_timeout_s=60)
@@ -233,41 +235,35 @@ def test_killed_in_mid_receive_it_has_every_image_it_acknowledged(tmp_path: Path
         receiver.kill()
 
 
-def test_silent_and_half_finished_connections_do_not_hold_up_an_honest_scanner(tmp_path: Path) -> None:
-    node = configuration(tmp_path)
-    settings = NodeSettings(**{**node.node.model_dump(), "network_timeout_s": 2, "acse_timeout_s": 2})
-    node = node.model_copy(update={"node": settings})
-    with receiver_thread(node) as receiver:
-        probes = []
-        for number in range(60):
-            probe = socket.create_connection(("127.0.0.1", receiver.port))
-            # Nothing; three bytes of a PDU; a header that announces four gigabytes.
-            probe.sendall((b"", b"\x01\x00\x00", b"\x01\x00\xff\xff\xff\xff")[number % 3])
-            probes.append(probe)
-        assert send(receiver, *(save(mr_image(seed=seed), tmp_path) for seed in range(5))) == [0x0000] * 5
-        for probe in probes:
-            probe.settimeout(20)
-            # The receiver gives each of them up.
-            while probe.recv(100):
-                pass
-            probe.close()
-        threads = [thread for thread in threading.enumerate() if "AcceptorThread" in thread.name]
-        wait_until(lambda: not any(t.is_alive() for t in threads), seconds=10, what="their threads end")
-
-
 def test_receiver_processes_share_the_port_and_each_closes_only_its_own(tmp_path: Path) -> None:
-    node = configuration(tmp_path)
-    settings = NodeSettings(**{**node.node.model_dump(), "receiver_processes": 2})
-    node = node.model_copy(update={"node": settings})
+    node = with_node(configuration(tmp_path), receiver_processes=2)
     paths = [save(mr_image(seed=seed), tmp_path) for seed in range(4)]
-    with receiver_thread(node, name="receiver-0") as first:
-        with receiver_thread(node, name="receiver-1"):
-            for path in paths:
-                assert send(first, path) == [0x0000]
+    ledger = open_ledger(node.storage.database)
+    with shared_receivers(node) as (one, other):
+        running = RunningReceiver(node, ledger)
+        for path in paths:
+            assert send(running, path) == [0x0000]
+        other.kill()
         # The port stays open while one of them is left.
-        assert send(first, *paths) == [0x0000] * 4
-        assert len(first.instances()) == 4
-        assert {row.receiver.rpartition("/")[2] for row in first.associations()} <= {"receiver-0", "receiver-1"}
+        assert send(running, *paths) == [0x0000] * 4
+        one.kill()
+        assert len(running.instances()) == 4
+        assert {row.receiver.rpartition("/")[2] for row in running.associations()} <= {"receiver-0", "receiver-1"}
+    ledger.close()
+
+
+def test_a_killed_receiver_loses_no_connection_that_waits(tmp_path: Path) -> None:
+    node = with_node(configuration(tmp_path), receiver_processes=2)
+    with shared_receivers(node) as (one, other):
+        one.kill()
+        other.kill()
+        waiting = [connected(node.node.port) for _ in range(20)]
+        for connection in waiting:
+            connection.sendall(associate_request(SCANNER.encode(), NODE.encode()))
+        one.start()
+        for connection in waiting:
+            assert connection.recv(1) == ASSOCIATE_AC
+            connection.close()
 
 
 def test_the_reject_pdu_says_result_source_and_reason(tmp_path: Path) -> None:
@@ -280,22 +276,6 @@ def test_the_reject_pdu_says_result_source_and_reason(tmp_path: Path) -> None:
                 connection.sendall(associate_request(calling, called))
                 # PS3.8 table 9-21: type 03, length 4, reserved, result, source, reason.
                 assert connection.recv(100) == b"\x03\x00\x00\x00\x00\x04\x00" + expected
-
-
-def associate_request(calling: bytes, called: bytes) -> bytes:
-    """A-ASSOCIATE-RQ for C-ECHO (PS3.8 table 9-11)."""
-
-    def item(kind: int, value: bytes) -> bytes:
-        return bytes((kind, 0)) + len(value).to_bytes(2, "big") + value
-
-    application = item(0x10, b"1.2.840.10008.3.1.1.1")
-    context = item(
-        0x20,
-        b"\x01\x00\x00\x00" + item(0x30, b"1.2.840.10008.1.1") + item(0x40, ExplicitVRLittleEndian.encode("ascii")),
-    )
-    user = item(0x50, item(0x51, (16384).to_bytes(4, "big")) + item(0x52, b"1.2.3"))
-    body = b"\x00\x01\x00\x00" + called.ljust(16) + calling.ljust(16) + bytes(32) + application + context + user
-    return b"\x01\x00" + len(body).to_bytes(4, "big") + body
 
 
 @pytest.mark.parametrize("module", ["dicom_node.network.receiver", "dicom_node.deliver.deliver"])

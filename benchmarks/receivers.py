@@ -1,0 +1,31 @@
+"""The receiver processes of a configuration under a supervisor, and nothing else of the node: for benchmarks.
+
+python benchmarks/receivers.py CONFIGURATION.json
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from dicom_node.config import Configuration
+from dicom_node.network.front_door import open_front_door
+from dicom_node.node import receiver_roles
+from dicom_node.roles import RoleKeeper, stop_on_signals
+
+
+def main() -> None:
+    stop = stop_on_signals()
+    configuration = Configuration.model_validate_json(Path(sys.argv[1]).read_text())
+    front_door = open_front_door(configuration)
+    keeper = RoleKeeper(receiver_roles(configuration, front_door))
+    try:
+        while not stop.wait(0.1):
+            keeper.tend()
+    finally:
+        front_door.close()
+        keeper.stop(10)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What all receiver processes of a node share: the listening sockets and the count of open associations."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from dicom_node.config import Configuration
+from dicom_node.network.places import PlaceTable
+
+__all__ = ["FrontDoor", "listening_socket", "open_front_door"]
+
+BACKLOG = 512
+"""Connections that wait to be accepted; the kernel caps it at net.core.somaxconn."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontDoor:
+    """Opened once by the supervisor and handed to each receiver process in each of its lives.
+
+    A connection that no process has accepted yet waits in the socket's backlog, so a process that dies loses none.
+    """
+
+    plain: socket.socket
+    places: PlaceTable
+
+    def close(self) -> None:
+        """Close the sockets of this process; the port closes when the last process has done so."""
+        self.plain.close()
+
+
+def open_front_door(configuration: Configuration) -> FrontDoor:
+    """Listen on the ports of a node.
+
+    Raises
+    ------
+    OSError
+        A port is taken, or the address is not this machine's.
+    """
+    node = configuration.node
+    return FrontDoor(
+        listening_socket(node.address, node.port), PlaceTable(node.receiver_processes, configuration.peers)
+    )
+
+
+def listening_socket(address: str, port: int) -> socket.socket:
+    """A socket that listens; processes may share it, and connections wait in its backlog while none accepts.
+
+    Raises
+    ------
+    OSError
+        The address cannot be listened on.
+    """
+    family, _, _, _, where = socket.getaddrinfo(
+        address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+    )[0]
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(where)
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening

@@ -1,0 +1,90 @@
+"""Open associations of a node, counted over all its receiver processes."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import threading
+from collections.abc import Iterable, Sequence
+
+__all__ = ["PlaceTable", "Places"]
+
+_OPEN, _ARRIVING, _FIXED = 0, 1, 2
+
+
+class PlaceTable:
+    """Shared memory with one row a process; picklable into a process that is being spawned.
+
+    A row has one writer. It is set to zero when its process starts and when its supervisor sees it dead, so that a
+    killed process does not go on occupying places.
+
+    Parameters
+    ----------
+    processes
+        Number of rows.
+    peers
+        Names whose associations are counted apart.
+    """
+
+    def __init__(self, processes: int, peers: Iterable[str] = ()) -> None:
+        self.processes = processes
+        self.columns = {name: _FIXED + number for number, name in enumerate(sorted(peers))}
+        self._width = _FIXED + len(self.columns)
+        # Not shared by a lock: a process that is killed while it holds one would stop its siblings.
+        self._cells = multiprocessing.get_context("spawn").RawArray(ctypes.c_int32, processes * self._width)
+
+    def clear(self, row: int) -> None:
+        """Free all places of a process that is dead or starts."""
+        for column in range(self._width):
+            self.write(row, column, 0)
+
+    def read(self, row: int, column: int) -> int:
+        """One cell."""
+        return int(self._cells[row * self._width + column])
+
+    def write(self, row: int, column: int, value: int) -> None:
+        """Set one cell of one's own row."""
+        self._cells[row * self._width + column] = value
+
+    def total(self, peer: str | None = None) -> int:
+        """Open associations of a peer, or of all, in all processes."""
+        column = _OPEN if peer is None else self.columns[peer]
+        return sum(self.read(row, column) for row in range(self.processes))
+
+    def load(self, row: int) -> int:
+        """What a process has to serve: its associations, and connections that will be some in a moment."""
+        return self.read(row, _OPEN) + self.read(row, _ARRIVING)
+
+
+class Places:
+    """The row of one process, for that process."""
+
+    def __init__(self, table: PlaceTable, row: int) -> None:
+        self.table, self._row = table, row
+        self._lock = threading.Lock()
+        table.clear(row)
+
+    def enter(self, peers: Sequence[str] = ()) -> None:
+        """Count one more association, also for each of these peers.
+
+        Count first, then look whether there are too many: two processes that do so at once may both give up, but never
+        both go on.
+        """
+        self._add(peers, 1)
+
+    def leave(self, peers: Sequence[str] = ()) -> None:
+        """Count one association less."""
+        self._add(peers, -1)
+
+    def arriving(self, connections: int) -> None:
+        """Publish how many connections have come in just now and are not yet associations."""
+        self.table.write(self._row, _ARRIVING, connections)
+
+    def ahead(self) -> int:
+        """How much more this process has to serve than the one with the least."""
+        return self.table.load(self._row) - min(self.table.load(row) for row in range(self.table.processes))
+
+    def _add(self, peers: Sequence[str], change: int) -> None:
+        with self._lock:
+            for column in (_OPEN, *(self.table.columns[name] for name in peers)):
+                self.table.write(self._row, column, self.table.read(self._row, column) + change)
