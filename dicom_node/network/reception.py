@@ -38,7 +38,7 @@ from dicom_node.network.identity import InstanceIdentity, identify
 from dicom_node.network.room import Room
 from pipelines.cine.facts import frame_facts
 from storage.files import InstanceFiles, StoredFile
-from storage.instances import QuarantinedObject, ReceivedInstance, Reception, record_instance, record_quarantine
+from storage.instances import QuarantinedObject, ReceivedInstance, Reception, record_instances, record_quarantine
 from storage.ledger import Ledger, utc_now
 
 __all__ = ["InstanceReceiver", "StoreRequest", "StoreResponse"]
@@ -106,8 +106,8 @@ class InstanceReceiver:
         file = self.files.store(
             request.data, file_meta=_file_meta(request), transfer_syntax_uid=request.transfer_syntax_uid
         )
-        reception = record_instance(
-            self.ledger, _received(request, identity, file, frame_facts(dataset).to_json()), at=utc_now()
+        (reception,) = record_instances(
+            self.ledger, [_received(request, identity, file, frame_facts(dataset).to_json())], at=utc_now()
         )
         if reception is Reception.CONFLICT:
             what = "other bytes are held under this SOP Instance UID"

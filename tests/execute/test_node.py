@@ -14,7 +14,7 @@ from ledger_rows import NOW, an_instance, associate
 from dicom_node import node
 from dicom_node.config import Configuration, NodeSettings, StorageSettings
 from dicom_node.errors import NodeError, OutOfResourcesError
-from storage.instances import record_instance
+from storage.instances import record_instances
 from storage.jobs import studies_to_consider
 from storage.ledger import open_ledger
 
@@ -66,7 +66,7 @@ def test_start_up_closes_the_associations_of_receivers_that_are_no_longer_there(
     configuration = _configuration(tmp_path)
     ledger = open_ledger(configuration.storage.database)
     association = associate(ledger, f"NODE:{configuration.node.port}/receiver-7")
-    record_instance(ledger, an_instance(association, 1), at=NOW)
+    record_instances(ledger, [an_instance(association, 1)], at=NOW)
     assert studies_to_consider(ledger)[0].open_associations == 1
     node._prepare(configuration)
     assert studies_to_consider(ledger)[0].open_associations == 0
