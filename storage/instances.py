@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import Table, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from storage.ledger import Ledger, LedgerError, insert_if_absent, record_event
+from storage.ledger import Ledger, LedgerError, absent_insert, insert_if_absent, record_event
 from storage.schema import Association, AssociationStudy, InstanceRow, QuarantineRow, SeriesRow, StudyRow
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "close_abandoned_associations",
     "close_association",
     "open_association",
-    "record_instance",
+    "record_instances",
     "record_quarantine",
     "stored_digest",
 ]
@@ -134,123 +134,258 @@ def stored_digest(ledger: Ledger, sop_instance_uid: str) -> str | None:
         return session.scalar(select(InstanceRow.digest).where(InstanceRow.sop_instance_uid == sop_instance_uid))
 
 
-def record_instance(ledger: Ledger, instance: ReceivedInstance, *, at: dt.datetime) -> Reception:
-    """Take an instance into the record, in one commit; after it the sender may be told Success.
+def record_instances(ledger: Ledger, instances: Sequence[ReceivedInstance], *, at: dt.datetime) -> list[Reception]:
+    """Take instances into the record, in one commit; after it their senders may be told Success.
 
-    Safe under parallel associations of one study. An instance whose file was removed by retention counts as new when
-    it comes again.
+    The outcome is that of recording one after the other, duplicates and conflicts among them included. Safe under any
+    number of callers at once, in any processes. An instance whose file was removed by retention counts as new when it
+    comes again.
+
+    Returns
+    -------
+    list of Reception
+        One for each instance, in their order.
 
     Raises
     ------
     LedgerError
-        The association is not in the ledger.
+        An association is not in the ledger; nothing was recorded.
     """
-    with ledger.transaction() as session:
-        return _record(session, instance, at)
+    if not instances:
+        return []
+    try:
+        while True:
+            with ledger.engine.connect() as connection, connection.begin() as transaction:
+                receptions = _record(connection, instances, at)
+                if receptions is not None:
+                    return receptions
+                transaction.rollback()
+    except IntegrityError as error:
+        _check_associations(ledger, {one.association_id for one in instances}, error)
+        raise
 
 
-def record_instances(ledger, instances, *, at):
-    with ledger.transaction() as session:
-        return [_record(session, one, at) for one in instances]
+def _check_associations(ledger: Ledger, association_ids: set[str], error: IntegrityError) -> None:
+    with ledger.reading() as session:
+        opened = set(session.scalars(select(Association.id).where(Association.id.in_(association_ids))))
+    for association_id in sorted(association_ids - opened):
+        raise LedgerError(f"association {association_id} was never opened") from error
 
 
-def _record(session, instance, at):
-    if True:
-        held = _held(session, instance.sop_instance_uid)
-        if held is None:
-            study = _study(session, instance, at)
-            if study.last_association_id != instance.association_id:
-                _check_association(session, instance.association_id)
-            series_id = _series_id(session, study.id, instance)
-            if _insert_instance(session, series_id, instance, at):
-                _arrived(session, study, instance, at)
-                return Reception.NEW
-            held = _held(session, instance.sop_instance_uid)
-            assert held is not None
-        if held.digest != instance.digest:
-            record_event(
-                session,
-                "instance conflict",
-                instance.sop_instance_uid,
-                at=at,
-                correlation_id=instance.association_id,
-                study_id=held.series.study_id,
-                digest=instance.digest,
-            )
-            return Reception.CONFLICT
-        if held.removed_at is None:
-            # A sender that repeats a study is still in mid-association for it.
-            _link(session, held.series.study_id, instance.association_id)
-            return Reception.DUPLICATE
-        study = held.series.study
-        session.refresh(study, with_for_update={"key_share": True})
-        held = session.get_one(InstanceRow, held.id, populate_existing=True)
-        if held.removed_at is None:
-            _link(session, study.id, instance.association_id)
-            return Reception.DUPLICATE
-        held.removed_at = held.study_version = None
-        held.path, held.association_id, held.received_at = instance.path, instance.association_id, at
-        study.removed_at = None
-        _arrived(session, study, instance, at)
-        return Reception.NEW
+# What follows is what every image of a department waits for: no ORM, and, whatever their number, a few statements for
+# the instances of a study.
+#
+# On PostgreSQL nobody waits in a circle: the rows of studies are locked first, in the order of their UIDs, here and
+# wherever studies change; then instances are inserted in the order of theirs. FOR NO KEY UPDATE leaves the foreign
+# keys of others alone. SQLite has one writer.
 
+_ASSOCIATION_STUDY = cast(Table, AssociationStudy.__table__)
+_INSTANCE = cast(Table, InstanceRow.__table__)
+_SERIES = cast(Table, SeriesRow.__table__)
+_STUDY = cast(Table, StudyRow.__table__)
 
-def _held(session: Session, sop_instance_uid: str) -> InstanceRow | None:
-    return session.scalar(select(InstanceRow).where(InstanceRow.sop_instance_uid == sop_instance_uid))
-
-
-def _locked_study(session: Session, study_instance_uid: str) -> StudyRow | None:
-    # The row of a study is locked before any other, here and wherever a study changes, so that nobody waits in a
-    # circle; and with FOR NO KEY UPDATE, which leaves the foreign keys of others alone.
-    return session.scalar(
-        select(StudyRow).where(StudyRow.study_instance_uid == study_instance_uid).with_for_update(key_share=True)
+_HELD = (
+    select(
+        _INSTANCE.c.sop_instance_uid,
+        _INSTANCE.c.id,
+        _INSTANCE.c.digest,
+        _INSTANCE.c.removed_at,
+        _STUDY.c.id,
+        _STUDY.c.study_instance_uid,
     )
+    .join(_SERIES, _SERIES.c.id == _INSTANCE.c.series_id)
+    .join(_STUDY, _STUDY.c.id == _SERIES.c.study_id)
+    .where(_INSTANCE.c.sop_instance_uid.in_(bindparam("uids", expanding=True)))
+)
+_LOCKED_STUDY = (
+    select(_STUDY.c.id, _STUDY.c.study_instance_uid, _STUDY.c.last_association_id, _STUDY.c.removed_at)
+    .where(_STUDY.c.study_instance_uid == bindparam("uid"))
+    .with_for_update(key_share=True)
+)
+_KNOWN_SERIES = select(_SERIES.c.study_id, _SERIES.c.series_instance_uid, _SERIES.c.id).where(
+    _SERIES.c.study_id.in_(bindparam("studies", expanding=True)),
+    _SERIES.c.series_instance_uid.in_(bindparam("uids", expanding=True)),
+)
+_LINKED = select(_ASSOCIATION_STUDY.c.association_id).where(
+    _ASSOCIATION_STUDY.c.study_id == bindparam("study"),
+    _ASSOCIATION_STUDY.c.association_id.in_(bindparam("associations", expanding=True)),
+)
+_BRING_BACK = (
+    update(_INSTANCE)
+    .where(_INSTANCE.c.id == bindparam("held"))
+    .values(
+        path=bindparam("path"),
+        association_id=bindparam("association"),
+        received_at=bindparam("at"),
+        study_version=None,
+        removed_at=None,
+    )
+)
+_NOTE_ARRIVALS = (
+    update(_STUDY)
+    .where(_STUDY.c.id == bindparam("study"))
+    .values(last_association_id=bindparam("association"), last_received_at=bindparam("at"), removed_at=None)
+)
 
 
-def _study(session: Session, instance: ReceivedInstance, at: dt.datetime) -> StudyRow:
-    study = _locked_study(session, instance.study_instance_uid)
-    if study is not None:
-        return study
-    _check_association(session, instance.association_id)
-    insert_if_absent(
-        session,
-        cast(Table, StudyRow.__table__),
+class _Held(NamedTuple):
+    """An instance that the ledger holds."""
+
+    sop_instance_uid: str
+    id: int
+    digest: str
+    removed_at: dt.datetime | None
+    study_id: int
+    study_instance_uid: str
+
+
+@dataclass(slots=True)
+class _Study:
+    """A study that is locked to the end of the transaction, and what came for it."""
+
+    id: int
+    study_instance_uid: str
+    last_association_id: str
+    removed_at: dt.datetime | None
+    senders: set[str] = field(default_factory=set)
+    new_from: list[str] = field(default_factory=list)
+
+
+def _record(connection: Connection, instances: Sequence[ReceivedInstance], at: dt.datetime) -> list[Reception] | None:
+    """Record, or find (``None``) that another process just recorded one of them: to be rolled back and done again."""
+    held = _held(connection, {one.sop_instance_uid for one in instances})
+    first = {one.sop_instance_uid: one for one in reversed(instances)}
+    new = [first[uid] for uid in sorted(first.keys() - held.keys())]
+    again = {
+        one.sop_instance_uid
+        for one in instances
+        if one.sop_instance_uid in held and held[one.sop_instance_uid].digest == one.digest
+    }
+    studies = _locked_studies(
+        connection,
+        {held[uid].study_instance_uid: first[uid].association_id for uid in again}
+        | {one.study_instance_uid: one.association_id for one in new},
+        at,
+    )
+    if again:
+        # Retention may have removed them before their studies were locked, but not from here on.
+        held |= _held(connection, again)
+    if new and not _insert_instances(connection, new, studies, at):
+        return None
+    awaited = {one.sop_instance_uid for one in new} | {uid for uid in again if held[uid].removed_at is not None}
+    receptions = []
+    back = []
+    for one in instances:
+        uid = one.sop_instance_uid
+        row = held.get(uid)
+        kept = row or first[uid]
+        if one.digest != kept.digest:
+            study_id = studies[kept.study_instance_uid].id if row is None else row.study_id
+            _record_conflict(connection, one, study_id, at)
+            receptions.append(Reception.CONFLICT)
+            continue
+        study = studies[kept.study_instance_uid]
+        # A sender that repeats a study is in mid-association for it too.
+        study.senders.add(one.association_id)
+        if uid not in awaited:
+            receptions.append(Reception.DUPLICATE)
+            continue
+        awaited.remove(uid)
+        study.new_from.append(one.association_id)
+        receptions.append(Reception.NEW)
+        if row is not None:
+            back.append({"held": row.id, "path": one.path, "association": one.association_id, "at": at})
+    if back:
+        connection.execute(_BRING_BACK, back)
+    for study in studies.values():
+        _link(connection, study, at)
+        _note_arrivals(connection, study, at)
+    return receptions
+
+
+def _held(connection: Connection, uids: set[str]) -> dict[str, _Held]:
+    return {row.sop_instance_uid: _Held(*row) for row in connection.execute(_HELD, {"uids": list(uids)})}
+
+
+def _locked_studies(connection: Connection, association_of: Mapping[str, str], at: dt.datetime) -> dict[str, _Study]:
+    return {uid: _locked_study(connection, uid, association_of[uid], at) for uid in sorted(association_of)}
+
+
+def _locked_study(connection: Connection, uid: str, association_id: str, at: dt.datetime) -> _Study:
+    row = connection.execute(_LOCKED_STUDY, {"uid": uid}).one_or_none()
+    if row is not None:
+        return _Study(*row)
+    created = insert_if_absent(
+        connection,
+        _STUDY,
         {
-            "study_instance_uid": instance.study_instance_uid,
+            "study_instance_uid": uid,
             "version": 0,
             "first_received_at": at,
             "last_received_at": at,
-            "last_association_id": instance.association_id,
+            "last_association_id": association_id,
         },
     )
-    study = _locked_study(session, instance.study_instance_uid)
-    assert study is not None
-    _link(session, study.id, instance.association_id)
+    study = _Study(*connection.execute(_LOCKED_STUDY, {"uid": uid}).one())
+    if created:
+        _insert_link(connection, study, association_id, at)
     return study
 
 
-def _series_id(session: Session, study_id: int, instance: ReceivedInstance) -> int:
-    known = select(SeriesRow.id).where(
-        SeriesRow.study_id == study_id, SeriesRow.series_instance_uid == instance.series_instance_uid
+def _insert_instances(
+    connection: Connection, new: Sequence[ReceivedInstance], studies: Mapping[str, _Study], at: dt.datetime
+) -> bool:
+    """Insert instances that are in no series yet; false when one of them is by now."""
+    series_ids = _series_ids(connection, new, studies)
+    result = connection.execute(
+        absent_insert(connection.dialect.name, _INSTANCE),
+        [
+            {
+                "series_id": series_ids[studies[one.study_instance_uid].id, one.series_instance_uid],
+                "sop_instance_uid": one.sop_instance_uid,
+                "sop_class_uid": one.sop_class_uid,
+                "transfer_syntax_uid": one.transfer_syntax_uid,
+                "digest": one.digest,
+                "path": one.path,
+                "size": one.size,
+                "association_id": one.association_id,
+                "received_at": at,
+                "facts": dict(one.facts),
+            }
+            for one in new
+        ],
+        execution_options={"preserve_rowcount": True},
     )
-    series_id = session.scalar(known)
-    if series_id is not None:
-        return series_id
-    insert_if_absent(
-        session,
-        cast(Table, SeriesRow.__table__),
-        {
-            "study_id": study_id,
-            "series_instance_uid": instance.series_instance_uid,
-            "calling_ae_title": instance.calling_ae_title,
-            "modality": _text(instance.modality, 16),
-            "series_description": _text(instance.series_description, 64),
-            "study_description": _text(instance.study_description, 64),
-            "manufacturer": _text(instance.manufacturer, 64),
-            "body_part_examined": _text(instance.body_part_examined, 16),
-        },
+    return bool(result.rowcount == len(new))
+
+
+def _series_ids(
+    connection: Connection, new: Sequence[ReceivedInstance], studies: Mapping[str, _Study]
+) -> dict[tuple[int, str], int]:
+    wanted = {(studies[one.study_instance_uid].id, one.series_instance_uid): one for one in new}
+    rows = connection.execute(
+        _KNOWN_SERIES, {"studies": [study for study, _ in wanted], "uids": [uid for _, uid in wanted]}
     )
-    return session.scalars(known).one()
+    ids = {(row.study_id, row.series_instance_uid): row.id for row in rows}
+    for key in wanted.keys() - ids.keys():
+        # Whoever adds a series to a study holds the lock on it.
+        ids[key] = connection.execute(
+            insert(_SERIES).returning(_SERIES.c.id), _series_values(key[0], wanted[key])
+        ).scalar_one()
+    return ids
+
+
+def _series_values(study_id: int, one: ReceivedInstance) -> dict[str, Any]:
+    return {
+        "study_id": study_id,
+        "series_instance_uid": one.series_instance_uid,
+        "calling_ae_title": one.calling_ae_title,
+        "modality": _text(one.modality, 16),
+        "series_description": _text(one.series_description, 64),
+        "study_description": _text(one.study_description, 64),
+        "manufacturer": _text(one.manufacturer, 64),
+        "body_part_examined": _text(one.body_part_examined, 16),
+    }
 
 
 def _text(value: str, length: int) -> str:
@@ -258,52 +393,46 @@ def _text(value: str, length: int) -> str:
     return value.replace("\0", "").strip()[:length]
 
 
-def _insert_instance(session: Session, series_id: int, instance: ReceivedInstance, at: dt.datetime) -> bool:
-    return insert_if_absent(
-        session,
-        cast(Table, InstanceRow.__table__),
-        {
-            "series_id": series_id,
-            "sop_instance_uid": instance.sop_instance_uid,
-            "sop_class_uid": instance.sop_class_uid,
-            "transfer_syntax_uid": instance.transfer_syntax_uid,
-            "digest": instance.digest,
-            "path": instance.path,
-            "size": instance.size,
-            "association_id": instance.association_id,
-            "received_at": at,
-            "facts": dict(instance.facts),
-        },
-    )
+def _link(connection: Connection, study: _Study, at: dt.datetime) -> None:
+    # The last association of a study is linked to it: most images follow one of the same association.
+    unsure = study.senders - {study.last_association_id}
+    if not unsure:
+        return
+    linked = connection.scalars(_LINKED, {"study": study.id, "associations": sorted(unsure)})
+    for association_id in sorted(unsure.difference(linked)):
+        _insert_link(connection, study, association_id, at)
 
 
-def _link(session: Session, study_id: int, association_id: str) -> None:
-    _check_association(session, association_id)
-    insert_if_absent(
-        session,
-        cast(Table, AssociationStudy.__table__),
-        {"association_id": association_id, "study_id": study_id},
-    )
-
-
-def _check_association(session: Session, association_id: str) -> None:
-    if session.get(Association, association_id) is None:
-        raise LedgerError(f"association {association_id} was never opened")
-
-
-def _arrived(session: Session, study: StudyRow, instance: ReceivedInstance, at: dt.datetime) -> None:
-    study.last_received_at = max(study.last_received_at, at)
-    if study.last_association_id != instance.association_id:
-        # Else the study's row says that the two are linked: most images follow one of the same association.
-        _link(session, study.id, instance.association_id)
-        study.last_association_id = instance.association_id
+def _insert_link(connection: Connection, study: _Study, association_id: str, at: dt.datetime) -> None:
+    connection.execute(insert(_ASSOCIATION_STUDY), {"association_id": association_id, "study_id": study.id})
+    # Not one an image: the table of events would outgrow that of the instances, which tell the rest.
     record_event(
-        session,
-        "instance received",
-        instance.sop_instance_uid,
+        connection,
+        "reception started",
+        study.study_instance_uid,
         at=at,
-        correlation_id=instance.association_id,
+        correlation_id=association_id,
         study_id=study.id,
+    )
+
+
+def _note_arrivals(connection: Connection, study: _Study, at: dt.datetime) -> None:
+    last = study.last_association_id
+    if study.new_from and (study.removed_at is not None or last not in study.new_from):
+        if last not in study.new_from:
+            last = study.new_from[-1]
+        connection.execute(_NOTE_ARRIVALS, {"study": study.id, "association": last, "at": at})
+
+
+def _record_conflict(connection: Connection, one: ReceivedInstance, study_id: int, at: dt.datetime) -> None:
+    record_event(
+        connection,
+        "instance conflict",
+        one.sop_instance_uid,
+        at=at,
+        correlation_id=one.association_id,
+        study_id=study_id,
+        digest=one.digest,
     )
 
 

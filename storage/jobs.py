@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -140,7 +140,7 @@ def studies_to_consider(ledger: Ledger) -> tuple[WaitingStudy, ...]:
     """Studies that hold instances newer than their last version."""
     with ledger.reading() as session:
         waiting = session.execute(
-            select(StudyRow, func.count(InstanceRow.id))
+            select(StudyRow, func.count(InstanceRow.id), func.max(InstanceRow.received_at))
             .join(SeriesRow, SeriesRow.study_id == StudyRow.id)
             .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
             .where(InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None))
@@ -152,10 +152,10 @@ def studies_to_consider(ledger: Ledger) -> tuple[WaitingStudy, ...]:
                 study.study_instance_uid,
                 study.version,
                 count,
-                study.last_received_at,
+                last_received_at,
                 _open_associations(session, study.id),
             )
-            for study, count in waiting
+            for study, count, last_received_at in waiting
         )
 
 
@@ -200,25 +200,24 @@ def study_contents(ledger: Ledger, study_instance_uid: str) -> StudyContents:
             )
             for row in study.series
         )
+        arrivals = sorted(
+            instance.received_at
+            for row in study.series
+            for instance in row.instances
+            if instance.study_version is None and instance.removed_at is None
+        )
         return StudyContents(
             study.study_instance_uid,
             study.version,
             sum(len(one.facts) for one in series),
-            study.last_received_at,
-            _longest_pause_s(
-                instance.received_at
-                for row in study.series
-                for instance in row.instances
-                if instance.study_version is None and instance.removed_at is None
-            ),
+            max([study.last_received_at, *arrivals[-1:]]),
+            _longest_pause_s(arrivals),
             series,
         )
 
 
-def _longest_pause_s(arrivals: Iterable[dt.datetime]) -> float:
-    return max(
-        ((after - before).total_seconds() for before, after in itertools.pairwise(sorted(arrivals))), default=0.0
-    )
+def _longest_pause_s(arrivals: Sequence[dt.datetime]) -> float:
+    return max(((after - before).total_seconds() for before, after in itertools.pairwise(arrivals)), default=0.0)
 
 
 def create_jobs(
@@ -262,6 +261,7 @@ def create_jobs(
         for instance, _ in present:
             if instance.study_version is None:
                 instance.study_version = row.version
+        row.last_received_at = max(row.last_received_at, *(instance.received_at for instance, _ in present))
         record_event(
             session,
             "study complete",

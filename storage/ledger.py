@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
@@ -18,7 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from storage.migrate import MigrationError, migrate_to_head
 from storage.schema import EventRow
 
-__all__ = ["Ledger", "LedgerError", "insert_if_absent", "open_ledger", "record_event", "utc_now"]
+__all__ = ["Ledger", "LedgerError", "absent_insert", "insert_if_absent", "open_ledger", "record_event", "utc_now"]
 
 BUSY_TIMEOUT_S = 30.0
 
@@ -122,7 +123,14 @@ def _sqlite_engine(url: URL, *, durable: bool) -> Engine:
     return engine
 
 
-def insert_if_absent(session: Session, table: Table, values: dict[str, Any]) -> bool:
+@functools.cache
+def absent_insert(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Statement that inserts rows and skips those that a unique constraint already holds."""
+    insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    return insert.on_conflict_do_nothing()
+
+
+def insert_if_absent(session: Session | Connection, table: Table, values: dict[str, Any]) -> bool:
     """Insert a row unless a unique constraint already holds one, however many others try the same at once.
 
     Returns
@@ -131,14 +139,13 @@ def insert_if_absent(session: Session, table: Table, values: dict[str, Any]) -> 
         Whether the row is new.
     """
     # Several associations send one study: its first objects race for the study's and the series' rows.
-    dialect = session.get_bind().dialect.name
-    insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-    statement = insert.values(values).on_conflict_do_nothing().returning(*table.primary_key.columns)
-    return session.execute(statement).first() is not None
+    bind = session.get_bind() if isinstance(session, Session) else session
+    statement = absent_insert(bind.dialect.name, table).returning(*table.primary_key.columns)
+    return session.execute(statement, values).first() is not None
 
 
 def record_event(
-    session: Session,
+    session: Session | Connection,
     kind: str,
     subject: str,
     *,
@@ -148,13 +155,14 @@ def record_event(
     **detail: Any,
 ) -> None:
     """Add the event row of the transition that this transaction makes."""
-    session.add(
-        EventRow(
-            at=at,
-            correlation_id=correlation_id,
-            study_id=study_id,
-            kind=kind,
-            subject=subject[:128],
-            detail=detail,
-        )
+    session.execute(
+        insert(cast(Table, EventRow.__table__)),
+        {
+            "at": at,
+            "correlation_id": correlation_id,
+            "study_id": study_id,
+            "kind": kind,
+            "subject": subject[:128],
+            "detail": detail,
+        },
     )

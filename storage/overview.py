@@ -181,7 +181,20 @@ def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
             or 0,
             deliveries=dict(deliveries.all()),
             quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
-            last_received_at=session.scalar(select(func.max(StudyRow.last_received_at))),
+            last_received_at=max(
+                filter(
+                    None,
+                    (
+                        session.scalar(select(func.max(StudyRow.last_received_at))),
+                        session.scalar(
+                            select(func.max(InstanceRow.received_at)).where(
+                                InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None)
+                            )
+                        ),
+                    ),
+                ),
+                default=None,
+            ),
             last_committed_at=session.scalar(select(func.max(DeliveryRow.committed_at))),
         )
 
@@ -205,8 +218,8 @@ def study_overviews(
             raise LedgerError(f"no study {study_instance_uid} in the ledger")
         ids = [study.id for study in studies]
         held = {
-            study_id: (series, instances, waiting)
-            for study_id, series, instances, waiting in session.execute(
+            study_id: (series, instances, waiting, last_received_at)
+            for study_id, series, instances, waiting, last_received_at in session.execute(
                 select(
                     SeriesRow.study_id,
                     func.count(SeriesRow.id.distinct()),
@@ -214,6 +227,7 @@ def study_overviews(
                     func.count(InstanceRow.id).filter(
                         InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None)
                     ),
+                    func.max(InstanceRow.received_at),
                 )
                 .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
                 .where(SeriesRow.study_id.in_(ids))
@@ -249,7 +263,7 @@ def study_overviews(
                 study_instance_uid=study.study_instance_uid,
                 version=study.version,
                 first_received_at=study.first_received_at,
-                last_received_at=study.last_received_at,
+                last_received_at=max(study.last_received_at, held[study.id][3]),
                 removed_at=study.removed_at,
                 series=held[study.id][0],
                 instances=held[study.id][1],
@@ -358,21 +372,13 @@ def quarantine_overviews(ledger: Ledger, *, limit: int = 100) -> tuple[Quarantin
         )
 
 
-def events_of_study(
-    ledger: Ledger, study_instance_uid: str, *, without: Sequence[str] = (), limit: int = 1000
-) -> tuple[Event, ...]:
-    """The latest events of a study, in the order they happened.
-
-    Parameters
-    ----------
-    without
-        Kinds to leave out; ``instance received`` comes once an instance.
-    """
+def events_of_study(ledger: Ledger, study_instance_uid: str, *, limit: int = 1000) -> tuple[Event, ...]:
+    """The latest events of a study, in the order they happened."""
     with ledger.reading() as session:
         rows = session.scalars(
             select(EventRow)
             .join(StudyRow, StudyRow.id == EventRow.study_id)
-            .where(StudyRow.study_instance_uid == study_instance_uid, EventRow.kind.not_in(without))
+            .where(StudyRow.study_instance_uid == study_instance_uid)
             .order_by(EventRow.id.desc())
             .limit(limit)
         ).all()

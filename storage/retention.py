@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import Select, delete, exists, func, select, update
 
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, record_event
@@ -60,39 +60,41 @@ def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime)
         DeliveryRow.result_id == ResultRow.id,
         ~func.coalesce(committed, False),
     )
+    finished = select(StudyRow.id, StudyRow.study_instance_uid).where(
+        StudyRow.removed_at.is_(None), StudyRow.last_received_at < before, ~waiting, ~sending, ~working, ~delivering
+    )
+    with ledger.reading() as session:
+        studies = session.execute(finished).all()
+    # One transaction a study: scanners wait for each.
+    return tuple(uid for study_id, uid in studies if _expire_study(ledger, finished, study_id, now))
+
+
+def _expire_study(ledger: Ledger, finished: Select[int, str], study_id: int, now: dt.datetime) -> bool:
     with ledger.transaction() as session:
-        studies = session.scalars(
-            select(StudyRow)
+        # Locked before it is looked at: what came or joined until then is seen.
+        session.execute(select(StudyRow.id).where(StudyRow.id == study_id).with_for_update(key_share=True))
+        study = session.execute(finished.where(StudyRow.id == study_id)).one_or_none()
+        if study is None:
+            return False
+        session.execute(update(StudyRow).where(StudyRow.id == study_id).values(removed_at=now))
+        session.execute(
+            update(InstanceRow)
             .where(
-                StudyRow.removed_at.is_(None),
-                StudyRow.last_received_at < before,
-                ~waiting,
-                ~sending,
-                ~working,
-                ~delivering,
+                InstanceRow.series_id.in_(select(SeriesRow.id).where(SeriesRow.study_id == study_id)),
+                InstanceRow.removed_at.is_(None),
             )
-            .with_for_update(key_share=True)
-        ).all()
-        for study in studies:
-            study.removed_at = now
-            session.execute(
-                update(InstanceRow)
-                .where(
-                    InstanceRow.series_id.in_(select(SeriesRow.id).where(SeriesRow.study_id == study.id)),
-                    InstanceRow.removed_at.is_(None),
-                )
-                .values(removed_at=now)
+            .values(removed_at=now)
+        )
+        session.execute(
+            update(ResultRow)
+            .where(
+                ResultRow.job_id.in_(select(JobRow.id).where(JobRow.study_id == study_id)),
+                ResultRow.removed_at.is_(None),
             )
-            session.execute(
-                update(ResultRow)
-                .where(
-                    ResultRow.job_id.in_(select(JobRow.id).where(JobRow.study_id == study.id)),
-                    ResultRow.removed_at.is_(None),
-                )
-                .values(removed_at=now)
-            )
-            record_event(session, "study removed", study.study_instance_uid, at=now, study_id=study.id)
-        return tuple(study.study_instance_uid for study in studies)
+            .values(removed_at=now)
+        )
+        record_event(session, "study removed", study.study_instance_uid, at=now, study_id=study_id)
+        return True
 
 
 def expire_quarantine(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> int:

@@ -140,6 +140,7 @@ class StudyRow(Base):
     """How often the study was taken as complete; 0 before the first time."""
     first_received_at: Mapped[dt.datetime]
     last_received_at: Mapped[dt.datetime] = mapped_column(index=True)
+    """As of its last version; instances that wait since then have times of their own."""
     last_association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
     removed_at: Mapped[dt.datetime | None]
     """When its instance files were removed by retention."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from storage.instances import ReceivedInstance, close_association, open_association, record_instance
+from storage.instances import ReceivedInstance, close_association, open_association, record_instances
 from storage.jobs import ResultRecord, RoutedJob, create_jobs, study_contents
 from storage.ledger import Ledger
 
@@ -68,7 +68,7 @@ def receive_and_schedule(
     """Receive a study of one series in one association, and schedule it by one route."""
     association = associate(ledger, at=at)
     for number in range(count):
-        record_instance(ledger, an_instance(association, number, study=study, series=f"{study}.1"), at=at)
+        record_instances(ledger, [an_instance(association, number, study=study, series=f"{study}.1")], at=at)
     close_association(ledger, association, outcome="released", at=at)
     created = create_jobs(
         ledger, study_contents(ledger, study), [routed or route(series=(f"{study}.1",))], reason="test", now=at

@@ -199,7 +199,7 @@ def explain(
     with opened(configuration) as ledger:
         description = describe(ledger, configuration, study, now=utc_now())
         overview = study_overviews(ledger, study_instance_uid=study)[0]
-        events = events_of_study(ledger, study, without=("instance received",))
+        events = events_of_study(ledger, study)
     if as_json:
         print_json({"study": overview, "decision": description, "events": events})
         return

@@ -27,7 +27,7 @@ from dicom_node.execute.local import serve_executor, threads_per_slot
 from dicom_node.results.uids import derive_uid
 from dicom_node.roles import RoleContext
 from storage.files import InstanceFiles
-from storage.instances import ReceivedInstance, close_association, record_instance
+from storage.instances import ReceivedInstance, close_association, record_instances
 from storage.jobs import RoutedJob, create_jobs, study_contents
 from storage.ledger import Ledger, open_ledger
 from storage.overview import JobOverview, delivery_overviews, events_of_study, job_overviews
@@ -64,7 +64,7 @@ def _receive_cine(ledger: Ledger, configuration: Configuration, folder: Path, *,
         row = an_instance(association, number, study=STUDY, series=SERIES)
         fields = {name: getattr(row, name) for name in row.__slots__}
         fields |= {"digest": stored.digest, "path": str(stored.path)}
-        record_instance(ledger, ReceivedInstance(**fields), at=NOW)
+        record_instances(ledger, [ReceivedInstance(**fields)], at=NOW)
     close_association(ledger, association, outcome="released", at=NOW)
     routed = RoutedJob(route, (SERIES,), priority=50, deadline_s=600, maximum_attempts=2)
     assert create_jobs(ledger, study_contents(ledger, STUDY), [routed], reason="test", now=NOW) == (1,)

@@ -15,7 +15,7 @@ from dicom_node import node
 from dicom_node.config import Configuration, NodeSettings, StorageSettings
 from dicom_node.errors import NodeError, OutOfResourcesError
 from dicom_node.network.front_door import open_front_door
-from storage.instances import record_instance
+from storage.instances import record_instances
 from storage.jobs import studies_to_consider
 from storage.ledger import open_ledger
 
@@ -67,7 +67,7 @@ def test_start_up_closes_the_associations_of_receivers_that_are_no_longer_there(
     configuration = _configuration(tmp_path)
     ledger = open_ledger(configuration.storage.database)
     association = associate(ledger, f"NODE:{configuration.node.port}/receiver-7")
-    record_instance(ledger, an_instance(association, 1), at=NOW)
+    record_instances(ledger, [an_instance(association, 1)], at=NOW)
     assert studies_to_consider(ledger)[0].open_associations == 1
     node._prepare(configuration)
     assert studies_to_consider(ledger)[0].open_associations == 0

@@ -15,7 +15,7 @@ from dicom_node.schedule.scheduler import StudyScheduler
 from dicom_node.schedule.study import describe
 from pipelines.cine.facts import InstanceFacts, PlaneFacts
 from pipelines.cine.views import LONG_AXIS
-from storage.instances import ReceivedInstance, close_association, record_instance
+from storage.instances import ReceivedInstance, close_association, record_instances
 from storage.jobs import SeriesSummary, StudyContents, claim_job
 from storage.ledger import Ledger, LedgerError, open_ledger
 from storage.overview import events_of_study, job_overviews
@@ -120,7 +120,7 @@ def _receive(ledger: Ledger, association: str, facts: list[InstanceFacts], at: d
         row = an_instance(association, hash(one.sop_instance_uid) % 10**12)
         fields = {name: getattr(row, name) for name in row.__slots__}
         fields |= {"sop_instance_uid": one.sop_instance_uid, "facts": one.to_json()}
-        record_instance(ledger, ReceivedInstance(**fields), at=at)
+        record_instances(ledger, [ReceivedInstance(**fields)], at=at)
 
 
 def test_a_study_is_scheduled_once_it_is_complete_and_again_when_more_comes(ledger: Ledger) -> None:
@@ -164,10 +164,10 @@ def test_what_no_route_takes_is_closed_without_a_job_and_with_a_word(ledger: Led
 def test_a_study_with_unreadable_facts_does_not_hold_up_the_others(ledger: Ledger) -> None:
     association = associate(ledger)
     row = an_instance(association, 1, study="6.6", series="6.6.1")
-    record_instance(ledger, row, at=NOW)
+    record_instances(ledger, [row], at=NOW)
     fields = {name: getattr(row, name) for name in row.__slots__}
     fields |= {"study_instance_uid": "5.5", "sop_instance_uid": "5.5.1", "facts": {"planes": "?"}}
-    record_instance(ledger, ReceivedInstance(**fields), at=NOW)
+    record_instances(ledger, [ReceivedInstance(**fields)], at=NOW)
     _receive(ledger, association, _stack(3), NOW)
     close_association(ledger, association, outcome="released", at=NOW)
     scheduler = StudyScheduler(ledger, CONFIGURATION)

@@ -13,7 +13,7 @@ from storage.instances import (
     Reception,
     close_abandoned_associations,
     close_association,
-    record_instance,
+    record_instances,
     record_quarantine,
     stored_digest,
 )
@@ -25,9 +25,9 @@ from storage.schema import Association, InstanceRow, SeriesRow, StudyRow
 
 def test_a_new_instance_is_recorded_with_its_event(ledger: Ledger) -> None:
     association = associate(ledger)
-    assert record_instance(ledger, an_instance(association, 1), at=NOW) is Reception.NEW
+    assert record_instances(ledger, [an_instance(association, 1)], at=NOW) == [Reception.NEW]
     (event,) = events_of_study(ledger, "1.2.3")
-    assert (event.kind, event.correlation_id, event.subject) == ("instance received", association, "1.2.3.1.1")
+    assert (event.kind, event.correlation_id, event.subject) == ("reception started", association, "1.2.3")
     (series,) = study_contents(ledger, "1.2.3").series
     assert series.series_description == "cine SAX"  # padding NUL stripped
     assert series.facts == ({"planes": []},)
@@ -35,8 +35,8 @@ def test_a_new_instance_is_recorded_with_its_event(ledger: Ledger) -> None:
 
 def test_same_bytes_again_are_a_duplicate_and_nothing_new(ledger: Ledger) -> None:
     association = associate(ledger)
-    record_instance(ledger, an_instance(association, 1), at=NOW)
-    assert record_instance(ledger, an_instance(association, 1), at=NOW) is Reception.DUPLICATE
+    record_instances(ledger, [an_instance(association, 1)], at=NOW)
+    assert record_instances(ledger, [an_instance(association, 1)], at=NOW) == [Reception.DUPLICATE]
     assert len(events_of_study(ledger, "1.2.3")) == 1
     assert study_contents(ledger, "1.2.3").instances == 1
 
@@ -44,32 +44,32 @@ def test_same_bytes_again_are_a_duplicate_and_nothing_new(ledger: Ledger) -> Non
 def test_other_bytes_under_a_known_uid_are_a_conflict_and_the_first_is_kept(ledger: Ledger) -> None:
     association = associate(ledger)
     first = an_instance(association, 1)
-    record_instance(ledger, first, at=NOW)
-    assert record_instance(ledger, an_instance(association, 1, digest="f" * 64), at=NOW) is Reception.CONFLICT
+    record_instances(ledger, [first], at=NOW)
+    assert record_instances(ledger, [an_instance(association, 1, digest="f" * 64)], at=NOW) == [Reception.CONFLICT]
     assert stored_digest(ledger, first.sop_instance_uid) == first.digest
     assert stored_digest(ledger, "9.9") is None
 
 
 def test_same_sop_instance_uid_in_another_series_is_a_conflict(ledger: Ledger) -> None:
     association = associate(ledger)
-    record_instance(ledger, an_instance(association, 1), at=NOW)
+    record_instances(ledger, [an_instance(association, 1)], at=NOW)
     stranger = an_instance(association, 1, digest="e" * 64)
     moved = type(stranger)(
         **{name: getattr(stranger, name) for name in stranger.__slots__} | {"series_instance_uid": "7.7"}
     )
-    assert record_instance(ledger, moved, at=NOW) is Reception.CONFLICT
+    assert record_instances(ledger, [moved], at=NOW) == [Reception.CONFLICT]
 
 
 def test_one_series_uid_in_two_studies_is_two_series(ledger: Ledger) -> None:
     association = associate(ledger)
-    record_instance(ledger, an_instance(association, 1, study="1.1", series="5.5"), at=NOW)
-    record_instance(ledger, an_instance(association, 2, study="1.2", series="5.5"), at=NOW)
+    record_instances(ledger, [an_instance(association, 1, study="1.1", series="5.5")], at=NOW)
+    record_instances(ledger, [an_instance(association, 2, study="1.2", series="5.5")], at=NOW)
     assert study_contents(ledger, "1.1").instances == study_contents(ledger, "1.2").instances == 1
 
 
 def test_an_association_that_was_never_opened_is_refused(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="never opened"):
-        record_instance(ledger, an_instance("0" * 32, 1), at=NOW)
+        record_instances(ledger, [an_instance("0" * 32, 1)], at=NOW)
 
 
 def test_parallel_associations_that_send_one_study_race_safely(ledger: Ledger) -> None:
@@ -80,11 +80,12 @@ def test_parallel_associations_that_send_one_study_race_safely(ledger: Ledger) -
         def send(association: str, study: str = study) -> list[Reception]:
             # Each sends the same six instances of three series, each of them twice.
             return [
-                record_instance(
-                    ledger, an_instance(association, number, study=study, series=f"{study}.{number % 3}"), at=NOW
-                )
+                reception
                 for number in range(6)
                 for _ in range(2)
+                for reception in record_instances(
+                    ledger, [an_instance(association, number, study=study, series=f"{study}.{number % 3}")], at=NOW
+                )
             ]
 
         with concurrent.futures.ThreadPoolExecutor(4) as pool:

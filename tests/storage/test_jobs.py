@@ -9,7 +9,7 @@ import pytest
 from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule, route
 
 from storage.deliveries import claim_deliveries
-from storage.instances import close_association, record_instance
+from storage.instances import close_association, record_instances
 from storage.jobs import (
     DEATHS_PER_ATTEMPT,
     claim_job,
@@ -37,7 +37,7 @@ def _states(ledger: Ledger) -> list[JobState]:
 
 def test_no_job_is_made_while_an_association_is_open(ledger: Ledger) -> None:
     association = associate(ledger)
-    record_instance(ledger, an_instance(association, 1), at=NOW)
+    record_instances(ledger, [an_instance(association, 1)], at=NOW)
     contents = study_contents(ledger, "1.2.3")
     assert create_jobs(ledger, contents, [route()], reason="quiet", now=NOW) is None
     close_association(ledger, association, outcome="released", at=NOW)
@@ -46,18 +46,18 @@ def test_no_job_is_made_while_an_association_is_open(ledger: Ledger) -> None:
 
 def test_a_duplicate_holds_the_study_in_mid_association(ledger: Ledger) -> None:
     first, second = associate(ledger), associate(ledger)
-    record_instance(ledger, an_instance(first, 1), at=NOW)
+    record_instances(ledger, [an_instance(first, 1)], at=NOW)
     close_association(ledger, first, outcome="released", at=NOW)
-    record_instance(ledger, an_instance(second, 1), at=NOW)
+    record_instances(ledger, [an_instance(second, 1)], at=NOW)
     (waiting,) = studies_to_consider(ledger)
     assert waiting.open_associations == 1
 
 
 def test_no_job_is_made_of_a_study_that_changed_since_it_was_seen(ledger: Ledger) -> None:
     association = associate(ledger)
-    record_instance(ledger, an_instance(association, 1), at=NOW)
+    record_instances(ledger, [an_instance(association, 1)], at=NOW)
     seen = study_contents(ledger, "1.2.3")
-    record_instance(ledger, an_instance(association, 2), at=NOW)
+    record_instances(ledger, [an_instance(association, 2)], at=NOW)
     close_association(ledger, association, outcome="released", at=NOW)
     assert create_jobs(ledger, seen, [route()], reason="quiet", now=NOW) is None
     (waiting,) = studies_to_consider(ledger)
@@ -91,7 +91,7 @@ def test_an_earlier_version_that_is_given_back_does_not_run_after_the_later_one(
 def test_a_job_reads_its_version_and_not_what_came_later(ledger: Ledger) -> None:
     receive_and_schedule(ledger, count=2)
     association = associate(ledger)
-    record_instance(ledger, an_instance(association, 9), at=LATER)
+    record_instances(ledger, [an_instance(association, 9)], at=LATER)
     job = claim_job(ledger, "w", LATER, 60)
     assert job is not None
     assert len(job.paths) == 2
@@ -100,7 +100,7 @@ def test_a_job_reads_its_version_and_not_what_came_later(ledger: Ledger) -> None
 def test_a_late_arrival_outside_the_route_makes_a_version_but_no_job(ledger: Ledger) -> None:
     receive_and_schedule(ledger, count=2)
     association = associate(ledger)
-    record_instance(ledger, an_instance(association, 9, series="8.8"), at=LATER)
+    record_instances(ledger, [an_instance(association, 9, series="8.8")], at=LATER)
     close_association(ledger, association, outcome="released", at=LATER)
     contents = study_contents(ledger, "1.2.3")
     assert create_jobs(ledger, contents, [route()], reason="quiet", now=LATER) == ()
@@ -111,7 +111,7 @@ def test_a_late_arrival_outside_the_route_makes_a_version_but_no_job(ledger: Led
 def test_pauses_are_measured_among_the_instances_that_wait(ledger: Ledger) -> None:
     association = associate(ledger)
     for number, second in enumerate((0, 1, 8, 9)):
-        record_instance(ledger, an_instance(association, number), at=NOW + dt.timedelta(seconds=second))
+        record_instances(ledger, [an_instance(association, number)], at=NOW + dt.timedelta(seconds=second))
     close_association(ledger, association, outcome="released", at=NOW)
     contents = study_contents(ledger, "1.2.3")
     assert contents.longest_pause_s == 7
@@ -247,11 +247,10 @@ def test_events_tell_the_story_in_order_under_one_correlation_id(ledger: Ledger)
     complete_job(ledger, job.id, [], {}, worker="w", now=NOW)
     events = events_of_study(ledger, "1.2.3")
     assert [event.kind for event in events] == [
-        "instance received",
+        "reception started",
         "study complete",
         "job queued",
         "job started",
         "job succeeded",
     ]
     assert {event.correlation_id for event in events} == {job.correlation_id}
-    assert events_of_study(ledger, "1.2.3", without=("instance received",)) == events[1:]

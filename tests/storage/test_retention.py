@@ -15,7 +15,7 @@ from storage.instances import (
     ReceivedInstance,
     Reception,
     close_association,
-    record_instance,
+    record_instances,
     record_quarantine,
 )
 from storage.jobs import claim_job, complete_job, create_jobs, fail_job, requeue_job, study_contents
@@ -85,9 +85,9 @@ def test_a_study_with_new_images_or_in_mid_association_stays(ledger: Ledger) -> 
     _process(ledger)
     _deliver(ledger)
     association = associate(ledger)
-    record_instance(ledger, an_instance(association, 1), at=NOW)  # a duplicate, but somebody is sending
+    record_instances(ledger, [an_instance(association, 1)], at=NOW)  # a duplicate, but somebody is sending
     assert _expire(ledger) == ()
-    record_instance(ledger, an_instance(association, 50), at=NOW)
+    record_instances(ledger, [an_instance(association, 50)], at=NOW)
     close_association(ledger, association, outcome="released", at=NOW)
     assert _expire(ledger) == ()
 
@@ -95,7 +95,7 @@ def test_a_study_with_new_images_or_in_mid_association_stays(ledger: Ledger) -> 
 def test_a_study_that_no_route_took_goes_too(ledger: Ledger) -> None:
     receive_and_schedule(ledger)
     association = associate(ledger)
-    record_instance(ledger, an_instance(association, 1, study="5.5", series="5.5.1"), at=NOW)
+    record_instances(ledger, [an_instance(association, 1, study="5.5", series="5.5.1")], at=NOW)
     close_association(ledger, association, outcome="released", at=NOW)
     assert _expire(ledger) == ()  # 5.5 still waits to be scheduled
     create_jobs(ledger, study_contents(ledger, "5.5"), [], reason="quiet", now=NOW)
@@ -120,7 +120,7 @@ def test_the_sweep_takes_old_files_that_nothing_names(ledger: Ledger, files: Ins
     association = associate(ledger)
     named, orphan, young, aside = (_store(files, data) for data in (b"named", b"orphan", b"young", b"aside"))
     result = files.store_result(b"result", file_meta=b"", transfer_syntax_uid="1.2")
-    record_instance(ledger, _named(an_instance(association, 1), named), at=NOW)
+    record_instances(ledger, [_named(an_instance(association, 1), named)], at=NOW)
     record_quarantine(ledger, QuarantinedObject(aside.digest, str(aside.path), "test"), at=NOW)
     abandoned = files.root / "incoming" / "half"
     abandoned.write_bytes(b"half")
@@ -139,7 +139,7 @@ def test_images_that_come_again_after_they_were_removed_are_new_and_stay(ledger:
     association = associate(ledger)
     stored = _store(files, b"image")
     instance = _named(an_instance(association, 1), stored)
-    record_instance(ledger, instance, at=NOW)
+    record_instances(ledger, [instance], at=NOW)
     close_association(ledger, association, outcome="released", at=NOW)
     create_jobs(ledger, study_contents(ledger, "1.2.3"), [], reason="quiet", now=NOW)
     assert _expire(ledger) == ("1.2.3",)
@@ -149,7 +149,7 @@ def test_images_that_come_again_after_they_were_removed_are_new_and_stay(ledger:
     assert again.path == stored.path
     assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 0
     resent = _named(an_instance(associate(ledger, at=LATER), 1), again)
-    assert record_instance(ledger, resent, at=LATER) is Reception.NEW
+    assert record_instances(ledger, [resent], at=LATER) == [Reception.NEW]
     _age(files, again)
     assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 0
     (overview,) = study_overviews(ledger)

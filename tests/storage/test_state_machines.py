@@ -24,7 +24,7 @@ from storage.deliveries import (
     release_expired_deliveries,
     requeue_delivery,
 )
-from storage.instances import Reception, close_association, record_instance
+from storage.instances import Reception, close_association, record_instances
 from storage.jobs import (
     DEATHS_PER_ATTEMPT,
     claim_job,
@@ -85,7 +85,7 @@ class JobMachine(_LedgerMachine):
         instance = an_instance(
             association, number, study=study, series=f"{study}.1", digest=f"{study}{number:060x}"[:64]
         )
-        reception = record_instance(self.ledger, instance, at=self.now)
+        (reception,) = record_instances(self.ledger, [instance], at=self.now)
         known = instance.sop_instance_uid in self.acknowledged[study]
         assert reception is (Reception.DUPLICATE if known else Reception.NEW)
         self.acknowledged[study].add(instance.sop_instance_uid)
