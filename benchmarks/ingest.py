@@ -164,13 +164,17 @@ class Watch:
 
 
 @contextlib.contextmanager
-def _started(command: Sequence[object], port: int, log: Path, environment: dict[str, str]) -> Iterator[tuple[int, int]]:
+def _started(
+    command: Sequence[object], port: int, log: Path, environment: dict[str, str], ready: Path | None = None
+) -> Iterator[tuple[int, int]]:
     with log.open("wb") as output:
         process = subprocess.Popen([str(part) for part in command], env=environment, stdout=output, stderr=output)
     try:
-        wait_until(lambda: listening(port), seconds=60, what=f"{command[0]} listens, see {log}")
-        # The first association after the start pays for what is loaded late.
-        time.sleep(0.5)
+        wait_until(
+            lambda: listening(port) and (ready is None or ready.exists()),
+            seconds=60,
+            what=f"{command[0]} receives, see {log}",
+        )
         yield process.pid, port
     finally:
         process.terminate()
@@ -224,8 +228,9 @@ def node(
         )
         file = folder / "configuration.json"
         file.write_text(configuration.model_dump_json())
-        command = [sys.executable, Path(__file__).with_name("receivers.py"), file]
-        return _started(command, configuration.node.port, folder / "log", dict(os.environ))
+        ready = folder / "ready"
+        command = [sys.executable, Path(__file__).with_name("receivers.py"), file, ready]
+        return _started(command, configuration.node.port, folder / "log", dict(os.environ), ready)
 
     return start
 

@@ -1,6 +1,8 @@
 """The receiver processes of a configuration under a supervisor, and nothing else of the node: for benchmarks.
 
-python benchmarks/receivers.py CONFIGURATION.json
+python benchmarks/receivers.py CONFIGURATION.json READY
+
+makes the file READY when all of them receive, and runs until SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ def main() -> None:
     front_door = open_front_door(configuration)
     keeper = RoleKeeper(receiver_roles(configuration, front_door))
     try:
+        ready = Path(sys.argv[2])
         while not stop.wait(0.1):
             keeper.tend()
+            if keeper.all_ready() and not ready.exists():
+                ready.touch()
     finally:
         front_door.close()
         keeper.stop(10)

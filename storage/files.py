@@ -11,9 +11,8 @@ import fcntl
 import hashlib
 import mmap
 import os
-import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,8 @@ INSTANCES = "instances"
 RESULTS = "results"
 QUARANTINE = "quarantine"
 LOCK = ".sweep.lock"
+KEPT_IN_MEMORY = 1 << 20
+"""Bytes of a data set up to which it is read from memory again: mapping a small file costs more than its copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,14 @@ class StoredFile:
     Attributes
     ----------
     path
-        Relative to the storage directory.
+        Relative to the storage directory; text, because one is made for every image.
     digest
         sha256 in hexadecimal over the transfer syntax UID, a NUL, and the data set's bytes as received.
     size
         Of the file, bytes.
     """
 
-    path: Path
+    path: str
     digest: str
     size: int
 
@@ -58,8 +59,21 @@ class InstanceFiles:
 
     def __init__(self, root: Path, *, durable: bool = True) -> None:
         self.root, self.durable = root, durable
+        self._where = str(root)
         for folder in (INCOMING, INSTANCES, RESULTS, QUARANTINE):
             (root / folder).mkdir(parents=True, exist_ok=True)
+
+    def make_folders(self) -> None:
+        """Make all folders that instances may go to now, not one after the other while they come.
+
+        Raises
+        ------
+        OSError
+            No room or no access.
+        """
+        for number in range(256):
+            (self.root / INSTANCES / f"{number:02x}").mkdir(exist_ok=True)
+        self._flush_directory(f"{self._where}/{INSTANCES}")
 
     def incoming(self, *, file_meta: bytes, transfer_syntax_uid: str) -> IncomingFile:
         """Begin an instance whose data set will be written as it comes.
@@ -99,9 +113,9 @@ class InstanceFiles:
         OSError
             No room or no access.
         """
-        link = self.root / INCOMING / uuid.uuid4().hex
-        os.link(self.root / stored.path, link)
-        path = Path(QUARANTINE, *stored.path.parts[1:])
+        link = Path(self.new_name())
+        link.hardlink_to(self.root / stored.path)
+        path = stored.path.replace(INSTANCES, QUARANTINE, 1)
         try:
             self.place(link, path)
         finally:
@@ -115,7 +129,8 @@ class InstanceFiles:
 
     def free_bytes(self) -> int:
         """Room left for the owner of this process on the disk that holds the storage directory."""
-        return shutil.disk_usage(self.root).free
+        disk = os.statvfs(self._where)
+        return disk.f_bavail * disk.f_frsize
 
     def remove_if_older(self, path: str | Path, than: dt.datetime) -> bool:
         """Remove one file unless it is gone or was written, or written again, after ``than``."""
@@ -141,6 +156,10 @@ class InstanceFiles:
         for path in sorted((self.root / INCOMING).iterdir()):
             yield path.relative_to(self.root)
 
+    def new_name(self) -> str:
+        """Where to write a file that is not whole yet."""
+        return f"{self._where}/{INCOMING}/{uuid.uuid4().hex}"
+
     def place(self, incoming: str | Path, path: str | Path) -> None:
         """Give a flushed file its name, and flush the name.
 
@@ -151,17 +170,17 @@ class InstanceFiles:
         path
             Its name, relative to the storage directory.
         """
-        # Strings, not paths: this is done for every image.
-        target = f"{self.root}/{path}"
+        # This is done for every image: os.rename instead of Path.replace, which takes longer than the call itself.
+        target = f"{self._where}/{path}"
         directory = target.rpartition("/")[0]
         # Replacing a file of the same content by itself is harmless, and flushes a name that a crash left unsure.
         with self._locked(fcntl.LOCK_SH):
             try:
-                Path(incoming).replace(target)
+                os.rename(incoming, target)  # noqa: PTH104
             except FileNotFoundError:
                 Path(directory).mkdir(exist_ok=True)
                 self._flush_directory(directory.rpartition("/")[0])
-                Path(incoming).replace(target)
+                os.rename(incoming, target)  # noqa: PTH104
         self._flush_directory(directory)
 
     def _flush_directory(self, directory: str) -> None:
@@ -175,7 +194,7 @@ class InstanceFiles:
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        lock = os.open(f"{self.root}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = os.open(f"{self._where}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(lock, how)
             yield
@@ -192,16 +211,14 @@ class IncomingFile:
     def __init__(self, files: InstanceFiles, file_meta: bytes, transfer_syntax_uid: str) -> None:
         self._files = files
         self._content = hashlib.sha256(transfer_syntax_uid.encode("ascii") + b"\0")
-        self._path = f"{files.root}/{INCOMING}/{uuid.uuid4().hex}"
+        self._path = files.new_name()
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._kept = False
+        self._small: bytearray | None = bytearray()
+        self._head: tuple[bytes, ...] = (file_meta,)
+        """Written together with the first part."""
         self._begin = self.size = len(file_meta)
         """``size`` is that of the file so far, bytes."""
-        try:
-            _write_all(self._descriptor, memoryview(file_meta))
-        except BaseException:
-            self.close()
-            raise
 
     def write(self, part: bytes | memoryview) -> None:
         """Write the next bytes of the data set.
@@ -211,16 +228,28 @@ class IncomingFile:
         OSError
             No room or no access.
         """
-        part = memoryview(part)
         self._content.update(part)
-        _write_all(self._descriptor, part)
+        self._write((*self._head, part))
+        self._head = ()
         self.size += len(part)
+        if self._small is not None:
+            self._small += part
+            if len(self._small) > KEPT_IN_MEMORY:
+                self._small = None
+
+    def _write(self, parts: Sequence[bytes | memoryview]) -> None:
+        written = os.writev(self._descriptor, parts)
+        for part in parts:
+            left = memoryview(part)[min(written, len(part)) :]
+            written -= len(part) - len(left)
+            while left:
+                left = left[os.write(self._descriptor, left) :]
 
     @contextlib.contextmanager
     def data_set(self) -> Iterator[memoryview]:
         """The data set as written so far, for the time of the block."""
-        if self.size == self._begin:
-            yield memoryview(b"")
+        if self._small is not None:
+            yield memoryview(self._small)
             return
         with (
             mmap.mmap(self._descriptor, self.size, prot=mmap.PROT_READ) as mapped,
@@ -237,13 +266,15 @@ class IncomingFile:
         OSError
             No room or no access; nothing was stored.
         """
+        if self._head:
+            self._write(self._head)
         if self._files.durable:
             os.fsync(self._descriptor)
         digest = self._content.hexdigest()
         path = f"{folder}/{digest[:2]}/{digest}.dcm"
         self._files.place(self._path, path)
         self._kept = True
-        return StoredFile(Path(path), digest, self.size)
+        return StoredFile(path, digest, self.size)
 
     def close(self) -> None:
         """Close the file, and remove it unless it was kept."""
@@ -260,8 +291,3 @@ class IncomingFile:
 
     def __exit__(self, kind: object, error: object, at: object) -> None:
         self.close()
-
-
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]

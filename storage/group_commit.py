@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from storage.instances import ReceivedInstance, Reception, record_instances
+from sqlalchemy import Connection
+
+from storage.instances import ReceivedInstance, Reception, record_instances, record_more, series_ids
 from storage.ledger import Ledger, LedgerError, utc_now
 
 __all__ = ["GroupCommit"]
@@ -31,9 +34,11 @@ class GroupCommit:
     """
 
     def __init__(self, ledger: Ledger) -> None:
-        self._record: Callable[[Sequence[ReceivedInstance]], list[Reception]] = lambda batch: record_instances(
-            ledger, batch, at=utc_now()
-        )
+        self._ledger = ledger
+        self._series_ids: dict[str, dict[tuple[str, str], int]] = {}
+        """By association, study and series; only the thread that leads touches it."""
+        self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._connection: Connection | None = None
         self._lock = threading.Lock()
         self._at_work = False
         self._queue: list[_Waiting] = []
@@ -61,6 +66,44 @@ class GroupCommit:
             raise mine.error
         assert mine.reception is not None
         return mine.reception
+
+    def close(self) -> None:
+        """Let go of the connection to the ledger; nobody may record any more."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def forget(self, association_id: str) -> None:
+        """An association has ended."""
+        self._ended.put(association_id)
+
+    def _record(self, batch: Sequence[ReceivedInstance]) -> list[Reception]:
+        while not self._ended.empty():
+            self._series_ids.pop(self._ended.get(), None)
+        known = [
+            self._series_ids.get(one.association_id, {}).get((one.study_instance_uid, one.series_instance_uid))
+            for one in batch
+        ]
+        rows = [(series_id, one) for series_id, one in zip(known, batch, strict=True) if series_id is not None]
+        with self._ledger.turn():
+            if len(rows) == len(batch) and self._record_more(rows):
+                return [Reception.NEW] * len(batch)
+            receptions = record_instances(self._ledger, batch, at=utc_now())
+        new = [one for one, reception in zip(batch, receptions, strict=True) if reception is Reception.NEW]
+        for one, series_id in zip(new, series_ids(self._ledger, new), strict=True):
+            sent = self._series_ids.setdefault(one.association_id, {})
+            sent[one.study_instance_uid, one.series_instance_uid] = series_id
+        return receptions
+
+    def _record_more(self, rows: Sequence[tuple[int, ReceivedInstance]]) -> bool:
+        if self._connection is None:
+            self._connection = self._ledger.engine.connect()
+        try:
+            return record_more(self._connection, rows, at=utc_now())
+        except BaseException:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
+            raise
 
     def _lead(self) -> None:
         with self._lock:

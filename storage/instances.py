@@ -23,7 +23,9 @@ __all__ = [
     "close_association",
     "open_association",
     "record_instances",
+    "record_more",
     "record_quarantine",
+    "series_ids",
     "stored_digest",
 ]
 
@@ -163,6 +165,43 @@ def record_instances(ledger: Ledger, instances: Sequence[ReceivedInstance], *, a
     except IntegrityError as error:
         _check_associations(ledger, {one.association_id for one in instances}, error)
         raise
+
+
+def record_more(connection: Connection, rows: Sequence[tuple[int, ReceivedInstance]], *, at: dt.datetime) -> bool:
+    """Take instances into series to which their associations have sent before; what nearly all images are.
+
+    While an association is open, neither retention nor the scheduler touches the studies that it has sent to, so one
+    statement is enough.
+
+    Parameters
+    ----------
+    connection
+        To the ledger, outside a transaction; kept by the caller, because getting one takes half as long as this.
+    rows
+        Each instance with the id of its series, see :func:`series_ids`.
+
+    Returns
+    -------
+    bool
+        Whether all were new. If not, nothing was recorded, and :func:`record_instances` tells them apart.
+    """
+    with connection.begin() as transaction:
+        recorded = _insert(connection, rows, at)
+        if not recorded:
+            transaction.rollback()
+        return recorded
+
+
+def series_ids(ledger: Ledger, instances: Sequence[ReceivedInstance]) -> list[int]:
+    """Ids of the series of recorded instances, in their order."""
+    with ledger.reading() as session:
+        rows = session.execute(
+            select(_INSTANCE.c.sop_instance_uid, _INSTANCE.c.series_id).where(
+                _INSTANCE.c.sop_instance_uid.in_([one.sop_instance_uid for one in instances])
+            )
+        )
+        ids = {row.sop_instance_uid: row.series_id for row in rows}
+    return [ids[one.sop_instance_uid] for one in instances]
 
 
 def _check_associations(ledger: Ledger, association_ids: set[str], error: IntegrityError) -> None:
@@ -336,12 +375,21 @@ def _insert_instances(
     connection: Connection, new: Sequence[ReceivedInstance], studies: Mapping[str, _Study], at: dt.datetime
 ) -> bool:
     """Insert instances that are in no series yet; false when one of them is by now."""
-    series_ids = _series_ids(connection, new, studies)
+    ids = _series_ids(connection, new, studies)
+    return _insert(
+        connection,
+        [(ids[studies[one.study_instance_uid].id, one.series_instance_uid], one) for one in new],
+        at,
+    )
+
+
+def _insert(connection: Connection, rows: Sequence[tuple[int, ReceivedInstance]], at: dt.datetime) -> bool:
+    """Insert instances into series by their ids; false when the ledger holds one of them."""
     result = connection.execute(
         absent_insert(connection.dialect.name, _INSTANCE),
         [
             {
-                "series_id": series_ids[studies[one.study_instance_uid].id, one.series_instance_uid],
+                "series_id": series_id,
                 "sop_instance_uid": one.sop_instance_uid,
                 "sop_class_uid": one.sop_class_uid,
                 "transfer_syntax_uid": one.transfer_syntax_uid,
@@ -352,11 +400,11 @@ def _insert_instances(
                 "received_at": at,
                 "facts": dict(one.facts),
             }
-            for one in new
+            for series_id, one in rows
         ],
         execution_options={"preserve_rowcount": True},
     )
-    return bool(result.rowcount == len(new))
+    return bool(result.rowcount == len(rows))
 
 
 def _series_ids(

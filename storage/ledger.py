@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
 import functools
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,8 @@ from storage.schema import EventRow
 __all__ = ["Ledger", "LedgerError", "absent_insert", "insert_if_absent", "open_ledger", "record_event", "utc_now"]
 
 BUSY_TIMEOUT_S = 30.0
+TURN_S = 0.0002
+"""Between two looks whether it is this process's turn: a fraction of a commit."""
 
 
 class LedgerError(Exception):
@@ -46,6 +51,31 @@ class Ledger:
         engine = self.engine.execution_options(reads_only=True)
         with Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for the turn among processes that write often.
+
+        SQLite lets a writer that finds the database locked sleep for milliseconds, and ever longer: two processes that
+        write all the time would mostly sleep. The turn is a courtesy: who does not get it in time goes on, and the
+        database decides.
+        """
+        database = self.engine.url.database
+        if self.engine.dialect.name != "sqlite" or not database or database == ":memory:":
+            yield
+            return
+        lock = os.open(f"{database}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            give_up = time.monotonic() + BUSY_TIMEOUT_S
+            while time.monotonic() < give_up:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(TURN_S)
+            yield
+        finally:
+            os.close(lock)
 
     def close(self) -> None:
         """Close all connections."""

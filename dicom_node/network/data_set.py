@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pydicom.charset import convert_encodings
-from pydicom.uid import UID
+from pydicom.uid import ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from dicom_node.errors import CannotUnderstandError
@@ -84,7 +84,7 @@ def read_header(data: bytes | memoryview, transfer_syntax_uid: str, tags: Contai
     """
     # Released however this ends: a traceback that holds a view would keep the file mapped.
     with memoryview(data) as view:
-        return _header(view, UID(transfer_syntax_uid).is_implicit_VR, tags)
+        return _header(view, transfer_syntax_uid == ImplicitVRLittleEndian, tags)
 
 
 def _header(view: memoryview, implicit: bool, tags: Container[int]) -> Header:

@@ -62,8 +62,8 @@ class _Visit:
 class _Visits:
     """The associations that are open now, and their rows in the ledger."""
 
-    def __init__(self, ledger: Ledger, receiver: str, places: Places) -> None:
-        self._ledger, self._receiver, self._places = ledger, receiver, places
+    def __init__(self, ledger: Ledger, receiver: str, places: Places, ending: Callable[[str], None]) -> None:
+        self._ledger, self._receiver, self._places, self._ending = ledger, receiver, places, ending
         self._open: dict[Association, _Visit] = {}
         self._lock = threading.Lock()
 
@@ -99,6 +99,7 @@ class _Visits:
             self._places.leave(visit.peers)
         if visit.ledger_id is None:
             return
+        self._ending(visit.ledger_id)
         try:
             close_association(self._ledger, visit.ledger_id, outcome=visit.outcome, at=utc_now())
         except Exception as error:  # noqa: BLE001 - the ledger may be down; the sweep repeats this
@@ -215,12 +216,13 @@ def serve_receiver(
         receiver = f"{node.ae_title}:{node.port}/{name}"
         abandoned = close_abandoned_associations(ledger, receiver, at=utc_now())
         files = InstanceFiles(storage.directory, durable=storage.durable)
+        files.make_folders()
         room = Room(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
         instances = InstanceReceiver(ledger, files, room, storage.conflicts)
         places = Places(door.places, row)
-        visits = _Visits(ledger, receiver, places)
+        visits = _Visits(ledger, receiver, places, instances.commit.forget)
         refusals = Refusals()
         resolve = HostResolver(peer.host for peer in configuration.peers.values())
         resolve.keep_looking_up(stop_event)
@@ -264,6 +266,7 @@ def serve_receiver(
                     raise RuntimeError("the lobby has closed")
                 visits.sweep()
         visits.sweep()
+        instances.commit.close()
         _log.info("receiver stopped")
     finally:
         door.close()
