@@ -40,6 +40,7 @@ __all__ = [
     "SegmentationTarget",
     "SeriesRule",
     "StorageSettings",
+    "TlsSettings",
     "load_configuration",
 ]
 
@@ -80,6 +81,19 @@ class DataPath(enum.StrEnum):
     """Through the queues of pynetdicom: several times slower, and the object is held in memory."""
 
 
+class TlsSettings(_Section):
+    """Credentials for secure associations, accepted and made; both sides show a certificate."""
+
+    certificate: Path
+    """Certificate of this node, PEM, followed by intermediate ones if there are any."""
+    key: Path
+    """Its private key, PEM without a password."""
+    trusted: Path
+    """Certificate authorities, or self-signed certificates, of the peers; PEM."""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """Port for TLS beside ``node.port`` without it; unset means that ``node.port`` takes nothing but TLS."""
+
+
 class NodeSettings(_Section):
     """Who this node is on the DICOM network."""
 
@@ -94,9 +108,17 @@ class NodeSettings(_Section):
     """Idle and partial-PDU time limit of an association."""
     acse_timeout_s: Seconds = 15
     """Time for a TLS handshake, for an association request to arrive (ARTIM), and for a peer's answer to ours."""
-    receiver_processes: int = Field(default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, le=16)
-    """Processes that accept associations on the one port; unset means two where there are two cores."""
+    receiver_processes: int = Field(default=2, ge=1, le=16)
+    """Processes that accept associations on the one port."""
     data_path: DataPath = DataPath.DIRECT
+    tls: TlsSettings | None = None
+    """Secure associations; unset means that there are none."""
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> NodeSettings:
+        if self.tls is not None and self.tls.port == self.port:
+            raise ValueError("tls.port is node.port: leave it out, and node.port takes nothing but TLS")
+        return self
 
 
 class PeerPermission(enum.StrEnum):
@@ -118,6 +140,17 @@ class Peer(_Section):
     may: frozenset[PeerPermission] = frozenset({PeerPermission.SEND})
     maximum_associations: int | None = Field(default=None, ge=1)
     """Associations that it may have open at once, within ``node.maximum_associations``."""
+    tls: bool = False
+    """Call it over TLS, and take no association from it without."""
+    certificate: str | None = Field(default=None, min_length=1)
+    """SHA-256 fingerprint, or common name of the subject, of the one certificate that is this peer's; unset means any
+    that ``node.tls.trusted`` signs (and, when it is called, that names its host)."""
+
+    @model_validator(mode="after")
+    def _certificates_need_tls(self) -> Peer:
+        if self.certificate is not None and not self.tls:
+            raise ValueError("a peer with a 'certificate' needs 'tls: true'")
+        return self
 
     @model_validator(mode="after")
     def _destination_has_an_address(self) -> Peer:
@@ -253,11 +286,14 @@ class Configuration(_Section):
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Configuration:
+        for name, peer in self.peers.items():
+            if peer.tls and self.node.tls is None:
+                raise ValueError(f"peers.{name}.tls: this node has no certificate (node.tls)")
         for name, profile in self.results.destinations.items():
-            peer = self.peers.get(profile.peer)
-            if peer is None:
+            receiver = self.peers.get(profile.peer)
+            if receiver is None:
                 raise ValueError(f"results.destinations.{name}.peer: no peer named {profile.peer!r}")
-            if PeerPermission.RECEIVE not in peer.may:
+            if PeerPermission.RECEIVE not in receiver.may:
                 raise ValueError(f"results.destinations.{name}.peer: peer {profile.peer!r} may not 'receive'")
         for name, route in self.routes.items():
             for destination in route.destinations:
@@ -361,4 +397,8 @@ def _resolved(configuration: Configuration, base: Path) -> Configuration:
     if database.startswith("sqlite:///") and not database.startswith("sqlite:////"):
         database = f"sqlite:///{base / database.removeprefix('sqlite:///')}"
     resolved = storage.model_copy(update={"directory": base / storage.directory, "database": database})
-    return configuration.model_copy(update={"storage": resolved})
+    node, tls = configuration.node, configuration.node.tls
+    if tls is not None:
+        files = {key: base / getattr(tls, key) for key in ("certificate", "key", "trusted")}
+        node = node.model_copy(update={"tls": tls.model_copy(update=files)})
+    return configuration.model_copy(update={"storage": resolved, "node": node})

@@ -19,6 +19,7 @@ from dicom_node.config import Configuration
 from dicom_node.errors import NodeError, OutOfResourcesError
 from dicom_node.logs import configure_logging
 from dicom_node.network.front_door import FrontDoor, open_front_door
+from dicom_node.network.tls import check_credentials
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
 from storage.files import InstanceFiles
 from storage.instances import close_abandoned_associations
@@ -148,6 +149,8 @@ def _print_ready() -> None:
 def _prepare(configuration: Configuration) -> None:
     """Find out what would keep the roles from starting, and say it once instead of restarting them for ever."""
     node = configuration.node
+    if node.tls is not None:
+        check_credentials(node.tls)
     try:
         ledger = open_ledger(configuration.storage.database)
         # Each receiver closes its own; this closes those of receivers that are no longer configured.
@@ -162,7 +165,6 @@ def _prepare(configuration: Configuration) -> None:
 
 
 def _front_door(configuration: Configuration) -> FrontDoor:
-    node = configuration.node
     # The receivers of a node that was killed this instant may hold the port for a moment longer.
     give_up = time.monotonic() + PORT_PATIENCE_S
     while True:
@@ -171,7 +173,7 @@ def _front_door(configuration: Configuration) -> FrontDoor:
         except OSError as error:
             if time.monotonic() >= give_up:
                 raise NodeError(
-                    f"{node.address}:{node.port} cannot be listened on: {error.strerror or error}",
+                    f"{error.filename} cannot be listened on: {error.strerror}",
                     subject="node.port",
                     remedy="stop what uses the port, or choose another",
                 ) from error

@@ -16,8 +16,11 @@ __all__ = ["check"]
 def check(config: ConfigurationFile = Path("config.yaml"), as_json: JsonFlag = False) -> None:
     """Validate the configuration, open the ledger and C-ECHO every peer that has an address."""
     from dicom_node.network.sender import ScuSettings, echo
+    from dicom_node.network.tls import check_credentials
 
     configuration = load_configuration(config)
+    if configuration.node.tls is not None:
+        check_credentials(configuration.node.tls)
     with opened(configuration):
         pass
     settings = ScuSettings.of(configuration)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from dicom_node.config import Configuration, Peer, PeerPermission
 from dicom_node.network.places import Places
 from dicom_node.network.refusals import RefusalReason
+from dicom_node.network.tls import PeerCertificate
 
 __all__ = ["Admitted", "HostResolver", "Refused", "Rejection", "admit", "normalised_address", "take_place"]
 
@@ -105,6 +106,7 @@ def admit(
     calling_ae_title: str,
     called_ae_title: str,
     address: str,
+    certificate: PeerCertificate | None = None,
     resolve: Callable[[str], frozenset[str]],
 ) -> Admitted | Refused:
     """Decide whether a peer is one that may open associations.
@@ -113,6 +115,8 @@ def admit(
     ----------
     address
         Of the peer's end of the connection.
+    certificate
+        That it showed; none without TLS. An AE title alone authenticates nobody.
     resolve
         Host name to addresses, see :class:`HostResolver`.
     """
@@ -123,20 +127,33 @@ def admit(
             f"it called {called_ae_title.strip()!r}; this node is {configuration.node.ae_title!r} (node.ae_title)",
         )
     calling = calling_ae_title.strip()
-    candidates = {name: peer for name, peer in configuration.peers.items() if peer.ae_title == calling}
-    if not candidates:
-        return Refused(
-            Rejection.CALLING_NOT_RECOGNISED,
+    shown = "" if certificate is None else f"{certificate.common_name!r}, SHA-256 {certificate.fingerprint}"
+    candidates = dict(configuration.peers)
+    for reason, holds, why in (
+        (
             RefusalReason.CALLING_AE_TITLE,
+            lambda peer: peer.ae_title == calling,
             f"no peer has the AE title {calling!r} (section peers)",
-        )
-    candidates = {name: peer for name, peer in candidates.items() if _is_at(peer, address, resolve)}
-    if not candidates:
-        return Refused(
-            Rejection.CALLING_NOT_RECOGNISED,
+        ),
+        (
             RefusalReason.HOST,
+            lambda peer: _is_at(peer, address, resolve),
             f"{calling!r} may not call from {address} (peers: host)",
-        )
+        ),
+        (
+            RefusalReason.TLS_REQUIRED,
+            lambda peer: certificate is not None or not peer.tls,
+            f"{calling!r} may not call without TLS (peers: tls)",
+        ),
+        (
+            RefusalReason.CERTIFICATE,
+            lambda peer: certificate is None or not peer.certificate or certificate.is_that_of(peer.certificate),
+            f"{calling!r} showed a certificate that is not its own: {shown} (peers: certificate)",
+        ),
+    ):
+        candidates = {name: peer for name, peer in candidates.items() if holds(peer)}
+        if not candidates:
+            return Refused(Rejection.CALLING_NOT_RECOGNISED, reason, why)
     return Admitted(
         frozenset[PeerPermission]().union(*(peer.may for peer in candidates.values())), tuple(sorted(candidates))
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import dataclass
 
@@ -21,12 +22,16 @@ class FrontDoor:
     A connection that no process has accepted yet waits in the socket's backlog, so a process that dies loses none.
     """
 
-    plain: socket.socket
+    plain: socket.socket | None
+    secure: socket.socket | None
+    """Where TLS is spoken."""
     places: PlaceTable
 
     def close(self) -> None:
-        """Close the sockets of this process; the port closes when the last process has done so."""
-        self.plain.close()
+        """Close the sockets of this process; a port closes when the last process has done so."""
+        for listening in (self.plain, self.secure):
+            if listening is not None:
+                listening.close()
 
 
 def open_front_door(configuration: Configuration) -> FrontDoor:
@@ -37,10 +42,18 @@ def open_front_door(configuration: Configuration) -> FrontDoor:
     OSError
         A port is taken, or the address is not this machine's.
     """
-    node = configuration.node
-    return FrontDoor(
-        listening_socket(node.address, node.port), PlaceTable(node.receiver_processes, configuration.peers)
-    )
+    node, tls = configuration.node, configuration.node.tls
+    places = PlaceTable(node.receiver_processes, configuration.peers)
+    first = listening_socket(node.address, node.port)
+    if tls is None:
+        return FrontDoor(first, None, places)
+    if tls.port is None:
+        return FrontDoor(None, first, places)
+    try:
+        return FrontDoor(first, listening_socket(node.address, tls.port), places)
+    except OSError:
+        first.close()
+        raise
 
 
 def listening_socket(address: str, port: int) -> socket.socket:
@@ -49,17 +62,18 @@ def listening_socket(address: str, port: int) -> socket.socket:
     Raises
     ------
     OSError
-        The address cannot be listened on.
+        The address cannot be listened on; it is the error's ``filename``.
     """
-    family, _, _, _, where = socket.getaddrinfo(
-        address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
-    )[0]
-    listening = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(where)
-        listening.listen(BACKLOG)
-    except OSError:
-        listening.close()
-        raise
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+        )[0]
+        with contextlib.ExitStack() as unless_it_listens:
+            listening = unless_it_listens.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(where)
+            listening.listen(BACKLOG)
+            unless_it_listens.pop_all()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"{address}:{port}") from error
     return listening

@@ -14,7 +14,7 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, PresentationContextTuple
 
-from dicom_node.config import Configuration, DataPath, PeerPermission
+from dicom_node.config import Configuration, DataPath, PeerPermission, TlsSettings
 from dicom_node.deliver.reports import answer_report, record_report
 from dicom_node.errors import NodeError, OutOfResourcesError, SopClassNotSupportedError, classify
 from dicom_node.network.admission import Admitted, HostResolver, Refused, Rejection, admit, take_place
@@ -26,6 +26,7 @@ from dicom_node.network.places import Places
 from dicom_node.network.reception import IncomingInstance, InstanceReceiver, StoreRequest
 from dicom_node.network.refusals import Refusals
 from dicom_node.network.room import Room
+from dicom_node.network.tls import server_context
 from dicom_node.network.transport import (
     AssociationRequest,
     EventHandlers,
@@ -159,6 +160,7 @@ class _Doorkeeper:
             calling_ae_title=request.calling_ae_title,
             called_ae_title=request.called_ae_title,
             address=request.address,
+            certificate=request.certificate,
             resolve=self._resolve,
         )
         if isinstance(decision, Admitted):
@@ -241,7 +243,7 @@ def serve_receiver(
             disable_value_validation(),
             listening(
                 entity,
-                (Door(door.plain),),
+                _doors(door, node.tls),
                 _handlers(configuration, ledger, begin, visits),
                 _Doorkeeper(configuration, resolve, visits, places, refusals),
                 association_class=(
@@ -271,6 +273,12 @@ def serve_receiver(
     finally:
         door.close()
         ledger.close()
+
+
+def _doors(front_door: FrontDoor, tls: TlsSettings | None) -> tuple[Door, ...]:
+    plain = () if front_door.plain is None else (Door(front_door.plain),)
+    secure = () if front_door.secure is None or tls is None else (Door(front_door.secure, server_context(tls)),)
+    return (*plain, *secure)
 
 
 def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., IncomingInstance]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +21,16 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
 
-from dicom_node.config import Configuration, Peer
+from dicom_node.config import Configuration, Peer, TlsSettings
 from dicom_node.errors import (
     CannotUnderstandError,
+    ConfigurationError,
     DeliveryRefusedError,
     NodeError,
     PeerUnavailableError,
 )
 from dicom_node.network.capabilities import UNCOMPRESSED
+from dicom_node.network.tls import client_context
 from dicom_node.network.transport import EventHandlers, application_entity, prompt_socket
 
 __all__ = [
@@ -58,12 +61,16 @@ class ScuSettings:
     maximum_pdu: int = 131072
     acse_timeout_s: float = 15.0
     response_timeout_s: float = 30.0
+    tls: TlsSettings | None = None
+    """For peers that are called over TLS."""
 
     @classmethod
     def of(cls, configuration: Configuration) -> ScuSettings:
         """The settings of a configuration."""
         node = configuration.node
-        return cls(node.ae_title, node.maximum_pdu, node.acse_timeout_s, configuration.delivery.response_timeout_s)
+        return cls(
+            node.ae_title, node.maximum_pdu, node.acse_timeout_s, configuration.delivery.response_timeout_s, node.tls
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +193,8 @@ def associated(
         The peer cannot be reached, or rejects or aborts the association.
     DeliveryRefusedError
         The peer accepts none of the presentation contexts.
+    ConfigurationError
+        The credentials for a peer that is called over TLS cannot be used.
     """
     where = f"{peer.ae_title}@{peer.host}:{peer.port}"
     if peer.port is None or not peer.host:
@@ -198,6 +207,8 @@ def associated(
         dimse_timeout_s=settings.response_timeout_s,
     )
     connected = threading.Event()
+    handshake_failures: list[OSError] = []
+    secure = _tls(peer, settings, where, handshake_failures.append)
     try:
         association = entity.associate(
             peer.host,
@@ -206,6 +217,7 @@ def associated(
             ae_title=peer.ae_title,
             max_pdu=settings.maximum_pdu,
             ext_neg=list(negotiation),
+            tls_args=secure,
             evt_handlers=[
                 *prompt_socket(settings.response_timeout_s),
                 (evt.EVT_CONN_OPEN, lambda _event: connected.set()),
@@ -217,7 +229,9 @@ def associated(
             f"its address cannot be resolved: {error.strerror}", subject=where, remedy="check peers: host"
         ) from error
     if not association.is_established:
-        raise _no_association(association, where, connected=connected.is_set())
+        if handshake_failures:
+            raise _handshake_failed(handshake_failures[0], where)
+        raise _no_association(association, where, connected=connected.is_set(), secure=peer.tls)
     try:
         yield association
     except BaseException:
@@ -239,7 +253,29 @@ def _release(association: Association) -> None:
         releasing.join(association.acse_timeout + 1)
 
 
-def _no_association(association: Association, where: str, *, connected: bool) -> NodeError:
+def _tls(
+    peer: Peer, settings: ScuSettings, where: str, failed: Callable[[OSError], None]
+) -> tuple[ssl.SSLContext, str] | None:
+    if not peer.tls:
+        return None
+    if settings.tls is None:
+        raise ConfigurationError(
+            "is to be called over TLS, but this node has no certificate", subject=where, remedy="complete node.tls"
+        )
+    return client_context(settings.tls, peer, failed), peer.host
+
+
+def _handshake_failed(error: OSError, where: str) -> NodeError:
+    # Where OpenSSL has words of its own, what surrounds them is for its developers.
+    why = getattr(error, "verify_message", "") or getattr(error, "reason", None) or str(error)
+    return PeerUnavailableError(
+        f"TLS handshake failed: {why}",
+        subject=where,
+        remedy="check node.tls here, peers: certificate and host, and the certificates at the peer",
+    )
+
+
+def _no_association(association: Association, where: str, *, connected: bool, secure: bool) -> NodeError:
     if association.is_rejected:
         answer = association.acceptor.primitive
         return PeerUnavailableError(
@@ -257,7 +293,9 @@ def _no_association(association: Association, where: str, *, connected: bool) ->
         return PeerUnavailableError(
             "takes the connection but breaks off or does not answer the association request",
             subject=where,
-            remedy="check that a DICOM application listens on that port, and its log",
+            remedy="check its log, and whether it trusts the certificate of this node (node.tls)"
+            if secure
+            else "check that a DICOM application listens on that port, and its log",
         )
     return PeerUnavailableError("cannot be reached", subject=where, remedy="check host, port and whether it runs")
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from dicom_node.network.first_pdu import FirstPduError, ae_titles, reject
 from dicom_node.network.lobby import Arrival, Door, Lobby, LobbyLimits
 from dicom_node.network.places import Places
 from dicom_node.network.refusals import RefusalReason, Refusals
+from dicom_node.network.tls import PeerCertificate, peer_certificate
 
 __all__ = [
     "AssociationRequest",
@@ -121,6 +123,8 @@ class AssociationRequest:
     calling_ae_title: str
     called_ae_title: str
     address: str
+    certificate: PeerCertificate | None
+    """Verified; none without TLS."""
 
 
 class Doorkeeper(Protocol):
@@ -200,7 +204,8 @@ class Listener:
         """Start an association, or return the PDU that refuses it."""
         try:
             calling, called = ae_titles(arrival.request)
-            decision = self._doorkeeper.admit(AssociationRequest(calling, called, arrival.address[0]))
+            shown = peer_certificate(arrival.connection) if isinstance(arrival.connection, ssl.SSLSocket) else None
+            decision = self._doorkeeper.admit(AssociationRequest(calling, called, arrival.address[0], shown))
             if isinstance(decision, Rejection):
                 return reject(*decision.value)
             try:
