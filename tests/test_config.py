@@ -43,6 +43,9 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     loaded = load_configuration(write(tmp_path, "storage:\n  directory: here\n"), {})
     assert loaded.storage.directory == tmp_path / "here"
     assert loaded.storage.database == f"sqlite:///{tmp_path}/var/ledger.sqlite"
+    secure = load_configuration(write(tmp_path, "node:\n  tls: {certificate: a, key: /b, trusted: c}\n"), {}).node.tls
+    assert secure is not None
+    assert (secure.certificate, secure.key, secure.trusted) == (tmp_path / "a", Path("/b"), tmp_path / "c")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,17 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("storage:\n  low_watermark_mb: 9\n  high_watermark_mb: 3\n", 1, "storage"),
         ("execution:\n  devices: [cpu]\n  job_timeout_s: 0\n", 3, "execution.job_timeout_s"),
         ("routes:\n  r:\n    destinations: [nowhere]\n", 1, "no destination named 'nowhere'"),
+        (
+            "\npeers:\n  mr:\n    ae_title: MR\n    certificate: MR\n",
+            3,
+            "a peer with a 'certificate' needs 'tls: true'",
+        ),
+        ("peers:\n  mr:\n    ae_title: MR\n    tls: true\n", 1, "peers.mr.tls: this node has no certificate"),
+        (
+            "\nnode:\n  port: 1\n  tls: {certificate: a, key: b, trusted: c, port: 1}\n",
+            2,
+            "tls.port is node.port",
+        ),
         ("routes:\n  r:\n    series:\n      - manufacturer: '('\n", 4, "routes.r.series.0.manufacturer"),
         ("routes:\n  r:\n    analyses: [fortune_telling]\n    destinations: []\n", 3, "routes.r.analyses.0"),
     ],

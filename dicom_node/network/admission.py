@@ -57,14 +57,14 @@ class HostResolver:
     Parameters
     ----------
     hosts
-        Names and addresses of peers.
+        Names and addresses of peers; empty ones are left out.
     """
 
     def __init__(self, hosts: Iterable[str], every_s: float = 60.0) -> None:
         self._every_s = every_s
         self._known: dict[str, frozenset[str]] = {}
         self._names: list[str] = []
-        for host in sorted(set(hosts)):
+        for host in sorted({host for host in hosts if host}):
             try:
                 self._known[host] = frozenset({normalised_address(host)})
             except ValueError:

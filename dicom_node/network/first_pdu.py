@@ -10,8 +10,8 @@ HEADER = 6
 """Type, reserved, and four bytes of length (PS3.8 9.3.1)."""
 SHORTEST_REQUEST = 68
 """Protocol version, both AE titles and the reserved fields (PS3.8 table 9-11)."""
-LONGEST_REQUEST = 131072
-"""128 presentation contexts with some thirty transfer syntaxes each."""
+LONGEST_REQUEST = 1 << 18
+"""128 presentation contexts with all forty-five transfer syntaxes that pynetdicom knows take 150 kB."""
 
 _ASSOCIATE_RQ, _ABORT = 0x01, 0x07
 _OTHER_PDUS = range(0x02, 0x07)

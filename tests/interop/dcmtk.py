@@ -31,9 +31,11 @@ def storescu(
     return _run([str(tool("storescu")), *options, "127.0.0.1", str(port), *map(str, paths)])
 
 
-def echoscu(*, port: int, called: str, calling: str = AE_TITLE) -> subprocess.CompletedProcess[str]:
+def echoscu(
+    *, port: int, called: str, calling: str = AE_TITLE, arguments: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     """Verify a connection (C-ECHO)."""
-    return _run([str(tool("echoscu")), "-v", *_titles(calling, called), "127.0.0.1", str(port)])
+    return _run([str(tool("echoscu")), "-v", *_titles(calling, called), *arguments, "127.0.0.1", str(port)])
 
 
 def dsrdump(path: Path) -> subprocess.CompletedProcess[str]:
