@@ -58,12 +58,12 @@ class LobbyLimits:
         Time for the TLS handshake, again for the request, and again for the peer to close after a refusal: the ARTIM
         timer (PS3.8 9.1.5).
     waiting, waiting_of_address
-        Connections, in this process; a newcomer beyond that takes the place of the one that has waited longest.
-        pynetdicom uses ``select``, which cannot handle file descriptors above 1023.
+        Connections, in this process; a newcomer beyond that takes the place of the one that has waited longest. They
+        leave as many of the usual 1,024 file descriptors as associations and their files need.
     """
 
     artim_s: float
-    waiting: int = 512
+    waiting: int = 384
     waiting_of_address: int = 128
 
 

@@ -236,7 +236,7 @@ def serve_receiver(
             acse_timeout_s=node.acse_timeout_s,
             dimse_timeout_s=node.network_timeout_s,
         )
-        # Admission is decided here, not by pynetdicom; its own limit counts probes that never sent a request.
+        # Admission is decided by the doorkeeper; pynetdicom's limit knows this process alone.
         entity.maximum_associations = 1_000_000
         # Identifiers are taken as they come, leading zeros and all; a warning for each would be all that the log held.
         with (

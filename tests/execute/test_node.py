@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from interop.ports import free_port
+from interop.ports import free_port, listening, wait_until
 from ledger_rows import NOW, an_instance, associate
 
 from dicom_node import node
-from dicom_node.config import Configuration, NodeSettings, StorageSettings
+from dicom_node.config import Configuration, NodeSettings, Peer, StorageSettings
 from dicom_node.errors import NodeError, OutOfResourcesError
 from dicom_node.network.front_door import open_front_door
+from dicom_node.network.sender import ScuSettings, echo
+from dicom_node.roles import RoleKeeper
 from storage.instances import record_instances
 from storage.jobs import studies_to_consider
 from storage.ledger import open_ledger
@@ -81,3 +83,34 @@ def test_each_receiver_process_is_a_role_of_its_own(tmp_path: Path) -> None:
     names = [role.name for role in node.node_roles(configuration, front_door)]
     front_door.close()
     assert names == ["receiver-0", "receiver-1", "receiver-2", "scheduler", "executor", "deliverer"]
+
+
+def test_receivers_are_handed_the_port_again_in_each_life(tmp_path: Path) -> None:
+    configuration = _configuration(tmp_path)
+    configuration = configuration.model_copy(update={"peers": {"scanner": Peer(ae_title="MR1")}})
+    here = Peer(ae_title="NODE", host="127.0.0.1", port=configuration.node.port)
+    front_door = open_front_door(configuration)
+    keeper = RoleKeeper(node.node_roles(configuration, front_door)[:2])
+
+    def tended() -> bool:
+        keeper.tend()
+        return keeper.all_ready()
+
+    try:
+        for _ in range(2):
+            wait_until(tended, seconds=60, what="the receivers are ready")
+            assert echo(here, ScuSettings("MR1")).reachable
+            front_door.places.write(0, 0, 7)
+            for name in ("receiver-0", "receiver-1"):
+                keeper.kill(name)
+            with socket.create_connection(("127.0.0.1", configuration.node.port)) as waiting:
+                waiting.sendall(b"GET /")
+                keeper.tend()
+                assert front_door.places.total() == 0
+                wait_until(tended, seconds=60, what="the receivers are ready")
+                waiting.settimeout(20)
+                assert waiting.recv(1) == b"\x07"
+    finally:
+        keeper.stop(10)
+        front_door.close()
+    assert not listening(configuration.node.port)

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from interop.dcmtk import echoscu, storescu
 from interop.ports import free_port, wait_until
 from interop.tools import TOOL_ENVIRONMENT, tool
+from structlog.testing import capture_logs
 
 from dicom_node.config import Peer
 from dicom_node.errors import ConfigurationError, PeerUnavailableError
@@ -321,12 +322,10 @@ def own_files(tmp_path: Path, authority: Authority, node_credentials: Credential
     return spoilt
 
 
-def test_good_credentials_pass(
-    authority: Authority, own_files: Credentials, capsys: pytest.CaptureFixture[str]
-) -> None:
-    check_credentials(authority.settings(own_files))
-    said = capsys.readouterr()
-    assert said.out + said.err == ""
+def test_good_credentials_pass(authority: Authority, own_files: Credentials) -> None:
+    with capture_logs() as lines:
+        check_credentials(authority.settings(own_files))
+    assert lines == []
 
 
 def test_what_is_wrong_with_credentials_is_said(
@@ -360,11 +359,12 @@ def test_certificates_out_of_their_time_are_refused(authority: Authority, node_c
             check_credentials(authority.settings(node_credentials), now + datetime.timedelta(days=days))
 
 
-def test_careless_credentials_are_warned_of(
-    authority: Authority, own_files: Credentials, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_careless_credentials_are_warned_of(authority: Authority, own_files: Credentials) -> None:
     own_files.key.chmod(0o644)
-    check_credentials(authority.settings(own_files), datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=350))
-    said = capsys.readouterr()
-    assert "others on this machine can read the private key" in said.out + said.err
-    assert "expires soon" in said.out + said.err
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=350)
+    with capture_logs() as lines:
+        check_credentials(authority.settings(own_files), soon)
+    assert [line["event"] for line in lines] == [
+        "others on this machine can read the private key",
+        "the certificate of this node expires soon",
+    ]
