@@ -22,6 +22,7 @@ class Rejection(enum.Enum):
 
     CALLING_NOT_RECOGNISED = (1, 1, 3)
     CALLED_NOT_RECOGNISED = (1, 1, 7)
+    TEMPORARY_CONGESTION = (2, 3, 1)
     LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
 
 

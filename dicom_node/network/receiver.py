@@ -72,6 +72,12 @@ class _Visits:
         with self._lock:
             self._open[association] = visit
 
+    def forget(self, visit: _Visit) -> None:
+        """Give back the place of an association that did not start."""
+        with self._lock:
+            self._open = {association: other for association, other in self._open.items() if other is not visit}
+        self._places.leave(visit.peers)
+
     def of(self, association: Association) -> _Visit:
         with self._lock:
             return self._open[association]
@@ -128,7 +134,6 @@ class _Welcome:
 
     visit: _Visit
     visits: _Visits
-    places: Places
     contexts: tuple[PresentationContext, ...]
 
     def begin(self, association: Association) -> Sequence[PresentationContext]:
@@ -136,7 +141,7 @@ class _Welcome:
         return self.contexts
 
     def withdraw(self) -> None:
-        self.places.leave(self.visit.peers)
+        self.visits.forget(self.visit)
 
 
 class _Doorkeeper:
@@ -174,7 +179,7 @@ class _Doorkeeper:
         if PeerPermission.RECEIVE in decision.permissions:
             contexts.append(self._committing)
         visit = _Visit(request.calling_ae_title, request.called_ae_title, request.address, decision.peers)
-        return _Welcome(visit, self._visits, self._places, tuple(contexts))
+        return _Welcome(visit, self._visits, tuple(contexts))
 
 
 def serve_receiver(

@@ -7,11 +7,13 @@ import copy
 import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import structlog
 from pynetdicom import AE, _config, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
@@ -22,7 +24,7 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from dicom_node.network.admission import Rejection
 from dicom_node.network.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.network.first_pdu import FirstPduError, ae_titles, reject
+from dicom_node.network.first_pdu import ABORT, FirstPduError, ae_titles, reject
 from dicom_node.network.lobby import Arrival, Door, Lobby, LobbyLimits
 from dicom_node.network.places import Places
 from dicom_node.network.refusals import RefusalReason, Refusals
@@ -38,6 +40,8 @@ __all__ = [
     "listening",
     "prompt_socket",
 ]
+
+_log = structlog.get_logger(__name__)
 
 EventHandlers = Sequence[tuple[Any, ...]]
 
@@ -204,21 +208,38 @@ class Listener:
         """Start an association, or return the PDU that refuses it."""
         try:
             calling, called = ae_titles(arrival.request)
-            shown = peer_certificate(arrival.connection) if isinstance(arrival.connection, ssl.SSLSocket) else None
-            decision = self._doorkeeper.admit(AssociationRequest(calling, called, arrival.address[0], shown))
-            if isinstance(decision, Rejection):
-                return reject(*decision.value)
-            try:
-                self._associate(arrival, decision, _decoded(arrival.request))
-            except Exception:
-                decision.withdraw()
-                raise
         except FirstPduError as error:
             self._refusals.count(error.reason)
             return error.answer
+        shown = peer_certificate(arrival.connection) if isinstance(arrival.connection, ssl.SSLSocket) else None
+        decision = self._doorkeeper.admit(AssociationRequest(calling, called, arrival.address[0], shown))
+        if isinstance(decision, Rejection):
+            return reject(*decision.value)
+        # Decoding a request with many presentation contexts takes pynetdicom longer than others should wait.
+        try:
+            threading.Thread(target=self._associate, args=(arrival, decision), name="request", daemon=True).start()
+        except RuntimeError:
+            # No more threads to be had.
+            decision.withdraw()
+            self._refusals.count(RefusalReason.FAILURE)
+            return reject(*Rejection.TEMPORARY_CONGESTION.value)
         return None
 
-    def _associate(self, arrival: Arrival, welcome: Welcome, request: A_ASSOCIATE_RQ) -> None:
+    def _associate(self, arrival: Arrival, welcome: Welcome) -> None:
+        try:
+            self._association(arrival, welcome, _decoded(arrival.request)).start()
+        except Exception as error:  # noqa: BLE001 - the peer gets an answer and its place is freed whatever happens
+            reason = error.reason if isinstance(error, FirstPduError) else RefusalReason.FAILURE
+            self._refusals.count(reason)
+            if reason is RefusalReason.FAILURE:
+                _log.exception("association could not be set up", address=arrival.address[0])
+            with contextlib.suppress(OSError):
+                arrival.connection.settimeout(self._entity.acse_timeout)
+                arrival.connection.sendall(ABORT)
+            self.shutdown_request(arrival.connection)
+            welcome.withdraw()
+
+    def _association(self, arrival: Arrival, welcome: Welcome, request: A_ASSOCIATE_RQ) -> Association:
         association = self._association_class(self._entity, MODE_ACCEPTOR)
         association._server = self
         association.name = f"association {arrival.address[0]}:{arrival.address[1]}"
@@ -237,7 +258,7 @@ class Listener:
         # The state machine finds the request as if it had read it: Evt5, put by the socket, then Evt6.
         association.dul._recv_pdu.put(request)
         association.dul.event_queue.put("Evt6")
-        association.start()
+        return association
 
 
 def _decoded(request: bytes) -> A_ASSOCIATE_RQ:
