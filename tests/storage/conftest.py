@@ -3,57 +3,26 @@
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgresql_server import MISSING, is_installed, running_postgresql
 from sqlalchemy import create_engine, text
 
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, open_ledger
 
 
-def _server_binary(name: str) -> Path | None:
-    debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    if debian:
-        return debian[-1]
-    found = shutil.which(name)
-    return Path(found) if found else None
-
-
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[str]:
     """URL of a database of a PostgreSQL server that lives as long as the session."""
-    initdb, pg_ctl = _server_binary("initdb"), _server_binary("pg_ctl")
-    if initdb is None or pg_ctl is None:
-        why = "no PostgreSQL server is installed (Debian: apt-get install postgresql)"
+    if not is_installed():
         if os.environ.get("CI") == "true":
-            pytest.fail(why, pytrace=False)
-        pytest.skip(why)
-    # PostgreSQL refuses to run as root.
-    user = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-    folder = Path(tempfile.mkdtemp(prefix="ledger-pg-"))
-    os.chown(folder, user.pw_uid, user.pw_gid)
-
-    def run(*command: str | Path) -> None:
-        as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
-        subprocess.run(
-            [str(part) for part in command], check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=120, **as_user
-        )
-
-    data = folder / "data"
-    run(initdb, "-D", data, "-A", "trust", "-U", "ledger", "--no-sync", "-E", "UTF8", "--locale=C")
-    options = f"-k {folder} -c listen_addresses='' -c fsync=off"
-    run(pg_ctl, "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
-    try:
-        yield f"postgresql+psycopg://ledger@/postgres?host={folder}"
-    finally:
-        run(pg_ctl, "-D", data, "-w", "-m", "immediate", "stop")
-        shutil.rmtree(folder)
+            pytest.fail(MISSING, pytrace=False)
+        pytest.skip(MISSING)
+    with running_postgresql(fsync=False) as url:
+        yield url
 
 
 @pytest.fixture
