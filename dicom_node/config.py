@@ -97,6 +97,9 @@ class NodeSettings(_Section):
     receiver_processes: int = Field(default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, le=16)
     """Processes that accept associations on the one port; unset means two where there are two cores."""
     data_path: DataPath = DataPath.DIRECT
+    commitment: bool = False
+    """Whether senders may ask for storage commitment. The node then keeps what it committed to for
+    ``storage.retention_days`` from its report, and no longer: it is no archive."""
 
 
 class PeerPermission(enum.StrEnum):
