@@ -97,6 +97,8 @@ class NodeSettings(_Section):
     receiver_processes: int = Field(default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, le=16)
     """Processes that accept associations on the one port; unset means two where there are two cores."""
     data_path: DataPath = DataPath.DIRECT
+    maximum_matches: int = Field(default=1000, ge=1)
+    """Of one query; beyond that it is answered A700."""
     commitment: bool = False
     """Whether senders may ask for storage commitment. The node then keeps what it committed to for
     ``storage.retention_days`` from its report, and no longer: it is no archive."""
@@ -109,6 +111,8 @@ class PeerPermission(enum.StrEnum):
     """Send images to this node (C-STORE) and test it (C-ECHO)."""
     RECEIVE = "receive"
     """Be a destination of results."""
+    QUERY = "query"
+    """Query and retrieve what this node holds (C-FIND, C-GET, C-MOVE)."""
 
 
 class Peer(_Section):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import Table, exists, select
+from sqlalchemy import Table, exists, select, update
 from sqlalchemy.orm import Session
 
 from storage.holdings import HeldInstance, held_instances
@@ -130,21 +130,23 @@ def take_responsibility(
     """
     held: dict[str, HeldInstance] = {}
     with ledger.transaction() as session:
+        studies: set[str] = set()
         for part in _parts(sop_instance_uids):
-            of_these = (
-                select(SeriesRow.study_id)
-                .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
-                .where(InstanceRow.sop_instance_uid.in_(part), InstanceRow.removed_at.is_(None))
+            studies.update(
+                session.scalars(
+                    select(StudyRow.study_instance_uid)
+                    .join(SeriesRow, SeriesRow.study_id == StudyRow.id)
+                    .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
+                    .where(InstanceRow.sop_instance_uid.in_(part), InstanceRow.removed_at.is_(None))
+                )
             )
-            # Retention locks the study as well: what is found after this lock stays.
-            for study in session.scalars(
-                select(StudyRow)
-                .where(StudyRow.id.in_(of_these))
-                .order_by(StudyRow.id)
-                .with_for_update(key_share=True)
-                .execution_options(populate_existing=True)
-            ):
-                study.committed_at = now
+        # Retention locks the study as well: what is found after this lock stays. In the order that all keep who lock
+        # several studies.
+        for study_instance_uid in sorted(studies):
+            of_study = StudyRow.study_instance_uid == study_instance_uid
+            session.execute(select(StudyRow.id).where(of_study).with_for_update(key_share=True))
+            session.execute(update(StudyRow).where(of_study).values(committed_at=now))
+        for part in _parts(sop_instance_uids):
             held |= {one.sop_instance_uid: one for one in held_instances(session, sop_instance_uids=part)}
     return held
 

@@ -25,6 +25,7 @@ from storage.schema import (
     ReportState,
     ResultRow,
     SeriesRow,
+    StudyAttributesRow,
     StudyRow,
 )
 
@@ -102,6 +103,7 @@ def _expire_study(ledger: Ledger, finished: Select[int, str], study_id: int, now
             )
             .values(removed_at=now)
         )
+        session.execute(delete(StudyAttributesRow).where(StudyAttributesRow.study_id == study_id))
         record_event(session, "study removed", study.study_instance_uid, at=now, study_id=study_id)
         return True
 

@@ -40,9 +40,15 @@ from pynetdicom.sop_class import (
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     MultiFrameSingleBitSecondaryCaptureImageStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
+    PatientRootQueryRetrieveInformationModelFind,
+    PatientRootQueryRetrieveInformationModelGet,
+    PatientRootQueryRetrieveInformationModelMove,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     StorageCommitmentPushModel,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
     TwelveLeadECGWaveformStorage,
     Verification,
 )
@@ -59,6 +65,14 @@ __all__ = [
     "verification_context",
 ]
 
+QUERY_RETRIEVE_CLASSES: tuple[UID, ...] = (
+    PatientRootQueryRetrieveInformationModelFind,
+    PatientRootQueryRetrieveInformationModelGet,
+    PatientRootQueryRetrieveInformationModelMove,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
 IMAGE_CLASSES: tuple[UID, ...] = (
     MRImageStorage,
     EnhancedMRImageStorage,
@@ -119,6 +133,8 @@ def storage_contexts() -> list[PresentationContext]:
 def supported_contexts(permissions: frozenset[PeerPermission], *, commitment: bool) -> tuple[PresentationContext, ...]:
     """What a peer may propose.
 
+    A peer that may query gets the storage classes in the SCP role, to retrieve by C-GET, whether it may send or not.
+
     Parameters
     ----------
     commitment
@@ -126,8 +142,14 @@ def supported_contexts(permissions: frozenset[PeerPermission], *, commitment: bo
     """
     contexts = [verification_context()]
     sends, receives = PeerPermission.SEND in permissions, PeerPermission.RECEIVE in permissions
-    if sends:
-        contexts += storage_contexts()
+    queries = PeerPermission.QUERY in permissions
+    if sends or queries:
+        for context in storage_contexts():
+            if queries:
+                context.scu_role, context.scp_role = sends, True
+            contexts.append(context)
+    if queries:
+        contexts += [build_context(uid, list(UNCOMPRESSED)) for uid in QUERY_RETRIEVE_CLASSES]
     if receives or (sends and commitment):
         contexts.append(_commitment_context(asks=sends and commitment, reports=receives))
     return tuple(contexts)

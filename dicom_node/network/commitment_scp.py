@@ -9,7 +9,6 @@ moment. What is reported as committed is kept for ``storage.retention_days`` fro
 from __future__ import annotations
 
 import datetime as dt
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ import structlog
 from pydicom.dataset import Dataset
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
-from pynetdicom.dsutils import decode, encode
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
@@ -38,7 +36,7 @@ from dicom_node.network.commitment import (
     is_answer,
     read_action_information,
 )
-from dicom_node.network.services import Caller, await_idle, exchange
+from dicom_node.network.services import Caller, await_idle, decoded, encoded, exchange
 from storage.commitments import (
     CommitmentTransaction,
     commitment_reported_to,
@@ -150,7 +148,7 @@ class CommitmentService:
         if request.ActionTypeID != REQUEST_COMMITMENT:
             return _NO_SUCH_ACTION, None
         try:
-            transaction_uid, references = read_action_information(_decoded(request.ActionInformation, context))
+            transaction_uid, references = read_action_information(decoded(request.ActionInformation, context))
         except Exception as error:  # noqa: BLE001 - whatever pydicom makes of a broken data set
             what = error.what if isinstance(error, NodeError) else "its data set cannot be read"
             _log.warning("commitment request refused", what=what, calling_ae_title=self.caller.ae_title)
@@ -198,20 +196,10 @@ class CommitmentService:
             _log.warning("commitment not reported yet", what=classify(error).what)
 
 
-def _decoded(data: io.BytesIO | None, context: PresentationContext) -> Dataset:
-    if data is None:
-        return Dataset()
-    syntax = context.transfer_syntax[0]
-    return decode(data, syntax.is_implicit_VR, syntax.is_little_endian)
-
-
 def _request(due: CommitmentReportDue, context: PresentationContext) -> Any:
-    syntax = context.transfer_syntax[0]
     request = N_EVENT_REPORT()
     request.MessageID = 1
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = StorageCommitmentPushModel, INSTANCE
     request.EventTypeID = due.event_type
-    request.EventInformation = io.BytesIO(
-        encode(due.information, syntax.is_implicit_VR, syntax.is_little_endian) or b""
-    )
+    request.EventInformation = encoded(due.information, context)
     return request

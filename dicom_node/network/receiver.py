@@ -12,7 +12,7 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import N_ACTION
+from pynetdicom.dimse_primitives import C_GET, C_MOVE, N_ACTION
 from pynetdicom.presentation import PresentationContext, PresentationContextTuple
 
 from dicom_node.config import Configuration, DataPath, PeerPermission
@@ -31,8 +31,10 @@ from dicom_node.network.direct import DirectAssociation, StoreCommand
 from dicom_node.network.front_door import FrontDoor, open_front_door
 from dicom_node.network.lobby import Door
 from dicom_node.network.places import Places
+from dicom_node.network.query_scp import QueryService
 from dicom_node.network.reception import IncomingInstance, InstanceReceiver, StoreRequest
 from dicom_node.network.refusals import Refusals
+from dicom_node.network.retrieve_scp import RetrieveService
 from dicom_node.network.room import Room
 from dicom_node.network.services import Caller, Service, serve_requests
 from dicom_node.network.transport import (
@@ -242,7 +244,9 @@ def serve_receiver(
         begin = _begin_store(instances, visits)
 
         def services(caller: Caller) -> dict[type, Service]:
-            return {N_ACTION: CommitmentService(ledger, files, caller, node.commitment).serve}
+            commitment = CommitmentService(ledger, files, caller, node.commitment)
+            retrieval = RetrieveService(configuration, ledger, files, caller)
+            return {N_ACTION: commitment.serve, C_GET: retrieval.get, C_MOVE: retrieval.move}
 
         entity = application_entity(
             node.ae_title,
@@ -259,7 +263,7 @@ def serve_receiver(
             listening(
                 entity,
                 (Door(door.plain),),
-                _handlers(configuration, ledger, begin, visits),
+                _handlers(configuration, ledger, files, begin, visits),
                 _Doorkeeper(configuration, resolve, visits, places, refusals, services),
                 association_class=(
                     functools.partial(DirectAssociation, begin_store=begin)
@@ -322,8 +326,15 @@ def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., 
 
 
 def _handlers(
-    configuration: Configuration, ledger: Ledger, begin: Callable[..., IncomingInstance], visits: _Visits
+    configuration: Configuration,
+    ledger: Ledger,
+    files: InstanceFiles,
+    begin: Callable[..., IncomingInstance],
+    visits: _Visits,
 ) -> EventHandlers:
+    node = configuration.node
+    queries = QueryService(ledger, files, node.ae_title, node.maximum_matches)
+
     def stored(event: evt.Event) -> Dataset:
         request = event.request
         incoming = begin(
@@ -348,6 +359,7 @@ def _handlers(
         *prompt_socket(configuration.node.network_timeout_s),
         (evt.EVT_C_ECHO, lambda _event: 0x0000),
         (evt.EVT_C_STORE, stored),
+        (evt.EVT_C_FIND, queries.find),
         (evt.EVT_N_EVENT_REPORT, reported),
         (evt.EVT_RELEASED, functools.partial(ended, "released")),
         (evt.EVT_ABORTED, functools.partial(ended, "aborted")),

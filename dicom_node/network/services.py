@@ -7,19 +7,22 @@ the peer requests meanwhile is served in its turn instead of being taken for an 
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from pydicom.dataset import Dataset
 from pynetdicom.association import Association
+from pynetdicom.dsutils import decode, encode
 from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT, A_RELEASE
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.config import PeerPermission
 
-__all__ = ["Caller", "Service", "await_idle", "exchange", "is_ending", "serve_requests"]
+__all__ = ["Caller", "Service", "await_idle", "decoded", "encoded", "exchange", "is_ending", "serve_requests"]
 
 _log = structlog.get_logger(__name__)
 
@@ -69,6 +72,27 @@ def serve_requests(association: Association, services: Mapping[type, Service]) -
         association._is_paused = False
 
     association._serve_request = serve
+
+
+def decoded(data: io.BytesIO | None, context: PresentationContext) -> Dataset:
+    """The data set of a message; empty where there is none."""
+    syntax = context.transfer_syntax[0]
+    return Dataset() if data is None else decode(data, syntax.is_implicit_VR, syntax.is_little_endian)
+
+
+def encoded(dataset: Dataset, context: PresentationContext) -> io.BytesIO:
+    """A data set for a message.
+
+    Raises
+    ------
+    ValueError
+        A value of it cannot be encoded.
+    """
+    syntax = context.transfer_syntax[0]
+    data = encode(dataset, syntax.is_implicit_VR, syntax.is_little_endian)
+    if data is None:
+        raise ValueError("the data set cannot be encoded")
+    return io.BytesIO(data)
 
 
 def is_ending(association: Association) -> bool:
