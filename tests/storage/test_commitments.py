@@ -17,7 +17,7 @@ from storage.commitments import (
     report_elsewhere,
     take_responsibility,
 )
-from storage.instances import close_association, record_instance
+from storage.instances import close_association, record_instances
 from storage.jobs import create_jobs, study_contents
 from storage.ledger import Ledger, LedgerError
 from storage.retention import expire_commitments, expire_studies
@@ -80,7 +80,7 @@ def test_a_transaction_uid_stands_for_one_set_of_objects_of_one_peer(ledger: Led
 def test_what_is_committed_stays_for_the_retention_time_from_the_report(ledger: Ledger) -> None:
     association = associate(ledger)
     instance = an_instance(association, 1)
-    record_instance(ledger, instance, at=NOW)
+    record_instances(ledger, [instance], at=NOW)
     close_association(ledger, association, outcome="released", at=NOW)
     assert create_jobs(ledger, study_contents(ledger, "1.2.3"), [], reason="test", now=NOW) == ()
     (held,) = take_responsibility(ledger, [instance.sop_instance_uid, "1.2"], now=NOW + 10 * DAY).values()
