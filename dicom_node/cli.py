@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from dicom_node.commands import analyze, check, demo, ledger, models, phantom, send, serve, training
+from dicom_node.commands import analyze, check, demo, fetch, ledger, models, phantom, send, serve, training
 from dicom_node.commands.terminal import ExitCode
 from dicom_node.errors import ConfigurationError, NodeError, PeerUnavailableError
 from dicom_node.logs import configure_logging
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.command()(demo.demo)
 app.command()(send.send)
+app.command()(fetch.fetch)
 app.command()(analyze.analyze)
 app.command()(ledger.status)
 app.command()(ledger.studies)

@@ -111,6 +111,11 @@ class NodeSettings(_Section):
     receiver_processes: int = Field(default=2, ge=1, le=16)
     """Processes that accept associations on the one port."""
     data_path: DataPath = DataPath.DIRECT
+    maximum_matches: int = Field(default=1000, ge=1)
+    """Of one query; beyond that it is answered A700."""
+    commitment: bool = False
+    """Whether senders may ask for storage commitment. The node then keeps what it committed to for
+    ``storage.retention_days`` from its report, and no longer: it is no archive."""
     tls: TlsSettings | None = None
     """Secure associations; unset means that there are none."""
 
@@ -128,6 +133,8 @@ class PeerPermission(enum.StrEnum):
     """Send images to this node (C-STORE) and test it (C-ECHO)."""
     RECEIVE = "receive"
     """Be a destination of results."""
+    QUERY = "query"
+    """Query and retrieve what this node holds (C-FIND, C-GET, C-MOVE)."""
 
 
 class Peer(_Section):

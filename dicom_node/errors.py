@@ -20,6 +20,7 @@ __all__ = [
     "ExecutionTimeoutError",
     "GateError",
     "NodeError",
+    "NotAuthorisedError",
     "OutOfResourcesError",
     "PeerUnavailableError",
     "ProcessingFailureError",
@@ -74,6 +75,12 @@ class DataSetMismatchError(NodeError):
     """The data set does not match its SOP class (A900)."""
 
     dimse_status = 0xA900
+
+
+class NotAuthorisedError(NodeError):
+    """The peer may not do this (0124)."""
+
+    dimse_status = 0x0124
 
 
 class CannotUnderstandError(NodeError):

@@ -12,11 +12,11 @@ import hashlib
 import mmap
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["INSTANCES", "QUARANTINE", "IncomingFile", "InstanceFiles", "StoredFile"]
+__all__ = ["INSTANCES", "QUARANTINE", "RESULTS", "IncomingFile", "InstanceFiles", "StoredFile"]
 
 INCOMING = "incoming"
 INSTANCES = "instances"
@@ -93,8 +93,15 @@ class InstanceFiles:
         """
         return IncomingFile(self, file_meta, transfer_syntax_uid)
 
-    def store_result(self, data: bytes, *, file_meta: bytes, transfer_syntax_uid: str) -> StoredFile:
-        """Write a result object.
+    def store(
+        self,
+        data: bytes | Iterable[bytes],
+        *,
+        file_meta: bytes,
+        transfer_syntax_uid: str,
+        folder: str = INSTANCES,
+    ) -> StoredFile:
+        """Write an object that is there already, whole or in parts.
 
         Raises
         ------
@@ -102,8 +109,9 @@ class InstanceFiles:
             No room or no access; nothing was stored.
         """
         with self.incoming(file_meta=file_meta, transfer_syntax_uid=transfer_syntax_uid) as file:
-            file.write(data)
-            return file.keep(RESULTS)
+            for part in (data,) if isinstance(data, bytes) else data:
+                file.write(part)
+            return file.keep(folder)
 
     def copy_to_quarantine(self, stored: StoredFile) -> StoredFile:
         """Keep an instance's file in quarantine as well, whatever becomes of the other name.

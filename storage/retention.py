@@ -8,33 +8,37 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import Select, delete, exists, func, select, update
+from sqlalchemy import Select, delete, exists, func, or_, select, update
 
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, record_event
 from storage.schema import (
     Association,
     AssociationStudy,
+    CommitmentTransactionRow,
     DeliveryRow,
     DeliveryState,
     InstanceRow,
     JobRow,
     JobState,
     QuarantineRow,
+    ReportState,
     ResultRow,
     SeriesRow,
+    StudyAttributesRow,
     StudyRow,
 )
 
-__all__ = ["expire_quarantine", "expire_studies", "sweep_files"]
+__all__ = ["expire_commitments", "expire_quarantine", "expire_studies", "sweep_files"]
 
 
 def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> tuple[str, ...]:
     """Mark the files of finished studies as removed.
 
     A study is finished when no instance of it waits, no association that sent it is open, all its jobs succeeded or
-    were superseded, and all deliveries of its results are committed; and when nothing of that happened within
-    ``retention``. A study with a failed job or a dead delivery stays until an operator has dealt with it.
+    were superseded, and all deliveries of its results are committed; and when nothing of that happened, and this node
+    committed to no instance of it, within ``retention``. A study with a failed job or a dead delivery stays until an
+    operator has dealt with it.
 
     Returns
     -------
@@ -61,7 +65,13 @@ def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime)
         ~func.coalesce(committed, False),
     )
     finished = select(StudyRow.id, StudyRow.study_instance_uid).where(
-        StudyRow.removed_at.is_(None), StudyRow.last_received_at < before, ~waiting, ~sending, ~working, ~delivering
+        StudyRow.removed_at.is_(None),
+        StudyRow.last_received_at < before,
+        or_(StudyRow.committed_at.is_(None), StudyRow.committed_at < before),
+        ~waiting,
+        ~sending,
+        ~working,
+        ~delivering,
     )
     with ledger.reading() as session:
         studies = session.execute(finished).all()
@@ -93,6 +103,7 @@ def _expire_study(ledger: Ledger, finished: Select[int, str], study_id: int, now
             )
             .values(removed_at=now)
         )
+        session.execute(delete(StudyAttributesRow).where(StudyAttributesRow.study_id == study_id))
         record_event(session, "study removed", study.study_instance_uid, at=now, study_id=study_id)
         return True
 
@@ -102,6 +113,21 @@ def expire_quarantine(ledger: Ledger, *, retention: dt.timedelta, now: dt.dateti
     with ledger.transaction() as session:
         expired = session.scalars(
             delete(QuarantineRow).where(QuarantineRow.at < now - retention).returning(QuarantineRow.id)
+        ).all()
+        return len(expired)
+
+
+def expire_commitments(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> int:
+    """Forget storage commitment requests that ended longer ago than ``retention``; returns how many."""
+    with ledger.transaction() as session:
+        expired = session.scalars(
+            delete(CommitmentTransactionRow)
+            .where(
+                CommitmentTransactionRow.state != ReportState.DUE,
+                CommitmentTransactionRow.due_at < now - retention,
+                func.coalesce(CommitmentTransactionRow.reported_at < now - retention, True),
+            )
+            .returning(CommitmentTransactionRow.id)
         ).all()
         return len(expired)
 

@@ -31,15 +31,21 @@ __all__ = [
     "AssociationStudy",
     "Base",
     "CommitmentRequest",
+    "CommitmentTransactionRow",
     "DeliveryRow",
     "DeliveryState",
     "EventRow",
     "InstanceRow",
     "JobRow",
     "JobState",
+    "PerformedStepRow",
+    "PerformedStepStudyRow",
     "QuarantineRow",
+    "ReportState",
     "ResultRow",
     "SeriesRow",
+    "StepState",
+    "StudyAttributesRow",
     "StudyRow",
     "UtcDateTime",
 ]
@@ -65,6 +71,22 @@ class DeliveryState(enum.StrEnum):
     COMMITTED = "committed"
     """The destination took responsibility; or it was sent to a destination that is not asked for commitment."""
     DEAD = "dead"
+
+
+class ReportState(enum.StrEnum):
+    """Where the answer to a peer's storage commitment request is; the last two are final unless it is asked again."""
+
+    DUE = "due"
+    REPORTED = "reported"
+    DEAD = "dead"
+
+
+class StepState(enum.StrEnum):
+    """PerformedProcedureStepStatus (0040,0252); the last two are final (PS3.4 F.7.2.2.2)."""
+
+    IN_PROGRESS = "IN PROGRESS"
+    COMPLETED = "COMPLETED"
+    DISCONTINUED = "DISCONTINUED"
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
@@ -109,7 +131,12 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {dt.datetime: UtcDateTime(), dict[str, Any]: JSON(), list[str]: JSON()}  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012
+        dt.datetime: UtcDateTime(),
+        dict[str, Any]: JSON(),
+        list[str]: JSON(),
+        list[list[str]]: JSON(),
+    }
 
 
 class Association(Base):
@@ -144,6 +171,8 @@ class StudyRow(Base):
     last_association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
     removed_at: Mapped[dt.datetime | None]
     """When its instance files were removed by retention."""
+    committed_at: Mapped[dt.datetime | None]
+    """When this node last took responsibility for instances of it (storage commitment)."""
 
     series: Mapped[list[SeriesRow]] = relationship(back_populates="study", order_by="SeriesRow.id")
 
@@ -321,6 +350,72 @@ class CommitmentRequest(Base):
     transaction_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
     delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"), primary_key=True, index=True)
     requested_at: Mapped[dt.datetime]
+
+
+class CommitmentTransactionRow(Base):
+    """One storage commitment request of a peer, and the report that this node owes for it."""
+
+    __tablename__ = "commitment_transaction"
+    __table_args__ = (
+        UniqueConstraint("calling_ae_title", "transaction_uid", "digest", name="uq_commitment_transaction"),
+        Index("ix_commitment_transaction_due", "state", "due_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    transaction_uid: Mapped[str] = mapped_column(Uid)
+    digest: Mapped[str] = mapped_column(Digest)
+    """sha256 over what is referenced: tells a repeated request from another one under a used Transaction UID."""
+    referenced: Mapped[list[list[str]]]
+    """SOP Class and SOP Instance UID of each object."""
+    correlation_id: Mapped[str | None] = mapped_column(CorrelationId)
+    requested_at: Mapped[dt.datetime]
+    state: Mapped[ReportState] = mapped_column(_state(ReportState, "report_state"))
+    attempts: Mapped[int] = mapped_column(default=0)
+    """Attempts to report that failed."""
+    due_at: Mapped[dt.datetime]
+    reported_at: Mapped[dt.datetime | None]
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class StudyAttributesRow(Base):
+    """What a query asks of a study, read from one of its files when first asked; patient data, gone with the files."""
+
+    __tablename__ = "study_attributes"
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), primary_key=True)
+    patient_id: Mapped[str] = mapped_column(String(64), index=True)
+    attributes: Mapped[dict[str, Any]]
+    """By DICOM keyword, ``PatientID`` among them."""
+
+
+class PerformedStepRow(Base):
+    """One modality performed procedure step (PS3.4 annex F), without what it says of the patient."""
+
+    __tablename__ = "performed_step"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, unique=True)
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    state: Mapped[StepState] = mapped_column(_state(StepState, "step_state"))
+    sop_instance_uids: Mapped[list[str]]
+    """Of the objects that it says it made."""
+    created_at: Mapped[dt.datetime]
+    changed_at: Mapped[dt.datetime]
+    ended_at: Mapped[dt.datetime | None]
+
+    studies: Mapped[list[PerformedStepStudyRow]] = relationship(back_populates="step")
+
+
+class PerformedStepStudyRow(Base):
+    """Which studies a step is part of; the step may be known before the study has come."""
+
+    __tablename__ = "performed_step_study"
+
+    step_id: Mapped[int] = mapped_column(ForeignKey("performed_step.id"), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True, index=True)
+
+    step: Mapped[PerformedStepRow] = relationship(back_populates="studies")
 
 
 class EventRow(Base):

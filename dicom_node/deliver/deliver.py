@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import structlog
 
 from dicom_node.config import Configuration
+from dicom_node.deliver.commitments import CommitmentReporter
 from dicom_node.deliver.retry import next_attempt
 from dicom_node.deliver.visit import LEASE_S, RESERVED_CONTEXTS, Parcel, Visitor, series_of
 from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NodeError, classify
@@ -72,27 +73,33 @@ def serve_deliverer(
     """
     ledger = open_ledger(configuration.storage.database)
     owner = f"{configuration.node.ae_title}:{configuration.node.port}/{name}"[:64]
-    deliverer = Deliverer(configuration, ledger, InstanceFiles(configuration.storage.directory), owner)
-    rounds: dict[str, Future[int]] = {}
+    files = InstanceFiles(configuration.storage.directory)
+    deliverer = Deliverer(configuration, ledger, files, owner)
+    reporter = CommitmentReporter(configuration, ledger, files)
+    rounds: dict[tuple[str, str], Future[int]] = {}
     try:
         released = release_deliveries(ledger, owner, utc_now())
         _log.info("delivering", destinations=sorted(configuration.results.destinations), released=released)
         ready()
         release_expired_at = time.monotonic() + RELEASE_EXPIRED_EVERY_S
-        # A destination that does not answer must not hold up the others: each has a thread.
-        with ThreadPoolExecutor(len(configuration.results.destinations) + 1, "destination") as pool:
+        # One that does not answer must not hold up the others: each destination and each peer has a thread.
+        threads = len(configuration.results.destinations) + len(configuration.peers) + 1
+        with ThreadPoolExecutor(threads, "destination") as pool:
             while not stop_event.wait(POLL_S):
                 try:
-                    waiting = deliverer.destinations_with_work()
+                    waiting = [
+                        *(("deliver", one, deliverer.deliver_once) for one in deliverer.destinations_with_work()),
+                        *(("report", one, reporter.report_once) for one in reporter.peers_with_work()),
+                    ]
                     if time.monotonic() > release_expired_at:
                         release_expired_deliveries(ledger, utc_now())
                         release_expired_at = time.monotonic() + RELEASE_EXPIRED_EVERY_S
                 except Exception as error:  # noqa: BLE001 - the ledger may be down for a while
                     _log.warning("ledger not readable", what=_in_words(error))
                     continue
-                for destination in waiting:
-                    if destination not in rounds or rounds[destination].done():
-                        rounds[destination] = pool.submit(deliverer.deliver_once, destination)
+                for kind, peer, work in waiting:
+                    if (kind, peer) not in rounds or rounds[kind, peer].done():
+                        rounds[kind, peer] = pool.submit(work, peer)
         _log.info("deliverer stopped")
     finally:
         ledger.close()

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.config import Configuration, ResultSettings, Route
 from dicom_node.errors import ConfigurationError, NodeError, classify
 from dicom_node.roles import RoleContext
-from storage.files import InstanceFiles
+from storage.files import QUARANTINE, RESULTS, InstanceFiles
 from storage.instances import QuarantinedObject, record_quarantine
 from storage.jobs import Job, ResultRecord, claim_job, complete_job, extend_job, fail_job
 from storage.ledger import Ledger, open_ledger, utc_now
@@ -188,14 +188,16 @@ class _Worker:
 
     def _stored(self, result: ResultObject) -> ResultRecord:
         file_meta, data = _parts(result.content)
-        file = self._files.store_result(data, file_meta=file_meta, transfer_syntax_uid=result.transfer_syntax_uid)
+        file = self._files.store(
+            data, file_meta=file_meta, transfer_syntax_uid=result.transfer_syntax_uid, folder=RESULTS
+        )
         return ResultRecord(
             role=result.role.value,
             sop_class_uid=result.sop_class_uid,
             sop_instance_uid=result.sop_instance_uid,
             series_instance_uid=result.series_instance_uid,
             series_description=result.series_description,
-            path=str(file.path),
+            path=file.path,
             digest=file.digest,
             size=file.size,
             destinations=tuple(sorted(result.destinations)),
@@ -204,10 +206,12 @@ class _Worker:
     def _quarantined(self, job: Job, rejected: RejectedObject) -> None:
         result, problems = rejected.object, [str(problem) for problem in rejected.problems]
         file_meta, data = _parts(result.content)
-        file = self._files.quarantine(data, file_meta=file_meta, transfer_syntax_uid=result.transfer_syntax_uid)
+        file = self._files.store(
+            data, file_meta=file_meta, transfer_syntax_uid=result.transfer_syntax_uid, folder=QUARANTINE
+        )
         quarantined = QuarantinedObject(
             digest=file.digest,
-            path=str(file.path),
+            path=file.path,
             reason=f"{result.role.value}: {'; '.join(problems)}",
             sop_instance_uid=result.sop_instance_uid,
             job_id=job.id,

@@ -40,23 +40,39 @@ from pynetdicom.sop_class import (
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     MultiFrameSingleBitSecondaryCaptureImageStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
+    PatientRootQueryRetrieveInformationModelFind,
+    PatientRootQueryRetrieveInformationModelGet,
+    PatientRootQueryRetrieveInformationModelMove,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     StorageCommitmentPushModel,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
     TwelveLeadECGWaveformStorage,
     Verification,
 )
+
+from dicom_node.config import PeerPermission
 
 __all__ = [
     "DOCUMENT_CLASSES",
     "IMAGE_CLASSES",
     "UNCOMPRESSED",
-    "commitment_result_context",
     "image_transfer_syntaxes",
     "storage_contexts",
+    "supported_contexts",
     "verification_context",
 ]
 
+QUERY_RETRIEVE_CLASSES: tuple[UID, ...] = (
+    PatientRootQueryRetrieveInformationModelFind,
+    PatientRootQueryRetrieveInformationModelGet,
+    PatientRootQueryRetrieveInformationModelMove,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
 IMAGE_CLASSES: tuple[UID, ...] = (
     MRImageStorage,
     EnhancedMRImageStorage,
@@ -114,12 +130,37 @@ def storage_contexts() -> list[PresentationContext]:
     ]
 
 
-def commitment_result_context() -> PresentationContext:
-    """Results of storage commitment that a destination reports on an association of its own (PS3.4 J.3.3).
+def supported_contexts(permissions: frozenset[PeerPermission], *, commitment: bool) -> tuple[PresentationContext, ...]:
+    """What a peer may propose.
 
-    The node is the SCU of the service although it accepts the association, so it agrees to both roles: a destination
-    that negotiates its SCP role is served, and so is one that omits the negotiation.
+    A peer that may query gets the storage classes in the SCP role, to retrieve by C-GET, whether it may send or not.
+
+    Parameters
+    ----------
+    commitment
+        Whether senders may ask for storage commitment, see ``node.commitment``.
+    """
+    contexts = [verification_context()]
+    sends, receives = PeerPermission.SEND in permissions, PeerPermission.RECEIVE in permissions
+    queries = PeerPermission.QUERY in permissions
+    if sends or queries:
+        for context in storage_contexts():
+            if queries:
+                context.scu_role, context.scp_role = sends, True
+            contexts.append(context)
+    if queries:
+        contexts += [build_context(uid, list(UNCOMPRESSED)) for uid in QUERY_RETRIEVE_CLASSES]
+    if receives or (sends and commitment):
+        contexts.append(_commitment_context(asks=sends and commitment, reports=receives))
+    return tuple(contexts)
+
+
+def _commitment_context(*, asks: bool, reports: bool) -> PresentationContext:
+    """Storage commitment that a sender asks for, or that a destination reports on an association of its own.
+
+    For a report the node is the SCU of the service although it accepts the association (PS3.4 J.3.3), so it agrees to
+    both roles: a destination that negotiates its SCP role is served, and so is one that omits the negotiation.
     """
     context = build_context(StorageCommitmentPushModel, list(UNCOMPRESSED))
-    context.scu_role = context.scp_role = True
+    context.scu_role, context.scp_role = asks or reports, reports
     return context

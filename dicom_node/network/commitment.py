@@ -7,21 +7,32 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
+from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.errors import CannotUnderstandError
+from dicom_node.network.identity import is_uid
 
 __all__ = [
     "ALL_COMMITTED",
+    "CLASS_INSTANCE_CONFLICT",
+    "DUPLICATE_TRANSACTION_UID",
     "FAILURE_REASONS",
     "INSTANCE",
+    "NO_SUCH_OBJECT_INSTANCE",
+    "PROCESSING_FAILURE",
     "REQUEST_COMMITMENT",
     "SOME_FAILED",
     "CommitmentReport",
     "SopReference",
     "action_information",
     "event_information",
+    "is_answer",
     "read_action_information",
     "read_event_information",
+    "scp_role",
+    "send_report",
 ]
 
 INSTANCE = UID("1.2.840.10008.1.20.1.1")
@@ -31,12 +42,14 @@ REQUEST_COMMITMENT = 1
 ALL_COMMITTED, SOME_FAILED = 1, 2
 """Event Type IDs (PS3.4 J.3.3)."""
 
+PROCESSING_FAILURE, NO_SUCH_OBJECT_INSTANCE = 0x0110, 0x0112
+CLASS_INSTANCE_CONFLICT, DUPLICATE_TRANSACTION_UID = 0x0119, 0x0131
 FAILURE_REASONS: Mapping[int, str] = {
-    0x0110: "processing failure",
-    0x0112: "no such object instance",
-    0x0119: "class / instance conflict",
+    PROCESSING_FAILURE: "processing failure",
+    NO_SUCH_OBJECT_INSTANCE: "no such object instance",
+    CLASS_INSTANCE_CONFLICT: "class / instance conflict",
     0x0122: "referenced SOP class not supported",
-    0x0131: "duplicate transaction UID",
+    DUPLICATE_TRANSACTION_UID: "duplicate transaction UID",
     0x0213: "resource limitation",
 }
 """Failure Reason (0008,1197), PS3.3 C.14.1.1."""
@@ -112,15 +125,37 @@ def read_event_information(information: Dataset) -> CommitmentReport:
     """
     committed = frozenset(_reference(item).sop_instance_uid for item in information.get("ReferencedSOPSequence") or ())
     failed = {
-        _reference(item).sop_instance_uid: int(item.get("FailureReason") or 0x0110)
+        _reference(item).sop_instance_uid: int(item.get("FailureReason") or PROCESSING_FAILURE)
         for item in information.get("FailedSOPSequence") or ()
     }
     return CommitmentReport(_transaction_uid(information), committed - failed.keys(), failed)
 
 
+def scp_role() -> SCP_SCU_RoleSelectionNegotiation:
+    """Role of the SCP that opens an association to report (PS3.4 J.3.3)."""
+    role = SCP_SCU_RoleSelectionNegotiation()
+    role.sop_class_uid, role.scu_role, role.scp_role = StorageCommitmentPushModel, False, True
+    return role
+
+
+def send_report(association: Association, information: Dataset, event_type: int) -> int | None:
+    """Report over an association that this side opened; returns the status, ``None`` when there was no answer."""
+    try:
+        response, _ = association.send_n_event_report(information, event_type, StorageCommitmentPushModel, INSTANCE)
+    except (RuntimeError, ValueError):
+        # The association ended meanwhile, or the peer did not accept this role.
+        return None
+    return response.get("Status")
+
+
+def is_answer(status: int | None) -> bool:
+    """Whether a status ends the matter: the peer took the report, or says that it never will."""
+    return status is not None and status not in (0x0110, 0x0213)
+
+
 def _transaction_uid(information: Dataset) -> str:
     value = str(information.get("TransactionUID") or "")
-    if not value:
+    if not is_uid(value):
         raise CannotUnderstandError("the storage commitment message has no Transaction UID")
     return value
 
@@ -133,7 +168,9 @@ def _item(reference: SopReference) -> Dataset:
 
 
 def _reference(item: Dataset) -> SopReference:
-    class_uid, instance_uid = item.get("ReferencedSOPClassUID"), item.get("ReferencedSOPInstanceUID")
-    if not class_uid or not instance_uid:
+    class_uid, instance_uid = (
+        str(item.get(keyword) or "") for keyword in ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
+    )
+    if not is_uid(class_uid) or not is_uid(instance_uid):
         raise CannotUnderstandError("a referenced object has no class or no instance UID")
-    return SopReference(str(class_uid), str(instance_uid))
+    return SopReference(class_uid, instance_uid)

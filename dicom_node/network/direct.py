@@ -103,6 +103,8 @@ class DirectAssociation(Association):
         Called with each C-STORE request when its command set is complete.
     """
 
+    is_established: bool
+
     def __init__(self, ae: AE, mode: str, *, begin_store: BeginStore) -> None:
         self._stirred = threading.Event()
         super().__init__(ae, mode)
@@ -132,12 +134,14 @@ class DirectAssociation(Association):
             self._serve_waiting()
             if self.is_established and self.acse.is_release_requested():
                 self.acse.send_release(is_response=True)
-                self.is_released, self.is_established = True, False
+                self.is_released = True
+                self.is_established = False
                 evt.trigger(self, evt.EVT_RELEASED, {})
                 self.kill()
             elif self.acse.is_aborted():
                 self.dul.receive_pdu(wait=False)
-                self.is_aborted, self.is_established = True, False
+                self.is_aborted = True
+                self.is_established = False
                 evt.trigger(self, evt.EVT_ABORTED, {})
                 self.kill()
             elif not self.dul.is_alive():
@@ -465,7 +469,8 @@ class _DirectProvider(DULServiceProvider):
         """A-ABORT (service provider, reason not specified) without the state machine, which cannot be trusted now."""
         self.socket.send(struct.pack(">BxLxxBB", _A_ABORT, 4, 2, 0))
         self.socket.close()
-        self.assoc.is_aborted, self.assoc.is_established = True, False
+        self.assoc.is_aborted = True
+        self.assoc.is_established = False
         self.assoc._kill = True
         self._kill_thread = True
         evt.trigger(self.assoc, evt.EVT_ABORTED, {})

@@ -11,7 +11,7 @@ from pydicom.charset import decode_bytes
 from dicom_node.errors import DataSetMismatchError
 from dicom_node.network.data_set import SPECIFIC_CHARACTER_SET, Header
 
-__all__ = ["IDENTIFYING", "InstanceIdentity", "identify"]
+__all__ = ["IDENTIFYING", "InstanceIdentity", "identify", "is_uid"]
 
 # PS3.5 9.1 forbids leading zeros in a component, yet archives are full of them and equality is all that is asked here.
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -30,6 +30,11 @@ class InstanceIdentity:
     study_description: str
     manufacturer: str
     body_part_examined: str
+
+
+def is_uid(value: str) -> bool:
+    """Whether a value can be a UID: digits and dots, at most 64 characters."""
+    return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
 def identify(header: Header, *, affected_sop_class_uid: str, affected_sop_instance_uid: str) -> InstanceIdentity:
@@ -78,7 +83,7 @@ def _identifier(header: Header, keyword: str) -> str:
     value = header.values.get(_TAGS[keyword], b"").decode("latin-1").rstrip(" \0").lstrip(" ")
     if not value:
         raise DataSetMismatchError(f"{keyword} is missing", remedy="correct the sender")
-    if len(value) > 64 or not _UID.fullmatch(value):
+    if not is_uid(value):
         raise DataSetMismatchError(f"{keyword} is not a UID (PS3.5 9.1)", remedy="correct the sender")
     return value
 

@@ -24,7 +24,6 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, StoragePresentationContexts, build_context
 from pynetdicom.sop_class import (
     LabelMapSegmentationStorage,
@@ -38,12 +37,15 @@ from dicom_node.errors import NodeError
 from dicom_node.network.capabilities import UNCOMPRESSED, image_transfer_syntaxes
 from dicom_node.network.commitment import (
     ALL_COMMITTED,
-    INSTANCE,
+    CLASS_INSTANCE_CONFLICT,
+    NO_SUCH_OBJECT_INSTANCE,
     REQUEST_COMMITMENT,
     SOME_FAILED,
     SopReference,
     event_information,
     read_action_information,
+    scp_role,
+    send_report,
 )
 from dicom_node.network.data_set import read_header
 from dicom_node.network.file_meta import encode_file_meta
@@ -60,7 +62,6 @@ _log = structlog.get_logger(__name__)
 _SUCCESS, _OUT_OF_RESOURCES, _CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 _INVALID_ARGUMENT, _NO_SUCH_ACTION = 0x0115, 0x0123
 _PENDING = 0xFF00
-_NO_SUCH_INSTANCE, _CLASS_CONFLICT = 0x0112, 0x0119
 
 
 class CommitmentAnswer(enum.StrEnum):
@@ -228,9 +229,9 @@ class Pacs:
         """Failure Reason, or ``None`` when the object is on the disk as what it is said to be."""
         held = self._held.get(reference.sop_instance_uid)
         if held is None or not os.access(held.path, os.R_OK):
-            return _NO_SUCH_INSTANCE
+            return NO_SUCH_OBJECT_INSTANCE
         meta = read_file_meta_info(held.path)
-        return None if meta.MediaStorageSOPClassUID == reference.sop_class_uid else _CLASS_CONFLICT
+        return None if meta.MediaStorageSOPClassUID == reference.sop_class_uid else CLASS_INSTANCE_CONFLICT
 
     def _report(self, association: Association, transaction_uid: str, references: tuple[SopReference, ...]) -> None:
         # The response to the N-ACTION request must leave before the report (PS3.4 J.3.2.2).
@@ -242,30 +243,19 @@ class Pacs:
         )
         event_type = SOME_FAILED if failed else ALL_COMMITTED
         same = self.settings.commitment is CommitmentAnswer.SAME_ASSOCIATION
-        if same and association.is_established and _send_report(association, information, event_type):
+        if same and association.is_established and send_report(association, information, event_type) == _SUCCESS:
             return
         caller = self.settings.callers.get(association.requestor.ae_title.strip())
         if caller is None:
             _log.warning("commitment cannot be reported: address of the caller unknown", pacs=self.settings.ae_title)
             return
-        role = SCP_SCU_RoleSelectionNegotiation()
-        role.sop_class_uid, role.scu_role, role.scp_role = StorageCommitmentPushModel, False, True
         try:
             with associated(
                 caller,
                 [build_context(StorageCommitmentPushModel, list(UNCOMPRESSED))],
                 ScuSettings(self.settings.ae_title),
-                negotiation=(role,),
+                negotiation=(scp_role(),),
             ) as reverse:
-                _send_report(reverse, information, event_type)
+                send_report(reverse, information, event_type)
         except NodeError as error:
             _log.warning("commitment could not be reported", pacs=self.settings.ae_title, what=error.what)
-
-
-def _send_report(association: Association, information: Dataset, event_type: int) -> bool:
-    try:
-        response, _ = association.send_n_event_report(information, event_type, StorageCommitmentPushModel, INSTANCE)
-    except (RuntimeError, ValueError):
-        # The association ended meanwhile, or the peer did not accept this role.
-        return False
-    return response.get("Status") == _SUCCESS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -12,20 +12,31 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_GET, C_MOVE, N_ACTION
 from pynetdicom.presentation import PresentationContext, PresentationContextTuple
 
 from dicom_node.config import Configuration, DataPath, PeerPermission, TlsSettings
 from dicom_node.deliver.reports import answer_report, record_report
-from dicom_node.errors import NodeError, OutOfResourcesError, SopClassNotSupportedError, classify
+from dicom_node.errors import (
+    NodeError,
+    NotAuthorisedError,
+    OutOfResourcesError,
+    SopClassNotSupportedError,
+    classify,
+)
 from dicom_node.network.admission import Admitted, HostResolver, Refused, Rejection, admit, take_place
-from dicom_node.network.capabilities import commitment_result_context, storage_contexts, verification_context
+from dicom_node.network.capabilities import supported_contexts
+from dicom_node.network.commitment_scp import CommitmentService
 from dicom_node.network.direct import DirectAssociation, StoreCommand
 from dicom_node.network.front_door import FrontDoor, open_front_door
 from dicom_node.network.lobby import Door
 from dicom_node.network.places import Places
+from dicom_node.network.query_scp import QueryService
 from dicom_node.network.reception import IncomingInstance, InstanceReceiver, StoreRequest
 from dicom_node.network.refusals import Refusals
+from dicom_node.network.retrieve_scp import RetrieveService
 from dicom_node.network.room import Room
+from dicom_node.network.services import Caller, Service, serve_requests
 from dicom_node.network.tls import server_context
 from dicom_node.network.transport import (
     AssociationRequest,
@@ -54,6 +65,7 @@ class _Visit:
     address: str
     peers: tuple[str, ...]
     """Entries of section ``peers`` that it holds a place of."""
+    permissions: frozenset[PeerPermission]
     ledger_id: str | None = None
     """Correlation id; none until the first object comes, so that echoes and probes leave no trace in the ledger."""
     outcome: str | None = None
@@ -135,9 +147,15 @@ class _Welcome:
     visit: _Visit
     visits: _Visits
     contexts: tuple[PresentationContext, ...]
+    services: Callable[[Caller], Mapping[type, Service]]
 
     def begin(self, association: Association) -> Sequence[PresentationContext]:
-        self.visits.begin(association, self.visit)
+        visit = self.visit
+        correlation_id = functools.partial(self.visits.correlation_id, visit)
+        serve_requests(
+            association, self.services(Caller(visit.calling_ae_title.strip(), visit.permissions, correlation_id))
+        )
+        self.visits.begin(association, visit)
         return self.contexts
 
     def withdraw(self) -> None:
@@ -154,10 +172,11 @@ class _Doorkeeper:
         visits: _Visits,
         places: Places,
         refusals: Refusals,
+        services: Callable[[Caller], Mapping[type, Service]],
     ) -> None:
         self._configuration, self._resolve = configuration, resolve
         self._visits, self._places, self._refusals = visits, places, refusals
-        self._storing, self._committing = storage_contexts(), commitment_result_context()
+        self._services = services
 
     def admit(self, request: AssociationRequest) -> _Welcome | Rejection:
         decision = admit(
@@ -173,13 +192,11 @@ class _Doorkeeper:
         if isinstance(decision, Refused):
             self._refusals.tell(decision.reason, request.address, decision.why)
             return decision.rejection
-        contexts = [verification_context()]
-        if PeerPermission.SEND in decision.permissions:
-            contexts += self._storing
-        if PeerPermission.RECEIVE in decision.permissions:
-            contexts.append(self._committing)
-        visit = _Visit(request.calling_ae_title, request.called_ae_title, request.address, decision.peers)
-        return _Welcome(visit, self._visits, tuple(contexts))
+        contexts = supported_contexts(decision.permissions, commitment=self._configuration.node.commitment)
+        visit = _Visit(
+            request.calling_ae_title, request.called_ae_title, request.address, decision.peers, decision.permissions
+        )
+        return _Welcome(visit, self._visits, contexts, self._services)
 
 
 def serve_receiver(
@@ -234,6 +251,12 @@ def serve_receiver(
         resolve = HostResolver(peer.host for peer in configuration.peers.values())
         resolve.keep_looking_up(stop_event)
         begin = _begin_store(instances, visits)
+
+        def services(caller: Caller) -> dict[type, Service]:
+            commitment = CommitmentService(ledger, files, caller, node.commitment)
+            retrieval = RetrieveService(configuration, ledger, files, caller)
+            return {N_ACTION: commitment.serve, C_GET: retrieval.get, C_MOVE: retrieval.move}
+
         entity = application_entity(
             node.ae_title,
             maximum_pdu=node.maximum_pdu,
@@ -249,8 +272,8 @@ def serve_receiver(
             listening(
                 entity,
                 _doors(door, node.tls),
-                _handlers(configuration, ledger, begin, visits),
-                _Doorkeeper(configuration, resolve, visits, places, refusals),
+                _handlers(configuration, ledger, files, begin, visits),
+                _Doorkeeper(configuration, resolve, visits, places, refusals, services),
                 association_class=(
                     functools.partial(DirectAssociation, begin_store=begin)
                     if node.data_path is DataPath.DIRECT
@@ -296,6 +319,10 @@ def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., 
             association_id = visits.correlation_id(visit)
         except Exception as error:  # noqa: BLE001 - a peer must get a status whatever happens
             association_id, failure = "", OutOfResourcesError(classify(error).what, remedy=classify(error).remedy)
+        if PeerPermission.SEND not in visit.permissions:
+            failure = NotAuthorisedError(
+                "this peer may not send", subject=command.sop_instance_uid, remedy="let it, in section peers"
+            )
         if command.sop_class_uid != context.abstract_syntax:
             failure = SopClassNotSupportedError(
                 "the SOP class is not that of the presentation context",
@@ -315,8 +342,15 @@ def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., 
 
 
 def _handlers(
-    configuration: Configuration, ledger: Ledger, begin: Callable[..., IncomingInstance], visits: _Visits
+    configuration: Configuration,
+    ledger: Ledger,
+    files: InstanceFiles,
+    begin: Callable[..., IncomingInstance],
+    visits: _Visits,
 ) -> EventHandlers:
+    node = configuration.node
+    queries = QueryService(ledger, files, node.ae_title, node.maximum_matches)
+
     def stored(event: evt.Event) -> Dataset:
         request = event.request
         incoming = begin(
@@ -327,6 +361,13 @@ def _handlers(
         incoming.write(request.DataSet.getbuffer())
         return _status(*incoming.finish())
 
+    take_report = answer_report(functools.partial(record_report, ledger, configuration.delivery))
+
+    def reported(event: evt.Event) -> tuple[int, Dataset | None]:
+        if PeerPermission.RECEIVE not in visits.of(event.assoc).permissions:
+            return NotAuthorisedError.dimse_status, None
+        return take_report(event)
+
     def ended(outcome: str, event: evt.Event) -> None:
         visits.end(event.assoc, outcome)
 
@@ -334,7 +375,8 @@ def _handlers(
         *prompt_socket(configuration.node.network_timeout_s),
         (evt.EVT_C_ECHO, lambda _event: 0x0000),
         (evt.EVT_C_STORE, stored),
-        (evt.EVT_N_EVENT_REPORT, answer_report(functools.partial(record_report, ledger, configuration.delivery))),
+        (evt.EVT_C_FIND, queries.find),
+        (evt.EVT_N_EVENT_REPORT, reported),
         (evt.EVT_RELEASED, functools.partial(ended, "released")),
         (evt.EVT_ABORTED, functools.partial(ended, "aborted")),
     )

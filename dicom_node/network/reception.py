@@ -192,7 +192,7 @@ class IncomingInstance:
             self._receiver.ledger,
             QuarantinedObject(
                 digest=stored.digest,
-                path=str(stored.path),
+                path=stored.path,
                 reason=reason,
                 sop_instance_uid=self._request.sop_instance_uid,
                 association_id=self._request.association_id,
@@ -215,7 +215,7 @@ def _received(request: StoreRequest, identity: InstanceIdentity, file: StoredFil
         study_instance_uid=identity.study_instance_uid,
         transfer_syntax_uid=request.transfer_syntax_uid,
         digest=file.digest,
-        path=str(file.path),
+        path=file.path,
         size=file.size,
         association_id=request.association_id,
         calling_ae_title=request.calling_ae_title,

@@ -368,11 +368,20 @@ def send_files(
     return outcomes
 
 
-def store_file(association: Association, file: DicomFile) -> SendOutcome:
+def store_file(
+    association: Association, file: DicomFile, *, move_originator: tuple[str, int] | None = None
+) -> SendOutcome:
     """Store one file over an open association.
 
     The bytes of the file are sent as they are where the peer takes its transfer syntax; else it is decompressed and
     sent as Explicit or Implicit VR Little Endian, pixels unchanged.
+
+    Parameters
+    ----------
+    association
+        Opened by this node, or by a peer that proposed to be the SCP of the SOP class (C-GET).
+    move_originator
+        AE title and Message ID of the C-MOVE request that this serves (PS3.7 9.1.1.1).
     """
     status: int | None = None
     error: NodeError | None = None
@@ -380,13 +389,14 @@ def store_file(association: Association, file: DicomFile) -> SendOutcome:
     accepted = {
         str(context.transfer_syntax[0])
         for context in association.accepted_contexts
-        if context.abstract_syntax == file.sop_class_uid
+        if context.abstract_syntax == file.sop_class_uid and context.as_scu
     }
     transcoded = file.transfer_syntax_uid not in accepted
     association.dimse_timeout = association.ae.dimse_timeout + file.size / SLOWEST_LINK_BYTES_PER_S
     try:
         payload = _uncompressed(file, accepted) if transcoded else file.path
-        response = association.send_c_store(payload)
+        originator_title, originator_id = move_originator or (None, None)
+        response = association.send_c_store(payload, originator_aet=originator_title, originator_id=originator_id)
         status = response.get("Status")
         warning, error = _judge(status, str(response.get("ErrorComment", "")), file)
     except NodeError as refusal:

@@ -24,7 +24,7 @@ from storage.jobs import (
     studies_to_consider,
 )
 from storage.ledger import Ledger, open_ledger, utc_now
-from storage.retention import expire_quarantine, expire_studies, sweep_files
+from storage.retention import expire_commitments, expire_quarantine, expire_studies, sweep_files
 
 __all__ = ["StudyScheduler", "serve_scheduler"]
 
@@ -119,9 +119,11 @@ class StudyScheduler:
 def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> None:
     """Let go of what retention allows."""
     storage = configuration.storage
-    removed = expire_studies(ledger, retention=dt.timedelta(days=storage.retention_days), now=now)
+    retention = dt.timedelta(days=storage.retention_days)
+    removed = expire_studies(ledger, retention=retention, now=now)
     for study_instance_uid in removed:
         _log.info("study removed by retention", study_instance_uid=study_instance_uid)
+    expire_commitments(ledger, retention=retention, now=now)
     forgotten = expire_quarantine(ledger, retention=dt.timedelta(days=storage.quarantine_days), now=now)
     swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
     if forgotten or swept:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from dicom_node.config import Configuration
 from dicom_node.deliver.deliver import Deliverer
 from dicom_node.network.file_meta import encode_file_meta
-from storage.files import InstanceFiles
+from storage.files import RESULTS, InstanceFiles
 from storage.jobs import ResultRecord, claim_job, complete_job
 from storage.ledger import Ledger, utc_now
 from storage.overview import DeliveryOverview, delivery_overviews
@@ -43,7 +43,7 @@ def results_due(
     for one in objects:
         syntax = str(one.file_meta.TransferSyntaxUID)
         meta = encode_file_meta(str(one.SOPClassUID), str(one.SOPInstanceUID), syntax)
-        stored = files.store_result(encoded(one), file_meta=meta, transfer_syntax_uid=syntax)
+        stored = files.store(encoded(one), file_meta=meta, transfer_syntax_uid=syntax, folder=RESULTS)
         records.append(
             ResultRecord(
                 role="summary",

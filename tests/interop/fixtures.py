@@ -42,7 +42,7 @@ def require(*names: str) -> None:
 @pytest.fixture(scope="session")
 def dcmtk() -> None:
     """dcmtk is installed."""
-    require("storescu", "echoscu", "dsrdump")
+    require("storescu", "echoscu", "findscu", "movescu", "getscu", "storescp", "dsrdump")
 
 
 @pytest.fixture

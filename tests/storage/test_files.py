@@ -7,13 +7,12 @@ import hashlib
 import os
 import resource
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.files import InstanceFiles
+from storage.files import QUARANTINE, RESULTS, InstanceFiles
 
 META = b"\0" * 128 + b"DICM"
 SYNTAX = "1.2.840.10008.1.2.1"
@@ -29,7 +28,7 @@ def test_what_is_stored_is_what_came(files: InstanceFiles, parts: list[bytes]) -
     assert whole.digest == hashlib.sha256(SYNTAX.encode() + b"\0" + data).hexdigest()
     assert files.absolute(whole.path).read_bytes() == META + data
     assert whole.size == len(META) + len(data)
-    assert whole.path == Path("instances", whole.digest[:2], f"{whole.digest}.dcm")
+    assert whole.path == f"instances/{whole.digest[:2]}/{whole.digest}.dcm"
 
 
 def test_digest_tells_transfer_syntaxes_apart_but_not_file_meta(files: InstanceFiles) -> None:
@@ -40,11 +39,11 @@ def test_digest_tells_transfer_syntaxes_apart_but_not_file_meta(files: InstanceF
 
 
 def test_results_and_quarantine_have_places_of_their_own(files: InstanceFiles) -> None:
-    result = files.store_result(b"r", file_meta=META, transfer_syntax_uid=SYNTAX)
-    aside = files.quarantine(b"r", file_meta=META, transfer_syntax_uid=SYNTAX)
-    assert (result.path.parts[0], aside.path.parts[0]) == ("results", "quarantine")
+    result = files.store(b"r", file_meta=META, transfer_syntax_uid=SYNTAX, folder=RESULTS)
+    aside = files.store(b"r", file_meta=META, transfer_syntax_uid=SYNTAX, folder=QUARANTINE)
+    assert (result.path.split("/")[0], aside.path.split("/")[0]) == ("results", "quarantine")
     assert result.digest == aside.digest
-    assert set(files.stored_paths()) == {result.path, aside.path}
+    assert {str(path) for path in files.stored_paths()} == {result.path, aside.path}
 
 
 def test_a_source_that_breaks_off_leaves_nothing(files: InstanceFiles) -> None:

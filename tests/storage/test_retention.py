@@ -9,7 +9,7 @@ import pytest
 from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule
 
 from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
-from storage.files import InstanceFiles, StoredFile
+from storage.files import RESULTS, InstanceFiles, StoredFile
 from storage.instances import (
     QuarantinedObject,
     ReceivedInstance,
@@ -119,15 +119,15 @@ def _named(instance: ReceivedInstance, stored: StoredFile) -> ReceivedInstance:
 def test_the_sweep_takes_old_files_that_nothing_names(ledger: Ledger, files: InstanceFiles) -> None:
     association = associate(ledger)
     named, orphan, young, aside = (_store(files, data) for data in (b"named", b"orphan", b"young", b"aside"))
-    result = files.store_result(b"result", file_meta=b"", transfer_syntax_uid="1.2")
+    result = files.store(b"result", file_meta=b"", transfer_syntax_uid="1.2", folder=RESULTS)
     record_instances(ledger, [_named(an_instance(association, 1), named)], at=NOW)
     record_quarantine(ledger, QuarantinedObject(aside.digest, str(aside.path), "test"), at=NOW)
     abandoned = files.root / "incoming" / "half"
     abandoned.write_bytes(b"half")
-    for stored in (named, orphan, aside, result, StoredFile(abandoned.relative_to(files.root), "", 4)):
+    for stored in (named, orphan, aside, result, StoredFile(str(abandoned.relative_to(files.root)), "", 4)):
         _age(files, stored)
     assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 3
-    assert set(files.stored_paths()) == {named.path, young.path, aside.path}
+    assert {str(path) for path in files.stored_paths()} == {named.path, young.path, aside.path}
     assert not abandoned.exists()
     assert expire_quarantine(ledger, retention=MONTH, now=NOW + MONTH) == 0
     assert expire_quarantine(ledger, retention=MONTH, now=LATER) == 1
