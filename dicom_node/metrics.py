@@ -21,12 +21,12 @@ __all__ = [
     "ASSOCIATIONS_ENDED",
     "ASSOCIATIONS_OPEN",
     "ASSOCIATIONS_REFUSED",
+    "AUDIT_FILES_LOST",
     "AUDIT_MESSAGES",
     "AUDIT_MESSAGES_NOT_WRITTEN",
     "AUDIT_UNSENT_BYTES",
     "COMMITMENT_SECONDS",
     "DELIVERIES",
-    "DIRECTORY_VARIABLE",
     "FLUSH_SECONDS",
     "INSTANCES_RECEIVED",
     "JOB_SECONDS",
@@ -44,16 +44,15 @@ __all__ = [
     "process_died",
 ]
 
-DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Set before this module is imported: the processes of a node share their numbers in that directory. Else they stay in
-this process."""
+_SHARED = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+"""Whether the processes of a node share their numbers in that directory; else they stay in this process."""
 
 
 def _file_name(role: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "-", role)
 
 
-if DIRECTORY_VARIABLE in os.environ:
+if _SHARED:
     # The name of the role, unlike a process id, is the same after a restart: counters go on where they were, and no
     # files of the dead pile up. Two lives of a role never overlap.
     _NAME = _file_name(multiprocessing.current_process().name)
@@ -139,8 +138,11 @@ PROCESS_RESTARTS = _counter(
 AUDIT_MESSAGES = _counter("audit_messages_total", "Audit messages written, by event (PS3.15 A.5.3).", ("event",))
 AUDIT_MESSAGES_NOT_WRITTEN = _counter(
     "audit_messages_not_written_total",
-    "Audit messages not written: alerts beyond their rate limit, or a file that cannot be written.",
+    "Audit messages not written: alerts beyond their rate limit (rate), or a file that cannot be written (file).",
     ("reason",),
+)
+AUDIT_FILES_LOST = _counter(
+    "audit_files_lost_total", "Rotated audit files that were removed before the syslog collector had taken all of them."
 )
 AUDIT_UNSENT_BYTES = _gauge(
     "audit_unsent_bytes", "Audit messages in the file that the syslog collector has not taken yet.", "livemax"
@@ -150,5 +152,5 @@ AUDIT_UNSENT_BYTES = _gauge(
 def process_died(role: str) -> None:
     """Count a restart, and forget what only a living process can say; called by the parent of the process."""
     PROCESS_RESTARTS.labels(role).inc()
-    if DIRECTORY_VARIABLE in os.environ:
+    if _SHARED:
         multiprocess.mark_process_dead(_file_name(role))
