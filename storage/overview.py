@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from storage.ledger import Ledger, LedgerError
 from storage.schema import (
     Association,
     AssociationStudy,
+    CommitmentRequest,
     DeliveryRow,
     DeliveryState,
     EventRow,
@@ -29,6 +30,7 @@ from storage.schema import (
 
 __all__ = [
     "Backlog",
+    "Commitment",
     "DeliveryOverview",
     "Event",
     "JobOverview",
@@ -36,6 +38,7 @@ __all__ = [
     "QuarantineOverview",
     "StudyOverview",
     "backlog",
+    "commitments",
     "delivery_overviews",
     "events_of_study",
     "job_overviews",
@@ -151,6 +154,17 @@ class DeliveryOverview:
     """None for a committed delivery means that commitment was not asked for."""
     committed_at: dt.datetime | None
     error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """One delivery that came to its end."""
+
+    destination: str
+    waited_s: float
+    """From sent to committed."""
+    turnaround_s: float | None
+    """From the last image of its study version to this, when no other result of its job is still to be committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +433,56 @@ def delivery_overviews(
             )
             for row, result, uid in session.execute(query)
         )
+
+
+def commitments(
+    ledger: Ledger, *, at: dt.datetime, delivery_ids: Collection[int] = (), transaction_uid: str | None = None
+) -> tuple[Commitment, ...]:
+    """Those of some deliveries that were committed at one moment.
+
+    Parameters
+    ----------
+    at
+        Time that the transition was given.
+    delivery_ids, transaction_uid
+        The deliveries: these, and those of a storage commitment request.
+    """
+    requested = select(CommitmentRequest.delivery_id).where(CommitmentRequest.transaction_uid == transaction_uid)
+    with ledger.reading() as session:
+        rows = session.execute(
+            select(DeliveryRow, JobRow)
+            .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+            .join(JobRow, JobRow.id == ResultRow.job_id)
+            .where(
+                DeliveryRow.id.in_(delivery_ids) | DeliveryRow.id.in_(requested),
+                DeliveryRow.committed_at == at,
+            )
+            .order_by(DeliveryRow.id)
+        ).all()
+        last = {job.id: delivery.id for delivery, job in rows}
+        return tuple(
+            Commitment(
+                delivery.destination,
+                (at - (delivery.sent_at or at)).total_seconds(),
+                _turnaround_s(session, job, at) if last[job.id] == delivery.id else None,
+            )
+            for delivery, job in rows
+        )
+
+
+def _turnaround_s(session: Session, job: JobRow, at: dt.datetime) -> float | None:
+    to_come = session.scalar(
+        select(func.count())
+        .select_from(DeliveryRow)
+        .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+        .where(ResultRow.job_id == job.id, DeliveryRow.state != DeliveryState.COMMITTED)
+    )
+    received = session.scalar(
+        select(func.max(InstanceRow.received_at))
+        .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
+        .where(SeriesRow.study_id == job.study_id, InstanceRow.study_version <= job.study_version)
+    )
+    return None if to_come or received is None else (at - received).total_seconds()
 
 
 def quarantine_overviews(ledger: Ledger, *, limit: int = 100) -> tuple[QuarantineOverview, ...]:
