@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
 from dicom_node.errors import NodeError
+from dicom_node.network.places import PlaceTable
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import Backlog, backlog
@@ -40,10 +41,15 @@ _MEGABYTE = 1_000_000
 
 
 @contextlib.contextmanager
-def exposed(configuration: Configuration) -> Iterator[None]:
+def exposed(configuration: Configuration, places: PlaceTable) -> Iterator[None]:
     """Serve ``/metrics`` until the block ends, if ``metrics.port`` is set.
 
     Processes started within the block add their numbers. :mod:`dicom_node.metrics` may not have been imported before.
+
+    Parameters
+    ----------
+    places
+        Where the receivers count open associations.
 
     Raises
     ------
@@ -59,7 +65,7 @@ def exposed(configuration: Configuration) -> Iterator[None]:
     ledger = open_ledger(configuration.storage.database)
     registry = CollectorRegistry()
     MultiProcessCollector(registry, str(directory))
-    registry.register(NodeState(configuration, ledger))
+    registry.register(NodeState(configuration, ledger, places))
     try:
         server, thread = start_http_server(settings.port, settings.address, registry)
     except OSError as error:
@@ -102,8 +108,8 @@ def _cleaned(storage_directory: Path) -> Path:
 class NodeState(Collector):
     """What the ledger, the disk and the installation say, asked at each scrape."""
 
-    def __init__(self, configuration: Configuration, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, configuration: Configuration, ledger: Ledger, places: PlaceTable) -> None:
+        self._ledger, self._places = ledger, places
         self._storage = configuration.storage
         self._destinations = tuple(configuration.results.destinations)
         self._files = InstanceFiles(configuration.storage.directory)
@@ -119,6 +125,7 @@ class NodeState(Collector):
             "What runs here.",
             {"version": version("dicom-node"), "python": platform.python_version()},
         )
+        yield from self._associations()
         yield from self._disk()
         try:
             waiting = backlog(self._ledger, now=utc_now())
@@ -128,6 +135,13 @@ class NodeState(Collector):
             return
         yield _gauge("ledger_up", "Whether the ledger answers.", 1)
         yield from self._waiting(waiting)
+
+    def _associations(self) -> Iterator[Metric]:
+        yield _gauge("associations_open", "Associations that peers have open now.", self._places.total())
+        peers = _family("peer_associations_open", "Associations that a peer has open now.", "peer")
+        for name in self._places.columns:
+            peers.add_metric([name], self._places.total(name))
+        yield peers
 
     def _disk(self) -> Iterator[Metric]:
         storage = self._storage

@@ -19,27 +19,25 @@ from prometheus_client import Counter, Gauge, Histogram, multiprocess, values
 __all__ = [
     "ASSOCIATIONS_ACCEPTED",
     "ASSOCIATIONS_ENDED",
-    "ASSOCIATIONS_OPEN",
-    "ASSOCIATIONS_REFUSED",
     "AUDIT_FILES_LOST",
     "AUDIT_MESSAGES",
     "AUDIT_MESSAGES_NOT_WRITTEN",
     "AUDIT_UNSENT_BYTES",
     "COMMITMENT_SECONDS",
+    "CONNECTIONS_REFUSED",
     "DELIVERIES",
+    "ECHOES",
     "FLUSH_SECONDS",
     "INSTANCES_RECEIVED",
     "JOB_SECONDS",
     "LEDGER_COMMIT_SECONDS",
     "OBJECTS_QUARANTINED",
-    "PROBES",
     "PROCESS_RESTARTS",
     "RECEIVED_BYTES",
-    "RESPONSES",
     "STORAGE_CLOSED",
     "STORE_REFUSALS",
+    "STORE_RESPONSES",
     "STORE_SECONDS",
-    "TLS_FAILURES",
     "TURNAROUND_SECONDS",
     "process_died",
 ]
@@ -75,27 +73,17 @@ _QUICK = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5,
 _SLOW = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1800, 3600)
 
 # Connections and associations.
-PROBES = _counter(
-    "probes_total",
-    "Connections that ended before an association request: kind is how (closed, silent, not DICOM).",
-    ("kind",),
+CONNECTIONS_REFUSED = _counter(
+    "connections_refused_total",
+    "Connections that did not become associations, by reason: probes and port scans, broken TLS handshakes, unknown "
+    "peers, limits.",
+    ("reason",),
 )
-TLS_FAILURES = _counter("tls_failures_total", "TLS handshakes that failed, by reason.", ("reason",))
 ASSOCIATIONS_ACCEPTED = _counter("associations_accepted_total", "Associations accepted from peers.")
-ASSOCIATIONS_REFUSED = _counter(
-    "associations_refused_total", "Association requests rejected, by the reason given to the peer.", ("reason",)
-)
 ASSOCIATIONS_ENDED = _counter(
     "associations_ended_total", "Accepted associations that ended: released, aborted, connection lost.", ("outcome",)
 )
-ASSOCIATIONS_OPEN = _gauge("associations_open", "Associations that peers have open now.", "livesum")
-
-# DIMSE services.
-RESPONSES = _counter(
-    "responses_total",
-    "DIMSE responses given to peers: operation as in PS3.7 (C-STORE), status in hexadecimal (0000).",
-    ("operation", "status"),
-)
+ECHOES = _counter("echoes_total", "C-ECHO requests answered.")
 
 # Reception.
 INSTANCES_RECEIVED = _counter(
@@ -103,10 +91,15 @@ INSTANCES_RECEIVED = _counter(
     "Instances received whole, by what the ledger made of them: new, duplicate, conflict.",
     ("outcome",),
 )
-RECEIVED_BYTES = _counter("received_bytes_total", "Bytes of the data sets of all instances received whole.")
-STORE_REFUSALS = _counter("store_refusals_total", "C-STORE requests not answered with Success, by reason.", ("reason",))
-STORE_SECONDS = _histogram("store_duration_seconds", "From a C-STORE request received whole to its response.", _QUICK)
-FLUSH_SECONDS = _histogram("flush_duration_seconds", "Flushing an instance file to the disk (fsync).", _QUICK)
+RECEIVED_BYTES = _counter("received_bytes_total", "Bytes of the files of all instances received whole.")
+STORE_RESPONSES = _counter(
+    "store_responses_total", "Answers to requests to store an instance, by DIMSE status (PS3.4 B.2.3).", ("status",)
+)
+STORE_REFUSALS = _counter(
+    "store_refusals_total", "Requests to store not answered with Success, by reason.", ("reason",)
+)
+STORE_SECONDS = _histogram("store_duration_seconds", "From the last byte of an instance to the answer.", _QUICK)
+FLUSH_SECONDS = _histogram("flush_duration_seconds", "Flushing an instance file and its name to the disk.", _QUICK)
 LEDGER_COMMIT_SECONDS = _histogram(
     "ledger_commit_duration_seconds",
     "Committing received instances to the ledger, the wait for its lock included.",

@@ -83,8 +83,9 @@ class Participant:
     """An application that took part (PS3.15 A.5.2)."""
 
     user_id: str
-    """Of this node the process as its log names it, of a peer its AE title."""
+    """Of this node the process as its log names it, of a peer its AE title or else its address."""
     ae_title: str
+    """Empty where it is not known."""
     host: str
     """Name or address."""
 
@@ -177,26 +178,22 @@ def query(
     return _message(QUERY, at, Outcome.SUCCESS, root)
 
 
-def node_authentication_failed(
-    node: Participant, *, address: str, ae_title: str, description: str, at: dt.datetime
-) -> AuditMessage:
+def node_authentication_failed(node: Participant, *, address: str, description: str, at: dt.datetime) -> AuditMessage:
     """A peer was turned away: its AE title, host or certificate is not one that may call (PS3.15 A.5.3.11).
 
     Parameters
     ----------
     address
         Of the peer's end of the connection.
-    ae_title
-        That it called itself; empty where it did not come to that.
     description
-        What was wrong.
+        What was wrong, with the AE title that it called itself if it came to that.
     """
     root = _event(SECURITY_ALERT, "E", at, kind=NODE_AUTHENTICATION, outcome=Outcome.SERIOUS_FAILURE)
     _participant(root, node, APPLICATION)
-    _participant(root, Participant(ae_title or address, ae_title, address), None)
+    _participant(root, Participant(address, "", address), None)
     _audit_source(root, node)
     subject = _object(root, NODE_ID, address, _SYSTEM, _SECURITY_RESOURCE)
-    ET.SubElement(subject, "ParticipantObjectName").text = _token(ae_title)
+    ET.SubElement(subject, "ParticipantObjectName")
     _detail(subject, "Alert Description", description)
     return _message(SECURITY_ALERT, at, Outcome.SERIOUS_FAILURE, root)
 

@@ -108,7 +108,7 @@ class AuditTrail:
         node = Participant(process, configuration.node.ae_title, platform.node())
         return cls(configuration.audit.file, node, patient_ids=configuration.audit.patient_id)
 
-    def node_authentication_failed(self, *, address: str, description: str, ae_title: str = "") -> None:
+    def node_authentication_failed(self, *, address: str, description: str) -> None:
         """A peer was turned away for what it is: AE title, host or certificate.
 
         Alerts beyond a limit are counted instead of written, and told of in the next: a flood of strangers must not
@@ -120,8 +120,6 @@ class AuditTrail:
             IP address of the peer.
         description
             What was wrong; no patient data.
-        ae_title
-            Calling AE title, if it came to that.
         """
         unwritten = self._alert_allowed()
         if unwritten is None:
@@ -129,11 +127,7 @@ class AuditTrail:
             return
         if unwritten:
             description += f"; {unwritten} more alerts before this one were not written"
-        self.record(
-            node_authentication_failed(
-                self.node, address=address, ae_title=ae_title, description=description, at=utc_now()
-            )
-        )
+        self.record(node_authentication_failed(self.node, address=address, description=description, at=utc_now()))
 
     def queried(
         self, *, calling_ae_title: str, address: str, sop_class_uid: str, transfer_syntax_uid: str, identifier: Dataset

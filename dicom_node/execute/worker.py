@@ -218,6 +218,7 @@ class _Worker:
             job_id=job.id,
         )
         record_quarantine(self._ledger, quarantined, at=utc_now())
+        metrics.OBJECTS_QUARANTINED.inc()
         _log.error("result failed the gate", sop_instance_uid=result.sop_instance_uid, problems=problems)
 
     def _failed(self, job: Job, error: Exception) -> None:

@@ -14,6 +14,8 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, PresentationContextTuple
 
+from dicom_node import metrics
+from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration, DataPath, PeerPermission
 from dicom_node.deliver.reports import answer_report, record_report
 from dicom_node.errors import NodeError, OutOfResourcesError, SopClassNotSupportedError, classify
@@ -70,6 +72,7 @@ class _Visits:
     def begin(self, association: Association, visit: _Visit) -> None:
         with self._lock:
             self._open[association] = visit
+        metrics.ASSOCIATIONS_ACCEPTED.inc()
 
     def of(self, association: Association) -> _Visit:
         with self._lock:
@@ -97,6 +100,7 @@ class _Visits:
         if visit.outcome is None:
             visit.outcome = outcome
             self._places.leave(visit.peers)
+            metrics.ASSOCIATIONS_ENDED.labels(outcome).inc()
         if visit.ledger_id is None:
             return
         try:
@@ -221,7 +225,11 @@ def serve_receiver(
         instances = InstanceReceiver(ledger, files, room, storage.conflicts)
         places = Places(door.places, row)
         visits = _Visits(ledger, receiver, places)
-        refusals = Refusals()
+        trail = AuditTrail.of(configuration, name)
+        refusals = Refusals(
+            lambda reason: metrics.CONNECTIONS_REFUSED.labels(reason).inc(),
+            lambda _reason, address, why: trail.node_authentication_failed(address=address, description=why),
+        )
         resolve = HostResolver(peer.host for peer in configuration.peers.values())
         resolve.keep_looking_up(stop_event)
         begin = _begin_store(instances, visits)
@@ -280,6 +288,7 @@ def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., 
             association_id = visits.correlation_id(visit)
         except Exception as error:  # noqa: BLE001 - a peer must get a status whatever happens
             association_id, failure = "", OutOfResourcesError(classify(error).what, remedy=classify(error).remedy)
+            failure.__cause__ = error
         if command.sop_class_uid != context.abstract_syntax:
             failure = SopClassNotSupportedError(
                 "the SOP class is not that of the presentation context",
@@ -311,12 +320,16 @@ def _handlers(
         incoming.write(request.DataSet.getbuffer())
         return _status(*incoming.finish())
 
+    def echoed(_event: evt.Event) -> int:
+        metrics.ECHOES.inc()
+        return 0x0000
+
     def ended(outcome: str, event: evt.Event) -> None:
         visits.end(event.assoc, outcome)
 
     return (
         *prompt_socket(configuration.node.network_timeout_s),
-        (evt.EVT_C_ECHO, lambda _event: 0x0000),
+        (evt.EVT_C_ECHO, echoed),
         (evt.EVT_C_STORE, stored),
         (evt.EVT_N_EVENT_REPORT, answer_report(functools.partial(record_report, ledger, configuration.delivery))),
         (evt.EVT_RELEASED, functools.partial(ended, "released")),
