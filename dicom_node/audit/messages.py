@@ -281,7 +281,7 @@ def _object(root: ET.Element, id_type: Code, value: str, kind: str, role: str) -
 
 
 def _detail(element: ET.Element, kind: str, value: str) -> None:
-    ET.SubElement(element, "ParticipantObjectDetail", type=kind, value=_base64(value.encode()))
+    ET.SubElement(element, "ParticipantObjectDetail", type=kind, value=_base64(value.encode("utf-8", "replace")))
 
 
 def _code(element: ET.Element, tag: str, code: Code) -> None:

@@ -156,7 +156,7 @@ class AuditTrail:
             self.append([message])
         except OSError as error:
             metrics.AUDIT_MESSAGES_NOT_WRITTEN.labels("file").inc()
-            _log.error("audit message not written", event=message.event, what=error.strerror, file=str(self.file))
+            _log.error("audit message not written", message=message.event, what=error.strerror, file=str(self.file))
 
     def append(self, messages: Sequence[AuditMessage], *, once: bool = False) -> None:
         """Write messages and flush them to the disk: all of them or, with an exception, none.

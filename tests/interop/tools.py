@@ -13,6 +13,7 @@ DEBIAN_PACKAGE = {
     "echoscu": "dcmtk",
     "dsrdump": "dcmtk",
     "dcmdump": "dcmtk",
+    "rsyslogd": "rsyslog rsyslog-openssl",
     "chromium": "chromium",
     "node": "nodejs",
     "pdftoppm": "poppler-utils",
