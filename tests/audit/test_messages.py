@@ -114,9 +114,7 @@ def test_query_carries_the_query() -> None:
 
 
 def test_a_peer_turned_away_is_a_security_alert() -> None:
-    message = read(
-        node_authentication_failed(NODE, address="192.0.2.7", ae_title="EVIL", description="no such peer", at=AT)
-    )
+    message = read(node_authentication_failed(NODE, address="192.0.2.7", description="no such peer", at=AT))
     assert (message.event, message.kind, message.outcome) == ("110113", "110126", int(Outcome.SERIOUS_FAILURE))
     (subject,) = message.objects("110182")
     assert (subject.get("ParticipantObjectID"), subject.get("ParticipantObjectTypeCodeRole")) == ("192.0.2.7", "13")
@@ -134,7 +132,7 @@ def test_whatever_a_peer_sends_stays_one_line_of_valid_xml() -> None:
             new_to_receiver=True,
             failure=HOSTILE,
         ),
-        node_authentication_failed(NODE, address=HOSTILE, ae_title=HOSTILE, description=HOSTILE, at=AT),
+        node_authentication_failed(NODE, address=HOSTILE, description=HOSTILE, at=AT),
     ):
         assert b"\xc3" not in message.xml.encode("ascii")
         assert len(read(message).root.findall("ActiveParticipant")) >= 1

@@ -20,7 +20,7 @@ from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Peer
 from dicom_node.network.sender import ScuSettings, send_files
 from storage.files import InstanceFiles
-from storage.instances import close_abandoned_associations, close_association, record_instance
+from storage.instances import close_abandoned_associations, close_association, record_instances
 from storage.ledger import Ledger, open_ledger, utc_now
 
 STUDY = "1.2.3.4"
@@ -48,7 +48,7 @@ def test_an_association_is_told_when_it_has_ended_and_once(
 ) -> None:
     association = associate(ledger, "NODE:104/receiver-0")
     for number in range(3):
-        record_instance(ledger, an_instance(association, number), at=utc_now())
+        record_instances(ledger, [an_instance(association, number)], at=utc_now())
     assert tell_what_was_received(ledger, files, trail) == 0
     close_association(ledger, association, outcome="released", at=utc_now())
     assert tell_what_was_received(ledger, files, trail) == 1
@@ -66,7 +66,7 @@ def test_a_death_between_writing_and_noting_tells_nothing_twice(
     ledger: Ledger, files: InstanceFiles, trail: AuditTrail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     association = associate(ledger, "NODE:104/receiver-0")
-    record_instance(ledger, an_instance(association, 1), at=utc_now())
+    record_instances(ledger, [an_instance(association, 1)], at=utc_now())
     close_association(ledger, association, outcome="released", at=utc_now())
 
     def die(*_: object, **__: object) -> None:
@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_written_leaves_it_to_be_told(
     ledger: Ledger, files: InstanceFiles, tmp_path: Path
 ) -> None:
     association = associate(ledger, "NODE:104/receiver-0")
-    record_instance(ledger, an_instance(association, 1), at=utc_now())
+    record_instances(ledger, [an_instance(association, 1)], at=utc_now())
     close_association(ledger, association, outcome="released", at=utc_now())
     (tmp_path / "trail.log").mkdir()
     node = Participant("auditor", "NODE", "node.example")
@@ -99,7 +99,7 @@ def test_what_a_receiver_took_before_it_died_is_told_by_its_successor(
     ledger: Ledger, files: InstanceFiles, trail: AuditTrail, tmp_path: Path
 ) -> None:
     association = associate(ledger, "NODE:104/receiver-0")
-    record_instance(ledger, an_instance(association, 1), at=utc_now())
+    record_instances(ledger, [an_instance(association, 1)], at=utc_now())
     close_abandoned_associations(ledger, "NODE:104/receiver-0", at=utc_now())
     tell_what_was_received(ledger, files, trail)
     (message,) = read_trail(tmp_path / "trail.log")

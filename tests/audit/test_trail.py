@@ -27,7 +27,7 @@ _fork = multiprocessing.get_context("fork")
 
 
 def alert(trail: AuditTrail, text: str = "no such peer") -> None:
-    trail.node_authentication_failed(address="192.0.2.7", ae_title="EVIL", description=text)
+    trail.node_authentication_failed(address="192.0.2.7", description=text)
 
 
 def numbered(text: str) -> AuditMessage:
