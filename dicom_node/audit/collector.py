@@ -8,6 +8,7 @@ where it was, and after a break everything behind it is sent again.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -43,7 +44,8 @@ _COMPRESSED = {".gz", ".xz", ".bz2", ".zst"}
 class Position:
     """A place between two messages: a file, whatever it is named by now, and bytes from its beginning."""
 
-    inode: int
+    file: str
+    """Digest of its first message; unlike an inode number, nobody gets it a second time. Empty before all files."""
     offset: int
 
 
@@ -65,10 +67,10 @@ class Spool:
         try:
             return Position(**json.loads(self._kept_in.read_text(encoding="ascii")))
         except FileNotFoundError:
-            return Position(0, 0)
+            return Position("", 0)
         except (ValueError, TypeError):
             _log.error("the position in the audit trail cannot be read: sending from its beginning")
-            return Position(0, 0)
+            return Position("", 0)
 
     def keep(self, position: Position) -> None:
         """Remember a position for good."""
@@ -90,14 +92,14 @@ class Spool:
             A file cannot be read.
         """
         files = self._files()
-        at = next((number for number, (_, inode) in enumerate(files) if inode == position.inode), None)
-        if at is None and position.inode:
+        at = next((number for number, (_, identity) in enumerate(files) if identity == position.file), None)
+        if at is None and position.file:
             _log.error("a rotated audit file is gone before the collector had all of it", file=str(self._file))
             metrics.AUDIT_FILES_LOST.inc()
-        for path, inode in files[at or 0 :]:
-            offset = position.offset if inode == position.inode else 0
-            whole, offset = _whole_lines(path, offset)
-            position = Position(inode, offset + len(whole))
+        for path, identity in files[at or 0 :]:
+            offset = position.offset if identity == position.file else 0
+            whole = _whole_lines(path, offset)
+            position = Position(identity, offset + len(whole))
             if whole:
                 return whole.splitlines(), position
         return [], position
@@ -105,32 +107,38 @@ class Spool:
     def unsent_bytes(self, position: Position) -> int:
         """Bytes after a position in all files."""
         files = self._files()
-        inodes = [inode for _, inode in files]
-        later = files[inodes.index(position.inode) :] if position.inode in inodes else files
-        return sum(path.stat().st_size - (position.offset if inode == position.inode else 0) for path, inode in later)
+        known = [identity for _, identity in files]
+        later = files[known.index(position.file) :] if position.file in known else files
+        return sum(
+            path.stat().st_size - (position.offset if identity == position.file else 0) for path, identity in later
+        )
 
-    def _files(self) -> list[tuple[Path, int]]:
+    def _files(self) -> list[tuple[Path, str]]:
         """The audit file and what it was before it was renamed, the oldest first."""
         found = [
-            (path, path.stat())
+            (path, path.stat().st_mtime_ns)
             for path in self._file.parent.glob(f"{self._file.name}*")
             if path.suffix not in _COMPRESSED and not path.name.startswith(self._kept_in.name)
         ]
         # The file in use is the last, however little the clock may be trusted.
-        found.sort(key=lambda entry: (entry[0] == self._file, entry[1].st_mtime_ns))
-        return [(path, status.st_ino) for path, status in found]
+        found.sort(key=lambda entry: (entry[0] == self._file, entry[1]))
+        identified = [(path, _identity(path)) for path, _ in found]
+        return [(path, identity) for path, identity in identified if identity]
 
 
-def _whole_lines(path: Path, offset: int) -> tuple[bytes, int]:
-    """What can be sent of a file, and where it begins: ``offset``, or 0 when that is no place in this file."""
+def _identity(path: Path) -> str:
+    """Digest of the first message of a file; empty while it has none."""
+    with path.open("rb") as file:
+        first = file.readline()
+    return hashlib.sha256(first).hexdigest() if first.endswith(b"\n") else ""
+
+
+def _whole_lines(path: Path, offset: int) -> bytes:
     with path.open("rb") as file:
         # Waits for a writer that had opened it before it was renamed.
         fcntl.flock(file, fcntl.LOCK_SH)
-        if offset and os.pread(file.fileno(), 1, offset - 1) != b"\n":
-            _log.error("the audit file was cut short or replaced: sending from its beginning", file=str(path))
-            offset = 0
         data = os.pread(file.fileno(), BATCH_BYTES, offset)
-    return data[: data.rfind(b"\n") + 1], offset
+    return data[: data.rfind(b"\n") + 1]
 
 
 class Collector:

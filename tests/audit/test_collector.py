@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import socket
 import ssl
 import threading
@@ -213,3 +215,18 @@ def test_a_collector_that_does_not_read_is_left_after_a_while(
         while sending.send():
             pass
     assert not (tmp_path / "trail.log.position").exists()
+
+
+def test_a_file_that_is_copied_and_emptied(rsyslog: Rsyslog, writer: Writer) -> None:
+    rsyslog.start()
+    sending = Collector(rsyslog.settings, writer.file)
+    writer.write(10)
+    sending.drain(20)
+    shutil.copy(writer.file, writer.file.with_name("trail.log.1"))
+    os.truncate(writer.file, 0)
+    # As long as what was there before: neither name, inode nor size tells the two apart.
+    writer.write(10)
+    sending.drain(20)
+    sending.close()
+    wait_until(lambda: numbers(rsyslog.received()) == writer.written, seconds=10, what="all are there")
+    assert len(rsyslog.received()) == 20
