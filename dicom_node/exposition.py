@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 import platform
+import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -60,6 +61,8 @@ def exposed(configuration: Configuration, places: PlaceTable) -> Iterator[None]:
     if settings.port is None:
         yield
         return
+    if "dicom_node.metrics" in sys.modules:
+        raise RuntimeError("dicom_node.metrics was imported before it was said where its numbers go")
     directory = _cleaned(configuration.storage.directory)
     os.environ[DIRECTORY_VARIABLE] = str(directory)
     ledger = open_ledger(configuration.storage.database)

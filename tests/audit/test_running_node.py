@@ -12,23 +12,21 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 from deliver.results_due import result_objects, results_due
-from execute.slow_roles import refuse
 from interop import dcmtk as scanner
 from interop.ports import free_port, listening, wait_until
 from interop.tools import tool
 from network.objects import MR, SECONDARY_CAPTURE, mr_image, save
 from network.running_node import NODE, configuration, destination_sections, pacs_peer
 from prometheus_client.parser import text_string_to_metric_families
-from pynetdicom import AE
+from pynetdicom import AE, build_context
 from pynetdicom.sop_class import Verification
 
 from audit.reading import ReadMessage, read_trail
-from dicom_node import node
+from audit.serving import serve
 from dicom_node.config import AuditSettings, Configuration, MetricsSettings, Peer
 from dicom_node.network.sender import ScuSettings, send_files
 from storage.ledger import open_ledger
@@ -55,16 +53,10 @@ def scrape(port: int) -> Numbers:
     )
 
 
-def _serve(settings: Configuration, log: Path, ready: Event) -> None:
-    with log.open("a") as stream:
-        os.dup2(stream.fileno(), 2)
-    node.serve(settings, process=refuse, on_ready=ready.set)
-
-
 @contextlib.contextmanager
 def running(settings: Configuration, log: Path) -> Iterator[None]:
     ready = _spawn.Event()
-    process = _spawn.Process(target=_serve, args=(settings, log, ready))
+    process = _spawn.Process(target=serve, args=(settings, log, ready))
     process.start()
     try:
         assert ready.wait(120), log.read_text()
@@ -126,7 +118,7 @@ def test_what_happens_is_counted_and_told(dcmtk: None, tmp_path: Path) -> None:
                 seconds=20,
                 what="the receiver is started again",
             )
-            wait_until(lambda: _told(trail) >= 7, seconds=20, what="all is told")
+            wait_until(lambda: _told(trail) >= 8, seconds=20, what="all is told")
             after = scrape(metrics_port)
     _check_numbers(before, held, after, tmp_path / "instances")
     _check_trail(read_trail(trail))
@@ -160,8 +152,7 @@ def _use(settings: Configuration, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _open_association(port: int) -> Iterator[None]:
-    entity = AE("MR1")
-    association = entity.associate("127.0.0.1", port, [entity.add_requested_context(Verification)], ae_title=NODE)
+    association = AE("MR1").associate("127.0.0.1", port, [build_context(Verification)], ae_title=NODE)
     assert association.is_established
     yield
     association.release()
@@ -178,8 +169,8 @@ def _check_numbers(before: Numbers, held: Numbers, after: Numbers, instances: Pa
     assert rise("instances_received_total{outcome=new}") == 3
     assert rise("instances_received_total{outcome=duplicate}") == 3
     assert rise("instances_received_total{outcome=conflict}") == 1
-    stored = sum(path.stat().st_size for path in instances.glob("instances/*/*.dcm"))
-    assert rise("received_bytes_total") > 2 * stored > 0
+    (size,) = {path.stat().st_size for path in instances.glob("instances/*/*.dcm")}
+    assert rise("received_bytes_total") == 7 * size
     assert rise("store_responses_total{status=0000}") == 7
     assert rise("store_responses_total{status=A900}") == 1
     assert rise("store_refusals_total{reason=mismatch}") == 1
