@@ -10,7 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from storage.ledger import Ledger
-from storage.schema import Association, AssociationStudy, InstanceRow, SeriesRow, StudyRow
+from storage.schema import Association, AssociationStudy, EventRow, InstanceRow, SeriesRow, StudyRow
 
 __all__ = ["EndedAssociation", "ReceivedStudy", "note_as_told", "untold_associations"]
 
@@ -21,7 +21,8 @@ class ReceivedStudy:
 
     study_instance_uid: str
     instances: Mapping[str, int]
-    """SOP Class UID to number of instances that were new; empty when everything it sent was held already."""
+    """SOP Class UID to number of instances that were new; empty when all it sent was held already, or was quarantined
+    because other bytes were held under its UIDs."""
     path: str | None
     """Of one instance of the study, relative to the storage directory."""
 
@@ -66,10 +67,14 @@ def untold_associations(ledger: Ledger, limit: int) -> tuple[EndedAssociation, .
 
 
 def _studies(session: Session, association_id: str) -> tuple[ReceivedStudy, ...]:
+    sent_to = select(AssociationStudy.study_id).where(AssociationStudy.association_id == association_id)
+    # Other bytes under known UIDs were taken too, if only into quarantine.
+    conflicted = select(EventRow.study_id).where(
+        EventRow.correlation_id == association_id, EventRow.kind == "instance conflict"
+    )
     studies = session.execute(
         select(StudyRow.id, StudyRow.study_instance_uid)
-        .join(AssociationStudy, AssociationStudy.study_id == StudyRow.id)
-        .where(AssociationStudy.association_id == association_id)
+        .where(StudyRow.id.in_(sent_to.union(conflicted)))
         .order_by(StudyRow.id)
     ).all()
     return tuple(
