@@ -27,11 +27,14 @@ from dicom_node.errors import ConfigurationError
 
 __all__ = [
     "AETitle",
+    "AuditSettings",
+    "ClientTls",
     "Configuration",
     "DataPath",
     "DeliveryPolicy",
     "DestinationProfile",
     "ExecutionSettings",
+    "MetricsSettings",
     "NodeSettings",
     "Peer",
     "PeerPermission",
@@ -40,6 +43,7 @@ __all__ = [
     "SegmentationTarget",
     "SeriesRule",
     "StorageSettings",
+    "SyslogSettings",
     "TlsSettings",
     "load_configuration",
 ]
@@ -280,6 +284,55 @@ class DeliveryPolicy(_Section):
     response_timeout_s: Seconds = 30
 
 
+class MetricsSettings(_Section):
+    """Where Prometheus reads how the node is."""
+
+    address: str = "127.0.0.1"
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """``http://address:port/metrics``; unset means not served."""
+
+
+class ClientTls(_Section):
+    """How this node proves who it is, and what it trusts, when it calls a server over TLS."""
+
+    ca: Path
+    """Certificates (PEM) of those who may sign the server's."""
+    certificate: Path | None = None
+    """This node's, with what leads to its root (PEM)."""
+    key: Path | None = None
+
+    @model_validator(mode="after")
+    def _certificate_has_a_key(self) -> ClientTls:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both or neither")
+        return self
+
+
+class SyslogSettings(_Section):
+    """The audit record repository: a syslog collector over TLS (PS3.15 A.6)."""
+
+    host: str = Field(min_length=1)
+    """As in the collector's certificate."""
+    port: int = Field(default=6514, ge=1, le=65535)
+    tls: ClientTls
+
+
+class AuditSettings(_Section):
+    """The DICOM audit trail (PS3.15 A.5)."""
+
+    file: Path | None = None
+    """One message a line; unset means no audit trail."""
+    patient_id: bool = True
+    """Whether messages tell the Patient ID, as PS3.15 A.5.3.7 wants; names they never tell."""
+    syslog: SyslogSettings | None = None
+
+    @model_validator(mode="after")
+    def _syslog_is_fed_from_the_file(self) -> AuditSettings:
+        if self.syslog is not None and self.file is None:
+            raise ValueError("syslog needs file: what the collector has not taken yet waits there")
+        return self
+
+
 class Configuration(_Section):
     """The whole of ``config.yaml``."""
 
@@ -290,6 +343,8 @@ class Configuration(_Section):
     execution: ExecutionSettings = ExecutionSettings()
     results: ResultSettings = ResultSettings()
     delivery: DeliveryPolicy = DeliveryPolicy()
+    metrics: MetricsSettings = MetricsSettings()
+    audit: AuditSettings = AuditSettings()
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Configuration:
@@ -408,4 +463,17 @@ def _resolved(configuration: Configuration, base: Path) -> Configuration:
     if tls is not None:
         files = {key: base / getattr(tls, key) for key in ("certificate", "key", "trusted")}
         node = node.model_copy(update={"tls": tls.model_copy(update=files)})
-    return configuration.model_copy(update={"storage": resolved, "node": node})
+    return configuration.model_copy(
+        update={"storage": resolved, "node": node, "audit": _resolved_audit(configuration.audit, base)}
+    )
+
+
+def _resolved_audit(audit: AuditSettings, base: Path) -> AuditSettings:
+    if audit.file is None:
+        return audit
+    update: dict[str, Any] = {"file": base / audit.file}
+    if audit.syslog is not None:
+        tls = audit.syslog.tls
+        files = {name: base / path for name in ("ca", "certificate", "key") if (path := getattr(tls, name)) is not None}
+        update["syslog"] = audit.syslog.model_copy(update={"tls": tls.model_copy(update=files)})
+    return audit.model_copy(update=update)

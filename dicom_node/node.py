@@ -7,6 +7,7 @@ import fcntl
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
 from dicom_node.errors import NodeError, OutOfResourcesError
+from dicom_node.exposition import exposed
 from dicom_node.logs import configure_logging
 from dicom_node.network.front_door import FrontDoor, open_front_door
 from dicom_node.network.tls import check_credentials
@@ -63,29 +65,43 @@ def serve(
     Raises
     ------
     NodeError
-        The node cannot start: the ledger or the storage directory cannot be used, another node serves them, or the
-        port is taken.
+        The node cannot start: the ledger, the storage directory or the audit file cannot be used, another node serves
+        them, or a port is taken.
     """
     configure_logging(role="supervisor")
     stop = stop_on_signals()
     with _alone(configuration.storage.directory):
         _prepare(configuration)
-        front_door = _front_door(configuration)
-        keeper = RoleKeeper(node_roles(configuration, front_door, process))
-        told_ready = False
-        try:
-            while not stop.wait(TEND_S):
-                keeper.tend()
-                if not told_ready and keeper.all_ready():
-                    told_ready = True
-                    _log.info("ready", ae_title=configuration.node.ae_title, port=configuration.node.port)
-                    (on_ready or _print_ready)()
-        finally:
-            _log.info("stopping")
-            front_door.close()
-            keeper.stop(GRACE_S)
+        with contextlib.closing(_front_door(configuration)) as front_door, exposed(configuration, front_door.places):
+            # Counts, and so is imported only where it is said by now where the numbers go.
+            from dicom_node.audit.auditor import audited
+
+            with audited(configuration):
+                _keep(configuration, front_door, process, stop, on_ready or _print_ready)
     _log.info("stopped")
     return True
+
+
+def _keep(
+    configuration: Configuration,
+    front_door: FrontDoor,
+    process: ProcessStudy | None,
+    stop: threading.Event,
+    on_ready: Callable[[], None],
+) -> None:
+    keeper = RoleKeeper(node_roles(configuration, front_door, process))
+    told_ready = False
+    try:
+        while not stop.wait(TEND_S):
+            keeper.tend()
+            if not told_ready and keeper.all_ready():
+                told_ready = True
+                _log.info("ready", ae_title=configuration.node.ae_title, port=configuration.node.port)
+                on_ready()
+    finally:
+        _log.info("stopping")
+        front_door.close()
+        keeper.stop(GRACE_S)
 
 
 def node_roles(
@@ -97,6 +113,7 @@ def node_roles(
         Role("scheduler", _schedule, (configuration,)),
         Role("executor", _execute, (configuration, process)),
         Role("deliverer", _deliver, (configuration,)),
+        *((Role("auditor", _audit, (configuration,)),) if configuration.audit.file is not None else ()),
     )
 
 
@@ -139,6 +156,12 @@ def _deliver(context: RoleContext, configuration: Configuration) -> None:
     from dicom_node.deliver.deliver import serve_deliverer
 
     serve_deliverer(configuration, context.stop, name=context.name, ready=context.ready)
+
+
+def _audit(context: RoleContext, configuration: Configuration) -> None:
+    from dicom_node.audit.auditor import serve_auditor
+
+    serve_auditor(context, configuration)
 
 
 def _print_ready() -> None:

@@ -229,6 +229,10 @@ class RoleKeeper:
         running.close()
         kept.running = None
         _log.warning("process died", process=kept.role.name, how=how, restart_in_s=delay)
+        # Imported late: a parent says first where the numbers of its processes go.
+        from dicom_node.metrics import process_died
+
+        process_died(kept.role.name)
         if kept.role.on_death is not None:
             kept.role.on_death(how)
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import joinedload, selectinload
+from sqlalchemy.orm import Session, joinedload, selectinload
 
 from storage.ledger import Ledger, LedgerError
 from storage.schema import (
     Association,
     AssociationStudy,
+    CommitmentRequest,
     DeliveryRow,
     DeliveryState,
     EventRow,
@@ -28,12 +29,16 @@ from storage.schema import (
 )
 
 __all__ = [
+    "Backlog",
+    "Commitment",
     "DeliveryOverview",
     "Event",
     "JobOverview",
     "LedgerOverview",
     "QuarantineOverview",
     "StudyOverview",
+    "backlog",
+    "commitments",
     "delivery_overviews",
     "events_of_study",
     "job_overviews",
@@ -59,6 +64,26 @@ class LedgerOverview:
     quarantined: int
     last_received_at: dt.datetime | None
     last_committed_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits and what failed; quick to ask however much the ledger holds."""
+
+    studies_waiting: int
+    """With instances that no job has seen."""
+    jobs: Mapping[JobState, int]
+    """Those in a state that calls for work or for a person."""
+    jobs_late: int
+    """Past their deadline and not ended."""
+    oldest_job_at: dt.datetime | None
+    """When the oldest job that has not ended was made."""
+    deliveries: Mapping[tuple[str, DeliveryState], int]
+    """By destination; those not committed."""
+    oldest_delivery_at: Mapping[str, dt.datetime]
+    """By destination: when the oldest delivery was made that is neither committed nor dead."""
+    quarantined: int
+    last_received_at: dt.datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +157,17 @@ class DeliveryOverview:
 
 
 @dataclass(frozen=True, slots=True)
+class Commitment:
+    """One delivery that came to its end."""
+
+    destination: str
+    waited_s: float
+    """From sent to committed."""
+    turnaround_s: float | None
+    """From the last image of its study version to this, when no other result of its job is still to be committed."""
+
+
+@dataclass(frozen=True, slots=True)
 class QuarantineOverview:
     """One object that was kept aside."""
 
@@ -161,24 +197,14 @@ def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
         deliveries = session.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state))
         return LedgerOverview(
             studies=session.scalar(select(func.count()).select_from(StudyRow)) or 0,
-            studies_waiting=session.scalar(
-                select(func.count(SeriesRow.study_id.distinct()))
-                .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
-                .where(InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None))
-            )
-            or 0,
+            studies_waiting=_studies_waiting(session),
             instances=session.scalar(select(func.count()).select_from(InstanceRow)) or 0,
             open_associations=session.scalar(
                 select(func.count()).select_from(Association).where(Association.closed_at.is_(None))
             )
             or 0,
             jobs=dict(jobs.all()),
-            jobs_late=session.scalar(
-                select(func.count())
-                .select_from(JobRow)
-                .where(JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)), JobRow.deadline_at < now)
-            )
-            or 0,
+            jobs_late=_jobs_late(session, now),
             deliveries=dict(deliveries.all()),
             quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
             last_received_at=max(
@@ -197,6 +223,52 @@ def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
             ),
             last_committed_at=session.scalar(select(func.max(DeliveryRow.committed_at))),
         )
+
+
+def backlog(ledger: Ledger, *, now: dt.datetime) -> Backlog:
+    """Count what waits and what failed."""
+    going = JobRow.state.in_((JobState.QUEUED, JobState.RUNNING))
+    ended = (DeliveryState.COMMITTED, DeliveryState.DEAD)
+    with ledger.reading() as session:
+        jobs = session.execute(
+            select(JobRow.state, func.count()).where(going | (JobRow.state == JobState.FAILED)).group_by(JobRow.state)
+        )
+        deliveries = session.execute(
+            select(DeliveryRow.destination, DeliveryRow.state, func.count())
+            .where(DeliveryRow.state != DeliveryState.COMMITTED)
+            .group_by(DeliveryRow.destination, DeliveryRow.state)
+        )
+        oldest = session.execute(
+            select(DeliveryRow.destination, func.min(DeliveryRow.created_at))
+            .where(DeliveryRow.state.not_in(ended))
+            .group_by(DeliveryRow.destination)
+        )
+        return Backlog(
+            studies_waiting=_studies_waiting(session),
+            jobs=dict(jobs.all()),
+            jobs_late=_jobs_late(session, now),
+            oldest_job_at=session.scalar(select(func.min(JobRow.created_at)).where(going)),
+            deliveries={(destination, state): count for destination, state, count in deliveries},
+            oldest_delivery_at=dict(oldest.all()),
+            quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
+            last_received_at=session.scalar(select(func.max(StudyRow.last_received_at))),
+        )
+
+
+def _studies_waiting(session: Session) -> int:
+    return (
+        session.scalar(
+            select(func.count(SeriesRow.study_id.distinct()))
+            .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
+            .where(InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None))
+        )
+        or 0
+    )
+
+
+def _jobs_late(session: Session, now: dt.datetime) -> int:
+    going = JobRow.state.in_((JobState.QUEUED, JobState.RUNNING))
+    return session.scalar(select(func.count()).select_from(JobRow).where(going, JobRow.deadline_at < now)) or 0
 
 
 def study_overviews(
@@ -361,6 +433,56 @@ def delivery_overviews(
             )
             for row, result, uid in session.execute(query)
         )
+
+
+def commitments(
+    ledger: Ledger, *, at: dt.datetime, delivery_ids: Collection[int] = (), transaction_uid: str | None = None
+) -> tuple[Commitment, ...]:
+    """Those of some deliveries that were committed at one moment.
+
+    Parameters
+    ----------
+    at
+        Time that the transition was given.
+    delivery_ids, transaction_uid
+        The deliveries: these, and those of a storage commitment request.
+    """
+    requested = select(CommitmentRequest.delivery_id).where(CommitmentRequest.transaction_uid == transaction_uid)
+    with ledger.reading() as session:
+        rows = session.execute(
+            select(DeliveryRow, JobRow)
+            .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+            .join(JobRow, JobRow.id == ResultRow.job_id)
+            .where(
+                DeliveryRow.id.in_(delivery_ids) | DeliveryRow.id.in_(requested),
+                DeliveryRow.committed_at == at,
+            )
+            .order_by(DeliveryRow.id)
+        ).all()
+        last = {job.id: delivery.id for delivery, job in rows}
+        return tuple(
+            Commitment(
+                delivery.destination,
+                (at - (delivery.sent_at or at)).total_seconds(),
+                _turnaround_s(session, job, at) if last[job.id] == delivery.id else None,
+            )
+            for delivery, job in rows
+        )
+
+
+def _turnaround_s(session: Session, job: JobRow, at: dt.datetime) -> float | None:
+    to_come = session.scalar(
+        select(func.count())
+        .select_from(DeliveryRow)
+        .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+        .where(ResultRow.job_id == job.id, DeliveryRow.state != DeliveryState.COMMITTED)
+    )
+    received = session.scalar(
+        select(func.max(InstanceRow.received_at))
+        .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
+        .where(SeriesRow.study_id == job.study_id, InstanceRow.study_version <= job.study_version)
+    )
+    return None if to_come or received is None else (at - received).total_seconds()
 
 
 def quarantine_overviews(ledger: Ledger, *, limit: int = 100) -> tuple[QuarantineOverview, ...]:

@@ -143,6 +143,15 @@ class Association(Base):
     """One DICOM association that a peer opened with this node."""
 
     __tablename__ = "association"
+    __table_args__ = (
+        # Stays small: the audit trail asks for what it has not told yet every second.
+        Index(
+            "ix_association_untold",
+            "closed_at",
+            sqlite_where=text("audited_at IS NULL AND closed_at IS NOT NULL"),
+            postgresql_where=text("audited_at IS NULL AND closed_at IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(CorrelationId, primary_key=True)
     """Correlation id of everything that came of it."""
@@ -154,6 +163,8 @@ class Association(Base):
     opened_at: Mapped[dt.datetime]
     closed_at: Mapped[dt.datetime | None] = mapped_column(index=True)
     outcome: Mapped[str | None] = mapped_column(String(64))
+    audited_at: Mapped[dt.datetime | None]
+    """When the audit trail told what it brought."""
 
 
 class StudyRow(Base):

@@ -17,9 +17,12 @@ from dataclasses import dataclass
 
 import structlog
 
+from dicom_node import metrics
+from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
 from dicom_node.deliver.commitments import CommitmentReporter
 from dicom_node.deliver.retry import next_attempt
+from dicom_node.deliver.turnaround import observe_commitments
 from dicom_node.deliver.visit import LEASE_S, RESERVED_CONTEXTS, Parcel, Visitor, series_of
 from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NodeError, classify
 from dicom_node.network.query import find_context, held_instances
@@ -149,6 +152,7 @@ class Deliverer:
             self.configuration.delivery,
             ScuSettings.of(self.configuration),
             random.random(),
+            AuditTrail.of(self.configuration, self.owner.rpartition("/")[2]),
         )
 
     def _pursue_overdue(self, destination: str) -> int:
@@ -162,14 +166,18 @@ class Deliverer:
                 last.append(delivery)
             else:
                 delivery_failed(self.ledger, delivery.id, "storage commitment did not come in time", retry_at, now=now)
+                metrics.DELIVERIES.labels(destination, "failed").inc()
         held = self._look_up(destination, last) if last else frozenset[str]()
         for delivery in last:
             if delivery.sop_instance_uid in held:
                 how = "found by C-FIND; storage commitment never came"
-                delivery_confirmed(self.ledger, [delivery.id], how=how, now=utc_now())
+                now = utc_now()
+                delivery_confirmed(self.ledger, [delivery.id], how=how, now=now)
+                observe_commitments(self.ledger, at=now, delivery_ids=[delivery.id])
             else:
                 why = "storage commitment never came, and the destination does not show the object"
                 delivery_failed(self.ledger, delivery.id, why, None, now=utc_now())
+                metrics.DELIVERIES.labels(destination, "dead").inc()
         return len(overdue)
 
     def _look_up(self, destination: str, deliveries: Sequence[Delivery]) -> frozenset[str]:
@@ -189,6 +197,7 @@ class Deliverer:
             why = f"{destination} is not in results.destinations any more; restore it, then requeue"
             for delivery in deliveries:
                 delivery_failed(self.ledger, delivery.id, why, None, now=utc_now())
+                metrics.DELIVERIES.labels(destination, "dead").inc()
             return
         parcels: dict[DicomFile, Parcel] = {}
         for delivery in deliveries:

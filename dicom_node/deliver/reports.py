@@ -11,6 +11,7 @@ from pynetdicom import evt
 
 from dicom_node.config import DeliveryPolicy
 from dicom_node.deliver.retry import next_attempt
+from dicom_node.deliver.turnaround import observe_commitments
 from dicom_node.errors import NodeError, classify
 from dicom_node.network.commitment import FAILURE_REASONS, CommitmentReport, read_event_information
 from storage.deliveries import commitment_reported
@@ -36,6 +37,7 @@ def record_report(ledger: Ledger, policy: DeliveryPolicy, report: CommitmentRepo
         now=now,
         retry_at=lambda failed_attempts: next_attempt(policy, failed_attempts, now, luck),
     )
+    observe_commitments(ledger, at=now, transaction_uid=report.transaction_uid)
     (_log.warning if report.failed else _log.info)(
         "commitment reported",
         transaction_uid=report.transaction_uid,

@@ -17,9 +17,14 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
+from dicom_node import metrics
+from dicom_node.audit.messages import Participant
+from dicom_node.audit.sent import Outgoing, sending
+from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import DeliveryPolicy, DestinationProfile, Peer
 from dicom_node.deliver.reports import answer_report, record_report
 from dicom_node.deliver.retry import next_attempt
+from dicom_node.deliver.turnaround import observe_commitments
 from dicom_node.errors import NodeError, PeerUnavailableError
 from dicom_node.network.capabilities import UNCOMPRESSED
 from dicom_node.network.commitment import (
@@ -71,6 +76,7 @@ class Visitor:
     settings: ScuSettings
     luck: float
     """Jitter of this round, uniform in [0, 1)."""
+    trail: AuditTrail
 
     def visit(self, parcels: Sequence[Parcel]) -> None:
         """Bring parcels over one association; afterwards each is sent, failed or dead in the ledger.
@@ -96,9 +102,13 @@ class Visitor:
             ) as association:
                 commits = self._commits(association, parcels[0].delivery)
                 there = self._already_there(association, parcels) if commits else frozenset[str]()
-                for stored in self._store(association, left, there):
-                    if not commits:
-                        self._sent(left, [stored], None)
+                outgoing = [_outgoing(one) for one in parcels if one.delivery.sop_instance_uid not in there]
+                receiver = Participant(self.peer.ae_title, self.peer.ae_title, self.peer.host)
+                with sending(self.trail, receiver, outgoing) as arrived:
+                    for stored in self._store(association, left, there):
+                        arrived.add(stored.delivery.sop_instance_uid)
+                        if not commits:
+                            self._sent(left, [stored], None)
                 if commits and left:
                     transaction_uid = str(generate_uid(prefix=None))
                     asked = list(left.values())
@@ -114,6 +124,7 @@ class Visitor:
         now = utc_now()
         retry_at = next_attempt(self.policy, delivery.failed_attempts + 1, now, self.luck) if error.retryable else None
         delivery_failed(self.ledger, delivery.id, str(error), retry_at, now=now)
+        metrics.DELIVERIES.labels(self.destination, "failed" if retry_at else "dead").inc()
         _log.warning(
             "delivery failed" if retry_at else "delivery dead",
             destination=self.destination,
@@ -177,7 +188,11 @@ class Visitor:
         deadline = None
         if transaction_uid is not None:
             deadline = now + dt.timedelta(seconds=self.profile.commitment_timeout_s)
-        delivery_sent(self.ledger, [parcel.delivery.id for parcel in parcels], transaction_uid, deadline, now=now)
+        ids = [parcel.delivery.id for parcel in parcels]
+        delivery_sent(self.ledger, ids, transaction_uid, deadline, now=now)
+        metrics.DELIVERIES.labels(self.destination, "sent").inc(len(ids))
+        if transaction_uid is None:
+            observe_commitments(self.ledger, at=now, delivery_ids=ids)
         for parcel in parcels:
             del left[parcel.delivery.id]
 
@@ -201,6 +216,17 @@ class Visitor:
         for parcel in parcels:
             self.failed(parcel.delivery, error)
         return False
+
+
+def _outgoing(parcel: Parcel) -> Outgoing:
+    delivery = parcel.delivery
+    return Outgoing(
+        delivery.study_instance_uid,
+        delivery.sop_class_uid,
+        delivery.sop_instance_uid,
+        parcel.file.path,
+        delivery.correlation_id,
+    )
 
 
 def _await_answered(reports: queue.Queue[threading.Thread], patience_s: float) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import struct
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node import metrics
 from dicom_node.config import Configuration, ResultSettings, Route
 from dicom_node.errors import ConfigurationError, NodeError, classify
 from dicom_node.roles import RoleContext
@@ -142,11 +144,14 @@ class _Worker:
             self._heartbeat(job),
         ):
             _log.info("job started", route=job.route, instances=len(job.paths), attempt=job.attempt)
+            started = time.monotonic()
             try:
                 records, summary = self._run(job)
             except Exception as error:  # noqa: BLE001 - whatever happens to a job is recorded, never lost
+                metrics.JOB_SECONDS.labels("failed").observe(time.monotonic() - started)
                 self._failed(job, error)
                 return True
+            metrics.JOB_SECONDS.labels("succeeded").observe(time.monotonic() - started)
             if complete_job(self._ledger, job.id, records, summary, worker=self._name, now=utc_now()):
                 _log.info("job succeeded", results=len(records), seconds=summary["seconds"])
             else:
@@ -217,6 +222,7 @@ class _Worker:
             job_id=job.id,
         )
         record_quarantine(self._ledger, quarantined, at=utc_now())
+        metrics.OBJECTS_QUARANTINED.inc()
         _log.error("result failed the gate", sop_instance_uid=result.sop_instance_uid, problems=problems)
 
     def _failed(self, job: Job, error: Exception) -> None:

@@ -15,6 +15,8 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_GET, C_MOVE, N_ACTION
 from pynetdicom.presentation import PresentationContext, PresentationContextTuple
 
+from dicom_node import metrics
+from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration, DataPath, PeerPermission, TlsSettings
 from dicom_node.deliver.reports import answer_report, record_report
 from dicom_node.errors import (
@@ -83,6 +85,7 @@ class _Visits:
     def begin(self, association: Association, visit: _Visit) -> None:
         with self._lock:
             self._open[association] = visit
+        metrics.ASSOCIATIONS_ACCEPTED.inc()
 
     def forget(self, visit: _Visit) -> None:
         """Give back the place of an association that did not start."""
@@ -116,6 +119,7 @@ class _Visits:
         if visit.outcome is None:
             visit.outcome = outcome
             self._places.leave(visit.peers)
+            metrics.ASSOCIATIONS_ENDED.labels(outcome).inc()
         if visit.ledger_id is None:
             return
         self._ending(visit.ledger_id)
@@ -247,7 +251,11 @@ def serve_receiver(
         instances = InstanceReceiver(ledger, files, room, storage.conflicts)
         places = Places(door.places, row)
         visits = _Visits(ledger, receiver, places, instances.commit.forget)
-        refusals = Refusals()
+        trail = AuditTrail.of(configuration, name)
+        refusals = Refusals(
+            lambda reason: metrics.CONNECTIONS_REFUSED.labels(reason).inc(),
+            lambda _reason, address, why: trail.node_authentication_failed(address=address, description=why),
+        )
         resolve = HostResolver(peer.host for peer in configuration.peers.values())
         resolve.keep_looking_up(stop_event)
         begin = _begin_store(instances, visits)
@@ -319,6 +327,7 @@ def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., 
             association_id = visits.correlation_id(visit)
         except Exception as error:  # noqa: BLE001 - a peer must get a status whatever happens
             association_id, failure = "", OutOfResourcesError(classify(error).what, remedy=classify(error).remedy)
+            failure.__cause__ = error
         if PeerPermission.SEND not in visit.permissions:
             failure = NotAuthorisedError(
                 "this peer may not send", subject=command.sop_instance_uid, remedy="let it, in section peers"
@@ -368,12 +377,16 @@ def _handlers(
             return NotAuthorisedError.dimse_status, None
         return take_report(event)
 
+    def echoed(_event: evt.Event) -> int:
+        metrics.ECHOES.inc()
+        return 0x0000
+
     def ended(outcome: str, event: evt.Event) -> None:
         visits.end(event.assoc, outcome)
 
     return (
         *prompt_socket(configuration.node.network_timeout_s),
-        (evt.EVT_C_ECHO, lambda _event: 0x0000),
+        (evt.EVT_C_ECHO, echoed),
         (evt.EVT_C_STORE, stored),
         (evt.EVT_C_FIND, queries.find),
         (evt.EVT_N_EVENT_REPORT, reported),

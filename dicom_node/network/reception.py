@@ -18,18 +18,21 @@ C000  The data set is not whole or not in the negotiated transfer syntax, quaran
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import structlog
 
+from dicom_node import metrics
 from dicom_node.errors import (
     CannotUnderstandError,
     DataSetMismatchError,
     NodeError,
     OutOfResourcesError,
     ProcessingFailureError,
+    SopClassNotSupportedError,
     classify,
     raised_at,
 )
@@ -70,6 +73,11 @@ class StoreResponse(NamedTuple):
 
 
 SUCCESS = StoreResponse(0x0000)
+_REASONS: Mapping[type[NodeError], str] = {
+    CannotUnderstandError: "not understood",
+    DataSetMismatchError: "mismatch",
+    SopClassNotSupportedError: "SOP class",
+}
 
 
 class InstanceReceiver:
@@ -131,14 +139,18 @@ class IncomingInstance:
 
     def finish(self) -> StoreResponse:
         """The data set is complete: take it into the record."""
+        started = time.monotonic()
         try:
             if self._failure is not None:
                 raise self._failure
             assert self._file is not None
             with self._file as file:
-                return self._take(file)
+                response = self._take(file)
         except Exception as error:  # noqa: BLE001 - becomes the status
-            return _refusal(self._request, classify(error))
+            response = _refusal(self._request, classify(error))
+        metrics.STORE_RESPONSES.labels(f"{response.status:04X}").inc()
+        metrics.STORE_SECONDS.observe(time.monotonic() - started)
+        return response
 
     def abandon(self) -> None:
         """The data set breaks off: nothing is left of it."""
@@ -170,8 +182,14 @@ class IncomingInstance:
         except (CannotUnderstandError, DataSetMismatchError) as error:
             self._quarantine(file.keep(QUARANTINE), error.what)
             raise
+        started = time.monotonic()
         stored = file.keep()
+        flushed = time.monotonic()
         reception = self._receiver.commit.record(_received(request, identity, stored))
+        metrics.FLUSH_SECONDS.observe(flushed - started)
+        metrics.LEDGER_COMMIT_SECONDS.observe(time.monotonic() - flushed)
+        metrics.INSTANCES_RECEIVED.labels(reception.value).inc()
+        metrics.RECEIVED_BYTES.inc(stored.size)
         if reception is Reception.CONFLICT:
             what = "other bytes are held under this SOP Instance UID"
             self._quarantine(self._receiver.files.copy_to_quarantine(stored), what)
@@ -199,6 +217,7 @@ class IncomingInstance:
             ),
             at=utc_now(),
         )
+        metrics.OBJECTS_QUARANTINED.inc()
 
 
 def _file_meta(request: StoreRequest) -> bytes:
@@ -245,4 +264,14 @@ def _refusal(request: StoreRequest, error: NodeError) -> StoreResponse:
         calling_ae_title=request.calling_ae_title,
         place=place,
     )
+    metrics.STORE_REFUSALS.labels(_reason(error)).inc()
     return StoreResponse(error.dimse_status, what[:64])
+
+
+def _reason(error: NodeError) -> str:
+    """For the metrics: few words, always the same."""
+    if isinstance(error, OutOfResourcesError):
+        if error.__cause__ is None:
+            return "no room"
+        return "storage" if isinstance(error.__cause__, OSError) else "ledger"
+    return _REASONS.get(type(error), "unforeseen")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from dicom_node.metrics import STORAGE_CLOSED
+
 __all__ = ["Room"]
 
 _MEGABYTE = 1_000_000
@@ -34,8 +36,11 @@ class Room:
         """Whether an object of ``size`` bytes may be written now."""
         free = self._free_bytes()
         with self._lock:
+            before = self._closed
             if self._closed and free >= self._high:
                 self._closed = False
             if free - size < self._low:
                 self._closed = True
+            if self._closed is not before:
+                STORAGE_CLOSED.set(self._closed)
             return not self._closed

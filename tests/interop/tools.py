@@ -17,6 +17,7 @@ DEBIAN_PACKAGE = {
     "storescp": "dcmtk",
     "dsrdump": "dcmtk",
     "dcmdump": "dcmtk",
+    "rsyslogd": "rsyslog rsyslog-openssl",
     "chromium": "chromium",
     "node": "nodejs",
     "pdftoppm": "poppler-utils",

@@ -61,7 +61,7 @@ def test_processes_that_open_a_new_ledger_at_once_migrate_it_once(url: str) -> N
     ledger = open_ledger(url)
     with ledger.reading() as session:
         assert set(session.scalars(select(Association.id))) == set(associations)
-        assert session.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0003"]
+        assert session.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0004"]
     ledger.close()
 
 

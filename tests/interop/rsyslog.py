@@ -1,0 +1,79 @@
+"""rsyslog as the audit record repository: syslog over TLS, both sides with certificates."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import trustme
+
+from dicom_node.config import ClientTls, SyslogSettings
+from interop.ports import free_port, listening, wait_until
+from interop.tools import tool
+
+_CONFIGURATION = """\
+global(workDirectory="{folder}" maxMessageSize="64k" defaultNetstreamDriver="ossl"
+       defaultNetstreamDriverCAFile="{folder}/ca.pem"
+       defaultNetstreamDriverCertFile="{folder}/server.pem"
+       defaultNetstreamDriverKeyFile="{folder}/server.key")
+module(load="imtcp" streamDriver.name="ossl" streamDriver.mode="1" streamDriver.authMode="x509/certvalid")
+template(name="raw" type="string" string="%rawmsg%\\n")
+input(type="imtcp" address="127.0.0.1" port="{port}" ruleset="keep")
+ruleset(name="keep") {{ action(type="omfile" file="{messages}" template="raw") }}
+"""
+
+
+class Rsyslog:
+    """A collector on a fixed port of the loopback interface, that is started and killed.
+
+    Parameters
+    ----------
+    folder
+        Empty folder for its configuration, certificates and messages.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.messages = folder / "messages"
+        self.port = free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(folder / "ca.pem")
+        for name, identity in (("server", "localhost"), ("client", "node.example")):
+            certificate = authority.issue_cert(identity)
+            certificate.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
+            certificate.private_key_pem.write_to_path(folder / f"{name}.key")
+        (folder / "rsyslog.conf").write_text(
+            _CONFIGURATION.format(folder=folder, port=self.port, messages=self.messages), encoding="ascii"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def settings(self) -> SyslogSettings:
+        """What a node needs to send to it."""
+        tls = ClientTls(
+            ca=self._folder / "ca.pem", certificate=self._folder / "client.pem", key=self._folder / "client.key"
+        )
+        return SyslogSettings(host="localhost", port=self.port, tls=tls)
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        with (self._folder / "rsyslog.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [tool("rsyslogd"), "-n", "-f", self._folder / "rsyslog.conf", "-i", self._folder / "pid"],
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(lambda: listening(self.port), seconds=30, what=f"rsyslog listens, see {log.name}")
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            (self._folder / "pid").unlink(missing_ok=True)
+
+    def received(self) -> list[bytes]:
+        """Every message it wrote down, in the order it did."""
+        return self.messages.read_bytes().splitlines() if self.messages.exists() else []
