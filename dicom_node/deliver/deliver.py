@@ -131,7 +131,7 @@ class Deliverer:
 
     def _visitor(self, destination: str) -> Visitor | None:
         profile = self.configuration.results.destinations.get(destination)
-        if profile is None:
+        if profile is None or profile.peer is None:
             return None
         return Visitor(
             self.ledger,

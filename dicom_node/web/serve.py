@@ -1,0 +1,118 @@
+"""The web role: one process that serves HTTP until it is told to stop."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+
+import structlog
+import uvicorn
+from fastapi import APIRouter
+
+from dicom_node.config import Configuration, WebSettings
+from dicom_node.web.app import web_application
+from dicom_node.web.connections import ImpatientProtocol
+from storage.instances import close_abandoned_associations
+from storage.ledger import open_ledger, utc_now
+
+__all__ = ["serve_web"]
+
+_log = structlog.get_logger(__name__)
+
+GRACE_S = 15
+"""For the requests at hand when the node stops; less than the supervisor gives the process."""
+_TEND_S = 0.2
+
+
+def serve_web(
+    configuration: Configuration,
+    stop_event: threading.Event,
+    *,
+    name: str = "web",
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until told to stop.
+
+    Parameters
+    ----------
+    configuration
+        Of the node; ``web.port`` is set.
+    stop_event
+        Set to end; the requests at hand are finished first.
+    name
+        Of this process, the same after a restart: it closes what its earlier life left open.
+    ready
+        Called once, when the port is open.
+
+    Raises
+    ------
+    OSError
+        The port is taken, or a certificate cannot be read.
+    sqlalchemy.exc.SQLAlchemyError
+        The ledger cannot be reached.
+    """
+    ledger = open_ledger(configuration.storage.database)
+    try:
+        abandoned = close_abandoned_associations(
+            ledger, f"{configuration.node.ae_title}:{configuration.node.port}/{name}", at=utc_now()
+        )
+        routers: list[APIRouter] = []
+        _log.info("web starts", abandoned=abandoned)
+        _serve(configuration.web, routers, stop_event, ready, lambda: None)
+    finally:
+        ledger.close()
+
+
+def _serve(
+    web: WebSettings,
+    routers: Iterable[APIRouter],
+    stop_event: threading.Event,
+    ready: Callable[[], None],
+    tend: Callable[[], None],
+) -> None:
+    server = uvicorn.Server(
+        uvicorn.Config(
+            web_application(routers),
+            http=ImpatientProtocol,
+            ws="none",
+            lifespan="off",
+            # Requests are logged by the services, with what became of them; paths may hold identifiers.
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            ssl_certfile=web.certificate,
+            ssl_keyfile=web.key,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+    with _listener(web) as listener:
+        # In a thread of its own it leaves the signals of the process alone: they set the stop event.
+        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
+        serving.start()
+        try:
+            told_ready = False
+            while serving.is_alive() and not stop_event.wait(_TEND_S):
+                if server.started and not told_ready:
+                    told_ready = True
+                    _log.info("serving web", address=web.address, port=web.port, tls=web.certificate is not None)
+                    ready()
+                tend()
+            if not stop_event.is_set():
+                raise RuntimeError("the web server ended")
+        finally:
+            server.should_exit = True
+            serving.join()
+    _log.info("web stopped")
+
+
+def _listener(web: WebSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in web.address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((web.address, web.port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
