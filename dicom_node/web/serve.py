@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 import uvicorn
 from fastapi import APIRouter
+from pydicom.config import disable_value_validation
 
 from dicom_node.config import Configuration, WebSettings
+from dicom_node.network.reception import InstanceReceiver
+from dicom_node.network.room import Room
 from dicom_node.web.app import web_application
 from dicom_node.web.connections import ImpatientProtocol
+from dicom_node.web.stow import StoreService, stow_router
+from dicom_node.web.uploads import Uploads
+from storage.files import InstanceFiles
 from storage.instances import close_abandoned_associations
 from storage.ledger import open_ledger, utc_now
 
@@ -22,7 +31,12 @@ _log = structlog.get_logger(__name__)
 
 GRACE_S = 15
 """For the requests at hand when the node stops; less than the supervisor gives the process."""
+THREADS = 16
+"""That write, flush and commit."""
 _TEND_S = 0.2
+
+# It warns of every port scan.
+logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
 def serve_web(
@@ -52,16 +66,24 @@ def serve_web(
     sqlalchemy.exc.SQLAlchemyError
         The ledger cannot be reached.
     """
-    ledger = open_ledger(configuration.storage.database)
-    try:
-        abandoned = close_abandoned_associations(
-            ledger, f"{configuration.node.ae_title}:{configuration.node.port}/{name}", at=utc_now()
+    node, storage, web = configuration.node, configuration.storage, configuration.web
+    # Identifiers are taken as they come, leading zeros and all.
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(disable_value_validation())
+        ledger = open_ledger(storage.database)
+        stack.callback(ledger.close)
+        server = f"{node.ae_title}:{node.port}/{name}"
+        abandoned = close_abandoned_associations(ledger, server, at=utc_now())
+        files = InstanceFiles(storage.directory)
+        room = Room(
+            files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
-        routers: list[APIRouter] = []
-        _log.info("web starts", abandoned=abandoned)
-        _serve(configuration.web, routers, stop_event, ready, lambda: None)
-    finally:
-        ledger.close()
+        uploads = Uploads(ledger, server, node.ae_title)
+        pool = stack.enter_context(ThreadPoolExecutor(THREADS, "store"))
+        service = StoreService(InstanceReceiver(ledger, files, room, storage.conflicts), files, room, uploads, pool)
+        _log.info("web starts", peers=sorted(web.peers), abandoned_uploads=abandoned)
+        _serve(web, [stow_router(configuration, service)], stop_event, ready, uploads.sweep)
+        uploads.sweep()
 
 
 def _serve(
