@@ -22,7 +22,7 @@ __all__ = [
 IMPLEMENTATION_CLASS_UID = f"2.25.{uuid.uuid5(uuid.NAMESPACE_DNS, 'network.dicom-node.invalid').int}"
 IMPLEMENTATION_VERSION_NAME = f"DICOMNODE_{importlib.metadata.version('dicom-node')}"[:16]
 
-_PREFIX = slice(128, 132)
+_PREFIX, _GROUP = slice(128, 132), b"\x02\x00"
 _LONG_VRS = frozenset(str(vr).encode("ascii") for vr in EXPLICIT_VR_LENGTH_32)
 _LONGEST = 1 << 20
 
@@ -48,13 +48,13 @@ def decode_file_meta(data: bytes | memoryview) -> FileMeta:
     """
     if bytes(data[_PREFIX]) == b"DICM":
         offset = _PREFIX.stop
-    elif bytes(data[:6]) == b"\x02\x00\x00\x00UL":
+    elif bytes(data[:2]) == _GROUP:
         # dicomweb-client leaves preamble and prefix out where the data set in memory has none.
         offset = 0
     else:
         raise CannotUnderstandError("it is not a DICOM file (PS3.10 7.1)")
     values: dict[int, bytes] = {}
-    while bytes(data[offset : offset + 2]) == b"\x02\x00":
+    while bytes(data[offset : offset + 2]) == _GROUP:
         header = bytes(data[offset : offset + 12])
         long = header[4:6] in _LONG_VRS
         start = offset + (12 if long else 8)
