@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +146,8 @@ class MultipartWriter:
     ----------
     files
         Part 10 files.
+    progress
+        Called before each piece.
 
     Attributes
     ----------
@@ -155,10 +157,10 @@ class MultipartWriter:
         Of the body, bytes.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], progress: Callable[[], None] = lambda: None) -> None:
         # As long as a random boundary is, no file holds it by chance.
         boundary = secrets.token_hex(32)
-        self._files = files
+        self._files, self._progress = files, progress
         self._head = f"--{boundary}\r\nContent-Type: {DICOM}\r\n\r\n".encode("ascii")
         self._end = f"--{boundary}--\r\n".encode("ascii")
         self.content_type = f'multipart/related; type="{DICOM}"; boundary={boundary}'
@@ -169,6 +171,7 @@ class MultipartWriter:
             yield self._head
             with path.open("rb") as file:
                 while piece := file.read(_CHUNK):
+                    self._progress()
                     yield piece
             yield b"\r\n"
         yield self._end
