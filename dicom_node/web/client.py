@@ -215,7 +215,7 @@ class DicomWebClient:
 
 
 def _tls(service: WebDestination) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=service.ca_file)
+    context = ssl.create_default_context(cafile=service.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if service.certificate is not None:
         context.load_cert_chain(service.certificate, service.key)
