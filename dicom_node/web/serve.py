@@ -70,17 +70,17 @@ def serve_web(
     # Identifiers are taken as they come, leading zeros and all.
     with contextlib.ExitStack() as stack:
         stack.enter_context(disable_value_validation())
-        ledger = open_ledger(storage.database)
+        ledger = open_ledger(storage.database, durable=storage.durable)
         stack.callback(ledger.close)
         server = f"{node.ae_title}:{node.port}/{name}"
         abandoned = close_abandoned_associations(ledger, server, at=utc_now())
-        files = InstanceFiles(storage.directory)
+        files = InstanceFiles(storage.directory, durable=storage.durable)
         room = Room(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
         uploads = Uploads(ledger, server, node.ae_title)
         pool = stack.enter_context(ThreadPoolExecutor(THREADS, "store"))
-        service = StoreService(InstanceReceiver(ledger, files, room, storage.conflicts), files, room, uploads, pool)
+        service = StoreService(InstanceReceiver(ledger, files, room, storage.conflicts), uploads, pool)
         _log.info("web starts", peers=sorted(web.peers), abandoned_uploads=abandoned)
         _serve(web, [stow_router(configuration, service)], stop_event, ready, uploads.sweep)
         uploads.sweep()

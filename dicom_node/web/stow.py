@@ -23,7 +23,6 @@ for a transfer syntax that is not taken.
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
@@ -36,16 +35,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import ClientDisconnect
 
 from dicom_node.config import Configuration, PeerPermission
-from dicom_node.errors import CannotUnderstandError, DataSetMismatchError, OutOfResourcesError, classify
-from dicom_node.network.capabilities import storage_contexts
-from dicom_node.network.data_set import read_header
-from dicom_node.network.file_meta import FileMeta, decode_file_meta
-from dicom_node.network.identity import identify
-from dicom_node.network.reception import InstanceReceiver, StoreRequest
-from dicom_node.network.room import Room
+from dicom_node.errors import CannotUnderstandError, OutOfResourcesError, classify
+from dicom_node.network.reception import InstanceReceiver
+from dicom_node.web.arrival import Arrival
 from dicom_node.web.bearer import caller_who_may
 from dicom_node.web.multipart import DICOM, MediaType, MultipartReader, PartBegins, PartEnds
-from dicom_node.web.spool import Spool
 from dicom_node.web.store_response import (
     DICOM_JSON,
     DICOM_XML,
@@ -55,7 +49,6 @@ from dicom_node.web.store_response import (
     store_response_xml,
 )
 from dicom_node.web.uploads import Uploads
-from storage.files import INCOMING, InstanceFiles
 
 __all__ = ["ROOT", "StoreService", "stow_router"]
 
@@ -66,8 +59,6 @@ AHEAD = 3
 """Instances of one request that are being taken in while the next one is read."""
 _COME_AGAIN = {"Retry-After": "10"}
 _MEGABYTE = 1_000_000
-_SOP_CLASS_NOT_SUPPORTED = 0x0122
-_TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
 _OUT_OF_RESOURCES = OutOfResourcesError.dimse_status
 _CANNOT_UNDERSTAND = CannotUnderstandError.dimse_status
 _T = TypeVar("_T")
@@ -78,19 +69,9 @@ class StoreService:
     """What the transactions of one process share."""
 
     instances: InstanceReceiver
-    files: InstanceFiles
-    room: Room
     uploads: Uploads
     pool: Executor
     """Writes, flushes and commits: the event loop waits for no disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One part that is whole."""
-
-    content_type: str
-    spool: Spool
 
 
 class _Broken(Exception):  # noqa: N818 - an answer to the sender, not an error of this node
@@ -109,7 +90,7 @@ class _Upload:
     address: str
     study_instance_uid: str | None
     association_id: str = ""
-    """None before the first part is whole: what brings nothing leaves no trace in the ledger."""
+    """None before the first part begins: what brings nothing leaves no trace in the ledger."""
     instances: list[StoredInstance] = field(default_factory=list)
     other_failures: list[int] = field(default_factory=list)
 
@@ -140,7 +121,7 @@ def stow_router(configuration: Configuration, service: StoreService) -> APIRoute
         upload = _Upload(peer, request.client.host if request.client else "", study_instance_uid)
         async with at_once:
             pieces = _pieces(request, configuration.node.network_timeout_s)
-            broken = await _store(service, upload, _parts(service, pieces, reader, largest))
+            broken = await _store(service, upload, pieces, reader, largest)
         return _response(upload, broken, media_type)
 
     @router.post("/studies")
@@ -188,53 +169,50 @@ async def _pieces(request: Request, patience_s: float) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _parts(
-    service: StoreService, pieces: AsyncIterator[bytes], reader: MultipartReader, largest: int
-) -> AsyncIterator[_Part]:
-    spool, content_type = _new_spool(service), ""
+async def _store(
+    service: StoreService, upload: _Upload, pieces: AsyncIterator[bytes], reader: MultipartReader, largest: int
+) -> _Broken | None:
+    """Take in all parts; afterwards the ledger knows that the upload is over."""
+    broken: _Broken | None = None
+    underway: deque[asyncio.Future[StoredInstance | int]] = deque()
+    arriving: Arrival | None = None
     try:
         async for piece in pieces:
             for found in reader.feed(piece):
                 if isinstance(found, PartBegins):
-                    spool, content_type = _new_spool(service), found.content_type
+                    if not upload.association_id:
+                        upload.association_id = await _in_pool(
+                            service, service.uploads.begin, upload.peer, upload.address
+                        )
+                    arriving = Arrival(
+                        service.instances,
+                        upload.association_id,
+                        upload.peer,
+                        upload.study_instance_uid,
+                        found.content_type,
+                    )
+                elif arriving is None:
+                    raise CannotUnderstandError("the body holds data outside of its parts")
                 elif isinstance(found, PartEnds):
-                    yield _Part(content_type, spool)
-                elif spool.size + len(found) > largest:
+                    underway.append(_in_pool(service, arriving.finish))
+                    arriving = None
+                    if len(underway) > AHEAD:
+                        upload.add(await underway.popleft())
+                elif arriving.size + len(found) > largest:
                     raise _Broken(413, _OUT_OF_RESOURCES, f"an instance is larger than {largest} bytes")
-                elif spool.on_disk_with(found):
-                    await _in_pool(service, spool.write, found)
-                else:
-                    spool.write(found)
+                elif arriving.add(found):
+                    await _in_pool(service, arriving.write)
         if not reader.ended:
-            raise _Broken(400, _CANNOT_UNDERSTAND, "the body ends before its closing delimiter")
-    except CannotUnderstandError as error:
-        raise _Broken(400, _CANNOT_UNDERSTAND, error.what) from error
-    except (OutOfResourcesError, OSError) as error:
-        raise _Broken(503, _OUT_OF_RESOURCES, classify(error).what) from error
-    finally:
-        spool.close()
-
-
-def _new_spool(service: StoreService) -> Spool:
-    return Spool(service.files.root / INCOMING, service.room.admits)
-
-
-async def _store(service: StoreService, upload: _Upload, parts: AsyncIterator[_Part]) -> _Broken | None:
-    """Take in all parts; afterwards the ledger knows that the upload is over."""
-    broken: _Broken | None = None
-    underway: deque[asyncio.Future[StoredInstance | int]] = deque()
-    try:
-        async for part in parts:
-            if not upload.association_id:
-                upload.association_id = await _in_pool(service, service.uploads.begin, upload.peer, upload.address)
-            underway.append(_in_pool(service, _take_in, service, upload, part))
-            if len(underway) > AHEAD:
-                upload.add(await underway.popleft())
+            raise CannotUnderstandError("the body ends before its closing delimiter")
     except _Broken as error:
         broken = error
+    except CannotUnderstandError as error:
+        broken = _Broken(400, _CANNOT_UNDERSTAND, error.what)
     except SQLAlchemyError as error:
         broken = _Broken(503, _OUT_OF_RESOURCES, classify(error).what)
     finally:
+        if arriving is not None:
+            await _in_pool(service, arriving.abandon)
         for one in underway:
             upload.add(await one)
         if upload.association_id:
@@ -253,85 +231,6 @@ async def _store(service: StoreService, upload: _Upload, parts: AsyncIterator[_P
 
 def _in_pool(service: StoreService, work: Callable[..., _T], *arguments: object) -> asyncio.Future[_T]:
     return asyncio.get_running_loop().run_in_executor(service.pool, work, *arguments)
-
-
-def _take_in(service: StoreService, upload: _Upload, part: _Part) -> StoredInstance | int:
-    """What became of one part: an instance, or the Failure Reason of a part that holds none."""
-    try:
-        data = part.spool.view()
-        try:
-            meta = decode_file_meta(data)
-        except CannotUnderstandError as error:
-            _log.warning("part refused", what=error.what, association=upload.association_id)
-            return error.dimse_status
-        status = _refusal(upload, part, meta, data[meta.length :])
-        if status is None:
-            request = StoreRequest(
-                sop_class_uid=meta.sop_class_uid,
-                sop_instance_uid=meta.sop_instance_uid,
-                transfer_syntax_uid=meta.transfer_syntax_uid,
-                data=bytes(data[meta.length :]),
-                association_id=upload.association_id,
-                calling_ae_title=upload.peer,
-            )
-            status = service.instances.receive(request).status
-        warning = status & 0xF000 == 0xB000
-        return StoredInstance(
-            meta.sop_class_uid,
-            meta.sop_instance_uid,
-            failure_reason=None if status == 0x0000 or warning else status,
-            warning_reason=status if warning else None,
-        )
-    except OSError as error:
-        return classify(error).dimse_status
-    finally:
-        part.spool.close()
-
-
-def _refusal(upload: _Upload, part: _Part, meta: FileMeta, data_set: memoryview) -> int | None:
-    """Failure Reason of what a DICOM peer could not have offered, or of what contradicts its request."""
-    syntaxes = _accepted().get(meta.sop_class_uid)
-    media_type = MediaType.of(part.content_type or DICOM)
-    if syntaxes is None:
-        status, what = _SOP_CLASS_NOT_SUPPORTED, f"SOP class {meta.sop_class_uid} is not taken"
-    elif meta.transfer_syntax_uid not in syntaxes:
-        status, what = _TRANSFER_SYNTAX_NOT_SUPPORTED, f"transfer syntax {meta.transfer_syntax_uid} is not taken"
-    elif media_type.name != DICOM:
-        status, what = _CANNOT_UNDERSTAND, f"the part says that it is {media_type.name}"
-    elif media_type.parameters.get("transfer-syntax", meta.transfer_syntax_uid) != meta.transfer_syntax_uid:
-        status, what = _CANNOT_UNDERSTAND, "the transfer syntax of the part is not that of the file in it"
-    elif upload.study_instance_uid is not None and _study(data_set, meta) not in (None, upload.study_instance_uid):
-        status, what = DataSetMismatchError.dimse_status, "it belongs to another study than the request names"
-    else:
-        return None
-    _log.warning(
-        "instance refused",
-        status=f"{status:04X}",
-        what=what,
-        sop_instance_uid=meta.sop_instance_uid,
-        association=upload.association_id,
-        calling_ae_title=upload.peer,
-    )
-    return status
-
-
-@functools.cache
-def _accepted() -> dict[str, frozenset[str]]:
-    """Transfer syntaxes by SOP class, the same as for DICOM peers."""
-    return {
-        str(context.abstract_syntax): frozenset(map(str, context.transfer_syntax)) for context in storage_contexts()
-    }
-
-
-def _study(data_set: memoryview, meta: FileMeta) -> str | None:
-    try:
-        header = read_header(data_set, meta.transfer_syntax_uid)
-        return identify(
-            header, affected_sop_class_uid=meta.sop_class_uid, affected_sop_instance_uid=meta.sop_instance_uid
-        ).study_instance_uid
-    except (CannotUnderstandError, DataSetMismatchError):
-        # The receiver finds the same, and keeps it in quarantine.
-        return None
 
 
 def _response(upload: _Upload, broken: _Broken | None, media_type: str) -> Response:
