@@ -11,6 +11,7 @@ __all__ = ["ImpatientProtocol"]
 
 HEAD_S = 15.0
 """For the head of a request, once the connection is there or the answer before is out."""
+FAREWELL_S = 1.0
 
 
 class ImpatientProtocol(H11Protocol):
@@ -35,6 +36,13 @@ class ImpatientProtocol(H11Protocol):
         if not self.transport.is_closing():
             self._stop_waiting()
             self._wait_for_head()
+
+    def shutdown(self) -> None:
+        """The node stops: a peer that does not answer the end of TLS is not waited for."""
+        idle = not self._in_request()
+        super().shutdown()
+        if idle:
+            self.loop.call_later(FAREWELL_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""

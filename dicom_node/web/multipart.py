@@ -17,6 +17,7 @@ __all__ = ["DICOM", "MediaType", "MultipartReader", "MultipartWriter", "PartBegi
 
 DICOM = "application/dicom"
 _CHUNK = 1 << 18
+_LONGEST_BOUNDARY = 200
 
 # It warns of every malformed body; what matters is logged by the service.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -71,15 +72,16 @@ class MultipartReader:
     Raises
     ------
     CannotUnderstandError
-        There can be no such boundary (RFC 2046 5.1.1).
+        There can be no such boundary.
     """
 
     def __init__(self, boundary: str) -> None:
         self.ended = False
         self._found: list[PartBegins | bytes | PartEnds] = []
         self._name, self._value, self._content_type = b"", b"", b""
-        if not 1 <= len(boundary) <= 70 or not boundary.isascii() or not boundary.isprintable():
-            raise CannotUnderstandError("the boundary must have 1 to 70 printable ASCII characters")
+        # RFC 2046 5.1.1 has at most 70 characters; those of Orthanc have 73.
+        if not 1 <= len(boundary) <= _LONGEST_BOUNDARY or not boundary.isascii() or not boundary.isprintable():
+            raise CannotUnderstandError(f"the boundary must have 1 to {_LONGEST_BOUNDARY} printable ASCII characters")
         self._parser = MultipartParser(
             boundary,
             {
