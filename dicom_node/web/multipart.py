@@ -41,7 +41,7 @@ class MediaType:
     @classmethod
     def of(cls, value: str) -> MediaType:
         """Read a header's value."""
-        name, parameters = parse_options_header(value)
+        name, parameters = parse_options_header(value.encode("latin-1", "replace"))
         return cls(
             name.decode("latin-1").lower(),
             {key.decode("latin-1").lower(): one.decode("latin-1") for key, one in parameters.items()},
