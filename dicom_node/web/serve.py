@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from fastapi import APIRouter
 from pydicom.config import disable_value_validation
 
 from dicom_node.config import Configuration, WebSettings
+from dicom_node.network.front_door import listening_socket
 from dicom_node.network.reception import InstanceReceiver
 from dicom_node.network.room import Room
 from dicom_node.web.app import web_application
@@ -108,7 +108,8 @@ def _serve(
             timeout_graceful_shutdown=GRACE_S,
         )
     )
-    with _listener(web) as listener:
+    assert web.port is not None
+    with listening_socket(web.address, web.port) as listener:
         # In a thread of its own it leaves the signals of the process alone: they set the stop event.
         serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
         serving.start()
@@ -126,15 +127,3 @@ def _serve(
             server.should_exit = True
             serving.join()
     _log.info("web stopped")
-
-
-def _listener(web: WebSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in web.address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((web.address, web.port))
-    except OSError:
-        listener.close()
-        raise
-    return listener

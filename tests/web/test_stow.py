@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -24,8 +25,9 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 import storage.ledger
-from dicom_node.config import Configuration, NodeSettings, StorageSettings, WebPeer
+from dicom_node.config import Configuration, NodeSettings, StorageSettings, WebPeer, WebSettings
 from dicom_node.network.file_meta import encode_file_meta
+from dicom_node.network.front_door import open_front_door
 from dicom_node.node import node_roles
 from dicom_node.web import connections
 from dicom_node.web.serve import serve_web
@@ -387,13 +389,15 @@ def test_over_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
         assert answer.status_code == 200
 
 
-def test_without_a_port_there_is_no_process(tmp_path: Path) -> None:
-    assert "web" not in [role.name for role in node_roles(configuration(tmp_path))]
-    assert "web" in [role.name for role in node_roles(configuration(tmp_path, web=web_settings()))]
+@pytest.mark.parametrize("web", [None, web_settings()])
+def test_without_a_port_there_is_no_process(tmp_path: Path, web: WebSettings | None) -> None:
+    node = configuration(tmp_path, **({} if web is None else {"web": web}))
+    with contextlib.closing(open_front_door(node)) as front_door:
+        assert ("web" in [role.name for role in node_roles(node, front_door)]) == (web is not None)
 
 
 def test_no_other_process_loads_the_web_server() -> None:
-    modules = "network.receiver deliver.deliver schedule.scheduler execute.local node"
+    modules = "network.receiver deliver.deliver schedule.scheduler node"
     program = "; ".join(f"import dicom_node.{one}" for one in modules.split())
     program += "; import sys; print([one for one in ('fastapi', 'starlette', 'uvicorn') if one in sys.modules])"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
