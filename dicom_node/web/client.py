@@ -10,6 +10,7 @@ import base64
 import datetime as dt
 import email.utils
 import ssl
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 
@@ -23,11 +24,11 @@ from dicom_node.errors import (
     NodeError,
     PeerUnavailableError,
 )
-from dicom_node.network.sender import SLOWEST_LINK_BYTES_PER_S, DicomFile, judge_store_status
+from dicom_node.network.sender import SLOWEST_LINK_BYTES_PER_S, DicomFile, EchoResult, judge_store_status
 from dicom_node.web.multipart import MediaType, MultipartWriter
 from dicom_node.web.store_response import DICOM_JSON, StoreOutcome, read_store_response
 
-__all__ = ["DicomWebClient"]
+__all__ = ["DicomWebClient", "ask"]
 
 LONGEST_ANSWER_S = 90.0
 """To a large request, whose answer may take longer than ``delivery.response_timeout_s``."""
@@ -76,6 +77,19 @@ class DicomWebClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._http.close()
+
+    def ask(self) -> None:
+        """Test the address, the certificates and the credentials; changes nothing there.
+
+        Raises
+        ------
+        PeerUnavailableError
+            The service cannot be reached, or does not let this node in.
+        """
+        response = self._send("GET", "/studies", headers={"Accept": DICOM_JSON}, params={"limit": 1})
+        # A service without queries still says that it is there.
+        if not response.is_success and (error := self._refused(response)).retryable:
+            raise error
 
     def store(
         self, files: Sequence[DicomFile], progress: Callable[[], None] = lambda: None
@@ -212,6 +226,18 @@ class DicomWebClient:
         if status in _NOT_NOW or status >= 500 or status < 400:
             return PeerUnavailableError(what, subject=self._url, retry_after_s=_retry_after_s(response))
         return DeliveryRefusedError(what, subject=self._url, remedy="see the log of the service, then requeue")
+
+
+def ask(service: WebDestination, response_timeout_s: float) -> EchoResult:
+    """What C-ECHO is to a DICOM peer: does the service answer, and let this node in?"""
+    started = time.monotonic()
+    error: NodeError | None = None
+    try:
+        with DicomWebClient(service, response_timeout_s) as client:
+            client.ask()
+    except NodeError as failure:
+        error = failure
+    return EchoResult(time.monotonic() - started, error)
 
 
 def _tls(service: WebDestination) -> ssl.SSLContext:
