@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -20,6 +21,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
@@ -30,6 +32,7 @@ __all__ = [
     "AuditSettings",
     "ClientTls",
     "Configuration",
+    "ConfigurationPath",
     "DataPath",
     "DeliveryPolicy",
     "DestinationProfile",
@@ -40,15 +43,21 @@ __all__ = [
     "PeerPermission",
     "ResultSettings",
     "Route",
+    "Secret",
     "SegmentationTarget",
     "SeriesRule",
     "StorageSettings",
     "SyslogSettings",
     "TlsSettings",
+    "WebDestination",
+    "WebPeer",
+    "WebSettings",
     "load_configuration",
 ]
 
 ENVIRONMENT_PREFIX = "DICOM_NODE__"
+BASE = "base"
+"""Key of the validation context: the directory that relative paths are relative to."""
 
 
 def _ae_title(value: str) -> str:
@@ -66,9 +75,39 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _from_the_file(path: Path, information: ValidationInfo) -> Path:
+    return (information.context or {}).get(BASE, Path()) / path
+
+
+def _database(value: str, info: ValidationInfo) -> str:
+    """A SQLite file is relative to the directory of the configuration file."""
+    scheme = "sqlite:///"
+    if value.startswith(scheme):
+        return f"{scheme}{_from_the_file(Path(value.removeprefix(scheme)), info)}"
+    return value
+
+
+def _endpoint(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("the URL of a DICOMweb service begins with http:// or https:// and a host")
+    if parts.username or parts.password:
+        raise ValueError("credentials do not belong into a URL: use token or basic")
+    if parts.query or parts.fragment:
+        raise ValueError("the URL of a DICOMweb service has no query and no fragment")
+    _ = parts.port  # raises ValueError when it is not a number of a port
+    return value.rstrip("/")
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+ConfigurationPath = Annotated[Path, AfterValidator(_from_the_file)]
+"""A path that is relative to the directory of the configuration file."""
+DatabaseUrl = Annotated[str, AfterValidator(_database)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+WebPeerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,15}$")]
+"""Stands where an AE title stands when a peer calls by DICOM: in the ledger, the files and the routes."""
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -88,11 +127,11 @@ class DataPath(enum.StrEnum):
 class TlsSettings(_Section):
     """Credentials for secure associations, accepted and made; both sides show a certificate."""
 
-    certificate: Path
+    certificate: ConfigurationPath
     """Certificate of this node, PEM, followed by intermediate ones if there are any."""
-    key: Path
+    key: ConfigurationPath
     """Its private key, PEM without a password."""
-    trusted: Path
+    trusted: ConfigurationPath
     """Certificate authorities, or self-signed certificates, of the peers; PEM."""
     port: int | None = Field(default=None, ge=1, le=65535)
     """Port for TLS beside ``node.port`` without it; unset means that ``node.port`` takes nothing but TLS."""
@@ -200,9 +239,9 @@ class Route(_Section):
 class StorageSettings(_Section):
     """Where state lives."""
 
-    database: str = "sqlite:///var/ledger.sqlite"
+    database: DatabaseUrl = Field(default="sqlite:///var/ledger.sqlite", validate_default=True)
     """SQLAlchemy URL; SQLite or PostgreSQL (``postgresql+psycopg://…``)."""
-    directory: Path = Path("var/instances")
+    directory: ConfigurationPath = Field(default=Path("var/instances"), validate_default=True)
     retention_days: float = Field(default=14, gt=0)
     """Instances of a study are removed this long after all its results were committed."""
     low_watermark_mb: int = Field(default=2048, ge=0)
@@ -251,17 +290,96 @@ class SegmentationTarget(enum.StrEnum):
     """The source cine images."""
 
 
-class DestinationProfile(_Section):
-    """What the viewer behind a destination can show."""
+class Secret(_Section):
+    """A value that is kept outside the configuration file."""
 
-    peer: Name
+    environment: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Name of the environment variable that holds it."""
+    file: ConfigurationPath | None = None
+    """File that holds it; white space around it is not part of it."""
+
+    @model_validator(mode="after")
+    def _lies_in_one_place(self) -> Secret:
+        if (self.environment is None) == (self.file is None):
+            raise ValueError("give either 'environment' or 'file'")
+        return self
+
+    def read(self) -> str:
+        """The value as it is now: a secret that was renewed needs no restart when it lies in a file.
+
+        Raises
+        ------
+        ConfigurationError
+            It is not there, or not text of one line.
+        """
+        where = f"environment variable {self.environment}" if self.file is None else f"file {self.file}"
+        try:
+            value = os.environ[str(self.environment)] if self.file is None else self.file.read_text(encoding="utf-8")
+        except (KeyError, OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError("the secret cannot be read", subject=where, remedy="provide it") from error
+        value = value.strip()
+        if not value or not value.isprintable():
+            raise ConfigurationError("the secret is not one line of text", subject=where, remedy="correct it")
+        return value
+
+
+class WebDestination(_Section):
+    """A DICOMweb service that takes results (STOW-RS, PS3.18 10.5)."""
+
+    url: Endpoint
+    """Root of the service: instances are posted to ``url/studies``."""
+    token: Secret | None = None
+    """Bearer token (RFC 6750)."""
+    basic: Secret | None = None
+    """``user:password`` (RFC 7617)."""
+    cleartext_credentials: bool = False
+    """Send credentials over http:// to another machine, too."""
+    ca: ConfigurationPath | None = None
+    """Certificates (PEM) to trust instead of those of the system."""
+    certificate: ConfigurationPath | None = None
+    """Client certificate (PEM), with its chain."""
+    key: ConfigurationPath | None = None
+    connect_timeout_s: Seconds = 10
+    maximum_request_mb: float = Field(default=64, gt=0)
+    """Instances that exceed this together go in several requests, megabytes (10⁶ bytes)."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> WebDestination:
+        if self.token is not None and self.basic is not None:
+            raise ValueError("give either 'token' or 'basic'")
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("'certificate' and 'key' belong together")
+        parts = urlsplit(self.url)
+        if parts.scheme == "http":
+            if self.certificate is not None or self.ca is not None:
+                raise ValueError("certificates need an https:// URL")
+            nearby = parts.hostname == "localhost" or str(parts.hostname).startswith("127.")
+            if (self.token or self.basic) and not nearby and not self.cleartext_credentials:
+                raise ValueError("credentials over http:// can be read on the way: use https://")
+        return self
+
+
+class DestinationProfile(_Section):
+    """Where results go, and what the viewer there can show."""
+
+    peer: Name | None = None
+    """A DICOM destination: one of ``peers``."""
+    web: WebDestination | None = None
+    """A DICOMweb destination."""
     segmentation_references: SegmentationTarget = SegmentationTarget.KEY_PHASE
     omit_empty_frames: bool = False
     """OHIF misplaces a SEG whose empty frames were left out."""
     summary_pdf: bool = True
     summary_secondary_capture: bool = True
     storage_commitment: bool = True
+    """Ask for storage commitment; of a DICOMweb destination, look each instance up there."""
     commitment_timeout_s: Seconds = 60
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> DestinationProfile:
+        if (self.peer is None) == (self.web is None):
+            raise ValueError("a destination is either a 'peer' or a 'web' service")
+        return self
 
 
 class ResultSettings(_Section):
@@ -284,6 +402,39 @@ class DeliveryPolicy(_Section):
     response_timeout_s: Seconds = 30
 
 
+class WebPeer(_Section):
+    """A user agent that may call this node's web services."""
+
+    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of its bearer token; the token itself is nowhere on this node."""
+    may: frozenset[Literal[PeerPermission.SEND]] = frozenset({PeerPermission.SEND})
+
+
+class WebSettings(_Section):
+    """This node's web services."""
+
+    address: str = "127.0.0.1"
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """Unset: no web services, and no process for them."""
+    certificate: ConfigurationPath | None = None
+    """Server certificate (PEM), with its chain; unset means http://."""
+    key: ConfigurationPath | None = None
+    maximum_object_mb: float = Field(default=2048, gt=0)
+    """A larger instance is refused, megabytes (10⁶ bytes)."""
+    maximum_requests: int = Field(default=16, ge=1, le=256)
+    """Requests that store at the same time; more are told to come again (503)."""
+    peers: dict[WebPeerName, WebPeer] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> WebSettings:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("'certificate' and 'key' belong together")
+        digests = [peer.token_sha256 for peer in self.peers.values()]
+        if len(set(digests)) != len(digests):
+            raise ValueError("two peers have the same token")
+        return self
+
+
 class MetricsSettings(_Section):
     """Where Prometheus reads how the node is."""
 
@@ -295,11 +446,11 @@ class MetricsSettings(_Section):
 class ClientTls(_Section):
     """How this node proves who it is, and what it trusts, when it calls a server over TLS."""
 
-    ca: Path
+    ca: ConfigurationPath
     """Certificates (PEM) of those who may sign the server's."""
-    certificate: Path | None = None
+    certificate: ConfigurationPath | None = None
     """This node's, with what leads to its root (PEM)."""
-    key: Path | None = None
+    key: ConfigurationPath | None = None
 
     @model_validator(mode="after")
     def _certificate_has_a_key(self) -> ClientTls:
@@ -320,7 +471,7 @@ class SyslogSettings(_Section):
 class AuditSettings(_Section):
     """The DICOM audit trail (PS3.15 A.5)."""
 
-    file: Path | None = None
+    file: ConfigurationPath | None = None
     """One message a line; unset means no audit trail."""
     patient_id: bool = True
     """Whether messages tell the Patient ID, as PS3.15 A.5.3.7 wants; names they never tell."""
@@ -339,10 +490,11 @@ class Configuration(_Section):
     node: NodeSettings = NodeSettings()
     peers: dict[Name, Peer] = Field(default_factory=dict)
     routes: dict[Name, Route] = Field(default_factory=dict)
-    storage: StorageSettings = StorageSettings()
+    storage: StorageSettings = Field(default_factory=dict, validate_default=True)
     execution: ExecutionSettings = ExecutionSettings()
     results: ResultSettings = ResultSettings()
     delivery: DeliveryPolicy = DeliveryPolicy()
+    web: WebSettings = WebSettings()
     metrics: MetricsSettings = MetricsSettings()
     audit: AuditSettings = AuditSettings()
 
@@ -352,6 +504,8 @@ class Configuration(_Section):
             if peer.tls and self.node.tls is None:
                 raise ValueError(f"peers.{name}.tls: this node has no certificate (node.tls)")
         for name, profile in self.results.destinations.items():
+            if profile.peer is None:
+                continue
             receiver = self.peers.get(profile.peer)
             if receiver is None:
                 raise ValueError(f"results.destinations.{name}.peer: no peer named {profile.peer!r}")
@@ -398,14 +552,15 @@ def load_configuration(path: Path, environment: Mapping[str, str] | None = None)
         )
     overridden = _override(values, os.environ if environment is None else environment)
     try:
-        configuration = Configuration.model_validate(values)
+        base = path.resolve().parent
+        configuration = Configuration.model_validate(values, context={BASE: base})
     except ValidationError as error:
         lines = [
             f"{_place(path, root, item['loc'], overridden)}: {'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"
             for item in error.errors()
         ]
         raise ConfigurationError("\n".join(lines), remedy="see the comments of the shipped config.yaml") from error
-    return _resolved(configuration, path.resolve().parent)
+    return configuration
 
 
 def _override(values: dict[str, Any], environment: Mapping[str, str]) -> dict[tuple[str, ...], str]:
@@ -451,29 +606,3 @@ def _place(
         else:
             break
     return f"{path}:{line}"
-
-
-def _resolved(configuration: Configuration, base: Path) -> Configuration:
-    storage = configuration.storage
-    database = storage.database
-    if database.startswith("sqlite:///") and not database.startswith("sqlite:////"):
-        database = f"sqlite:///{base / database.removeprefix('sqlite:///')}"
-    resolved = storage.model_copy(update={"directory": base / storage.directory, "database": database})
-    node, tls = configuration.node, configuration.node.tls
-    if tls is not None:
-        files = {key: base / getattr(tls, key) for key in ("certificate", "key", "trusted")}
-        node = node.model_copy(update={"tls": tls.model_copy(update=files)})
-    return configuration.model_copy(
-        update={"storage": resolved, "node": node, "audit": _resolved_audit(configuration.audit, base)}
-    )
-
-
-def _resolved_audit(audit: AuditSettings, base: Path) -> AuditSettings:
-    if audit.file is None:
-        return audit
-    update: dict[str, Any] = {"file": base / audit.file}
-    if audit.syslog is not None:
-        tls = audit.syslog.tls
-        files = {name: base / path for name in ("ca", "certificate", "key") if (path := getattr(tls, name)) is not None}
-        update["syslog"] = audit.syslog.model_copy(update={"tls": tls.model_copy(update=files)})
-    return audit.model_copy(update=update)

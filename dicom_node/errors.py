@@ -48,6 +48,8 @@ class NodeError(Exception):
     """Status that a DIMSE peer gets; 0110 is Processing failure (PS3.7 C.5.1)."""
     retryable: ClassVar[bool] = False
     """Whether the same attempt can succeed later without anybody changing anything."""
+    retry_after_s: float = 0.0
+    """How long to wait at least, when the peer said so."""
 
     def __init__(self, what: str, *, subject: str = "", remedy: str = "") -> None:
         self.what, self.subject, self.remedy = what, subject, remedy
@@ -110,9 +112,13 @@ class GateError(NodeError):
 
 
 class PeerUnavailableError(NodeError):
-    """A peer cannot be reached, rejects the association for now, or breaks off."""
+    """A peer cannot be reached, rejects the association or the request for now, or breaks off."""
 
     retryable = True
+
+    def __init__(self, what: str, *, subject: str = "", remedy: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(what, subject=subject, remedy=remedy)
+        self.retry_after_s = retry_after_s
 
 
 class DeliveryRefusedError(NodeError):

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,7 +20,7 @@ from dicom_node.config import Configuration
 from dicom_node.errors import NodeError, OutOfResourcesError
 from dicom_node.exposition import exposed
 from dicom_node.logs import configure_logging
-from dicom_node.network.front_door import FrontDoor, open_front_door
+from dicom_node.network.front_door import FrontDoor, listening_socket, open_front_door
 from dicom_node.network.tls import check_credentials
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
 from storage.files import InstanceFiles
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["node_roles", "serve"]
 
 _log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
 
 TEND_S = 0.1
 GRACE_S = STEP_GRACE_S + 5.0
@@ -108,8 +110,10 @@ def node_roles(
     configuration: Configuration, front_door: FrontDoor, process: ProcessStudy | None = None
 ) -> tuple[Role, ...]:
     """The processes of a node, in the order they are started."""
+    web = (Role("web", _serve_web, (configuration,)),) if configuration.web.port is not None else ()
     return (
         *receiver_roles(configuration, front_door),
+        *web,
         Role("scheduler", _schedule, (configuration,)),
         Role("executor", _execute, (configuration, process)),
         Role("deliverer", _deliver, (configuration,)),
@@ -158,6 +162,12 @@ def _deliver(context: RoleContext, configuration: Configuration) -> None:
     serve_deliverer(configuration, context.stop, name=context.name, ready=context.ready)
 
 
+def _serve_web(context: RoleContext, configuration: Configuration) -> None:
+    from dicom_node.web.serve import serve_web
+
+    serve_web(configuration, context.stop, name=context.name, ready=context.ready)
+
+
 def _audit(context: RoleContext, configuration: Configuration) -> None:
     from dicom_node.audit.auditor import serve_auditor
 
@@ -185,19 +195,27 @@ def _prepare(configuration: Configuration) -> None:
             subject="storage.database",
             remedy="check the URL, and that the database server runs",
         ) from error
+    web = configuration.web
+    if web.port is not None:
+        port = web.port
+        _patiently("web.port", lambda: listening_socket(web.address, port).close())
 
 
 def _front_door(configuration: Configuration) -> FrontDoor:
-    # The receivers of a node that was killed this instant may hold the port for a moment longer.
+    return _patiently("node.port", lambda: open_front_door(configuration))
+
+
+def _patiently(key: str, listen: Callable[[], _T]) -> _T:
+    # The processes of a node that was killed this instant may hold the port for a moment longer.
     give_up = time.monotonic() + PORT_PATIENCE_S
     while True:
         try:
-            return open_front_door(configuration)
+            return listen()
         except OSError as error:
             if time.monotonic() >= give_up:
                 raise NodeError(
                     f"{error.filename} cannot be listened on: {error.strerror}",
-                    subject="node.port",
+                    subject=key,
                     remedy="stop what uses the port, or choose another",
                 ) from error
             time.sleep(TEND_S)

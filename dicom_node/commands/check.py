@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -10,13 +11,17 @@ from dicom_node.commands.ledger import opened
 from dicom_node.commands.terminal import ConfigurationFile, ExitCode, JsonFlag, console, print_json, table
 from dicom_node.config import load_configuration
 
+if TYPE_CHECKING:
+    from dicom_node.network.sender import EchoResult
+
 __all__ = ["check"]
 
 
 def check(config: ConfigurationFile = Path("config.yaml"), as_json: JsonFlag = False) -> None:
-    """Validate the configuration, open the ledger and C-ECHO every peer that has an address."""
+    """Validate the configuration, open the ledger, C-ECHO every peer that has an address and ask web destinations."""
     from dicom_node.network.sender import ScuSettings, echo
     from dicom_node.network.tls import check_credentials
+    from dicom_node.web.client import ask
 
     configuration = load_configuration(config)
     if configuration.node.tls is not None:
@@ -28,21 +33,17 @@ def check(config: ConfigurationFile = Path("config.yaml"), as_json: JsonFlag = F
         name: echo(peer, settings) if peer.host and peer.port is not None else None
         for name, peer in configuration.peers.items()
     }
-    silent = [name for name, answer in answers.items() if answer is not None and not answer.reachable]
+    services = {
+        name: profile.web for name, profile in configuration.results.destinations.items() if profile.web is not None
+    }
+    web_answers = {name: ask(web, configuration.delivery.response_timeout_s) for name, web in services.items()}
+    silent = [answer for answer in (*answers.values(), *web_answers.values()) if answer and not answer.reachable]
     if as_json:
         print_json(
             {
                 "configuration": config,
-                "peers": {
-                    name: None
-                    if answer is None
-                    else {
-                        "reachable": answer.reachable,
-                        "seconds": answer.seconds,
-                        "error": answer.error and str(answer.error),
-                    }
-                    for name, answer in answers.items()
-                },
+                "peers": {name: _said(answer) for name, answer in answers.items()},
+                "web_destinations": {name: _said(answer) for name, answer in web_answers.items()},
             }
         )
     else:
@@ -61,13 +62,24 @@ def check(config: ConfigurationFile = Path("config.yaml"), as_json: JsonFlag = F
                 for name, peer in configuration.peers.items()
             ),
         )
+        if services:
+            table(
+                "Web destinations",
+                ["destination", "address", "answers"],
+                ((name, web.url, _told(web_answers[name])) for name, web in services.items()),
+            )
     if silent:
         raise typer.Exit(ExitCode.PEER)
 
 
-def _told(answer: object) -> str:
-    from dicom_node.network.sender import EchoResult
+def _said(answer: EchoResult | None) -> dict[str, object] | None:
+    if answer is None:
+        return None
+    error = None if answer.error is None else str(answer.error)
+    return {"reachable": answer.reachable, "seconds": answer.seconds, "error": error}
 
-    if not isinstance(answer, EchoResult):
+
+def _told(answer: EchoResult | None) -> str:
+    if answer is None:
         return "no address to call"
     return f"{1000 * answer.seconds:.0f} ms" if answer.reachable else str(answer.error)

@@ -1,9 +1,9 @@
 """The deliverer: results to their destinations, one round after another, until each is committed or a dead letter.
 
-A round of one destination takes everything that is due, sends it over as few associations as can be, and asks for
-storage commitment. Nothing is tried again within a round: what fails goes back to the ledger with the time of its next
-attempt. A result that was sent before is looked up at the destination first (C-FIND), so that a lost commitment does
-not send it twice.
+A round of one destination takes everything that is due, sends it over as few associations or requests as can be, and
+asks for storage commitment. Nothing is tried again within a round: what fails goes back to the ledger with the time of
+its next attempt. A result that was sent before is looked up at the destination first (C-FIND, QIDO-RS), so that a lost
+commitment does not send it twice.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
 from dicom_node.deliver.commitments import CommitmentReporter
 from dicom_node.deliver.retry import next_attempt
+from dicom_node.deliver.round import LEASE_S, Parcel, Round, Visitor
 from dicom_node.deliver.turnaround import observe_commitments
-from dicom_node.deliver.visit import LEASE_S, RESERVED_CONTEXTS, Parcel, Visitor, series_of
+from dicom_node.deliver.visit import DicomVisitor
+from dicom_node.deliver.web_visit import WebVisitor
 from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NodeError, classify
-from dicom_node.network.query import find_context, held_instances
-from dicom_node.network.sender import DicomFile, ScuSettings, associated, batches, read_dicom_file
+from dicom_node.network.sender import ScuSettings, read_dicom_file
 from storage.deliveries import (
     Delivery,
     claim_deliveries,
@@ -139,21 +140,26 @@ class Deliverer:
             _log.error("delivery round failed", destination=destination, what=_in_words(error))
             return 0
 
-    def _visitor(self, destination: str) -> Visitor | None:
+    def _round(self, destination: str) -> Round | None:
         profile = self.configuration.results.destinations.get(destination)
         if profile is None:
             return None
-        return Visitor(
+        return Round(
             self.ledger,
             self.owner,
             destination,
-            self.configuration.peers[profile.peer],
             profile,
             self.configuration.delivery,
-            ScuSettings.of(self.configuration),
             random.random(),
             AuditTrail.of(self.configuration, self.owner.rpartition("/")[2]),
         )
+
+    def _visitor(self, present: Round) -> Visitor:
+        profile = present.profile
+        if profile.web is not None:
+            return WebVisitor(present, profile.web)
+        assert profile.peer is not None
+        return DicomVisitor(present, self.configuration.peers[profile.peer], ScuSettings.of(self.configuration))
 
     def _pursue_overdue(self, destination: str) -> int:
         """Put back what was not committed in time; at the last attempt, being held counts as committed."""
@@ -167,10 +173,10 @@ class Deliverer:
             else:
                 delivery_failed(self.ledger, delivery.id, "storage commitment did not come in time", retry_at, now=now)
                 metrics.DELIVERIES.labels(destination, "failed").inc()
-        held = self._look_up(destination, last) if last else frozenset[str]()
+        found_by, held = self._look_up(destination, last) if last else ("", frozenset[str]())
         for delivery in last:
             if delivery.sop_instance_uid in held:
-                how = "found by C-FIND; storage commitment never came"
+                how = f"found by {found_by}; storage commitment never came"
                 now = utc_now()
                 delivery_confirmed(self.ledger, [delivery.id], how=how, now=now)
                 observe_commitments(self.ledger, at=now, delivery_ids=[delivery.id])
@@ -180,40 +186,38 @@ class Deliverer:
                 metrics.DELIVERIES.labels(destination, "dead").inc()
         return len(overdue)
 
-    def _look_up(self, destination: str, deliveries: Sequence[Delivery]) -> frozenset[str]:
-        visitor = self._visitor(destination)
-        if visitor is None:
-            return frozenset()
+    def _look_up(self, destination: str, deliveries: Sequence[Delivery]) -> tuple[str, frozenset[str]]:
+        present = self._round(destination)
+        if present is None:
+            return "", frozenset()
+        visitor = self._visitor(present)
         try:
-            with associated(visitor.peer, [find_context()], visitor.settings) as association:
-                return held_instances(association, series_of(deliveries)) or frozenset()
+            return visitor.found_by, visitor.held(deliveries)
         except NodeError as error:
             _log.warning("destination could not be queried", destination=destination, what=error.what)
-            return frozenset()
+            return visitor.found_by, frozenset()
 
     def _send(self, destination: str, deliveries: Sequence[Delivery]) -> None:
-        visitor = self._visitor(destination)
-        if visitor is None:
+        present = self._round(destination)
+        if present is None:
             why = f"{destination} is not in results.destinations any more; restore it, then requeue"
             for delivery in deliveries:
                 delivery_failed(self.ledger, delivery.id, why, None, now=utc_now())
                 metrics.DELIVERIES.labels(destination, "dead").inc()
             return
-        parcels: dict[DicomFile, Parcel] = {}
+        parcels: list[Parcel] = []
         for delivery in deliveries:
             try:
-                file = read_dicom_file(self.files.absolute(delivery.path))
+                parcels.append(Parcel(delivery, read_dicom_file(self.files.absolute(delivery.path))))
             except (CannotUnderstandError, OSError) as error:
                 unreadable = DeliveryRefusedError(
                     f"the result file cannot be read: {type(error).__name__}",
                     subject=delivery.path,
                     remedy="restore the file or run the job again, then requeue",
                 )
-                visitor.failed(delivery, unreadable)
-            else:
-                parcels[file] = Parcel(delivery, file)
-        for part in batches(list(parcels), reserved_contexts=RESERVED_CONTEXTS):
-            visitor.visit([parcels[file] for file in part])
+                present.failed(delivery, unreadable)
+        if parcels:
+            self._visitor(present).deliver(parcels)
 
 
 def _in_words(error: BaseException) -> str:

@@ -24,6 +24,7 @@ def next_attempt(
     failed_attempts: int,
     now: dt.datetime,
     luck: float,
+    retry_after_s: float = 0.0,
 ) -> dt.datetime | None:
     """When to try again.
 
@@ -36,6 +37,8 @@ def next_attempt(
         Attempts that failed, the one just made included; at least 1.
     luck
         Uniform in [0, 1), drawn once for all that failed together, so that it comes back over one association.
+    retry_after_s
+        What the peer asks for, obeyed up to the policy's longest delay.
 
     Returns
     -------
@@ -44,4 +47,5 @@ def next_attempt(
     """
     if failed_attempts >= policy.maximum_attempts:
         return None
-    return now + dt.timedelta(seconds=luck * longest_delay_s(policy, failed_attempts))
+    jittered = luck * longest_delay_s(policy, failed_attempts)
+    return now + dt.timedelta(seconds=max(jittered, min(retry_after_s, policy.maximum_delay_s)))

@@ -1,15 +1,79 @@
-"""File Meta Information (PS3.10 7.1), encoded by hand: the data set behind it stays exactly as it was received."""
+"""File Meta Information (PS3.10 7.1), written and read by hand: the data set behind it stays exactly as it was."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import struct
 import uuid
+from dataclasses import dataclass
 
-__all__ = ["IMPLEMENTATION_CLASS_UID", "IMPLEMENTATION_VERSION_NAME", "encode_file_meta"]
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+
+from dicom_node.errors import CannotUnderstandError
+
+__all__ = [
+    "IMPLEMENTATION_CLASS_UID",
+    "IMPLEMENTATION_VERSION_NAME",
+    "FileMeta",
+    "decode_file_meta",
+    "encode_file_meta",
+]
 
 IMPLEMENTATION_CLASS_UID = f"2.25.{uuid.uuid5(uuid.NAMESPACE_DNS, 'network.dicom-node.invalid').int}"
 IMPLEMENTATION_VERSION_NAME = f"DICOMNODE_{importlib.metadata.version('dicom-node')}"[:16]
+
+_PREFIX, _GROUP = slice(128, 132), b"\x02\x00"
+_LONG_VRS = frozenset(str(vr).encode("ascii") for vr in EXPLICIT_VR_LENGTH_32)
+_LONGEST = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileMeta:
+    """What the File Meta Information says of the data set behind it."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    length: int
+    """Of preamble, prefix and File Meta Information: where the data set begins."""
+
+
+def decode_file_meta(data: bytes | memoryview) -> FileMeta:
+    """Read the File Meta Information at the beginning of a Part 10 file.
+
+    Raises
+    ------
+    CannotUnderstandError
+        There is none, it breaks off, or it lacks the SOP class, the SOP instance or the transfer syntax.
+    """
+    if bytes(data[_PREFIX]) == b"DICM":
+        offset = _PREFIX.stop
+    elif bytes(data[:2]) == _GROUP:
+        # dicomweb-client leaves preamble and prefix out where the data set in memory has none.
+        offset = 0
+    else:
+        raise CannotUnderstandError("it is not a DICOM file (PS3.10 7.1)")
+    values: dict[int, bytes] = {}
+    while bytes(data[offset : offset + 2]) == _GROUP:
+        header = bytes(data[offset : offset + 12])
+        long = header[4:6] in _LONG_VRS
+        start = offset + (12 if long else 8)
+        if start > min(len(data), _LONGEST):
+            raise CannotUnderstandError("its File Meta Information breaks off")
+        length = int.from_bytes(header[8:12] if long else header[6:8], "little")
+        if start + length > min(len(data), _LONGEST):
+            raise CannotUnderstandError("its File Meta Information breaks off")
+        values[int.from_bytes(header[2:4], "little")] = bytes(data[start : start + length])
+        offset = start + length
+    return FileMeta(_identifier(values, 0x0002), _identifier(values, 0x0003), _identifier(values, 0x0010), offset)
+
+
+def _identifier(values: dict[int, bytes], number: int) -> str:
+    value = values.get(number, b"").rstrip(b" \0").lstrip(b" ")
+    # Digits and dots are for the judgement of the data set; here it must only be fit for a log and a ledger.
+    if not value or len(value) > 64 or not value.isascii() or not value.decode("ascii").isprintable():
+        raise CannotUnderstandError(f"its File Meta Information has no valid (0002,{number:04X})")
+    return value.decode("ascii")
 
 
 def encode_file_meta(

@@ -37,8 +37,14 @@ def is_uid(value: str) -> bool:
     return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
-def identify(header: Header, *, affected_sop_class_uid: str, affected_sop_instance_uid: str) -> InstanceIdentity:
-    """Identify a data set and hold it against the C-STORE request that carried it.
+def identify(
+    header: Header,
+    *,
+    affected_sop_class_uid: str,
+    affected_sop_instance_uid: str,
+    study_instance_uid: str | None = None,
+) -> InstanceIdentity:
+    """Identify a data set and hold it against the request that carried it.
 
     Parameters
     ----------
@@ -46,6 +52,8 @@ def identify(header: Header, *, affected_sop_class_uid: str, affected_sop_instan
         Read with :data:`IDENTIFYING`.
     affected_sop_class_uid, affected_sop_instance_uid
         Of the request (PS3.7 9.1.1.1).
+    study_instance_uid
+        Of the study that the request names, if it does (PS3.18 10.5.1).
 
     Raises
     ------
@@ -59,8 +67,9 @@ def identify(header: Header, *, affected_sop_class_uid: str, affected_sop_instan
     for keyword, affected in (
         ("SOPClassUID", affected_sop_class_uid),
         ("SOPInstanceUID", affected_sop_instance_uid),
+        ("StudyInstanceUID", study_instance_uid),
     ):
-        if uids[keyword] != affected:
+        if affected is not None and uids[keyword] != affected:
             raise DataSetMismatchError(
                 f"{keyword} of the data set is {uids[keyword]}, of the request {affected}",
                 subject=affected_sop_instance_uid,

@@ -63,6 +63,8 @@ class StoreRequest:
     """Of the data set that follows."""
     association_id: str
     calling_ae_title: str
+    study_instance_uid: str | None = None
+    """Of the study that the request names: STOW-RS can, C-STORE cannot."""
 
 
 class StoreResponse(NamedTuple):
@@ -178,6 +180,7 @@ class IncomingInstance:
                     read_header(data, request.transfer_syntax_uid, IDENTIFYING),
                     affected_sop_class_uid=request.sop_class_uid,
                     affected_sop_instance_uid=request.sop_instance_uid,
+                    study_instance_uid=request.study_instance_uid,
                 )
         except (CannotUnderstandError, DataSetMismatchError) as error:
             self._quarantine(file.keep(QUARANTINE), error.what)

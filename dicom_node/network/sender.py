@@ -41,6 +41,7 @@ __all__ = [
     "associated",
     "batches",
     "echo",
+    "judge_store_status",
     "read_dicom_file",
     "send_files",
     "store_contexts",
@@ -398,7 +399,7 @@ def store_file(
         originator_title, originator_id = move_originator or (None, None)
         response = association.send_c_store(payload, originator_aet=originator_title, originator_id=originator_id)
         status = response.get("Status")
-        warning, error = _judge(status, str(response.get("ErrorComment", "")), file)
+        warning, error = judge_store_status(status, file.sop_instance_uid, str(response.get("ErrorComment", "")))
     except NodeError as refusal:
         error = refusal
     except (RuntimeError, ValueError, AttributeError, OSError) as failure:
@@ -437,17 +438,17 @@ def _uncompressed(file: DicomFile, accepted: set[str]) -> Dataset:
     return dataset
 
 
-def _judge(status: int | None, comment: str, file: DicomFile) -> tuple[str, NodeError | None]:
-    """Warning text and error of a C-STORE status (PS3.4 B.2.3, PS3.7 9.1.1.1.9)."""
+def judge_store_status(status: int | None, sop_instance_uid: str, comment: str = "") -> tuple[str, NodeError | None]:
+    """Warning text and error of a C-STORE status (PS3.4 B.2.3, PS3.7 9.1.1.1.9); ``None`` is no answer."""
     if status is None:
-        return "", PeerUnavailableError("did not answer in time or broke off", subject=file.sop_instance_uid)
+        return "", PeerUnavailableError("did not answer in time or broke off", subject=sop_instance_uid)
     text = f"status {status:04X}" + (f", {comment}" if comment else "")
     if status == 0x0000:
         return "", None
     if status & 0xF000 == 0xB000 or status in (0x0001, 0x0107, 0x0116):
         return text, None
     if status & 0xFF00 == 0xA700 or status in (0x0110, 0x0213):
-        return "", PeerUnavailableError(f"cannot store it now: {text}", subject=file.sop_instance_uid)
+        return "", PeerUnavailableError(f"cannot store it now: {text}", subject=sop_instance_uid)
     return "", DeliveryRefusedError(
-        f"refuses it: {text}", subject=file.sop_instance_uid, remedy="see the peer's log, then requeue"
+        f"refuses it: {text}", subject=sop_instance_uid, remedy="see the peer's log, then requeue"
     )

@@ -21,6 +21,8 @@ DEBIAN_PACKAGE = {
     "chromium": "chromium",
     "node": "nodejs",
     "pdftoppm": "poppler-utils",
+    "curl": "curl",
+    "openssl": "openssl",
     "/usr/share/orthanc/plugins/libOrthancDicomWeb.so": "orthanc-dicomweb",
 }
 

@@ -1,0 +1,165 @@
+"""One round of one destination: what is brought, and what the ledger is told of it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from dicom_node import metrics
+from dicom_node.audit.messages import Participant
+from dicom_node.audit.sent import Outgoing, sending
+from dicom_node.audit.trail import AuditTrail
+from dicom_node.config import DeliveryPolicy, DestinationProfile
+from dicom_node.deliver.retry import next_attempt
+from dicom_node.deliver.turnaround import observe_commitments
+from dicom_node.errors import NodeError
+from dicom_node.network.sender import DicomFile
+from storage.deliveries import Delivery, delivery_confirmed, delivery_failed, delivery_sent, extend_deliveries
+from storage.ledger import Ledger, record_event, utc_now
+
+__all__ = ["LEASE_S", "Parcel", "Round", "Visitor"]
+
+_log = structlog.get_logger(__name__)
+
+LEASE_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A delivery and the file it brings."""
+
+    delivery: Delivery
+    file: DicomFile
+
+
+class Visitor(Protocol):
+    """Brings parcels to a destination, by whatever protocol it speaks."""
+
+    @property
+    def found_by(self) -> str:
+        """What :meth:`held` asks with, in words."""
+
+    def deliver(self, parcels: Sequence[Parcel]) -> None:
+        """Bring parcels; afterwards each is sent, committed, failed or dead in the ledger.
+
+        Raises
+        ------
+        sqlalchemy.exc.SQLAlchemyError
+            The ledger does not accept a transition.
+        """
+
+    def held(self, deliveries: Collection[Delivery]) -> frozenset[str]:
+        """SOP Instance UIDs among these that the destination shows.
+
+        Raises
+        ------
+        NodeError
+            It cannot be asked.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round; each method is one transition in the ledger."""
+
+    ledger: Ledger
+    owner: str
+    destination: str
+    profile: DestinationProfile
+    policy: DeliveryPolicy
+    luck: float
+    """Jitter of this round, uniform in [0, 1)."""
+    trail: AuditTrail
+
+    def sending(
+        self, receiver: Participant, parcels: Collection[Parcel]
+    ) -> contextlib.AbstractContextManager[set[str]]:
+        """Tell the audit trail what is sent to whom, see :func:`dicom_node.audit.sent.sending`."""
+        outgoing = [
+            Outgoing(
+                parcel.delivery.study_instance_uid,
+                parcel.delivery.sop_class_uid,
+                parcel.delivery.sop_instance_uid,
+                parcel.file.path,
+                parcel.delivery.correlation_id,
+            )
+            for parcel in parcels
+        ]
+        return sending(self.trail, receiver, outgoing)
+
+    def failed(self, delivery: Delivery, error: NodeError) -> None:
+        """Record a failed attempt: tried again by the policy, or dead when trying again cannot help."""
+        now, attempts = utc_now(), delivery.failed_attempts + 1
+        retry_at = None
+        if error.retryable:
+            retry_at = next_attempt(self.policy, attempts, now, self.luck, error.retry_after_s)
+        delivery_failed(self.ledger, delivery.id, str(error), retry_at, now=now)
+        metrics.DELIVERIES.labels(self.destination, "failed" if retry_at else "dead").inc()
+        _log.warning(
+            "delivery failed" if retry_at else "delivery dead",
+            destination=self.destination,
+            sop_instance_uid=delivery.sop_instance_uid,
+            correlation_id=delivery.correlation_id,
+            what=error.what,
+            attempts=attempts,
+            retry_at=retry_at.isoformat() if retry_at else None,
+        )
+
+    def sent(self, deliveries: Collection[Delivery], transaction_uid: str | None) -> None:
+        """Record that the destination stored these; ``transaction_uid`` unless it is not asked for commitment."""
+        now = utc_now()
+        deadline = None
+        if transaction_uid is not None:
+            deadline = now + dt.timedelta(seconds=self.profile.commitment_timeout_s)
+        ids = [one.id for one in deliveries]
+        delivery_sent(self.ledger, ids, transaction_uid, deadline, now=now)
+        metrics.DELIVERIES.labels(self.destination, "sent").inc(len(ids))
+        if transaction_uid is None:
+            observe_commitments(self.ledger, at=now, delivery_ids=ids)
+
+    def confirmed(self, deliveries: Collection[Delivery], how: str) -> None:
+        """Record that the destination holds these."""
+        now, ids = utc_now(), [one.id for one in deliveries]
+        delivery_confirmed(self.ledger, ids, how=how, now=now)
+        observe_commitments(self.ledger, at=now, delivery_ids=ids)
+
+    def remark(self, delivery: Delivery, remark: str) -> None:
+        """Log what the destination said of an object that it stored."""
+        _log.warning(
+            "delivered with a remark",
+            destination=self.destination,
+            sop_instance_uid=delivery.sop_instance_uid,
+            correlation_id=delivery.correlation_id,
+            remark=remark,
+        )
+
+    def commitment_not_offered(self, delivery: Delivery, remedy: str) -> None:
+        """Record that the destination does not do what its profile asks for."""
+        with self.ledger.transaction() as session:
+            record_event(
+                session,
+                "commitment not offered",
+                self.destination,
+                at=utc_now(),
+                correlation_id=delivery.correlation_id,
+                remedy=remedy,
+            )
+        _log.warning("destination does not offer storage commitment", destination=self.destination)
+
+    def lease_keeper(self) -> Callable[[], None]:
+        """To be called often while parcels are brought: prolongs the lease of all of them from time to time."""
+        extend_at = time.monotonic() + LEASE_S / 3
+
+        def keep() -> None:
+            nonlocal extend_at
+            if time.monotonic() > extend_at:
+                extend_deliveries(self.ledger, self.owner, utc_now(), LEASE_S)
+                extend_at = time.monotonic() + LEASE_S / 3
+
+        return keep

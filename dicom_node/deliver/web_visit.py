@@ -1,0 +1,170 @@
+"""Requests to a DICOMweb destination: look up, store, and look up again.
+
+What stands for storage commitment is that the service shows each instance (QIDO-RS): the web service for commitment of
+PS3.18 13 is offered by hardly anybody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import structlog
+from pydicom.uid import generate_uid
+
+from dicom_node.audit.messages import Participant
+from dicom_node.config import WebDestination
+from dicom_node.deliver.round import Parcel, Round
+from dicom_node.errors import DeliveryRefusedError, NodeError
+from dicom_node.web.client import DicomWebClient
+from storage.deliveries import Delivery
+
+__all__ = ["WebVisitor"]
+
+_log = structlog.get_logger(__name__)
+
+_MEGABYTE = 1_000_000
+SHOWN_WITHIN_S = 2.0
+"""How long a round waits for the service to show what it stored; what is late is looked for at its deadline."""
+_LOOK_EVERY_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class WebVisitor:
+    """Visits a destination by STOW-RS."""
+
+    round: Round
+    service: WebDestination
+    found_by: str = "QIDO-RS"
+
+    def deliver(self, parcels: Sequence[Parcel]) -> None:
+        """Bring parcels in as few requests as can be, see :class:`~dicom_node.deliver.round.Visitor`."""
+        left = {parcel.delivery.id: parcel for parcel in parcels}
+        try:
+            with self._client() as client:
+                _Visit(self.round, client, self.service, left).bring(int(self.service.maximum_request_mb * _MEGABYTE))
+        except NodeError as error:
+            for parcel in left.values():
+                self.round.failed(parcel.delivery, error)
+
+    def held(self, deliveries: Collection[Delivery]) -> frozenset[str]:
+        """QIDO-RS, see :class:`~dicom_node.deliver.round.Visitor`."""
+        with self._client() as client:
+            return _held(client, deliveries) or frozenset()
+
+    def _client(self) -> DicomWebClient:
+        return DicomWebClient(self.service, self.round.policy.response_timeout_s)
+
+
+class _Visit:
+    """One visit; what is neither sent nor failed is left."""
+
+    def __init__(
+        self, present: Round, client: DicomWebClient, service: WebDestination, left: dict[int, Parcel]
+    ) -> None:
+        self._round, self._client, self._left = present, client, left
+        host = urlsplit(service.url).hostname or ""
+        self._receiver = Participant(host, "", host)
+        self._verifies = present.profile.storage_commitment
+        self._transaction_uid = str(generate_uid(prefix=None)) if self._verifies else None
+        self._keep_lease = present.lease_keeper()
+        self._sent: list[Delivery] = []
+
+    def bring(self, most_bytes: int) -> None:
+        if self._verifies:
+            self._take_what_is_there()
+        for portion in _portions(list(self._left.values()), most_bytes):
+            self._store(portion)
+        if self._verifies:
+            try:
+                self._verify()
+            except NodeError as error:
+                # It is sent: it is looked for again at its deadline.
+                _log.warning("what was sent cannot be looked up", destination=self._round.destination, what=error.what)
+
+    def _take_what_is_there(self) -> None:
+        # The answer to an earlier request may have been lost, or the service may have taken its time.
+        before = [
+            parcel.delivery
+            for parcel in self._left.values()
+            if parcel.delivery.failed_attempts or parcel.delivery.transaction_uid is not None
+        ]
+        there = _held(self._client, before) or frozenset()
+        self._stored([delivery for delivery in before if delivery.sop_instance_uid in there])
+
+    def _store(self, parcels: Sequence[Parcel]) -> None:
+        try:
+            with self._round.sending(self._receiver, parcels) as arrived:
+                answers = self._client.store([parcel.file for parcel in parcels], self._keep_lease)
+                arrived.update(uid for uid, (_, refusal) in answers.items() if refusal is None)
+        except DeliveryRefusedError as error:
+            if len(parcels) > 1:
+                # One object may spoil the request for the others, or all together are too much.
+                half = len(parcels) // 2
+                self._store(parcels[:half])
+                self._store(parcels[half:])
+                return
+            answers = {parcels[0].file.sop_instance_uid: ("", error)}
+        there = []
+        for parcel in parcels:
+            warning, refusal = answers[parcel.file.sop_instance_uid]
+            if refusal is not None:
+                del self._left[parcel.delivery.id]
+                self._round.failed(parcel.delivery, refusal)
+                continue
+            if warning:
+                self._round.remark(parcel.delivery, warning)
+            there.append(parcel.delivery)
+        self._stored(there)
+
+    def _stored(self, deliveries: Collection[Delivery]) -> None:
+        if deliveries:
+            self._round.sent(deliveries, self._transaction_uid)
+            self._sent.extend(deliveries)
+        for delivery in deliveries:
+            del self._left[delivery.id]
+
+    def _verify(self) -> None:
+        """Close what the service shows; what it does not show yet waits for its deadline."""
+        give_up = time.monotonic() + min(SHOWN_WITHIN_S, self._round.profile.commitment_timeout_s)
+        missing = self._sent
+        while missing:
+            held = _held(self._client, missing)
+            if held is None:
+                remedy = "enable QIDO-RS at the service, or set storage_commitment: false for this destination"
+                self._round.commitment_not_offered(missing[0], remedy)
+                self._committed(missing, "sent; the destination cannot be asked for it")
+                return
+            self._committed([one for one in missing if one.sop_instance_uid in held], "found by QIDO-RS")
+            missing = [one for one in missing if one.sop_instance_uid not in held]
+            if time.monotonic() > give_up:
+                return
+            if missing:
+                time.sleep(_LOOK_EVERY_S)
+
+    def _committed(self, deliveries: Collection[Delivery], how: str) -> None:
+        if deliveries:
+            self._round.confirmed(deliveries, how)
+
+
+def _held(client: DicomWebClient, deliveries: Collection[Delivery]) -> frozenset[str] | None:
+    instances: dict[tuple[str, str], set[str]] = {}
+    for one in deliveries:
+        instances.setdefault((one.study_instance_uid, one.series_instance_uid), set()).add(one.sop_instance_uid)
+    return client.held_instances(instances)
+
+
+def _portions(parcels: Sequence[Parcel], most_bytes: int) -> Iterator[list[Parcel]]:
+    """Parcels of one study that go in one request; what is larger than allowed goes alone."""
+    portion: list[Parcel] = []
+    for parcel in sorted(parcels, key=lambda one: one.delivery.study_instance_uid):
+        study = parcel.delivery.study_instance_uid
+        size = sum(one.file.size for one in portion) + parcel.file.size
+        if portion and (size > most_bytes or portion[0].delivery.study_instance_uid != study):
+            yield portion
+            portion = []
+        portion.append(parcel)
+    if portion:
+        yield portion

@@ -1,0 +1,129 @@
+"""The web role: one process that serves HTTP until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+import uvicorn
+from fastapi import APIRouter
+from pydicom.config import disable_value_validation
+
+from dicom_node.config import Configuration, WebSettings
+from dicom_node.network.front_door import listening_socket
+from dicom_node.network.reception import InstanceReceiver
+from dicom_node.network.room import Room
+from dicom_node.web.app import web_application
+from dicom_node.web.connections import ImpatientProtocol
+from dicom_node.web.stow import StoreService, stow_router
+from dicom_node.web.uploads import Uploads
+from storage.files import InstanceFiles
+from storage.instances import close_abandoned_associations
+from storage.ledger import open_ledger, utc_now
+
+__all__ = ["serve_web"]
+
+_log = structlog.get_logger(__name__)
+
+GRACE_S = 15
+"""For the requests at hand when the node stops; less than the supervisor gives the process."""
+THREADS = 16
+"""That write, flush and commit."""
+_TEND_S = 0.2
+
+# It warns of every port scan.
+logging.getLogger("uvicorn").setLevel(logging.ERROR)
+
+
+def serve_web(
+    configuration: Configuration,
+    stop_event: threading.Event,
+    *,
+    name: str = "web",
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until told to stop.
+
+    Parameters
+    ----------
+    configuration
+        Of the node; ``web.port`` is set.
+    stop_event
+        Set to end; the requests at hand are finished first.
+    name
+        Of this process, the same after a restart: it closes what its earlier life left open.
+    ready
+        Called once, when the port is open.
+
+    Raises
+    ------
+    OSError
+        The port is taken, or a certificate cannot be read.
+    sqlalchemy.exc.SQLAlchemyError
+        The ledger cannot be reached.
+    """
+    node, storage, web = configuration.node, configuration.storage, configuration.web
+    # Identifiers are taken as they come, leading zeros and all.
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(disable_value_validation())
+        ledger = open_ledger(storage.database, durable=storage.durable)
+        stack.callback(ledger.close)
+        server = f"{node.ae_title}:{node.port}/{name}"
+        abandoned = close_abandoned_associations(ledger, server, at=utc_now())
+        files = InstanceFiles(storage.directory, durable=storage.durable)
+        room = Room(
+            files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
+        )
+        uploads = Uploads(ledger, server, node.ae_title)
+        pool = stack.enter_context(ThreadPoolExecutor(THREADS, "store"))
+        service = StoreService(InstanceReceiver(ledger, files, room, storage.conflicts), uploads, pool)
+        _log.info("web starts", peers=sorted(web.peers), abandoned_uploads=abandoned)
+        _serve(web, [stow_router(configuration, service)], stop_event, ready, uploads.sweep)
+        uploads.sweep()
+
+
+def _serve(
+    web: WebSettings,
+    routers: Iterable[APIRouter],
+    stop_event: threading.Event,
+    ready: Callable[[], None],
+    tend: Callable[[], None],
+) -> None:
+    server = uvicorn.Server(
+        uvicorn.Config(
+            web_application(routers),
+            http=ImpatientProtocol,
+            ws="none",
+            lifespan="off",
+            # Requests are logged by the services, with what became of them; paths may hold identifiers.
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            ssl_certfile=web.certificate,
+            ssl_keyfile=web.key,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+    assert web.port is not None
+    with listening_socket(web.address, web.port) as listener:
+        # In a thread of its own it leaves the signals of the process alone: they set the stop event.
+        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
+        serving.start()
+        try:
+            told_ready = False
+            while serving.is_alive() and not stop_event.wait(_TEND_S):
+                if server.started and not told_ready:
+                    told_ready = True
+                    _log.info("serving web", address=web.address, port=web.port, tls=web.certificate is not None)
+                    ready()
+                tend()
+            if not stop_event.is_set():
+                raise RuntimeError("the web server ended")
+        finally:
+            server.should_exit = True
+            serving.join()
+    _log.info("web stopped")
