@@ -283,6 +283,7 @@ def test_suppressed_refusals_are_counted_in_the_next_line() -> None:
         refusals.tell(RefusalReason.HOST, "192.0.2.2", "because")
         refusals.tell(RefusalReason.NODE_LIMIT, "192.0.2.1", "full")
     assert [line.get("suppressed", 0) for line in lines] == [0, 2, 0, 0]
+    refusals.close()
     assert alerts == [("host", address, "because") for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2")]
     assert refusals.counts == {RefusalReason.HOST: 6, RefusalReason.NODE_LIMIT: 1}
 
