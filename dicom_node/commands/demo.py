@@ -51,6 +51,7 @@ def demo(
 ) -> None:
     """Rehearse: a scanner sends a cine study to the node, which stores its results in a PACS."""
     from dicom_node.network.pacs import Pacs, PacsSettings
+    from dicom_node.network.sender import ScuSettings
 
     output = _emptied(output)
     if study is None:
@@ -67,7 +68,7 @@ def demo(
     with Pacs(settings) as pacs, _node(output), opened(configuration) as ledger:
         console.print(f"scanner {SCANNER} → node {configuration.node.ae_title} → PACS {PACS}")
         peer = Peer(ae_title=configuration.node.ae_title, host="127.0.0.1", port=node_port)
-        outcomes = send_folder(images, peer, SCANNER, quiet=False)
+        outcomes = send_folder(images, peer, ScuSettings(SCANNER), quiet=False)
         refused = [one for one in outcomes if one.error is not None]
         if refused:
             console.print(f"[yellow]{len(refused)} objects were not taken[/yellow], such as {refused[0].error}")

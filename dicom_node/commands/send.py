@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dicom_node.commands.terminal import ExitCode, JsonFlag, console, print_json, table
-from dicom_node.config import Peer
+from dicom_node.commands.terminal import ConfigurationFile, ExitCode, JsonFlag, console, print_json, table
+from dicom_node.config import Configuration, NodeSettings, Peer, load_configuration
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from dicom_node.network.sender import SendOutcome
+    from dicom_node.network.sender import ScuSettings, SendOutcome
 
 __all__ = ["parse_address", "send", "send_folder"]
 
@@ -43,12 +44,24 @@ def parse_address(text: str) -> Peer:
 
 def send(
     path: Annotated[Path, typer.Argument(exists=True, help="DICOM file, or folder with DICOM files at any depth.")],
-    to: Annotated[str, typer.Option("--to", metavar="AE@HOST:PORT", help="Where to send.")],
-    ae_title: Annotated[str, typer.Option("--from", help="Calling AE title.")] = "DICOMNODE",
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="PEER", help="AE@HOST:PORT, or the name of a peer in the configuration."),
+    ],
+    ae_title: Annotated[str | None, typer.Option("--from", help="Calling AE title; unless given, the node's.")] = None,
+    config: ConfigurationFile = Path("config.yaml"),
     as_json: JsonFlag = False,
 ) -> None:
     """Send DICOM files to a peer by C-STORE."""
-    outcomes = send_folder(path, parse_address(to), ae_title, quiet=as_json)
+    from dicom_node.network.sender import ScuSettings
+
+    if "@" in to:
+        peer, settings = parse_address(to), ScuSettings(ae_title or NodeSettings().ae_title)
+    else:
+        configuration = load_configuration(config)
+        peer, settings = _configured(configuration, to), ScuSettings.of(configuration)
+        settings = replace(settings, ae_title=ae_title or settings.ae_title)
+    outcomes = send_folder(path, peer, settings, quiet=as_json)
     failed = [one for one in outcomes if one.error is not None]
     if as_json:
         print_json(
@@ -74,7 +87,18 @@ def send(
         raise typer.Exit(ExitCode.PEER)
 
 
-def send_folder(path: Path, peer: Peer, ae_title: str, *, quiet: bool) -> list[SendOutcome]:
+def _configured(configuration: Configuration, name: str) -> Peer:
+    peer = configuration.peers.get(name)
+    if peer is None or not peer.host or peer.port is None:
+        raise ConfigurationError(
+            "is neither an address nor a peer with host and port",
+            subject=name,
+            remedy="write AE@HOST:PORT, such as PACS@127.0.0.1:4242, or complete section peers",
+        )
+    return peer
+
+
+def send_folder(path: Path, peer: Peer, settings: ScuSettings, *, quiet: bool) -> list[SendOutcome]:
     """Send a file or a folder with a progress bar.
 
     Raises
@@ -82,7 +106,7 @@ def send_folder(path: Path, peer: Peer, ae_title: str, *, quiet: bool) -> list[S
     ConfigurationError
         There is no DICOM file at ``path``.
     """
-    from dicom_node.network.sender import ScuSettings, send_files
+    from dicom_node.network.sender import send_files
     from pipelines.cine.files import dicom_files
 
     files = sorted(dicom_files(path)) if path.is_dir() else [path]
@@ -97,4 +121,4 @@ def send_folder(path: Path, peer: Peer, ae_title: str, *, quiet: bool) -> list[S
         disable=quiet,
     ) as progress:
         task = progress.add_task("", total=len(files), peer=peer.ae_title)
-        return send_files(files, peer, ScuSettings(ae_title), progress=lambda _outcome: progress.advance(task))
+        return send_files(files, peer, settings, progress=lambda _outcome: progress.advance(task))

@@ -304,6 +304,7 @@ def serve_receiver(
                     raise RuntimeError("the lobby has closed")
                 visits.sweep()
         visits.sweep()
+        refusals.close()
         instances.commit.close()
         _log.info("receiver stopped")
     finally:

@@ -7,6 +7,7 @@ import enum
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -67,9 +68,10 @@ class Refusals:
     Parameters
     ----------
     on_refused
-        Called with each reason.
+        Called with each reason; must not block.
     security_alert
-        Called with reason, address and detail of failed authentications, as seldom as lines are written to the log.
+        Called with reason, address and detail of failed authentications, as seldom as lines are written to the log. It
+        has a thread of its own: an audit file on a disk that hangs must not keep anybody out.
     """
 
     def __init__(
@@ -82,6 +84,11 @@ class Refusals:
         self.counts: collections.Counter[RefusalReason] = collections.Counter()
         self._told: dict[tuple[RefusalReason, str], tuple[float, int]] = {}
         self._lock = threading.Lock()
+        self._alerting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="security alerts")
+
+    def close(self) -> None:
+        """Wait until all alerts have been raised."""
+        self._alerting.shutdown()
 
     def count(self, reason: RefusalReason) -> None:
         """Count a connection that nobody needs to hear of."""
@@ -104,7 +111,7 @@ class Refusals:
         unsaid = {"suppressed": suppressed} if suppressed else {}
         _log.warning("association refused", reason=str(reason), why=why, address=address, **unsaid)
         if reason.is_security_alert:
-            self._security_alert(reason, address, why)
+            self._alerting.submit(self._security_alert, reason, address, why)
 
     def _to_be_told(self, reason: RefusalReason, address: str) -> int | None:
         """How many of its kind were not told since the last that was; ``None`` when this one is not to be told."""

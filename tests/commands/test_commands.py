@@ -160,10 +160,16 @@ def test_send_reports_each_object(run: Run, tmp_path: Path) -> None:
     with Pacs(PacsSettings(tmp_path / "pacs", port)) as pacs:
         sent = run("send", tmp_path / "images", "--to", address, "--json")
         held = pacs.held()
+        config = write_configuration(tmp_path, port)
+        by_name = run("send", tmp_path / "images", "--to", "pacs", "--config", config, "--json")
+    assert sent.out == by_name.out
     assert sent.status == ExitCode.OK
     assert json.loads(sent.out) == {"sent": 3, "failed": []}
     assert len(held) == 3
-    assert run("send", tmp_path, "--to", "nonsense").status == ExitCode.USAGE
+    for unknown in ("nonsense", "scanner"):
+        refused = run("send", tmp_path, "--to", unknown, "--config", config)
+        assert refused.status == ExitCode.USAGE
+        assert "neither an address nor a peer with host and port" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def refused_in_handshake(port: int, context: ssl.SSLContext) -> bool:
 def test_dcmtk_stores_over_tls_byte_for_byte(
     dcmtk: None, secure: RunningReceiver, tmp_path: Path, authority: Authority, scanner_credentials: Credentials
 ) -> None:
-    paths = [save(mr_image(seed=seed, side=256), tmp_path) for seed in range(5)]
+    paths = [save(mr_image(side=side), tmp_path) for side in (16, 256, 1024)]
     arguments = dcmtk_tls(scanner_credentials, authority)
     verified = echoscu(port=secure.port, called=NODE, arguments=arguments)
     assert verified.returncode == 0, verified.stderr
@@ -289,7 +289,7 @@ def test_an_honest_peer_does_not_notice_stalled_connections(
     own = ScuSettings(SCANNER, acse_timeout_s=20, tls=authority.settings(scanner_credentials))
     secure = Peer(ae_title=NODE, host="127.0.0.1", port=tls.port, tls=True)
     plain = Peer(ae_title=NODE, host="127.0.0.1", port=node.node.port)
-    images = [save(mr_image(seed=seed, side=256), tmp_path) for seed in range(20)]
+    images = [save(mr_image(seed=seed, side=256), tmp_path) for seed in range(10)]
 
     def honest() -> float:
         started = time.monotonic()
