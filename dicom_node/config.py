@@ -279,6 +279,9 @@ class ExecutionSettings(_Section):
     """A study without a recognised complete cine is taken as complete after this silence."""
     complete_quiet_time_s: Seconds = 1
     """The same once every slice has all its phases and no association that sent it is open."""
+    missing_images_quiet_time_s: Seconds = 300
+    """The same while an ended performed procedure step (MPPS) names images that are missing of a series that has begun
+    to come."""
 
 
 class SegmentationTarget(enum.StrEnum):

@@ -21,6 +21,8 @@ from storage.schema import (
     InstanceRow,
     JobRow,
     JobState,
+    PerformedStepRow,
+    PerformedStepStudyRow,
     ResultRow,
     SeriesRow,
     StudyRow,
@@ -60,6 +62,8 @@ class WaitingStudy:
     last_received_at: dt.datetime
     open_associations: int
     """Associations that sent to it and are still open."""
+    step_changed_at: dt.datetime | None = None
+    """When a performed procedure step of it last changed; none without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +142,16 @@ class ResultRecord:
 
 def studies_to_consider(ledger: Ledger) -> tuple[WaitingStudy, ...]:
     """Studies that hold instances newer than their last version."""
+    step_changed_at = (
+        select(func.max(PerformedStepRow.changed_at))
+        .join(PerformedStepStudyRow, PerformedStepStudyRow.step_id == PerformedStepRow.id)
+        .where(PerformedStepStudyRow.study_instance_uid == StudyRow.study_instance_uid)
+        .correlate(StudyRow)
+        .scalar_subquery()
+    )
     with ledger.reading() as session:
         waiting = session.execute(
-            select(StudyRow, func.count(InstanceRow.id), func.max(InstanceRow.received_at))
+            select(StudyRow, func.count(InstanceRow.id), func.max(InstanceRow.received_at), step_changed_at)
             .join(SeriesRow, SeriesRow.study_id == StudyRow.id)
             .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
             .where(InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None))
@@ -154,8 +165,9 @@ def studies_to_consider(ledger: Ledger) -> tuple[WaitingStudy, ...]:
                 count,
                 last_received_at,
                 _open_associations(session, study.id),
+                changed_at,
             )
-            for study, count, last_received_at in waiting
+            for study, count, last_received_at, changed_at in waiting
         )
 
 

@@ -21,6 +21,8 @@ from storage.schema import (
     InstanceRow,
     JobRow,
     JobState,
+    PerformedStepRow,
+    PerformedStepStudyRow,
     QuarantineRow,
     ReportState,
     ResultRow,
@@ -29,7 +31,7 @@ from storage.schema import (
     StudyRow,
 )
 
-__all__ = ["expire_commitments", "expire_quarantine", "expire_studies", "sweep_files"]
+__all__ = ["expire_commitments", "expire_quarantine", "expire_steps", "expire_studies", "sweep_files"]
 
 
 def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> tuple[str, ...]:
@@ -128,6 +130,17 @@ def expire_commitments(ledger: Ledger, *, retention: dt.timedelta, now: dt.datet
                 func.coalesce(CommitmentTransactionRow.reported_at < now - retention, True),
             )
             .returning(CommitmentTransactionRow.id)
+        ).all()
+        return len(expired)
+
+
+def expire_steps(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> int:
+    """Forget performed procedure steps that changed longer ago than ``retention``, ended or not; returns how many."""
+    old = select(PerformedStepRow.id).where(PerformedStepRow.changed_at < now - retention)
+    with ledger.transaction() as session:
+        session.execute(delete(PerformedStepStudyRow).where(PerformedStepStudyRow.step_id.in_(old)))
+        expired = session.scalars(
+            delete(PerformedStepRow).where(PerformedStepRow.id.in_(old)).returning(PerformedStepRow.id)
         ).all()
         return len(expired)
 

@@ -409,11 +409,11 @@ class PerformedStepRow(Base):
     sop_instance_uid: Mapped[str] = mapped_column(Uid, unique=True)
     calling_ae_title: Mapped[str] = mapped_column(String(16))
     state: Mapped[StepState] = mapped_column(_state(StepState, "step_state"))
-    sop_instance_uids: Mapped[list[str]]
-    """Of the objects that it says it made."""
-    created_at: Mapped[dt.datetime]
-    changed_at: Mapped[dt.datetime]
-    ended_at: Mapped[dt.datetime | None]
+    made: Mapped[dict[str, Any]]
+    """SOP Instance UIDs of the objects that it says it made, by Series Instance UID."""
+    end_given: Mapped[bool] = mapped_column(default=False)
+    """Whether its end date and time have been set."""
+    changed_at: Mapped[dt.datetime] = mapped_column(index=True)
 
     studies: Mapped[list[PerformedStepStudyRow]] = relationship(back_populates="step")
 

@@ -35,6 +35,7 @@ from pynetdicom.sop_class import (
     KeyObjectSelectionDocumentStorage,
     LabelMapSegmentationStorage,
     LegacyConvertedEnhancedMRImageStorage,
+    ModalityPerformedProcedureStep,
     MRImageStorage,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
@@ -148,6 +149,8 @@ def supported_contexts(permissions: frozenset[PeerPermission], *, commitment: bo
             if queries:
                 context.scu_role, context.scp_role = sends, True
             contexts.append(context)
+    if sends:
+        contexts.append(build_context(ModalityPerformedProcedureStep, list(UNCOMPRESSED)))
     if queries:
         contexts += [build_context(uid, list(UNCOMPRESSED)) for uid in QUERY_RETRIEVE_CLASSES]
     if receives or (sends and commitment):

@@ -32,6 +32,7 @@ from dicom_node.network.commitment_scp import CommitmentService
 from dicom_node.network.direct import DirectAssociation, StoreCommand
 from dicom_node.network.front_door import FrontDoor, open_front_door
 from dicom_node.network.lobby import Door
+from dicom_node.network.performed_step import PerformedStepService
 from dicom_node.network.places import Places
 from dicom_node.network.query_scp import QueryService
 from dicom_node.network.reception import IncomingInstance, InstanceReceiver, StoreRequest
@@ -360,6 +361,7 @@ def _handlers(
 ) -> EventHandlers:
     node = configuration.node
     queries = QueryService(ledger, files, node.ae_title, node.maximum_matches)
+    steps = PerformedStepService(ledger)
 
     def stored(event: evt.Event) -> Dataset:
         request = event.request
@@ -390,6 +392,8 @@ def _handlers(
         (evt.EVT_C_ECHO, echoed),
         (evt.EVT_C_STORE, stored),
         (evt.EVT_C_FIND, queries.find),
+        (evt.EVT_N_CREATE, steps.create),
+        (evt.EVT_N_SET, steps.set),
         (evt.EVT_N_EVENT_REPORT, reported),
         (evt.EVT_RELEASED, functools.partial(ended, "released")),
         (evt.EVT_ABORTED, functools.partial(ended, "aborted")),

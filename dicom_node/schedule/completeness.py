@@ -12,6 +12,7 @@ from pipelines.cine.facts import Completeness, InstanceFacts, completeness, inst
 from storage.facts import record_facts, unread_instances
 from storage.jobs import SeriesSummary, StudyContents, study_contents
 from storage.ledger import Ledger
+from storage.performed_steps import NO_STEPS, StudySteps, study_steps
 
 __all__ = ["Decision", "StudyReading", "decide", "read_study", "study_reading"]
 
@@ -26,6 +27,7 @@ class StudyReading:
     contents: StudyContents
     completeness: Completeness
     routes: tuple[RouteExplanation, ...]
+    steps: StudySteps = NO_STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,12 @@ def study_reading(ledger: Ledger, configuration: Configuration, study_instance_u
     unread = unread_instances(ledger, study_instance_uid)
     if unread:
         record_facts(ledger, [(one, instance_facts(directory / one.path).to_json()) for one in unread])
-    return read_study(study_contents(ledger, study_instance_uid), configuration.routes)
+    # The steps first: an image that comes in between then counts as missing, and its arrival makes a new reading.
+    steps = study_steps(ledger, study_instance_uid)
+    return read_study(study_contents(ledger, study_instance_uid), configuration.routes, steps)
 
 
-def read_study(contents: StudyContents, routes: Mapping[str, Route]) -> StudyReading:
+def read_study(contents: StudyContents, routes: Mapping[str, Route], steps: StudySteps = NO_STEPS) -> StudyReading:
     """Read the facts of a study: how complete its cine is, and which series go to which route."""
     facts = [[InstanceFacts.from_json(one) for one in series.facts] for series in contents.series]
     return StudyReading(
@@ -64,6 +68,7 @@ def read_study(contents: StudyContents, routes: Mapping[str, Route]) -> StudyRea
         routes=explain(
             routes, [_series(summary, of_series) for summary, of_series in zip(contents.series, facts, strict=True)]
         ),
+        steps=steps,
     )
 
 
@@ -94,12 +99,25 @@ def decide(reading: StudyReading, settings: ExecutionSettings, *, open_associati
     has all its phases. Where the scanner did not say how many slices there will be, the silence must be twice the
     longest pause that the sender has made so far, because scanners that send slice by slice pause for each
     breath-hold. After ``quiet_time_s`` any study is taken as it is.
+
+    Performed procedure steps that have ended, completed or discontinued, say more. When every image that they name is
+    here, the study is taken at once. While an image is missing of a series that has begun to come, it is waited for,
+    for ``missing_images_quiet_time_s`` at most. Series of which nothing has come may never be sent here, so they hold
+    nothing up.
     """
     quiet_s = (now - reading.contents.last_received_at).total_seconds()
     state = reading.completeness.sentence
     if open_associations:
         plural = "s" if open_associations > 1 else ""
         return Decision(False, f"{state}; {open_associations} association{plural} still open")
+    steps = reading.steps
+    if steps.sentence:
+        state = f"{state}; {steps.sentence}"
+    if steps.ended and steps.images and not steps.missing and not steps.series_not_begun:
+        return Decision(True, state)
+    if steps.ended and steps.missing and quiet_s < settings.missing_images_quiet_time_s:
+        wanted_s = settings.missing_images_quiet_time_s
+        return Decision(False, f"{state}; quiet for {max(0.0, quiet_s):.0f} of {wanted_s:g} s")
     if quiet_s >= settings.quiet_time_s:
         return Decision(True, f"{state}; quiet for {settings.quiet_time_s:g} s")
     if not reading.completeness.complete:

@@ -24,7 +24,7 @@ from storage.jobs import (
     studies_to_consider,
 )
 from storage.ledger import Ledger, open_ledger, utc_now
-from storage.retention import expire_commitments, expire_quarantine, expire_studies, sweep_files
+from storage.retention import expire_commitments, expire_quarantine, expire_steps, expire_studies, sweep_files
 
 __all__ = ["StudyScheduler", "serve_scheduler"]
 
@@ -60,7 +60,8 @@ class StudyScheduler:
         created: list[int] = []
         for study in waiting:
             quiet_s = (now - study.last_received_at).total_seconds()
-            if study.open_associations or quiet_s < min(settings.complete_quiet_time_s, settings.quiet_time_s):
+            too_early = quiet_s < min(settings.complete_quiet_time_s, settings.quiet_time_s)
+            if study.open_associations or (too_early and study.step_changed_at is None):
                 continue
             failed, again_at = self._unreadable.get(study.study_instance_uid, (None, now))
             if failed == study and now < again_at:
@@ -124,6 +125,7 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
     for study_instance_uid in removed:
         _log.info("study removed by retention", study_instance_uid=study_instance_uid)
     expire_commitments(ledger, retention=retention, now=now)
+    expire_steps(ledger, retention=retention, now=now)
     forgotten = expire_quarantine(ledger, retention=dt.timedelta(days=storage.quarantine_days), now=now)
     swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
     if forgotten or swept:

@@ -54,13 +54,13 @@ def upgrade() -> None:
             sa.Enum("IN PROGRESS", "COMPLETED", "DISCONTINUED", name="step_state", native_enum=False, length=24),
             nullable=False,
         ),
-        sa.Column("sop_instance_uids", sa.JSON(), nullable=False),
-        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("made", sa.JSON(), nullable=False),
+        sa.Column("end_given", sa.Boolean(), nullable=False),
         sa.Column("changed_at", sa.DateTime(), nullable=False),
-        sa.Column("ended_at", sa.DateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_performed_step")),
         sa.UniqueConstraint("sop_instance_uid", name=op.f("uq_performed_step_sop_instance_uid")),
     )
+    op.create_index(op.f("ix_performed_step_changed_at"), "performed_step", ["changed_at"], unique=False)
     op.create_table(
         "performed_step_study",
         sa.Column("step_id", sa.Integer(), nullable=False),
