@@ -190,15 +190,25 @@ class Event:
     detail: Mapping[str, Any]
 
 
+_WAITS = InstanceRow.study_version.is_(None) & InstanceRow.removed_at.is_(None)
+
+
 def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
     """Count everything."""
     with ledger.reading() as session:
         jobs = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
         deliveries = session.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state))
+        studies, instances = session.execute(
+            select(func.count(), func.coalesce(func.sum(StudyRow.instances), 0)).select_from(StudyRow)
+        ).one()
+        waiting, last_waiting_at = session.execute(
+            select(func.count(), func.max(InstanceRow.received_at)).where(_WAITS)
+        ).one()
+        last_received_at = session.scalar(select(func.max(StudyRow.last_received_at)))
         return LedgerOverview(
-            studies=session.scalar(select(func.count()).select_from(StudyRow)) or 0,
+            studies=studies,
             studies_waiting=_studies_waiting(session),
-            instances=session.scalar(select(func.count()).select_from(InstanceRow)) or 0,
+            instances=instances + waiting,
             open_associations=session.scalar(
                 select(func.count()).select_from(Association).where(Association.closed_at.is_(None))
             )
@@ -207,20 +217,7 @@ def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
             jobs_late=_jobs_late(session, now),
             deliveries=dict(deliveries.all()),
             quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
-            last_received_at=max(
-                filter(
-                    None,
-                    (
-                        session.scalar(select(func.max(StudyRow.last_received_at))),
-                        session.scalar(
-                            select(func.max(InstanceRow.received_at)).where(
-                                InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None)
-                            )
-                        ),
-                    ),
-                ),
-                default=None,
-            ),
+            last_received_at=max(filter(None, (last_received_at, last_waiting_at)), default=None),
             last_committed_at=session.scalar(select(func.max(DeliveryRow.committed_at))),
         )
 
@@ -296,9 +293,7 @@ def study_overviews(
                     SeriesRow.study_id,
                     func.count(SeriesRow.id.distinct()),
                     func.count(InstanceRow.id),
-                    func.count(InstanceRow.id).filter(
-                        InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None)
-                    ),
+                    func.count(InstanceRow.id).filter(_WAITS),
                     func.max(InstanceRow.received_at),
                 )
                 .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)

@@ -149,7 +149,13 @@ def sweep_files(ledger: Ledger, files: InstanceFiles, *, grace: dt.timedelta, no
     stored = list(files.stored_paths())
     with ledger.reading() as session:
         named = {
-            *session.scalars(select(InstanceRow.path).where(InstanceRow.removed_at.is_(None))),
+            *session.scalars(
+                # By way of the studies that are present: they are few beside all that the ledger remembers.
+                select(InstanceRow.path)
+                .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
+                .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+                .where(StudyRow.removed_at.is_(None), InstanceRow.removed_at.is_(None))
+            ),
             *session.scalars(select(ResultRow.path).where(ResultRow.removed_at.is_(None))),
             *session.scalars(select(QuarantineRow.path)),
         }
