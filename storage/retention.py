@@ -46,9 +46,11 @@ def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime)
         Study Instance UIDs of the studies marked.
     """
     before = now - retention
-    series = select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id)
     waiting = exists().where(
-        InstanceRow.series_id.in_(series), InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None)
+        SeriesRow.study_id == StudyRow.id,
+        InstanceRow.series_id == SeriesRow.id,
+        InstanceRow.study_version.is_(None),
+        InstanceRow.removed_at.is_(None),
     )
     sending = exists().where(
         AssociationStudy.study_id == StudyRow.id,
