@@ -320,7 +320,7 @@ def _record(
 ) -> list[Reception] | None:
     """Record, or find (``None``) that the ledger holds more of them than ``held``: to be rolled back and done again."""
     first = {one.sop_instance_uid: one for one in reversed(instances)}
-    new = [first[uid] for uid in sorted(first.keys() - held.keys())]
+    new = [one for uid, one in first.items() if uid not in held]
     again = {
         one.sop_instance_uid
         for one in instances
@@ -434,7 +434,8 @@ def _insert(connection: Connection, rows: Sequence[tuple[int, ReceivedInstance]]
                 "received_at": at,
                 "facts": dict(one.facts),
             }
-            for series_id, one in rows
+            # In the order of their UIDs, whoever inserts: else two would wait for each other.
+            for series_id, one in sorted(rows, key=lambda row: row[1].sop_instance_uid)
         ],
         execution_options={"preserve_rowcount": True},
     )

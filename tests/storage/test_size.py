@@ -11,7 +11,7 @@ import pytest
 from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule
 from sqlalchemy import Connection, event, text
 
-from storage import deliveries, instances, jobs, overview, retention
+from storage import commitments, deliveries, holdings, instances, jobs, overview, retention, transfers
 from storage.ledger import Ledger
 
 LATER = NOW + dt.timedelta(days=400)
@@ -42,6 +42,13 @@ REPEATED: dict[str, Callable[[Ledger], object]] = {
     "claim deliveries": lambda ledger: deliveries.claim_deliveries(ledger, "pacs", 10, "d", NOW, 60),
     "release expired deliveries": lambda ledger: deliveries.release_expired_deliveries(ledger, LATER),
     "look for overdue commitments": lambda ledger: deliveries.overdue_commitments(ledger, LATER),
+    "tell what waits": lambda ledger: overview.backlog(ledger, now=NOW),
+    "tell the audit trail": lambda ledger: transfers.note_as_told(
+        ledger, [one.id for one in transfers.untold_associations(ledger, 10)], at=NOW
+    ),
+    "commit to instances": lambda ledger: commitments.take_responsibility(ledger, ["1.2.3.1.1", "9"], now=NOW),
+    "look for due commitments": lambda ledger: commitments.due_commitments(ledger, NOW),
+    "look for instances of a study": lambda ledger: holdings.count_instances(ledger, study_instance_uid="1.2.3"),
     "list studies": overview.study_overviews,
     "explain a study": lambda ledger: overview.events_of_study(ledger, "1.2.3"),
     "expire studies": lambda ledger: retention.expire_studies(ledger, retention=dt.timedelta(days=14), now=LATER),
