@@ -178,8 +178,10 @@ def _filled(url: str, size: int, uids: Uids) -> _Filled:
 def _fill(engine: Engine, size: int, uids: Uids) -> None:
     """Write studies that were closed long ago, made up by the database itself."""
     if engine.dialect.name == "sqlite":
-        before = ("PRAGMA synchronous=OFF", "PRAGMA cache_size=-2000000", "PRAGMA foreign_keys=OFF")
-        after = ("PRAGMA wal_checkpoint(TRUNCATE)", "ANALYZE")
+        # Without a journal, which would grow as large as the ledger.
+        settings = ("journal_mode=OFF", "synchronous=OFF", "cache_size=-2000000", "foreign_keys=OFF")
+        before = tuple(f"PRAGMA {setting}" for setting in settings)
+        after = ("PRAGMA journal_mode=WAL",)
         words = {
             "time": "{}",
             "json": "{}",
@@ -197,7 +199,8 @@ def _fill(engine: Engine, size: int, uids: Uids) -> None:
             "digest": "encode(sha256(CAST(CAST(n AS TEXT) AS BYTEA)), 'hex')",
             "scattered": "replace(CAST(random() AS TEXT) || CAST(random() AS TEXT), '0.', '')",
         }
-    # A connection of its own, because the settings stay with it.
+    # A connection of its own, because the settings stay with it; and for SQLite the only one.
+    engine.dispose()
     pooled = engine.raw_connection()
     pooled.detach()
     with contextlib.closing(pooled):
@@ -236,8 +239,8 @@ def _filling(size: int, uids: Uids, words: Mapping[str, str]) -> Iterator[str]:
     )
     yield rows(
         "study",
-        "study_instance_uid, version, first_received_at, last_received_at, last_association_id",
-        f"{study}, 1, {at}, {at}, {association}",
+        "study_instance_uid, version, instances, first_received_at, last_received_at, last_association_id",
+        f"{study}, 1, {IMAGES_PER_STUDY}, {at}, {at}, {association}",
         studies,
     )
     yield rows("association_study", "association_id, study_id", f"{association}, n + 1", studies)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -156,12 +156,16 @@ def record_instances(ledger: Ledger, instances: Sequence[ReceivedInstance], *, a
     if not instances:
         return []
     try:
+        # Nearly always all are new: the ledger is asked what it holds of them only when that turns out wrong.
+        looks = False
         while True:
             with ledger.engine.connect() as connection, connection.begin() as transaction:
-                receptions = _record(connection, instances, at)
+                held = _held(connection, {one.sop_instance_uid for one in instances}) if looks else {}
+                receptions = _record(connection, instances, held, at)
                 if receptions is not None:
                     return receptions
                 transaction.rollback()
+            looks = True
     except IntegrityError as error:
         _check_associations(ledger, {one.association_id for one in instances}, error)
         raise
@@ -228,6 +232,7 @@ _HELD = (
         _INSTANCE.c.sop_instance_uid,
         _INSTANCE.c.id,
         _INSTANCE.c.digest,
+        _INSTANCE.c.study_version,
         _INSTANCE.c.removed_at,
         _STUDY.c.id,
         _STUDY.c.study_instance_uid,
@@ -237,13 +242,24 @@ _HELD = (
     .where(_INSTANCE.c.sop_instance_uid.in_(bindparam("uids", expanding=True)))
 )
 _LOCKED_STUDY = (
-    select(_STUDY.c.id, _STUDY.c.study_instance_uid, _STUDY.c.last_association_id, _STUDY.c.removed_at)
+    select(
+        _STUDY.c.id,
+        _STUDY.c.study_instance_uid,
+        _STUDY.c.last_association_id,
+        _STUDY.c.removed_at,
+        _SERIES.c.series_instance_uid,
+        _SERIES.c.id,
+    )
+    .outerjoin_from(
+        _STUDY,
+        _SERIES,
+        (_SERIES.c.study_id == _STUDY.c.id) & _SERIES.c.series_instance_uid.in_(bindparam("series", expanding=True)),
+    )
     .where(_STUDY.c.study_instance_uid == bindparam("uid"))
-    .with_for_update(key_share=True)
+    .with_for_update(key_share=True, of=_STUDY)
 )
-_KNOWN_SERIES = select(_SERIES.c.study_id, _SERIES.c.series_instance_uid, _SERIES.c.id).where(
-    _SERIES.c.study_id.in_(bindparam("studies", expanding=True)),
-    _SERIES.c.series_instance_uid.in_(bindparam("uids", expanding=True)),
+_SERIES_ID = select(_SERIES.c.id).where(
+    _SERIES.c.study_id == bindparam("study"), _SERIES.c.series_instance_uid == bindparam("uid")
 )
 _LINKED = select(_ASSOCIATION_STUDY.c.association_id).where(
     _ASSOCIATION_STUDY.c.study_id == bindparam("study"),
@@ -263,7 +279,12 @@ _BRING_BACK = (
 _NOTE_ARRIVALS = (
     update(_STUDY)
     .where(_STUDY.c.id == bindparam("study"))
-    .values(last_association_id=bindparam("association"), last_received_at=bindparam("at"), removed_at=None)
+    .values(
+        last_association_id=bindparam("association"),
+        last_received_at=bindparam("at"),
+        instances=_STUDY.c.instances - bindparam("from_versions"),
+        removed_at=None,
+    )
 )
 
 
@@ -273,6 +294,7 @@ class _Held(NamedTuple):
     sop_instance_uid: str
     id: int
     digest: str
+    study_version: int | None
     removed_at: dt.datetime | None
     study_id: int
     study_instance_uid: str
@@ -286,26 +308,28 @@ class _Study:
     study_instance_uid: str
     last_association_id: str
     removed_at: dt.datetime | None
+    series_ids: dict[str, int]
     senders: set[str] = field(default_factory=set)
     new_from: list[str] = field(default_factory=list)
+    from_versions: int = 0
+    """How many instances of its versions wait again."""
 
 
-def _record(connection: Connection, instances: Sequence[ReceivedInstance], at: dt.datetime) -> list[Reception] | None:
-    """Record, or find (``None``) that another process just recorded one of them: to be rolled back and done again."""
-    held = _held(connection, {one.sop_instance_uid for one in instances})
+def _record(
+    connection: Connection, instances: Sequence[ReceivedInstance], held: dict[str, _Held], at: dt.datetime
+) -> list[Reception] | None:
+    """Record, or find (``None``) that the ledger holds more of them than ``held``: to be rolled back and done again."""
     first = {one.sop_instance_uid: one for one in reversed(instances)}
-    new = [first[uid] for uid in sorted(first.keys() - held.keys())]
+    new = [one for uid, one in first.items() if uid not in held]
     again = {
         one.sop_instance_uid
         for one in instances
         if one.sop_instance_uid in held and held[one.sop_instance_uid].digest == one.digest
     }
-    studies = _locked_studies(
-        connection,
-        {held[uid].study_instance_uid: first[uid].association_id for uid in again}
-        | {one.study_instance_uid: one.association_id for one in new},
-        at,
-    )
+    of_study: dict[str, list[ReceivedInstance]] = {held[uid].study_instance_uid: [] for uid in again}
+    for one in new:
+        of_study.setdefault(one.study_instance_uid, []).append(one)
+    studies = {uid: _locked_study(connection, uid, of_study[uid], at) for uid in sorted(of_study)}
     if again:
         # Retention may have removed them before their studies were locked, but not from here on.
         held |= _held(connection, again)
@@ -333,6 +357,7 @@ def _record(connection: Connection, instances: Sequence[ReceivedInstance], at: d
         study.new_from.append(one.association_id)
         receptions.append(Reception.NEW)
         if row is not None:
+            study.from_versions += row.study_version is not None
             back.append({"held": row.id, "path": one.path, "association": one.association_id, "at": at})
     if back:
         connection.execute(_BRING_BACK, back)
@@ -346,40 +371,49 @@ def _held(connection: Connection, uids: set[str]) -> dict[str, _Held]:
     return {row.sop_instance_uid: _Held(*row) for row in connection.execute(_HELD, {"uids": list(uids)})}
 
 
-def _locked_studies(connection: Connection, association_of: Mapping[str, str], at: dt.datetime) -> dict[str, _Study]:
-    return {uid: _locked_study(connection, uid, association_of[uid], at) for uid in sorted(association_of)}
-
-
-def _locked_study(connection: Connection, uid: str, association_id: str, at: dt.datetime) -> _Study:
-    row = connection.execute(_LOCKED_STUDY, {"uid": uid}).one_or_none()
-    if row is not None:
-        return _Study(*row)
-    created = insert_if_absent(
-        connection,
-        _STUDY,
-        {
-            "study_instance_uid": uid,
-            "version": 0,
-            "first_received_at": at,
-            "last_received_at": at,
-            "last_association_id": association_id,
-        },
-    )
-    study = _Study(*connection.execute(_LOCKED_STUDY, {"uid": uid}).one())
-    if created:
-        _insert_link(connection, study, association_id, at)
+def _locked_study(connection: Connection, uid: str, new: Sequence[ReceivedInstance], at: dt.datetime) -> _Study:
+    """Lock a study; create it, and the series, that new instances of it are the first of."""
+    of_series = {one.series_instance_uid: one for one in new}
+    study = _study(connection, uid, of_series)
+    if study is None:
+        association_id = new[0].association_id
+        created = insert_if_absent(
+            connection,
+            _STUDY,
+            {
+                "study_instance_uid": uid,
+                "version": 0,
+                "instances": 0,
+                "first_received_at": at,
+                "last_received_at": at,
+                "last_association_id": association_id,
+            },
+        )
+        study = _study(connection, uid, of_series)
+        assert study is not None
+        if created:
+            _insert_link(connection, study, association_id, at)
+    for series_instance_uid in of_series.keys() - study.series_ids.keys():
+        insert_if_absent(connection, _SERIES, _series_values(study.id, of_series[series_instance_uid]))
+        study.series_ids[series_instance_uid] = connection.execute(
+            _SERIES_ID, {"study": study.id, "uid": series_instance_uid}
+        ).scalar_one()
     return study
+
+
+def _study(connection: Connection, uid: str, series: Iterable[str]) -> _Study | None:
+    rows = connection.execute(_LOCKED_STUDY, {"uid": uid, "series": list(series)}).all()
+    if not rows:
+        return None
+    return _Study(*rows[0][:4], series_ids={row[4]: row[5] for row in rows if row[4] is not None})
 
 
 def _insert_instances(
     connection: Connection, new: Sequence[ReceivedInstance], studies: Mapping[str, _Study], at: dt.datetime
 ) -> bool:
-    """Insert instances that are in no series yet; false when one of them is by now."""
-    ids = _series_ids(connection, new, studies)
+    """Insert instances; false when the ledger holds one of them."""
     return _insert(
-        connection,
-        [(ids[studies[one.study_instance_uid].id, one.series_instance_uid], one) for one in new],
-        at,
+        connection, [(studies[one.study_instance_uid].series_ids[one.series_instance_uid], one) for one in new], at
     )
 
 
@@ -400,27 +434,12 @@ def _insert(connection: Connection, rows: Sequence[tuple[int, ReceivedInstance]]
                 "received_at": at,
                 "facts": dict(one.facts),
             }
-            for series_id, one in rows
+            # In the order of their UIDs, whoever inserts: else two would wait for each other.
+            for series_id, one in sorted(rows, key=lambda row: row[1].sop_instance_uid)
         ],
         execution_options={"preserve_rowcount": True},
     )
     return bool(result.rowcount == len(rows))
-
-
-def _series_ids(
-    connection: Connection, new: Sequence[ReceivedInstance], studies: Mapping[str, _Study]
-) -> dict[tuple[int, str], int]:
-    wanted = {(studies[one.study_instance_uid].id, one.series_instance_uid): one for one in new}
-    rows = connection.execute(
-        _KNOWN_SERIES, {"studies": [study for study, _ in wanted], "uids": [uid for _, uid in wanted]}
-    )
-    ids = {(row.study_id, row.series_instance_uid): row.id for row in rows}
-    for key in wanted.keys() - ids.keys():
-        # Whoever adds a series to a study holds the lock on it.
-        ids[key] = connection.execute(
-            insert(_SERIES).returning(_SERIES.c.id), _series_values(key[0], wanted[key])
-        ).scalar_one()
-    return ids
 
 
 def _series_values(study_id: int, one: ReceivedInstance) -> dict[str, Any]:
@@ -466,10 +485,11 @@ def _insert_link(connection: Connection, study: _Study, association_id: str, at:
 
 def _note_arrivals(connection: Connection, study: _Study, at: dt.datetime) -> None:
     last = study.last_association_id
-    if study.new_from and (study.removed_at is not None or last not in study.new_from):
-        if last not in study.new_from:
-            last = study.new_from[-1]
-        connection.execute(_NOTE_ARRIVALS, {"study": study.id, "association": last, "at": at})
+    if study.new_from and last not in study.new_from:
+        last = study.new_from[-1]
+    if last != study.last_association_id or study.from_versions or (study.new_from and study.removed_at is not None):
+        values = {"study": study.id, "association": last, "at": at, "from_versions": study.from_versions}
+        connection.execute(_NOTE_ARRIVALS, values)
 
 
 def _record_conflict(connection: Connection, one: ReceivedInstance, study_id: int, at: dt.datetime) -> None:

@@ -273,6 +273,7 @@ def create_jobs(
         for instance, _ in present:
             if instance.study_version is None:
                 instance.study_version = row.version
+                row.instances += 1
         row.last_received_at = max(row.last_received_at, *(instance.received_at for instance, _ in present))
         record_event(
             session,

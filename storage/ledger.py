@@ -112,6 +112,7 @@ def open_ledger(url: str, *, durable: bool = True) -> Ledger:
         engine = create_engine(
             parsed,
             pool_pre_ping=True,
+            pool_use_lifo=True,
             connect_args={} if durable else {"options": "-c synchronous_commit=off"},
         )
     else:
@@ -132,7 +133,7 @@ def open_ledger(url: str, *, durable: bool = True) -> Ledger:
 def _sqlite_engine(url: URL, *, durable: bool) -> Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_use_lifo=True)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: ConnectionPoolEntry) -> None:
@@ -148,7 +149,8 @@ def _sqlite_engine(url: URL, *, durable: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         reads_only = connection.get_execution_options().get("reads_only", False)
-        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+        # Straight to the driver: it happens once an image.
+        connection.connection.cursor().execute("BEGIN" if reads_only else "BEGIN IMMEDIATE")
 
     return engine
 

@@ -190,15 +190,22 @@ class Event:
     detail: Mapping[str, Any]
 
 
+_WAITS = InstanceRow.study_version.is_(None) & InstanceRow.removed_at.is_(None)
+
+
 def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
     """Count everything."""
     with ledger.reading() as session:
         jobs = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
         deliveries = session.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state))
+        studies, instances = session.execute(
+            select(func.count(), func.coalesce(func.sum(StudyRow.instances), 0)).select_from(StudyRow)
+        ).one()
+        waiting = session.scalar(select(func.count()).select_from(InstanceRow).where(_WAITS)) or 0
         return LedgerOverview(
-            studies=session.scalar(select(func.count()).select_from(StudyRow)) or 0,
+            studies=studies,
             studies_waiting=_studies_waiting(session),
-            instances=session.scalar(select(func.count()).select_from(InstanceRow)) or 0,
+            instances=instances + waiting,
             open_associations=session.scalar(
                 select(func.count()).select_from(Association).where(Association.closed_at.is_(None))
             )
@@ -207,20 +214,7 @@ def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
             jobs_late=_jobs_late(session, now),
             deliveries=dict(deliveries.all()),
             quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
-            last_received_at=max(
-                filter(
-                    None,
-                    (
-                        session.scalar(select(func.max(StudyRow.last_received_at))),
-                        session.scalar(
-                            select(func.max(InstanceRow.received_at)).where(
-                                InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None)
-                            )
-                        ),
-                    ),
-                ),
-                default=None,
-            ),
+            last_received_at=_last_received_at(session),
             last_committed_at=session.scalar(select(func.max(DeliveryRow.committed_at))),
         )
 
@@ -228,19 +222,19 @@ def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
 def backlog(ledger: Ledger, *, now: dt.datetime) -> Backlog:
     """Count what waits and what failed."""
     going = JobRow.state.in_((JobState.QUEUED, JobState.RUNNING))
-    ended = (DeliveryState.COMMITTED, DeliveryState.DEAD)
+    going_out = (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.AWAITING_COMMITMENT)
     with ledger.reading() as session:
         jobs = session.execute(
             select(JobRow.state, func.count()).where(going | (JobRow.state == JobState.FAILED)).group_by(JobRow.state)
         )
         deliveries = session.execute(
             select(DeliveryRow.destination, DeliveryRow.state, func.count())
-            .where(DeliveryRow.state != DeliveryState.COMMITTED)
+            .where(DeliveryRow.state.in_((*going_out, DeliveryState.DEAD)))
             .group_by(DeliveryRow.destination, DeliveryRow.state)
         )
         oldest = session.execute(
             select(DeliveryRow.destination, func.min(DeliveryRow.created_at))
-            .where(DeliveryRow.state.not_in(ended))
+            .where(DeliveryRow.state.in_(going_out))
             .group_by(DeliveryRow.destination)
         )
         return Backlog(
@@ -251,8 +245,16 @@ def backlog(ledger: Ledger, *, now: dt.datetime) -> Backlog:
             deliveries={(destination, state): count for destination, state, count in deliveries},
             oldest_delivery_at=dict(oldest.all()),
             quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
-            last_received_at=session.scalar(select(func.max(StudyRow.last_received_at))),
+            last_received_at=_last_received_at(session),
         )
+
+
+def _last_received_at(session: Session) -> dt.datetime | None:
+    latest = (
+        session.scalar(select(func.max(StudyRow.last_received_at))),
+        session.scalar(select(func.max(InstanceRow.received_at)).where(_WAITS)),
+    )
+    return max((at for at in latest if at is not None), default=None)
 
 
 def _studies_waiting(session: Session) -> int:
@@ -260,7 +262,7 @@ def _studies_waiting(session: Session) -> int:
         session.scalar(
             select(func.count(SeriesRow.study_id.distinct()))
             .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)
-            .where(InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None))
+            .where(_WAITS)
         )
         or 0
     )
@@ -296,9 +298,7 @@ def study_overviews(
                     SeriesRow.study_id,
                     func.count(SeriesRow.id.distinct()),
                     func.count(InstanceRow.id),
-                    func.count(InstanceRow.id).filter(
-                        InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None)
-                    ),
+                    func.count(InstanceRow.id).filter(_WAITS),
                     func.max(InstanceRow.received_at),
                 )
                 .join(InstanceRow, InstanceRow.series_id == SeriesRow.id)

@@ -48,9 +48,11 @@ def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime)
         Study Instance UIDs of the studies marked.
     """
     before = now - retention
-    series = select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id)
     waiting = exists().where(
-        InstanceRow.series_id.in_(series), InstanceRow.study_version.is_(None), InstanceRow.removed_at.is_(None)
+        SeriesRow.study_id == StudyRow.id,
+        InstanceRow.series_id == SeriesRow.id,
+        InstanceRow.study_version.is_(None),
+        InstanceRow.removed_at.is_(None),
     )
     sending = exists().where(
         AssociationStudy.study_id == StudyRow.id,
@@ -162,7 +164,13 @@ def sweep_files(ledger: Ledger, files: InstanceFiles, *, grace: dt.timedelta, no
     stored = list(files.stored_paths())
     with ledger.reading() as session:
         named = {
-            *session.scalars(select(InstanceRow.path).where(InstanceRow.removed_at.is_(None))),
+            *session.scalars(
+                # By way of the studies that are present: they are few beside all that the ledger remembers.
+                select(InstanceRow.path)
+                .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
+                .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+                .where(StudyRow.removed_at.is_(None), InstanceRow.removed_at.is_(None))
+            ),
             *session.scalars(select(ResultRow.path).where(ResultRow.removed_at.is_(None))),
             *session.scalars(select(QuarantineRow.path)),
         }

@@ -171,17 +171,28 @@ class StudyRow(Base):
     """One study as received."""
 
     __tablename__ = "study"
+    __table_args__ = (
+        # What retention looks through, small beside the studies of all years.
+        Index(
+            "ix_study_present",
+            "last_received_at",
+            sqlite_where=text("removed_at IS NULL"),
+            postgresql_where=text("removed_at IS NULL"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     study_instance_uid: Mapped[str] = mapped_column(Uid, unique=True)
     version: Mapped[int] = mapped_column(default=0)
     """How often the study was taken as complete; 0 before the first time."""
+    instances: Mapped[int] = mapped_column(default=0)
+    """How many its versions hold; those that wait are not counted."""
     first_received_at: Mapped[dt.datetime]
     last_received_at: Mapped[dt.datetime] = mapped_column(index=True)
     """As of its last version; instances that wait since then have times of their own."""
     last_association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
     removed_at: Mapped[dt.datetime | None]
-    """When its instance files were removed by retention."""
+    """When its instance files were removed by retention; none while any of them is present."""
     committed_at: Mapped[dt.datetime | None]
     """When this node last took responsibility for instances of it (storage commitment)."""
 
@@ -227,6 +238,7 @@ class InstanceRow(Base):
         Index(
             "ix_instance_waiting",
             "series_id",
+            "received_at",
             sqlite_where=text("study_version IS NULL AND removed_at IS NULL"),
             postgresql_where=text("study_version IS NULL AND removed_at IS NULL"),
         ),
@@ -237,7 +249,7 @@ class InstanceRow(Base):
     sop_instance_uid: Mapped[str] = mapped_column(Uid, unique=True)
     sop_class_uid: Mapped[str] = mapped_column(Uid)
     transfer_syntax_uid: Mapped[str] = mapped_column(Uid)
-    digest: Mapped[str] = mapped_column(Digest, index=True)
+    digest: Mapped[str] = mapped_column(Digest)
     path: Mapped[str] = mapped_column(Text)
     size: Mapped[int] = mapped_column(BigInteger)
     association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
@@ -336,7 +348,7 @@ class DeliveryRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"))
     destination: Mapped[str] = mapped_column(String(41))
-    state: Mapped[DeliveryState] = mapped_column(_state(DeliveryState, "delivery_state"))
+    state: Mapped[DeliveryState] = mapped_column(_state(DeliveryState, "delivery_state"), index=True)
     attempts: Mapped[int] = mapped_column(default=0)
     """Attempts that failed."""
     created_at: Mapped[dt.datetime]

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_rows import NOW, an_instance, associate
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from storage.instances import ReceivedInstance, Reception, close_association, record_instances
 from storage.jobs import create_jobs, studies_to_consider, study_contents
 from storage.ledger import Ledger, open_ledger
-from storage.overview import events_of_study, study_overviews
+from storage.overview import events_of_study, ledger_overview, study_overviews
 from storage.retention import expire_studies
 from storage.schema import AssociationStudy, InstanceRow, SeriesRow, StudyRow
 
@@ -101,7 +101,9 @@ def test_batches_come_to_the_same_as_one_after_the_other(ledger: Ledger, steps: 
             .join(StudyRow, StudyRow.id == AssociationStudy.study_id)
             .where(StudyRow.study_instance_uid.startswith(f"{prefix}."))
         ).all()
+        instances = session.scalar(select(func.count()).select_from(InstanceRow))
     assert recorded == model.instances
+    assert ledger_overview(ledger, now=NOW).instances == instances
     assert sorted(tuple(row) for row in links) == sorted(model.links)
     waiting = {one.study_instance_uid: one.instances for one in studies_to_consider(ledger)}
     for study in {entry.study for entry in model.instances.values()}:

@@ -6,7 +6,7 @@ import datetime as dt
 import os
 
 import pytest
-from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule
+from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule, route
 
 from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
 from storage.files import RESULTS, InstanceFiles, StoredFile
@@ -90,6 +90,27 @@ def test_a_study_with_new_images_or_in_mid_association_stays(ledger: Ledger) -> 
     record_instances(ledger, [an_instance(association, 50)], at=NOW)
     close_association(ledger, association, outcome="released", at=NOW)
     assert _expire(ledger) == ()
+
+
+def test_a_study_that_waits_does_not_hold_up_others(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    _process(ledger)
+    _deliver(ledger)
+    record_instances(ledger, [an_instance(associate(ledger), 1, study="5.5", series="5.5.1")], at=NOW)
+    assert _expire(ledger) == ("1.2.3",)
+
+
+def test_a_new_image_of_a_removed_study_goes_after_its_time_too(ledger: Ledger) -> None:
+    receive_and_schedule(ledger, routed=route(series=("9.9",)))
+    _process(ledger)
+    _deliver(ledger)
+    assert _expire(ledger) == ("1.2.3",)
+    association = associate(ledger, at=LATER)
+    assert record_instances(ledger, [an_instance(association, 50)], at=LATER) == [Reception.NEW]
+    assert study_overviews(ledger)[0].removed_at is None
+    close_association(ledger, association, outcome="released", at=LATER)
+    create_jobs(ledger, study_contents(ledger, "1.2.3"), [], reason="quiet", now=LATER)
+    assert _expire(ledger, LATER + MONTH + dt.timedelta(seconds=1)) == ("1.2.3",)
 
 
 def test_a_study_that_no_route_took_goes_too(ledger: Ledger) -> None:

@@ -80,16 +80,21 @@ class JobMachine(_LedgerMachine):
         self.open[association] = set()
         return association
 
-    @rule(association=open_associations, study=st.sampled_from(STUDIES), number=st.integers(0, 5))
-    def scanner_sends(self, association: str, study: str, number: int) -> None:
-        instance = an_instance(
-            association, number, study=study, series=f"{study}.1", digest=f"{study}{number:060x}"[:64]
-        )
-        (reception,) = record_instances(self.ledger, [instance], at=self.now)
-        known = instance.sop_instance_uid in self.acknowledged[study]
-        assert reception is (Reception.DUPLICATE if known else Reception.NEW)
-        self.acknowledged[study].add(instance.sop_instance_uid)
-        self.open[association].add(study)
+    @rule(
+        association=open_associations,
+        sent=st.lists(st.tuples(st.sampled_from(STUDIES), st.integers(0, 5)), min_size=1, max_size=4),
+    )
+    def scanner_sends(self, association: str, sent: list[tuple[str, int]]) -> None:
+        batch = [
+            an_instance(association, number, study=study, series=f"{study}.1", digest=f"{study}{number:060x}"[:64])
+            for study, number in sent
+        ]
+        for instance, reception in zip(batch, record_instances(self.ledger, batch, at=self.now), strict=True):
+            acknowledged = self.acknowledged[instance.study_instance_uid]
+            known = instance.sop_instance_uid in acknowledged
+            assert reception is (Reception.DUPLICATE if known else Reception.NEW)
+            acknowledged.add(instance.sop_instance_uid)
+            self.open[association].add(instance.study_instance_uid)
 
     @rule(association=consumes(open_associations))
     def scanner_closes(self, association: str) -> None:
