@@ -18,10 +18,12 @@ from dicom_node.roles import RoleContext
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, open_ledger, utc_now
 
-__all__ = ["audited", "serve_auditor"]
+__all__ = ["AUDITOR", "audited", "serve_auditor"]
 
 _log = structlog.get_logger(__name__)
 
+AUDITOR = "auditor"
+"""Who tells what was received, in this process or at the end in the supervisor: the same message is the same line."""
 LOOK_EVERY_S = 0.5
 LAST_MESSAGES_S = 5.0
 """For the messages of the stop to reach the collector; else it gets them after the next start."""
@@ -31,7 +33,7 @@ def serve_auditor(context: RoleContext, configuration: Configuration) -> None:
     """Run the auditor until told to stop."""
     ledger = open_ledger(configuration.storage.database)
     files = InstanceFiles(configuration.storage.directory)
-    trail = AuditTrail.of(configuration, context.name)
+    trail = AuditTrail.of(configuration, AUDITOR)
     collector = _collector(configuration)
     context.ready()
     try:
@@ -73,7 +75,7 @@ def audited(configuration: Configuration) -> Iterator[None]:
     try:
         yield
     finally:
-        _tell_the_rest(configuration, trail)
+        _tell_the_rest(configuration)
         trail.record(application_activity(trail.node, started=False, at=utc_now()))
         collector = _collector(configuration)
         if collector is not None:
@@ -81,7 +83,8 @@ def audited(configuration: Configuration) -> Iterator[None]:
                 collector.drain(LAST_MESSAGES_S)
 
 
-def _tell_the_rest(configuration: Configuration, trail: AuditTrail) -> None:
+def _tell_the_rest(configuration: Configuration) -> None:
+    trail = AuditTrail.of(configuration, AUDITOR)
     try:
         ledger = open_ledger(configuration.storage.database)
     except SQLAlchemyError as error:

@@ -13,6 +13,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
@@ -95,6 +96,7 @@ class AuditTrail:
         self._clock = clock
         self._lock = threading.Lock()
         self._alerts_left, self._counted_at, self._unwritten = float(_ALERTS_AT_ONCE), clock(), 0
+        self._alerts = ThreadPoolExecutor(1, "audit alerts")
 
     @classmethod
     def of(cls, configuration: Configuration, process: str) -> AuditTrail:
@@ -111,8 +113,8 @@ class AuditTrail:
     def node_authentication_failed(self, *, address: str, description: str) -> None:
         """A peer was turned away for what it is: AE title, host or certificate.
 
-        Alerts beyond a limit are counted instead of written, and told of in the next: a flood of strangers must not
-        fill the disk.
+        Returns at once: whoever answers connections waits for no disk. Alerts beyond a limit are counted instead of
+        written, and told of in the next: a flood of strangers must not fill it.
 
         Parameters
         ----------
@@ -121,13 +123,20 @@ class AuditTrail:
         description
             What was wrong; no patient data.
         """
+        if self.file is None:
+            return
         unwritten = self._alert_allowed()
         if unwritten is None:
             metrics.AUDIT_MESSAGES_NOT_WRITTEN.labels("rate").inc()
             return
         if unwritten:
             description += f"; {unwritten} more alerts before this one were not written"
-        self.record(node_authentication_failed(self.node, address=address, description=description, at=utc_now()))
+        message = node_authentication_failed(self.node, address=address, description=description, at=utc_now())
+        self._alerts.submit(self.record, message)
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        self._alerts.shutdown()
 
     def queried(
         self, *, calling_ae_title: str, address: str, sop_class_uid: str, transfer_syntax_uid: str, identifier: Dataset

@@ -240,6 +240,7 @@ def serve_receiver(
     """
     node, storage = configuration.node, configuration.storage
     ledger = open_ledger(storage.database, durable=storage.durable)
+    trail = AuditTrail.of(configuration, name)
     door = front_door or open_front_door(configuration)
     try:
         receiver = f"{node.ae_title}:{node.port}/{name}"
@@ -252,7 +253,6 @@ def serve_receiver(
         instances = InstanceReceiver(ledger, files, room, storage.conflicts)
         places = Places(door.places, row)
         visits = _Visits(ledger, receiver, places, instances.commit.forget)
-        trail = AuditTrail.of(configuration, name)
         refusals = Refusals(
             lambda reason: metrics.CONNECTIONS_REFUSED.labels(reason).inc(),
             lambda _reason, address, why: trail.node_authentication_failed(address=address, description=why),
@@ -310,6 +310,7 @@ def serve_receiver(
         _log.info("receiver stopped")
     finally:
         door.close()
+        trail.close()
         ledger.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import io
 import multiprocessing
 import os
@@ -26,8 +27,11 @@ NODE = Participant("receiver-0", "DICOMNODE", "node.example")
 _fork = multiprocessing.get_context("fork")
 
 
-def alert(trail: AuditTrail, text: str = "no such peer") -> None:
-    trail.node_authentication_failed(address="192.0.2.7", description=text)
+def alert(trail: AuditTrail, text: str = "no such peer", *, count: int = 1) -> None:
+    """Raise alerts and wait until they are written."""
+    for _ in range(count):
+        trail.node_authentication_failed(address="192.0.2.7", description=text)
+    trail._alerts.submit(int).result()
 
 
 def numbered(text: str) -> AuditMessage:
@@ -107,15 +111,25 @@ def test_what_the_end_of_the_file_holds_is_not_written_again(tmp_path: Path) -> 
 def test_a_flood_of_strangers_is_counted_not_written(tmp_path: Path) -> None:
     now = [0.0]
     trail = AuditTrail(tmp_path / "trail.log", NODE, clock=lambda: now[0])
-    for _ in range(1000):
-        alert(trail)
+    alert(trail, count=1000)
     assert len(read_trail(tmp_path / "trail.log")) == 20
     now[0] += 3.0
-    alert(trail)
-    alert(trail)
+    alert(trail, count=2)
     messages = read_trail(tmp_path / "trail.log")
     assert len(messages) == 21
     assert "980 more alerts" in messages[-1].detail("Alert Description")
+
+
+def test_whoever_raises_an_alert_waits_for_no_disk_and_none_is_lost_at_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "trail.log"
+    trail = AuditTrail(file, NODE)
+    with file.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for _ in range(3):
+            trail.node_authentication_failed(address="192.0.2.7", description="no such peer")
+        assert file.stat().st_size == 0
+    trail.close()
+    assert len(read_trail(file)) == 3
 
 
 @pytest.mark.parametrize("patient_ids", [True, False])
