@@ -114,11 +114,11 @@ class DataPath(enum.StrEnum):
 class TlsSettings(_Section):
     """Credentials for secure associations, accepted and made; both sides show a certificate."""
 
-    certificate: Path
+    certificate: ConfigurationPath
     """Certificate of this node, PEM, followed by intermediate ones if there are any."""
-    key: Path
+    key: ConfigurationPath
     """Its private key, PEM without a password."""
-    trusted: Path
+    trusted: ConfigurationPath
     """Certificate authorities, or self-signed certificates, of the peers; PEM."""
     port: int | None = Field(default=None, ge=1, le=65535)
     """Port for TLS beside ``node.port`` without it; unset means that ``node.port`` takes nothing but TLS."""
@@ -314,7 +314,7 @@ class WebDestination(_Section):
     """``user:password`` (RFC 7617)."""
     cleartext_credentials: bool = False
     """Send credentials over http:// to another machine, too."""
-    ca: ConfigurationPath | None = None
+    trusted: ConfigurationPath | None = None
     """Certificates (PEM) to trust instead of those of the system."""
     certificate: ConfigurationPath | None = None
     """Client certificate (PEM), with its chain."""
@@ -331,7 +331,7 @@ class WebDestination(_Section):
             raise ValueError("'certificate' and 'key' belong together")
         parts = urlsplit(self.url)
         if parts.scheme == "http":
-            if self.certificate is not None or self.ca is not None:
+            if self.certificate is not None or self.trusted is not None:
                 raise ValueError("certificates need an https:// URL")
             nearby = parts.hostname == "localhost" or str(parts.hostname).startswith("127.")
             if (self.token or self.basic) and not nearby and not self.cleartext_credentials:
@@ -543,8 +543,4 @@ def _resolved(configuration: Configuration, base: Path) -> Configuration:
     if database.startswith("sqlite:///") and not database.startswith("sqlite:////"):
         database = f"sqlite:///{base / database.removeprefix('sqlite:///')}"
     resolved = storage.model_copy(update={"directory": base / storage.directory, "database": database})
-    node, tls = configuration.node, configuration.node.tls
-    if tls is not None:
-        files = {key: base / getattr(tls, key) for key in ("certificate", "key", "trusted")}
-        node = node.model_copy(update={"tls": tls.model_copy(update=files)})
-    return configuration.model_copy(update={"storage": resolved, "node": node})
+    return configuration.model_copy(update={"storage": resolved})
