@@ -275,7 +275,7 @@ class Raw:
     """A request that is sent by hand."""
 
     def __init__(self, web: RunningWeb, length: int, path: str = "/dicom-web/studies") -> None:
-        self.socket = socket.create_connection(("127.0.0.1", int(web.configuration.web.port or 0)), timeout=30)
+        self.socket = socket.create_connection(("127.0.0.1", int(web.configuration.web.port or 0)), timeout=60)
         head = f"POST {path} HTTP/1.1\r\nHost: node\r\nAuthorization: Bearer {TOKEN}\r\n"
         self.send(f"{head}Content-Type: {related()}\r\nContent-Length: {length}\r\n\r\n".encode())
 
@@ -330,7 +330,7 @@ def test_callers_that_send_no_request_are_let_go_and_honest_ones_served(
     monkeypatch.setattr(connections, "HEAD_S", 1.0)
     with web_thread(web_node(tmp_path)) as web:
         address = ("127.0.0.1", int(web.configuration.web.port or 0))
-        idle = [socket.create_connection(address, timeout=10) for _ in range(50)]
+        idle = [socket.create_connection(address, timeout=60) for _ in range(50)]
         for one in idle[:25]:
             one.sendall(b"POST /dicom-web/studies HTTP/1.1\r\nHost: n")
         assert web.post(multipart(part10(mr_image())), related()).status_code == 200
