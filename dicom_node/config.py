@@ -337,7 +337,7 @@ class WebDestination(_Section):
     """``user:password`` (RFC 7617)."""
     cleartext_credentials: bool = False
     """Send credentials over http:// to another machine, too."""
-    ca: ConfigurationPath | None = None
+    trusted: ConfigurationPath | None = None
     """Certificates (PEM) to trust instead of those of the system."""
     certificate: ConfigurationPath | None = None
     """Client certificate (PEM), with its chain."""
@@ -354,7 +354,7 @@ class WebDestination(_Section):
             raise ValueError("'certificate' and 'key' belong together")
         parts = urlsplit(self.url)
         if parts.scheme == "http":
-            if self.certificate is not None or self.ca is not None:
+            if self.certificate is not None or self.trusted is not None:
                 raise ValueError("certificates need an https:// URL")
             nearby = parts.hostname == "localhost" or str(parts.hostname).startswith("127.")
             if (self.token or self.basic) and not nearby and not self.cleartext_credentials:

@@ -112,6 +112,58 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         load_configuration(tmp_path / "absent.yaml", {})
 
 
+SHA256 = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("results: {destinations: {p: {}}}", "either a 'peer' or a 'web'"),
+        ("results: {destinations: {p: {peer: x, web: {url: 'https://h'}}}}", "either a 'peer' or a 'web'"),
+        ("results: {destinations: {p: {web: {url: 'ftp://h/x'}}}}", "begins with http"),
+        ("results: {destinations: {p: {web: {url: 'https://'}}}}", "begins with http"),
+        ("results: {destinations: {p: {web: {url: 'https://h:x/'}}}}", "ort"),
+        ("results: {destinations: {p: {web: {url: 'https://u:p@h/'}}}}", "do not belong into a URL"),
+        ("results: {destinations: {p: {web: {url: 'https://h/?a=b'}}}}", "no query"),
+        ("results: {destinations: {p: {web: {url: 'https://h', token: s3cret}}}}", "token"),
+        ("results: {destinations: {p: {web: {url: 'https://h', token: {}}}}}", "either 'environment' or 'file'"),
+        ("results: {destinations: {p: {web: {url: 'https://h', certificate: c}}}}", "belong together"),
+        ("results: {destinations: {p: {web: {url: 'http://h', trusted: c}}}}", "need an https"),
+        ("results: {destinations: {p: {web: {url: 'http://h', basic: {file: f}}}}}", "can be read on the way"),
+        ("web: {port: 8443, certificate: c}", "belong together"),
+        ("web: {peers: {gateway: {token_sha256: s3cret}}}", "web.peers.gateway.token_sha256"),
+        (f"web: {{peers: {{much-too-long-a-name: {{token_sha256: '{SHA256}'}}}}}}", "web.peers"),
+        (f"web: {{peers: {{a: {{token_sha256: '{SHA256}'}}, b: {{token_sha256: '{SHA256}'}}}}}}", "the same token"),
+        (f"web: {{peers: {{a: {{token_sha256: '{SHA256}', may: [receive]}}}}}}", "web.peers.a.may"),
+    ],
+)
+def test_web_sections_are_held_to_what_they_mean(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        load_configuration(write(tmp_path, text), {})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_web_destinations_find_their_files_beside_the_configuration(tmp_path: Path) -> None:
+    text = "results: {destinations: {p: {web: {url: 'https://h/dicom-web/', token: {file: t}, trusted: ca.pem}}}}"
+    web = load_configuration(write(tmp_path, text), {}).results.destinations["p"].web
+    assert web is not None
+    assert web.token is not None
+    assert (web.url, web.token.file, web.trusted) == ("https://h/dicom-web", tmp_path / "t", tmp_path / "ca.pem")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        web.token.read()
+    (tmp_path / "t").write_text("two\nlines", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="one line"):
+        web.token.read()
+    (tmp_path / "t").write_text(" abc\n", encoding="utf-8")
+    assert web.token.read() == "abc"
+
+
+def test_credentials_go_over_http_on_this_machine_or_when_told_so(tmp_path: Path) -> None:
+    for service in ("url: 'http://127.0.0.1:8042'", "url: 'http://h', cleartext_credentials: true"):
+        text = f"results: {{destinations: {{p: {{web: {{{service}, basic: {{environment: LOGIN}}}}}}}}}}"
+        assert load_configuration(write(tmp_path, text), {}).results.destinations["p"].web is not None
+
+
 def test_configuration_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Configuration().node.port = 1  # type: ignore[misc]

@@ -241,7 +241,7 @@ def ask(service: WebDestination, response_timeout_s: float) -> EchoResult:
 
 
 def _tls(service: WebDestination) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=service.ca)
+    context = ssl.create_default_context(cafile=service.trusted)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if service.certificate is not None:
         context.load_cert_chain(service.certificate, service.key)

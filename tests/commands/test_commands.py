@@ -12,6 +12,7 @@ import numpy as np
 import pydicom.config
 import pytest
 import structlog
+from deliver.web_pacs import Said, web_pacs
 from pydicom import dcmread
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -136,6 +137,23 @@ def test_check_says_which_peers_answer(run: Run, tmp_path: Path) -> None:
     document = json.loads(answered.out)
     assert document["peers"]["pacs"]["reachable"] is True
     assert document["peers"]["scanner"] is None
+
+
+def test_check_asks_web_destinations(run: Run, tmp_path: Path) -> None:
+    with web_pacs() as pacs:
+        config = write_configuration(tmp_path, free_port())
+        config.write_text(
+            f"storage: {{database: 'sqlite:///{tmp_path}/ledger.sqlite', directory: '{tmp_path}/instances'}}\n"
+            f"results: {{destinations: {{archive: {{web: {{url: '{pacs.root}'}}}}}}}}\n",
+            encoding="utf-8",
+        )
+        answered = run("check", "--config", config, "--json")
+        assert json.loads(answered.out)["web_destinations"]["archive"]["reachable"] is True
+        pacs.on_query = lambda _asked: Said(401)
+        refused = run("check", "--config", config)
+    assert refused.status == ExitCode.PEER
+    assert "archive" in refused.out
+    assert "401" in refused.out
 
 
 def test_wrong_configuration_is_one_line_and_usage(run: Run, tmp_path: Path) -> None:

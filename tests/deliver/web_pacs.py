@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydicom import dcmread
 
@@ -77,8 +78,8 @@ class WebPacs:
         Answers instead of storing, or of saying what is held; may be changed at any time.
     """
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, scheme: str) -> None:
+        self.port, self.scheme = port, scheme
         self.held: dict[str, bytes] = {}
         self.asked: list[Asked] = []
         self.on_store: Behaviour = self.store
@@ -86,7 +87,7 @@ class WebPacs:
 
     @property
     def root(self) -> str:
-        return f"http://127.0.0.1:{self.port}/dicom-web"
+        return f"{self.scheme}://127.0.0.1:{self.port}/dicom-web"
 
     def stores(self) -> list[Asked]:
         return [one for one in self.asked if one.method == "POST"]
@@ -97,11 +98,12 @@ class WebPacs:
         return Said(200, store_response(dict.fromkeys(files), {}))
 
     def query(self, asked: Asked) -> Said:
-        if urlsplit(asked.path).query == "":
-            uid = urlsplit(asked.path).path.split("/")[-2]
+        url = urlsplit(asked.path)
+        if url.query == "":
+            uid = url.path.split("/")[-2]
             return Said(200, [{}]) if uid in self.held else Said(404)
-        offset = int(asked.path.rpartition("offset=")[2])
-        uids = sorted(self.held)[offset:]
+        (offset,) = parse_qs(url.query).get("offset", ["0"])
+        uids = sorted(self.held)[int(offset) :]
         return Said(200, [{"00080018": {"vr": "UI", "Value": [uid]}} for uid in uids])
 
     def answer(self, asked: Asked) -> Said:
@@ -110,7 +112,7 @@ class WebPacs:
 
 
 @contextmanager
-def web_pacs(port: int = 0) -> Iterator[WebPacs]:
+def web_pacs(tls: ssl.SSLContext | None = None) -> Iterator[WebPacs]:
     """A web PACS on the loopback interface."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -145,8 +147,10 @@ def web_pacs(port: int = 0) -> Iterator[WebPacs]:
         def handle_error(self, request: object, client_address: object) -> None:
             """Be silent: some clients do not wait for an answer."""
 
-    with Server(("127.0.0.1", port), Handler) as server:
-        pacs = WebPacs(server.server_address[1])
+    with Server(("127.0.0.1", 0), Handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        pacs = WebPacs(server.server_address[1], "http" if tls is None else "https")
         serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         serving.start()
         try:

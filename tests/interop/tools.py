@@ -22,7 +22,6 @@ DEBIAN_PACKAGE = {
     "node": "nodejs",
     "pdftoppm": "poppler-utils",
     "curl": "curl",
-    "openssl": "openssl",
     "/usr/share/orthanc/plugins/libOrthancDicomWeb.so": "orthanc-dicomweb",
 }
 

@@ -88,7 +88,7 @@ def web_thread(configuration: Configuration) -> Iterator[RunningWeb]:
     finally:
         ledger.close()
         stop.set()
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()
 
 

@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,17 +18,29 @@ from interop.fixtures import require
 from interop.orthanc import DICOM_WEB_PLUGIN
 from interop.ports import free_port, wait_until
 from interop.tools import tool
-from network.objects import MR, data_set_bytes, encoded, mr_image, with_meta
+from network.certificates import Authority
+from network.objects import MR, data_set_bytes, encoded, mr_image, save, with_meta
 from network.running_node import configuration
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 import storage.ledger
-from dicom_node.config import Configuration, NodeSettings, StorageSettings, WebPeer, WebSettings
+from dicom_node.config import (
+    Configuration,
+    NodeSettings,
+    Secret,
+    StorageSettings,
+    WebDestination,
+    WebPeer,
+    WebSettings,
+)
+from dicom_node.errors import PeerUnavailableError
 from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.front_door import open_front_door
+from dicom_node.network.sender import read_dicom_file
 from dicom_node.node import node_roles
 from dicom_node.web import connections
+from dicom_node.web.client import DicomWebClient
 from dicom_node.web.serve import serve_web
 from storage.jobs import studies_to_consider
 from web.bodies import BOUNDARY, multipart, other_failures, part10, reasons, related
@@ -264,7 +275,7 @@ class Raw:
     """A request that is sent by hand."""
 
     def __init__(self, web: RunningWeb, length: int, path: str = "/dicom-web/studies") -> None:
-        self.socket = socket.create_connection(("127.0.0.1", int(web.configuration.web.port or 0)), timeout=30)
+        self.socket = socket.create_connection(("127.0.0.1", int(web.configuration.web.port or 0)), timeout=60)
         head = f"POST {path} HTTP/1.1\r\nHost: node\r\nAuthorization: Bearer {TOKEN}\r\n"
         self.send(f"{head}Content-Type: {related()}\r\nContent-Length: {length}\r\n\r\n".encode())
 
@@ -319,7 +330,7 @@ def test_callers_that_send_no_request_are_let_go_and_honest_ones_served(
     monkeypatch.setattr(connections, "HEAD_S", 1.0)
     with web_thread(web_node(tmp_path)) as web:
         address = ("127.0.0.1", int(web.configuration.web.port or 0))
-        idle = [socket.create_connection(address, timeout=10) for _ in range(50)]
+        idle = [socket.create_connection(address, timeout=60) for _ in range(50)]
         for one in idle[:25]:
             one.sendall(b"POST /dicom-web/studies HTTP/1.1\r\nHost: n")
         assert web.post(multipart(part10(mr_image())), related()).status_code == 200
@@ -370,23 +381,27 @@ def test_a_request_in_flight_is_finished_when_the_node_stops(tmp_path: Path) -> 
     assert reasons(json.loads(answer)) == {image.SOPInstanceUID: None}
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    folder = tmp_path_factory.mktemp("tls")
-    key, pem = folder / "key.pem", folder / "certificate.pem"
-    command = [tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=node"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", pem]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-    return pem, key
-
-
-def test_over_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
-    pem, key = certificate
-    with web_thread(web_node(tmp_path, certificate=pem, key=key)) as web, web.session() as session:
-        session.verify = str(pem)
-        body = multipart(part10(mr_image()))
-        answer = session.post(web.studies, data=body, headers={"Content-Type": related()}, timeout=10)
-        assert answer.status_code == 200
+def test_over_tls_for_any_caller_and_for_this_node_as_one(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    shown = authority.signs("node")
+    with web_thread(web_node(tmp_path, certificate=shown.certificate, key=shown.key)) as web:
+        with web.session() as session:
+            session.verify = str(authority.certificate)
+            body = multipart(part10(mr_image()))
+            answer = session.post(web.studies, data=body, headers={"Content-Type": related()}, timeout=10)
+            assert answer.status_code == 200
+        token = tmp_path / "token"
+        token.write_text(TOKEN, encoding="ascii")
+        service = WebDestination(url=web.root, token=Secret(file=token), trusted=authority.certificate)
+        file = read_dicom_file(save(mr_image(), tmp_path))
+        with DicomWebClient(service, 10) as client:
+            assert client.store([file]) == {file.sop_instance_uid: ("", None)}
+            client.ask()
+        stored = {row.sop_instance_uid: row for row in web.instances()}[file.sop_instance_uid]
+        assert data_set_bytes(web.file_of(stored)) == data_set_bytes(file.path)
+        strangers = service.model_copy(update={"trusted": Authority(tmp_path, "elsewhere").certificate})
+        with DicomWebClient(strangers, 10) as client, pytest.raises(PeerUnavailableError, match="CERTIFICATE_VERIFY"):
+            client.ask()
 
 
 @pytest.mark.parametrize("web", [None, web_settings()])

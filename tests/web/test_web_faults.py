@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -22,6 +23,9 @@ from network.objects import data_set_bytes, encoded, mr_image
 from pydicom.dataset import Dataset
 
 from dicom_node.config import Configuration
+from dicom_node.network.front_door import open_front_door
+from dicom_node.node import node_roles
+from dicom_node.roles import Role, RoleKeeper
 from dicom_node.web.serve import serve_web
 from storage.ledger import open_ledger
 from web.bodies import BOUNDARY, multipart, part10, reasons, related
@@ -58,9 +62,11 @@ class WebProcess:
         self.process.join()
         wait_until(lambda: not listening(self.port), seconds=5, what="the port is closed")
 
-    def head(self, length: int) -> bytes:
-        head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: n\r\nAuthorization: Bearer {TOKEN}\r\n"
-        return f"{head}Content-Type: {related()}\r\nContent-Length: {length}\r\n\r\n".encode()
+
+def head(length: int) -> bytes:
+    """Head of a store request."""
+    begin = f"POST /dicom-web/studies HTTP/1.1\r\nHost: n\r\nAuthorization: Bearer {TOKEN}\r\n"
+    return f"{begin}Content-Type: {related()}\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
 @pytest.fixture
@@ -75,7 +81,7 @@ def upload(process: WebProcess, images: list[Dataset], told: list[str]) -> None:
     body = multipart(*map(part10, images))
     try:
         with socket.create_connection(("127.0.0.1", process.port), timeout=20) as connection:
-            connection.sendall(process.head(len(body)) + body)
+            connection.sendall(head(len(body)) + body)
             answer = HTTPResponse(connection)
             answer.begin()
             said = json.loads(answer.read())
@@ -115,6 +121,38 @@ def test_nothing_that_was_answered_as_stored_is_lost_when_it_is_killed(process: 
     ledger.close()
 
 
+def test_the_role_finishes_what_is_in_flight_when_the_node_stops(tmp_path: Path) -> None:
+    node = web_node(tmp_path)
+    keeper = RoleKeeper([role for role in roles_of(node) if role.name == "web"])
+
+    def ready() -> bool:
+        keeper.tend()
+        return keeper.all_ready()
+
+    wait_until(ready, seconds=120, what="the web role is ready")
+    image = mr_image(study="1.2.3")
+    body = multipart(part10(image))
+    with socket.create_connection(("127.0.0.1", int(node.web.port or 0)), timeout=60) as connection:
+        connection.sendall(head(len(body)) + body[:-20])
+        time.sleep(0.5)
+        late = threading.Timer(1.0, connection.sendall, [body[-20:]])
+        late.start()
+        keeper.stop(grace_s=60)
+        late.join()
+        answer = HTTPResponse(connection)
+        answer.begin()
+        assert reasons(json.loads(answer.read())) == {image.SOPInstanceUID: None}
+    with contextlib.closing(open_ledger(node.storage.database)) as ledger:
+        web = RunningWeb(node, ledger)
+        assert [row.sop_instance_uid for row in web.instances()] == [image.SOPInstanceUID]
+        assert [one.outcome for one in web.associations()] == ["released"]
+
+
+def roles_of(node: Configuration) -> tuple[Role, ...]:
+    with contextlib.closing(open_front_door(node)) as front_door:
+        return node_roles(node, front_door)
+
+
 def test_memory_does_not_grow_with_the_object(process: WebProcess) -> None:
     image = mr_image(study="1.2.3")
     upload(process, [mr_image(study="1.2.3")], [])
@@ -127,7 +165,7 @@ def test_memory_does_not_grow_with_the_object(process: WebProcess) -> None:
     end = f"\r\n--{BOUNDARY}--\r\n".encode()
     peak = 0
     with socket.create_connection(("127.0.0.1", process.port), timeout=60) as connection:
-        connection.sendall(process.head(len(begin) + size + len(end)) + begin)
+        connection.sendall(head(len(begin) + size + len(end)) + begin)
         for _ in range(LARGE_MB):
             connection.sendall(bytes(1_000_000))
             peak = max(peak, psutil.Process(process.process.pid).memory_info().rss)
