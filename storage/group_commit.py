@@ -7,7 +7,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection
+from sqlalchemy import PoolProxiedConnection
+from sqlalchemy.exc import DBAPIError
 
 from storage.instances import ReceivedInstance, Reception, record_instances, record_more, series_ids
 from storage.ledger import Ledger, LedgerError, utc_now
@@ -38,7 +39,7 @@ class GroupCommit:
         self._series_ids: dict[str, dict[tuple[str, str], int]] = {}
         """By association, study and series; only the thread that leads touches it."""
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._connection: Connection | None = None
+        self._connection: PoolProxiedConnection | None = None
         self._lock = threading.Lock()
         self._at_work = False
         self._queue: list[_Waiting] = []
@@ -95,14 +96,17 @@ class GroupCommit:
         return receptions
 
     def _record_more(self, rows: Sequence[tuple[int, ReceivedInstance]]) -> bool:
-        if self._connection is None:
-            self._connection = self._ledger.engine.connect()
+        engine = self._ledger.engine
         try:
-            return record_more(self._connection, rows, at=utc_now())
-        except BaseException:
-            self._connection.invalidate()
-            self._connection.close()
-            self._connection = None
+            if self._connection is None:
+                self._connection = engine.raw_connection()
+            return record_more(self._connection, engine.dialect, rows, at=utc_now())
+        except BaseException as error:
+            if self._connection is not None:
+                self._connection.invalidate()
+                self._connection = None
+            if isinstance(error, engine.dialect.loaded_dbapi.Error):
+                raise DBAPIError("record_more", None, error) from error
             raise
 
     def _lead(self) -> None:

@@ -40,6 +40,9 @@ _BULK = frozenset(
     }
 )
 
+_SHORT_VR_NUMBERS = frozenset(int.from_bytes(vr, "little") for vr in _SHORT_VRS)
+"""As :data:`_numbers` reads them: looking up a number is quicker than looking up bytes."""
+_numbers = struct.Struct("<HHHH").unpack_from
 _short_header = struct.Struct("<HH2sH").unpack_from
 _implicit_header = struct.Struct("<HHL").unpack_from
 _length32 = struct.Struct("<L").unpack_from
@@ -94,9 +97,9 @@ def _header(view: memoryview, implicit: bool, tags: Container[int]) -> Header:
         while offset < end:
             if not implicit and offset + 8 <= end:
                 # Nearly all elements, and so without a call each.
-                group, number, vr, length = _short_header(view, offset)
+                group, number, vr, length = _numbers(view, offset)
                 after = offset + 8 + length
-                if vr in _SHORT_VRS and after <= end:
+                if vr in _SHORT_VR_NUMBERS and after <= end:
                     found = True
                     if (tag := group << 16 | number) in tags:
                         values[tag] = bytes(view[offset + 8 : after])
