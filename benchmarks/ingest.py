@@ -380,15 +380,11 @@ def memory(as_json: JsonFlag = False) -> None:
             small.SOPInstanceUID = small.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
             big = folder / f"{megabytes}.dcm"
             small.save_as(big)
-            _, _, peak = _round(
-                Receiver("dicom-node", True, NODE, node(processes=1)), [[big]], folder / f"{megabytes}-MB"
-            )
+            _, _, peak = _round(receiver, [[big]], folder / f"{megabytes}-MB")
             big.unlink()
             rows.append({"senders": 1, "object_mb": megabytes, "peak_mb": round(peak, 1)})
         for load in (1, 4, 16):
-            _, _, peak = _round(
-                Receiver("dicom-node", True, NODE, node(processes=1)), sets[:load], folder / f"{load}-senders"
-            )
+            _, _, peak = _round(receiver, sets[:load], folder / f"{load}-senders")
             rows.append({"senders": load, "object_mb": 0.13, "peak_mb": round(peak, 1)})
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import socket
 import ssl
@@ -44,6 +45,9 @@ __all__ = [
 _log = structlog.get_logger(__name__)
 
 EventHandlers = Sequence[tuple[Any, ...]]
+
+READ_AT_ONCE = 1 << 16
+"""Bytes."""
 
 # The standard handlers format every PDU and message for a log that nobody reads: a quarter of the time per image.
 _config.LOG_HANDLER_LEVEL = "none"
@@ -94,30 +98,31 @@ def prompt_socket(timeout_s: float) -> EventHandlers:
     """
 
     def opened(event: evt.Event) -> None:
-        connection = _socket(event)
-        if connection is not None:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.settimeout(timeout_s)
-            _acknowledge_at_once(connection)
+        wrapper = event.assoc.dul.socket
+        if wrapper is None or wrapper.socket is None:
+            return
+        wrapper.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wrapper.socket.settimeout(timeout_s)
+        wrapper.recv = functools.partial(_read_promptly, wrapper.socket)
 
-    def received(event: evt.Event) -> None:
-        connection = _socket(event)
-        if connection is not None:
-            _acknowledge_at_once(connection)
-
-    return ((evt.EVT_CONN_OPEN, opened), (evt.EVT_DATA_RECV, received))
+    return ((evt.EVT_CONN_OPEN, opened),)
 
 
-def _socket(event: evt.Event) -> socket.socket | None:
-    wrapper = event.assoc.dul.socket
-    return None if wrapper is None else wrapper.socket
+def _read_promptly(connection: socket.socket, size: int) -> bytearray:
+    """Read ``size`` bytes, fewer when the connection ends; in place of AssociationSocket.recv.
 
-
-def _acknowledge_at_once(connection: socket.socket) -> None:
-    # Linux falls back to delayed acknowledgement by itself, so the option is set again after each PDU (tcp(7)).
-    if hasattr(socket, "TCP_QUICKACK"):
-        with contextlib.suppress(OSError):
+    A peer with Nagle's algorithm that writes a PDU in two parts holds the second back until the first is acknowledged.
+    Linux falls back to delaying that by itself (tcp(7)), so it is told again before each wait.
+    """
+    received = bytearray()
+    while len(received) < size:
+        if hasattr(socket, "TCP_QUICKACK"):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        part = connection.recv(min(size - len(received), READ_AT_ONCE))
+        if not part:
+            break
+        received += part
+    return received
 
 
 @dataclass(frozen=True, slots=True)
