@@ -16,6 +16,7 @@ from storage.schema import (
     Association,
     AssociationStudy,
     CommitmentRequest,
+    CommitmentTransactionRow,
     DeliveryRow,
     DeliveryState,
     EventRow,
@@ -23,6 +24,7 @@ from storage.schema import (
     JobRow,
     JobState,
     QuarantineRow,
+    ReportState,
     ResultRow,
     SeriesRow,
     StudyRow,
@@ -61,6 +63,8 @@ class LedgerOverview:
     jobs_late: int
     """Past their deadline and not ended."""
     deliveries: Mapping[DeliveryState, int]
+    commitments: Mapping[ReportState, int]
+    """Storage commitment requests of peers, by how far their reports have come."""
     quarantined: int
     last_received_at: dt.datetime | None
     last_committed_at: dt.datetime | None
@@ -213,6 +217,11 @@ def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
             jobs=dict(jobs.all()),
             jobs_late=_jobs_late(session, now),
             deliveries=dict(deliveries.all()),
+            commitments=dict(
+                session.execute(
+                    select(CommitmentTransactionRow.state, func.count()).group_by(CommitmentTransactionRow.state)
+                ).all()
+            ),
             quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
             last_received_at=_last_received_at(session),
             last_committed_at=session.scalar(select(func.max(DeliveryRow.committed_at))),

@@ -25,7 +25,7 @@ from storage.overview import (
     quarantine_overviews,
     study_overviews,
 )
-from storage.schema import DeliveryState, JobState
+from storage.schema import DeliveryState, JobState, ReportState
 
 __all__ = ["explain", "jobs", "opened", "status", "studies"]
 
@@ -77,6 +77,7 @@ def status(config: ConfigurationFile = DEFAULT, as_json: JsonFlag = False) -> No
             *((f"jobs {state.value}", overview.jobs.get(state, 0)) for state in JobState),
             ("jobs late", overview.jobs_late),
             *((f"deliveries {state.value}", overview.deliveries.get(state, 0)) for state in DeliveryState),
+            *((f"commitment reports {state.value}", overview.commitments.get(state, 0)) for state in ReportState),
             ("quarantined objects", overview.quarantined),
             ("last image", _time(overview.last_received_at)),
             ("last commitment", _time(overview.last_committed_at)),

@@ -131,8 +131,9 @@ def storage_contexts() -> list[PresentationContext]:
     ]
 
 
+@functools.cache
 def supported_contexts(permissions: frozenset[PeerPermission], *, commitment: bool) -> tuple[PresentationContext, ...]:
-    """What a peer may propose.
+    """What a peer may propose; made once, for it takes milliseconds and every association waits for it.
 
     A peer that may query gets the storage classes in the SCP role, to retrieve by C-GET, whether it may send or not.
 

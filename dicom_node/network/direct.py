@@ -321,7 +321,8 @@ class _DirectProvider(DULServiceProvider):
         elif not self._user_wants() and self.event_queue.empty():
             self._listen(poll)
         with contextlib.suppress(queue.Empty):
-            while True:
+            # An action that closes the connection puts one more event, which the state after it does not know.
+            while not self._kill_thread:
                 self.state_machine.do_action(self.event_queue.get_nowait())
                 self.assoc.stir()
 

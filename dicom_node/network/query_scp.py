@@ -26,6 +26,7 @@ from pynetdicom.sop_class import (
     PatientRootQueryRetrieveInformationModelMove,
 )
 
+from dicom_node.audit.trail import AuditTrail
 from dicom_node.errors import DataSetMismatchError, classify
 from dicom_node.network.matching import is_single_value, matches
 from storage.files import InstanceFiles
@@ -119,7 +120,7 @@ class Keys:
     values: Mapping[str, str]
     r"""By keyword, stripped; several values separated by ``\``, ``""`` for those to be returned only."""
     unknown: tuple[int, ...]
-    """Tags of keys that have no keyword or are sequences: returned empty."""
+    """Tags of keys that are no attributes of a query, sequences among them: returned empty."""
 
     def uids(self, level: Level) -> tuple[str, ...] | None:
         """Values of a level's unique key; ``None`` for all."""
@@ -146,7 +147,7 @@ def query_keys(identifier: Dataset, sop_class_uid: str) -> Keys:
     values, unknown = dict[str, str](), list[int]()
     for element in identifier:
         keyword = keyword_for_tag(element.tag)
-        if not keyword or element.VR == "SQ":
+        if not keyword or element.VR == "SQ" or " or " in dictionary_VR(keyword):
             unknown.append(int(element.tag))
         elif keyword not in _NOT_KEYS:
             values[keyword] = "\\".join(_texts(element.value))
@@ -170,6 +171,7 @@ class QueryService:
 
     ledger: Ledger
     files: InstanceFiles
+    trail: AuditTrail
     ae_title: str
     """Of this node: from where the objects can be retrieved."""
     maximum_matches: int
@@ -177,7 +179,15 @@ class QueryService:
     def find(self, event: evt.Event) -> Iterator[tuple[int | Dataset, Dataset | None]]:
         """Handle a request: a Pending status with each match, and at the end what ended it unless all went well."""
         try:
-            keys = query_keys(event.identifier, str(event.request.AffectedSOPClassUID))
+            identifier = event.identifier
+            self.trail.queried(
+                calling_ae_title=event.assoc.requestor.ae_title.strip(),
+                address=event.assoc.requestor.address,
+                sop_class_uid=str(event.request.AffectedSOPClassUID),
+                transfer_syntax_uid=str(event.context.transfer_syntax),
+                identifier=identifier,
+            )
+            keys = query_keys(identifier, str(event.request.AffectedSOPClassUID))
             describe_new_studies(self.ledger, self.files)
             count = 0
             for found in self._matching(keys):

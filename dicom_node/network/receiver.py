@@ -158,7 +158,8 @@ class _Welcome:
         visit = self.visit
         correlation_id = functools.partial(self.visits.correlation_id, visit)
         serve_requests(
-            association, self.services(Caller(visit.calling_ae_title.strip(), visit.permissions, correlation_id))
+            association,
+            self.services(Caller(visit.calling_ae_title.strip(), visit.address, visit.permissions, correlation_id)),
         )
         self.visits.begin(association, visit)
         return self.contexts
@@ -263,7 +264,7 @@ def serve_receiver(
 
         def services(caller: Caller) -> dict[type, Service]:
             commitment = CommitmentService(ledger, files, caller, node.commitment)
-            retrieval = RetrieveService(configuration, ledger, files, caller)
+            retrieval = RetrieveService(configuration, ledger, files, trail, caller)
             return {N_ACTION: commitment.serve, C_GET: retrieval.get, C_MOVE: retrieval.move}
 
         entity = application_entity(
@@ -281,7 +282,7 @@ def serve_receiver(
             listening(
                 entity,
                 _doors(door, node.tls),
-                _handlers(configuration, ledger, files, begin, visits),
+                _handlers(configuration, ledger, files, trail, begin, visits),
                 _Doorkeeper(configuration, resolve, visits, places, refusals, services),
                 association_class=(
                     functools.partial(DirectAssociation, begin_store=begin)
@@ -357,11 +358,12 @@ def _handlers(
     configuration: Configuration,
     ledger: Ledger,
     files: InstanceFiles,
+    trail: AuditTrail,
     begin: Callable[..., IncomingInstance],
     visits: _Visits,
 ) -> EventHandlers:
     node = configuration.node
-    queries = QueryService(ledger, files, node.ae_title, node.maximum_matches)
+    queries = QueryService(ledger, files, trail, node.ae_title, node.maximum_matches)
     steps = PerformedStepService(ledger)
 
     def stored(event: evt.Event) -> Dataset:

@@ -6,6 +6,7 @@ results. C-MOVE goes to configured peers only.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,9 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
+from dicom_node.audit.messages import Participant
+from dicom_node.audit.sent import Outgoing, sending
+from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration, Peer, PeerPermission
 from dicom_node.errors import DataSetMismatchError, NodeError, PeerUnavailableError, classify
 from dicom_node.network.query_scp import Keys, Level, describe_new_studies, query_keys
@@ -89,6 +93,7 @@ class RetrieveService:
     configuration: Configuration
     ledger: Ledger
     files: InstanceFiles
+    trail: AuditTrail
     caller: Caller
 
     def get(self, association: Association, request: C_GET, context: PresentationContext) -> None:
@@ -102,7 +107,8 @@ class RetrieveService:
                 file = self._file(instance)
                 yield store_file(association, file) if isinstance(file, DicomFile) else file
 
-        self._serve(association, request, context, send)
+        receiver = Participant(self.caller.ae_title, self.caller.ae_title, self.caller.address)
+        self._serve(association, request, context, send, receiver)
 
     def move(self, association: Association, request: C_MOVE, context: PresentationContext) -> None:
         """Store what is asked for at another peer."""
@@ -122,7 +128,8 @@ class RetrieveService:
             for part in batches([one for one in found if isinstance(one, DicomFile)]):
                 yield from _bring(part, destination, ScuSettings.of(self.configuration), originator)
 
-        self._serve(association, request, context, send)
+        receiver = Participant(destination.ae_title, destination.ae_title, destination.host)
+        self._serve(association, request, context, send, receiver)
 
     def _serve(
         self,
@@ -130,12 +137,14 @@ class RetrieveService:
         request: C_GET | C_MOVE,
         context: PresentationContext,
         send: Callable[[Sequence[HeldInstance]], Generator[SendOutcome, None, None]],
+        receiver: Participant,
     ) -> None:
         if PeerPermission.QUERY not in self.caller.permissions:
             _respond(association, request, context, _NOT_AUTHORISED)
             return
         try:
             wanted = self._wanted(decoded(request.Identifier, context), str(context.abstract_syntax))
+            outgoing = self._outgoing(wanted)
         except Exception as error:  # noqa: BLE001 - a peer must get a status whatever happens
             known = classify(error)
             _log.warning("retrieval failed", what=known.what if known is error else type(error).__name__)
@@ -146,10 +155,11 @@ class RetrieveService:
             _respond(association, request, context, _TOO_MANY)
             return
         progress = _Progress(len(wanted))
-        outcomes = send(wanted)
-        try:
+        with sending(self.trail, receiver, outgoing) as arrived, contextlib.closing(send(wanted)) as outcomes:
             for outcome in outcomes:
                 progress.count(outcome)
+                if outcome.error is None:
+                    arrived.add(outcome.sop_instance_uid)
                 if is_ending(association):
                     _log.warning("retrieval broken off by the peer", calling_ae_title=self.caller.ae_title)
                     return
@@ -158,9 +168,6 @@ class RetrieveService:
                     return
                 if progress.remaining:
                     _respond(association, request, context, _PENDING, progress)
-        finally:
-            # Releases the association with the destination of a C-MOVE.
-            outcomes.close()
         _respond(association, request, context, progress.final_status(), progress)
         _log.info(
             "retrieval served",
@@ -169,6 +176,19 @@ class RetrieveService:
             warnings=progress.warnings,
             failed=len(progress.failed),
         )
+
+    def _outgoing(self, wanted: Sequence[HeldInstance]) -> list[Outgoing]:
+        correlation_id = self.caller.correlation_id() if wanted else ""
+        return [
+            Outgoing(
+                one.study_instance_uid,
+                one.sop_class_uid,
+                one.sop_instance_uid,
+                self.files.absolute(one.path),
+                correlation_id,
+            )
+            for one in wanted
+        ]
 
     def _destination(self, ae_title: str) -> Peer | None:
         peers = (peer for peer in self.configuration.peers.values() if peer.ae_title == ae_title)

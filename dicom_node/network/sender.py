@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -233,6 +234,7 @@ def associated(
         if handshake_failures:
             raise _handshake_failed(handshake_failures[0], where)
         raise _no_association(association, where, connected=connected.is_set(), secure=peer.tls)
+    _keep_responses(association)
     try:
         yield association
     except BaseException:
@@ -241,6 +243,21 @@ def associated(
         raise
     if association.is_established:
         _release(association)
+
+
+def _keep_responses(association: Association) -> None:
+    # Whoever sends a request pauses pynetdicom's reactor, but not where it already is on its way to the queue: then it
+    # takes the response for a request that it does not know, and the sender waits for its time-out. One response in
+    # hundreds on a busy machine.
+    otherwise = association._serve_request
+
+    def serve(message: Any, context_id: int) -> None:
+        if message.is_valid_request or association._reactor_checkpoint.is_set():
+            otherwise(message, context_id)
+        else:
+            association.dimse.msg_queue.put((context_id, message))
+
+    association._serve_request = serve
 
 
 def _release(association: Association) -> None:

@@ -34,6 +34,7 @@ class Caller:
     """Who opened an association, and what it may do."""
 
     ae_title: str
+    address: str
     permissions: frozenset[PeerPermission]
     correlation_id: Callable[[], str]
     """Of the association; made known to the ledger when first asked for."""

@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 from interop.dcmtk import storescu
 from interop.ports import wait_until
+from pynetdicom import AE
 
 import storage.ledger
 from dicom_node.config import Configuration, Peer, StorageSettings
 from dicom_node.network.room import Room
 from dicom_node.network.sender import ScuSettings, echo, send_files
-from network.objects import data_set_bytes, mr_image, new_uid, save
+from network.objects import MR, data_set_bytes, mr_image, new_uid, save
 from network.running_node import (
     NODE,
     SCANNER,
@@ -288,3 +289,15 @@ def test_nothing_heavy_is_imported(module: str) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_an_abort_is_the_end_of_an_association_and_no_fault(
+    receiver: RunningReceiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entity = AE(SCANNER)
+    entity.add_requested_context(MR)
+    association = entity.associate("127.0.0.1", receiver.port, ae_title=NODE)
+    assert association.send_c_store(mr_image()).Status == 0x0000
+    association.abort()
+    wait_until(lambda: receiver.associations()[0].outcome == "aborted", seconds=5, what="the abort is recorded")
+    assert "broken off" not in capsys.readouterr().out

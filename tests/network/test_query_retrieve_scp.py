@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from audit.reading import ReadMessage, read_trail
 from interop.dcmtk import findscu, getscu, movescu, storescp
 from interop.orthanc import AE_TITLE as ORTHANC
 from interop.orthanc import Orthanc
@@ -23,7 +24,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from dicom_node.config import NodeSettings, Peer, PeerPermission
+from dicom_node.config import AuditSettings, NodeSettings, Peer, PeerPermission
 from dicom_node.network.sender import ScuSettings, send_files
 from network.objects import MR, data_set_bytes, mr_image, new_uid, save
 from network.running_node import NODE, SCANNER, RunningReceiver, configuration, receiver_thread
@@ -63,6 +64,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReceiver
     may = frozenset({PeerPermission.QUERY})
     node = configuration(
         folder,
+        audit=AuditSettings(file=folder / "audit.log"),
         node=NodeSettings(ae_title=NODE, address="127.0.0.1", port=free_port(), acse_timeout_s=5, maximum_matches=4),
         peers={
             "scanner": Peer(ae_title=SCANNER),
@@ -333,6 +335,38 @@ def test_what_the_workstation_refuses_is_listed_as_failed(node: RunningReceiver)
         (0xFF00, [2, 1, 0, 0], []),
         (0xFF00, [1, 1, 1, 0], []),
         (0xB000, [-1, 2, 1, 0], ["1.2.1.1.2"]),
+    ]
+
+
+def test_the_audit_trail_tells_who_asked_and_who_got_what(node: RunningReceiver) -> None:
+    trail = node.configuration.audit.file
+    assert trail is not None
+
+    def new() -> list[ReadMessage]:
+        return read_trail(trail)[before:]
+
+    before = len(read_trail(trail)) if trail.exists() else 0
+    find(node, keys("STUDY", PatientName="Doe^Jane", PatientID="P2"))
+    (asked,) = new()
+    assert (asked.event, [one["UserID"] for one in asked.participants("110153")]) == ("110112", [WORKSTATION])
+    assert b"Doe" not in trail.read_bytes()
+    before += 1
+
+    def store(event: evt.Event) -> int:
+        return 0xA700 if event.dataset.InstanceNumber == 2 else 0x0000
+
+    with workstation(node, GET, storage=(MR,), store=store) as association:
+        list(association.send_c_get(keys("STUDY", StudyInstanceUID="1.2.1"), GET))
+    begun, got, failed = new()
+    assert [one.event for one in (begun, got, failed)] == ["110102", "110104", "110104"]
+    assert [(one.outcome, one.instances()) for one in (got, failed)] == [(0, {MR: 2}), (4, {MR: 1})]
+    for one in (begun, got, failed):
+        assert (one.studies, [to["UserID"] for to in one.participants("110152")]) == (["1.2.1"], [WORKSTATION])
+    before += 3
+    move(node, keys("STUDY", StudyInstanceUID="1.2.3"), "DOWN")
+    assert [(one.event, one.outcome, one.participants("110152")[0]["UserID"]) for one in new()] == [
+        ("110102", 0, "DOWN"),
+        ("110104", 4, "DOWN"),
     ]
 
 

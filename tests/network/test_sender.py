@@ -21,15 +21,18 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     RLELossless,
 )
+from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.presentation import AllStoragePresentationContexts
 
 from dicom_node.config import Peer
 from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, PeerUnavailableError
+from dicom_node.network.capabilities import verification_context
 from dicom_node.network.pacs import Pacs, PacsSettings
 from dicom_node.network.sender import (
     DicomFile,
     ScuSettings,
     SendOutcome,
+    associated,
     batches,
     echo,
     send_files,
@@ -195,3 +198,22 @@ def test_dcmtk_receives_what_was_on_disk(storescp: tuple[int, Path], tmp_path: P
         assert (
             received[str(original.SOPInstanceUID)].file_meta.TransferSyntaxUID == original.file_meta.TransferSyntaxUID
         )
+
+
+def test_a_response_that_pynetdicom_takes_off_the_queue_by_mistake_is_put_back(tmp_path: Path) -> None:
+    port = free_port()
+    with (
+        Pacs(PacsSettings(tmp_path, port)),
+        associated(pacs_peer(port), [verification_context()], ScuSettings("NODE")) as association,
+    ):
+        # As while a request waits for its response and the reactor was just on its way to the queue.
+        association._reactor_checkpoint.clear()
+        response = C_ECHO()
+        response.MessageIDBeingRespondedTo, response.Status = 1, 0x0000
+        response.AffectedSOPClassUID = "1.2.840.10008.1.1"
+        association._serve_request(response, 1)
+        assert association.dimse.get_msg(block=False) == (1, response)
+        # Nobody waits: what comes unasked is dropped.
+        association._reactor_checkpoint.set()
+        association._serve_request(response, 1)
+        assert association.send_c_echo().Status == 0x0000
