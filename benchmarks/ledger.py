@@ -17,8 +17,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,14 +81,12 @@ class Measurement:
 
 @dataclass
 class _Filled:
-    """A ledger and how fast it was in each round, by batch: images a second, CPU microseconds an image."""
+    """A ledger, and the number of the image that it gets next."""
 
     ledger: Ledger
     size: int
     next_image: int
     megabytes: float
-    rates: dict[int, list[float]] = field(default_factory=dict)
-    cpu: dict[int, list[float]] = field(default_factory=dict)
 
 
 def main(
@@ -121,26 +119,21 @@ def _measure(
         ledgers = [_filled(new_url(), size, uids) for size in sizes]
         for one in ledgers:
             stack.callback(one.ledger.close)
-        for turn in range(rounds + 1):
-            for batch in batches:
-                for one in ledgers if turn % 2 else reversed(ledgers):
-                    _record(one, batch, uids, counts=turn > 0)
-        empty = ledgers[0]
+        for batch in batches:
+            _round(ledgers, batch, uids)  # to warm up
+        measured = {batch: [_round(ledgers, batch, uids) for _ in range(rounds)] for batch in batches}
         return [
             Measurement(
                 database=kind,
                 uids=uids,
                 instances=one.size,
                 batch=batch,
-                images_per_s=statistics.median(one.rates[batch]),
-                # Round by round, so that a disk that is slow for a while is slow for both.
-                ratio_to_empty=statistics.median(
-                    rate / base for rate, base in zip(one.rates[batch], empty.rates[batch], strict=True)
-                ),
-                cpu_us_per_image=statistics.median(one.cpu[batch]),
+                images_per_s=statistics.median(turn[index][0] for turn in measured[batch]),
+                ratio_to_empty=statistics.median(turn[index][0] / turn[0][0] for turn in measured[batch]),
+                cpu_us_per_image=statistics.median(turn[index][1] for turn in measured[batch]),
                 database_mb=one.megabytes,
             )
-            for one in ledgers
+            for index, one in enumerate(ledgers)
             for batch in batches
         ]
 
@@ -280,12 +273,26 @@ def _size_mb(engine: Engine) -> float:
         return float(connection.scalar(text("SELECT pg_database_size(current_database())"))) / 1e6
 
 
-def _record(filled: _Filled, batch: int, uids: Uids, *, counts: bool) -> None:
-    """Record one study after the other in commits of ``batch`` images, and time nothing else."""
-    wall = cpu = 0.0
+def _round(ledgers: Sequence[_Filled], batch: int, uids: Uids) -> list[tuple[float, float]]:
+    """Images a second and CPU microseconds an image of each ledger, which take turns commit by commit.
+
+    So whatever slows the machine or its disk for a while slows all of them.
+    """
+    with contextlib.ExitStack() as stack:
+        senders = [stack.enter_context(contextlib.closing(_commits(one, batch, uids))) for one in ledgers]
+        wall, cpu = [0.0] * len(senders), [0.0] * len(senders)
+        for turn in range(COMMITS_PER_ROUND):
+            for place in range(len(senders)):
+                index = (turn + place) % len(senders)
+                took, used = next(senders[index])
+                wall[index] += took
+                cpu[index] += used
     images = COMMITS_PER_ROUND * batch
-    numbers = range(filled.next_image, filled.next_image + images)
-    filled.next_image += images
+    return [(images / took, used / images * 1e6) for took, used in zip(wall, cpu, strict=True)]
+
+
+def _commits(filled: _Filled, batch: int, uids: Uids) -> Generator[tuple[float, float]]:
+    """Send study after study over one association; gives the seconds and the CPU seconds of each commit."""
     association = open_association(
         filled.ledger,
         calling_ae_title="MR1",
@@ -294,18 +301,19 @@ def _record(filled: _Filled, batch: int, uids: Uids, *, counts: bool) -> None:
         at=utc_now(),
         receiver="bench",
     )
-    for start in range(0, images, batch):
-        part = [_received(n, uids, association) for n in numbers[start : start + batch]]
-        began, began_cpu = time.perf_counter(), time.process_time()
-        receptions = record_instances(filled.ledger, part, at=utc_now())
-        wall += time.perf_counter() - began
-        cpu += time.process_time() - began_cpu
-        if any(one is not Reception.NEW for one in receptions):
-            raise SystemExit("an image of the benchmark was in the ledger already")
-    close_association(filled.ledger, association, outcome="released", at=utc_now())
-    if counts:
-        filled.rates.setdefault(batch, []).append(images / wall)
-        filled.cpu.setdefault(batch, []).append(cpu / images * 1e6)
+    try:
+        while True:
+            numbers = range(filled.next_image, filled.next_image + batch)
+            filled.next_image += batch
+            part = [_received(n, uids, association) for n in numbers]
+            began, began_cpu = time.perf_counter(), time.process_time()
+            receptions = record_instances(filled.ledger, part, at=utc_now())
+            took = time.perf_counter() - began, time.process_time() - began_cpu
+            if any(one is not Reception.NEW for one in receptions):
+                raise SystemExit("an image of the benchmark was in the ledger already")
+            yield took
+    finally:
+        close_association(filled.ledger, association, outcome="released", at=utc_now())
 
 
 def _received(n: int, uids: Uids, association: str) -> ReceivedInstance:

@@ -249,6 +249,8 @@ class StorageSettings(_Section):
     high_watermark_mb: int = Field(default=4096, ge=0)
     """Free space over which C-STORE is accepted again."""
     quarantine_days: float = Field(default=30, gt=0)
+    history_days: float = Field(default=365, gt=0, le=36_500)
+    """What happened to a study is forgotten this long after its files were removed."""
     conflicts: Literal["accept", "refuse"] = "accept"
     """Answer to other bytes under a SOP Instance UID that is held already; either way the first is kept and the other
     goes to quarantine. ``accept`` is Success, so that a sender's queue moves on; ``refuse`` is Cxxx."""

@@ -18,6 +18,7 @@ from storage.schema import (
     CommitmentTransactionRow,
     DeliveryRow,
     DeliveryState,
+    EventRow,
     InstanceRow,
     JobRow,
     JobState,
@@ -31,7 +32,16 @@ from storage.schema import (
     StudyRow,
 )
 
-__all__ = ["expire_commitments", "expire_quarantine", "expire_steps", "expire_studies", "sweep_files"]
+__all__ = [
+    "expire_commitments",
+    "expire_events",
+    "expire_quarantine",
+    "expire_steps",
+    "expire_studies",
+    "sweep_files",
+]
+
+EVENTS_A_TRANSACTION = 1000
 
 
 def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> tuple[str, ...]:
@@ -145,6 +155,35 @@ def expire_steps(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -
             delete(PerformedStepRow).where(PerformedStepRow.id.in_(old)).returning(PerformedStepRow.id)
         ).all()
         return len(expired)
+
+
+def expire_events(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> int:
+    """Forget events older than ``retention``, except of studies whose files were not removed as long ago.
+
+    Returns
+    -------
+    int
+        How many were forgotten.
+    """
+    before = now - retention
+    expired = (
+        select(EventRow.id, EventRow.at)
+        .outerjoin(StudyRow, StudyRow.id == EventRow.study_id)
+        .where(EventRow.at < before, or_(EventRow.study_id.is_(None), StudyRow.removed_at < before))
+        .order_by(EventRow.at)
+        .limit(EVENTS_A_TRANSACTION)
+    )
+    forgotten = 0
+    since = dt.datetime.min.replace(tzinfo=dt.UTC)
+    while True:
+        # Scanners wait for each transaction.
+        with ledger.transaction() as session:
+            rows = session.execute(expired.where(EventRow.at >= since)).all()
+            session.execute(delete(EventRow).where(EventRow.id.in_([row.id for row in rows])))
+        forgotten += len(rows)
+        if len(rows) < EVENTS_A_TRANSACTION:
+            return forgotten
+        since = rows[-1].at
 
 
 def sweep_files(ledger: Ledger, files: InstanceFiles, *, grace: dt.timedelta, now: dt.datetime) -> int:

@@ -24,7 +24,14 @@ from storage.jobs import (
     studies_to_consider,
 )
 from storage.ledger import Ledger, open_ledger, utc_now
-from storage.retention import expire_commitments, expire_quarantine, expire_steps, expire_studies, sweep_files
+from storage.retention import (
+    expire_commitments,
+    expire_events,
+    expire_quarantine,
+    expire_steps,
+    expire_studies,
+    sweep_files,
+)
 
 __all__ = ["StudyScheduler", "serve_scheduler"]
 
@@ -126,6 +133,7 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
         _log.info("study removed by retention", study_instance_uid=study_instance_uid)
     expire_commitments(ledger, retention=retention, now=now)
     expire_steps(ledger, retention=retention, now=now)
+    expire_events(ledger, retention=dt.timedelta(days=storage.history_days), now=now)
     forgotten = expire_quarantine(ledger, retention=dt.timedelta(days=storage.quarantine_days), now=now)
     swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
     if forgotten or swept:

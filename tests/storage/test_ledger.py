@@ -7,17 +7,19 @@ import datetime as dt
 import multiprocessing
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from ledger_rows import NOW, associate
-from sqlalchemy import inspect, select, text
+from sqlalchemy import create_engine, inspect, select, text
 from sqlalchemy.exc import OperationalError, StatementError
 
 from storage.ledger import Ledger, LedgerError, open_ledger
 from storage.migrate import MIGRATIONS
-from storage.schema import Association, Base, EventRow
+from storage.overview import events_of_study, ledger_overview, study_overviews
+from storage.schema import Association, Base, EventRow, StudyRow
 
 
 def test_migrations_make_the_schema_of_the_models(ledger: Ledger) -> None:
@@ -43,6 +45,73 @@ def test_opening_again_changes_nothing(url: str) -> None:
     with second.reading() as session:
         assert session.get(Association, association) is not None
     second.close()
+
+
+def _create_as_of(url: str, revision: str) -> None:
+    configuration = Config()
+    configuration.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        configuration.attributes["connection"] = connection
+        command.upgrade(configuration, revision)
+    engine.dispose()
+
+
+FIRST_LEDGER = (
+    "INSERT INTO association (id, receiver, calling_ae_title, called_ae_title, address, opened_at) "
+    "VALUES ('a', 'NODE:104/receiver-0', 'MR1', 'NODE', '10.0.0.9', {at})",
+    # One study is closed, one removed, and of one that was removed an image came that it had not held before.
+    *(
+        "INSERT INTO study (id, study_instance_uid, version, first_received_at, last_received_at, last_association_id, "
+        f"removed_at) VALUES ({number}, '1.{number}', 1, {{at}}, {{at}}, 'a', {removed})"
+        for number, removed in ((1, "NULL"), (2, "{at}"), (3, "{at}"))
+    ),
+    *(
+        "INSERT INTO series (id, study_id, series_instance_uid, calling_ae_title, modality, series_description, "
+        f"study_description, manufacturer, body_part_examined) VALUES ({number}, {number}, '1.{number}.1', 'MR1', "
+        "'MR', '', '', '', '')"
+        for number in (1, 2, 3)
+    ),
+    *(
+        "INSERT INTO instance (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, digest, path, size, "
+        "association_id, received_at, facts, study_version, removed_at) VALUES "
+        f"({series}, '1.{series}.1.{number}', '1.2', '1.2', 'd{number}', 'instances/d{number}', 1, 'a', {{at}}, "
+        f"'{{{{}}}}', {version}, {removed})"
+        for number, (series, version, removed) in enumerate(
+            [
+                (1, "1", "NULL"),
+                (1, "1", "NULL"),
+                (1, "NULL", "NULL"),
+                (2, "1", "{at}"),
+                (3, "1", "{at}"),
+                (3, "NULL", "NULL"),
+            ]
+        )
+    ),
+    *(
+        f"INSERT INTO event (at, study_id, kind, subject, detail) VALUES ({{at}}, 1, '{kind}', 'x', '{{{{}}}}')"
+        for kind in ("instance received", "instance received", "study complete")
+    ),
+)
+
+
+def test_a_ledger_of_the_first_version_keeps_all_that_counts(url: str) -> None:
+    _create_as_of(url, "0001")
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for statement in FIRST_LEDGER:
+            connection.exec_driver_sql(statement.format(at="'2026-03-01 12:00:00.000000'"))
+    engine.dispose()
+    ledger = open_ledger(url)
+    assert ledger_overview(ledger, now=NOW).instances == 6
+    assert [event.kind for event in events_of_study(ledger, "1.1")] == ["study complete"]
+    studies = {one.study_instance_uid: one for one in study_overviews(ledger)}
+    assert {uid: one.removed_at for uid, one in studies.items()} == {"1.1": None, "1.2": NOW, "1.3": None}
+    assert {uid: one.instances_waiting for uid, one in studies.items()} == {"1.1": 1, "1.2": 0, "1.3": 1}
+    with ledger.reading() as session:
+        counted = dict(session.execute(select(StudyRow.study_instance_uid, StudyRow.instances)).all())
+    assert counted == {"1.1": 2, "1.2": 1, "1.3": 1}
+    ledger.close()
 
 
 def _open_and_associate(url: str) -> str:

@@ -8,6 +8,7 @@ import os
 import pytest
 from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule, route
 
+from storage import retention
 from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
 from storage.files import RESULTS, InstanceFiles, StoredFile
 from storage.instances import (
@@ -20,8 +21,8 @@ from storage.instances import (
 )
 from storage.jobs import claim_job, complete_job, create_jobs, fail_job, requeue_job, study_contents
 from storage.ledger import Ledger, utc_now
-from storage.overview import quarantine_overviews, study_overviews
-from storage.retention import expire_quarantine, expire_studies, sweep_files
+from storage.overview import events_of_study, quarantine_overviews, study_overviews
+from storage.retention import expire_events, expire_quarantine, expire_studies, sweep_files
 
 MONTH = dt.timedelta(days=30)
 LATER = NOW + MONTH + dt.timedelta(seconds=1)
@@ -121,6 +122,26 @@ def test_a_study_that_no_route_took_goes_too(ledger: Ledger) -> None:
     assert _expire(ledger) == ()  # 5.5 still waits to be scheduled
     create_jobs(ledger, study_contents(ledger, "5.5"), [], reason="quiet", now=NOW)
     assert _expire(ledger) == ("5.5",)
+
+
+def test_history_is_forgotten_long_after_the_files_were_removed(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "EVENTS_A_TRANSACTION", 2)
+    year = dt.timedelta(days=365)
+    receive_and_schedule(ledger)
+    _process(ledger)
+    _deliver(ledger)
+    receive_and_schedule(ledger, "1.2.4", routed=route("other", ("1.2.4.1",)))  # waits for ever
+    record_quarantine(ledger, QuarantinedObject("d" * 64, "quarantine/dd/d.dcm", "test"), at=NOW)
+    waiting = events_of_study(ledger, "1.2.4")
+    assert _expire(ledger) == ("1.2.3",)
+    forgettable = len(events_of_study(ledger, "1.2.3"))
+    assert expire_events(ledger, retention=year, now=NOW + year) == 0
+    assert expire_events(ledger, retention=year, now=LATER + year) == 1  # of the quarantine
+    assert expire_events(ledger, retention=year, now=LATER + year + HOUR) == forgettable > 5
+    assert events_of_study(ledger, "1.2.3") == ()
+    assert events_of_study(ledger, "1.2.4") == waiting != ()
 
 
 def _store(files: InstanceFiles, data: bytes) -> StoredFile:

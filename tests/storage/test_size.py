@@ -52,6 +52,7 @@ REPEATED: dict[str, Callable[[Ledger], object]] = {
     "list studies": overview.study_overviews,
     "explain a study": lambda ledger: overview.events_of_study(ledger, "1.2.3"),
     "expire studies": lambda ledger: retention.expire_studies(ledger, retention=dt.timedelta(days=14), now=LATER),
+    "expire events": lambda ledger: retention.expire_events(ledger, retention=dt.timedelta(days=365), now=LATER),
     "expire the quarantine": lambda ledger: retention.expire_quarantine(
         ledger, retention=dt.timedelta(days=14), now=LATER
     ),
