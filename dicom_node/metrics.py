@@ -23,6 +23,7 @@ __all__ = [
     "AUDIT_MESSAGES",
     "AUDIT_MESSAGES_NOT_WRITTEN",
     "AUDIT_UNSENT_BYTES",
+    "CERTIFICATE_EXPIRES",
     "COMMITMENT_SECONDS",
     "CONNECTIONS_REFUSED",
     "DELIVERIES",
@@ -82,6 +83,9 @@ CONNECTIONS_REFUSED = _counter(
 ASSOCIATIONS_ACCEPTED = _counter("associations_accepted_total", "Associations accepted from peers.")
 ASSOCIATIONS_ENDED = _counter(
     "associations_ended_total", "Accepted associations that ended: released, aborted, connection lost.", ("outcome",)
+)
+CERTIFICATE_EXPIRES = _gauge(
+    "certificate_not_after_timestamp_seconds", "When the certificate of this node expires (node.tls).", "livemin"
 )
 ECHOES = _counter("echoes_total", "C-ECHO requests answered.")
 

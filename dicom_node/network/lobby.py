@@ -27,8 +27,10 @@ __all__ = ["Arrival", "Door", "Lobby", "LobbyLimits"]
 
 _log = structlog.get_logger(__name__)
 
-LISTENER_PAUSE_S = 0.1
+LISTENER_PAUSE_S = 0.05
 """When the operating system has no more sockets to give."""
+MADE_ROOM_FOR = 16
+"""Waiting connections that are then closed: an association and its files take several descriptors."""
 DEFERENCE_S = 0.004
 LONGEST_DEFERENCE_S = 0.05
 JUST_ARRIVED_S = 0.25
@@ -212,9 +214,12 @@ class Lobby:
         except (BlockingIOError, ConnectionError):
             # A sibling was faster, or the peer has gone again.
             return
-        except OSError:
-            # Out of file descriptors or memory. The others wait in the backlog until there are some again.
-            self._refusals.count(RefusalReason.FAILURE)
+        except OSError as error:
+            # Out of file descriptors or memory: who has waited longest makes room, others wait in the backlog.
+            why = f"connections cannot be accepted: {error.strerror} (raise the limit of open files)"
+            self._refusals.tell(RefusalReason.FAILURE, "", why)
+            for guest in list(self._guests)[:MADE_ROOM_FOR]:
+                self._crowd_out(guest)
             if door in self._resting:
                 self._resting[door] = time.monotonic() + LISTENER_PAUSE_S
             else:

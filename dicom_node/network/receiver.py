@@ -40,7 +40,7 @@ from dicom_node.network.refusals import Refusals
 from dicom_node.network.retrieve_scp import RetrieveService
 from dicom_node.network.room import Room
 from dicom_node.network.services import Caller, Service, serve_requests
-from dicom_node.network.tls import server_context
+from dicom_node.network.tls import expires_at, server_context
 from dicom_node.network.transport import (
     AssociationRequest,
     EventHandlers,
@@ -316,9 +316,11 @@ def serve_receiver(
 
 
 def _doors(front_door: FrontDoor, tls: TlsSettings | None) -> tuple[Door, ...]:
-    plain = () if front_door.plain is None else (Door(front_door.plain),)
-    secure = () if front_door.secure is None or tls is None else (Door(front_door.secure, server_context(tls)),)
-    return (*plain, *secure)
+    doors = [] if front_door.plain is None else [Door(front_door.plain)]
+    if front_door.secure is not None and tls is not None:
+        doors.append(Door(front_door.secure, server_context(tls)))
+        metrics.CERTIFICATE_EXPIRES.set(expires_at(tls).timestamp())
+    return tuple(doors)
 
 
 def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., IncomingInstance]:

@@ -192,11 +192,11 @@ def associated(
     Raises
     ------
     PeerUnavailableError
-        The peer cannot be reached, or rejects or aborts the association.
+        The peer cannot be reached, or rejects or aborts the association, or is not who it should be.
     DeliveryRefusedError
         The peer accepts none of the presentation contexts.
     ConfigurationError
-        The credentials for a peer that is called over TLS cannot be used.
+        The peer is to be called over TLS and this node has no certificate.
     """
     where = f"{peer.ae_title}@{peer.host}:{peer.port}"
     if peer.port is None or not peer.host:
@@ -280,7 +280,11 @@ def _tls(
         raise ConfigurationError(
             "is to be called over TLS, but this node has no certificate", subject=where, remedy="complete node.tls"
         )
-    return client_context(settings.tls, peer, failed), peer.host
+    try:
+        return client_context(settings.tls, peer, failed), peer.host
+    except ConfigurationError as error:
+        # Results wait until somebody has mended it.
+        raise PeerUnavailableError(f"cannot be called over TLS: {error}", subject=where) from error
 
 
 def _handshake_failed(error: OSError, where: str) -> NodeError:

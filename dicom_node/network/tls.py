@@ -17,7 +17,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from dicom_node.config import Peer, TlsSettings
 from dicom_node.errors import ConfigurationError
 
-__all__ = ["PeerCertificate", "check_credentials", "client_context", "peer_certificate", "server_context"]
+__all__ = [
+    "PeerCertificate",
+    "check_credentials",
+    "client_context",
+    "expires_at",
+    "peer_certificate",
+    "server_context",
+]
 
 _log = structlog.get_logger(__name__)
 
@@ -54,10 +61,12 @@ def peer_certificate(connection: ssl.SSLSocket) -> PeerCertificate:
 def server_context(settings: TlsSettings) -> ssl.SSLContext:
     """Context for accepting connections; clients must have a certificate that ``node.tls.trusted`` signs.
 
+    A certificate of this node that has expired is no obstacle: peers refuse it, but those without TLS go on.
+
     Raises
     ------
     ConfigurationError
-        As :func:`check_credentials`.
+        A file is absent or is not what it should be, or the key is not that of the certificate.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, settings)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -82,7 +91,7 @@ def client_context(
     Raises
     ------
     ConfigurationError
-        As :func:`check_credentials`.
+        As :func:`server_context`.
     """
     context = _context(ssl.PROTOCOL_TLS_CLIENT, settings)
     pinned = peer.certificate
@@ -105,13 +114,28 @@ def client_context(
 
 
 def _context(protocol: int, settings: TlsSettings) -> ssl.SSLContext:
-    check_credentials(settings)
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS_OF_TLS_1_2)
-    context.load_cert_chain(settings.certificate, settings.key)
-    context.load_verify_locations(settings.trusted)
+    try:
+        context.load_cert_chain(settings.certificate, settings.key, password="")
+        context.load_verify_locations(settings.trusted)
+    except OSError as error:
+        # It says what is wrong in more than OpenSSL's words.
+        check_credentials(settings)
+        raise ConfigurationError(f"cannot be used: {error}", subject="node.tls", remedy="check its files") from error
     return context
+
+
+def expires_at(settings: TlsSettings) -> datetime:
+    """When the certificate of this node expires.
+
+    Raises
+    ------
+    ConfigurationError
+        It cannot be read.
+    """
+    return _certificates("certificate", settings.certificate)[0].not_valid_after_utc
 
 
 def check_credentials(settings: TlsSettings, now: datetime | None = None) -> None:

@@ -336,6 +336,22 @@ def test_hundreds_of_stalled_connections_cost_neither_threads_nor_time(tmp_path:
         wait_until(lambda: len(process.net_connections()) < 10, seconds=20, what="all are forgotten")
 
 
+def test_when_file_descriptors_run_out_those_that_stall_make_room(tmp_path: Path) -> None:
+    node = with_node(configuration(tmp_path), receiver_processes=1, acse_timeout_s=60)
+    peer = Peer(ae_title=NODE, host="127.0.0.1", port=node.node.port)
+    image = save(mr_image(), tmp_path)
+    with shared_receivers(node) as (receiver,):
+        process = psutil.Process(receiver.pid)
+        assert [outcome.status for outcome in send_files([image], peer, SETTINGS)] == [0x0000]
+        process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds() + 40,) * 2)
+        crowd = stalled(node.node.port, 100, (b"", REQUEST[:3]))
+        for _ in range(3):
+            assert [outcome.status for outcome in send_files([image], peer, SETTINGS)] == [0x0000]
+        assert "Too many open files (raise the limit of open files)" in receiver.log.read_text()
+        for connection in crowd:
+            connection.close()
+
+
 def test_the_less_busy_process_accepts(tmp_path: Path) -> None:
     node = with_node(configuration(tmp_path), receiver_processes=2)
     with shared_receivers(node) as receivers, contextlib.ExitStack() as stack:

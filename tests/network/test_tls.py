@@ -352,6 +352,30 @@ def test_what_is_wrong_with_credentials_is_said(
     assert "node.tls.certificate" in problem()
 
 
+def test_files_that_are_gone_make_results_wait(
+    authority: Authority, own_files: Credentials, secure: RunningReceiver
+) -> None:
+    peer = Peer(ae_title=NODE, host="127.0.0.1", port=secure.port, tls=True)
+    own = ScuSettings(SCANNER, acse_timeout_s=20, tls=authority.settings(own_files))
+    assert echo(peer, own).reachable
+    own_files.key.unlink()
+    failure = echo(peer, own).error
+    assert isinstance(failure, PeerUnavailableError)
+    assert f"node.tls.key {own_files.key}: cannot be read" in str(failure)
+
+
+def test_a_receiver_whose_certificate_has_expired_still_serves_peers_without_tls(
+    tmp_path: Path, authority: Authority
+) -> None:
+    tls = authority.settings(authority.signs("old-node", days=-1), port=free_port())
+    node = with_node(configuration(tmp_path), tls=tls)
+    with receiver_thread(node) as receiver:
+        plain = Peer(ae_title=NODE, host="127.0.0.1", port=receiver.port)
+        assert echo(plain, ScuSettings(SCANNER)).reachable
+        own = ScuSettings(SCANNER, acse_timeout_s=20, tls=authority.settings(authority.signs("caller")))
+        assert "expired" in str(echo(Peer(**{**plain.model_dump(), "port": tls.port, "tls": True}), own).error)
+
+
 def test_certificates_out_of_their_time_are_refused(authority: Authority, node_credentials: Credentials) -> None:
     now = datetime.datetime.now(datetime.UTC)
     for days, what in ((500, r"certificate .* expired at"), (-500, "is not valid before")):
