@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -263,7 +263,7 @@ def serve_receiver(
 
         def services(caller: Caller) -> dict[type, Service]:
             commitment = CommitmentService(ledger, files, caller, node.commitment)
-            retrieval = RetrieveService(configuration, ledger, files, caller)
+            retrieval = RetrieveService(configuration, ledger, files, caller, trail)
             return {N_ACTION: commitment.serve, C_GET: retrieval.get, C_MOVE: retrieval.move}
 
         entity = application_entity(
@@ -281,7 +281,7 @@ def serve_receiver(
             listening(
                 entity,
                 _doors(door, node.tls),
-                _handlers(configuration, ledger, files, begin, visits),
+                _handlers(configuration, ledger, files, begin, visits, trail),
                 _Doorkeeper(configuration, resolve, visits, places, refusals, services),
                 association_class=(
                     functools.partial(DirectAssociation, begin_store=begin)
@@ -359,6 +359,7 @@ def _handlers(
     files: InstanceFiles,
     begin: Callable[..., IncomingInstance],
     visits: _Visits,
+    trail: AuditTrail,
 ) -> EventHandlers:
     node = configuration.node
     queries = QueryService(ledger, files, node.ae_title, node.maximum_matches)
@@ -373,6 +374,17 @@ def _handlers(
         )
         incoming.write(request.DataSet.getbuffer())
         return _status(*incoming.finish())
+
+    def queried(event: evt.Event) -> Iterator[tuple[int | Dataset, Dataset | None]]:
+        visit = visits.of(event.assoc)
+        trail.queried(
+            calling_ae_title=visit.calling_ae_title,
+            address=visit.address,
+            sop_class_uid=str(event.request.AffectedSOPClassUID),
+            transfer_syntax_uid=str(event.context.transfer_syntax),
+            identifier=event.request.Identifier.getvalue(),
+        )
+        return queries.find(event)
 
     take_report = answer_report(functools.partial(record_report, ledger, configuration.delivery))
 
@@ -392,7 +404,7 @@ def _handlers(
         *prompt_socket(configuration.node.network_timeout_s),
         (evt.EVT_C_ECHO, echoed),
         (evt.EVT_C_STORE, stored),
-        (evt.EVT_C_FIND, queries.find),
+        (evt.EVT_C_FIND, queried),
         (evt.EVT_N_CREATE, steps.create),
         (evt.EVT_N_SET, steps.set),
         (evt.EVT_N_EVENT_REPORT, reported),

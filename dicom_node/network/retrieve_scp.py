@@ -6,6 +6,7 @@ results. C-MOVE goes to configured peers only.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,9 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
+from dicom_node.audit.messages import Participant
+from dicom_node.audit.sent import Outgoing, sending
+from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration, Peer, PeerPermission
 from dicom_node.errors import DataSetMismatchError, NodeError, PeerUnavailableError, classify
 from dicom_node.network.query_scp import Keys, Level, describe_new_studies, query_keys
@@ -90,6 +94,7 @@ class RetrieveService:
     ledger: Ledger
     files: InstanceFiles
     caller: Caller
+    trail: AuditTrail
 
     def get(self, association: Association, request: C_GET, context: PresentationContext) -> None:
         """Store what is asked for over the same association."""
@@ -102,7 +107,7 @@ class RetrieveService:
                 file = self._file(instance)
                 yield store_file(association, file) if isinstance(file, DicomFile) else file
 
-        self._serve(association, request, context, send)
+        self._serve(association, request, context, send, _caller(association))
 
     def move(self, association: Association, request: C_MOVE, context: PresentationContext) -> None:
         """Store what is asked for at another peer."""
@@ -122,7 +127,8 @@ class RetrieveService:
             for part in batches([one for one in found if isinstance(one, DicomFile)]):
                 yield from _bring(part, destination, ScuSettings.of(self.configuration), originator)
 
-        self._serve(association, request, context, send)
+        receiver = Participant(destination.ae_title, destination.ae_title, destination.host)
+        self._serve(association, request, context, send, receiver)
 
     def _serve(
         self,
@@ -130,6 +136,7 @@ class RetrieveService:
         request: C_GET | C_MOVE,
         context: PresentationContext,
         send: Callable[[Sequence[HeldInstance]], Generator[SendOutcome, None, None]],
+        receiver: Participant,
     ) -> None:
         if PeerPermission.QUERY not in self.caller.permissions:
             _respond(association, request, context, _NOT_AUTHORISED)
@@ -146,10 +153,15 @@ class RetrieveService:
             _respond(association, request, context, _TOO_MANY)
             return
         progress = _Progress(len(wanted))
-        outcomes = send(wanted)
-        try:
+        with (
+            sending(self.trail, receiver, [self._outgoing(one) for one in wanted], _caller(association)) as arrived,
+            # At the end releases the association with the destination of a C-MOVE.
+            contextlib.closing(send(wanted)) as outcomes,
+        ):
             for outcome in outcomes:
                 progress.count(outcome)
+                if outcome.error is None:
+                    arrived.add(outcome.sop_instance_uid)
                 if is_ending(association):
                     _log.warning("retrieval broken off by the peer", calling_ae_title=self.caller.ae_title)
                     return
@@ -158,9 +170,6 @@ class RetrieveService:
                     return
                 if progress.remaining:
                     _respond(association, request, context, _PENDING, progress)
-        finally:
-            # Releases the association with the destination of a C-MOVE.
-            outcomes.close()
         _respond(association, request, context, progress.final_status(), progress)
         _log.info(
             "retrieval served",
@@ -169,6 +178,10 @@ class RetrieveService:
             warnings=progress.warnings,
             failed=len(progress.failed),
         )
+
+    def _outgoing(self, instance: HeldInstance) -> Outgoing:
+        path = self.files.absolute(instance.path)
+        return Outgoing(instance.study_instance_uid, instance.sop_class_uid, instance.sop_instance_uid, path)
 
     def _destination(self, ae_title: str) -> Peer | None:
         peers = (peer for peer in self.configuration.peers.values() if peer.ae_title == ae_title)
@@ -207,6 +220,11 @@ class RetrieveService:
         except (NodeError, OSError) as error:
             _log.error("held instance cannot be read", sop_instance_uid=instance.sop_instance_uid)
             return SendOutcome(path, instance.sop_class_uid, instance.sop_instance_uid, None, classify(error))
+
+
+def _caller(association: Association) -> Participant:
+    requestor = association.requestor
+    return Participant(requestor.ae_title.strip(), requestor.ae_title.strip(), requestor.address)
 
 
 def _bring(

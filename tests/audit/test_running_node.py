@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,8 +16,7 @@ from pathlib import Path
 import pytest
 from deliver.results_due import result_objects, results_due
 from interop import dcmtk as scanner
-from interop.ports import free_port, listening, wait_until
-from interop.tools import tool
+from interop.ports import free_port, wait_until
 from network.objects import MR, SECONDARY_CAPTURE, mr_image, save
 from network.running_node import NODE, configuration, destination_sections, pacs_peer
 from prometheus_client.parser import text_string_to_metric_families
@@ -69,20 +67,6 @@ def running(settings: Configuration, log: Path) -> Iterator[None]:
         process.join()
 
 
-@contextlib.contextmanager
-def storescp(folder: Path) -> Iterator[int]:
-    port = free_port()
-    folder.mkdir()
-    command = [tool("storescp"), "-aet", "PACS", "-od", folder, "+B", str(port)]
-    process = subprocess.Popen(command, env=scanner.TOOL_ENVIRONMENT)
-    try:
-        wait_until(lambda: listening(port), seconds=20, what="storescp listens")
-        yield port
-    finally:
-        process.kill()
-        process.wait()
-
-
 def kill_receiver(log: Path) -> None:
     (found,) = re.findall(r'"process": "receiver-0", "pid": (\d+)', log.read_text())
     os.kill(int(found), signal.SIGKILL)
@@ -91,7 +75,8 @@ def kill_receiver(log: Path) -> None:
 @pytest.mark.peers
 def test_what_happens_is_counted_and_told(dcmtk: None, tmp_path: Path) -> None:
     metrics_port, log, trail = free_port(), tmp_path / "node.log", tmp_path / "audit" / "trail.log"
-    with storescp(tmp_path / "pacs") as pacs:
+    pacs = free_port()
+    with scanner.storescp(tmp_path / "pacs", port=pacs):
         settings = configuration(
             tmp_path,
             **destination_sections(pacs_peer(pacs), storage_commitment=False),

@@ -1,0 +1,87 @@
+"""Queries and retrievals of real peers in the audit trail."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from interop import dcmtk as peer
+from interop.ports import free_port
+from network.objects import MR, mr_image, save
+from network.running_node import NODE, SCANNER, RunningReceiver, configuration, receiver_thread
+from pydicom import dcmread
+
+from audit.reading import ReadMessage, read_trail
+from dicom_node.config import AuditSettings, Peer, PeerPermission
+from dicom_node.network.sender import ScuSettings, send_files
+
+pytestmark = pytest.mark.peers
+STUDY = "1.2.3.4"
+
+
+@pytest.fixture
+def node(tmp_path: Path, dcmtk: None) -> Iterator[RunningReceiver]:
+    """A node that holds two images and writes an audit trail; a workstation may query it."""
+    workstation = Peer(ae_title="WS1", host="127.0.0.1", port=free_port(), may=frozenset({PeerPermission.QUERY}))
+    settings = configuration(
+        tmp_path / "node",
+        peers={"scanner": Peer(ae_title=SCANNER), "workstation": workstation},
+        audit=AuditSettings(file=tmp_path / "trail.log"),
+    )
+    with receiver_thread(settings, name="receiver-0") as running:
+        paths = [save(mr_image(study=STUDY, series="1.2.3.4.1", seed=seed), tmp_path) for seed in range(2)]
+        there = Peer(ae_title=NODE, host="127.0.0.1", port=running.port)
+        assert [one.status for one in send_files(paths, there, ScuSettings(SCANNER))] == [0, 0]
+        yield running
+
+
+def trail(node: RunningReceiver) -> list[ReadMessage]:
+    file = node.configuration.audit.file
+    assert file is not None
+    return read_trail(file)
+
+
+def test_a_query_is_told_without_the_name_that_it_asks_for(node: RunningReceiver, tmp_path: Path) -> None:
+    keys = ("QueryRetrieveLevel=STUDY", "PatientName=DOE*", "PatientID=P1", f"StudyInstanceUID={STUDY}")
+    peer.findscu(tmp_path / "found", keys, port=node.port, called=NODE, calling="WS1")
+    (message,) = trail(node)
+    assert (message.event, message.action, message.outcome, message.process) == ("110112", "E", 0, "receiver-0")
+    (asking,) = message.participants("110153")
+    assert (asking["UserID"], asking["UserIsRequestor"], asking["NetworkAccessPointID"]) == ("WS1", "true", "127.0.0.1")
+    (queried,) = message.objects("110181")
+    assert queried.get("ParticipantObjectID") == "1.2.840.10008.5.1.4.1.2.2.1"
+    asked = dcmread(io.BytesIO(base64.b64decode(queried.findtext("ParticipantObjectQuery"))), force=True)
+    assert (asked.PatientID, asked.StudyInstanceUID, asked.PatientName) == ("P1", STUDY, "")
+
+
+def check_transfer(messages: list[ReadMessage], requestors: list[str], outcome: int = 0) -> None:
+    begun, ended = messages
+    assert [one.event for one in messages] == ["110102", "110104"]
+    for one in messages:
+        assert (one.studies, one.patients, one.instances()) == ([STUDY], ["P1"], {MR: 2})
+        assert one.participants("110153")[0]["UserID"] == "receiver-0"
+        assert one.participants("110152")[0]["UserID"] == "WS1"
+        asked = [part.get("UserID") for part in one.root.findall("ActiveParticipant[@UserIsRequestor='true']")]
+        assert asked == requestors
+    assert (begun.outcome, ended.outcome) == (0, outcome)
+
+
+def test_what_is_got_is_told(node: RunningReceiver, tmp_path: Path) -> None:
+    keys = ("QueryRetrieveLevel=STUDY", f"StudyInstanceUID={STUDY}")
+    assert peer.getscu(tmp_path / "got", keys, port=node.port, called=NODE, calling="WS1").returncode == 0
+    check_transfer(trail(node), ["WS1"])
+
+
+def test_what_is_moved_is_told_whether_it_arrives_or_not(node: RunningReceiver, tmp_path: Path) -> None:
+    keys = ("QueryRetrieveLevel=STUDY", f"StudyInstanceUID={STUDY}")
+    port = node.configuration.peers["workstation"].port
+    assert port is not None
+    with peer.storescp(tmp_path / "moved", port=port):
+        peer.movescu(keys, port=node.port, called=NODE, calling="WS1", destination="WS1")
+    peer.movescu(keys, port=node.port, called=NODE, calling="WS1", destination="WS1")
+    messages = trail(node)
+    check_transfer(messages[:2], ["WS1"])
+    check_transfer(messages[2:], ["WS1"], outcome=4)
