@@ -1,4 +1,4 @@
-"""Queries and retrievals of real peers in the audit trail."""
+"""Queries and retrievals of real peers in the audit trail, and those that are turned away."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from interop import dcmtk as peer
 from interop.ports import free_port
+from network.certificates import Authority
 from network.objects import MR, mr_image, save
 from network.running_node import NODE, SCANNER, RunningReceiver, configuration, receiver_thread
 from pydicom import dcmread
 
 from audit.reading import ReadMessage, read_trail
-from dicom_node.config import AuditSettings, Peer, PeerPermission
+from dicom_node.config import AuditSettings, NodeSettings, Peer, PeerPermission
 from dicom_node.network.sender import ScuSettings, send_files
 
 pytestmark = pytest.mark.peers
@@ -85,3 +86,24 @@ def test_what_is_moved_is_told_whether_it_arrives_or_not(node: RunningReceiver, 
     messages = trail(node)
     check_transfer(messages[:2], ["WS1"])
     check_transfer(messages[2:], ["WS1"], outcome=4)
+
+
+@pytest.mark.parametrize(("trusted", "told"), [(False, "TLS handshake failed"), (True, "certificate")])
+def test_certificates_that_do_not_do_are_security_alerts(tmp_path: Path, dcmtk: None, trusted: bool, told: str) -> None:
+    """A certificate that nobody here signed; and one of another peer."""
+    hospital, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+    tls = hospital.settings(hospital.signs("node"))
+    settings = configuration(
+        tmp_path / "node",
+        node=NodeSettings(ae_title=NODE, address="127.0.0.1", port=free_port(), tls=tls),
+        peers={"scanner": Peer(ae_title=SCANNER, tls=True, certificate="scanner")},
+        audit=AuditSettings(file=tmp_path / "trail.log"),
+    )
+    shown = (hospital if trusted else stranger).signs("other")
+    options = ("+tls", str(shown.key), str(shown.certificate), "+cf", str(hospital.certificate))
+    with receiver_thread(settings, name="receiver-0") as running:
+        assert peer.echoscu(port=running.port, called=NODE, calling=SCANNER, arguments=options).returncode != 0
+    (message,) = trail(running)
+    assert (message.event, message.kind, message.outcome) == ("110113", "110126", 8)
+    assert [one.get("ParticipantObjectID") for one in message.objects("110182")] == ["127.0.0.1"]
+    assert told in message.detail("Alert Description")
