@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from interop.fixtures import require
 from interop.ports import free_port, wait_until
 from interop.rsyslog import Rsyslog
 from network.certificates import Authority
@@ -24,14 +23,6 @@ from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import ClientTls, SyslogSettings
 from dicom_node.metrics import AUDIT_FILES_LOST
 from storage.ledger import utc_now
-
-
-@pytest.fixture
-def rsyslog(tmp_path: Path) -> Iterator[Rsyslog]:
-    require("rsyslogd")
-    running = Rsyslog(tmp_path / "rsyslog")
-    yield running
-    running.kill()
 
 
 @pytest.fixture(autouse=True)
