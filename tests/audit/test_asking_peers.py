@@ -8,16 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from interop import dcmtk as peer
 from interop.ports import free_port
 from network.certificates import Authority
 from network.objects import MR, mr_image, save
 from network.running_node import NODE, SCANNER, RunningReceiver, configuration, receiver_thread
 from pydicom import dcmread
+from web.running_web import CALLER, web_node, web_thread
 
 from audit.reading import ReadMessage, read_trail
+from dicom_node.audit.received import tell_what_was_received
+from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import AuditSettings, NodeSettings, Peer, PeerPermission
 from dicom_node.network.sender import ScuSettings, send_files
+from storage.files import InstanceFiles
+from storage.ledger import open_ledger
 
 pytestmark = pytest.mark.peers
 STUDY = "1.2.3.4"
@@ -107,3 +113,20 @@ def test_certificates_that_do_not_do_are_security_alerts(tmp_path: Path, dcmtk: 
     assert (message.event, message.kind, message.outcome) == ("110113", "110126", 8)
     assert [one.get("ParticipantObjectID") for one in message.objects("110182")] == ["127.0.0.1"]
     assert told in message.detail("Alert Description")
+
+
+def test_web_requests_without_a_token_are_security_alerts_and_stored_ones_are_told(tmp_path: Path) -> None:
+    settings = web_node(tmp_path).model_copy(update={"audit": AuditSettings(file=tmp_path / "trail.log")})
+    with web_thread(settings) as running:
+        assert requests.post(running.studies, timeout=30).status_code == 401
+        running.client().store_instances([mr_image(study=STUDY)])
+    files = InstanceFiles(settings.storage.directory)
+    ledger = open_ledger(settings.storage.database)
+    assert tell_what_was_received(ledger, files, AuditTrail.of(settings, "auditor")) == 1
+    ledger.close()
+    alert, received = trail(running)
+    assert (alert.event, alert.process) == ("110113", "web")
+    assert "bearer token" in alert.detail("Alert Description")
+    assert (received.event, received.studies, received.patients, received.outcome) == ("110104", [STUDY], ["P1"], 0)
+    assert received.participants("110153")[0]["UserID"] == CALLER
+    assert received.participants("110152")[0]["UserID"] == "web"
