@@ -40,6 +40,7 @@ __all__ = [
     "STORE_RESPONSES",
     "STORE_SECONDS",
     "TURNAROUND_SECONDS",
+    "WEB_REQUESTS_REFUSED",
     "process_died",
 ]
 
@@ -79,6 +80,9 @@ CONNECTIONS_REFUSED = _counter(
     "Connections that did not become associations, by reason: probes and port scans, broken TLS handshakes, unknown "
     "peers, limits.",
     ("reason",),
+)
+WEB_REQUESTS_REFUSED = _counter(
+    "web_requests_refused_total", "Web requests without a valid token (401) or permission (403).", ("status",)
 )
 ASSOCIATIONS_ACCEPTED = _counter("associations_accepted_total", "Associations accepted from peers.")
 ASSOCIATIONS_ENDED = _counter(

@@ -25,10 +25,10 @@ def test_shipped_configuration_is_valid_and_shows_every_key() -> None:
     loaded = load_configuration(SHIPPED, {})
     assert loaded.peers["pacs"].may == {PeerPermission.SEND, PeerPermission.RECEIVE}
     shipped = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
-    for name, section in Configuration.model_fields.items():
+    for name in Configuration.model_fields:
         if name in ("peers", "routes"):
             continue
-        keys = set(type(section.default).model_fields)
+        keys = set(type(getattr(loaded, name)).model_fields)
         assert keys == set(shipped[name]), f"config.yaml does not show every key of {name}"
 
 
@@ -186,3 +186,25 @@ def test_any_yaml_gives_a_configuration_or_names_the_file(
     except ConfigurationError as error:
         refused = error
     assert refused is None or str(path) in str(refused)
+
+
+def test_paths_of_the_audit_trail_are_relative_to_the_file(tmp_path: Path) -> None:
+    text = "audit: {file: audit.log, syslog: {host: audit.example.org, tls: {ca: tls/ca.pem}}}"
+    audit = load_configuration(write(tmp_path, text), {}).audit
+    assert audit.file == tmp_path / "audit.log"
+    assert audit.syslog is not None
+    assert (audit.syslog.port, audit.syslog.tls.ca) == (6514, tmp_path / "tls" / "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("audit: {syslog: {host: a, tls: {ca: b}}}", "syslog needs file"),
+        ("audit: {file: f, syslog: {host: a, tls: {ca: b, key: c}}}", "belong together"),
+        ("audit: {file: f, syslog: {host: a}}", "tls"),
+        ("metrics: {port: 0}", "metrics.port"),
+    ],
+)
+def test_what_is_wrong_with_metrics_and_audit_trail_is_named(tmp_path: Path, text: str, what: str) -> None:
+    with pytest.raises(ConfigurationError, match=what):
+        load_configuration(write(tmp_path, text), {})

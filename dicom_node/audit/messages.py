@@ -109,7 +109,9 @@ class Transfer:
     destination: Participant
     study: Study
     association: str
-    """Correlation id of the association, as in the log."""
+    """Correlation id of what it belongs to, as in the log; empty where it has none."""
+    requestor: Participant | None = None
+    """Who asked for it, where that is not the source."""
 
 
 def timestamp(at: dt.datetime) -> str:
@@ -250,15 +252,18 @@ def _audit_source(root: ET.Element, node: Participant) -> None:
 
 
 def _transfer(root: ET.Element, transfer: Transfer, node: Participant) -> None:
-    # Both C-STORE and this node's own deliveries are pushed: the sender is the requestor.
-    _participant(root, transfer.source, SOURCE, requestor=True)
-    _participant(root, transfer.destination, DESTINATION)
+    asked = transfer.requestor or transfer.source
+    _participant(root, transfer.source, SOURCE, requestor=transfer.source == asked)
+    _participant(root, transfer.destination, DESTINATION, requestor=transfer.destination == asked)
+    if asked not in (transfer.source, transfer.destination):
+        _participant(root, asked, None, requestor=True)
     _audit_source(root, node)
     study = transfer.study
     sent = _object(root, STUDY_INSTANCE_UID, study.study_instance_uid, _SYSTEM, _REPORT)
     # The schema wants a name or a query in every object; a study has neither.
     ET.SubElement(sent, "ParticipantObjectName")
-    _detail(sent, "Association", transfer.association)
+    if transfer.association:
+        _detail(sent, "Association", transfer.association)
     if study.instances:
         description = ET.SubElement(sent, "ParticipantObjectDescription")
         for uid, count in sorted(study.instances.items()):

@@ -23,12 +23,20 @@ class Outgoing:
     sop_class_uid: str
     sop_instance_uid: str
     path: Path
-    correlation_id: str
+    correlation_id: str = ""
+    """Of the association that it came of, if there is one."""
 
 
 @contextlib.contextmanager
-def sending(trail: AuditTrail, destination: Participant, objects: Sequence[Outgoing]) -> Iterator[set[str]]:
+def sending(
+    trail: AuditTrail, destination: Participant, objects: Sequence[Outgoing], requestor: Participant | None = None
+) -> Iterator[set[str]]:
     """Tell that objects begin to be sent and, when the block ends or raises, which were and which were not.
+
+    Parameters
+    ----------
+    requestor
+        Who asked for them, where that is not this node.
 
     Yields
     ------
@@ -43,7 +51,8 @@ def sending(trail: AuditTrail, destination: Participant, objects: Sequence[Outgo
     for one in objects:
         studies.setdefault(one.study_instance_uid, []).append(one)
     for members in studies.values():
-        trail.record(begin_transferring(_transfer(trail, destination, members), trail.node, at=utc_now()))
+        transfer = _transfer(trail, destination, members, requestor)
+        trail.record(begin_transferring(transfer, trail.node, at=utc_now()))
     try:
         yield sent
     finally:
@@ -52,7 +61,7 @@ def sending(trail: AuditTrail, destination: Participant, objects: Sequence[Outgo
                 told = [one for one in members if (one.sop_instance_uid in sent) is arrived]
                 if told:
                     # Whether the destination held them before is not known here.
-                    transfer = _transfer(trail, destination, told)
+                    transfer = _transfer(trail, destination, told, requestor)
                     trail.record(
                         instances_transferred(
                             transfer, trail.node, at=utc_now(), new_to_receiver=False, failure=failure
@@ -60,11 +69,13 @@ def sending(trail: AuditTrail, destination: Participant, objects: Sequence[Outgo
                     )
 
 
-def _transfer(trail: AuditTrail, destination: Participant, objects: Sequence[Outgoing]) -> Transfer:
+def _transfer(
+    trail: AuditTrail, destination: Participant, objects: Sequence[Outgoing], requestor: Participant | None
+) -> Transfer:
     first = objects[0]
     study = Study(
         first.study_instance_uid,
         Counter(one.sop_class_uid for one in objects),
         patient_id_of(first.path) if trail.patient_ids else None,
     )
-    return Transfer(trail.node, destination, study, first.correlation_id)
+    return Transfer(trail.node, destination, study, first.correlation_id, requestor)

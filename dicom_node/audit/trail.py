@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import platform
 import threading
@@ -20,9 +21,8 @@ import structlog
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pydicom.uid import UID
+from pynetdicom.dsutils import decode, encode
 
 from dicom_node import metrics
 from dicom_node.audit.messages import (
@@ -139,12 +139,15 @@ class AuditTrail:
         self._alerts.shutdown()
 
     def queried(
-        self, *, calling_ae_title: str, address: str, sop_class_uid: str, transfer_syntax_uid: str, identifier: Dataset
+        self, *, calling_ae_title: str, address: str, sop_class_uid: str, transfer_syntax_uid: str, identifier: bytes
     ) -> None:
         """A peer asked for what the node holds (C-FIND); call it when the request has come, whatever the answer.
 
-        Of the patient module (group 0010) the message keeps the Patient ID at most, and of other names of persons the
-        tags alone.
+        Parameters
+        ----------
+        identifier
+            Data set of the request, encoded in ``transfer_syntax_uid``. Of its group 0010 the message keeps the
+            Patient ID at most, of other names of persons the tags alone, and nothing of one that cannot be read.
         """
         if self.file is None:
             return
@@ -228,21 +231,27 @@ class AuditTrail:
             unwritten, self._unwritten = self._unwritten, 0
             return unwritten
 
-    def _without_names(self, identifier: Dataset, syntax: UID) -> bytes:
+    def _without_names(self, identifier: bytes, syntax: UID) -> bytes:
+        try:
+            asked = decode(io.BytesIO(identifier), syntax.is_implicit_VR, syntax.is_little_endian)
+            told = encode(self._kept(asked), syntax.is_implicit_VR, syntax.is_little_endian)
+        except Exception:  # noqa: BLE001 - whatever pydicom makes of a damaged query, that there was one is told
+            return b""
+        return told or b""
+
+    def _kept(self, identifier: Dataset) -> Dataset:
         kept = Dataset()
         for element in identifier:
-            if element.VR == "SQ":
-                continue
-            kept[element.tag] = element
             secret = element.VR == "PN" or (
                 element.tag.group == 0x0010 and not (element.keyword == "PatientID" and self.patient_ids)
             )
-            if secret or (element.VM > _MOST_VALUES and element.keyword.endswith("UID")):
-                kept.add_new(element.tag, element.VR, None if secret else element.value[:_MOST_VALUES])
-        buffer = DicomBytesIO()
-        buffer.is_little_endian, buffer.is_implicit_VR = syntax.is_little_endian, syntax.is_implicit_VR
-        write_dataset(buffer, kept)
-        return buffer.getvalue()
+            if secret:
+                kept.add_new(element.tag, element.VR, None)
+            elif element.VM > _MOST_VALUES:
+                kept.add_new(element.tag, element.VR, element.value[:_MOST_VALUES])
+            elif element.VR != "SQ":
+                kept.add(element)
+        return kept
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -26,7 +26,6 @@ from pynetdicom.sop_class import (
     PatientRootQueryRetrieveInformationModelMove,
 )
 
-from dicom_node.audit.trail import AuditTrail
 from dicom_node.errors import DataSetMismatchError, classify
 from dicom_node.network.matching import is_single_value, matches
 from storage.files import InstanceFiles
@@ -171,7 +170,6 @@ class QueryService:
 
     ledger: Ledger
     files: InstanceFiles
-    trail: AuditTrail
     ae_title: str
     """Of this node: from where the objects can be retrieved."""
     maximum_matches: int
@@ -179,15 +177,7 @@ class QueryService:
     def find(self, event: evt.Event) -> Iterator[tuple[int | Dataset, Dataset | None]]:
         """Handle a request: a Pending status with each match, and at the end what ended it unless all went well."""
         try:
-            identifier = event.identifier
-            self.trail.queried(
-                calling_ae_title=event.assoc.requestor.ae_title.strip(),
-                address=event.assoc.requestor.address,
-                sop_class_uid=str(event.request.AffectedSOPClassUID),
-                transfer_syntax_uid=str(event.context.transfer_syntax),
-                identifier=identifier,
-            )
-            keys = query_keys(identifier, str(event.request.AffectedSOPClassUID))
+            keys = query_keys(event.identifier, str(event.request.AffectedSOPClassUID))
             describe_new_studies(self.ledger, self.files)
             count = 0
             for found in self._matching(keys):

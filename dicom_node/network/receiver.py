@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -264,7 +264,7 @@ def serve_receiver(
 
         def services(caller: Caller) -> dict[type, Service]:
             commitment = CommitmentService(ledger, files, caller, node.commitment)
-            retrieval = RetrieveService(configuration, ledger, files, trail, caller)
+            retrieval = RetrieveService(configuration, ledger, files, caller, trail)
             return {N_ACTION: commitment.serve, C_GET: retrieval.get, C_MOVE: retrieval.move}
 
         entity = application_entity(
@@ -365,7 +365,7 @@ def _handlers(
     visits: _Visits,
 ) -> EventHandlers:
     node = configuration.node
-    queries = QueryService(ledger, files, trail, node.ae_title, node.maximum_matches)
+    queries = QueryService(ledger, files, node.ae_title, node.maximum_matches)
     steps = PerformedStepService(ledger)
 
     def stored(event: evt.Event) -> Dataset:
@@ -377,6 +377,17 @@ def _handlers(
         )
         incoming.write(request.DataSet.getbuffer())
         return _status(*incoming.finish())
+
+    def queried(event: evt.Event) -> Iterator[tuple[int | Dataset, Dataset | None]]:
+        visit = visits.of(event.assoc)
+        trail.queried(
+            calling_ae_title=visit.calling_ae_title,
+            address=visit.address,
+            sop_class_uid=str(event.request.AffectedSOPClassUID),
+            transfer_syntax_uid=str(event.context.transfer_syntax),
+            identifier=event.request.Identifier.getvalue(),
+        )
+        return queries.find(event)
 
     take_report = answer_report(functools.partial(record_report, ledger, configuration.delivery))
 
@@ -396,7 +407,7 @@ def _handlers(
         *prompt_socket(configuration.node.network_timeout_s),
         (evt.EVT_C_ECHO, echoed),
         (evt.EVT_C_STORE, stored),
-        (evt.EVT_C_FIND, queries.find),
+        (evt.EVT_C_FIND, queried),
         (evt.EVT_N_CREATE, steps.create),
         (evt.EVT_N_SET, steps.set),
         (evt.EVT_N_EVENT_REPORT, reported),

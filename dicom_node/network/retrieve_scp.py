@@ -93,8 +93,8 @@ class RetrieveService:
     configuration: Configuration
     ledger: Ledger
     files: InstanceFiles
-    trail: AuditTrail
     caller: Caller
+    trail: AuditTrail
 
     def get(self, association: Association, request: C_GET, context: PresentationContext) -> None:
         """Store what is asked for over the same association."""
@@ -107,8 +107,7 @@ class RetrieveService:
                 file = self._file(instance)
                 yield store_file(association, file) if isinstance(file, DicomFile) else file
 
-        receiver = Participant(self.caller.ae_title, self.caller.ae_title, self.caller.address)
-        self._serve(association, request, context, send, receiver)
+        self._serve(association, request, context, send, _caller(association))
 
     def move(self, association: Association, request: C_MOVE, context: PresentationContext) -> None:
         """Store what is asked for at another peer."""
@@ -144,7 +143,6 @@ class RetrieveService:
             return
         try:
             wanted = self._wanted(decoded(request.Identifier, context), str(context.abstract_syntax))
-            outgoing = self._outgoing(wanted)
         except Exception as error:  # noqa: BLE001 - a peer must get a status whatever happens
             known = classify(error)
             _log.warning("retrieval failed", what=known.what if known is error else type(error).__name__)
@@ -155,7 +153,11 @@ class RetrieveService:
             _respond(association, request, context, _TOO_MANY)
             return
         progress = _Progress(len(wanted))
-        with sending(self.trail, receiver, outgoing) as arrived, contextlib.closing(send(wanted)) as outcomes:
+        with (
+            sending(self.trail, receiver, [self._outgoing(one) for one in wanted], _caller(association)) as arrived,
+            # At the end releases the association with the destination of a C-MOVE.
+            contextlib.closing(send(wanted)) as outcomes,
+        ):
             for outcome in outcomes:
                 progress.count(outcome)
                 if outcome.error is None:
@@ -177,18 +179,9 @@ class RetrieveService:
             failed=len(progress.failed),
         )
 
-    def _outgoing(self, wanted: Sequence[HeldInstance]) -> list[Outgoing]:
-        correlation_id = self.caller.correlation_id() if wanted else ""
-        return [
-            Outgoing(
-                one.study_instance_uid,
-                one.sop_class_uid,
-                one.sop_instance_uid,
-                self.files.absolute(one.path),
-                correlation_id,
-            )
-            for one in wanted
-        ]
+    def _outgoing(self, instance: HeldInstance) -> Outgoing:
+        path = self.files.absolute(instance.path)
+        return Outgoing(instance.study_instance_uid, instance.sop_class_uid, instance.sop_instance_uid, path)
 
     def _destination(self, ae_title: str) -> Peer | None:
         peers = (peer for peer in self.configuration.peers.values() if peer.ae_title == ae_title)
@@ -227,6 +220,11 @@ class RetrieveService:
         except (NodeError, OSError) as error:
             _log.error("held instance cannot be read", sop_instance_uid=instance.sop_instance_uid)
             return SendOutcome(path, instance.sop_class_uid, instance.sop_instance_uid, None, classify(error))
+
+
+def _caller(association: Association) -> Participant:
+    requestor = association.requestor
+    return Participant(requestor.ae_title.strip(), requestor.ae_title.strip(), requestor.address)
 
 
 def _bring(

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import APIRouter
 from pydicom.config import disable_value_validation
 
+from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration, WebSettings
 from dicom_node.network.front_door import listening_socket
 from dicom_node.network.reception import InstanceReceiver
@@ -79,10 +80,12 @@ def serve_web(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
         uploads = Uploads(ledger, server, node.ae_title)
+        trail = AuditTrail.of(configuration, name)
+        stack.callback(trail.close)
         pool = stack.enter_context(ThreadPoolExecutor(THREADS, "store"))
         service = StoreService(InstanceReceiver(ledger, files, room, storage.conflicts), uploads, pool)
         _log.info("web starts", peers=sorted(web.peers), abandoned_uploads=abandoned)
-        _serve(web, [stow_router(configuration, service)], stop_event, ready, uploads.sweep)
+        _serve(web, [stow_router(configuration, service, trail)], stop_event, ready, uploads.sweep)
         uploads.sweep()
 
 

@@ -34,6 +34,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import ClientDisconnect
 
+from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration, PeerPermission
 from dicom_node.errors import CannotUnderstandError, OutOfResourcesError, classify
 from dicom_node.network.reception import InstanceReceiver
@@ -105,13 +106,13 @@ class _Upload:
         return sum(one.failure_reason is None for one in self.instances)
 
 
-def stow_router(configuration: Configuration, service: StoreService) -> APIRouter:
+def stow_router(configuration: Configuration, service: StoreService, trail: AuditTrail) -> APIRouter:
     """The store transaction as a router."""
     router = APIRouter(prefix=ROOT)
     web = configuration.web
     largest = int(web.maximum_object_mb * _MEGABYTE)
     at_once = asyncio.Semaphore(web.maximum_requests)
-    sender = Depends(caller_who_may(PeerPermission.SEND, web))
+    sender = Depends(caller_who_may(PeerPermission.SEND, web, trail))
 
     async def store(request: Request, peer: str, study_instance_uid: str | None) -> Response:
         media_type = _acceptable(request.headers.get("accept", "*/*"))

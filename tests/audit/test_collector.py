@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trustme
-from interop.fixtures import require
 from interop.ports import free_port, wait_until
 from interop.rsyslog import Rsyslog
+from network.certificates import Authority
 
 from dicom_node.audit import collector as module
 from dicom_node.audit.collector import Collector
@@ -24,14 +23,6 @@ from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import ClientTls, SyslogSettings
 from dicom_node.metrics import AUDIT_FILES_LOST
 from storage.ledger import utc_now
-
-
-@pytest.fixture
-def rsyslog(tmp_path: Path) -> Iterator[Rsyslog]:
-    require("rsyslogd")
-    running = Rsyslog(tmp_path / "rsyslog")
-    yield running
-    running.kill()
 
 
 @pytest.fixture(autouse=True)
@@ -161,8 +152,7 @@ def test_a_collector_that_another_authority_vouches_for_gets_nothing(
 ) -> None:
     rsyslog.start()
     writer.write(5)
-    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
-    tls = rsyslog.settings.tls.model_copy(update={"ca": tmp_path / "other.pem"})
+    tls = rsyslog.settings.tls.model_copy(update={"ca": Authority(tmp_path, "other").certificate})
     sending = Collector(rsyslog.settings.model_copy(update={"tls": tls}), writer.file)
     assert not sending.send()
     assert rsyslog.received() == []
@@ -184,10 +174,10 @@ def test_a_collector_that_refuses_this_node_takes_nothing_away(rsyslog: Rsyslog,
 @contextlib.contextmanager
 def deaf_server(folder: Path) -> Iterator[SyslogSettings]:
     """Shakes hands and never reads."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "ca.pem")
+    authority = Authority(folder)
+    credentials = authority.signs("collector")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(context)
+    context.load_cert_chain(credentials.certificate, credentials.key)
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", free_port())) as server:
         port = server.getsockname()[1]
@@ -198,7 +188,7 @@ def deaf_server(folder: Path) -> Iterator[SyslogSettings]:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield SyslogSettings(host="localhost", port=port, tls=ClientTls(ca=folder / "ca.pem"))
+        yield SyslogSettings(host="127.0.0.1", port=port, tls=ClientTls(ca=authority.certificate))
         stop.set()
         thread.join()
 

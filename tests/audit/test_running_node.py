@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from pathlib import Path
 import pytest
 from deliver.results_due import result_objects, results_due
 from interop import dcmtk as scanner
-from interop.ports import free_port, listening, wait_until
-from interop.tools import tool
+from interop.ports import free_port, wait_until
+from interop.rsyslog import Rsyslog
 from network.objects import MR, SECONDARY_CAPTURE, mr_image, save
 from network.running_node import NODE, configuration, destination_sections, pacs_peer
 from prometheus_client.parser import text_string_to_metric_families
@@ -69,34 +68,22 @@ def running(settings: Configuration, log: Path) -> Iterator[None]:
         process.join()
 
 
-@contextlib.contextmanager
-def storescp(folder: Path) -> Iterator[int]:
-    port = free_port()
-    folder.mkdir()
-    command = [tool("storescp"), "-aet", "PACS", "-od", folder, "+B", str(port)]
-    process = subprocess.Popen(command, env=scanner.TOOL_ENVIRONMENT)
-    try:
-        wait_until(lambda: listening(port), seconds=20, what="storescp listens")
-        yield port
-    finally:
-        process.kill()
-        process.wait()
-
-
 def kill_receiver(log: Path) -> None:
     (found,) = re.findall(r'"process": "receiver-0", "pid": (\d+)', log.read_text())
     os.kill(int(found), signal.SIGKILL)
 
 
 @pytest.mark.peers
-def test_what_happens_is_counted_and_told(dcmtk: None, tmp_path: Path) -> None:
+def test_what_happens_is_counted_and_told(dcmtk: None, rsyslog: Rsyslog, tmp_path: Path) -> None:
     metrics_port, log, trail = free_port(), tmp_path / "node.log", tmp_path / "audit" / "trail.log"
-    with storescp(tmp_path / "pacs") as pacs:
+    pacs = free_port()
+    rsyslog.start()
+    with scanner.storescp(tmp_path / "pacs", port=pacs):
         settings = configuration(
             tmp_path,
             **destination_sections(pacs_peer(pacs), storage_commitment=False),
             metrics=MetricsSettings(port=metrics_port),
-            audit=AuditSettings(file=trail),
+            audit=AuditSettings(file=trail, syslog=rsyslog.settings),
         )
         ledger = open_ledger(settings.storage.database)
         results_due(settings, ledger, result_objects(2), study=SENT)
@@ -123,6 +110,9 @@ def test_what_happens_is_counted_and_told(dcmtk: None, tmp_path: Path) -> None:
     _check_numbers(before, held, after, tmp_path / "instances")
     _check_trail(read_trail(trail))
     _check_secrets(log, trail)
+    # The last of them too, that the node has stopped.
+    wait_until(lambda: len(rsyslog.received()) >= _told(trail), seconds=5, what="the collector has all")
+    assert list(dict.fromkeys(rsyslog.received())) == trail.read_bytes().splitlines()
 
 
 def _use(settings: Configuration, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import trustme
+from network.certificates import Authority
 
 from dicom_node.config import ClientTls, SyslogSettings
 from interop.ports import free_port, listening, wait_until
@@ -13,9 +13,9 @@ from interop.tools import tool
 
 _CONFIGURATION = """\
 global(workDirectory="{folder}" maxMessageSize="64k" defaultNetstreamDriver="ossl"
-       defaultNetstreamDriverCAFile="{folder}/ca.pem"
-       defaultNetstreamDriverCertFile="{folder}/server.pem"
-       defaultNetstreamDriverKeyFile="{folder}/server.key")
+       defaultNetstreamDriverCAFile="{ca}"
+       defaultNetstreamDriverCertFile="{certificate}"
+       defaultNetstreamDriverKeyFile="{key}")
 module(load="imtcp" streamDriver.name="ossl" streamDriver.mode="1" streamDriver.authMode="x509/certvalid")
 template(name="raw" type="string" string="%rawmsg%\\n")
 input(type="imtcp" address="127.0.0.1" port="{port}" ruleset="keep")
@@ -37,24 +37,28 @@ class Rsyslog:
         self.messages = folder / "messages"
         self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(folder / "ca.pem")
-        for name, identity in (("server", "localhost"), ("client", "node.example")):
-            certificate = authority.issue_cert(identity)
-            certificate.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
-            certificate.private_key_pem.write_to_path(folder / f"{name}.key")
+        authority = Authority(folder)
+        server = authority.signs("collector")
+        self._node = authority.signs("node")
+        self.authority = authority.certificate
         (folder / "rsyslog.conf").write_text(
-            _CONFIGURATION.format(folder=folder, port=self.port, messages=self.messages), encoding="ascii"
+            _CONFIGURATION.format(
+                folder=folder,
+                port=self.port,
+                messages=self.messages,
+                ca=authority.certificate,
+                certificate=server.certificate,
+                key=server.key,
+            ),
+            encoding="ascii",
         )
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def settings(self) -> SyslogSettings:
         """What a node needs to send to it."""
-        tls = ClientTls(
-            ca=self._folder / "ca.pem", certificate=self._folder / "client.pem", key=self._folder / "client.key"
-        )
-        return SyslogSettings(host="localhost", port=self.port, tls=tls)
+        tls = ClientTls(ca=self.authority, certificate=self._node.certificate, key=self._node.key)
+        return SyslogSettings(host="127.0.0.1", port=self.port, tls=tls)
 
     def start(self) -> None:
         """Start it and wait until it listens."""
