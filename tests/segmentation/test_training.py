@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipelines.models.card import read_card
+from pipelines.training.acdc import acdc_set
 from pipelines.training.augmentation import displacement_grid, vary_appearance
 from pipelines.training.checkpoint import save_atomically
 from pipelines.training.schedule import learning_rate, update_average
@@ -78,9 +79,9 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_stopping_and_resuming_changes_nothing(drawn_hearts: Path, tmp_path: Path) -> None:
     arguments = {"model": "heart-localiser", "fold": 0, "seed": 4}
-    whole = train(drawn_hearts, tmp_path / "whole", steps=6, **arguments)
-    train(drawn_hearts, tmp_path / "parts", steps=3, **arguments)
-    resumed = train(drawn_hearts, tmp_path / "parts", steps=6, **arguments)
+    whole = train(acdc_set(drawn_hearts), tmp_path / "whole", steps=6, **arguments)
+    train(acdc_set(drawn_hearts), tmp_path / "parts", steps=3, **arguments)
+    resumed = train(acdc_set(drawn_hearts), tmp_path / "parts", steps=6, **arguments)
     assert len(whole.training_cases) == 4
     assert set(whole.training_cases).isdisjoint(whole.held_out_cases)
     for name, tensor in load_file(whole.weights).items():
@@ -88,16 +89,18 @@ def test_stopping_and_resuming_changes_nothing(drawn_hearts: Path, tmp_path: Pat
 
 
 def test_a_checkpoint_of_another_run_is_refused(drawn_hearts: Path, tmp_path: Path) -> None:
-    train(drawn_hearts, tmp_path, model="heart-localiser", steps=1, seed=0)
+    train(acdc_set(drawn_hearts), tmp_path, model="heart-localiser", steps=1, seed=0)
     with pytest.raises(ValueError, match="seed"):
-        train(drawn_hearts, tmp_path, model="heart-localiser", steps=2, seed=1)
-    train(drawn_hearts, tmp_path, model="heart-localiser", steps=2, seed=1, resume=False)
+        train(acdc_set(drawn_hearts), tmp_path, model="heart-localiser", steps=2, seed=1)
+    train(acdc_set(drawn_hearts), tmp_path, model="heart-localiser", steps=2, seed=1, resume=False)
 
 
 @pytest.mark.timeout(1800)
 def test_training_lowers_the_loss_and_writes_a_card(drawn_hearts: Path, tmp_path: Path) -> None:
     reports: list[Progress] = []
-    result = train(drawn_hearts, tmp_path, model="heart-localiser", fold=None, steps=100, report=reports.append)
+    result = train(
+        acdc_set(drawn_hearts), tmp_path, model="heart-localiser", fold=None, steps=100, report=reports.append
+    )
     assert [report.step for report in reports] == [50, 100]
     assert reports[-1].loss < 0.95 * reports[0].loss
     card = read_card(result.card)
@@ -115,7 +118,7 @@ def test_impossible_arguments_are_refused(
     drawn_hearts: Path, tmp_path: Path, arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        train(drawn_hearts, tmp_path, **arguments)  # type: ignore[arg-type]
+        train(acdc_set(drawn_hearts), tmp_path, **arguments)  # type: ignore[arg-type]
 
 
 def test_the_loss_is_finite_and_least_for_the_truth() -> None:
