@@ -173,7 +173,7 @@ def draw_subject(recipe: PhantomRecipe, rng: np.random.Generator) -> Subject:
             rng.uniform(0, 2 * math.pi),
         ),
         septal_flattening=flattening,
-        trabeculation=rng.uniform(0.04, 0.1),
+        trabeculation=rng.uniform(0.07, 0.16),
         la_maximum_ml=la_maximum,
         la_minimum_ml=la_maximum * (1 - float(np.clip(la_emptying, 0.2, 0.68))),
         infarct=_draw_infarct(recipe, rng) if disease is Disease.INFARCT else None,

@@ -120,7 +120,8 @@ def cine_signals(
         response = bssfp(values, protocol, grid)
         field = fat if tissue is Tissue.FAT else water
         signals[tissue] = np.interp(field, grid, response)
-    signals[Tissue.BLOOD] = signals[Tissue.BLOOD] * inflow
+    for blood in (Tissue.BLOOD, Tissue.VENOUS_BLOOD):
+        signals[blood] = signals[blood] * inflow
     return signals
 
 

@@ -135,6 +135,10 @@ class _Room:
     coils: Coils
     reconstruction: Reconstruction
     protocol: SteadyState
+    inflow: float
+    """Signal of blood relative to blood at rest: fresh spins flow in."""
+    flow: float
+    """Relative variation of the signal of moving blood."""
 
 
 def simulate(recipe: PhantomRecipe, *, workers: int = 2) -> PhantomStudy:
@@ -210,6 +214,8 @@ def _prepare_room(recipe: PhantomRecipe, heart: Heart, thorax: Thorax, rng: np.r
         coils=build_coils(heart.subject.body, centre, recipe.coils),
         reconstruction=reconstruction_of(recipe, rng),
         protocol=protocol,
+        inflow=rng.uniform(1.05, 1.35),
+        flow=rng.uniform(0.07, 0.17),
     )
 
 
@@ -308,8 +314,8 @@ def _image_slice(
 ) -> tuple[NDArray[np.float32], RenderedSlice]:
     infarct = room.heart.subject.infarct
     acute = infarct is not None and infarct.acute
-    signals = cine_signals(plane, room.protocol, room.shim, acute=acute, inflow=1.08)
-    rendered = render_slice(movie, room.thorax, plane, signals, rng)
+    signals = cine_signals(plane, room.protocol, room.shim, acute=acute, inflow=room.inflow)
+    rendered = render_slice(movie, room.thorax, plane, signals, rng, flow=room.flow)
     blood = float(bssfp(relaxation(room.protocol.field_t)[Tissue.BLOOD], room.protocol, np.zeros(1))[0])
     image = acquire(
         rendered.signal,

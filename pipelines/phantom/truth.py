@@ -405,9 +405,10 @@ def _atrial_arc(state: HeartState) -> float:
     start = math.asin((state.lid + LID_TILT * atrium.x - atrium.s) / atrium.half_length)
     turn = np.linspace(start, math.pi - start, 400)
     total = 0.0
-    for radius in (atrium.radius * ATRIAL_WIDTH, atrium.radius / ATRIAL_WIDTH):
-        x, y = radius * np.cos(turn), atrium.half_length * np.sin(turn)
-        total += float(np.hypot(np.diff(x), np.diff(y)).sum())
+    for first, half_axis in ((0.0, atrium.radius * ATRIAL_WIDTH), (math.pi / 2, atrium.radius / ATRIAL_WIDTH)):
+        near, far = atrium.outline(np.array([first, first + math.pi]))
+        x = half_axis * np.where(turn < math.pi / 2, near, far) * np.cos(turn)
+        total += float(np.hypot(np.diff(x), np.diff(atrium.half_length * np.sin(turn))).sum())
     return total
 
 
