@@ -123,7 +123,7 @@ def draw_subject(recipe: PhantomRecipe, rng: np.random.Generator) -> Subject:
     heart_rate = float(np.clip(rng.normal(66 if disease is Disease.NORMAL else 72, 9), 50, 100))
     edv_index, mass_index = rng.normal(80 if male else 73, 9), rng.normal(53 if male else 42, 6.5)
     ejection = rng.normal(0.595 if male else 0.61, 0.035)
-    shortening, twist = rng.normal(0.155, 0.012), rng.normal(1.0, 0.12)
+    shortening, twist = rng.normal(0.178, 0.013), rng.normal(1.0, 0.12)
     rv_ratio = rng.normal(1.08, 0.06)
     la_index, la_emptying = rng.normal(38, 5), rng.normal(0.57, 0.03)
     flattening = 0.0
