@@ -49,6 +49,9 @@ def train_segmentation(
     model: Annotated[str, typer.Option(help="heart-localiser or ventricle-segmentation.")] = "ventricle-segmentation",
     fold: Annotated[int, typer.Option(min=-1, max=4, help="Fold kept out of training; -1 keeps none out.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's own number by default.")] = None,
+    coarse_steps: Annotated[
+        int | None, typer.Option(min=0, help="How many of the first steps use a smaller, cheaper grid.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = True,
@@ -76,6 +79,7 @@ def train_segmentation(
                 model=model,
                 fold=None if fold < 0 else fold,
                 steps=steps,
+                coarse_steps=coarse_steps,
                 seed=seed,
                 device=device,
                 resume=resume,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +284,7 @@ def train(
     model: str = "ventricle-segmentation",
     fold: int | None = 0,
     steps: int | None = None,
+    coarse_steps: int | None = None,
     seed: int = 0,
     device: str = "cpu",
     resume: bool = True,
@@ -302,6 +303,8 @@ def train(
         Fold (0 … 4) kept out of training; ``None`` trains on all cases.
     steps : int or None
         Steps in all; the recipe's own number by default. A finished run can be resumed with more.
+    coarse_steps : int or None
+        How many of them, the first, are made on the recipe's smaller grid; the recipe's own number by default.
     device : str
         ``cpu`` or a CUDA device; half precision (bfloat16) is used on CUDA only.
     resume : bool
@@ -316,7 +319,7 @@ def train(
     """
     if model not in RECIPES:
         raise ValueError(f"there is no recipe for {model!r}; there are {', '.join(sorted(RECIPES))}")
-    recipe = RECIPES[model]
+    recipe = RECIPES[model] if coarse_steps is None else replace(RECIPES[model], coarse_steps=coarse_steps)
     steps = recipe.steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"{steps} steps: at least one is needed")
@@ -395,6 +398,8 @@ def _finish(
     command = (
         f"dicom-node train segmentation {data.options} --model {recipe.name} {option} --steps {steps} --seed {seed}"
     )
+    if recipe.coarse_size is not None:
+        command += f" --coarse-steps {recipe.coarse_steps}"
     write_card(_card(recipe, data, sha256, cases, split, steps, command), card)
     return TrainingResult(
         recipe.name,
