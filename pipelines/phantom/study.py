@@ -341,7 +341,7 @@ def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence
     timing = EnhancementTiming(myocardial_null_ms(repetition) * float(rng.uniform(0.93, 1.15)), repetition)
     table = relaxation(room.protocol.field_t)
     level = {tissue: enhancement_signal(tissue, timing, values.density) for tissue, values in table.items()}
-    reconstruction = Reconstruction(0.7, 0.85, 1.0, 0.45, room.reconstruction.uniformity, 0.9 * room.reconstruction.snr)
+    reconstruction = Reconstruction(0.7, 0.85, 0.8, 0.45, room.reconstruction.uniformity, 0.9 * room.reconstruction.snr)
     true = [_shifted(plane, rng.normal(0, breathing_sd_mm(recipe))) for plane in planned]
 
     def image(job: tuple[Plane, np.random.SeedSequence]) -> tuple[NDArray[np.float32], RenderedSlice]:
