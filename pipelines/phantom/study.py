@@ -309,9 +309,15 @@ def _shifted(plane: Plane, height_mm: float) -> Plane:
     )
 
 
+def _stored(image: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Grey values of twelve bits."""
+    np.rint(image, out=image)
+    return np.clip(image, 0, 4095, out=image).astype(np.uint16)
+
+
 def _image_slice(
     room: _Room, movie: HeartMovie, plane: Plane, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], RenderedSlice]:
+) -> tuple[NDArray[np.uint16], RenderedSlice]:
     infarct = room.heart.subject.infarct
     acute = infarct is not None and infarct.acute
     signals = cine_signals(plane, room.protocol, room.shim, acute=acute, inflow=room.inflow)
@@ -326,7 +332,7 @@ def _image_slice(
         faults=room.recipe.faults,
     )
     image *= np.float32(BLOOD_GREY / blood)
-    return image, rendered
+    return _stored(image), rendered
 
 
 def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence, workers: int) -> Enhancement:
@@ -364,8 +370,8 @@ def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence
         images = list(pool.map(image, zip(true, seed.spawn(len(true)), strict=True)))
     real = np.concatenate([frame for frame, _ in images]) * ENHANCEMENT_GREY
     return Enhancement(
-        magnitude=np.clip(np.rint(np.abs(real)), 0, 4095).astype(np.uint16),
-        phase_sensitive=np.clip(np.rint(real + PSIR_ZERO), 0, 4095).astype(np.uint16),
+        magnitude=_stored(np.abs(real)),
+        phase_sensitive=_stored(real + PSIR_ZERO),
         geometry=_geometry(planned),
         labels=np.concatenate([rendered.labels for _, rendered in images]),
         lesions=np.concatenate([rendered.lesions for _, rendered in images]),
@@ -389,7 +395,7 @@ def _stack(
     room: _Room,
     view: View,
     planned: list[Plane],
-    slices: list[tuple[NDArray[np.float32], RenderedSlice]],
+    slices: list[tuple[NDArray[np.uint16], RenderedSlice]],
     rng: np.random.Generator,
 ) -> CineAcquisition:
     pixels = np.stack([image for image, _ in slices], axis=1)
@@ -399,7 +405,7 @@ def _stack(
     phases = pixels.shape[0]
     return CineAcquisition(
         view=view,
-        pixels=np.clip(np.rint(pixels), 0, 4095).astype(np.uint16),
+        pixels=pixels,
         geometry=_geometry(planned),
         labels=np.stack([rendered.labels for _, rendered in slices], axis=1),
         atria=np.stack([rendered.atria for _, rendered in slices], axis=1),
