@@ -1,9 +1,7 @@
-"""Measure the phantom: speed, population, likeness to real studies, and how a network trained on patients reads it.
+"""Measure the phantom: speed, population, and how a network trained on patients reads it.
 
 python benchmarks/phantom.py speed
 python benchmarks/phantom.py population --count 40
-python benchmarks/phantom.py likeness --real FOLDER_OF_SHORT_AXIS_DICOM --output FOLDER
-python benchmarks/phantom.py sheet --real FOLDER_OF_SHORT_AXIS_DICOM --output FOLDER
 python benchmarks/phantom.py segmentation --count 50 --json results.json
 """
 
@@ -12,14 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.stack import CineStack, FrameSource, View
-from pipelines.phantom import Dialect, Disease, PhantomRecipe, PhantomStudy, Territory, measure_truth, simulate
+from pipelines.phantom import Dialect, Disease, PhantomRecipe, PhantomStudy, measure_truth, simulate
 from pipelines.phantom.generator import training_examples
 from pipelines.segmentation.labels import Label
 
@@ -151,98 +148,14 @@ def fraction(labels: NDArray[np.uint8], diastole: int, systole: int) -> float:
     return 100 * (1 - small / max(large, 1))
 
 
-def _real_stack(folder: Path) -> CineStack:
-    from pipelines.cine.assemble import assemble
-
-    for study in assemble([path for path in folder.rglob("*") if path.is_file()]):
-        if study.short_axis is not None:
-            return study.short_axis
-    raise SystemExit(f"{folder} holds no short-axis cine")
-
-
-def likeness(arguments: argparse.Namespace) -> None:
-    """Grey values of blood and muscle and their contrast, phantoms beside a real study (segmented by the model)."""
-    from pipelines.segmentation.segment import segment
-
-    real = _real_stack(arguments.real)
-    rows = [("real", real.pixels[:1], segment(real).labels[:1])]
-    for disease, dialect in (
-        (Disease.NORMAL, Dialect.SIEMENS),
-        (Disease.NORMAL, Dialect.GE),
-        (Disease.DCM, Dialect.PHILIPS),
-    ):
-        cine = simulate(PhantomRecipe(seed=11, disease=disease, dialect=dialect, phases=4, long_axis=False)).short_axis
-        rows.append((f"{disease} {dialect}", cine.pixels[:1].astype(np.float32), cine.labels[:1]))
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(rows), figsize=(4 * len(rows), 3), sharey=True)
-    for axis, (name, pixels, labels) in zip(axes, rows, strict=True):
-        reference = float(np.median(pixels[labels == Label.LV]))
-        for label in (Label.LV, Label.MYO, Label.RV):
-            values = pixels[labels == label] / reference
-            axis.hist(values, bins=60, range=(0, 2), density=True, histtype="step", label=label.name)
-        axis.set_title(name)
-        blood, muscle = pixels[labels == Label.LV], pixels[labels == Label.MYO]
-        # Median absolute deviation: trabeculae and papillary muscles are outliers of the cavity.
-        spread = 1.4826 * np.median(np.abs(blood - np.median(blood)))
-        print(
-            f"{name}: blood/myocardium {np.median(blood) / np.median(muscle):.2f}, "
-            f"blood median/spread {np.median(blood) / spread:.1f}"
-        )
-    axes[0].legend()
-    figure.tight_layout()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    figure.savefig(arguments.output / "histograms.png", dpi=90)
-
-
-def sheet(arguments: argparse.Namespace) -> None:
-    """Contact sheet: real frames above phantoms, cine at end diastole and end systole, late enhancement."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    real = _real_stack(arguments.real)
-    middle = real.slices // 2
-    quiet = round(0.35 * real.phases)
-    rows = [("real", [real.pixels[p, s] for s in (middle + 2, middle, middle - 2) for p in (0, quiet)], real.geometry)]
-    for disease in (Disease.NORMAL, Disease.INFARCT, Disease.DCM, Disease.HCM):
-        recipe = PhantomRecipe(seed=21, disease=disease, phases=12, late_enhancement=True)
-        if disease is Disease.INFARCT:
-            recipe = replace(recipe, territory=Territory.LAD, transmurality=0.9, obstruction=True)
-        study = simulate(recipe)
-        cine, lge = study.short_axis, study.enhancement
-        assert lge is not None
-        systole = int(np.argmin([state.lv_volume_ml for state in study.states]))
-        frames = [cine.pixels[p, s] for s in (8, 5) for p in (0, systole)]
-        frames += [study.cines[3].pixels[0, 0], lge.phase_sensitive[5]]
-        rows.append((str(disease), frames, cine.geometry))
-    figure, axes = pyplot.subplots(len(rows), 6, figsize=(15, 2.6 * len(rows)), facecolor="black")
-    for line, (name, frames, _) in zip(axes, rows, strict=True):
-        for axis, frame in zip(line, frames, strict=True):
-            low = float(np.percentile(frame, 5)) if frame is frames[-1] and name != "real" else 0.0
-            axis.imshow(frame, cmap="gray", vmin=low, vmax=np.percentile(frame, 98.5))
-            axis.set_axis_off()
-        line[0].set_title(name, color="white", loc="left")
-    figure.tight_layout(pad=0.3)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    figure.savefig(arguments.output / "sheet.png", dpi=80, facecolor="black")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for action in (speed, population, likeness, sheet, segmentation):
+    for action in (speed, population, segmentation):
         command = commands.add_parser(action.__name__, help=action.__doc__)
         command.set_defaults(action=action)
         if action in (population, segmentation):
             command.add_argument("--count", type=int, default=50)
-        if action in (likeness, sheet):
-            command.add_argument("--real", type=Path, required=True)
-            command.add_argument("--output", type=Path, required=True)
         if action is segmentation:
             command.add_argument("--seed", type=int, default=1000)
             command.add_argument("--phases", type=int, default=8)

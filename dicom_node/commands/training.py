@@ -37,19 +37,33 @@ def _evaluate() -> None:
 
 @train_app.command("segmentation")
 def train_segmentation(
-    data: AcdcFolder,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Train on patients: folder in the layout of the ACDC challenge."
+        ),
+    ] = None,
+    phantoms: Annotated[int | None, typer.Option(min=1, help="Train on this many phantoms, and on nobody.")] = None,
+    phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 0,
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, weights and card.")] = Path("runs"),
     model: Annotated[str, typer.Option(help="heart-localiser or ventricle-segmentation.")] = "ventricle-segmentation",
     fold: Annotated[int, typer.Option(min=-1, max=4, help="Fold kept out of training; -1 keeps none out.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's own number by default.")] = None,
+    coarse_steps: Annotated[
+        int | None, typer.Option(min=0, help="How many of the first steps use a smaller, cheaper grid.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Train the localiser or the segmentation network; stopped runs go on where they stopped."""
+    from pipelines.training.acdc import acdc_set
+    from pipelines.training.phantoms import phantom_set
     from pipelines.training.segmentation import train
 
+    if (data is None) == (phantoms is None):
+        raise ConfigurationError("give either --data or --phantoms", subject="train segmentation")
     folder = output / (model if fold < 0 else f"{model}-fold{fold}")
     with _progress(as_json) as progress:
         task = progress.add_task(model, total=None, detail="")
@@ -60,11 +74,12 @@ def train_segmentation(
 
         try:
             result = train(
-                data,
+                acdc_set(data) if data is not None else phantom_set(phantoms or 0, phantom_seed),
                 folder,
                 model=model,
                 fold=None if fold < 0 else fold,
                 steps=steps,
+                coarse_steps=coarse_steps,
                 seed=seed,
                 device=device,
                 resume=resume,
@@ -88,9 +103,18 @@ def evaluate_segmentation(
         int | None, typer.Option(min=0, max=4, help="Only the cases of this fold of the same folder.")
     ] = None,
     cases: Annotated[list[str] | None, typer.Option("--case", help="Only this case; may be repeated.")] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Output folder of `train segmentation --fold -1` with both networks; left out: those of the package.",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Segment every case as the node would, localiser included, and compare with its annotation."""
+    from pipelines.models.registry import PACKAGED, ModelUnavailable
     from pipelines.segmentation.evaluate import evaluate
 
     with _progress(as_json) as progress:
@@ -101,8 +125,8 @@ def evaluate_segmentation(
             progress.update(task, completed=number, total=total, detail=detail)
 
         try:
-            evaluation = evaluate(data, cases=cases or None, fold=fold, report=report)
-        except ValueError as error:
+            evaluation = evaluate(data, cases=cases or None, fold=fold, models=models or PACKAGED, report=report)
+        except (ValueError, ModelUnavailable) as error:
             raise ConfigurationError(str(error), subject="evaluate segmentation") from error
     if as_json:
         print_json(evaluation.to_json())

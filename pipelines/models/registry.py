@@ -14,9 +14,10 @@ from pipelines.models.identity import ModelIdentity
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LoadedModel", "ModelUnavailable", "list_models", "load_model"]
+__all__ = ["PACKAGED", "LoadedModel", "ModelUnavailable", "list_models", "load_model"]
 
-_ROOT = Path(__file__).parent
+PACKAGED = Path(__file__).parent
+"""Folder of the models that come with this package."""
 
 
 class ModelUnavailable(RuntimeError):  # noqa: N818 - says what is the case
@@ -38,7 +39,7 @@ class LoadedModel:
         return result
 
 
-def list_models(root: Path = _ROOT) -> tuple[ModelCard, ...]:
+def list_models(root: Path = PACKAGED) -> tuple[ModelCard, ...]:
     """Cards of all models under ``root``, by name.
 
     Raises
@@ -49,7 +50,7 @@ def list_models(root: Path = _ROOT) -> tuple[ModelCard, ...]:
     return tuple(read_card(path) for path in sorted(root.glob("*/card.yaml")))
 
 
-def load_model(name: str, device: str = "cpu", root: Path = _ROOT) -> LoadedModel:
+def load_model(name: str, device: str = "cpu", root: Path = PACKAGED) -> LoadedModel:
     """Load the weights of one model to a torch device.
 
     Raises

@@ -35,8 +35,10 @@ LID_TILT = 0.1
 """Slope of the valve plane: the tricuspid valve lies closer to the apex than the mitral valve."""
 
 ATRIAL_WIDTH = 1.15
-_LEFT_ATRIUM_PLACE = (-2.0, 6.0)
-"""x and y of the left atrium in the heart frame, mm."""
+_LEFT_ATRIUM_PLACE = (2.0, 10.0)
+"""x and y of the left atrium in the heart frame, mm: behind the mitral valve, which leaves room for the aortic root."""
+GRAIN = 0.06
+"""Standard deviation of the relative signal of the wall."""
 
 
 class Layer(enum.IntEnum):
@@ -66,9 +68,10 @@ class Layer(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Atrium:
-    """An ellipsoid behind the valve plane: centre (x, y, s), half axes in plane and along the long axis, mm.
+    """A chamber behind the valve plane: centre (x, y, s), half axes in plane and along the long axis, mm.
 
-    In plane it is wider across than high: half axes ``radius * ATRIAL_WIDTH`` and ``radius / ATRIAL_WIDTH``.
+    In plane it is an ellipse, wider across than high (half axes ``radius * ATRIAL_WIDTH`` and ``radius /
+    ATRIAL_WIDTH``), bent by ``bends`` without change of its area.
     """
 
     x: float
@@ -76,6 +79,15 @@ class Atrium:
     s: float
     radius: float
     half_length: float
+    bends: tuple[tuple[int, float, float], ...]
+    """Periods around the chamber, relative amplitude and angle (rad) of each bend."""
+
+    def outline(self, angle: Array) -> Array:
+        """Relative radius at angles about the centre (rad), measured after the ellipse is scaled to a circle."""
+        shape = np.ones_like(angle)
+        for periods, amplitude, place in self.bends:
+            shape += amplitude * np.cos(periods * (angle - place))
+        return shape / math.sqrt(1 + sum(amplitude**2 for _, amplitude, _ in self.bends) / 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,6 +142,8 @@ class Heart:
     ra_roof: float
     right_atrium_place: tuple[float, float]
     right_atrium_volumes: tuple[float, float]
+    atrial_bends: tuple[tuple[tuple[int, float, float], ...], tuple[tuple[int, float, float], ...]]
+    """Bends of the left and of the right atrium."""
 
     def to_heart(self, points: Array) -> Array:
         """Heart frame (x, y, s) of patient points (..., 3), mm."""
@@ -158,8 +172,8 @@ class Heart:
             contraction=contraction,
             rv_scale=scale,
             lid=lid,
-            left_atrium=_atrium(*_LEFT_ATRIUM_PLACE, lid + LID_TILT * _LEFT_ATRIUM_PLACE[0], self.la_roof, la_volume),
-            right_atrium=_atrium(*place, lid + LID_TILT * place[0], self.ra_roof, ra_volume),
+            left_atrium=_atrium(_LEFT_ATRIUM_PLACE, lid, self.la_roof, la_volume, self.atrial_bends[0]),
+            right_atrium=_atrium(place, lid, self.ra_roof, ra_volume, self.atrial_bends[1]),
             lv_volume_ml=volume,
             rv_volume_ml=target,
             la_volume_ml=la_volume,
@@ -267,14 +281,16 @@ def enclosed_volume_ml(motion: MotionState, inner: Array | None, outer: Array, l
     return total * 0.5 * (2 * math.pi / ANGLES) / 1000
 
 
-def _atrium(x: float, y: float, plane: float, roof: float, volume_ml: float) -> Atrium:
-    """Ellipsoid cut by the valve plane at two fifths of its length that holds the volume below a fixed roof."""
-    length = roof - plane
+def _atrium(
+    place: tuple[float, float], lid: float, roof: float, volume_ml: float, bends: tuple[tuple[int, float, float], ...]
+) -> Atrium:
+    """Chamber cut by the valve plane at two fifths of its length that holds the volume below a fixed roof."""
+    length = roof - (lid + LID_TILT * place[0])
     half = 0.6 * length
     cut = -0.4 / 0.6
     shape = (1 - 1 / 3) - (cut - cut**3 / 3)
     radius = math.sqrt(volume_ml * 1000 / (math.pi * half * shape))
-    return Atrium(x, y, roof - half, radius, half)
+    return Atrium(*place, roof - half, radius, half, bends)
 
 
 def build_heart(subject: Subject, rng: np.random.Generator) -> Heart:
@@ -293,16 +309,16 @@ def build_heart(subject: Subject, rng: np.random.Generator) -> Heart:
         reach = reach * (subject.rv_edv_ml / volume) ** 0.8
     surface = subject.body.surface_m2
     la_length = 40.0 * (subject.la_minimum_ml / 32) ** (1 / 3)
-    ra_maximum = subject.la_maximum_ml * rng.uniform(0.9, 1.15)
+    ra_maximum = subject.la_maximum_ml * rng.uniform(1.0, 1.3)
     septum = float(np.interp(0.8 * length, levels, radius[:, ANGLES // 2]))
     rv_width = float(np.interp(0.8 * length, levels, reach.max(axis=1)))
-    place = (-(septum + 0.34 * rv_width), 9.0)
+    place = (-(septum + 0.08 * rv_width), 17.0)
     angles = angle_grid()
     texture = [
         smooth_table(rng.standard_normal((levels.size, ANGLES)), length_mm, degrees)
         for length_mm, degrees in ((2.0, 5.0), (2.5, 5.0))
     ]
-    texture_endo, texture_epi = (0.06 * table / table.std() for table in texture)
+    texture_endo, texture_epi = (GRAIN * table / table.std() for table in texture)
     ridges = smooth_table(rng.standard_normal((levels.size, ANGLES)), 5.0, 4.5)
     ridges = np.clip(0.5 + 0.8 * ridges / ridges.std(), 0, 2)
     towards_apex = np.clip(1.3 - levels / length, 0.35, 1.2)[:, None]
@@ -327,19 +343,27 @@ def build_heart(subject: Subject, rng: np.random.Generator) -> Heart:
         rv_reach=reach,
         rv_trabecula=np.minimum(0.22 * coarse * towards_apex, 0.6),
         fat=fat,
-        trabecula=np.minimum(subject.trabeculation * ridges * towards_apex, 0.3),
+        trabecula=np.minimum(subject.trabeculation * ridges * towards_apex, 0.38),
         texture_endo=texture_endo,
         texture_epi=texture_epi,
         infarct_depth=depth,
         obstruction=_obstruction_depth(subject, depth, distance, rng),
         papillary=(
-            (rng.normal(48, 7), rng.normal(4.6, 0.4) * surface / 1.9, 0.2, rng.normal(0.64, 0.03), 0.68),
-            (rng.normal(248, 8), rng.normal(4.8, 0.4) * surface / 1.9, 0.2, rng.normal(0.62, 0.03), 0.68),
+            (rng.normal(48, 7), rng.normal(5.4, 0.6) * surface / 1.9, 0.2, rng.normal(0.64, 0.03), 0.68),
+            (rng.normal(248, 8), rng.normal(5.6, 0.6) * surface / 1.9, 0.2, rng.normal(0.62, 0.03), 0.68),
         ),
         la_roof=length + la_length,
         ra_roof=length + LID_TILT * place[0] + la_length * 1.02,
         right_atrium_place=place,
         right_atrium_volumes=(ra_maximum * 0.55, ra_maximum),
+        atrial_bends=(_draw_bends(rng), _draw_bends(rng)),
+    )
+
+
+def _draw_bends(rng: np.random.Generator) -> tuple[tuple[int, float, float], ...]:
+    return tuple(
+        (periods, float(abs(rng.normal(mean, 0.04))), float(rng.uniform(0, 2 * math.pi)))
+        for periods, mean in ((2, 0.07), (3, 0.08), (5, 0.03))
     )
 
 
@@ -347,12 +371,15 @@ def _rv_shape(subject: Subject, lv: LeftVentricle) -> Array:
     """Width of the right ventricle over (S, Θ) up to a factor: a crescent with its corner over the diaphragm."""
     fraction = (lv.levels / lv.length)[:, None]
     overload = subject.septal_flattening / 0.15
-    half_width = (30 + 36 * np.clip((fraction - 0.12) / 0.38, 0, 1) ** 0.7) * (1 + 0.08 * overload)
-    angle = angular_distance(angle_grid(), 180)[None, :] / half_width
+    half_width = (30 + 38 * np.clip((fraction - 0.12) / 0.38, 0, 1) ** 0.7) * (1 + 0.08 * overload)
+    angle = angular_distance(angle_grid(), 180)[None, :]
+    # Near the base the outflow tract wraps around the front of the left ventricle.
+    outflow = 18 * np.clip((fraction - 0.6) / 0.3, 0, 1)
+    angle = angle / (half_width + np.where(angle < 0, outflow, 0.0))
     corner = 0.35 - 0.35 * np.clip((fraction - 0.55) / 0.35, 0, 1)
-    rising = np.clip((angle + 1) / (corner + 1), 0, 1) ** 0.85
-    falling = np.clip((1 - angle) / (1 - corner), 0, 1) ** 0.7
-    crescent = np.minimum(rising, falling)
+    beside = np.where(angle < corner, (corner - angle) / (corner + 1), (angle - corner) / (1 - corner))
+    # Wide up to the insertions: the free wall meets the septum at an acute angle.
+    crescent = (1 - np.clip(beside, 0, 1) ** 2.6) ** 0.75
     along = np.clip((fraction - 0.14) / 0.55, 0, 1) ** 0.75
     towards_valve = 1 - 0.4 * np.clip((fraction - 0.78) / 0.22, 0, 1) ** 2
     return smooth_table(36.0 * crescent * along * towards_valve, 3.0, 5.0)

@@ -123,7 +123,7 @@ def draw_subject(recipe: PhantomRecipe, rng: np.random.Generator) -> Subject:
     heart_rate = float(np.clip(rng.normal(66 if disease is Disease.NORMAL else 72, 9), 50, 100))
     edv_index, mass_index = rng.normal(80 if male else 73, 9), rng.normal(53 if male else 42, 6.5)
     ejection = rng.normal(0.595 if male else 0.61, 0.035)
-    shortening, twist = rng.normal(0.155, 0.012), rng.normal(1.0, 0.12)
+    shortening, twist = rng.normal(0.178, 0.013), rng.normal(1.0, 0.12)
     rv_ratio = rng.normal(1.08, 0.06)
     la_index, la_emptying = rng.normal(38, 5), rng.normal(0.57, 0.03)
     flattening = 0.0
@@ -173,7 +173,7 @@ def draw_subject(recipe: PhantomRecipe, rng: np.random.Generator) -> Subject:
             rng.uniform(0, 2 * math.pi),
         ),
         septal_flattening=flattening,
-        trabeculation=rng.uniform(0.04, 0.1),
+        trabeculation=rng.uniform(0.07, 0.16),
         la_maximum_ml=la_maximum,
         la_minimum_ml=la_maximum * (1 - float(np.clip(la_emptying, 0.2, 0.68))),
         infarct=_draw_infarct(recipe, rng) if disease is Disease.INFARCT else None,

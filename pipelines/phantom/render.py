@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_matrix
 
-from pipelines.phantom.heart import ATRIAL_WIDTH, LID_TILT, Atrium, Heart, HeartState, Layer
+from pipelines.phantom.heart import ATRIAL_WIDTH, GRAIN, LID_TILT, Atrium, Heart, HeartState, Layer
 from pipelines.phantom.thorax import Texture, Thorax
 from pipelines.phantom.tissue import Tissue
 from pipelines.phantom.ventricle import ANGLES
@@ -26,6 +26,10 @@ Array = NDArray[np.float64]
 Signals = dict[Tissue, Array]
 
 _POSITION_STEP = 1.0
+_CLEFT = 5.0
+"""Radius of the curve that fat draws across the cleft between two chambers, mm."""
+_LEAFLET = 1.8
+"""Thickness of a closed valve, mm."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,7 +173,9 @@ def render_slice(
         for shift in shifts:
             points = plane.points(*shift)
             background = near if shift[2] <= 0 else far
-            heart_sum += _paint_heart(movie, plane, points[inside], background[inside], local, blood, coverage)
+            heart_sum += _paint_heart(
+                movie, plane, points[inside], background[inside], local, blood, coverage, plane.thickness / samples
+            )
     image = np.repeat(static.astype(np.float32)[None], phases, axis=0)
     image[:, inside] = (heart_sum / samples).T
     shape = (phases, plane.rows, plane.columns)
@@ -283,8 +289,9 @@ def _paint_heart(
     signal: Signals,
     blood_texture: Array,
     total: _Coverage,
+    depth: float,
 ) -> Array:
-    """Signal of one sub-slice over the background, (P, T), adding to the coverage sums."""
+    """Signal of one sub-slice of that depth (mm) over the background, (P, T), adding to the coverage sums."""
     heart = movie.heart
     local = heart.to_heart(points)
     x, y, s = local.T
@@ -314,13 +321,17 @@ def _paint_heart(
     image = np.repeat(background[:, None], phases, axis=1)
     paint(image, cover(Layer.FAT), fat)
     paint(image, cover(Layer.RV_WALL), muscle)
-    paint(image, cover(Layer.RV_VISIBLE), blood)
+    rv_visible = cover(Layer.RV_VISIBLE)
+    venous = signal[Tissue.VENOUS_BLOOD][:, None] * blood_texture
+    paint(image, rv_visible, venous)
     epi_cover, endo_cover = cover(Layer.EPI), cover(Layer.ENDO)
+    strands = _strands(movie, values, distance2)
+    paint(image, rv_visible * strands * np.clip(1.35 - s / heart.lv.length, 0.15, 1)[:, None], muscle)
     inner = values[:, movie.layers.index(Layer.ENDO)]
     outer = values[:, movie.layers.index(Layer.EPI)]
-    depth = np.clip((distance2[:, None] - inner) / np.maximum(outer - inner, 1.0), 0, 1)
-    grain = values[:, movie.layers.index(Layer.TEXTURE_ENDO)] * (1 - depth)
-    grain += values[:, movie.layers.index(Layer.TEXTURE_EPI)] * depth
+    within = np.clip((distance2[:, None] - inner) / np.maximum(outer - inner, 1.0), 0, 1)
+    grain = values[:, movie.layers.index(Layer.TEXTURE_ENDO)] * (1 - within)
+    grain += values[:, movie.layers.index(Layer.TEXTURE_EPI)] * within
     paint(image, epi_cover, muscle * (1 + grain))
     infarct_cover = obstruction_cover = None
     if Layer.INFARCT in movie.layers:
@@ -333,9 +344,11 @@ def _paint_heart(
     papillary = np.maximum(cover(Layer.PAPILLARY_OUTER) - cover(Layer.PAPILLARY_INNER), 0) * endo_cover
     paint(image, papillary, muscle)
     along = math.hypot(float(heart.axes[2] @ plane.row), float(heart.axes[2] @ plane.column))
+    # A sub-slice stands for its whole depth: across the valve plane its edge is as wide as that.
+    lid_width = max(plane.spacing * along, depth * abs(float(heart.axes[2] @ plane.normal)), 0.5)
     lids = np.array([state.lid for state in movie.states])
     above = lids[None, :] + (LID_TILT * x - s)[:, None]
-    lid = np.clip(0.5 + above / max(plane.spacing * along, 0.5), 0, 1)
+    lid = np.clip(0.5 + above / lid_width, 0, 1)
     rv_cover = np.maximum(cover(Layer.RV) - epi_cover, 0)
     total.lv += endo_cover * lid
     total.myocardium += np.maximum(epi_cover - endo_cover, 0) * lid
@@ -348,12 +361,25 @@ def _paint_heart(
     if rows.size:
         systole = np.array([state.contraction for state in movie.states])
         ejecting = np.concatenate([np.diff(systole) > 0, [False]]) | (systole > 0.93)
-        leaflets = np.clip(1.4 - np.abs(above[rows]), 0, 1) * ejecting * (endo_cover[rows] + rv_cover[rows])
+        leaflets = np.clip(0.5 + 0.5 * (_LEAFLET - 2 * np.abs(above[rows])) / lid_width, 0, 1)
+        leaflets *= min(1.0, _LEAFLET / lid_width) * ejecting * (endo_cover[rows] + rv_cover[rows])
         valve = image[rows]
         paint(valve, leaflets * 0.7, muscle[rows])
-        behind = _paint_base(movie, plane, local[rows], background[rows], signal, blood, rows, total, lid)
+        behind = _paint_base(
+            movie, plane, local[rows], background[rows], signal, (blood[rows], venous[rows]), rows, total, lid
+        )
         image[rows] = behind + lid[rows] * (valve - behind)
     return image
+
+
+def _strands(movie: HeartMovie, values: Array, distance2: Array) -> Array:
+    """How much of each pixel of the right ventricle its trabeculae fill, (P, T): strands from septum to free wall."""
+    epi, rv = values[:, movie.layers.index(Layer.EPI)], values[:, movie.layers.index(Layer.RV)]
+    across = np.clip((distance2[:, None] - epi) / np.maximum(rv - epi, 1.0), 0, 1)
+    # The grain of the left wall, continued: it moves with the muscle and costs no table of its own.
+    noise = values[:, movie.layers.index(Layer.TEXTURE_EPI)] * (1 - across)
+    noise += values[:, movie.layers.index(Layer.TEXTURE_ENDO)] * across
+    return np.clip((noise / GRAIN - 0.7 + 0.2 * across) / 0.4, 0, 0.9) * (0.3 + 0.7 * across)
 
 
 def _paint_base(
@@ -362,7 +388,7 @@ def _paint_base(
     local: Array,
     background: Array,
     signal: Signals,
-    blood: Array,
+    blood: tuple[Array, Array],
     rows: NDArray[np.int64],
     total: _Coverage,
     lid: Array,
@@ -370,7 +396,7 @@ def _paint_base(
     """What lies behind the valve plane: atria, aortic root, pulmonary trunk, fat of the atrioventricular groove."""
     muscle = signal[Tissue.MYOCARDIUM][rows, None]
     fat = signal[Tissue.FAT][rows, None]
-    here = blood[rows]
+    arterial, venous = blood
     image = np.repeat(background[:, None], len(movie.states), axis=1)
     left = _atrium_distance(local, tuple(state.left_atrium for state in movie.states))
     right = _atrium_distance(local, tuple(state.right_atrium for state in movie.states))
@@ -383,19 +409,19 @@ def _paint_base(
 
     plane_level = max(state.lid for state in movie.states)
     tubes = _vessels(movie.heart, plane_level)
-    groove = np.minimum(left, right) - 4.5
-    for start, end, radius in tubes:
-        groove = np.minimum(groove, _capsule(local, start, end)[:, None] - radius - 4)
-    paint(groove, fat, 0.9)
-    paint(right - 1.1, muscle)
-    right_cover = paint(right, here)
-    paint(left - 1.4, muscle)
-    left_cover = paint(left, here)
-    for start, end, radius in tubes:
-        distance = _capsule(local, start, end)[:, None] - radius
-        paint(distance - 1.6, muscle)
-        paint(distance, here)
-    behind = 1 - lid[rows]
+    pipes = [_capsule(local, start, end)[:, None] - radius for start, end, radius in tubes]
+    # Fat fills the clefts between chambers and vessels: a smooth minimum of their distances.
+    clefts = np.exp(-left / _CLEFT) + np.exp(-right / _CLEFT) + sum(np.exp(-pipe / _CLEFT) for pipe in pipes)
+    paint(-_CLEFT * np.log(clefts) - 3.0, fat, 0.9)
+    paint(right - 0.8, muscle)
+    right_cover = paint(right, venous)
+    paint(left - 1.2, muscle)
+    left_cover = paint(left, arterial)
+    vessels = np.zeros_like(left_cover)
+    for pipe, content in zip(pipes, (arterial, arterial, venous), strict=True):
+        paint(pipe - 1.0, muscle)
+        vessels = np.maximum(vessels, paint(pipe, content))
+    behind = (1 - lid[rows]) * (1 - vessels)
     total.left_atrium[rows] += left_cover * behind
     total.right_atrium[rows] += right_cover * (1 - left_cover) * behind
     return image
@@ -405,7 +431,8 @@ def _atrium_distance(local: Array, atria: tuple[Atrium, ...]) -> Array:
     """Approximate signed distance to the atrium at each phase, mm, (P, T)."""
     x, y, s = local.T
     first = atria[0]
-    across = ((x - first.x) / ATRIAL_WIDTH) ** 2 + ((y - first.y) * ATRIAL_WIDTH) ** 2
+    wide, high = (x - first.x) / ATRIAL_WIDTH, (y - first.y) * ATRIAL_WIDTH
+    across = (wide**2 + high**2) / first.outline(np.arctan2(high, wide)) ** 2
     radius = np.array([atrium.radius for atrium in atria])
     half = np.array([atrium.half_length for atrium in atria])
     along = s[:, None] - np.array([atrium.s for atrium in atria])[None, :]

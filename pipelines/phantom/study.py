@@ -135,6 +135,10 @@ class _Room:
     coils: Coils
     reconstruction: Reconstruction
     protocol: SteadyState
+    inflow: float
+    """Signal of blood relative to blood at rest: fresh spins flow in."""
+    flow: float
+    """Relative variation of the signal of moving blood."""
 
 
 def simulate(recipe: PhantomRecipe, *, workers: int = 2) -> PhantomStudy:
@@ -210,6 +214,8 @@ def _prepare_room(recipe: PhantomRecipe, heart: Heart, thorax: Thorax, rng: np.r
         coils=build_coils(heart.subject.body, centre, recipe.coils),
         reconstruction=reconstruction_of(recipe, rng),
         protocol=protocol,
+        inflow=rng.uniform(1.05, 1.35),
+        flow=rng.uniform(0.07, 0.17),
     )
 
 
@@ -303,13 +309,19 @@ def _shifted(plane: Plane, height_mm: float) -> Plane:
     )
 
 
+def _stored(image: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Grey values of twelve bits."""
+    np.rint(image, out=image)
+    return np.clip(image, 0, 4095, out=image).astype(np.uint16)
+
+
 def _image_slice(
     room: _Room, movie: HeartMovie, plane: Plane, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], RenderedSlice]:
+) -> tuple[NDArray[np.uint16], RenderedSlice]:
     infarct = room.heart.subject.infarct
     acute = infarct is not None and infarct.acute
-    signals = cine_signals(plane, room.protocol, room.shim, acute=acute, inflow=1.08)
-    rendered = render_slice(movie, room.thorax, plane, signals, rng)
+    signals = cine_signals(plane, room.protocol, room.shim, acute=acute, inflow=room.inflow)
+    rendered = render_slice(movie, room.thorax, plane, signals, rng, flow=room.flow)
     blood = float(bssfp(relaxation(room.protocol.field_t)[Tissue.BLOOD], room.protocol, np.zeros(1))[0])
     image = acquire(
         rendered.signal,
@@ -320,7 +332,7 @@ def _image_slice(
         faults=room.recipe.faults,
     )
     image *= np.float32(BLOOD_GREY / blood)
-    return image, rendered
+    return _stored(image), rendered
 
 
 def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence, workers: int) -> Enhancement:
@@ -335,7 +347,7 @@ def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence
     timing = EnhancementTiming(myocardial_null_ms(repetition) * float(rng.uniform(0.93, 1.15)), repetition)
     table = relaxation(room.protocol.field_t)
     level = {tissue: enhancement_signal(tissue, timing, values.density) for tissue, values in table.items()}
-    reconstruction = Reconstruction(0.7, 0.85, 1.0, 0.45, room.reconstruction.uniformity, 0.9 * room.reconstruction.snr)
+    reconstruction = Reconstruction(0.7, 0.85, 0.8, 0.45, room.reconstruction.uniformity, 0.9 * room.reconstruction.snr)
     true = [_shifted(plane, rng.normal(0, breathing_sd_mm(recipe))) for plane in planned]
 
     def image(job: tuple[Plane, np.random.SeedSequence]) -> tuple[NDArray[np.float32], RenderedSlice]:
@@ -358,8 +370,8 @@ def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence
         images = list(pool.map(image, zip(true, seed.spawn(len(true)), strict=True)))
     real = np.concatenate([frame for frame, _ in images]) * ENHANCEMENT_GREY
     return Enhancement(
-        magnitude=np.clip(np.rint(np.abs(real)), 0, 4095).astype(np.uint16),
-        phase_sensitive=np.clip(np.rint(real + PSIR_ZERO), 0, 4095).astype(np.uint16),
+        magnitude=_stored(np.abs(real)),
+        phase_sensitive=_stored(real + PSIR_ZERO),
         geometry=_geometry(planned),
         labels=np.concatenate([rendered.labels for _, rendered in images]),
         lesions=np.concatenate([rendered.lesions for _, rendered in images]),
@@ -383,7 +395,7 @@ def _stack(
     room: _Room,
     view: View,
     planned: list[Plane],
-    slices: list[tuple[NDArray[np.float32], RenderedSlice]],
+    slices: list[tuple[NDArray[np.uint16], RenderedSlice]],
     rng: np.random.Generator,
 ) -> CineAcquisition:
     pixels = np.stack([image for image, _ in slices], axis=1)
@@ -393,7 +405,7 @@ def _stack(
     phases = pixels.shape[0]
     return CineAcquisition(
         view=view,
-        pixels=np.clip(np.rint(pixels), 0, 4095).astype(np.uint16),
+        pixels=pixels,
         geometry=_geometry(planned),
         labels=np.stack([rendered.labels for _, rendered in slices], axis=1),
         atria=np.stack([rendered.atria for _, rendered in slices], axis=1),

@@ -150,9 +150,9 @@ class Thorax:
         value = signal[Tissue.LIVER] * (1 + 0.05 * texture.fine + 0.04 * texture.medium)
         image = image + liver * (value - image)
         vessels = np.clip((0.5 * texture.coarse + 0.8 * texture.medium - 1.75) / 0.3, 0, 1)
-        image = image + liver * vessels * 0.7 * (signal[Tissue.BLOOD] - image)
+        image = image + liver * vessels * 0.7 * (signal[Tissue.VENOUS_BLOOD] - image)
         cava = below * cover(np.hypot(x + 24, y - self.spine_y + 42) - 11)
-        image = image + cava * (signal[Tissue.BLOOD] * shade - image)
+        image = image + cava * (signal[Tissue.VENOUS_BLOOD] * shade - image)
         for organ, centre, axes in (
             (Tissue.SPLEEN, self.spleen, np.array([28.0, 40.0, 45.0])),
             (Tissue.STOMACH, self.stomach, self.stomach_axes),

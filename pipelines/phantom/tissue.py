@@ -22,6 +22,9 @@ class Tissue(enum.Enum):
     """Tissue classes of the simulated body."""
 
     BLOOD = "blood"
+    """Oxygenated: left heart and aorta."""
+    VENOUS_BLOOD = "venous blood"
+    """Right heart and veins: deoxygenated haemoglobin shortens T2, so it is darker."""
     MYOCARDIUM = "myocardium"
     INFARCT = "infarct"
     OBSTRUCTION = "obstruction"
@@ -48,6 +51,7 @@ class Relaxation:
 
 _AT_1_5 = {
     Tissue.BLOOD: Relaxation(1.0, 1550, 240),
+    Tissue.VENOUS_BLOOD: Relaxation(1.0, 1550, 185),
     Tissue.MYOCARDIUM: Relaxation(0.83, 1017, 48),
     Tissue.INFARCT: Relaxation(0.83, 1060, 50),
     Tissue.OBSTRUCTION: Relaxation(0.83, 1000, 46),
@@ -62,8 +66,14 @@ _AT_1_5 = {
     Tissue.FLUID: Relaxation(1.05, 3500, 1200),
     Tissue.AIR: Relaxation(0.0, 1000, 50),
 }
-_T1_RATIO_3T = {Tissue.BLOOD: 1.19, Tissue.MYOCARDIUM: 1.20, Tissue.FAT: 1.42, Tissue.LIVER: 1.37}
-_T2_RATIO_3T = {Tissue.BLOOD: 0.80, Tissue.MYOCARDIUM: 0.95}
+_T1_RATIO_3T = {
+    Tissue.BLOOD: 1.19,
+    Tissue.VENOUS_BLOOD: 1.19,
+    Tissue.MYOCARDIUM: 1.20,
+    Tissue.FAT: 1.42,
+    Tissue.LIVER: 1.37,
+}
+_T2_RATIO_3T = {Tissue.BLOOD: 0.80, Tissue.VENOUS_BLOOD: 0.70, Tissue.MYOCARDIUM: 0.95}
 
 
 def relaxation(field_t: float, *, acute: bool = False) -> dict[Tissue, Relaxation]:
@@ -131,6 +141,7 @@ class EnhancementTiming:
 # T1 about ten minutes after contrast, ms.
 _ENHANCED_T1 = {
     Tissue.BLOOD: 330.0,
+    Tissue.VENOUS_BLOOD: 330.0,
     Tissue.MYOCARDIUM: 440.0,
     Tissue.INFARCT: 270.0,
     Tissue.OBSTRUCTION: 560.0,

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from pipelines.phantom.cycle import KeyTimes
 from pipelines.phantom.heart import ATRIAL_WIDTH, LID_TILT, Heart, HeartState
 from pipelines.phantom.identity import phantom_uid, recipe_key
-from pipelines.phantom.study import LONG_AXIS_ANGLES_DEG, PhantomStudy
+from pipelines.phantom.study import LONG_AXIS_ANGLES_DEG, CineAcquisition, PhantomStudy
 from pipelines.phantom.ventricle import angle_grid
 
 __all__ = ["Keyframes", "PhantomTruth", "TruthError", "TruthFacts", "measure_truth", "read_truth", "write_truth"]
 
 Array = NDArray[np.float64]
 
-TRUTH_VERSION = 1
+TRUTH_VERSION = 2
 _DENSITY_G_ML = 1.05
 _SEGMENTS = 17
 
@@ -121,8 +121,13 @@ class PhantomTruth:
     sax_positions : (S, 3) float64
     sax_orientation : (6,) float64
     sax_spacing : (2,) float64
+    lax_labels, lax_atria, lax_lesions : (V, T, R, C) uint8
+        The same of the long-axis views, in the order 2CH, 3CH, 4CH; V is 0 without them.
+    lax_positions : (V, 3) float64
+    lax_orientation : (V, 6) float64
+    lax_spacing : (V, 2) float64
     enhancement_labels, enhancement_lesions : (S, R, C) uint8
-        On the late enhancement stack; empty (0, 0, 0) without one.
+        On the late enhancement stack, which has the geometry of the short axis; empty (0, 0, 0) without one.
     """
 
     facts: TruthFacts
@@ -148,6 +153,12 @@ class PhantomTruth:
     sax_positions: Array
     sax_orientation: Array
     sax_spacing: Array
+    lax_labels: NDArray[np.uint8]
+    lax_atria: NDArray[np.uint8]
+    lax_lesions: NDArray[np.uint8]
+    lax_positions: Array
+    lax_orientation: Array
+    lax_spacing: Array
     enhancement_labels: NDArray[np.uint8]
     enhancement_lesions: NDArray[np.uint8]
 
@@ -264,8 +275,12 @@ def measure_truth(study: PhantomStudy) -> PhantomTruth:
     def by_segment(values: NDArray[np.float32]) -> Array:
         return np.stack([values[:, chosen].mean(axis=1) for chosen in segments], axis=1).astype(np.float64)
 
-    cine, lge = study.short_axis, study.enhancement
+    cine, lge, long = study.short_axis, study.enhancement, study.cines[1:]
     empty = np.zeros((0, 0, 0), np.uint8)
+
+    def of_long_axes(masks: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        return np.stack([mask[:, 0] for mask in masks]) if masks else np.zeros((0, 0, 0, 0), np.uint8)
+
     return PhantomTruth(
         facts=facts,
         lv_volume_ml=np.array([state.lv_volume_ml for state in states]),
@@ -290,11 +305,21 @@ def measure_truth(study: PhantomStudy) -> PhantomTruth:
         sax_atria=cine.atria,
         sax_lesions=cine.lesions,
         sax_positions=cine.geometry.positions,
-        sax_orientation=np.concatenate([cine.geometry.row_direction, cine.geometry.column_direction]),
+        sax_orientation=_orientation(cine),
         sax_spacing=np.array(cine.geometry.pixel_spacing),
+        lax_labels=of_long_axes([view.labels for view in long]),
+        lax_atria=of_long_axes([view.atria for view in long]),
+        lax_lesions=of_long_axes([view.lesions for view in long]),
+        lax_positions=np.array([view.geometry.positions[0] for view in long]).reshape(-1, 3),
+        lax_orientation=np.array([_orientation(view) for view in long]).reshape(-1, 6),
+        lax_spacing=np.array([view.geometry.pixel_spacing for view in long]).reshape(-1, 2),
         enhancement_labels=lge.labels if lge else empty,
         enhancement_lesions=lge.lesions if lge else empty,
     )
+
+
+def _orientation(cine: CineAcquisition) -> Array:
+    return np.concatenate([cine.geometry.row_direction, cine.geometry.column_direction])
 
 
 def remodelling_probability(infarct_percent: float, obstruction: bool, gls_percent: float, la_percent: float) -> float:
@@ -405,9 +430,10 @@ def _atrial_arc(state: HeartState) -> float:
     start = math.asin((state.lid + LID_TILT * atrium.x - atrium.s) / atrium.half_length)
     turn = np.linspace(start, math.pi - start, 400)
     total = 0.0
-    for radius in (atrium.radius * ATRIAL_WIDTH, atrium.radius / ATRIAL_WIDTH):
-        x, y = radius * np.cos(turn), atrium.half_length * np.sin(turn)
-        total += float(np.hypot(np.diff(x), np.diff(y)).sum())
+    for first, half_axis in ((0.0, atrium.radius * ATRIAL_WIDTH), (math.pi / 2, atrium.radius / ATRIAL_WIDTH)):
+        near, far = atrium.outline(np.array([first, first + math.pi]))
+        x = half_axis * np.where(turn < math.pi / 2, near, far) * np.cos(turn)
+        total += float(np.hypot(np.diff(x), np.diff(atrium.half_length * np.sin(turn))).sum())
     return total
 
 

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.stack import StackGeometry
-from pipelines.models.registry import list_models
+from pipelines.models.registry import PACKAGED, list_models
 from pipelines.segmentation.labels import Label
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import FINE_MODEL, LOCALISER, segment
-from pipelines.training.acdc import AcdcPatient, find_patients, folds, read_patient, to_stack
+from pipelines.training.acdc import AcdcPatient, acdc_set, find_patients, read_patient, to_stack
+from pipelines.training.data_set import folds
 
 __all__ = [
     "CaseResult",
@@ -197,11 +198,11 @@ def dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return 2 * int((found & truth).sum()) / total if total else 1.0
 
 
-def _evaluate_case(patient: AcdcPatient) -> CaseResult:
+def _evaluate_case(patient: AcdcPatient, models: Path) -> CaseResult:
     stack = to_stack(patient)
     begin = time.perf_counter()
     try:
-        segmentation = segment(stack)
+        segmentation = segment(stack, models=models)
     except SegmentationRefused as refusal:
         none, zero = (float("nan"), float("nan")), (0.0, 0.0)
         names = [label.name for label in LABELS]
@@ -270,8 +271,8 @@ def _error(differences: NDArray[np.float64]) -> FunctionError:
     return FunctionError(float(np.abs(differences).mean()), bias, (bias - spread, bias + spread))
 
 
-def _summarise(results: Sequence[CaseResult]) -> SegmentationEvaluation:
-    cards = {card.name: card for card in list_models() if card.name in (LOCALISER, FINE_MODEL)}
+def _summarise(results: Sequence[CaseResult], models: Path) -> SegmentationEvaluation:
+    cards = {card.name: card for card in list_models(models) if card.name in (LOCALISER, FINE_MODEL)}
     trained_on = {case for card in cards.values() for case in card.training.cases}
     groups = {}
     for group in sorted({result.group for result in results}):
@@ -316,7 +317,7 @@ def cases_of_fold(data: Path, fold: int) -> tuple[str, ...]:
     ValueError
         There is no such fold.
     """
-    split = folds({folder.name: read_patient(folder).group for folder in find_patients(data)})
+    split = folds(acdc_set(data).groups)
     if not 0 <= fold < len(split):
         raise ValueError(f"there is no fold {fold}; folds are 0 to {len(split) - 1}")
     return split[fold]
@@ -327,6 +328,7 @@ def evaluate(
     *,
     cases: Sequence[str] | None = None,
     fold: int | None = None,
+    models: Path = PACKAGED,
     report: Callable[[CaseResult, int, int], None] | None = None,
 ) -> SegmentationEvaluation:
     """Segment patients in ACDC's layout and compare with their annotation, as three-dimensional volumes.
@@ -339,6 +341,8 @@ def evaluate(
         Only these patients.
     fold : int or None
         Only the patients of this fold: those kept out of training where the models were trained with it.
+    models : Path
+        Folder that holds a folder for each network; by default those that come with the package.
     report : callable
         Is called after each patient with its result, its number and the number of patients.
 
@@ -348,6 +352,8 @@ def evaluate(
         The folder is not in ACDC's layout.
     ValueError
         A case that is not there, no such fold, or nothing left to evaluate.
+    ModelUnavailable
+        ``models`` lacks a network, or its weights are not those of its card.
     """
     folders = {folder.name: folder for folder in find_patients(data)}
     wanted = set(folders)
@@ -362,7 +368,7 @@ def evaluate(
         raise ValueError("no patient is left to evaluate: the cases named are not in the fold named")
     results = []
     for number, name in enumerate(sorted(wanted), start=1):
-        results.append(_evaluate_case(read_patient(folders[name])))
+        results.append(_evaluate_case(read_patient(folders[name]), models))
         if report is not None:
             report(results[-1], number, len(wanted))
-    return _summarise(results)
+    return _summarise(results, models)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipelines.cine.stack import CineStack
+from pipelines.models.registry import PACKAGED
 from pipelines.segmentation.grid import Square, intensity_window, sample_image, sample_square, scale_intensity
 from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.localise import locate_heart, neighbour_channels
@@ -33,10 +35,10 @@ _SMOOTHING_CYCLES = 0.02
 """Standard deviation of the temporal smoothing, cardiac cycles: below the sharpest bend of a volume curve."""
 
 
-def _models(device: str) -> tuple[LoadedModel, LoadedModel]:
+def _models(device: str, models: Path) -> tuple[LoadedModel, LoadedModel]:
     from pipelines.models.registry import loaded_model
 
-    return loaded_model(LOCALISER, device), loaded_model(FINE_MODEL, device)
+    return loaded_model(LOCALISER, device, models), loaded_model(FINE_MODEL, device, models)
 
 
 def warm(device: str = "cpu") -> None:
@@ -44,7 +46,7 @@ def warm(device: str = "cpu") -> None:
     import torch
 
     with torch.inference_mode():
-        for model in _models(device):
+        for model in _models(device, PACKAGED):
             size = model.card.input.size
             model.probabilities(torch.zeros(1, 3, size, size).contiguous(memory_format=torch.channels_last))
 
@@ -143,7 +145,7 @@ def _window(square: Square, spacing: tuple[float, float], shape: tuple[int, int]
     return bounds[0], bounds[1], bounds[2], bounds[3]
 
 
-def segment(stack: CineStack, device: str = "cpu") -> CineSegmentation:
+def segment(stack: CineStack, device: str = "cpu", models: Path = PACKAGED) -> CineSegmentation:
     """Label LV cavity, myocardium and RV cavity on every phase and slice of a short-axis stack.
 
     Parameters
@@ -151,6 +153,8 @@ def segment(stack: CineStack, device: str = "cpu") -> CineSegmentation:
     stack : CineStack
     device : str
         Torch device of the networks; everything else happens on the CPU.
+    models : Path
+        Folder that holds a folder for each network; by default those that come with the package.
 
     Raises
     ------
@@ -161,7 +165,7 @@ def segment(stack: CineStack, device: str = "cpu") -> CineSegmentation:
 
     if stack.pixels.size == 0 or not np.isfinite(stack.pixels).all():
         raise SegmentationRefused("The short-axis stack is empty or holds grey values that are not numbers.")
-    localiser, fine = _models(device)
+    localiser, fine = _models(device, models)
     square = locate_heart(stack, localiser)
     spacing = stack.geometry.pixel_spacing
     rows, columns = stack.pixels.shape[2:]

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
 from pipelines.segmentation.labels import Label
+from pipelines.training.data_set import DataSet
 
-__all__ = ["AcdcFrame", "AcdcLayoutError", "AcdcPatient", "find_patients", "folds", "read_patient", "to_stack"]
+__all__ = ["AcdcFrame", "AcdcLayoutError", "AcdcPatient", "acdc_set", "find_patients", "read_patient", "to_stack"]
 
 # ACDC numbers its labels otherwise than Label does.
 _LABEL_OF_ACDC = np.array([Label.BACKGROUND, Label.RV, Label.MYO, Label.LV], dtype=np.uint8)
@@ -90,6 +91,10 @@ def _read_info(path: Path) -> dict[str, str]:
     return {
         key.strip(): value.strip() for key, mark, value in (line.partition(":") for line in text.splitlines()) if mark
     }
+
+
+def _group(info: dict[str, str]) -> str:
+    return info.get("Group", "unknown")
 
 
 def _number(info: dict[str, str], key: str) -> float | None:
@@ -180,7 +185,7 @@ def read_patient(folder: Path) -> AcdcPatient:
         raise AcdcLayoutError(f"{folder}: end diastole has shape {ed.pixels.shape}, end systole {es.pixels.shape}")
     return AcdcPatient(
         identifier=folder.name,
-        group=info.get("Group", "unknown"),
+        group=_group(info),
         ed=ed,
         es=es,
         geometry=geometry,
@@ -211,28 +216,30 @@ def to_stack(patient: AcdcPatient) -> CineStack:
     )
 
 
-def folds(groups: dict[str, str], count: int = 5, seed: int = 0) -> tuple[tuple[str, ...], ...]:
-    """Split patients into ``count`` folds, stratified by group; the same answer for the same names and seed.
+def acdc_set(folder: Path) -> DataSet:
+    """The patients of a folder in ACDC's layout as training data.
 
-    Parameters
-    ----------
-    groups : dict
-        Group of each patient, by identifier.
-
-    Returns
-    -------
-    tuple of tuples of identifiers
-        Fold ``k`` holds the patients kept out of training when ``fold=k``. Every patient is in exactly one.
+    Raises
+    ------
+    AcdcLayoutError
+        The folder is not in ACDC's layout.
     """
-    if count < 2:
-        raise ValueError(f"a split needs at least two folds, not {count}")
-    generator = np.random.default_rng(seed)
-    parts: list[list[str]] = [[] for _ in range(count)]
-    dealt = 0
-    for group in sorted(set(groups.values())):
-        members = sorted(identifier for identifier, value in groups.items() if value == group)
-        for member in generator.permutation(members):
-            # Dealing on where the last group stopped keeps the folds within one patient of each other.
-            parts[dealt % count].append(str(member))
-            dealt += 1
-    return tuple(tuple(sorted(part)) for part in parts)
+    patients = {path.name: path for path in find_patients(folder)}
+    return DataSet(
+        groups={name: _group(_read_info(path / "Info.cfg")) for name, path in patients.items()},
+        read=lambda name: read_patient(patients[name]),
+        name="ACDC (Automated Cardiac Diagnosis Challenge), end diastole and end systole",
+        licence="CC-BY-NC-SA-4.0",
+        source="Bernard et al., IEEE TMI 2018, doi:10.1109/TMI.2018.2837502",
+        weights_licence="CC-BY-NC-SA-4.0",
+        limits=(
+            "Trained on one hospital (Dijon) and two Siemens scanners (1.5 T and 3 T).",
+            "Only end diastole and end systole were annotated; other phases are unseen in training.",
+        ),
+        not_for=(
+            "Diagnosis, or any decision about a patient: research use only.",
+            "Children, congenital heart disease, and sequences other than cine balanced steady-state free precession.",
+            "Commercial use: the weights inherit the licence of their training data.",
+        ),
+        options="--data DIR",
+    )

@@ -1,4 +1,4 @@
-"""Training of the localiser and of the fine segmentation network on data in ACDC's layout."""
+"""Training of the localiser and of the fine segmentation network on annotated stacks: patients or phantoms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ from pipelines.models.card import Architecture, InputSpecification, ModelCard, T
 from pipelines.models.network import build_network
 from pipelines.segmentation.grid import heart_square, intensity_window, pool_factor, scale_intensity
 from pipelines.segmentation.labels import Label
-from pipelines.training.acdc import AcdcPatient, find_patients, folds, read_patient
 from pipelines.training.augmentation import displacement_grid, vary_appearance
 from pipelines.training.checkpoint import load_checkpoint, save_atomically, save_checkpoint
+from pipelines.training.data_set import AnnotatedCase, DataSet, folds
 from pipelines.training.schedule import learning_rate, update_average
 
 __all__ = ["RECIPES", "Progress", "Recipe", "TrainingResult", "soft_label_loss", "train"]
@@ -126,11 +126,11 @@ class _Volume:
     pitch_mm: float
 
 
-def _volumes(patient: AcdcPatient, recipe: Recipe) -> list[_Volume]:
-    spacing = np.array(patient.geometry.pixel_spacing)
-    inside = np.stack([frame.labels for frame in patient.frames]).max(axis=(0, 1))
+def _volumes(case: AnnotatedCase, recipe: Recipe) -> list[_Volume]:
+    spacing = np.array(case.geometry.pixel_spacing)
+    inside = np.stack([frame.labels for frame in case.frames]).max(axis=(0, 1))
     if not inside.any():
-        raise ValueError(f"{patient.identifier} has no labelled voxel: leave it out of the training data")
+        raise ValueError(f"{case.identifier} has no labelled voxel: leave it out of the training data")
     rows, columns = np.flatnonzero(inside.max(axis=1)), np.flatnonzero(inside.max(axis=0))
     square = heart_square(
         (rows[0] * spacing[0], rows[-1] * spacing[0]), (columns[0] * spacing[1], columns[-1] * spacing[1])
@@ -146,7 +146,7 @@ def _volumes(patient: AcdcPatient, recipe: Recipe) -> list[_Volume]:
     step = field / recipe.size
     factors = [pool_factor(float(value), step) for value in spacing]
     result = []
-    for frame in patient.frames:
+    for frame in case.frames:
         window = intensity_window(frame.pixels[:, first[0] : end[0], first[1] : end[1]])
         images = functional.avg_pool2d(torch.from_numpy(frame.pixels), factors, ceil_mode=True)
         one_hot = (
@@ -160,7 +160,7 @@ def _volumes(patient: AcdcPatient, recipe: Recipe) -> list[_Volume]:
                 origin=torch.tensor((np.array(factors) - 1) / 2 * spacing, dtype=torch.float32),
                 centre=torch.tensor(centre, dtype=torch.float32),
                 field_mm=field,
-                pitch_mm=patient.geometry.pitch,
+                pitch_mm=case.geometry.pitch,
             )
         )
     return result
@@ -200,8 +200,9 @@ def _batch(
     bending = displacement_grid(recipe.batch, size, 0.0, torch_generator, scale=0.0, elastic_mm=recipe.elastic_mm)
     samples = []
     for item in range(recipe.batch):
-        patients = groups[names[int(generator.integers(len(names)))]]
-        volume = patients[int(generator.integers(len(patients)))][int(generator.integers(2))]
+        cases = groups[names[int(generator.integers(len(names)))]]
+        phases = cases[int(generator.integers(len(cases)))]
+        volume = phases[int(generator.integers(len(phases)))]
         index = _slice_index(volume.images.shape[0], generator)
         channels = torch.cat([volume.images[_neighbours(index, volume, generator)], volume.shares[index].float() / 255])
         jitter = torch.tensor(
@@ -238,16 +239,14 @@ def soft_label_loss(logits: torch.Tensor, shares: torch.Tensor, weights: torch.T
     return cross_entropy + 1 - dice.mean()
 
 
-def _patients(data: Path) -> list[AcdcPatient]:
-    return [read_patient(folder) for folder in find_patients(data)]
-
-
-def _card(recipe: Recipe, sha256: str, cases: tuple[str, ...], split: str, steps: int, command: str) -> ModelCard:
+def _card(
+    recipe: Recipe, data: DataSet, sha256: str, cases: tuple[str, ...], split: str, steps: int, command: str
+) -> ModelCard:
     return ModelCard(
         name=recipe.name,
         version="0.1.0",
         task=recipe.task,
-        licence="CC-BY-NC-SA-4.0",
+        licence=data.weights_licence,
         weights_sha256=sha256,
         summary=recipe.summary,
         input=InputSpecification(
@@ -261,23 +260,16 @@ def _card(recipe: Recipe, sha256: str, cases: tuple[str, ...], split: str, steps
         label_weights=recipe.label_weights,
         architecture=_architecture(recipe),
         training=TrainingData(
-            name="ACDC (Automated Cardiac Diagnosis Challenge), end diastole and end systole",
-            licence="CC-BY-NC-SA-4.0",
-            source="Bernard et al., IEEE TMI 2018, doi:10.1109/TMI.2018.2837502",
+            name=data.name,
+            licence=data.licence,
+            source=data.source,
             cases=cases,
             split=split,
             steps=steps,
             command=command,
         ),
-        limits=(
-            "Trained on one hospital (Dijon) and two Siemens scanners (1.5 T and 3 T).",
-            "Only end diastole and end systole were annotated; other phases are unseen in training.",
-        ),
-        not_for=(
-            "Diagnosis, or any decision about a patient: research use only.",
-            "Children, congenital heart disease, and sequences other than cine balanced steady-state free precession.",
-            "Commercial use: the weights inherit the licence of their training data.",
-        ),
+        limits=data.limits,
+        not_for=data.not_for,
     )
 
 
@@ -286,12 +278,13 @@ def _architecture(recipe: Recipe) -> Architecture:
 
 
 def train(
-    data: Path,
+    data: DataSet,
     output: Path,
     *,
     model: str = "ventricle-segmentation",
     fold: int | None = 0,
     steps: int | None = None,
+    coarse_steps: int | None = None,
     seed: int = 0,
     device: str = "cpu",
     resume: bool = True,
@@ -301,17 +294,17 @@ def train(
 
     Parameters
     ----------
-    data : Path
-        Folder in ACDC's layout.
+    data : DataSet
     output : Path
-        Receives ``checkpoint.safetensors``, ``weights.safetensors``, ``card.yaml`` (no measurements yet) and
-        ``training.json``.
+        Receives ``checkpoint.safetensors``, ``weights.safetensors`` and ``card.yaml`` (no measurements yet).
     model : str
         A key of :data:`RECIPES`.
     fold : int or None
-        Fold (0 … 4) kept out of training; ``None`` trains on all patients.
+        Fold (0 … 4) kept out of training; ``None`` trains on all cases.
     steps : int or None
         Steps in all; the recipe's own number by default. A finished run can be resumed with more.
+    coarse_steps : int or None
+        How many of them, the first, are made on the recipe's smaller grid; the recipe's own number by default.
     device : str
         ``cpu`` or a CUDA device; half precision (bfloat16) is used on CUDA only.
     resume : bool
@@ -321,30 +314,25 @@ def train(
 
     Raises
     ------
-    AcdcLayoutError
-        The data are not in ACDC's layout.
     ValueError
-        Unknown model or fold, or a checkpoint of another run.
+        Unknown model or fold, a case that cannot be read, or a checkpoint of another run.
     """
     if model not in RECIPES:
         raise ValueError(f"there is no recipe for {model!r}; there are {', '.join(sorted(RECIPES))}")
-    recipe = RECIPES[model]
+    recipe = RECIPES[model] if coarse_steps is None else replace(RECIPES[model], coarse_steps=coarse_steps)
     steps = recipe.steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"{steps} steps: at least one is needed")
-    patients = _patients(data)
-    split = folds({patient.identifier: patient.group for patient in patients})
+    split = folds(data.groups)
     if fold is not None and not 0 <= fold < len(split):
         raise ValueError(f"there is no fold {fold}; folds are 0 to {len(split) - 1}")
     held_out = split[fold] if fold is not None else ()
-    groups: dict[str, list[list[_Volume]]] = {}
-    for patient in patients:
-        if patient.identifier not in held_out:
-            groups.setdefault(patient.group, []).append(_volumes(patient, recipe))
-    cases = tuple(patient.identifier for patient in patients if patient.identifier not in held_out)
+    cases = tuple(identifier for identifier in data.groups if identifier not in held_out)
     if not cases:
-        raise ValueError(f"fold {fold} leaves no patient to train on: {data} holds {len(patients)}")
-    del patients
+        raise ValueError(f"fold {fold} leaves no case to train on: {data.name} holds {len(data.groups)}")
+    groups: dict[str, list[list[_Volume]]] = {}
+    for identifier in cases:
+        groups.setdefault(data.groups[identifier], []).append(_volumes(data.read(identifier), recipe))
 
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -387,11 +375,12 @@ def train(
         if done % 250 == 0 or done == steps:
             save_checkpoint(checkpoint, done, network, average, optimizer, settings)
             save_atomically(average, output / "weights.safetensors")
-    return _finish(recipe, output, average, cases, held_out, fold, steps, seed, losses)
+    return _finish(recipe, data, output, average, cases, held_out, fold, steps, seed, losses)
 
 
 def _finish(
     recipe: Recipe,
+    data: DataSet,
     output: Path,
     average: dict[str, torch.Tensor],
     cases: tuple[str, ...],
@@ -404,10 +393,14 @@ def _finish(
     weights, card = output / "weights.safetensors", output / "card.yaml"
     save_atomically(average, weights)
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    split = "all patients" if fold is None else f"5 folds by patient, stratified by group, seed 0; fold {fold} held out"
+    split = "all cases" if fold is None else f"5 folds by case, stratified by group, seed 0; fold {fold} held out"
     option = "--fold -1" if fold is None else f"--fold {fold}"
-    command = f"dicom-node train segmentation --data DIR --model {recipe.name} {option} --steps {steps} --seed {seed}"
-    write_card(_card(recipe, sha256, cases, split, steps, command), card)
+    command = (
+        f"dicom-node train segmentation {data.options} --model {recipe.name} {option} --steps {steps} --seed {seed}"
+    )
+    if recipe.coarse_size is not None:
+        command += f" --coarse-steps {recipe.coarse_steps}"
+    write_card(_card(recipe, data, sha256, cases, split, steps, command), card)
     return TrainingResult(
         recipe.name,
         steps,

@@ -269,6 +269,14 @@ def test_models_print_their_cards(run: Run) -> None:
     assert run("models").status == ExitCode.OK
 
 
+def test_training_wants_patients_or_phantoms(run: Run, tmp_path: Path) -> None:
+    for arguments in ((), ("--data", tmp_path, "--phantoms", 2)):
+        result = run("train", "segmentation", "--output", tmp_path / "runs", *arguments)
+        assert result.status == ExitCode.USAGE
+        assert "either --data or --phantoms" in result.err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_evaluate_refuses_a_folder_that_is_not_acdc(run: Run, tmp_path: Path) -> None:
     wrong = run("evaluate", "segmentation", "--data", tmp_path)
     assert wrong.status == ExitCode.USAGE

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from pipelines.cine.stack import View
 from pipelines.phantom import Disease, Fault, PhantomRecipe, PhantomStudy, RecipeError, simulate
@@ -19,6 +23,18 @@ def test_equal_recipes_give_equal_studies_whatever_the_number_of_threads() -> No
     assert np.array_equal(one.short_axis.labels, other.short_axis.labels)
     different = simulate(dataclasses.replace(SMALL, seed=10))
     assert not np.array_equal(one.short_axis.pixels, different.short_axis.pixels)
+
+
+def test_a_seed_gives_the_same_study_in_a_fresh_process() -> None:
+    script = (
+        "import hashlib; from pipelines.phantom import PhantomRecipe, simulate; "
+        "cine = simulate(PhantomRecipe(seed=9, slices=4, phases=6, rows=72, columns=80, spacing_mm=3.0, "
+        "long_axis=False)).short_axis; "
+        "print(hashlib.sha256(cine.pixels.tobytes() + cine.labels.tobytes()).hexdigest())"
+    )
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    cine = simulate(SMALL).short_axis
+    assert hashlib.sha256(cine.pixels.tobytes() + cine.labels.tobytes()).hexdigest() == other
 
 
 def test_voxels_of_a_fine_stack_close_on_the_analytic_volumes() -> None:
@@ -72,6 +88,22 @@ def test_faults_of_acquisition_change_images_and_not_truth(fault: Fault) -> None
     assert np.array_equal(good.short_axis.labels, bad.short_axis.labels)
     difference = np.abs(good.short_axis.pixels.astype(int) - bad.short_axis.pixels)
     assert difference.mean() > 1
+
+
+def test_low_snr_and_ghosts_are_seen_beside_the_noise() -> None:
+    good = simulate(SMALL).short_axis
+    blood = ndimage.binary_erosion(good.labels == Label.LV, np.ones((1, 1, 3, 3)))
+
+    def noise(pixels: np.ndarray) -> float:
+        second = pixels - 0.5 * (np.roll(pixels, 1, -1) + np.roll(pixels, -1, -1))
+        return float(np.median(np.abs(second[blood])))
+
+    def with_fault(fault: Fault) -> np.ndarray:
+        return simulate(dataclasses.replace(SMALL, faults=frozenset({fault}))).short_axis.pixels.astype(float)
+
+    assert noise(with_fault(Fault.LOW_SNR)) > 2 * noise(good.pixels.astype(float))
+    ghosts = with_fault(Fault.GHOSTING) - good.pixels
+    assert np.median(np.abs(ghosts[blood])) > 2 * noise(good.pixels.astype(float))
 
 
 def test_faults_of_planning_change_the_stack() -> None:

@@ -42,6 +42,11 @@ def test_the_truth_is_consistent(infarct_study: PhantomStudy) -> None:
     assert 0 < facts.obstruction_percent < facts.infarct_percent < 42
     assert facts.keyframes.end_systole == round(facts.key_times.end_systole * len(truth.lv_volume_ml))
     assert np.abs(truth.point_strain[0]).max() < 1e-5
+    views = infarct_study.cines[1:]
+    assert truth.lax_labels.shape == (3, 12, *views[0].labels.shape[2:])
+    for index, view in enumerate(views):
+        assert np.array_equal(truth.lax_labels[index], view.labels[:, 0])
+        assert np.array_equal(truth.lax_positions[index], view.geometry.positions[0])
     # LAD infarct: its segments strain less than the rest of the ventricle.
     peak = truth.aha_circumferential[np.argmin(truth.lv_volume_ml)]
     hurt = truth.aha_transmurality > 0.5

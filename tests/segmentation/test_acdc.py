@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.segmentation.labels import Label
-from pipelines.training.acdc import AcdcLayoutError, find_patients, folds, read_patient, to_stack
+from pipelines.training.acdc import AcdcLayoutError, find_patients, read_patient, to_stack
+from pipelines.training.data_set import folds
 
 INFO = "ED: 1\nES: 12\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n"
 

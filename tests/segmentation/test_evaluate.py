@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.models.registry import ModelUnavailable
 from pipelines.segmentation.evaluate import cases_of_fold, dice, evaluate, surface_distances, volumes
 from pipelines.segmentation.labels import Label
 from pipelines.training.acdc import AcdcLayoutError
@@ -67,6 +68,11 @@ def test_cases_that_are_not_there_are_refused(drawn_hearts: Path) -> None:
         evaluate(drawn_hearts, cases=["patient999"])
     with pytest.raises(ValueError, match="no fold 9"):
         evaluate(drawn_hearts, fold=9)
+
+
+def test_networks_of_another_folder_are_used_and_missed(drawn_hearts: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=str(tmp_path)):
+        evaluate(drawn_hearts, models=tmp_path)
 
 
 def test_the_report_has_the_agreed_keys_and_is_json(drawn_hearts: Path) -> None:

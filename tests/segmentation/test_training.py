@@ -4,14 +4,19 @@ import itertools
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipelines.models.card import read_card
+from pipelines.models.registry import load_model
+from pipelines.segmentation.labels import Label
+from pipelines.training.acdc import acdc_set
 from pipelines.training.augmentation import displacement_grid, vary_appearance
 from pipelines.training.checkpoint import save_atomically
+from pipelines.training.phantoms import phantom_set
 from pipelines.training.schedule import learning_rate, update_average
 from pipelines.training.segmentation import Progress, train
 
@@ -78,9 +83,9 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_stopping_and_resuming_changes_nothing(drawn_hearts: Path, tmp_path: Path) -> None:
     arguments = {"model": "heart-localiser", "fold": 0, "seed": 4}
-    whole = train(drawn_hearts, tmp_path / "whole", steps=6, **arguments)
-    train(drawn_hearts, tmp_path / "parts", steps=3, **arguments)
-    resumed = train(drawn_hearts, tmp_path / "parts", steps=6, **arguments)
+    whole = train(acdc_set(drawn_hearts), tmp_path / "whole", steps=6, **arguments)
+    train(acdc_set(drawn_hearts), tmp_path / "parts", steps=3, **arguments)
+    resumed = train(acdc_set(drawn_hearts), tmp_path / "parts", steps=6, **arguments)
     assert len(whole.training_cases) == 4
     assert set(whole.training_cases).isdisjoint(whole.held_out_cases)
     for name, tensor in load_file(whole.weights).items():
@@ -88,16 +93,18 @@ def test_stopping_and_resuming_changes_nothing(drawn_hearts: Path, tmp_path: Pat
 
 
 def test_a_checkpoint_of_another_run_is_refused(drawn_hearts: Path, tmp_path: Path) -> None:
-    train(drawn_hearts, tmp_path, model="heart-localiser", steps=1, seed=0)
+    train(acdc_set(drawn_hearts), tmp_path, model="heart-localiser", steps=1, seed=0)
     with pytest.raises(ValueError, match="seed"):
-        train(drawn_hearts, tmp_path, model="heart-localiser", steps=2, seed=1)
-    train(drawn_hearts, tmp_path, model="heart-localiser", steps=2, seed=1, resume=False)
+        train(acdc_set(drawn_hearts), tmp_path, model="heart-localiser", steps=2, seed=1)
+    train(acdc_set(drawn_hearts), tmp_path, model="heart-localiser", steps=2, seed=1, resume=False)
 
 
 @pytest.mark.timeout(1800)
 def test_training_lowers_the_loss_and_writes_a_card(drawn_hearts: Path, tmp_path: Path) -> None:
     reports: list[Progress] = []
-    result = train(drawn_hearts, tmp_path, model="heart-localiser", fold=None, steps=100, report=reports.append)
+    result = train(
+        acdc_set(drawn_hearts), tmp_path, model="heart-localiser", fold=None, steps=100, report=reports.append
+    )
     assert [report.step for report in reports] == [50, 100]
     assert reports[-1].loss < 0.95 * reports[0].loss
     card = read_card(result.card)
@@ -105,6 +112,34 @@ def test_training_lowers_the_loss_and_writes_a_card(drawn_hearts: Path, tmp_path
     assert card.training.cases == result.training_cases
     assert len(card.training.cases) == 5
     assert card.measurements == ()
+
+
+def test_phantoms_are_training_data_without_disk(tmp_path: Path) -> None:
+    data = phantom_set(2, 60)
+    assert set(data.groups) == {"phantom-60", "phantom-61"}
+    case = data.read("phantom-60")
+    assert len(case.frames) == 4
+    assert case.frames[0].pixels.shape == case.frames[0].labels.shape
+    assert set(np.unique(case.frames[0].labels)) == set(Label)
+    again = phantom_set(1, 60).read("phantom-60")
+    assert np.array_equal(case.frames[2].pixels, again.frames[2].pixels)
+
+    result = train(data, tmp_path, model="heart-localiser", fold=None, steps=2)
+    card = read_card(result.card)
+    assert card.training.cases == ("phantom-60", "phantom-61")
+    assert card.licence == "Apache-2.0"
+    assert card.training.command.startswith("dicom-node train segmentation --phantoms 2 --phantom-seed 60 ")
+    assert load_model("heart-localiser", root=_as_root(tmp_path, "heart-localiser")).card == card
+    with pytest.raises(ValueError, match="0 phantoms"):
+        phantom_set(0, 0)
+
+
+def _as_root(folder: Path, name: str) -> Path:
+    """The folder of a trained model as one that holds models by name."""
+    root = folder / "root"
+    root.mkdir()
+    (root / name).symlink_to(folder, target_is_directory=True)
+    return root
 
 
 @pytest.mark.parametrize(
@@ -115,7 +150,7 @@ def test_impossible_arguments_are_refused(
     drawn_hearts: Path, tmp_path: Path, arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        train(drawn_hearts, tmp_path, **arguments)  # type: ignore[arg-type]
+        train(acdc_set(drawn_hearts), tmp_path, **arguments)  # type: ignore[arg-type]
 
 
 def test_the_loss_is_finite_and_least_for_the_truth() -> None:
