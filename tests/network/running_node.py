@@ -160,6 +160,9 @@ class ReceiverProcess:
         assert self._process.pid is not None
         return self._process.pid
 
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
     def start(self) -> None:
         ready = _spawn.Event()
         arguments = (self.configuration, self._front_door, self._row, self.log, ready)

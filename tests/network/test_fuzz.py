@@ -1,0 +1,290 @@
+"""Anything at all is sent to one receiver; it stays up, says only what PS3.8 allows, and keeps what it acknowledged.
+
+``DICOM_NODE_FUZZ_INPUTS`` is how many inputs are sent (messages or PDUs; several on a connection), and
+``DICOM_NODE_FUZZ_SEED`` where they begin. An hour of it is a few hundred thousand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from interop.ports import free_port, wait_until
+from sqlalchemy import select
+
+from dicom_node.config import Peer, PeerPermission
+from network.legality import IllegalReplyError, Message, Reply, judged
+from network.mutations import EXPLICIT, PROPOSALS, Conversation, Store, conversations, last_words
+from network.objects import MR, data_set_bytes, encoded, mr_image
+from network.running_node import NODE, SCANNER, ReceiverProcess, RunningReceiver, configuration, with_node
+from network.wire import Scripted, connected, data_pdus, echo_request, store_request
+from storage.ledger import open_ledger
+from storage.schema import InstanceRow
+
+INPUTS = int(os.environ.get("DICOM_NODE_FUZZ_INPUTS", "600"))
+SEED = int(os.environ.get("DICOM_NODE_FUZZ_SEED", "1"))
+CONNECTIONS = 60
+"""Of a round; an honest sender comes after each."""
+PATIENCE_S = 40.0
+LISTENING_S = 0.2
+LAST_PDUS = tuple(
+    bytes.fromhex(pdu) for pdu in ("06000000000400000000", "07000000000400000000", "07000000000400000200")
+)
+"""A-RELEASE-RP, and the A-ABORTs that are usual."""
+NETWORK_TIMEOUT_S = 4.0
+
+
+@dataclass
+class Fuzzed:
+    """A receiver and what it was sent."""
+
+    process: ReceiverProcess
+    running: RunningReceiver
+    inputs: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    acknowledged: dict[str, Store] = field(default_factory=dict)
+    """By digest; not yet looked for in the ledger."""
+    unsure: set[str] = field(default_factory=set)
+    """Digests of what was whole but whose sender did not stay for the answer, or broke the protocol later on."""
+    rows: int = 0
+    last_row: int = 0
+
+
+@pytest.fixture
+def fuzzed(tmp_path: Path) -> Iterator[Fuzzed]:
+    everything = frozenset({PeerPermission.SEND, PeerPermission.RECEIVE, PeerPermission.QUERY})
+    peers = {"scanner": Peer(ae_title=SCANNER, host="127.0.0.1", port=free_port(), may=everything)}
+    node = with_node(
+        configuration(tmp_path, peers=peers),
+        receiver_processes=1,
+        network_timeout_s=NETWORK_TIMEOUT_S,
+        acse_timeout_s=3,
+        commitment=True,
+    )
+    process = ReceiverProcess(node)
+    ledger = open_ledger(node.storage.database)
+    try:
+        yield Fuzzed(process, RunningReceiver(node, ledger))
+    finally:
+        ledger.close()
+        process.kill()
+
+
+def digest(store: Store) -> str:
+    return hashlib.sha256(store.syntax.encode() + b"\0" + store.data).hexdigest()
+
+
+def talk(port: int, conversation: Conversation) -> bytes:
+    """Send all of it, and return what came back until the node closed the connection."""
+    sent = b"".join(move.sent for move in conversation.moves) + last_words(conversation.end)
+    with connected(port, timeout_s=PATIENCE_S) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(conversation.request)
+        received = b""
+        if conversation.awaits_acceptance:
+            peer = Scripted(connection)
+            received = peer.exactly(6)
+            received += peer.exactly(int.from_bytes(received[2:], "big"))
+        with contextlib.suppress(ConnectionError):
+            for cut in conversation.cuts:
+                connection.sendall(sent[:cut])
+                sent = sent[cut:]
+            connection.sendall(sent)
+        if conversation.end == "reset":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if conversation.end in ("reset", "close"):
+            return received
+        return received + listen(connection, PATIENCE_S if conversation.is_clean else LISTENING_S)
+
+
+def listen(connection: socket.socket, patience_s: float) -> bytes:
+    """All that comes until the node closes; it is told that there is nothing more when it has said its last, or nothing
+    for a while: it may wait for the rest of a PDU that is never sent."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        connection.settimeout(patience_s)
+        with contextlib.suppress(TimeoutError):
+            while not received.endswith(LAST_PDUS):
+                data = connection.recv(65536)
+                if not data:
+                    return received
+                received += data
+        connection.settimeout(PATIENCE_S)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+        # The node may close while there is more to read than it cares for; what came before is lost then.
+        while data := connection.recv(65536):
+            received += data
+    return received
+
+
+def converse(fuzzed: Fuzzed, conversation: Conversation) -> None:
+    received = talk(fuzzed.running.port, conversation)
+    stays = conversation.end in ("release", "lone release")
+    try:
+        reply = judged(
+            received,
+            conversation.proposals,
+            conversation.maximum_length,
+            # A damaged message may hold what reads as a request for release.
+            may_release=stays or not conversation.is_clean,
+            may_break_off=not stays or not conversation.is_clean,
+        )
+        if conversation.is_clean and stays:
+            check_answers(reply, conversation)
+    except (AssertionError, LookupError) as error:
+        kinds = [move.kind for move in conversation.moves]
+        raise AssertionError(f"{error}: sent {kinds} and {conversation.end}, got {received[-200:]!r}") from error
+    note(fuzzed, conversation, reply)
+
+
+def check_answers(reply: Reply, conversation: Conversation) -> None:
+    """Nothing that was sent broke PS3.8, so each request has its answer and the association its proper end."""
+    assert reply.established
+    # Too short for a PDU of a response: such a peer cannot be answered.
+    if conversation.maximum_length and conversation.maximum_length <= 6:
+        return
+    assert reply.end == "released", reply.end
+    assert len(reply.messages) == len(conversation.moves)
+    stores = [move.store for move in conversation.moves if move.store]
+    answers = [message for message in reply.messages if message.unsigned(0x0100) == 0x8001]
+    assert [message.unsigned(0x0120) for message in answers] == [store.message_id for store in stores]
+    assert [text(message, 0x1000) for message in answers] == [store.sop_instance for store in stores]
+
+
+def text(message: Message, number: int) -> str:
+    return message.fields.get(number, b"").rstrip(b"\0").decode("latin-1")
+
+
+def note(fuzzed: Fuzzed, conversation: Conversation, reply: Reply) -> None:
+    fuzzed.inputs.update(move.kind for move in conversation.moves)
+    fuzzed.inputs["request"] += not conversation.is_request_whole
+    fuzzed.ends[reply.end] += 1
+    status = {
+        text(message, 0x1000): message.unsigned(0x0900)
+        for message in reply.messages
+        if message.unsigned(0x0100) == 0x8001
+    }
+    fuzzed.statuses.update(f"{one:04X}" for one in status.values())
+    for move in conversation.moves:
+        if move.store is None:
+            continue
+        if status.get(move.store.sop_instance) == 0x0000:
+            fuzzed.acknowledged[digest(move.store)] = move.store
+        elif not conversation.is_clean or conversation.end not in ("release", "lone release"):
+            fuzzed.unsure.add(digest(move.store))
+
+
+def honest_sender_is_served(fuzzed: Fuzzed) -> None:
+    image = mr_image(side=24)
+    with connected(fuzzed.running.port) as connection:
+        peer = Scripted(connection)
+        peer.associate(*PROPOSALS, calling=SCANNER, called=NODE)
+        peer.send(*data_pdus(1, echo_request(1), None))
+        assert peer.response().status == 0x0000
+        peer.send(*data_pdus(EXPLICIT, store_request(2, MR, image.SOPInstanceUID), encoded(image)))
+        assert peer.response().status == 0x0000
+        peer.release()
+    store = Store(2, "1.2.840.10008.1.2.1", image.SOPInstanceUID, encoded(image))
+    fuzzed.acknowledged[digest(store)] = store
+
+
+def check_ledger(fuzzed: Fuzzed) -> None:
+    """Everything acknowledged is there, byte for byte, and nothing that was refused."""
+    with fuzzed.running.ledger.reading() as session:
+        rows = list(session.scalars(select(InstanceRow).where(InstanceRow.id > fuzzed.last_row)))
+    for row in rows:
+        fuzzed.last_row = max(fuzzed.last_row, row.id)
+        store = fuzzed.acknowledged.pop(row.digest, None)
+        if store is not None:
+            assert data_set_bytes(fuzzed.running.file_of(row)) == store.data
+            assert row.sop_instance_uid == store.sop_instance
+        elif row.digest not in fuzzed.unsure:
+            # What a damaged message stored must at least be what its file says.
+            stored = data_set_bytes(fuzzed.running.file_of(row))
+            assert hashlib.sha256(row.transfer_syntax_uid.encode() + b"\0" + stored).hexdigest() == row.digest
+            assert row.sop_instance_uid.encode() in stored
+    fuzzed.rows += len(rows)
+    assert fuzzed.acknowledged == {}
+
+
+def check_files(fuzzed: Fuzzed) -> None:
+    directory = fuzzed.running.configuration.storage.directory
+    assert list((directory / "incoming").iterdir()) == []
+    assert len(list(directory.glob("instances/*/*.dcm"))) == fuzzed.rows
+    quarantined = {row.path for row in fuzzed.running.quarantine()}
+    assert {str(path.relative_to(directory)) for path in directory.glob("quarantine/*/*.dcm")} == quarantined
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600 + INPUTS // 5)
+def test_whatever_is_sent_the_receiver_stays_legal_honest_and_small(fuzzed: Fuzzed) -> None:
+    process = psutil.Process(fuzzed.process.pid)
+    honest_sender_is_served(fuzzed)
+    threads, descriptors = process.num_threads(), process.num_fds()
+    memory: list[int] = []
+    number, started = 0, time.monotonic()
+    while fuzzed.inputs.total() < INPUTS:
+        fuzz_round(fuzzed, SEED * 1_000_000 + number)
+        number += 1
+        assert fuzzed.process.is_alive()
+        honest_sender_is_served(fuzzed)
+        wait_until(
+            lambda: process.num_threads() <= threads and process.num_fds() <= descriptors + 2,
+            seconds=PATIENCE_S,
+            what="threads and descriptors are given back",
+        )
+        check_ledger(fuzzed)
+        memory.append(process.memory_info().rss >> 20)
+        if number % 20 == 0:
+            report(fuzzed, memory, time.monotonic() - started)
+    check_files(fuzzed)
+    report(fuzzed, memory, time.monotonic() - started)
+    # Caches and the allocator take their share in the beginning.
+    assert memory[-1] < memory[len(memory) // 4] + 60
+    log = fuzzed.process.log.read_text()
+    assert "association broken off" not in log
+    assert "service failed" not in log
+    assert "Traceback" not in log
+
+
+def report(fuzzed: Fuzzed, memory: list[int], seconds: float) -> None:
+    total = fuzzed.inputs.total()
+    print(f"\n{total} inputs in {seconds:.0f} s ({total / seconds:.0f}/s): {dict(fuzzed.inputs)}", flush=True)
+    print(f"ended {dict(fuzzed.ends)}, statuses {dict(fuzzed.statuses)}, {fuzzed.rows} stored", flush=True)
+    print(f"memory {memory[0]} … {memory[-1]} MB, highest {max(memory)} MB", flush=True)
+
+
+def fuzz_round(fuzzed: Fuzzed, number: int) -> None:
+    @seed(number)
+    @settings(
+        max_examples=CONNECTIONS,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(conversations())
+    def one(conversation: Conversation) -> None:
+        converse(fuzzed, conversation)
+
+    one()
+
+
+def test_the_judge_knows_what_is_illegal() -> None:
+    accept = None
+    with pytest.raises(IllegalReplyError, match="before the association"):
+        judged(bytes.fromhex("04000000000600000002") + b"\1\3", PROPOSALS, 0, may_release=True, may_break_off=False)
+    assert accept is None
