@@ -79,7 +79,7 @@ class Move:
     """Nothing of it may end the association."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Conversation:
     """What is sent on one connection."""
 
@@ -95,6 +95,10 @@ class Conversation:
     """Lengths of the first TCP segments."""
     is_hasty: bool = False
     """Sends before it knows that it has an association."""
+
+    def __repr__(self) -> str:
+        """Short enough to be read; what was sent is said of one conversation alone."""
+        return f"Conversation({', '.join(move.kind for move in self.moves)}; {self.end})"
 
     @property
     def awaits_acceptance(self) -> bool:
@@ -383,21 +387,23 @@ def controls(draw: st.DrawFn) -> Move:
 
 
 _REQUEST = associate_request(SCANNER.encode(), NODE.encode(), PROPOSALS)
-_MAXIMUM_LENGTHS = [0, 16384, 16384, 16384, 1, 6, 7, 8, 100, 4096, 0xFFFFFFFF]
+_MAXIMUM_LENGTHS = [0, 16384, 8, 9, 100, 300, 4096, 0xFFFFFFFF]
 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> Conversation:
     """An association and what happens on it."""
     focus = draw(st.integers(0, 9))
+    harmless = st.one_of(stores(), stores(), stores(), stores(), echoes())
     if focus < 3:
         # Damage that ends no association, so that there can be much of it.
-        moves = draw(st.lists(st.one_of(stores(), stores(), stores(), echoes()), min_size=1, max_size=24))
+        moves = draw(st.lists(harmless, min_size=10, max_size=40))
+    elif focus == 9:
+        moves = []
     else:
-        kinds = (stores(), commands(), services(), framings(), controls(), echoes())
-        moves = draw(st.lists(st.one_of(*kinds), min_size=1, max_size=5))
-        if focus == 9:
-            moves = []
+        # What comes after the first move that ends the association is not looked at.
+        harmful = st.one_of(commands(), services(), framings(), controls())
+        moves = draw(st.lists(harmless, max_size=2)) + draw(st.lists(harmful, min_size=1, max_size=2))
     maximum_length = 16384 if focus < 8 else draw(st.sampled_from(_MAXIMUM_LENGTHS))
     request = associate_request(SCANNER.encode(), NODE.encode(), PROPOSALS, maximum_length=maximum_length)
     is_whole = focus != 9
