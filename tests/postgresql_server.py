@@ -27,30 +27,65 @@ def is_installed() -> bool:
     return _binary("initdb") is not None and _binary("pg_ctl") is not None
 
 
-@contextlib.contextmanager
-def running_postgresql(*, fsync: bool, parent: Path | None = None) -> Iterator[str]:
-    """A server with its default settings, in a temporary folder; gives the URL of a database of it."""
-    initdb, pg_ctl = _binary("initdb"), _binary("pg_ctl")
-    if initdb is None or pg_ctl is None:
-        raise FileNotFoundError(MISSING)
-    # PostgreSQL refuses to run as root.
-    user = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-    # The socket lies there too, and its path may not be long.
-    folder = Path(tempfile.mkdtemp(prefix="ledger-pg-", dir=parent))
-    os.chown(folder, user.pw_uid, user.pw_gid)
+class PostgresqlServer:
+    """A server with its default settings, that can be stopped and started again."""
 
-    def run(*command: str | Path) -> None:
+    def __init__(self, folder: Path, *, fsync: bool) -> None:
+        initdb, pg_ctl = _binary("initdb"), _binary("pg_ctl")
+        if initdb is None or pg_ctl is None:
+            raise FileNotFoundError(MISSING)
+        self._folder, self._fsync, self._pg_ctl = folder, fsync, pg_ctl
+        # PostgreSQL refuses to run as root.
+        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+        os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+        self._run(initdb, "-D", folder / "data", "-A", "trust", "-U", "ledger", "--no-sync", "-E", "UTF8", "--locale=C")
+
+    @property
+    def url(self) -> str:
+        """Of a database of it."""
+        return f"postgresql+psycopg://ledger@/postgres?host={self._folder}"
+
+    def start(self) -> None:
+        """Start it, and wait until it can be used."""
+        options = f"-k {self._folder} -c listen_addresses='' -c fsync={'on' if self._fsync else 'off'}"
+        self._control("-l", self._folder / "log", "-o", options, "start")
+
+    def stop(self) -> None:
+        """Stop it at once, whoever is connected."""
+        self._control("-m", "immediate", "stop")
+
+    def _control(self, *arguments: str | Path) -> None:
+        self._run(self._pg_ctl, "-D", self._folder / "data", "-w", *arguments)
+
+    def _run(self, *command: str | Path) -> None:
+        user = self._user
         as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
         subprocess.run(
-            [str(part) for part in command], check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=120, **as_user
+            [str(part) for part in command],
+            check=True,
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+            timeout=120,
+            **as_user,
         )
 
-    data = folder / "data"
-    run(initdb, "-D", data, "-A", "trust", "-U", "ledger", "--no-sync", "-E", "UTF8", "--locale=C")
-    options = f"-k {folder} -c listen_addresses='' -c fsync={'on' if fsync else 'off'}"
-    run(pg_ctl, "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
+
+@contextlib.contextmanager
+def running_postgresql_server(*, fsync: bool, parent: Path | None = None) -> Iterator[PostgresqlServer]:
+    """A server in a temporary folder."""
+    # The socket lies there too, and its path may not be long.
+    folder = Path(tempfile.mkdtemp(prefix="ledger-pg-", dir=parent))
+    server = PostgresqlServer(folder, fsync=fsync)
+    server.start()
     try:
-        yield f"postgresql+psycopg://ledger@/postgres?host={folder}"
+        yield server
     finally:
-        run(pg_ctl, "-D", data, "-w", "-m", "immediate", "stop")
+        server.stop()
         shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def running_postgresql(*, fsync: bool, parent: Path | None = None) -> Iterator[str]:
+    """The same; gives the URL of a database of it."""
+    with running_postgresql_server(fsync=fsync, parent=parent) as server:
+        yield server.url

@@ -29,6 +29,7 @@ from typing import Protocol
 import structlog
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContextTuple
@@ -44,15 +45,20 @@ MAXIMUM_CONTROL_PDU = 1 << 20
 MAXIMUM_COMMAND = 1 << 16
 MAXIMUM_IDENTIFIER = 1 << 24
 """Bytes of a data set that is kept in memory: of a query, a storage commitment request, a performed procedure step."""
+MAXIMUM_WAITING = 4
+"""Messages that wait to be served; a peer that does not wait for answers is not read from while there are more."""
 
 _P_DATA_TF, _A_ABORT = 0x04, 0x07
 _C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
+_LONGEST_UID = 64
 _COMMAND, _LAST = 1, 2
 """Bits of the message control header (PS3.8 E.2)."""
 _PDU_SLACK = 6
 """Some senders take the maximum length for that of the data, without their headers."""
 _LOOK_S = 0.5
 """How often timers are looked at while nothing happens."""
+_PRESSED_S = 0.01
+"""The same while a peer asks for more than it is answered."""
 _CLOSING_S = 1.0
 """How long a peer may take to close the connection after the last PDU (PS3.8 9.2.2, Sta13)."""
 _BUFFER = 1 << 18
@@ -108,6 +114,7 @@ class DirectAssociation(Association):
     def __init__(self, ae: AE, mode: str, *, begin_store: BeginStore) -> None:
         self._stirred = threading.Event()
         super().__init__(ae, mode)
+        self.dimse = _WholeMessages(self)
         self.dul = _DirectProvider(self, begin_store)
         # Setting them again hands them to the timers of the new provider.
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
@@ -156,7 +163,24 @@ class DirectAssociation(Association):
             context_id, message = self.dimse.get_msg(block=False)
             if message is None or context_id is None:
                 return
-            self._serve_request(message, context_id)
+            try:
+                self._serve_request(message, context_id)
+            except Exception as error:  # noqa: BLE001 - without this thread the association would never end
+                _log.error("service failed", request=type(message).__name__, place=raised_at(error))
+                self.abort(block=False)
+
+
+class _WholeMessages(DIMSEServiceProvider):
+    """Queues the fragments of a message without those of another between them, whichever threads send."""
+
+    def __init__(self, association: Association) -> None:
+        super().__init__(association)
+        self.sending = threading.Lock()
+
+    def send_msg(self, primitive: object, context_id: int) -> None:
+        """Queue a message for the peer."""
+        with self.sending:
+            super().send_msg(primitive, context_id)
 
 
 class _Wake:
@@ -285,6 +309,8 @@ class _DirectProvider(DULServiceProvider):
     def send_pdu(self, primitive: object) -> None:
         """Queue a primitive for the peer."""
         super().send_pdu(primitive)
+        # A peer that waits for the end of a long service is not silent.
+        self._idle_timer.restart()
         self._wake.set()
 
     def kill_dul(self) -> None:
@@ -320,6 +346,9 @@ class _DirectProvider(DULServiceProvider):
             self.event_queue.put("Evt18")
         elif not self._user_wants() and self.event_queue.empty():
             self._listen(poll)
+        self._act()
+
+    def _act(self) -> None:
         with contextlib.suppress(queue.Empty):
             # An action that closes the connection puts one more event, which the state after it does not know.
             while not self._kill_thread:
@@ -338,6 +367,9 @@ class _DirectProvider(DULServiceProvider):
         """Wait for the peer or the user, and read what the peer sent."""
         assert self._reader is not None
         closing = self.state_machine.current_state == "Sta13"
+        if not closing and self.assoc.dimse.msg_queue.qsize() > MAXIMUM_WAITING:
+            time.sleep(_PRESSED_S)
+            return
         if not self._reader.has_more():
             ready = {descriptor for descriptor, _ in poll.poll(1000 * (_CLOSING_S if closing else _LOOK_S))}
             if self._wake.fileno() in ready:
@@ -443,6 +475,9 @@ class _DirectProvider(DULServiceProvider):
         message_id = _unsigned(fields, 0x0110)
         if context is None or message_id is None or not has_data_set:
             raise _ProtocolError("a C-STORE request without an accepted context, a message ID or a data set")
+        if any(len(fields.get(number, b"")) > _LONGEST_UID for number in (0x0002, 0x1000)):
+            # Which the response would have to repeat.
+            raise _ProtocolError("a C-STORE request with a UID that is too long")
         self._store = StoreCommand(message_id, _uid(fields, 0x0002), _uid(fields, 0x1000))
         self._sink = self._begin_store(self.assoc, context.as_tuple, self._store)
 
@@ -462,9 +497,20 @@ class _DirectProvider(DULServiceProvider):
         sink, self._sink = self._sink, None
         status, comment = sink.finish()
         response = encode_store_response(self._store, status, comment)
-        self.socket.send(
-            struct.pack(">BxLLBB", _P_DATA_TF, len(response) + 6, len(response) + 2, self._context_id, 3) + response
-        )
+        longest = self.assoc.requestor.maximum_length
+        size = longest - 6 if longest else len(response)
+        with self.assoc.dimse.sending:
+            # Whatever else was said before goes first and whole.
+            while self._user_wants():
+                self._act()
+            if self.state_machine.current_state != "Sta6":
+                return
+            for start in range(0, len(response), size):
+                part = response[start : start + size]
+                control = _COMMAND | (_LAST if start + size >= len(response) else 0)
+                self.socket.send(
+                    struct.pack(">BxLLBB", _P_DATA_TF, len(part) + 6, len(part) + 2, self._context_id, control) + part
+                )
 
     def _break_off(self) -> None:
         """A-ABORT (service provider, reason not specified) without the state machine, which cannot be trusted now."""

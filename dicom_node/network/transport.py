@@ -48,6 +48,8 @@ EventHandlers = Sequence[tuple[Any, ...]]
 
 READ_AT_ONCE = 1 << 16
 """Bytes."""
+SHORTEST_MAXIMUM = 8
+"""Bytes of a PDU with a presentation data value of two (PS3.8 9.3.5)."""
 
 # The standard handlers format every PDU and message for a log that nobody reads: a quarter of the time per image.
 _config.LOG_HANDLER_LEVEL = "none"
@@ -274,6 +276,10 @@ def _decoded(request: bytes) -> A_ASSOCIATE_RQ:
         pdu.primitive = pdu.to_primitive()
     except Exception as error:
         raise FirstPduError(RefusalReason.PDU_CONTENT) from error
+    information = pdu.user_information
+    if information is not None and 0 < (information.maximum_length or 0) < SHORTEST_MAXIMUM:
+        # There is no room for a fragment in it.
+        raise FirstPduError(RefusalReason.PDU_CONTENT)
     return pdu
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
@@ -79,7 +78,7 @@ class Move:
     """Nothing of it may end the association."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Conversation:
     """What is sent on one connection."""
 
@@ -95,6 +94,10 @@ class Conversation:
     """Lengths of the first TCP segments."""
     is_hasty: bool = False
     """Sends before it knows that it has an association."""
+
+    def __repr__(self) -> str:
+        """Short enough to be read; what was sent is said of one conversation alone."""
+        return f"Conversation({', '.join(move.kind for move in self.moves)}; {self.end})"
 
     @property
     def awaits_acceptance(self) -> bool:
@@ -117,7 +120,13 @@ def _template(syntax: str) -> bytes:
         return encoded(image, syntax)  # type: ignore[arg-type]
     del image.PixelData
     items = b"".join(struct.pack("<HHL", 0xFFFE, 0xE000, len(part)) + part for part in (b"", bytes(40), bytes(22)))
-    return encoded(image) + bytes.fromhex("e07f1000") + b"OB\0\0\xff\xff\xff\xff" + items + bytes.fromhex("feffdde000000000")
+    return (
+        encoded(image)
+        + bytes.fromhex("e07f1000")
+        + b"OB\0\0\xff\xff\xff\xff"
+        + items
+        + bytes.fromhex("feffdde000000000")
+    )
 
 
 _TEMPLATES = {
@@ -212,7 +221,11 @@ def data_sets(draw: st.DrawFn, context_id: int) -> tuple[str, bytes]:
     elif how == 3:
         data = data[:offset] + draw(st.sampled_from([b"", b"\0" * 8, b"\0" * 9, b"\xfe\xff\x00\xe0\0\0\0\0"]))
     elif how == 4 and not implicit:
-        data = data[: offset + 4] + draw(st.sampled_from([b"SQ", b"UN", b"OB", b"UT", b"??", b"ui", b"OV"])) + data[offset + 6 :]
+        data = (
+            data[: offset + 4]
+            + draw(st.sampled_from([b"SQ", b"UN", b"OB", b"UT", b"??", b"ui", b"OV"]))
+            + data[offset + 6 :]
+        )
     elif how == 5:
         other, _ = headers[draw(_small) % len(headers)]
         data = data[:offset] + data[other:]
@@ -383,21 +396,23 @@ def controls(draw: st.DrawFn) -> Move:
 
 
 _REQUEST = associate_request(SCANNER.encode(), NODE.encode(), PROPOSALS)
-_MAXIMUM_LENGTHS = [0, 16384, 16384, 16384, 1, 6, 7, 8, 100, 4096, 0xFFFFFFFF]
+_MAXIMUM_LENGTHS = [0, 16384, 8, 9, 100, 300, 4096, 0xFFFFFFFF]
 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> Conversation:
     """An association and what happens on it."""
     focus = draw(st.integers(0, 9))
+    harmless = st.one_of(stores(), stores(), stores(), stores(), echoes())
     if focus < 3:
         # Damage that ends no association, so that there can be much of it.
-        moves = draw(st.lists(st.one_of(stores(), stores(), stores(), echoes()), min_size=1, max_size=24))
+        moves = draw(st.lists(harmless, min_size=10, max_size=40))
+    elif focus == 9:
+        moves = []
     else:
-        kinds = (stores(), commands(), services(), framings(), controls(), echoes())
-        moves = draw(st.lists(st.one_of(*kinds), min_size=1, max_size=5))
-        if focus == 9:
-            moves = []
+        # What comes after the first move that ends the association is not looked at.
+        harmful = st.one_of(commands(), services(), framings(), controls())
+        moves = draw(st.lists(harmless, max_size=2)) + draw(st.lists(harmful, min_size=1, max_size=2))
     maximum_length = 16384 if focus < 8 else draw(st.sampled_from(_MAXIMUM_LENGTHS))
     request = associate_request(SCANNER.encode(), NODE.encode(), PROPOSALS, maximum_length=maximum_length)
     is_whole = focus != 9

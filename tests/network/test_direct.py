@@ -120,9 +120,7 @@ def fragments_of_one_byte(context_id: int, command: bytes, data: bytes) -> list[
 def items(context_id: int, parts: list[tuple[int, bytes]]) -> list[bytes]:
     """Fragments, the last of the command and of the data set marked."""
     lasts = {max(at for at, (kind, _) in enumerate(parts) if kind == which) for which in (COMMAND, DATA)}
-    return [
-        pdv(context_id, kind | (LAST if at in lasts else 0), fragment) for at, (kind, fragment) in enumerate(parts)
-    ]
+    return [pdv(context_id, kind | (LAST if at in lasts else 0), fragment) for at, (kind, fragment) in enumerate(parts)]
 
 
 def many_values_in_a_pdu(context_id: int, command: bytes, data: bytes) -> list[bytes]:
@@ -172,9 +170,7 @@ SPLITS: tuple[Split, ...] = (
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("context", [CLASSIC, IMPLICIT], ids=["explicit", "implicit"])
-def test_however_it_is_cut_it_is_stored_byte_for_byte(
-    either: RunningReceiver, split: Split, context: Proposal
-) -> None:
+def test_however_it_is_cut_it_is_stored_byte_for_byte(either: RunningReceiver, split: Split, context: Proposal) -> None:
     (syntax,) = context.transfer_syntaxes
     image = mr_image(side=100)
     data = encoded(image, syntax)
@@ -192,9 +188,7 @@ def test_echoes_between_stores(either: RunningReceiver) -> None:
         for number, image in enumerate(images):
             peer.send(*data_pdus(1, echo_request(2 * number + 1), None))
             assert peer.response()[:2] == (2 * number + 1, 0x0000)
-            peer.send(
-                *data_pdus(3, store_request(2 * number + 2, MR, image.SOPInstanceUID), encoded(image), size=1000)
-            )
+            peer.send(*data_pdus(3, store_request(2 * number + 2, MR, image.SOPInstanceUID), encoded(image), size=1000))
             assert peer.response()[:2] == (2 * number + 2, 0x0000)
         peer.release()
     assert [stored(either, image.SOPInstanceUID) for image in images] == [encoded(image) for image in images]
@@ -220,7 +214,9 @@ def test_requests_that_do_not_wait_for_each_other_are_all_answered(either: Runni
 def answered_and_kept(receiver: RunningReceiver, seed: int) -> tuple[list[Response], list[object]]:
     generator = random.Random(seed)
     study, series = f"1.2.3.{seed}", f"1.2.3.{seed}.1"
-    images = [mr_image(side=generator.choice([20, 64, 90]), seed=seed + n, study=study, series=series) for n in range(8)]
+    images = [
+        mr_image(side=generator.choice([20, 64, 90]), seed=seed + n, study=study, series=series) for n in range(8)
+    ]
     for number, image in enumerate(images):
         image.SOPInstanceUID = f"{series}.{number}"
     answers = []
@@ -242,7 +238,13 @@ def answered_and_kept(receiver: RunningReceiver, seed: int) -> tuple[list[Respon
         peer.release()
     directory = receiver.configuration.storage.directory
     kept: list[object] = sorted(
-        (row.sop_instance_uid, row.digest, row.transfer_syntax_uid, row.sop_class_uid, data_set_bytes(directory / row.path))
+        (
+            row.sop_instance_uid,
+            row.digest,
+            row.transfer_syntax_uid,
+            row.sop_class_uid,
+            data_set_bytes(directory / row.path),
+        )
         for row in receiver.instances()
         if row.sop_instance_uid.startswith(series)
     )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
 import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +20,10 @@ import storage.ledger
 from dicom_node.config import Configuration, Peer, StorageSettings
 from dicom_node.network.room import Room
 from dicom_node.network.sender import ScuSettings, echo, send_files
-from network.objects import MR, data_set_bytes, mr_image, new_uid, save
+from network.objects import MR, data_set_bytes, mr_image, save
 from network.running_node import (
     NODE,
     SCANNER,
-    ReceiverProcess,
     RunningReceiver,
     configuration,
     receiver_thread,
@@ -171,69 +168,6 @@ def test_the_end_of_an_association_is_recorded_when_the_ledger_is_free_again(
         other.close()
         wait_until(lambda: receiver.associations()[0].closed_at is not None, seconds=10, what="association closed")
         assert receiver.associations()[0].outcome == "released"
-
-
-class PatientScanner(threading.Thread):
-    """Sends every image until it is acknowledged, as a scanner's queue does."""
-
-    def __init__(self, peer: Peer, paths: list[Path]) -> None:
-        super().__init__()
-        self.peer, self.waiting = peer, list(paths)
-        self.acknowledged: set[str] = set()
-        self.patience = time.monotonic() + 240
-
-    def run(self) -> None:
-        while self.waiting and time.monotonic() < self.patience:
-            for outcome in send_files(self.waiting, self.peer, SETTINGS):
-                if outcome.error is None:
-                    self.acknowledged.add(outcome.sop_instance_uid)
-                    self.waiting.remove(outcome.path)
-            time.sleep(0.05)
-
-
-@pytest.mark.slow
-def test_killed_in_mid_receive_it_has_every_image_it_acknowledged(tmp_path: Path) -> None:
-    rounds = int(os.environ.get("DICOM_NODE_KILL_ROUNDS", "3"))
-    node = configuration(tmp_path)
-    study, series = new_uid(), new_uid()
-    paths = [save(mr_image(study=study, series=series, seed=seed, side=128), tmp_path) for seed in range(25 * rounds)]
-    originals = {path.stem: data_set_bytes(path) for path in paths}
-    receiver = ReceiverProcess(node)
-    scanner = PatientScanner(node_peer(node), paths)
-    scanner.start()
-    ledger = open_ledger(node.storage.database)
-    try:
-        running = RunningReceiver(node, ledger)
-        for _ in range(rounds):
-            before = len(scanner.acknowledged)
-            # On average in the middle of an image.
-            wait_until(
-                lambda before=before: len(running.instances()) > before + 3 or not scanner.waiting,  # type: ignore[misc]
-                seconds=60,
-                what="images arrive",
-            )
-            time.sleep(random.random() * 0.05)
-            receiver.kill()
-            acknowledged = set(scanner.acknowledged)
-            held = {row.sop_instance_uid: row for row in running.instances()}
-            assert acknowledged <= held.keys()
-            for uid in acknowledged:
-                assert data_set_bytes(running.file_of(held[uid])) == originals[uid]
-            receiver.start()
-        scanner.join(240)
-        assert scanner.waiting == []
-        held = {row.sop_instance_uid: row for row in running.instances()}
-        assert held.keys() == originals.keys()
-        assert all(data_set_bytes(running.file_of(held[uid])) == originals[uid] for uid in originals)
-        assert running.quarantine() == []
-        receiver.kill()
-        receiver.start()
-        outcomes = [row.outcome for row in running.associations()]
-        assert None not in outcomes
-        assert "receiver died" in outcomes
-    finally:
-        ledger.close()
-        receiver.kill()
 
 
 def test_receiver_processes_share_the_port_and_each_closes_only_its_own(tmp_path: Path) -> None:
