@@ -4,7 +4,7 @@
 
 Fills one ledger for each size, then records images in all of them in turn, with every commit flushed to the disk: one
 image a commit is a single sender, sixteen a commit are many at once. The medians are over the rounds. Ten million
-instances take about ten minutes to fill and 8 GB of disk for each database. PostgreSQL is a server of the benchmark's
+instances take about ten minutes to fill and 11 GB of disk for each database. PostgreSQL is a server of the benchmark's
 own with its default settings; only the client's share of its CPU time is counted.
 """
 
@@ -37,7 +37,7 @@ from storage.ledger import Ledger, open_ledger, utc_now
 SCANNERS = 10
 IMAGES_PER_STUDY = 400
 IMAGES_PER_SERIES = 25
-COMMITS_PER_ROUND = 400
+COMMITS_PER_ROUND = 200
 SIZE = 131_072
 ROOT = "1.3.12.2.1107.5.2.43"
 FIRST_SCANNER = 67_000

@@ -236,7 +236,7 @@ class _DriverInsert:
 def _driver_insert(dialect: Dialect) -> _DriverInsert:
     columns = [column.name for column in _INSTANCE.columns if column.name in _RECEIVED_COLUMNS]
     compiled = absent_insert(dialect.name, _INSTANCE).compile(dialect=dialect, column_keys=columns)
-    convert = {name: _INSTANCE.c[name].type.bind_processor(dialect) for name in columns}
+    convert = {name: _INSTANCE.c[name].type.dialect_impl(dialect).bind_processor(dialect) for name in columns}
     return _DriverInsert(
         str(compiled),
         tuple(compiled.positiontup) if compiled.positional and compiled.positiontup else None,
