@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -309,7 +310,7 @@ def _shifted(plane: Plane, height_mm: float) -> Plane:
     )
 
 
-def _stored(image: NDArray[np.float32]) -> NDArray[np.uint16]:
+def _stored(image: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
     """Grey values of twelve bits."""
     np.rint(image, out=image)
     return np.clip(image, 0, 4095, out=image).astype(np.uint16)
