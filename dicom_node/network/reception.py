@@ -246,7 +246,6 @@ def _received(request: StoreRequest, identity: InstanceIdentity, file: StoredFil
         study_description=identity.study_description,
         manufacturer=identity.manufacturer,
         body_part_examined=identity.body_part_examined,
-        facts={},
     )
 
 
