@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
@@ -87,6 +88,7 @@ def exposed(configuration: Configuration, places: PlaceTable) -> Iterator[None]:
         thread.join()
         ledger.close()
         del os.environ[DIRECTORY_VARIABLE]
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _cleaned(storage_directory: Path) -> Path:

@@ -7,6 +7,7 @@ import datetime as dt
 import fcntl
 import functools
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, cast
 from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -149,8 +151,13 @@ def _sqlite_engine(url: URL, *, durable: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         reads_only = connection.get_execution_options().get("reads_only", False)
+        statement = "BEGIN" if reads_only else "BEGIN IMMEDIATE"
         # Straight to the driver: it happens once an image.
-        connection.connection.cursor().execute("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+        try:
+            connection.connection.cursor().execute(statement)
+        except sqlite3.Error as error:
+            # Whoever waits for a ledger that is locked or down knows SQLAlchemy's errors only.
+            raise OperationalError(statement, None, error) from error
 
     return engine
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import datetime as dt
 import multiprocessing
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -16,6 +17,7 @@ from ledger_rows import NOW, associate
 from sqlalchemy import create_engine, inspect, select, text
 from sqlalchemy.exc import OperationalError, StatementError
 
+from storage import ledger as ledger_module
 from storage.ledger import Ledger, LedgerError, open_ledger
 from storage.migrate import MIGRATIONS
 from storage.overview import events_of_study, ledger_overview, study_overviews
@@ -206,3 +208,16 @@ def test_every_foreign_key_that_is_searched_has_an_index(ledger: Ledger) -> None
     inspector = inspect(ledger.engine)
     for table, column in (("instance", "series_id"), ("job", "study_id"), ("result", "job_id"), ("event", "study_id")):
         assert any(index["column_names"][0] == column for index in inspector.get_indexes(table)), (table, column)
+
+
+def test_a_locked_ledger_raises_what_sqlalchemy_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "BUSY_TIMEOUT_S", 0.05)
+    first, second = (open_ledger(f"sqlite:///{tmp_path}/ledger.sqlite") for _ in range(2))
+    with first.transaction() as session:
+        session.execute(text("SELECT 1"))
+        with pytest.raises(OperationalError, match="locked"), second.transaction() as other:
+            other.execute(text("SELECT 1"))
+    with second.transaction() as other:
+        other.execute(text("SELECT 1"))
+    first.close()
+    second.close()
