@@ -314,11 +314,13 @@ def sheet(arguments: argparse.Namespace) -> None:
                 continue
             low = float(np.percentile(image, 2)) if title == "LGE PSIR" else 0.0
             shown = np.clip((image - low) / (np.percentile(image, 99.3) - low), 0, 1)
+            tile = np.asarray(Image.fromarray((shown * 255).astype(np.uint8)).resize((_TILE, _TILE)))
             # A few grey levels keep the file small.
-            levels = (np.rint(shown * 23) * (255 / 23)).astype(np.uint8)
-            page.paste(Image.fromarray(levels).resize((_TILE, _TILE)), (column * _TILE, top + 12))
+            page.paste(
+                Image.fromarray((np.rint(tile / 255 * 23) * (255 / 23)).astype(np.uint8)), (column * _TILE, top + 12)
+            )
     arguments.output.mkdir(parents=True, exist_ok=True)
-    page.quantize(24).save(arguments.output / "phantom-sheet.png", optimize=True)
+    page.save(arguments.output / "phantom-sheet.png", optimize=True)
 
 
 def main() -> None:

@@ -369,10 +369,10 @@ def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         images = list(pool.map(image, zip(true, seed.spawn(len(true)), strict=True)))
-    real = np.concatenate([frame for frame, _ in images]) * ENHANCEMENT_GREY
+    real = np.concatenate([frame for frame, _ in images]) * np.float32(ENHANCEMENT_GREY)
     return Enhancement(
         magnitude=_stored(np.abs(real)),
-        phase_sensitive=_stored(real + PSIR_ZERO),
+        phase_sensitive=_stored(real + np.float32(PSIR_ZERO)),
         geometry=_geometry(planned),
         labels=np.concatenate([rendered.labels for _, rendered in images]),
         lesions=np.concatenate([rendered.lesions for _, rendered in images]),
