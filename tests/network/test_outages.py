@@ -19,24 +19,45 @@ from postgresql_server import MISSING, PostgresqlServer, is_installed, running_p
 import dicom_node.network.receiver
 import storage.group_commit
 import storage.ledger
+from dicom_node.config import Peer
+from dicom_node.network.sender import send_files
 from network.objects import MR, data_set_bytes, encoded, mr_image, new_uid, save
-from network.patient_scanner import PatientScanner
+from network.patient_scanner import SETTINGS, PatientScanner
 from network.running_node import (
     NODE,
     SCANNER,
     ReceiverProcess,
     RunningReceiver,
     configuration,
+    left_behind,
     receiver_thread,
     with_node,
+    with_storage,
 )
-from network.test_faults import left_behind, node_peer, send, tiny_disk, with_storage
-from network.wire import COMMAND, DATA, LAST, P_DATA_TF, Proposal, Scripted, connected, pdu, pdv, read_elements, store_request
-
-__all__ = ["tiny_disk"]
+from network.wire import (
+    COMMAND,
+    DATA,
+    LAST,
+    P_DATA_TF,
+    Proposal,
+    Scripted,
+    connected,
+    pdu,
+    pdv,
+    read_elements,
+    store_request,
+)
 
 CLASSIC = Proposal(3, MR)
 SENDERS = 4
+
+
+def node_peer(receiver: RunningReceiver) -> Peer:
+    return Peer(ae_title=NODE, host="127.0.0.1", port=receiver.port)
+
+
+def send(receiver: RunningReceiver, *paths: Path) -> list[int | None]:
+    return [outcome.status for outcome in send_files(paths, node_peer(receiver), SETTINGS)]
 
 
 def queues(folder: Path, each: int, *, side: int = 64) -> list[list[Path]]:
@@ -53,8 +74,7 @@ def four_senders(receiver: RunningReceiver, folder: Path, each: int) -> Iterator
     """Senders at work; in the end each has got rid of every image, and every image is held byte for byte."""
     paths = queues(folder, each)
     scanners = [
-        PatientScanner(node_peer(receiver.configuration), queue, seed=number, patience_s=90)
-        for number, queue in enumerate(paths)
+        PatientScanner(node_peer(receiver), queue, seed=number, patience_s=90) for number, queue in enumerate(paths)
     ]
     for scanner in scanners:
         scanner.start()
