@@ -17,11 +17,14 @@ from pathlib import Path
 
 import pytest
 from interop.ports import free_port, wait_until
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
 from structlog.testing import capture_logs
 
+from dicom_node.config import Peer, PeerPermission
 from dicom_node.network.direct import MAXIMUM_COMMAND, MAXIMUM_IDENTIFIER, MAXIMUM_WAITING, DirectAssociation
 from network.certificates import Authority
+from network.legality import Reply, continued
 from network.objects import MR, SECONDARY_CAPTURE, data_set_bytes, encoded, mr_image, new_uid
 from network.running_node import (
     NODE,
@@ -523,9 +526,7 @@ def test_a_peer_that_asks_for_more_than_it_is_answered_is_not_read_from(tmp_path
     size = 15_000_000
     message = data_pdus(1, question, bytes(size), size=60_000)
     with receiver_thread(node) as receiver, scripted(receiver) as peer:
-        (serving,) = (one for one in gc.get_objects() if isinstance(one, DirectAssociation) and one.is_established)
-        # A long service: the thread that serves is held up.
-        serving._reactor_checkpoint.clear()
+        serving = held_up(receiver)
         sending = threading.Thread(target=lambda: [peer.send(b"".join(message)) for _ in range(12)], daemon=True)
         sending.start()
         time.sleep(2)
@@ -538,6 +539,82 @@ def test_a_peer_that_asks_for_more_than_it_is_answered_is_not_read_from(tmp_path
         assert [peer.response().status for _ in range(12)] == [0x0000] * 12
         sending.join(20)
         peer.release()
+
+
+def held_up(receiver: RunningReceiver) -> DirectAssociation:
+    """The one association of a receiver, with the thread that serves it held up, as by a long service."""
+    (serving,) = (one for one in gc.get_objects() if isinstance(one, DirectAssociation) and one.is_established)
+    serving._reactor_checkpoint.clear()
+    return serving
+
+
+def test_a_peer_that_waits_for_a_long_service_is_not_silent(direct: RunningReceiver) -> None:
+    with scripted(direct) as peer:
+        serving = held_up(direct)
+        peer.send(*data_pdus(1, echo_request(1), None))
+        time.sleep(1.5 * NETWORK_TIMEOUT_S)
+        serving._reactor_checkpoint.set()
+        assert peer.response().status == 0x0000
+        time.sleep(0.4 * NETWORK_TIMEOUT_S)
+        peer.release()
+
+
+def test_a_service_that_fails_ends_its_association(direct: RunningReceiver) -> None:
+    with scripted(direct) as peer:
+        serving = held_up(direct)
+
+        def fail(_request: object, _context_id: int) -> None:
+            raise LookupError("as a bug would")
+
+        serving._serve_request = fail
+        peer.send(*data_pdus(1, echo_request(1), None))
+        with capture_logs() as lines:
+            serving._reactor_checkpoint.set()
+            assert peer.abort_source() == SERVICE_USER
+            wait_until(lambda: not serving.is_alive(), seconds=10, what="the association ends")
+        assert [line["event"] for line in lines if line["log_level"] == "error"] == ["service failed"]
+
+
+def test_answers_of_requests_that_do_not_wait_are_not_mixed(tmp_path: Path) -> None:
+    """A query with many matches, and stores in the midst of it: each message comes whole."""
+    everything = frozenset({PeerPermission.SEND, PeerPermission.QUERY})
+    node = configuration(tmp_path, peers={"scanner": Peer(ae_title=SCANNER, may=everything)})
+    images = [mr_image(study="1.2.3.5", series="1.2.3.5.6", seed=seed) for seed in range(120)]
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = "IMAGE"
+    identifier.StudyInstanceUID, identifier.SeriesInstanceUID, identifier.SOPInstanceUID = "1.2.3.5", "1.2.3.5.6", ""
+    question = command_set(
+        element(0x0002, uid(FIND.abstract_syntax))
+        + element(0x0100, us(0x0020))
+        + element(0x0110, us(1))
+        + element(0x0700, us(2))
+        + element(0x0800, us(1))
+    )
+    proposals = (ECHO, CLASSIC, FIND)
+
+    def store(number: int) -> bytes:
+        image = images[number]
+        return b"".join(data_pdus(3, store_request(number, MR, image.SOPInstanceUID), encoded(image)))
+
+    with receiver_thread(node) as receiver, scripted(receiver, *proposals) as peer:
+        peer.send(b"".join(store(number) for number in range(60)))
+        assert [peer.response().status for _ in range(60)] == [0x0000] * 60
+        peer.send(b"".join(data_pdus(9, question, encoded(identifier)) + [store(number) for number in range(60, 120)]))
+        said = b""
+        stored_responses = 0
+        pending = True
+        while pending or stored_responses < 60:
+            kind, body = peer.receive()
+            said += pdu(kind, body)
+            if body[5] == COMMAND | LAST:
+                fields = read_elements(body[6:])
+                stored_responses += fields[0x0100] == us(0x8001)
+                pending = pending and not (fields[0x0100] == us(0x8020) and fields[0x0900] == us(0x0000))
+        peer.release()
+    reply = Reply(accepted={1: "", 3: "", 9: ""}, established=True)
+    continued(reply, said)
+    matches = [message for message in reply.messages if message.data]
+    assert len(matches) >= 60
 
 
 def test_an_answer_is_cut_to_what_the_peer_takes(direct: RunningReceiver) -> None:
