@@ -574,6 +574,8 @@ def _record_conflict(connection: Connection, one: ReceivedInstance, study_id: in
 
 def record_quarantine(ledger: Ledger, quarantined: QuarantinedObject, *, at: dt.datetime) -> None:
     """Record an object that was kept aside; the same bytes for the same reason are recorded once."""
+    # Both may hold anything at all that a peer said, NUL included.
+    sop_instance_uid, reason = _text(quarantined.sop_instance_uid or "", 64), _text(quarantined.reason, 200)
     with ledger.transaction() as session:
         insert_if_absent(
             session,
@@ -581,8 +583,8 @@ def record_quarantine(ledger: Ledger, quarantined: QuarantinedObject, *, at: dt.
             {
                 "digest": quarantined.digest,
                 "path": quarantined.path,
-                "reason": quarantined.reason[:200],
-                "sop_instance_uid": quarantined.sop_instance_uid,
+                "reason": reason,
+                "sop_instance_uid": sop_instance_uid or None,
                 "association_id": quarantined.association_id,
                 "job_id": quarantined.job_id,
                 "at": at,
@@ -591,8 +593,8 @@ def record_quarantine(ledger: Ledger, quarantined: QuarantinedObject, *, at: dt.
         record_event(
             session,
             "object quarantined",
-            quarantined.sop_instance_uid or quarantined.digest,
+            sop_instance_uid or quarantined.digest,
             at=at,
             correlation_id=quarantined.association_id,
-            reason=quarantined.reason,
+            reason=reason,
         )

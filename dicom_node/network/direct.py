@@ -48,7 +48,7 @@ MAXIMUM_IDENTIFIER = 1 << 24
 MAXIMUM_WAITING = 4
 """Messages that wait to be served; a peer that does not wait for answers is not read from while there are more."""
 
-_P_DATA_TF, _A_ABORT = 0x04, 0x07
+_P_DATA_TF, _A_RELEASE_RQ, _A_ABORT = 0x04, 0x05, 0x07
 _C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
 _LONGEST_UID = 64
 _COMMAND, _LAST = 1, 2
@@ -409,6 +409,9 @@ class _DirectProvider(DULServiceProvider):
             body = self._reader.long(length)
             try:
                 pdu, event = self._decode_pdu(bytearray(struct.pack(">BxL", kind, length) + body))
+                if kind in (_A_RELEASE_RQ, _A_ABORT):
+                    # What the state machine does with it, where an exception would be too late for an answer.
+                    pdu.to_primitive()
             except Exception as error:
                 # pynetdicom's decoders raise whatever the damage leads them to.
                 raise _ProtocolError(f"a PDU of type {kind:02X} that cannot be decoded") from error

@@ -108,7 +108,8 @@ def _element(number: int, vr: bytes, value: bytes) -> bytes:
 
 
 def _uid(value: str) -> bytes:
-    encoded = value.encode("ascii")
+    # What a peer takes for a UID may be anything; the object is refused for it, and kept aside under this.
+    encoded = value.encode("ascii", "replace")
     return encoded + b"\x00" * (len(encoded) % 2)
 
 

@@ -68,6 +68,29 @@ def judged(
         Anything of it is not what an acceptor may send in that state.
     """
     reply = Reply()
+    _continue(reply, received, proposals, maximum_length, may_release, may_break_off)
+    return reply
+
+
+def continued(reply: Reply, received: bytes) -> None:
+    """Read what came back on an association that is open, and stays so.
+
+    Raises
+    ------
+    IllegalReplyError
+        Anything of it is not what an acceptor may send there.
+    """
+    _continue(reply, received, (), 0, False, False)
+
+
+def _continue(
+    reply: Reply,
+    received: bytes,
+    proposals: Sequence[Proposal],
+    maximum_length: int,
+    may_release: bool,
+    may_break_off: bool,
+) -> None:
     partial = _Partial()
     offset = 0
     while offset < len(received):
@@ -103,7 +126,6 @@ def judged(
             _require(reply.established, "data before the association")
             _require(not maximum_length or length <= maximum_length, f"a PDU of {length} bytes")
             _take_values(body, reply, partial)
-    return reply
 
 
 @dataclass

@@ -412,7 +412,11 @@ def conversations(draw: st.DrawFn) -> Conversation:
     else:
         # What comes after the first move that ends the association is not looked at.
         harmful = st.one_of(commands(), services(), framings(), controls())
-        moves = draw(st.lists(harmless, max_size=2)) + draw(st.lists(harmful, min_size=1, max_size=2))
+        moves = [
+            *draw(st.lists(harmless, max_size=2)),
+            *draw(st.lists(harmful, min_size=1, max_size=2)),
+            *draw(st.lists(harmless, max_size=2)),
+        ]
     maximum_length = 16384 if focus < 8 else draw(st.sampled_from(_MAXIMUM_LENGTHS))
     request = associate_request(SCANNER.encode(), NODE.encode(), PROPOSALS, maximum_length=maximum_length)
     is_whole = focus != 9

@@ -56,6 +56,12 @@ def with_node(configuration: Configuration, **changes: object) -> Configuration:
     return configuration.model_copy(update={"node": settings})
 
 
+def with_storage(configuration: Configuration, **changes: object) -> Configuration:
+    """The same with other settings of the storage."""
+    settings = StorageSettings(**{**configuration.storage.model_dump(), **changes})
+    return configuration.model_copy(update={"storage": settings})
+
+
 def destination_sections(pacs: Peer, **profile: object) -> dict[str, object]:
     """Sections for one destination ``pacs`` and a retry policy that does not make tests wait."""
     return {
@@ -100,6 +106,11 @@ class RunningReceiver:
 
     def file_of(self, row: InstanceRow | QuarantineRow) -> Path:
         return self.configuration.storage.directory / row.path
+
+
+def left_behind(receiver: RunningReceiver) -> list[Path]:
+    """Files that are not whole."""
+    return list((receiver.configuration.storage.directory / "incoming").iterdir())
 
 
 @contextlib.contextmanager

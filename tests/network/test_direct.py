@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import random
 import socket
@@ -16,21 +17,38 @@ from pathlib import Path
 
 import pytest
 from interop.ports import free_port, wait_until
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
+from structlog.testing import capture_logs
 
-from dicom_node.network.direct import MAXIMUM_COMMAND, MAXIMUM_IDENTIFIER
+from dicom_node.config import Peer, PeerPermission
+from dicom_node.network.direct import MAXIMUM_COMMAND, MAXIMUM_IDENTIFIER, MAXIMUM_WAITING, DirectAssociation
 from network.certificates import Authority
+from network.legality import Reply, continued
 from network.objects import MR, SECONDARY_CAPTURE, data_set_bytes, encoded, mr_image, new_uid
-from network.running_node import NODE, SCANNER, RunningReceiver, configuration, receiver_thread, with_node
+from network.running_node import (
+    NODE,
+    SCANNER,
+    RunningReceiver,
+    configuration,
+    left_behind,
+    receiver_thread,
+    with_node,
+)
 from network.wire import (
+    ABORT_BY_USER,
+    ASSOCIATE_AC,
     COMMAND,
     DATA,
     ECHO,
     LAST,
     P_DATA_TF,
+    RELEASE_RQ,
     Proposal,
     Response,
     Scripted,
+    answer,
+    associate_request,
     command_set,
     connected,
     data_pdus,
@@ -38,6 +56,7 @@ from network.wire import (
     element,
     pdu,
     pdv,
+    read_elements,
     store_request,
     uid,
     us,
@@ -90,10 +109,6 @@ def stored(receiver: RunningReceiver, sop_instance: str) -> bytes | None:
         if row.sop_instance_uid == sop_instance:
             return data_set_bytes(receiver.file_of(row))
     return None
-
-
-def left_behind(receiver: RunningReceiver) -> list[Path]:
-    return list((receiver.configuration.storage.directory / "incoming").iterdir())
 
 
 # Ways to cut one message.
@@ -318,6 +333,24 @@ def test_a_release_in_mid_message_does_not_store_it(either: RunningReceiver) -> 
     assert stored(either, image.SOPInstanceUID) is None
 
 
+@pytest.mark.parametrize("sent", [b"", RELEASE_RQ], ids=["established", "releasing"])
+def test_a_peer_that_aborts_is_no_fault_of_the_node(direct: RunningReceiver, sent: bytes) -> None:
+    with capture_logs() as lines:
+        for _ in range(5):
+            with scripted(direct) as peer:
+                peer.send(sent + ABORT_BY_USER)
+                peer.connection.settimeout(20)
+                while peer.connection.recv(1000):
+                    pass
+        wait_until(lambda: not associations(), seconds=10, what="the associations end")
+    assert [line for line in lines if line["log_level"] == "error"] == []
+
+
+def associations() -> list[str]:
+    """Names of the threads that serve one."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("association ")]
+
+
 # Limits, which only the direct path knows.
 
 
@@ -395,6 +428,7 @@ def test_an_identifier_that_is_too_long_is_aborted(direct: RunningReceiver) -> N
         pdu(0x02, bytes(100)),
         pdu(0x03, bytes(4)),
         pdu(0x06, bytes(4)),
+        pdu(0x07, b"\0\0\2\7"),
     ],
     ids=[
         "data-without-command",
@@ -419,6 +453,7 @@ def test_an_identifier_that_is_too_long_is_aborted(direct: RunningReceiver) -> N
         "accept",
         "reject",
         "release-response",
+        "abort-of-no-reason",
     ],
 )
 def test_a_broken_protocol_is_aborted(direct: RunningReceiver, sent: bytes) -> None:
@@ -465,16 +500,155 @@ def test_an_idle_association_is_aborted(direct: RunningReceiver) -> None:
 
 
 def test_a_peer_that_reads_no_answers_is_closed(direct: RunningReceiver) -> None:
-    """And holds up nobody but itself."""
     echo = b"".join(data_pdus(1, echo_request(1), None))
     with connected(direct.port) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         peer = Scripted(connection)
         peer.associate(calling=SCANNER, called=NODE)
-        connection.settimeout(60)
-        with pytest.raises(OSError, match=r"reset|pipe"):  # noqa: PT012
-            while True:
-                peer.send(echo * 1000)
+        (name,) = associations()
+        connection.settimeout(0.5)
+        started = time.monotonic()
+        while name in associations():
+            with contextlib.suppress(OSError):
+                peer.send(echo * 100)
+            assert time.monotonic() - started < 40
+
+
+def test_a_peer_that_asks_for_more_than_it_is_answered_is_not_read_from(tmp_path: Path) -> None:
+    """Requests wait in the socket, not in memory; nobody else notices."""
+    node = with_node(configuration(tmp_path), receiver_processes=1)
+    question = command_set(
+        element(0x0002, uid(ECHO.abstract_syntax))
+        + element(0x0100, us(0x0030))
+        + element(0x0110, us(1))
+        + element(0x0800, us(1))
+    )
+    size = 15_000_000
+    message = data_pdus(1, question, bytes(size), size=60_000)
+    with receiver_thread(node) as receiver, scripted(receiver) as peer:
+        serving = held_up(receiver)
+        sending = threading.Thread(target=lambda: [peer.send(b"".join(message)) for _ in range(12)], daemon=True)
+        sending.start()
+        time.sleep(2)
+        with scripted(receiver) as other:
+            other.send(*data_pdus(1, echo_request(1), None))
+            assert other.response().status == 0x0000
+            other.release()
+        assert serving.dimse.msg_queue.qsize() <= MAXIMUM_WAITING + 1
+        serving._reactor_checkpoint.set()
+        assert [peer.response().status for _ in range(12)] == [0x0000] * 12
+        sending.join(20)
+        peer.release()
+
+
+def held_up(receiver: RunningReceiver) -> DirectAssociation:
+    """The one association of a receiver, with the thread that serves it held up, as by a long service."""
+    (serving,) = (one for one in gc.get_objects() if isinstance(one, DirectAssociation) and one.is_established)
+    serving._reactor_checkpoint.clear()
+    return serving
+
+
+def test_a_peer_that_waits_for_a_long_service_is_not_silent(direct: RunningReceiver) -> None:
+    with scripted(direct) as peer:
+        serving = held_up(direct)
+        peer.send(*data_pdus(1, echo_request(1), None))
+        time.sleep(1.5 * NETWORK_TIMEOUT_S)
+        serving._reactor_checkpoint.set()
+        assert peer.response().status == 0x0000
+        time.sleep(0.4 * NETWORK_TIMEOUT_S)
+        peer.release()
+
+
+def test_a_service_that_fails_ends_its_association(direct: RunningReceiver) -> None:
+    with scripted(direct) as peer:
+        serving = held_up(direct)
+
+        def fail(_request: object, _context_id: int) -> None:
+            raise LookupError("as a bug would")
+
+        serving._serve_request = fail
+        peer.send(*data_pdus(1, echo_request(1), None))
+        with capture_logs() as lines:
+            serving._reactor_checkpoint.set()
+            assert peer.abort_source() == SERVICE_USER
+            wait_until(lambda: not serving.is_alive(), seconds=10, what="the association ends")
+        assert [line["event"] for line in lines if line["log_level"] == "error"] == ["service failed"]
+
+
+def test_answers_of_requests_that_do_not_wait_are_not_mixed(tmp_path: Path) -> None:
+    """A query with many matches, and stores in the midst of it: each message comes whole."""
+    everything = frozenset({PeerPermission.SEND, PeerPermission.QUERY})
+    node = configuration(tmp_path, peers={"scanner": Peer(ae_title=SCANNER, may=everything)})
+    images = [mr_image(study="1.2.3.5", series="1.2.3.5.6", seed=seed) for seed in range(120)]
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = "IMAGE"
+    identifier.StudyInstanceUID, identifier.SeriesInstanceUID, identifier.SOPInstanceUID = "1.2.3.5", "1.2.3.5.6", ""
+    question = command_set(
+        element(0x0002, uid(FIND.abstract_syntax))
+        + element(0x0100, us(0x0020))
+        + element(0x0110, us(1))
+        + element(0x0700, us(2))
+        + element(0x0800, us(1))
+    )
+    proposals = (ECHO, CLASSIC, FIND)
+
+    def store(number: int) -> bytes:
+        image = images[number]
+        return b"".join(data_pdus(3, store_request(number, MR, image.SOPInstanceUID), encoded(image)))
+
+    with receiver_thread(node) as receiver, scripted(receiver, *proposals) as peer:
+        peer.send(b"".join(store(number) for number in range(60)))
+        assert [peer.response().status for _ in range(60)] == [0x0000] * 60
+        peer.send(b"".join(data_pdus(9, question, encoded(identifier)) + [store(number) for number in range(60, 120)]))
+        said = b""
+        stored_responses = 0
+        pending = True
+        while pending or stored_responses < 60:
+            kind, body = peer.receive()
+            said += pdu(kind, body)
+            if body[5] == COMMAND | LAST:
+                fields = read_elements(body[6:])
+                stored_responses += fields[0x0100] == us(0x8001)
+                pending = pending and not (fields[0x0100] == us(0x8020) and fields[0x0900] == us(0x0000))
+        peer.release()
+    reply = Reply(accepted={1: "", 3: "", 9: ""}, established=True)
+    continued(reply, said)
+    matches = [message for message in reply.messages if message.data]
+    assert len(matches) >= 60
+
+
+def test_an_answer_is_cut_to_what_the_peer_takes(direct: RunningReceiver) -> None:
+    image = mr_image()
+    for longest in (8, 20, 200):
+        with connected(direct.port) as connection:
+            peer = Scripted(connection)
+            peer.send(associate_request(SCANNER.encode(), NODE.encode(), (ECHO, CLASSIC), maximum_length=longest))
+            assert peer.receive()[0] == ASSOCIATE_AC[0]
+            peer.send(*data_pdus(3, store_request(1, MR, image.SOPInstanceUID), encoded(image)))
+            command, control = b"", 0
+            while not control & LAST:
+                kind, body = peer.receive()
+                assert kind == P_DATA_TF
+                assert len(body) <= longest
+                control = body[5]
+                command += body[6:]
+            assert int.from_bytes(read_elements(command)[0x0900], "little") == 0x0000
+            peer.release()
+
+
+def test_a_peer_that_takes_no_answers_at_all_is_aborted(direct: RunningReceiver) -> None:
+    for longest in (1, 7):
+        with connected(direct.port) as connection:
+            connection.sendall(
+                associate_request(SCANNER.encode(), NODE.encode(), (ECHO, CLASSIC), maximum_length=longest)
+            )
+            assert answer(connection) == ABORT_BY_USER
+
+
+def test_a_uid_that_is_too_long_to_be_repeated_is_aborted(direct: RunningReceiver) -> None:
+    with scripted(direct) as peer:
+        peer.send(*data_pdus(3, store_request(1, MR, "1." * 20_000 + "1"), b"", size=16000))
+        assert peer.abort_source() == SERVICE_PROVIDER
 
 
 # Many at once.

@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from interop.ports import wait_until
 from pynetdicom import AE
 
 import storage.ledger
-from dicom_node.config import Configuration, Peer, StorageSettings
+from dicom_node.config import Configuration, Peer
 from dicom_node.network.room import Room
 from dicom_node.network.sender import ScuSettings, echo, send_files
 from network.objects import MR, data_set_bytes, mr_image, save
@@ -26,9 +25,11 @@ from network.running_node import (
     SCANNER,
     RunningReceiver,
     configuration,
+    left_behind,
     receiver_thread,
     shared_receivers,
     with_node,
+    with_storage,
 )
 from network.wire import ASSOCIATE_AC, associate_request, connected
 from storage.ledger import open_ledger
@@ -42,15 +43,6 @@ def node_peer(configuration: Configuration) -> Peer:
 
 def send(receiver: RunningReceiver, *paths: Path) -> list[int | None]:
     return [outcome.status for outcome in send_files(paths, node_peer(receiver.configuration), SETTINGS)]
-
-
-def with_storage(configuration: Configuration, **changes: object) -> Configuration:
-    settings = StorageSettings(**{**configuration.storage.model_dump(), **changes})
-    return configuration.model_copy(update={"storage": settings})
-
-
-def left_behind(receiver: RunningReceiver) -> list[Path]:
-    return list((receiver.configuration.storage.directory / "incoming").iterdir())
 
 
 def test_below_the_low_watermark_is_a700_with_nothing_written(dcmtk: None, tmp_path: Path) -> None:
@@ -79,25 +71,6 @@ def test_an_object_that_would_fill_the_disk_is_refused_before_it_is_written() ->
     room = Room(lambda: 30_000_000, low_watermark_mb=10, high_watermark_mb=20)
     assert room.admits(20_000_000)
     assert not room.admits(20_000_001)
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """Two megabytes of file system."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        why = f"a tmpfs cannot be mounted here, it needs root: {mounted.stderr.strip()}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(why, pytrace=False)
-        pytest.skip(why)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk_is_a700_without_a_partial_file_and_recovers(tiny_disk: Path, tmp_path: Path) -> None:
