@@ -151,7 +151,7 @@ def classify(error: BaseException) -> NodeError:
             f"storage cannot be written: {error.strerror}",
             remedy="free space or restore access to the storage directory",
         )
-    elif type(error).__module__.startswith("sqlalchemy"):
+    elif type(error).__module__.startswith(("sqlalchemy", "sqlite3", "psycopg")):
         translated = OutOfResourcesError(
             f"the ledger did not accept the transaction: {type(error).__name__}",
             remedy="check that the ledger database is reachable and not locked",

@@ -36,8 +36,8 @@ THREADS = 16
 """That write, flush and commit."""
 _TEND_S = 0.2
 
-# It warns of every port scan.
-logging.getLogger("uvicorn").setLevel(logging.ERROR)
+# It warns of every port scan, and shows the text of unforeseen exceptions, which may quote a data set.
+logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
 
 
 def serve_web(
@@ -75,15 +75,18 @@ def serve_web(
         stack.callback(ledger.close)
         server = f"{node.ae_title}:{node.port}/{name}"
         abandoned = close_abandoned_associations(ledger, server, at=utc_now())
+        trail = AuditTrail.of(configuration, name)
+        stack.callback(trail.close)
         files = InstanceFiles(storage.directory, durable=storage.durable)
+        files.make_folders()
         room = Room(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
-        uploads = Uploads(ledger, server, node.ae_title)
-        trail = AuditTrail.of(configuration, name)
-        stack.callback(trail.close)
+        instances = InstanceReceiver(ledger, files, room, storage.conflicts)
+        stack.callback(instances.commit.close)
+        uploads = Uploads(ledger, server, node.ae_title, instances.commit.forget)
         pool = stack.enter_context(ThreadPoolExecutor(THREADS, "store"))
-        service = StoreService(InstanceReceiver(ledger, files, room, storage.conflicts), uploads, pool)
+        service = StoreService(instances, uploads, pool)
         _log.info("web starts", peers=sorted(web.peers), abandoned_uploads=abandoned)
         _serve(web, [stow_router(configuration, service, trail)], stop_event, ready, uploads.sweep)
         uploads.sweep()
@@ -106,6 +109,8 @@ def _serve(
             access_log=False,
             log_config=None,
             server_header=False,
+            # Whoever connects is who is told of; a proxy's word on others is not taken.
+            proxy_headers=False,
             ssl_certfile=web.certificate,
             ssl_keyfile=web.key,
             timeout_graceful_shutdown=GRACE_S,

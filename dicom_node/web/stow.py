@@ -31,9 +31,9 @@ from typing import TypeVar
 
 import structlog
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import ClientDisconnect
 
+from dicom_node import metrics
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration, PeerPermission
 from dicom_node.errors import CannotUnderstandError, OutOfResourcesError, classify
@@ -91,7 +91,7 @@ class _Upload:
     address: str
     study_instance_uid: str | None
     association_id: str = ""
-    """None before the first part begins: what brings nothing leaves no trace in the ledger."""
+    """Empty before the first part begins: what brings nothing leaves no trace in the ledger."""
     instances: list[StoredInstance] = field(default_factory=list)
     other_failures: list[int] = field(default_factory=list)
 
@@ -118,6 +118,7 @@ def stow_router(configuration: Configuration, service: StoreService, trail: Audi
         media_type = _acceptable(request.headers.get("accept", "*/*"))
         reader = _reader(request.headers.get("content-type", ""))
         if at_once.locked():
+            metrics.WEB_REQUESTS_REFUSED.labels("503").inc()
             raise HTTPException(503, "too many requests at once", _COME_AGAIN)
         upload = _Upload(peer, request.client.host if request.client else "", study_instance_uid)
         async with at_once:
@@ -182,9 +183,7 @@ async def _store(
             for found in reader.feed(piece):
                 if isinstance(found, PartBegins):
                     if not upload.association_id:
-                        upload.association_id = await _in_pool(
-                            service, service.uploads.begin, upload.peer, upload.address
-                        )
+                        upload.association_id = await _begun(service, upload)
                     arriving = Arrival(
                         service.instances,
                         upload.association_id,
@@ -209,8 +208,6 @@ async def _store(
         broken = error
     except CannotUnderstandError as error:
         broken = _Broken(400, _CANNOT_UNDERSTAND, error.what)
-    except SQLAlchemyError as error:
-        broken = _Broken(503, _OUT_OF_RESOURCES, classify(error).what)
     finally:
         if arriving is not None:
             await _in_pool(service, arriving.abandon)
@@ -228,6 +225,15 @@ async def _store(
         what=broken and broken.what,
     )
     return broken
+
+
+async def _begun(service: StoreService, upload: _Upload) -> str:
+    try:
+        return await _in_pool(service, service.uploads.begin, upload.peer, upload.address)
+    except Exception as error:
+        refused = classify(error)
+        _log.warning("upload refused", what=refused.what, remedy=refused.remedy, calling_ae_title=upload.peer)
+        raise _Broken(503, _OUT_OF_RESOURCES, "the ledger cannot be written") from error
 
 
 def _in_pool(service: StoreService, work: Callable[..., _T], *arguments: object) -> asyncio.Future[_T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import io
@@ -13,7 +14,10 @@ import sys
 import threading
 from pathlib import Path
 
+import httpx
 import pytest
+import structlog
+from fastapi import APIRouter
 from interop.fixtures import require
 from interop.orthanc import DICOM_WEB_PLUGIN
 from interop.ports import free_port, wait_until
@@ -26,6 +30,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGBaselin
 
 import storage.ledger
 from dicom_node.config import (
+    AuditSettings,
     Configuration,
     NodeSettings,
     Secret,
@@ -35,11 +40,13 @@ from dicom_node.config import (
     WebSettings,
 )
 from dicom_node.errors import PeerUnavailableError
+from dicom_node.logs import configure_logging
 from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.front_door import open_front_door
 from dicom_node.network.sender import read_dicom_file
 from dicom_node.node import node_roles
 from dicom_node.web import connections
+from dicom_node.web.app import web_application
 from dicom_node.web.client import DicomWebClient
 from dicom_node.web.serve import serve_web
 from storage.jobs import studies_to_consider
@@ -106,7 +113,8 @@ def test_orthanc_stores_by_its_own_stow_client(web: RunningWeb, tmp_path: Path) 
 
 def test_a_caller_without_a_token_gets_nothing(tmp_path: Path) -> None:
     mute = WebPeer(token_sha256="0" * 64)
-    with web_thread(web_node(tmp_path, peers={"mute": mute})) as web:
+    node = web_node(tmp_path, peers={"mute": mute})
+    with web_thread(node.model_copy(update={"audit": AuditSettings(file=tmp_path / "audit")})) as web:
         body = multipart(part10(mr_image()))
         for authorization in ("", "Bearer", f"Bearer {TOKEN}", "Basic Zm9vOmJhcg==", "Bearer é"):
             with web.session() as session:
@@ -115,6 +123,7 @@ def test_a_caller_without_a_token_gets_nothing(tmp_path: Path) -> None:
             assert answer.status_code == 401
             assert answer.headers["WWW-Authenticate"].startswith("Bearer")
         assert web.instances() == web.associations() == []
+    assert (tmp_path / "audit").read_text(encoding="utf-8").count("<AuditMessage>") == 5
 
 
 def test_a_caller_that_may_not_send_is_told_so(tmp_path: Path) -> None:
@@ -267,8 +276,20 @@ def test_a_locked_ledger_is_said_and_the_same_request_succeeds_later(
         answer = web.post(body, related())
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
         other.execute("ROLLBACK")
+        # Locked once more, when the upload is in the ledger already.
+        raw = Raw(web, len(body))
+        raw.send(body[:-20])
+        wait_until(lambda: len(web.associations()) == 1, seconds=10, what="the upload has begun")
+        other.execute("BEGIN IMMEDIATE")
+        raw.send(body[-20:])
+        status, said = raw.answer()
+        raw.socket.close()
+        assert status == 503
+        assert list(reasons(json.loads(said)).values()) == [0xA700]
+        other.execute("ROLLBACK")
         other.close()
         assert web.post(body, related()).status_code == 200
+        wait_until(lambda: all(one.closed_at for one in web.associations()), seconds=10, what="all ends are recorded")
 
 
 class Raw:
@@ -402,6 +423,27 @@ def test_over_tls_for_any_caller_and_for_this_node_as_one(tmp_path: Path) -> Non
         strangers = service.model_copy(update={"trusted": Authority(tmp_path, "elsewhere").certificate})
         with DicomWebClient(strangers, 10) as client, pytest.raises(PeerUnavailableError, match="CERTIFICATE_VERIFY"):
             client.ask()
+
+
+def test_what_nobody_foresaw_is_told_without_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    router = APIRouter()
+
+    @router.get("/")
+    def broken() -> None:
+        raise ValueError("Doe^Jane")
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(web_application([router]), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
+            return await client.get("/")
+
+    configure_logging(json=True)
+    answer = asyncio.run(ask())
+    structlog.reset_defaults()
+    said = answer.text + "".join(capsys.readouterr())
+    assert answer.status_code == 500
+    assert "ValueError at" in said
+    assert "Doe" not in said
 
 
 @pytest.mark.parametrize("web", [None, web_settings()])
