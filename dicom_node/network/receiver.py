@@ -136,11 +136,16 @@ class _Visits:
     def sweep(self) -> None:
         """End the associations whose end raised no event or could not be recorded."""
         with self._lock:
-            ended = [
-                (association, visit.outcome or "connection lost")
-                for association, visit in self._open.items()
-                if visit.outcome is not None or (association.ident is not None and not association.is_alive())
-            ]
+            visits = list(self._open.items())
+        begun = [(association, visit) for association, visit in visits if association.ident is not None]
+        # Asked for after the identifiers: a thread has its own for a moment before it counts as alive, but is among
+        # these from its start to its end.
+        running = set(threading.enumerate())
+        ended = [
+            (association, visit.outcome or "connection lost")
+            for association, visit in begun
+            if visit.outcome is not None or association not in running
+        ]
         for association, outcome in ended:
             self.end(association, outcome)
 

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from pynetdicom import AE
 
 import storage.ledger
 from dicom_node.config import Configuration, Peer
+from dicom_node.network.places import Places, PlaceTable
+from dicom_node.network.receiver import _Visit, _Visits
 from dicom_node.network.room import Room
 from dicom_node.network.sender import ScuSettings, echo, send_files
 from network.objects import MR, data_set_bytes, mr_image, save
@@ -208,3 +211,45 @@ def test_an_abort_is_the_end_of_an_association_and_no_fault(
     association.abort()
     wait_until(lambda: receiver.associations()[0].outcome == "aborted", seconds=5, what="the abort is recorded")
     assert "broken off" not in capsys.readouterr().out
+
+
+class Starting(threading.Thread):
+    """A thread that has its identifier and does not count as alive yet."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.has_identifier, self.go_on = threading.Event(), threading.Event()
+
+    def _set_tstate_lock(self) -> None:
+        self.has_identifier.set()
+        self.go_on.wait(30)
+        super()._set_tstate_lock()  # type: ignore[misc]
+
+    def run(self) -> None:
+        self.go_on.clear()
+        self.go_on.wait(30)
+
+
+def test_an_association_that_is_just_starting_is_not_swept_away(tmp_path: Path) -> None:
+    node = configuration(tmp_path)
+    ledger = open_ledger(node.storage.database)
+    visits = _Visits(ledger, "receiver", Places(PlaceTable(1, node.peers), 0), lambda _association: None)
+    visit = _Visit(SCANNER, NODE, "127.0.0.1", (), frozenset())
+    association = Starting()
+    visits.begin(association, visit)
+    threading.Thread(target=association.start, daemon=True).start()
+    assert association.has_identifier.wait(10)
+    assert association.ident is not None
+    assert not association.is_alive()
+    visits.sweep()
+    assert visits.of(association) is visit
+    association.go_on.set()
+    wait_until(association.is_alive, seconds=10, what="it has started")
+    visits.sweep()
+    assert visits.of(association) is visit
+    association.go_on.set()
+    association.join(10)
+    visits.sweep()
+    with pytest.raises(KeyError):
+        visits.of(association)
+    ledger.close()

@@ -61,7 +61,7 @@ LAST_PDUS = tuple(
     bytes.fromhex(pdu) for pdu in ("06000000000400000000", "07000000000400000000", "07000000000400000200")
 )
 """A-RELEASE-RP, and the A-ABORTs that are usual."""
-NETWORK_TIMEOUT_S = 4.0
+NETWORK_TIMEOUT_S = 20.0
 
 
 @dataclass
@@ -90,7 +90,7 @@ def fuzzed(tmp_path: Path) -> Iterator[Fuzzed]:
         configuration(tmp_path, peers=peers),
         receiver_processes=1,
         network_timeout_s=NETWORK_TIMEOUT_S,
-        acse_timeout_s=3,
+        acse_timeout_s=10,
         commitment=True,
     )
     # The flushes are not what is tested here, and most of the time.
