@@ -451,7 +451,7 @@ class MetricsSettings(_Section):
 class ClientTls(_Section):
     """How this node proves who it is, and what it trusts, when it calls a server over TLS."""
 
-    ca: ConfigurationPath
+    trusted: ConfigurationPath
     """Certificates (PEM) of those who may sign the server's."""
     certificate: ConfigurationPath | None = None
     """This node's, with what leads to its root (PEM)."""

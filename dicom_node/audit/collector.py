@@ -208,7 +208,7 @@ class Collector:
         if time.monotonic() < self._try_at:
             return None
         where, tls = self._settings, self._settings.tls
-        context = ssl.create_default_context(cafile=tls.ca)
+        context = ssl.create_default_context(cafile=tls.trusted)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if tls.certificate is not None:
             context.load_cert_chain(tls.certificate, tls.key)

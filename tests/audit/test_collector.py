@@ -152,7 +152,7 @@ def test_a_collector_that_another_authority_vouches_for_gets_nothing(
 ) -> None:
     rsyslog.start()
     writer.write(5)
-    tls = rsyslog.settings.tls.model_copy(update={"ca": Authority(tmp_path, "other").certificate})
+    tls = rsyslog.settings.tls.model_copy(update={"trusted": Authority(tmp_path, "other").certificate})
     sending = Collector(rsyslog.settings.model_copy(update={"tls": tls}), writer.file)
     assert not sending.send()
     assert rsyslog.received() == []
@@ -161,7 +161,7 @@ def test_a_collector_that_another_authority_vouches_for_gets_nothing(
 def test_a_collector_that_refuses_this_node_takes_nothing_away(rsyslog: Rsyslog, writer: Writer) -> None:
     rsyslog.start()
     writer.write(5)
-    stranger = ClientTls(ca=rsyslog.settings.tls.ca)
+    stranger = ClientTls(trusted=rsyslog.settings.tls.trusted)
     sending = Collector(rsyslog.settings.model_copy(update={"tls": stranger}), writer.file)
     sending.drain(2)
     sending.close()
@@ -188,7 +188,7 @@ def deaf_server(folder: Path) -> Iterator[SyslogSettings]:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield SyslogSettings(host="127.0.0.1", port=port, tls=ClientTls(ca=authority.certificate))
+        yield SyslogSettings(host="127.0.0.1", port=port, tls=ClientTls(trusted=authority.certificate))
         stop.set()
         thread.join()
 
