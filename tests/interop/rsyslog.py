@@ -57,7 +57,7 @@ class Rsyslog:
     @property
     def settings(self) -> SyslogSettings:
         """What a node needs to send to it."""
-        tls = ClientTls(ca=self.authority, certificate=self._node.certificate, key=self._node.key)
+        tls = ClientTls(trusted=self.authority, certificate=self._node.certificate, key=self._node.key)
         return SyslogSettings(host="127.0.0.1", port=self.port, tls=tls)
 
     def start(self) -> None:
