@@ -189,18 +189,18 @@ def test_any_yaml_gives_a_configuration_or_names_the_file(
 
 
 def test_paths_of_the_audit_trail_are_relative_to_the_file(tmp_path: Path) -> None:
-    text = "audit: {file: audit.log, syslog: {host: audit.example.org, tls: {ca: tls/ca.pem}}}"
+    text = "audit: {file: audit.log, syslog: {host: audit.example.org, tls: {trusted: tls/ca.pem}}}"
     audit = load_configuration(write(tmp_path, text), {}).audit
     assert audit.file == tmp_path / "audit.log"
     assert audit.syslog is not None
-    assert (audit.syslog.port, audit.syslog.tls.ca) == (6514, tmp_path / "tls" / "ca.pem")
+    assert (audit.syslog.port, audit.syslog.tls.trusted) == (6514, tmp_path / "tls" / "ca.pem")
 
 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("audit: {syslog: {host: a, tls: {ca: b}}}", "syslog needs file"),
-        ("audit: {file: f, syslog: {host: a, tls: {ca: b, key: c}}}", "belong together"),
+        ("audit: {syslog: {host: a, tls: {trusted: b}}}", "syslog needs file"),
+        ("audit: {file: f, syslog: {host: a, tls: {trusted: b, key: c}}}", "belong together"),
         ("audit: {file: f, syslog: {host: a}}", "tls"),
         ("metrics: {port: 0}", "metrics.port"),
     ],
