@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import random
 import socket
@@ -505,7 +504,8 @@ def test_a_peer_that_reads_no_answers_is_closed(direct: RunningReceiver) -> None
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         peer = Scripted(connection)
         peer.associate(calling=SCANNER, called=NODE)
-        (name,) = associations()
+        name = f"association 127.0.0.1:{connection.getsockname()[1]}"
+        assert name in associations()
         connection.settimeout(0.5)
         started = time.monotonic()
         while name in associations():
@@ -526,7 +526,7 @@ def test_a_peer_that_asks_for_more_than_it_is_answered_is_not_read_from(tmp_path
     size = 15_000_000
     message = data_pdus(1, question, bytes(size), size=60_000)
     with receiver_thread(node) as receiver, scripted(receiver) as peer:
-        serving = held_up(receiver)
+        serving = held_up(peer)
         sending = threading.Thread(target=lambda: [peer.send(b"".join(message)) for _ in range(12)], daemon=True)
         sending.start()
         time.sleep(2)
@@ -541,16 +541,18 @@ def test_a_peer_that_asks_for_more_than_it_is_answered_is_not_read_from(tmp_path
         peer.release()
 
 
-def held_up(receiver: RunningReceiver) -> DirectAssociation:
-    """The one association of a receiver, with the thread that serves it held up, as by a long service."""
-    (serving,) = (one for one in gc.get_objects() if isinstance(one, DirectAssociation) and one.is_established)
+def held_up(peer: Scripted) -> DirectAssociation:
+    """The association of a peer, with the thread that serves it held up, as by a long service."""
+    name = f"association 127.0.0.1:{peer.connection.getsockname()[1]}"
+    (serving,) = (thread for thread in threading.enumerate() if thread.name == name)
+    assert isinstance(serving, DirectAssociation)
     serving._reactor_checkpoint.clear()
     return serving
 
 
 def test_a_peer_that_waits_for_a_long_service_is_not_silent(direct: RunningReceiver) -> None:
     with scripted(direct) as peer:
-        serving = held_up(direct)
+        serving = held_up(peer)
         peer.send(*data_pdus(1, echo_request(1), None))
         time.sleep(1.5 * NETWORK_TIMEOUT_S)
         serving._reactor_checkpoint.set()
@@ -561,7 +563,7 @@ def test_a_peer_that_waits_for_a_long_service_is_not_silent(direct: RunningRecei
 
 def test_a_service_that_fails_ends_its_association(direct: RunningReceiver) -> None:
     with scripted(direct) as peer:
-        serving = held_up(direct)
+        serving = held_up(peer)
 
         def fail(_request: object, _context_id: int) -> None:
             raise LookupError("as a bug would")
