@@ -54,6 +54,8 @@ class StudyScheduler:
         self._configuration = configuration
         self._readings: dict[str, tuple[WaitingStudy, StudyReading]] = {}
         self._unreadable: dict[str, tuple[WaitingStudy, dt.datetime]] = {}
+        self._ahead: dict[str, tuple[dt.datetime, dt.datetime]] = {}
+        """Of studies that came in at a time that has not come yet: that time, and when it was first seen."""
 
     def consider(self, now: dt.datetime) -> tuple[int, ...]:
         """Schedule every study that is complete; returns the ids of the new jobs."""
@@ -66,7 +68,8 @@ class StudyScheduler:
         }
         created: list[int] = []
         for study in waiting:
-            quiet_s = (now - study.last_received_at).total_seconds()
+            told = self._by_its_clock(study, now)
+            quiet_s = (told - study.last_received_at).total_seconds()
             too_early = quiet_s < min(settings.complete_quiet_time_s, settings.quiet_time_s)
             if study.open_associations or (too_early and study.step_changed_at is None):
                 continue
@@ -84,10 +87,21 @@ class StudyScheduler:
                     error=f"{type(error).__name__}: {error.strerror if isinstance(error, OSError) else error}",
                 )
                 continue
-            decision = decide(reading, settings, open_associations=study.open_associations, now=now)
+            decision = decide(reading, settings, open_associations=study.open_associations, now=told)
             if decision.ready:
                 created.extend(self._schedule(reading, decision.sentence, now))
         return tuple(created)
+
+    def _by_its_clock(self, study: WaitingStudy, now: dt.datetime) -> dt.datetime:
+        """The time by the clock that the study came in by: when it was set back since, nothing is to wait for that."""
+        if study.last_received_at <= now:
+            self._ahead.pop(study.study_instance_uid, None)
+            return now
+        last, seen = self._ahead.get(study.study_instance_uid, (None, now))
+        if last != study.last_received_at or now < seen:
+            seen = now
+            self._ahead[study.study_instance_uid] = (study.last_received_at, seen)
+        return study.last_received_at + (now - seen)
 
     def _read(self, study: WaitingStudy) -> StudyReading:
         seen, reading = self._readings.get(study.study_instance_uid, (None, None))

@@ -19,8 +19,9 @@ from postgresql_server import MISSING, PostgresqlServer, is_installed, running_p
 import dicom_node.network.receiver
 import storage.group_commit
 import storage.ledger
-from dicom_node.config import Peer
+from dicom_node.config import ExecutionSettings, Peer
 from dicom_node.network.sender import send_files
+from dicom_node.schedule.scheduler import StudyScheduler
 from network.objects import MR, data_set_bytes, encoded, mr_image, new_uid, save
 from network.patient_scanner import SETTINGS, PatientScanner
 from network.running_node import (
@@ -47,6 +48,7 @@ from network.wire import (
     read_elements,
     store_request,
 )
+from storage.jobs import studies_to_consider
 
 CLASSIC = Proposal(3, MR)
 SENDERS = 4
@@ -249,7 +251,8 @@ def test_a_clock_that_jumps_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     for module in (storage.group_commit, dicom_node.network.receiver):
         monkeypatch.setattr(module, "utc_now", jumping)
     study = new_uid()
-    with receiver_thread(configuration(tmp_path)) as receiver:
+    node = configuration(tmp_path, execution=ExecutionSettings(quiet_time_s=20, complete_quiet_time_s=20))
+    with receiver_thread(node) as receiver:
         sent = []
         for days in (0, 400, -400, 0, -0.5):
             jumps.append(dt.timedelta(days=days))
@@ -263,6 +266,11 @@ def test_a_clock_that_jumps_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         assert all(data_set_bytes(receiver.file_of(held[path.stem])) == data_set_bytes(path) for path in sent)
         wait_until(lambda: all(row.closed_at for row in receiver.associations()), seconds=10, what="all are closed")
         assert {row.outcome for row in receiver.associations()} == {"released"}
+        # The study came in 400 days from now, and is nevertheless taken when it has been quiet for 20 seconds.
+        scheduler, now = StudyScheduler(receiver.ledger, node), storage.ledger.utc_now()
+        for seconds, waits in ((0, True), (15, True), (21, False)):
+            scheduler.consider(now + dt.timedelta(seconds=seconds))
+            assert bool(studies_to_consider(receiver.ledger)) is waits
 
 
 # Memory
