@@ -105,7 +105,8 @@ def _continue(
             _require(may_break_off and length < 1 << 20, f"a PDU of type {kind:02X} breaks off")
             break
         _require(reserved == 0, "a reserved byte is set")
-        _require(reply.end == "closed", f"a PDU of type {kind:02X} after the last")
+        # Whatever comes to Sta13 may be answered by one more A-ABORT (table 9-10, AA-7).
+        _require(reply.end == "closed" or kind == 0x07, f"a PDU of type {kind:02X} after the last")
         if kind == 0x02:
             _require(not reply.established, "accepted twice")
             reply.established = True
