@@ -47,7 +47,12 @@ class Reply:
 
 
 def judged(
-    received: bytes, proposals: Sequence[Proposal], maximum_length: int, *, may_release: bool, may_break_off: bool
+    received: bytes,
+    proposals: Sequence[Proposal] | None,
+    maximum_length: int,
+    *,
+    may_release: bool,
+    may_break_off: bool,
 ) -> Reply:
     """Read all that came back on a connection.
 
@@ -56,7 +61,7 @@ def judged(
     received
         Up to the end of the connection.
     proposals, maximum_length
-        Of the request that was sent.
+        Of the request that was sent; ``None`` when it was damaged, and nobody knows what it proposes.
     may_release
         Whether a release was asked for.
     may_break_off
@@ -86,7 +91,7 @@ def continued(reply: Reply, received: bytes) -> None:
 def _continue(
     reply: Reply,
     received: bytes,
-    proposals: Sequence[Proposal],
+    proposals: Sequence[Proposal] | None,
     maximum_length: int,
     may_release: bool,
     may_break_off: bool,
@@ -157,14 +162,14 @@ def _items(body: bytes, what: str) -> list[tuple[int, bytes]]:
     return found
 
 
-def _accepted(body: bytes, proposals: Sequence[Proposal]) -> dict[int, str]:
+def _accepted(body: bytes, proposals: Sequence[Proposal] | None) -> dict[int, str]:
     """The accepted contexts of an A-ASSOCIATE-AC (PS3.8 table 9-17)."""
     _require(len(body) > 68 and body[:2] == b"\0\1", "a strange A-ASSOCIATE-AC")
     items = _items(body[68:], "an A-ASSOCIATE-AC")
     kinds = [kind for kind, _ in items]
     _require(kinds.count(0x10) == kinds.count(0x50) == 1, "not one application context and one user information")
     _require(set(kinds) <= {0x10, 0x21, 0x50}, "an item that does not belong there")
-    proposed = {one.context_id: one.transfer_syntaxes for one in proposals}
+    proposed = {one.context_id: one.transfer_syntaxes for one in proposals or ()}
     accepted, answered = {}, set()
     for kind, value in items:
         if kind == 0x10:
@@ -176,16 +181,18 @@ def _accepted(body: bytes, proposals: Sequence[Proposal]) -> dict[int, str]:
             _require(len(user.get(0x51, b"")) == 4 and 0x52 in user, "no maximum length or implementation class")
         else:
             context_id, result = value[0], value[2]
-            _require(context_id in proposed and context_id not in answered, "an answer to no proposal")
+            _require(proposals is None or context_id in proposed, "an answer to no proposal")
+            _require(context_id not in answered, "two answers to a proposal")
             answered.add(context_id)
             _require(result in range(5), "a strange result")
             syntaxes = _items(value[4:], "a presentation context")
             _require([kind for kind, _ in syntaxes] == [0x40], "not one transfer syntax")
             if result == 0:
                 syntax = syntaxes[0][1].decode("ascii")
-                _require(syntax in proposed[context_id], "a transfer syntax that was not proposed")
+                known = proposed.get(context_id, (syntax,))
+                _require(syntax in known, "a transfer syntax that was not proposed")
                 accepted[context_id] = syntax
-    _require(answered == proposed.keys(), "a proposal without an answer")
+    _require(answered >= proposed.keys(), "a proposal without an answer")
     return accepted
 
 

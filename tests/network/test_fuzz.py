@@ -158,8 +158,8 @@ def judge(conversation: Conversation, received: bytes) -> Reply:
     try:
         reply = judged(
             received,
-            conversation.proposals,
-            conversation.maximum_length,
+            conversation.proposals if conversation.is_request_whole else None,
+            conversation.maximum_length if conversation.is_request_whole else 0,
             # A damaged message may hold what reads as a request for release.
             may_release=stays or not conversation.is_clean,
             may_break_off=not stays or not conversation.is_clean,

@@ -27,7 +27,7 @@ from network.patient_scanner import PatientScanner
 from network.running_node import NODE, RunningReceiver, configuration, with_node
 from storage.ledger import open_ledger
 
-ROUNDS = int(os.environ.get("DICOM_NODE_KILL_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("DICOM_NODE_KILL_ROUNDS", "3"))
 SENDERS = 3
 IMAGES = 12
 """Of each sender and round."""
