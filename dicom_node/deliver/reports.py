@@ -12,7 +12,7 @@ from pynetdicom import evt
 from dicom_node.config import DeliveryPolicy
 from dicom_node.deliver.retry import next_attempt
 from dicom_node.deliver.turnaround import observe_commitments
-from dicom_node.errors import NodeError, classify
+from dicom_node.errors import CannotUnderstandError, NodeError, classify
 from dicom_node.network.commitment import FAILURE_REASONS, CommitmentReport, read_event_information
 from storage.deliveries import commitment_reported
 from storage.ledger import Ledger, utc_now
@@ -47,6 +47,16 @@ def record_report(ledger: Ledger, policy: DeliveryPolicy, report: CommitmentRepo
     )
 
 
+def _read(event: evt.Event) -> CommitmentReport:
+    try:
+        return read_event_information(event.event_information)
+    except NodeError:
+        raise
+    except Exception as error:
+        # pydicom's readers raise whatever the damage leads them to.
+        raise CannotUnderstandError("the event information cannot be parsed") from error
+
+
 def answer_report(record: Callable[[CommitmentReport], None]) -> Callable[[evt.Event], tuple[int, Dataset | None]]:
     """Handler of N-EVENT-REPORT requests.
 
@@ -61,7 +71,7 @@ def answer_report(record: Callable[[CommitmentReport], None]) -> Callable[[evt.E
 
     def handle(event: evt.Event) -> tuple[int, Dataset | None]:
         try:
-            record(read_event_information(event.event_information))
+            record(_read(event))
         except NodeError as error:
             _log.warning("commitment report refused", what=error.what)
             return _INVALID_ARGUMENT, None

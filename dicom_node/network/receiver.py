@@ -332,17 +332,25 @@ def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., 
     """What begins with a C-STORE request, on either data path."""
 
     def begin(association: Association, context: PresentationContextTuple, command: StoreCommand) -> IncomingInstance:
-        visit = visits.of(association)
+        association_id, calling_ae_title = "", ""
         failure: NodeError | None = None
         try:
+            visit = visits.of(association)
+            calling_ae_title = visit.calling_ae_title
             association_id = visits.correlation_id(visit)
-        except Exception as error:  # noqa: BLE001 - a peer must get a status whatever happens
-            association_id, failure = "", OutOfResourcesError(classify(error).what, remedy=classify(error).remedy)
-            failure.__cause__ = error
-        if PeerPermission.SEND not in visit.permissions:
-            failure = NotAuthorisedError(
-                "this peer may not send", subject=command.sop_instance_uid, remedy="let it, in section peers"
+        except KeyError:
+            # Aborted by this node for what came before, while this was on its way.
+            failure = OutOfResourcesError(
+                "the association has ended", subject=command.sop_instance_uid, remedy="send it again"
             )
+        except Exception as error:  # noqa: BLE001 - a peer must get a status whatever happens
+            failure = OutOfResourcesError(classify(error).what, remedy=classify(error).remedy)
+            failure.__cause__ = error
+        else:
+            if PeerPermission.SEND not in visit.permissions:
+                failure = NotAuthorisedError(
+                    "this peer may not send", subject=command.sop_instance_uid, remedy="let it, in section peers"
+                )
         if command.sop_class_uid != context.abstract_syntax:
             failure = SopClassNotSupportedError(
                 "the SOP class is not that of the presentation context",
@@ -354,7 +362,7 @@ def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., 
             sop_instance_uid=command.sop_instance_uid,
             transfer_syntax_uid=str(context.transfer_syntax),
             association_id=association_id,
-            calling_ae_title=visit.calling_ae_title,
+            calling_ae_title=calling_ae_title,
         )
         return instances.begin(request) if failure is None else instances.refuse(request, failure)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from interop.ports import free_port
+from interop.ports import free_port, wait_until
 from network.objects import SECONDARY_CAPTURE
 from network.running_node import (
     NODE,
@@ -23,8 +24,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
-from pynetdicom.sop_class import StorageCommitmentPushModel
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 import storage.ledger
 from deliver.results_due import overview, result_objects, results_due, states
@@ -108,6 +110,24 @@ def test_a_malformed_report_is_answered_with_invalid_argument(waiting: RunningRe
     del information.TransactionUID
     with pacs_association(waiting) as association:
         assert report(association, information, 1) == 0x0115
+    assert states(waiting.ledger) == [DeliveryState.AWAITING_COMMITMENT] * 2
+
+
+def test_a_report_that_cannot_be_parsed_is_answered_with_invalid_argument(waiting: RunningReceiver) -> None:
+    request = N_EVENT_REPORT()
+    request.MessageID, request.EventTypeID = 1, 1
+    request.AffectedSOPClassUID = StorageCommitmentPushModel
+    request.AffectedSOPInstanceUID = StorageCommitmentPushModelInstance
+    # The sequence has no items and no end.
+    unended = b"\x08\x00\x95\x11UI\x06\x001.2.3\0\x08\x00\x99\x11SQ\0\0\xff\xff\xff\xff"
+    request.EventInformation = io.BytesIO(unended)
+    with pacs_association(waiting) as association:
+        association._reactor_checkpoint.clear()
+        wait_until(lambda: association._is_paused, seconds=5, what="the reactor pauses")
+        association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
+        _, response = association.dimse.get_msg(block=True)
+        association._reactor_checkpoint.set()
+        assert response.Status == 0x0115
     assert states(waiting.ledger) == [DeliveryState.AWAITING_COMMITMENT] * 2
 
 

@@ -350,6 +350,21 @@ def associations() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("association ")]
 
 
+def test_what_comes_after_a_request_in_no_context_is_not_kept(direct: RunningReceiver) -> None:
+    """The thread that serves aborts the association while the other one still takes what comes."""
+    images = [mr_image(seed=seed) for seed in range(3)]
+    stores = b"".join(
+        part for image in images for part in data_pdus(3, store_request(1, MR, image.SOPInstanceUID), encoded(image))
+    )
+    with capture_logs() as lines:
+        for _ in range(20):
+            with scripted(direct) as peer:
+                peer.send(*data_pdus(255, echo_request(1), None), stores)
+                received = answer(peer.connection)
+                assert received.endswith(ABORT_BY_USER)
+    assert [line for line in lines if line["log_level"] == "error"] == []
+
+
 # Limits, which only the direct path knows.
 
 
