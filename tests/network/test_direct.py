@@ -271,19 +271,25 @@ def answered_and_kept(receiver: RunningReceiver, seed: int) -> tuple[list[Respon
 
 
 @pytest.fixture(scope="module")
-def other_path_said() -> dict[int, tuple[list[Response], list[object]]]:
-    return {}
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningReceiver, RunningReceiver]]:
+    """A receiver on each data path."""
+    with contextlib.ExitStack() as stack:
+        direct, stock = (
+            stack.enter_context(
+                receiver_thread(with_node(configuration(tmp_path_factory.mktemp(path)), data_path=path))
+            )
+            for path in ("direct", "stock")
+        )
+        yield direct, stock
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_both_paths_say_and_keep_the_same(
-    either: RunningReceiver, seed: int, other_path_said: dict[int, tuple[list[Response], list[object]]]
-) -> None:
-    # The fixture `either` runs all seeds on one path and then on the other.
-    found = answered_and_kept(either, 1000 * seed)
+def test_both_paths_say_and_keep_the_same(both: tuple[RunningReceiver, RunningReceiver], seed: int) -> None:
+    direct, stock = both
+    found = answered_and_kept(direct, 1000 * seed)
     assert len(found[0]) == 8
-    assert other_path_said.setdefault(seed, found) == found
-    assert left_behind(either) == []
+    assert answered_and_kept(stock, 1000 * seed) == found
+    assert left_behind(direct) == left_behind(stock) == []
 
 
 @pytest.mark.parametrize("size", [0, 2, 4])
