@@ -310,7 +310,8 @@ def test_an_honest_peer_does_not_notice_stalled_connections(
             seconds=20,
             what="all are accepted",
         )
-        assert min(honest() for _ in range(3)) < 1.5 * alone + 0.1
+        # Behind a blocked listener it would wait for whole time-outs; other tests share these cores.
+        assert min(honest() for _ in range(3)) < 3 * alone + 0.5
 
 
 @pytest.fixture
