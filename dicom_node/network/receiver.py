@@ -388,7 +388,9 @@ def _handlers(
             event.context,
             StoreCommand(request.MessageID, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)),
         )
-        incoming.write(request.DataSet.getbuffer())
+        if request.DataSet is not None:
+            incoming.write(request.DataSet.getbuffer())
+        # Without a data set it is one that cannot be understood.
         return _status(*incoming.finish())
 
     def queried(event: evt.Event) -> Iterator[tuple[int | Dataset, Dataset | None]]:
