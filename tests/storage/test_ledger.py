@@ -132,7 +132,9 @@ def test_processes_that_open_a_new_ledger_at_once_migrate_it_once(url: str) -> N
     ledger = open_ledger(url)
     with ledger.reading() as session:
         assert set(session.scalars(select(Association.id))) == set(associations)
-        assert session.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0004"]
+        assert session.scalars(text("SELECT version_num FROM alembic_version")).all() == [
+            max(path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+        ]
     ledger.close()
 
 
