@@ -379,6 +379,10 @@ class DestinationProfile(_Section):
     storage_commitment: bool = True
     """Ask for storage commitment; of a DICOMweb destination, look each instance up there."""
     commitment_timeout_s: Seconds = 60
+    commitment_reported_by: frozenset[Name] = frozenset()
+    """Peers that report storage commitment for this destination, where that is not its own AE title."""
+    rejection_notes: bool = True
+    """Send it the notes that reject results which a later version or a deletion made void (IHE RAD IOCM)."""
 
     @model_validator(mode="after")
     def _is_one_place(self) -> DestinationProfile:
@@ -509,6 +513,8 @@ class Configuration(_Section):
             if peer.tls and self.node.tls is None:
                 raise ValueError(f"peers.{name}.tls: this node has no certificate (node.tls)")
         for name, profile in self.results.destinations.items():
+            for reporter in sorted(profile.commitment_reported_by - self.peers.keys()):
+                raise ValueError(f"results.destinations.{name}.commitment_reported_by: no peer named {reporter!r}")
             if profile.peer is None:
                 continue
             receiver = self.peers.get(profile.peer)

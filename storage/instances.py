@@ -14,7 +14,15 @@ from sqlalchemy import Connection, Dialect, PoolProxiedConnection, Table, bindpa
 from sqlalchemy.exc import IntegrityError
 
 from storage.ledger import Ledger, LedgerError, absent_insert, insert_if_absent, record_event
-from storage.schema import Association, AssociationStudy, InstanceRow, QuarantineRow, SeriesRow, StudyRow
+from storage.schema import (
+    Association,
+    AssociationStudy,
+    InstanceRow,
+    QuarantineRow,
+    ReleasedFileRow,
+    SeriesRow,
+    StudyRow,
+)
 
 __all__ = [
     "QuarantinedObject",
@@ -570,6 +578,8 @@ def _record_conflict(connection: Connection, one: ReceivedInstance, study_id: in
         study_id=study_id,
         digest=one.digest,
     )
+    # Its bytes are kept in quarantine, under another name.
+    insert_if_absent(connection, cast(Table, ReleasedFileRow.__table__), {"path": one.path, "at": at})
 
 
 def record_quarantine(ledger: Ledger, quarantined: QuarantinedObject, *, at: dt.datetime) -> None:

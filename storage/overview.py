@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from storage.ledger import Ledger, LedgerError
 from storage.schema import (
+    ENDED,
     Association,
     AssociationStudy,
     CommitmentRequest,
@@ -23,6 +24,7 @@ from storage.schema import (
     InstanceRow,
     JobRow,
     JobState,
+    OutageRow,
     QuarantineRow,
     ReportState,
     ResultRow,
@@ -37,14 +39,17 @@ __all__ = [
     "Event",
     "JobOverview",
     "LedgerOverview",
+    "Outage",
     "QuarantineOverview",
     "StudyOverview",
     "backlog",
     "commitments",
+    "count_deliveries",
     "delivery_overviews",
     "events_of_study",
     "job_overviews",
     "ledger_overview",
+    "outages",
     "quarantine_overviews",
     "study_overviews",
 ]
@@ -155,9 +160,22 @@ class DeliveryOverview:
     due_at: dt.datetime
     sent_at: dt.datetime | None
     transaction_uid: str | None
-    """None for a committed delivery means that commitment was not asked for."""
     committed_at: dt.datetime | None
+    ended_at: dt.datetime | None
     error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """One destination that could not be reached the last time it was called."""
+
+    destination: str
+    since: dt.datetime
+    attempts: int
+    retry_at: dt.datetime
+    error: str
+    waiting: int
+    """Deliveries that wait for its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,16 +456,38 @@ def delivery_overviews(
                 sent_at=row.sent_at,
                 transaction_uid=row.transaction_uid,
                 committed_at=row.committed_at,
+                ended_at=row.ended_at,
                 error=row.error,
             )
             for row, result, uid in session.execute(query)
         )
 
 
+def outages(ledger: Ledger) -> tuple[Outage, ...]:
+    """Destinations that could not be reached, by name."""
+    waiting = (
+        select(func.count())
+        .where(DeliveryRow.destination == OutageRow.destination, DeliveryRow.state == DeliveryState.QUEUED)
+        .scalar_subquery()
+    )
+    with ledger.reading() as session:
+        return tuple(
+            Outage(row.destination, row.since, row.attempts, row.retry_at, row.error, count)
+            for row, count in session.execute(select(OutageRow, waiting).order_by(OutageRow.destination))
+        )
+
+
+def count_deliveries(ledger: Ledger, states: Collection[DeliveryState]) -> int:
+    """How many deliveries are in these states."""
+    with ledger.reading() as session:
+        query = select(func.count()).select_from(DeliveryRow).where(DeliveryRow.state.in_(states))
+        return session.scalar(query) or 0
+
+
 def commitments(
     ledger: Ledger, *, at: dt.datetime, delivery_ids: Collection[int] = (), transaction_uid: str | None = None
 ) -> tuple[Commitment, ...]:
-    """Those of some deliveries that were committed at one moment.
+    """Those of some deliveries that were committed, or delivered without verification, at one moment.
 
     Parameters
     ----------
@@ -464,7 +504,8 @@ def commitments(
             .join(JobRow, JobRow.id == ResultRow.job_id)
             .where(
                 DeliveryRow.id.in_(delivery_ids) | DeliveryRow.id.in_(requested),
-                DeliveryRow.committed_at == at,
+                DeliveryRow.state.in_((DeliveryState.COMMITTED, DeliveryState.NOT_VERIFIED)),
+                DeliveryRow.ended_at == at,
             )
             .order_by(DeliveryRow.id)
         ).all()
@@ -484,7 +525,7 @@ def _turnaround_s(session: Session, job: JobRow, at: dt.datetime) -> float | Non
         select(func.count())
         .select_from(DeliveryRow)
         .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
-        .where(ResultRow.job_id == job.id, DeliveryRow.state != DeliveryState.COMMITTED)
+        .where(ResultRow.job_id == job.id, DeliveryRow.state.not_in(ENDED))
     )
     received = session.scalar(
         select(func.max(InstanceRow.received_at))

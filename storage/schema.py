@@ -369,6 +369,8 @@ class DeliveryRow(Base):
     state: Mapped[DeliveryState] = mapped_column(_state(DeliveryState, "delivery_state"), index=True)
     attempts: Mapped[int] = mapped_column(default=0)
     """Attempts that failed."""
+    put_off: Mapped[int] = mapped_column(default=0)
+    """How often in a row the destination had no room for it."""
     created_at: Mapped[dt.datetime]
     due_at: Mapped[dt.datetime]
     owner: Mapped[str | None] = mapped_column(String(64))
@@ -378,6 +380,8 @@ class DeliveryRow(Base):
     """Of the latest storage commitment request, until it is answered with a failure."""
     commitment_deadline: Mapped[dt.datetime | None]
     committed_at: Mapped[dt.datetime | None]
+    ended_at: Mapped[dt.datetime | None]
+    """When it came into its final state."""
     error: Mapped[str | None] = mapped_column(Text)
 
     result: Mapped[ResultRow] = relationship(back_populates="deliveries")

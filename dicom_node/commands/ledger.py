@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
 from dicom_node.config import Configuration, load_configuration
 from dicom_node.errors import NodeError, OutOfResourcesError
-from storage.deliveries import requeue_delivery
+from storage.deliveries import Selection, requeue_deliveries
 from storage.jobs import requeue_job
 from storage.ledger import Ledger, LedgerError, open_ledger, utc_now
 from storage.overview import (
@@ -127,13 +127,11 @@ def jobs(
     with opened(load_configuration(config)) as ledger:
         now = utc_now()
         for job_id in retry or []:
-            dead = [one for one in delivery_overviews(ledger, states=(DeliveryState.DEAD,)) if one.job_id == job_id]
-            for one in dead:
-                requeue_delivery(ledger, one.id, now=now)
-            if not dead:
+            sent = requeue_deliveries(ledger, Selection(job_id=job_id), now=now)
+            if not sent:
                 requeue_job(ledger, job_id, now=now)
             if not as_json:
-                console.print(f"job {job_id}: " + (f"{len(dead)} dead letters queued" if dead else "queued again"))
+                console.print(f"job {job_id}: " + (f"{sent} dead letters queued" if sent else "queued again"))
         overviews = job_overviews(ledger, limit=limit)
         dead_letters = delivery_overviews(ledger, states=(DeliveryState.DEAD,), limit=limit)
         quarantined = quarantine_overviews(ledger, limit=limit)

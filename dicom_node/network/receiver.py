@@ -18,7 +18,7 @@ from pynetdicom.presentation import PresentationContext, PresentationContextTupl
 from dicom_node import metrics
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration, DataPath, PeerPermission, TlsSettings
-from dicom_node.deliver.reports import answer_report, record_report
+from dicom_node.deliver.reports import answer_report, destinations_of, record_report
 from dicom_node.errors import (
     NodeError,
     NotAuthorisedError,
@@ -404,7 +404,11 @@ def _handlers(
         )
         return queries.find(event)
 
-    take_report = answer_report(functools.partial(record_report, ledger, configuration.delivery))
+
+    def record(report: CommitmentReport, ae_title: str) -> None:
+        record_report(ledger, configuration.delivery, report, destinations_of(configuration, ae_title))
+
+    take_report = answer_report(record)
 
     def reported(event: evt.Event) -> tuple[int, Dataset | None]:
         if PeerPermission.RECEIVE not in visits.of(event.assoc).permissions:

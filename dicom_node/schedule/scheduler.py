@@ -15,7 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.config import Configuration
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
-from storage.files import InstanceFiles
+from storage.files import UNEXPLAINED, InstanceFiles
+from storage.identity import IdentityError
 from storage.jobs import (
     RoutedJob,
     WaitingStudy,
@@ -149,9 +150,20 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
     expire_steps(ledger, retention=retention, now=now)
     expire_events(ledger, retention=dt.timedelta(days=storage.history_days), now=now)
     forgotten = expire_quarantine(ledger, retention=dt.timedelta(days=storage.quarantine_days), now=now)
-    swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
-    if forgotten or swept:
-        _log.info("files removed", files=swept, quarantined_objects_forgotten=forgotten)
+    try:
+        swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
+    except IdentityError as error:
+        _log.error("storage not swept", what=str(error))
+        return
+    if forgotten or swept.removed:
+        _log.info("files removed", files=swept.removed, quarantined_objects_forgotten=forgotten)
+    if swept.set_aside:
+        _log.error(
+            "files set aside that the ledger does not explain: nothing of them is deleted; is this the latest ledger? "
+            "`dicom-node adopt` reads them into it",
+            files=swept.set_aside,
+            folder=str(files.absolute(UNEXPLAINED)),
+        )
 
 
 def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:

@@ -10,6 +10,7 @@ from ledger_rows import NOW, a_result, receive_and_schedule
 
 from storage.deliveries import (
     Delivery,
+    Selection,
     claim_deliveries,
     commitment_reported,
     delivery_confirmed,
@@ -20,7 +21,7 @@ from storage.deliveries import (
     overdue_commitments,
     release_deliveries,
     release_expired_deliveries,
-    requeue_delivery,
+    requeue_deliveries,
 )
 from storage.jobs import claim_job, complete_job
 from storage.ledger import Ledger, LedgerError
@@ -51,6 +52,7 @@ def _report(ledger: Ledger, transaction: str, committed: set[str], failed: dict[
         transaction,
         committed,
         failed or {},
+        destinations={"pacs", "archive"},
         now=SOON,
         retry_at=lambda failures: LATER if failures < 2 else None,
     )
@@ -75,10 +77,10 @@ def test_claims_at_once_share_the_work(queued: Ledger) -> None:
     assert sorted(ids) == [1, 3]
 
 
-def test_without_commitment_sent_is_the_end(queued: Ledger) -> None:
+def test_without_commitment_sent_is_the_end_and_said_to_be_unverified(queued: Ledger) -> None:
     delivery_sent(queued, [one.id for one in _claim(queued)], None, None, now=SOON)
     one = _by_id(queued)[1]
-    assert (one.state, one.transaction_uid, one.committed_at) == (DeliveryState.COMMITTED, None, SOON)
+    assert (one.state, one.transaction_uid, one.committed_at) == (DeliveryState.NOT_VERIFIED, None, None)
     with pytest.raises(LedgerError, match="both"):
         delivery_sent(queued, [1], "7.7", None, now=SOON)
 
@@ -134,11 +136,10 @@ def test_failures_wait_and_then_die_and_can_be_requeued(queued: Ledger) -> None:
     delivery_failed(queued, 1, "refused: C000", None, now=SOON)
     one = _by_id(queued)[1]
     assert (one.state, one.failed_attempts, one.error) == (DeliveryState.DEAD, 2, "refused: C000")
-    with pytest.raises(LedgerError, match="not dead"):
-        requeue_delivery(queued, 3, now=SOON)
-    with pytest.raises(LedgerError, match="no such delivery: 99"):
-        requeue_delivery(queued, 99, now=SOON)
-    requeue_delivery(queued, 1, now=SOON)
+    assert requeue_deliveries(queued, Selection(destination="archive"), now=SOON) == 0
+    assert requeue_deliveries(queued, Selection(job_id=99), now=SOON) == 0
+    assert requeue_deliveries(queued, Selection(role="role-2"), now=SOON) == 0
+    assert requeue_deliveries(queued, Selection("pacs", "role-1", study_instance_uid="1.2.3"), now=SOON) == 1
     assert [one.failed_attempts for one in _claim(queued, SOON)] == [0]
 
 

@@ -22,11 +22,12 @@ from storage.instances import (
 from storage.jobs import claim_job, complete_job, create_jobs, fail_job, requeue_job, study_contents
 from storage.ledger import Ledger, utc_now
 from storage.overview import events_of_study, quarantine_overviews, study_overviews
-from storage.retention import expire_events, expire_quarantine, expire_studies, sweep_files
+from storage.retention import Swept, expire_events, expire_quarantine, expire_studies, sweep_files
 
 MONTH = dt.timedelta(days=30)
 LATER = NOW + MONTH + dt.timedelta(seconds=1)
 HOUR = dt.timedelta(hours=1)
+NOTHING = Swept(0, 0)
 
 
 def _expire(ledger: Ledger, now: dt.datetime = LATER) -> tuple[str, ...]:
@@ -158,7 +159,7 @@ def _named(instance: ReceivedInstance, stored: StoredFile) -> ReceivedInstance:
     return ReceivedInstance(**fields | {"digest": stored.digest, "path": str(stored.path)})
 
 
-def test_the_sweep_takes_old_files_that_nothing_names(ledger: Ledger, files: InstanceFiles) -> None:
+def test_the_sweep_takes_what_the_ledger_let_go_of_and_moves_aside_what_nothing_explains(ledger: Ledger, files: InstanceFiles) -> None:
     association = associate(ledger)
     named, orphan, young, aside = (_store(files, data) for data in (b"named", b"orphan", b"young", b"aside"))
     result = files.store(b"result", file_meta=b"", transfer_syntax_uid="1.2", folder=RESULTS)
@@ -168,13 +169,15 @@ def test_the_sweep_takes_old_files_that_nothing_names(ledger: Ledger, files: Ins
     abandoned.write_bytes(b"half")
     for stored in (named, orphan, aside, result, StoredFile(str(abandoned.relative_to(files.root)), "", 4)):
         _age(files, stored)
-    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 3
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == Swept(removed=1, set_aside=2)
     assert {str(path) for path in files.stored_paths()} == {named.path, young.path, aside.path}
+    assert {str(path) for path in files.unexplained_paths()} == {f"unexplained/{orphan.path}", f"unexplained/{result.path}"}
     assert not abandoned.exists()
     assert expire_quarantine(ledger, retention=MONTH, now=NOW + MONTH) == 0
     assert expire_quarantine(ledger, retention=MONTH, now=LATER) == 1
     assert quarantine_overviews(ledger) == ()
-    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 1
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == Swept(removed=1, set_aside=0)
+    assert not files.absolute(aside.path).exists()
 
 
 def test_images_that_come_again_after_they_were_removed_are_new_and_stay(ledger: Ledger, files: InstanceFiles) -> None:
@@ -189,11 +192,11 @@ def test_images_that_come_again_after_they_were_removed_are_new_and_stay(ledger:
     # The sender's file is written before its commit; the sweep between the two must leave it.
     again = _store(files, b"image")
     assert again.path == stored.path
-    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 0
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == NOTHING
     resent = _named(an_instance(associate(ledger, at=LATER), 1), again)
     assert record_instances(ledger, [resent], at=LATER) == [Reception.NEW]
     _age(files, again)
-    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 0
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == NOTHING
     (overview,) = study_overviews(ledger)
     assert (overview.removed_at, overview.instances_waiting) == (None, 1)
 

@@ -169,6 +169,15 @@ def _bind() -> None:
         sa.Column("error", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("destination", name=op.f("pk_outage")),
     )
+    op.add_column("delivery", sa.Column("put_off", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("delivery", sa.Column("ended_at", sa.DateTime(), nullable=True))
+    op.execute("UPDATE delivery SET ended_at = committed_at")
+    # Nothing was asked of the destination, which the ledger called committed.
+    op.execute(
+        "UPDATE delivery SET state = 'delivered, not verified', committed_at = NULL "
+        "WHERE state = 'committed' AND NOT EXISTS "
+        "(SELECT 1 FROM commitment_request WHERE commitment_request.delivery_id = delivery.id)"
+    )
     op.add_column("result", sa.Column("rejected_at", sa.DateTime(), nullable=True))
     # What history forgets: the database looks for rows that refer to each association.
     op.create_index(op.f("ix_instance_association_id"), "instance", ["association_id"])

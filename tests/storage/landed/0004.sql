@@ -201,7 +201,7 @@ CREATE TABLE study (
 	CONSTRAINT fk_study_last_association_id FOREIGN KEY(last_association_id) REFERENCES association (id), 
 	CONSTRAINT uq_study_study_instance_uid UNIQUE (study_instance_uid)
 );
-INSERT INTO "study" VALUES(1,'1.2.3',1,'2026-03-01 12:00:00.000000','2026-03-01 12:00:00.000000','0123456789abcdef0123456789abcdef',NULL,0,NULL);
+INSERT INTO "study" VALUES(1,'1.2.3',1,'2026-03-01 12:00:00.000000','2026-03-01 12:00:00.000000','0123456789abcdef0123456789abcdef',NULL,2,NULL);
 CREATE TABLE study_attributes (
 	study_id INTEGER NOT NULL, 
 	patient_id VARCHAR(64) NOT NULL, 
