@@ -17,6 +17,7 @@ from storage.deliveries import (
     delivery_failed,
     delivery_sent,
     destinations_with_work,
+    dismiss_deliveries,
     extend_deliveries,
     overdue_commitments,
     release_deliveries,
@@ -151,3 +152,31 @@ def test_what_a_dead_owner_was_sending_is_sent_again_at_once(queued: Ledger) -> 
     extend_deliveries(queued, "c", SOON, 60)
     assert release_expired_deliveries(queued, NOW + dt.timedelta(seconds=61)) == 1  # b's
     assert release_expired_deliveries(queued, LATER + dt.timedelta(seconds=1)) == 2
+
+
+def test_a_report_closes_only_deliveries_of_those_whom_the_reporter_speaks_for(queued: Ledger) -> None:
+    delivery_sent(queued, [one.id for one in _claim(queued)], "7.7", SOON, now=NOW)
+    for said in ({"2.25.1", "2.25.2"}, set()):
+        failed = dict.fromkeys({"2.25.1", "2.25.2"} - said, "no such object instance")
+        told = commitment_reported(
+            queued, "7.7", said, failed, destinations={"archive"}, now=SOON, retry_at=lambda _failures: None
+        )
+        assert told == 0
+    assert _by_id(queued)[1].state is DeliveryState.AWAITING_COMMITMENT
+    assert _report(queued, "7.7", {"2.25.1"}) == 1
+
+
+def test_an_operator_chooses_by_destination_kind_job_and_study(queued: Ledger) -> None:
+    for destination in ("pacs", "archive"):
+        for one in _claim(queued, destination=destination):
+            delivery_failed(queued, one.id, "refused", None, now=NOW)
+    given = {"reason": "the archive is gone", "by": "ada", "now": SOON}
+    assert dismiss_deliveries(queued, Selection("pacs", "role-9"), **given) == 0  # type: ignore[arg-type]
+    assert dismiss_deliveries(queued, Selection(study_instance_uid="9.9"), **given) == 0  # type: ignore[arg-type]
+    assert dismiss_deliveries(queued, Selection("archive"), **given) == 1  # type: ignore[arg-type]
+    assert {one.destination for one in _by_id(queued).values() if one.state is DeliveryState.DEAD} == {"pacs"}
+    assert requeue_deliveries(queued, Selection(role="role-1"), now=SOON) == 1
+    assert requeue_deliveries(queued, Selection(), now=SOON, states=(DeliveryState.DISMISSED,)) == 1
+    assert requeue_deliveries(queued, Selection(), now=SOON) == 1
+    assert {one.state for one in _by_id(queued).values()} == {DeliveryState.QUEUED}
+

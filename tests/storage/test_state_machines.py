@@ -285,6 +285,7 @@ class DeliveryMachine(_LedgerMachine):
             transaction,
             committed,
             dict.fromkeys(failed, "processing failure"),
+            destinations={"pacs", "archive"},
             now=self.now,
             retry_at=lambda failures: self.now if failures < 3 else None,
         )
