@@ -9,7 +9,8 @@ import typer
 
 from dicom_node.commands.ledger import opened
 from dicom_node.commands.terminal import ConfigurationFile, ExitCode, JsonFlag, console, print_json, table
-from dicom_node.config import load_configuration
+from dicom_node.config_file import ConfigurationText
+from dicom_node.machine import free_space_mistakes, serving_mistakes
 
 if TYPE_CHECKING:
     from dicom_node.network.sender import EchoResult
@@ -18,12 +19,16 @@ __all__ = ["check"]
 
 
 def check(config: ConfigurationFile = Path("config.yaml"), as_json: JsonFlag = False) -> None:
-    """Validate the configuration, open the ledger, C-ECHO every peer that has an address and ask web destinations."""
+    """Validate the configuration against this machine, open the ledger, C-ECHO peers and ask web destinations."""
     from dicom_node.network.sender import ScuSettings, echo
     from dicom_node.network.tls import check_credentials
     from dicom_node.web.client import ask
 
-    configuration = load_configuration(config)
+    text = ConfigurationText.read(config)
+    configuration = text.configuration()
+    mistakes = [*serving_mistakes(configuration), *free_space_mistakes(configuration)]
+    if mistakes:
+        raise text.error(mistakes)
     if configuration.node.tls is not None:
         check_credentials(configuration.node.tls)
     with opened(configuration):

@@ -12,7 +12,8 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
-from dicom_node.config import Configuration, load_configuration
+from dicom_node.config import Configuration
+from dicom_node.config_file import load_configuration
 from dicom_node.errors import NodeError, OutOfResourcesError
 from storage.deliveries import requeue_delivery
 from storage.jobs import requeue_job
