@@ -29,6 +29,7 @@ results:
   destinations:
     pacs: {peer: pacs}
 """
+NO_WATERMARKS = "{low_watermark_mb: 0, high_watermark_mb: 0}"
 PYDANTIC = re.compile(r"Input should|Extra inputs|valid (frozenset|tuple|dictionary|integer)|pydantic|Traceback|ctx")
 
 
@@ -78,7 +79,7 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
             "SQLite or PostgreSQL",
         ),
         (
-            "{low_watermark_mb: 0, high_watermark_mb: 0}",
+            NO_WATERMARKS,
             "{low_watermark_mb: 900000000, high_watermark_mb: 900000000}",
             1,
             "storage.low_watermark_mb",
