@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 
-def check(config: ConfigurationFile = Path("config.yaml"), as_json: JsonFlag = False) -> None:
+def check(
+    config: ConfigurationFile = Path("config.yaml"),
+    call_peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Call every peer and web destination.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
     """Validate the configuration against this machine, open the ledger, C-ECHO peers and ask web destinations."""
     from dicom_node.network.sender import ScuSettings, echo
     from dicom_node.network.tls import check_credentials
@@ -35,13 +39,14 @@ def check(config: ConfigurationFile = Path("config.yaml"), as_json: JsonFlag = F
         pass
     settings = ScuSettings.of(configuration)
     answers = {
-        name: echo(peer, settings) if peer.host and peer.port is not None else None
+        name: echo(peer, settings) if call_peers and peer.host and peer.port is not None else None
         for name, peer in configuration.peers.items()
     }
     services = {
         name: profile.web for name, profile in configuration.results.destinations.items() if profile.web is not None
     }
-    web_answers = {name: ask(web, configuration.delivery.response_timeout_s) for name, web in services.items()}
+    response_s = configuration.delivery.response_timeout_s
+    web_answers = {name: ask(web, response_s) if call_peers else None for name, web in services.items()}
     silent = [answer for answer in (*answers.values(), *web_answers.values()) if answer and not answer.reachable]
     if as_json:
         print_json(
@@ -86,5 +91,5 @@ def _said(answer: EchoResult | None) -> dict[str, object] | None:
 
 def _told(answer: EchoResult | None) -> str:
     if answer is None:
-        return "no address to call"
+        return "not called"
     return f"{1000 * answer.seconds:.0f} ms" if answer.reachable else str(answer.error)
