@@ -132,7 +132,7 @@ class PeerOutOfResourcesError(PeerUnavailableError):
 
 
 class PeerFailedError(PeerUnavailableError):
-    """A peer was reached and fails over the object (0110, a connection that breaks off over it): an attempt that counts."""
+    """A peer was reached and fails over the object (0110, a connection that breaks off over it): the attempt counts."""
 
 
 class DeliveryRefusedError(NodeError):

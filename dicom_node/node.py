@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import platform
 import sys
 import threading
 import time
@@ -22,8 +19,9 @@ from dicom_node.exposition import exposed
 from dicom_node.logs import configure_logging
 from dicom_node.network.front_door import FrontDoor, listening_socket, open_front_door
 from dicom_node.network.tls import check_credentials
+from dicom_node.process_states import exclusive_service, states_file
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
-from storage.files import FILE_MODE, InstanceFiles
+from storage.files import InstanceFiles
 from storage.identity import IdentityError, bind
 from storage.instances import close_abandoned_associations
 from storage.ledger import LedgerError, open_ledger, utc_now
@@ -92,7 +90,9 @@ def _keep(
     stop: threading.Event,
     on_ready: Callable[[], None],
 ) -> None:
-    keeper = RoleKeeper(node_roles(configuration, front_door, process))
+    keeper = RoleKeeper(
+        node_roles(configuration, front_door, process), states_file(configuration.storage.directory, "supervisor")
+    )
     told_ready = False
     try:
         while not stop.wait(TEND_S):
@@ -235,25 +235,18 @@ def alone(directory: Path) -> Iterator[None]:
     NodeError
         A node serves it.
     """
-    try:
-        InstanceFiles(directory)
-        path = directory / f".serve.{platform.node()}.lock"
-        lock = open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE), "a+")
-    except OSError as error:
-        raise OutOfResourcesError(
-            f"cannot be written: {error.strerror}", subject="storage.directory", remedy="give the node write access"
-        ) from error
-    with lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            InstanceFiles(directory)
+            other = held.enter_context(exclusive_service(directory))
         except OSError as error:
-            lock.seek(0)
+            raise OutOfResourcesError(
+                f"cannot be written: {error.strerror}", subject="storage.directory", remedy="give the node write access"
+            ) from error
+        if other is not None:
             raise NodeError(
-                f"process {lock.read().strip()} already serves it",
+                f"process {other} already serves it",
                 subject=f"storage.directory {directory}",
                 remedy="stop that node first",
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+            )
         yield

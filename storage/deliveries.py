@@ -1,8 +1,8 @@
 """Deliveries: results on their way to destinations, until the destination commits them.
 
-Two counts are kept apart. What a destination refuses or fails counts against a delivery, which in the end is a dead letter.
-That a destination cannot be reached says nothing of the delivery: the destination has an outage then, nothing is sent to
-it before the outage's next attempt, and everything waits as long as it takes.
+Two counts are kept apart. What a destination refuses or fails counts against a delivery, which in the end is a dead
+letter. That a destination cannot be reached says nothing of the delivery: the destination has an outage then, nothing
+is sent to it before the outage's next attempt, and everything waits as long as it takes.
 """
 
 from __future__ import annotations
@@ -340,7 +340,7 @@ def delivery_failed(
 
 
 def delivery_put_off(ledger: Ledger, delivery_id: int, error: str, retry_at: dt.datetime, *, now: dt.datetime) -> None:
-    """The destination has no room for it at present: SENDING → QUEUED until ``retry_at``; not an attempt that failed."""
+    """The destination has no room for it at present: SENDING → QUEUED until ``retry_at``; no attempt is counted."""
     with ledger.transaction() as session:
         for row in _locked(session, (delivery_id,)):
             if row.state is DeliveryState.SENDING:
@@ -397,9 +397,7 @@ def destination_reached(ledger: Ledger, destination: str, *, now: dt.datetime) -
         if session.get(OutageRow, destination) is None:
             return
     with ledger.transaction() as session:
-        since = session.scalar(
-            delete(OutageRow).where(OutageRow.destination == destination).returning(OutageRow.since)
-        )
+        since = session.scalar(delete(OutageRow).where(OutageRow.destination == destination).returning(OutageRow.since))
         if since is not None:
             record_event(session, "destination reached again", destination, at=now, since=since.isoformat())
 

@@ -174,7 +174,7 @@ class InstanceFiles:
         return True
 
     def set_aside_if_older(self, path: str | Path, than: dt.datetime) -> bool:
-        """Move one stored file to ``unexplained`` unless it is gone or was written, or written again, after ``than``."""
+        """Move a stored file to ``unexplained`` unless it is gone or was written, or written again, after ``than``."""
         source, target = self.root / path, self.root / UNEXPLAINED / path
         for folder in (self.root / UNEXPLAINED, target.parent.parent, target.parent):
             folder.mkdir(DIRECTORY_MODE, exist_ok=True)
@@ -211,7 +211,7 @@ class InstanceFiles:
             No room or no access.
         """
         descriptor = os.open(self.root / NEXT_IDENTITY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
-        with open(descriptor, "w", encoding="ascii") as file:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(identity)
             file.flush()
             os.fsync(file.fileno())

@@ -48,13 +48,13 @@ def bind(ledger: Ledger, files: InstanceFiles, *, now: dt.datetime) -> None:
         return
     if ours is None:
         raise IdentityError(
-            "the storage directory belongs to another ledger than this one, which is new or was mistyped: give back its "
-            "ledger; if that is lost, `dicom-node adopt` reads the files into this one"
+            "the storage directory belongs to another ledger than this one, which is new or was mistyped: give back "
+            "its ledger; if that is lost, `dicom-node adopt` reads the files into this one"
         )
     if theirs is None:
         raise IdentityError(
-            "the ledger belongs to another storage directory than this one, which is new, mistyped or not mounted: give "
-            "back its directory; if that is lost, `dicom-node adopt` gives the ledger this one"
+            "the ledger belongs to another storage directory than this one, which is new, mistyped or not mounted: "
+            "give back its directory; if that is lost, `dicom-node adopt` gives the ledger this one"
         )
     raise IdentityError(
         "the ledger and the storage directory belong to two different nodes: correct storage.database or "

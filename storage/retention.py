@@ -1,19 +1,19 @@
 """What may leave the disk, and how it leaves without ever taking an acknowledged image along.
 
-Two steps. The ledger first lets go of what is no longer needed, file by file; later the sweep removes those files and no
-others. A file that came again in between is young, and the sweep leaves young files alone. A file that the ledger neither
-names nor let go of is not this ledger's to delete: it is moved aside, reported, and kept until a person explains it.
+Two steps. The ledger first lets go of what is no longer needed, file by file; later the sweep removes those files and
+no others. A file that came again in between is young, and the sweep leaves young files alone. A file that the ledger
+neither names nor let go of is not this ledger's to delete: it is moved aside, reported, and kept until a person
+explains it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-
 from dataclasses import dataclass
 from typing import cast
 
 from sqlalchemy import Select, Table, delete, exists, func, literal, or_, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
 from storage.files import InstanceFiles
 from storage.identity import IdentityError, is_bound
@@ -57,8 +57,9 @@ def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime)
     """Mark the files of finished studies as removed.
 
     A study is finished when no instance of it waits, no association that sent it is open, all its jobs succeeded or
-    were superseded, and all deliveries of its results have ended (committed, delivered without verification, not accepted
-    or dismissed); and when nothing of that happened, and this node committed to no instance of it, within ``retention``.
+    were superseded, and all deliveries of its results have ended (committed, delivered without verification, not
+    accepted or dismissed); and when nothing of that happened, and this node committed to no instance of it, within
+    ``retention``.
     A study with a failed job or a dead delivery stays until an operator has dealt with it.
 
     Returns
@@ -143,7 +144,8 @@ def release_files(session: Session, paths: Select[str], *, now: dt.datetime) -> 
     listed = paths.subquery()
     session.execute(
         absent_insert(session.get_bind().dialect.name, table).from_select(
-            ["path", "at"], select(listed.c.path, literal(now, ReleasedFileRow.at.type)).where(listed.c.path != "").distinct()
+            ["path", "at"],
+            select(listed.c.path, literal(now, ReleasedFileRow.at.type)).where(listed.c.path != "").distinct(),
         )
     )
 
@@ -249,7 +251,9 @@ def sweep_files(ledger: Ledger, files: InstanceFiles, *, grace: dt.timedelta, no
     aside = [path for path in stored if path not in named | released and files.set_aside_if_older(path, than)]
     if aside:
         with ledger.transaction() as session:
-            record_event(session, "files set aside", "storage directory", at=now, files=len(aside), for_example=aside[0])
+            record_event(
+                session, "files set aside", "storage directory", at=now, files=len(aside), for_example=aside[0]
+            )
     waste = sum(files.remove_if_older(path, than) for path in files.incoming_paths())
     return Swept(len(removed) + waste, len(aside))
 

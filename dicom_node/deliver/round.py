@@ -18,7 +18,13 @@ from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import DeliveryPolicy, DestinationProfile
 from dicom_node.deliver.retry import next_attempt, next_try
 from dicom_node.deliver.turnaround import observe_commitments
-from dicom_node.errors import NodeError, NotAcceptedError, PeerFailedError, PeerOutOfResourcesError, PeerUnavailableError
+from dicom_node.errors import (
+    NodeError,
+    NotAcceptedError,
+    PeerFailedError,
+    PeerOutOfResourcesError,
+    PeerUnavailableError,
+)
 from dicom_node.network.sender import DicomFile
 from storage.deliveries import (
     Delivery,
@@ -107,9 +113,9 @@ class Round:
     def failed(self, delivery: Delivery, error: NodeError) -> None:
         """Record why one object was not stored: what it counts for is in the kind of the error.
 
-        An object of a kind that the destination does not take has come to its end. One for which it has no room, or to
-        which it never came, is offered again for as long as it takes. What is left counts: tried again by the policy, or
-        dead when trying again cannot help or the attempts are used up.
+        An object of a kind that the destination does not take has come to its end. One for which it has no room is
+        offered again for as long as it takes. What is left counts: tried again by the policy, or dead when trying again
+        cannot help or the attempts are used up.
         """
         now = utc_now()
         if isinstance(error, NotAcceptedError):

@@ -28,6 +28,7 @@ from dicom_node.errors import (
 )
 from dicom_node.network.admission import Admitted, HostResolver, Refused, Rejection, admit, take_place
 from dicom_node.network.capabilities import supported_contexts
+from dicom_node.network.commitment import CommitmentReport
 from dicom_node.network.commitment_scp import CommitmentService
 from dicom_node.network.direct import DirectAssociation, StoreCommand
 from dicom_node.network.front_door import FrontDoor, open_front_door
@@ -403,7 +404,6 @@ def _handlers(
             identifier=event.request.Identifier.getvalue(),
         )
         return queries.find(event)
-
 
     def record(report: CommitmentReport, ae_title: str) -> None:
         record_report(ledger, configuration.delivery, report, destinations_of(configuration, ae_title))

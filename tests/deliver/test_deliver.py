@@ -227,7 +227,11 @@ def test_a_pacs_that_is_down_is_waited_for_however_long_it_takes(tmp_path: Path)
         assert [one.failed_attempts for one in overview(b.ledger)] == [0, 0]
         assert all("cannot be reached" in (one.error or "") for one in overview(b.ledger))
         (outage,) = outages(b.ledger)
-        assert (outage.destination, outage.attempts, outage.waiting) == ("pacs", 3 * b.node.delivery.maximum_attempts, 2)
+        assert (outage.destination, outage.attempts, outage.waiting) == (
+            "pacs",
+            3 * b.node.delivery.maximum_attempts,
+            2,
+        )
         assert len(b.events("destination unreachable")) == 1
         with Pacs(b.pacs.settings):
             b.rounds_until(COMMITTED)

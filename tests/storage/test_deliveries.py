@@ -179,4 +179,3 @@ def test_an_operator_chooses_by_destination_kind_job_and_study(queued: Ledger) -
     assert requeue_deliveries(queued, Selection(), now=SOON, states=(DeliveryState.DISMISSED,)) == 1
     assert requeue_deliveries(queued, Selection(), now=SOON) == 1
     assert {one.state for one in _by_id(queued).values()} == {DeliveryState.QUEUED}
-

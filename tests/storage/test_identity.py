@@ -39,9 +39,7 @@ def _receive(ledger: Ledger, files: InstanceFiles, number: int = 1) -> StoredFil
     stored = files.store(b"image %d" % number, file_meta=b"", transfer_syntax_uid="1.2")
     instance = an_instance(associate(ledger), number)
     values = {name: getattr(instance, name) for name in instance.__slots__}
-    record_instances(
-        ledger, [ReceivedInstance(**values | {"digest": stored.digest, "path": stored.path})], at=NOW
-    )
+    record_instances(ledger, [ReceivedInstance(**values | {"digest": stored.digest, "path": stored.path})], at=NOW)
     return stored
 
 
@@ -54,7 +52,8 @@ def _age(files: InstanceFiles, *paths: str) -> None:
 def test_they_get_one_identity_and_keep_it(ledger: Ledger, files: InstanceFiles) -> None:
     bind(ledger, files, now=NOW)
     drawn = files.identity()
-    assert drawn is not None and len(drawn) == 32
+    assert drawn is not None
+    assert len(drawn) == 32
     _receive(ledger, files)
     bind(ledger, files, now=NOW)
     assert files.identity() == drawn
@@ -64,7 +63,7 @@ def test_they_get_one_identity_and_keep_it(ledger: Ledger, files: InstanceFiles)
 def test_a_new_ledger_is_refused_and_no_image_is_touched(ledger: Ledger, files: InstanceFiles, other: Ledger) -> None:
     bind(ledger, files, now=NOW)
     stored = _receive(ledger, files)
-    with pytest.raises(IdentityError, match="another ledger.*adopt"):
+    with pytest.raises(IdentityError, match=r"another ledger.*adopt"):
         bind(other, files, now=NOW)
     _age(files, stored.path)
     with pytest.raises(IdentityError, match="nothing is swept"):
@@ -80,9 +79,7 @@ def test_an_empty_ledger_is_refused_by_the_files_of_a_version_without_identities
         bind(ledger, files, now=NOW)
 
 
-def test_a_ledger_and_its_files_of_a_version_without_identities_are_bound(
-    ledger: Ledger, files: InstanceFiles
-) -> None:
+def test_a_ledger_and_its_files_of_a_version_without_identities_are_bound(ledger: Ledger, files: InstanceFiles) -> None:
     _receive(ledger, files)
     bind(ledger, files, now=NOW)
     assert is_bound(ledger, files)
@@ -96,7 +93,7 @@ def test_a_second_node_with_another_directory_is_refused(
         bind(ledger, files, now=NOW)
     else:
         _receive(ledger, files)
-    with pytest.raises(IdentityError, match="give back its directory|give back the directory"):
+    with pytest.raises(IdentityError, match=r"give back its directory|give back the directory"):
         bind(ledger, InstanceFiles(tmp_path / "elsewhere"), now=NOW)
 
 

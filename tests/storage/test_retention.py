@@ -159,7 +159,9 @@ def _named(instance: ReceivedInstance, stored: StoredFile) -> ReceivedInstance:
     return ReceivedInstance(**fields | {"digest": stored.digest, "path": str(stored.path)})
 
 
-def test_the_sweep_takes_what_the_ledger_let_go_of_and_moves_aside_what_nothing_explains(ledger: Ledger, files: InstanceFiles) -> None:
+def test_the_sweep_takes_what_the_ledger_let_go_of_and_moves_aside_what_nothing_explains(
+    ledger: Ledger, files: InstanceFiles
+) -> None:
     association = associate(ledger)
     named, orphan, young, aside = (_store(files, data) for data in (b"named", b"orphan", b"young", b"aside"))
     result = files.store(b"result", file_meta=b"", transfer_syntax_uid="1.2", folder=RESULTS)
@@ -171,7 +173,10 @@ def test_the_sweep_takes_what_the_ledger_let_go_of_and_moves_aside_what_nothing_
         _age(files, stored)
     assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == Swept(removed=1, set_aside=2)
     assert {str(path) for path in files.stored_paths()} == {named.path, young.path, aside.path}
-    assert {str(path) for path in files.unexplained_paths()} == {f"unexplained/{orphan.path}", f"unexplained/{result.path}"}
+    assert {str(path) for path in files.unexplained_paths()} == {
+        f"unexplained/{orphan.path}",
+        f"unexplained/{result.path}",
+    }
     assert not abandoned.exists()
     assert expire_quarantine(ledger, retention=MONTH, now=NOW + MONTH) == 0
     assert expire_quarantine(ledger, retention=MONTH, now=LATER) == 1
