@@ -77,7 +77,7 @@ class DeliveryState(enum.StrEnum):
     NOT_VERIFIED = "delivered, not verified"
     """The destination answered that it stored it, and cannot be, or is not to be, asked whether it keeps it."""
     NOT_ACCEPTED = "not accepted"
-    """The destination does not take objects of this kind (negotiation, 0122): nothing failed, and nothing is to be done."""
+    """The destination does not take objects of this kind (negotiation, 0122): nothing failed."""
     DISMISSED = "dismissed"
     """An operator gave it up, or a later version of the study made it void before it was sent."""
     DEAD = "dead"
