@@ -22,7 +22,7 @@ from pipelines.analysis import Findings
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStudy
 from pipelines.function.findings import VentricularFunction
-from pipelines.ventricles import VENTRICLES, analyse_study
+from pipelines.study import analyse_study
 
 __all__ = ["ProcessedStudy", "RejectedObject", "process_study"]
 
@@ -110,7 +110,7 @@ def process_study(
             remedy="send the study again",
         )
     wanted = [kind for name in route.analyses for kind in _WANTED[name]]
-    findings = analyse_study(study, VENTRICLES, wanted, on_step, device)
+    findings = analyse_study(study, wanted, None, on_step, device)
     seconds |= findings.seconds
     failed = next((one for one in findings.refusals if one.reason.retry_can_help), None)
     if failed is not None and not last_attempt:
