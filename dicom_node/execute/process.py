@@ -15,8 +15,9 @@ from pathlib import Path
 from dicom_node.config import ResultSettings, Route
 from dicom_node.errors import CannotUnderstandError, ProcessingFailureError
 from dicom_node.results.encode import encode_study, result_identity
-from dicom_node.results.gate import Problem, check
+from dicom_node.results.gate import check
 from dicom_node.results.objects import ResultObject
+from dicom_node.results.problems import Problem
 from dicom_node.results.sources import SourceDatasets
 from pipelines.analysis import Findings
 from pipelines.cine.assemble import assemble

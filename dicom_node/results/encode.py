@@ -19,7 +19,7 @@ from dicom_node.results.capture import encapsulated_pdf, secondary_captures
 from dicom_node.results.header import SOFTWARE_VERSION, ResultContext, ResultRole, encoded
 from dicom_node.results.identity import CarriedIdentity, ResultIdentity
 from dicom_node.results.keyphase import key_phase_series
-from dicom_node.results.objects import ExpectedMask, ExpectedSlice, ResultObject
+from dicom_node.results.objects import Expected, ExpectedMask, ExpectedSlice, ResultObject
 from dicom_node.results.provenance import provenance
 from dicom_node.results.refusal import refusal_report, root_refusals
 from dicom_node.results.report import ReportContent, function_report
@@ -209,7 +209,7 @@ def _object(
     dataset: Dataset,
     destinations: Iterable[str],
     sources: Sequence[FrameSource],
-    expected: ExpectedSlice | ExpectedMask | None = None,
+    expected: Expected | None = None,
 ) -> ResultObject:
     return ResultObject(
         role=role,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,10 @@ from pydicom import dcmread, dcmwrite
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 
-from dicom_node.results.gate import GateCheck, check
+from dicom_node.results.gate import check
 from dicom_node.results.header import ResultRole
-from dicom_node.results.objects import ResultObject
+from dicom_node.results.objects import ResultObject, Surroundings
+from dicom_node.results.problems import GateCheck, Problem
 from pipelines.cine.stack import FrameSource
 from results.conftest import Encoded
 from results.synthetic import encoded, write_cine
@@ -97,6 +98,25 @@ def test_what_was_tampered_with_is_named(
 ) -> None:
     found = problems(result, role, change)
     assert any(check is kind and says in sentence for check, sentence in found), found
+
+
+class _ExpectedComment:
+    """An expectation that the gate has never heard of."""
+
+    def check(self, dataset: Dataset, surroundings: Surroundings) -> Iterator[Problem]:
+        assert str(dataset.SOPInstanceUID) in surroundings.results
+        if dataset.ImageComments != "as expected":
+            yield Problem(GateCheck.NUMBERS, "the comment is another one")
+
+
+def test_an_object_is_asked_what_it_expects_of_itself(result: Encoded) -> None:
+    each = next(each for each in result.objects if each.role is ResultRole.KEY_PHASE_ED)
+    right = tampered(each, _set("ImageComments", "as expected"))
+    objects = [dataclasses.replace(one, expected=_ExpectedComment()) for one in (right, each)]
+    assert [[str(problem) for problem in found] for found in check(objects, result.sources)] == [
+        [],
+        ["numbers: the comment is another one"],
+    ]
 
 
 def test_bytes_that_are_no_dicom_are_kept_back(result: Encoded) -> None:
