@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
-from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule, route
+from ledger_rows import DELIVERED, NOW, a_result, an_instance, associate, receive_and_schedule, route
 from sqlalchemy import func, select
 
 from storage.deliveries import (
@@ -121,7 +121,7 @@ class JobMachine(_LedgerMachine):
     def worker_claims(self, worker: str) -> None:
         if worker in self.held:
             return
-        job = claim_job(self.ledger, worker, self.now, 60)
+        job = claim_job(self.ledger, worker, self.now)
         if job is not None:
             assert job.id not in self.held.values()
             self.held[worker] = job.id
@@ -209,7 +209,7 @@ class JobMachine(_LedgerMachine):
         self.now += dt.timedelta(seconds=10)
         for worker in WORKERS:
             self.worker_completes(worker)
-        while (job := claim_job(self.ledger, "w1", self.now, 60)) is not None:
+        while (job := claim_job(self.ledger, "w1", self.now)) is not None:
             self.held["w1"] = job.id
             self.worker_completes("w1")
         assert studies_to_consider(self.ledger) == ()
@@ -232,11 +232,9 @@ class DeliveryMachine(_LedgerMachine):
     @initialize()
     def results_wait(self) -> None:
         receive_and_schedule(self.ledger)
-        job = claim_job(self.ledger, "w", NOW, 60)
+        job = claim_job(self.ledger, "w", NOW)
         assert job is not None
-        complete_job(
-            self.ledger, job.id, [a_result(1, "pacs", "archive"), a_result(2, "pacs")], {}, worker="w", now=NOW
-        )
+        complete_job(self.ledger, job, [a_result(1, "pacs", "archive"), a_result(2, "pacs")], DELIVERED, now=NOW)
         self.committed: set[int] = set()
         self.sending: dict[int, str] = {}
         self.uid_of = {one.id: one.sop_instance_uid for one in delivery_overviews(self.ledger)}
