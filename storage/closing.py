@@ -5,9 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
@@ -45,7 +44,7 @@ class PackageOutcome:
     study_version: int
     verdict: Verdict
     sentences: tuple[str, ...]
-    key_numbers: Mapping[str, Any]
+    key_numbers: tuple[str, ...]
     results: tuple[ResultReference, ...]
     """In the order of delivery."""
 
@@ -88,7 +87,7 @@ def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:
         maximum_attempts=MAXIMUM_ATTEMPTS,
         heartbeat=0,
         sentences=[],
-        key_numbers={},
+        key_numbers=[],
         correlation_id=ended.correlation_id,
         created_at=now,
         due_at=now,
@@ -129,7 +128,7 @@ def package_outcomes(ledger: Ledger, job_id: int) -> tuple[PackageOutcome, ...]:
                 job.study_version,
                 job.verdict or Verdict.FAILED,
                 tuple(job.sentences),
-                job.key_numbers,
+                tuple(job.key_numbers),
                 _references(job.results),
             )
             for job in _packages(session, closing)

@@ -49,6 +49,7 @@ __all__ = [
     "create_jobs",
     "fail_job",
     "release_expired_jobs",
+    "release_lease",
     "release_worker",
     "requeue_job",
     "studies_to_consider",
@@ -152,16 +153,16 @@ class Outcome:
     Attributes
     ----------
     sentences
-        For people: why it declined, failed or delivered only a part, and what it found. No patient data.
+        Why it declined, failed or delivered only a part. No patient data.
     key_numbers
-        What the front page tells in numbers; JSON. No patient data.
+        What it found, in sentences for the front page. No patient data.
     summary
         For operators: seconds by step, roles of the results; JSON. No patient data.
     """
 
     verdict: Verdict
     sentences: tuple[str, ...] = ()
-    key_numbers: Mapping[str, Any] = field(default_factory=dict)
+    key_numbers: tuple[str, ...] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -376,7 +377,7 @@ def _create_job(session: Session, study: StudyRow, one: RoutedJob, input_digest:
         maximum_attempts=one.maximum_attempts,
         heartbeat=0,
         sentences=[],
-        key_numbers={},
+        key_numbers=[],
         correlation_id=study.last_association_id,
         created_at=now,
         due_at=now,
@@ -489,7 +490,7 @@ def complete_job(
         row.state, row.ended_at, row.error = JobState.SUCCEEDED, now, None
         leave(row)
         row.verdict, row.sentences = outcome.verdict, list(outcome.sentences)
-        row.key_numbers, row.summary = dict(outcome.key_numbers), dict(outcome.summary)
+        row.key_numbers, row.summary = list(outcome.key_numbers), dict(outcome.summary)
         for result in results:
             _add_result(session, row, result, now)
         job_event(
@@ -604,6 +605,11 @@ def release_expired_jobs(
     return tuple(released)
 
 
+def release_lease(ledger: Ledger, token: str, error: str, *, now: dt.datetime, retry_at: RetryAt) -> bool:
+    """Take back the job of one lease, as an attempt that failed; false when the lease no longer holds."""
+    return bool(_release(ledger, JobRow.lease == token, error, counted=True, now=now, retry_at=retry_at))
+
+
 def _release(
     ledger: Ledger,
     condition: ColumnElement[bool],
@@ -653,7 +659,7 @@ def requeue_job(ledger: Ledger, job_id: int, *, now: dt.datetime) -> None:
         if row.inputs_removed_at is not None or session.scalar(_present_inputs(row).limit(1)) is None:
             raise LedgerError(f"the files that job {job_id} read were removed: send the study again")
         row.attempts, row.error, row.ended_at = 0, None, None
-        row.verdict, row.sentences, row.key_numbers = None, [], {}
+        row.verdict, row.sentences, row.key_numbers = None, [], []
         requeue(session, row, now, now)
         if row.package != FRONT_PAGE:
             reopen_version(session, row, now)

@@ -11,7 +11,10 @@ from sqlalchemy import select, update
 from storage.ledger import Ledger
 from storage.schema import JobRow, JobState
 
-__all__ = ["Lease", "LeaseWatch", "beat", "leases_of"]
+__all__ = ["BEAT_EVERY_S", "LEASE_S", "Lease", "LeaseWatch", "beat", "leases_of"]
+
+LEASE_S = 60.0
+BEAT_EVERY_S = LEASE_S / 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ class JobOverview:
     verdict: Verdict | None
     """None until it has ended for good."""
     sentences: tuple[str, ...]
-    key_numbers: Mapping[str, Any]
+    key_numbers: tuple[str, ...]
     priority: int
     slot: JobSlot
     background: bool
@@ -419,7 +419,7 @@ def job_overviews(
                 state=row.state,
                 verdict=row.verdict,
                 sentences=tuple(row.sentences),
-                key_numbers=row.key_numbers,
+                key_numbers=tuple(row.key_numbers),
                 priority=row.priority,
                 slot=row.slot,
                 background=row.background,

@@ -349,8 +349,9 @@ class JobRow(Base):
     verdict: Mapped[Verdict | None] = mapped_column(_state(Verdict, "verdict"))
     """What it came to; none until it has ended for good."""
     sentences: Mapped[list[str]] = mapped_column(default=list)
-    """Why it declined, failed or delivered only a part; and what it found, for the front page."""
-    key_numbers: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Why it declined, failed or delivered only a part."""
+    key_numbers: Mapped[list[str]] = mapped_column(default=list)
+    """What it found, in sentences for the front page."""
     summary: Mapped[dict[str, Any] | None]
 
     study: Mapped[StudyRow] = relationship()

@@ -71,13 +71,13 @@ def test_the_last_package_to_end_makes_the_closing_job(ledger: Ledger) -> None:
     sentence = "No long-axis cine was sent."
     complete_job(ledger, motion, [], Outcome(Verdict.DECLINED, (sentence,)), now=NOW)
     assert _front_pages(ledger) == []
-    found = Outcome(Verdict.DELIVERED, ("LVEF is 57 %.",), {"LVEF": 57})
+    found = Outcome(Verdict.DELIVERED, (), ("LVEF is 57 %.",))
     complete_job(ledger, function, [a_result(1)], found, now=LATER)
     closing = claim(ledger, at=LATER)
     assert (closing.package, closing.route, len(closing.paths)) == (FRONT_PAGE, "cine", 3)
     first, second = package_outcomes(ledger, closing.id)
-    assert (first.package, first.verdict, first.sentences) == (FUNCTION, Verdict.DELIVERED, ("LVEF is 57 %.",))
-    assert first.key_numbers == {"LVEF": 57}
+    assert (first.package, first.verdict, first.sentences) == (FUNCTION, Verdict.DELIVERED, ())
+    assert first.key_numbers == ("LVEF is 57 %.",)
     assert [one.sop_instance_uid for one in first.results] == ["2.25.1"]
     assert (second.package, second.verdict, second.sentences) == (MOTION, Verdict.DECLINED, (sentence,))
 

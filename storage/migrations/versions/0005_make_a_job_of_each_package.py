@@ -47,7 +47,7 @@ def upgrade() -> None:
         job.add_column(sa.Column("inputs_removed_at", sa.DateTime(), nullable=True))
         job.add_column(sa.Column("verdict", VERDICT, nullable=True))
         job.add_column(sa.Column("sentences", sa.JSON(), nullable=False, server_default="[]"))
-        job.add_column(sa.Column("key_numbers", sa.JSON(), nullable=False, server_default="{}"))
+        job.add_column(sa.Column("key_numbers", sa.JSON(), nullable=False, server_default="[]"))
         job.drop_column("lease_until")
         job.drop_constraint("uq_job_study_id_study_version_route", type_="unique")
         job.create_unique_constraint(
