@@ -15,6 +15,7 @@ from dicom_node.errors import ExecutionTimeoutError
 from dicom_node.execute.lanes import lanes, threads_per_slot
 from dicom_node.execute.retry import backing_off
 from dicom_node.execute.worker import ProcessStudy, serve_worker
+from dicom_node.process_states import states_file
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper
 from storage.jobs import release_lease, release_worker
 from storage.leases import BEAT_EVERY_S, beat, leases_of
@@ -52,7 +53,8 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
                 on_death=lambda how, name=name: _release(ledger, name, how, context.stop),  # type: ignore[misc]
             )
             for name, lane in workers.items()
-        ]
+        ],
+        states_file(configuration.storage.directory, "executor"),
     )
     running = _RunningJobs(ledger, keeper, tuple(workers))
     told_ready = False

@@ -29,6 +29,7 @@ from storage.files import QUARANTINE, RESULTS, InstanceFiles
 from storage.instances import QuarantinedObject, record_quarantine
 from storage.jobs import Job, Outcome, ResultConflictError, ResultRecord, claim_job, complete_job, fail_job
 from storage.ledger import Ledger, open_ledger, utc_now
+from storage.schema import Verdict
 
 if TYPE_CHECKING:
     from dicom_node.execute.process import ProcessedStudy, RejectedObject
