@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.results.codes import SegmentCodes
-from dicom_node.results.header import ResultRole
 from dicom_node.results.problems import GateCheck, Problem
+from dicom_node.results.roles import ResultRole
 from dicom_node.results.sources import SourceDatasets
 from pipelines.cine.stack import FrameSource, StackGeometry
 
