@@ -19,7 +19,7 @@ from dicom_node.results.capture import encapsulated_pdf, secondary_captures
 from dicom_node.results.header import SOFTWARE_VERSION, ResultContext, ResultRole, encoded
 from dicom_node.results.identity import CarriedIdentity, ResultIdentity
 from dicom_node.results.keyphase import key_phase_series
-from dicom_node.results.objects import Expected, ExpectedMask, ExpectedSlice, ResultObject
+from dicom_node.results.objects import Expected, ExpectedMask, ExpectedReport, ExpectedSlice, ResultObject
 from dicom_node.results.provenance import provenance
 from dicom_node.results.refusal import refusal_report, root_refusals
 from dicom_node.results.report import ReportContent, function_report
@@ -320,7 +320,8 @@ class _Encoder:
         report = function_report(
             self.context, self.content, segs, variant=variant.name, variant_offset=variant.series_offset
         )
-        made.append(_object(self.context, ResultRole.REPORT, report, names, _frames([stack])))
+        expected_report = ExpectedReport(stack.geometry)
+        made.append(_object(self.context, ResultRole.REPORT, report, names, _frames([stack]), expected_report))
         return made
 
 
