@@ -19,7 +19,7 @@ from dicom_node.results.content import Predecessor
 from dicom_node.results.encoders import encoder_of
 from dicom_node.results.header import SOFTWARE_VERSION, ResultContext
 from dicom_node.results.identity import CarriedIdentity, ResultIdentity
-from dicom_node.results.objects import ResultObject
+from dicom_node.results.objects import ExpectedAll, ResultObject
 from dicom_node.results.parts import EncodingRequest, Parts, frames_of, result_object
 from dicom_node.results.provenance import provenance
 from dicom_node.results.refusal import refusal_report
@@ -227,7 +227,8 @@ class _Encoder:
                 context, self.study, adds, declined, quality, variant, self.circumstances.predecessors
             )
             used = list(dict.fromkeys(source for each in adds for source in each.looked_at))
-            made.append(result_object(context, REPORT, report, used, None, names))
+            expected = ExpectedAll(tuple(one for each in adds for one in each.expected))
+            made.append(result_object(context, REPORT, report, used, expected, names))
         return made
 
     def _summary(

@@ -96,12 +96,15 @@ class ReportPart:
         Instances that the groups or the library refer to.
     looked_at : tuple of FrameSource
         Instances that were used and are not referred to.
+    expected : tuple of Expected
+        What the gate must find in the report, beyond what holds for every report.
     """
 
     groups: tuple[object, ...]
     library: tuple[Dataset, ...] = ()
     evidence: tuple[FrameSource, ...] = ()
     looked_at: tuple[FrameSource, ...] = ()
+    expected: tuple[Expected, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,16 @@ def _unknown_reference(dataset: Dataset) -> None:
     dataset.SourceImageSequence[0].ReferencedSOPInstanceUID = "1.2.3.4.5"
 
 
+def _say_another_volume(dataset: Dataset) -> None:
+    for item in dataset.ContentSequence[-1].ContentSequence:
+        children = item.ContentSequence
+        if any("ReferencedSegmentNumber" in one.get("ReferencedSOPSequence", [Dataset()])[0] for one in children):
+            number = next(one for one in children if one.ValueType == "NUM").MeasuredValueSequence[0]
+            number.NumericValue = f"{float(number.NumericValue) * 1.02:.2f}"
+            return
+    raise AssertionError("the report has no segment with a volume")
+
+
 @pytest.mark.parametrize(
     ("role", "change", "kind", "says"),
     [
@@ -90,6 +100,7 @@ def _unknown_reference(dataset: Dataset) -> None:
         (SEGMENTATION["ES"], _set("FrameOfReferenceUID", "1.2.9"), GateCheck.GEOMETRY, "FrameOfReference"),
         (SUMMARY_PDF, _set("EncapsulatedDocument", b"<html>  "), GateCheck.PIXELS, "no PDF"),
         (SUMMARY, _set("PixelData", b"\0\0"), GateCheck.PIXELS, "bytes of pixels"),
+        (REPORT, _say_another_volume, GateCheck.NUMBERS, "its voxels are"),
         (REPORT, _set("CompletionFlag", "MAYBE"), GateCheck.IOD, "CompletionFlag"),
         (KEY_PHASE["ED"], lambda dataset: dataset.pop("Modality"), GateCheck.IOD, "Modality"),
     ],

@@ -56,6 +56,7 @@ from dicom_node.results.content import (
     text_item,
 )
 from dicom_node.results.header import ResultContext
+from dicom_node.results.objects import ExpectedReport
 from dicom_node.results.parts import ReportPart, frames_of
 from dicom_node.results.report import container, significant
 from dicom_node.results.roles import ResultRole
@@ -138,6 +139,7 @@ def function_part(
         library=(_library(content.stack, made),),
         evidence=(*_seg_sources(made), *(source for seg in made for source in seg.references)),
         looked_at=frames_of([content.stack]),
+        expected=(ExpectedReport(content.stack.geometry),),
     )
 
 
