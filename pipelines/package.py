@@ -42,6 +42,8 @@ SERIES_PER_BLOCK = 20
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
+_TITLE_MAX = 31
+"""So that SeriesDescription (LO, 64 characters) has room for it."""
 _BLOCKS_MAX = 49
 
 
@@ -122,8 +124,8 @@ class AnalysisPackage:
         wrong = ""
         if not _NAME.fullmatch(self.name):
             wrong = "its name must match [a-z][a-z0-9_]*"
-        elif not self.title.strip():
-            wrong = "it has no title"
+        elif not 0 < len(self.title.strip()) <= _TITLE_MAX:
+            wrong = f"its title must have 1 to {_TITLE_MAX} characters"
         elif not _VERSION.fullmatch(self.version):
             wrong = f"its version {self.version!r} is not major.minor.patch"
         elif all(step.gives is not self.gives for step in self.steps):

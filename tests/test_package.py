@@ -63,7 +63,7 @@ def test_steps_of_other_packages_are_found_by_type() -> None:
     ("changes", "says"),
     [
         ({"name": "Two Words"}, "name must match"),
-        ({"title": " "}, "no title"),
+        ({"title": " "}, "1 to 31 characters"),
         ({"version": "1"}, "major.minor.patch"),
         ({"gives": Pear}, "none of its steps gives Pear"),
         ({"series_block": -1}, "series_block -1"),

@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.results.codes import SegmentCodes
-from dicom_node.results.header import ResultRole
+from dicom_node.results.codes import VOLUME, SegmentCodes
 from dicom_node.results.problems import GateCheck, Problem
+from dicom_node.results.roles import ResultRole
 from dicom_node.results.sources import SourceDatasets
 from pipelines.cine.stack import FrameSource, StackGeometry
 
-__all__ = ["Expected", "ExpectedMask", "ExpectedSlice", "ResultObject", "Surroundings"]
+__all__ = ["Expected", "ExpectedAll", "ExpectedMask", "ExpectedReport", "ExpectedSlice", "ResultObject", "Surroundings"]
 
 _POSITION_TOLERANCE_MM = 0.01
 _DIRECTION_TOLERANCE = 1e-4
+_ROUNDING = 0.0051
+"""Relative departure that three significant digits cause."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +161,89 @@ class ExpectedMask:
         if wrong:
             yield Problem(GateCheck.PIXELS, f"{wrong} voxels differ from the segmentation")
         yield from _frame_of_reference(dataset, self.frame_of_reference_uid)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpectedReport:
+    """What a report must say of the segmentations that it refers to (TID 1411: one group a segment).
+
+    Attributes
+    ----------
+    geometry : StackGeometry
+        Of the stack that the segmentations lie on: a slice whose frames are empty may have been left out of them.
+    """
+
+    geometry: StackGeometry
+
+    def check(self, dataset: Dataset, surroundings: Surroundings) -> Iterator[Problem]:
+        """Compare the volume of each segment with the voxels of the SEG as a recipient reads it."""
+        for group in _content(dataset):
+            children = group.get("ContentSequence") or []
+            segment = next((found for child in children if (found := _referenced_segment(child)) is not None), None)
+            said = [value for child in children for value in _millilitres(child)]
+            if segment is None or not said:
+                continue
+            uid, number = segment
+            seg = surroundings.results.get(uid)
+            if seg is None:
+                yield Problem(GateCheck.NUMBERS, f"a volume belongs to segmentation {uid}, which is not there")
+                continue
+            drawn = _segment_millilitres(seg, number, self.geometry)
+            for value in said:
+                if not abs(value - drawn) <= _ROUNDING * max(abs(value), drawn) + 0.006:
+                    yield Problem(
+                        GateCheck.NUMBERS,
+                        f"the report says {value:g} ml for segment {number} of {uid}, its voxels are {drawn:.2f} ml",
+                    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpectedAll:
+    """What several parts of one object expect of it."""
+
+    parts: tuple[Expected, ...]
+
+    def check(self, dataset: Dataset, surroundings: Surroundings) -> Iterator[Problem]:
+        """Let each part check the whole object."""
+        for part in self.parts:
+            yield from part.check(dataset, surroundings)
+
+
+def _content(item: Dataset) -> Iterator[Dataset]:
+    for child in item.get("ContentSequence") or []:
+        yield child
+        yield from _content(child)
+
+
+def _referenced_segment(item: Dataset) -> tuple[str, int] | None:
+    for reference in item.get("ReferencedSOPSequence") or []:
+        if "ReferencedSegmentNumber" in reference:
+            return str(reference.ReferencedSOPInstanceUID), int(reference.ReferencedSegmentNumber)
+    return None
+
+
+def _millilitres(item: Dataset) -> Iterator[float]:
+    if item.get("ValueType") == "NUM":
+        concept = item.ConceptNameCodeSequence[0]
+        if (concept.CodeValue, concept.CodingSchemeDesignator) == (VOLUME.value, VOLUME.scheme_designator):
+            yield from (float(value.NumericValue) for value in item.MeasuredValueSequence)
+
+
+def _segment_millilitres(seg: Dataset, number: int, geometry: StackGeometry) -> float:
+    """Voxels of a segment × their area × the slice interval of their slice."""
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    area = float(np.prod(_vector(measures.PixelSpacing)))
+    intervals = geometry.slice_intervals()
+    frames = seg.pixel_array
+    if frames.ndim == 2:
+        frames = frames[None]
+    total = 0.0
+    for frame, group in zip(frames, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        if group.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number:
+            position = _vector(group.PlanePositionSequence[0].ImagePositionPatient)
+            index = int(np.argmin(np.linalg.norm(geometry.positions - position, axis=1)))
+            total += float(np.count_nonzero(frame)) * area * float(intervals[index])
+    return total / 1000
 
 
 def _vector(values: Iterable[object]) -> NDArray[np.float64]:
