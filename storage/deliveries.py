@@ -47,6 +47,7 @@ __all__ = [
     "release_deliveries",
     "release_expired_deliveries",
     "requeue_deliveries",
+    "selected_studies",
 ]
 
 
@@ -450,6 +451,22 @@ def dismiss_deliveries(
         for row in rows:
             dismiss(session, row, reason=reason, by=by, now=now)
         return len(rows)
+
+
+def selected_studies(ledger: Ledger, selection: Selection, states: Collection[DeliveryState]) -> tuple[str, ...]:
+    """Study Instance UIDs of some deliveries."""
+    with ledger.reading() as session:
+        return tuple(
+            session.scalars(
+                select(StudyRow.study_instance_uid)
+                .join(JobRow, JobRow.study_id == StudyRow.id)
+                .join(ResultRow, ResultRow.job_id == JobRow.id)
+                .join(DeliveryRow, DeliveryRow.result_id == ResultRow.id)
+                .where(DeliveryRow.state.in_(states), selection.condition())
+                .distinct()
+                .order_by(StudyRow.study_instance_uid)
+            )
+        )
 
 
 def dismiss(session: Session, row: DeliveryRow, *, reason: str, by: str, now: dt.datetime) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from storage.closing import FRONT_PAGE
+from storage.deliveries import Selection
 from storage.ledger import Ledger, LedgerError
 from storage.schema import (
     ENDED,
@@ -48,6 +49,7 @@ __all__ = [
     "backlog",
     "commitments",
     "count_deliveries",
+    "count_jobs",
     "delivery_overviews",
     "events_of_study",
     "job_overviews",
@@ -208,6 +210,7 @@ class Commitment:
 class QuarantineOverview:
     """One object that was kept aside."""
 
+    id: int
     digest: str
     path: str
     reason: str
@@ -352,6 +355,8 @@ def study_overviews(
                 .group_by(SeriesRow.study_id)
             )
         }
+        # Of a study that was deleted.
+        nothing = (0, 0, 0, None)
         associations = dict(
             session.execute(
                 select(AssociationStudy.study_id, func.count())
@@ -389,11 +394,11 @@ def study_overviews(
                 study_instance_uid=study.study_instance_uid,
                 version=study.version,
                 first_received_at=study.first_received_at,
-                last_received_at=max(study.last_received_at, held[study.id][3]),
+                last_received_at=max(study.last_received_at, held.get(study.id, nothing)[3] or study.last_received_at),
                 removed_at=study.removed_at,
-                series=held[study.id][0],
-                instances=held[study.id][1],
-                instances_waiting=held[study.id][2],
+                series=held.get(study.id, nothing)[0],
+                instances=held.get(study.id, nothing)[1],
+                instances_waiting=held.get(study.id, nothing)[2],
                 open_associations=associations.get(study.id, 0),
                 jobs=jobs.get(study.id, {}),
                 verdicts=_by_package(verdicts.get(study.id, {})),
@@ -465,6 +470,7 @@ def delivery_overviews(
     *,
     states: Sequence[DeliveryState] = tuple(DeliveryState),
     study_instance_uid: str | None = None,
+    selection: Selection | None = None,
     limit: int = 1000,
 ) -> tuple[DeliveryOverview, ...]:
     """Deliveries in these states, the newest first."""
@@ -480,6 +486,8 @@ def delivery_overviews(
         )
         if study_instance_uid is not None:
             query = query.where(StudyRow.study_instance_uid == study_instance_uid)
+        if selection is not None:
+            query = query.where(selection.condition())
         return tuple(
             DeliveryOverview(
                 id=row.id,
@@ -517,11 +525,19 @@ def outages(ledger: Ledger) -> tuple[Outage, ...]:
         )
 
 
-def count_deliveries(ledger: Ledger, states: Collection[DeliveryState]) -> int:
+def count_deliveries(ledger: Ledger, states: Collection[DeliveryState], selection: Selection | None = None) -> int:
     """How many deliveries are in these states."""
     with ledger.reading() as session:
         query = select(func.count()).select_from(DeliveryRow).where(DeliveryRow.state.in_(states))
+        if selection is not None:
+            query = query.where(selection.condition())
         return session.scalar(query) or 0
+
+
+def count_jobs(ledger: Ledger) -> int:
+    """How many jobs there are, in all states."""
+    with ledger.reading() as session:
+        return session.scalar(select(func.count()).select_from(JobRow)) or 0
 
 
 def commitments(
@@ -579,7 +595,7 @@ def quarantine_overviews(ledger: Ledger, *, limit: int = 100) -> tuple[Quarantin
     """Objects kept aside, the newest first."""
     with ledger.reading() as session:
         return tuple(
-            QuarantineOverview(row.digest, row.path, row.reason, row.sop_instance_uid, row.job_id, row.at)
+            QuarantineOverview(row.id, row.digest, row.path, row.reason, row.sop_instance_uid, row.job_id, row.at)
             for row in session.scalars(select(QuarantineRow).order_by(QuarantineRow.id.desc()).limit(limit))
         )
 

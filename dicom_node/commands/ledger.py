@@ -19,6 +19,8 @@ from storage.deliveries import Selection, requeue_deliveries
 from storage.jobs import requeue_job
 from storage.ledger import Ledger, LedgerError, open_ledger, utc_now
 from storage.overview import (
+    count_deliveries,
+    count_jobs,
     delivery_overviews,
     events_of_study,
     job_overviews,
@@ -112,9 +114,19 @@ def jobs(
                 console.print(f"job {job_id}: " + (f"{sent} dead letters queued" if sent else "queued again"))
         overviews = job_overviews(ledger, limit=limit)
         dead_letters = delivery_overviews(ledger, states=(DeliveryState.DEAD,), limit=limit)
+        dead = count_deliveries(ledger, (DeliveryState.DEAD,))
+        total = count_jobs(ledger)
         quarantined = quarantine_overviews(ledger, limit=limit)
     if as_json:
-        print_json({"jobs": overviews, "dead_letters": dead_letters, "quarantined": quarantined})
+        print_json(
+            {
+                "jobs": overviews,
+                "jobs_in_all": total,
+                "dead_letters": dead_letters,
+                "dead_letters_in_all": dead,
+                "quarantined": quarantined,
+            }
+        )
         return
     table(
         "Jobs",
@@ -149,6 +161,7 @@ def jobs(
             )
             for one in overviews
         ),
+        caption=_more(total - len(overviews)),
     )
     if dead_letters:
         table(
@@ -158,7 +171,7 @@ def jobs(
                 (one.job_id, one.destination, one.series_description, one.failed_attempts, one.error)
                 for one in dead_letters
             ),
-            caption="dicom-node jobs --retry JOB sends them again",
+            caption=_more(dead - len(dead_letters), "dicom-node deliveries requeue sends them again, dismiss gives up"),
         )
     if quarantined:
         table(
@@ -228,6 +241,12 @@ def explain(
         ["at", "correlation", "what", "subject", "detail"],
         ((_time(one.at), (one.correlation_id or "")[:8], one.kind, one.subject, _detail(one.detail)) for one in events),
     )
+
+
+def _more(left: int, remark: str = "") -> str | None:
+    """Caption of a table that does not show everything."""
+    more = f"{left} more: --limit shows them" if left > 0 else ""
+    return "; ".join(part for part in (more, remark) if part) or None
 
 
 def _time(at: dt.datetime | None) -> str:

@@ -257,7 +257,7 @@ def serve_receiver(
         room = Room(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
-        instances = InstanceReceiver(ledger, files, room, storage.conflicts)
+        instances = InstanceReceiver(ledger, files, room, configuration.conflict_answer)
         places = Places(door.places, row)
         visits = _Visits(ledger, receiver, places, instances.commit.forget)
         refusals = Refusals(

@@ -13,6 +13,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
+from dicom_node.deliver.rejection import reject_superseded
 from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
@@ -45,6 +46,7 @@ _log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 0.2
 RELEASE_EVERY_S = 10.0
+REJECT_EVERY_S = 2.0
 CLEAN_EVERY_S = 3600.0
 UNREADABLE_PAUSE = dt.timedelta(seconds=30)
 """Between two tries to read a study whose files cannot be read."""
@@ -192,6 +194,7 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
         RELEASE_EVERY_S,
         lambda now: release_expired_jobs(ledger, watch.expired(leases_of(ledger)), now=now, retry_at=backing_off(now)),
     )
+    _every(clock, REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now))
     _every(clock, CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
     clock.start()
     context.ready()
