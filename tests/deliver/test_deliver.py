@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from interop.orthanc import AE_TITLE, Modality, Orthanc
 from interop.ports import free_port, wait_until
+from ledger_rows import close_versions
 from network.objects import data_set_bytes
 from network.running_node import NODE, configuration, destination_sections, pacs_peer, receiver_thread
 from pydicom import dcmread
@@ -301,6 +302,7 @@ def test_a_kind_that_the_pacs_does_not_take_is_no_failure_and_stops_nothing(tmp_
             results_due(b.node, b.ledger, [*_other_labelmap()], study="1.2.5")
             b.deliverer.deliver_once("pacs")
             assert states(b.ledger) == [COMMITTED, NOT_ACCEPTED, NOT_ACCEPTED]
+        close_versions(b.ledger, utc_now())
         later = utc_now() + dt.timedelta(days=400)
         assert set(expire_studies(b.ledger, retention=dt.timedelta(days=14), now=later)) == {STUDY, "1.2.4", "1.2.5"}
 
@@ -316,6 +318,7 @@ def test_a_dead_letter_that_was_dismissed_lets_the_study_go(tmp_path: Path) -> N
         files_of(b.deliverer)[0].unlink()
         b.deliverer.deliver_once("pacs")
         assert states(b.ledger) == [DEAD]
+        close_versions(b.ledger, utc_now())
         later = utc_now() + dt.timedelta(days=400)
         assert expire_studies(b.ledger, retention=dt.timedelta(days=14), now=later) == ()
         done = dismiss_deliveries(b.ledger, Selection("pacs"), reason="not wanted there", by="ada", now=utc_now())
