@@ -98,6 +98,7 @@ class Backlog:
     """By destination; those not committed."""
     oldest_delivery_at: Mapping[str, dt.datetime]
     """By destination: when the oldest delivery was made that is neither committed nor dead."""
+    outages: tuple[Outage, ...]
     quarantined: int
     last_received_at: dt.datetime | None
 
@@ -293,6 +294,7 @@ def backlog(ledger: Ledger, *, now: dt.datetime) -> Backlog:
             oldest_job_at=session.scalar(select(func.min(JobRow.created_at)).where(going)),
             deliveries={(destination, state): count for destination, state, count in deliveries},
             oldest_delivery_at=dict(oldest.all()),
+            outages=_outages(session),
             quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
             last_received_at=_last_received_at(session),
         )
@@ -513,16 +515,20 @@ def delivery_overviews(
 
 def outages(ledger: Ledger) -> tuple[Outage, ...]:
     """Destinations that could not be reached, by name."""
+    with ledger.reading() as session:
+        return _outages(session)
+
+
+def _outages(session: Session) -> tuple[Outage, ...]:
     waiting = (
         select(func.count())
         .where(DeliveryRow.destination == OutageRow.destination, DeliveryRow.state == DeliveryState.QUEUED)
         .scalar_subquery()
     )
-    with ledger.reading() as session:
-        return tuple(
-            Outage(row.destination, row.since, row.attempts, row.retry_at, row.error, count)
-            for row, count in session.execute(select(OutageRow, waiting).order_by(OutageRow.destination))
-        )
+    return tuple(
+        Outage(row.destination, row.since, row.attempts, row.retry_at, row.error, count)
+        for row, count in session.execute(select(OutageRow, waiting).order_by(OutageRow.destination))
+    )
 
 
 def count_deliveries(ledger: Ledger, states: Collection[DeliveryState], selection: Selection | None = None) -> int:

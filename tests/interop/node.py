@@ -21,14 +21,14 @@ from interop.ports import free_port, wait_until
 from interop.tools import script
 from storage.ledger import Ledger, open_ledger
 from storage.overview import delivery_overviews, job_overviews, study_overviews
-from storage.schema import DeliveryState, JobState
+from storage.schema import ENDED, DeliveryState, JobState
 
 AE_TITLE = "DICOMNODE"
 START_S = 300
 """Loading the models takes seconds on an idle machine."""
 STOP_S = 60
 JOB_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.SUPERSEDED})
-DELIVERY_ENDS = frozenset({DeliveryState.COMMITTED, DeliveryState.DEAD})
+DELIVERY_ENDS = ENDED | {DeliveryState.DEAD}
 
 
 @dataclass(frozen=True)

@@ -336,7 +336,6 @@ class DeliveryMachine(_LedgerMachine):
     def sends_without_commitment(self, owner: str) -> None:
         ids = {number for number, holder in self.sending.items() if holder == owner}
         delivery_sent(self.ledger, ids, None, None, now=self.now)
-        self.committed |= ids
         for number in ids:
             del self.sending[number]
 
@@ -427,7 +426,7 @@ class DeliveryMachine(_LedgerMachine):
             assert session.scalar(select(func.count()).select_from(DeliveryRow)) == 3
 
     def teardown(self) -> None:
-        # A PACS that at last answers gets everything committed, whatever was before.
+        # A PACS that at last answers gets everything, whatever was before.
         self.now += dt.timedelta(seconds=120)
         self.leases_run_out()
         self.operator_requeues()
@@ -438,7 +437,7 @@ class DeliveryMachine(_LedgerMachine):
                 self.sends(owner)
         for transaction in [*self.requests]:
             self.pacs_reports(transaction, {"2.25.1", "2.25.2"})
-        assert {one.state for one in delivery_overviews(self.ledger)} == {DeliveryState.COMMITTED}
+        assert {one.state for one in delivery_overviews(self.ledger)} <= REACHED
         super().teardown()
 
 
