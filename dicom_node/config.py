@@ -363,6 +363,9 @@ class ExecutionSettings(_Section):
     """Below so much free memory (2^20 bytes) an idle worker lets go of its models, and loads them when needed."""
     quiet_time_s: Seconds = 20
     """A study without a recognised complete cine is taken as complete after this silence."""
+    incomplete_quiet_time_s: Seconds = 300
+    """The same while the short axis is plainly incomplete: by what the scanner declared, by gaps, by the length of the
+    heart that it covers, or because a slice has only begun to come."""
     complete_quiet_time_s: Seconds = 1
     """The same once every slice has all its phases and no association that sent it is open."""
     missing_images_quiet_time_s: Seconds = 300

@@ -143,7 +143,7 @@ def _configured(path: Path, node_port: int, pacs_port: int) -> Configuration:
             "low_watermark_mb": 64,
             "high_watermark_mb": 128,
         },
-        "execution": {"quiet_time_s": 5},
+        "execution": {"quiet_time_s": 5, "incomplete_quiet_time_s": 5},
         "results": {"destinations": {"pacs": {"peer": "pacs"}}},
     }
     path.write_text("# Written by the demo.\n" + yaml.safe_dump(values, sort_keys=False), encoding="utf-8")

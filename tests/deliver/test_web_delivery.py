@@ -331,7 +331,7 @@ def test_a_service_without_queries_is_asked_for_metadata(b: Bench, pacs: WebPacs
 
 def test_a_service_that_cannot_be_asked_is_recorded_and_closed_as_sent(b: Bench, pacs: WebPacs) -> None:
     pacs.on_query = lambda _asked: Said(501)
-    assert b.deliver() == [COMMITTED] * 3
+    assert b.deliver() == [NOT_VERIFIED] * 3
     (event,) = b.events("commitment not offered")
     assert "storage_commitment: false" in event.detail["remedy"]
 

@@ -179,7 +179,7 @@ class NodeUnderTest:
                 "high_watermark_mb": 100,
             },
             # A loaded machine of CI runs the tests several at once: a job that is killed for it proves nothing.
-            "execution": {"quiet_time_s": quiet_time_s, "job_timeout_s": 900},
+            "execution": {"quiet_time_s": quiet_time_s, "incomplete_quiet_time_s": quiet_time_s, "job_timeout_s": 900},
             "results": {"destinations": {"pacs": {"peer": "pacs"}}},
             "delivery": {"first_delay_s": 0.5, "maximum_delay_s": 5},
         }
