@@ -7,7 +7,6 @@ of this software are in the name, so a file that is there is the right one.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import Collection, Mapping
@@ -65,7 +64,7 @@ class KeptFindings:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             beside.write_bytes(encode_segmentation(segmentation))
-            os.replace(beside, path)
+            beside.replace(path)
         except OSError as error:
             beside.unlink(missing_ok=True)
             _log.warning("a segmentation cannot be kept", error=type(error).__name__)

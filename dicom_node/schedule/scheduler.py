@@ -13,6 +13,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
+from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
@@ -23,6 +24,7 @@ from storage.jobs import (
     RoutedJob,
     WaitingStudy,
     create_jobs,
+    inputs_in_work,
     release_expired_jobs,
     studies_to_consider,
 )
@@ -162,6 +164,7 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
     expire_steps(ledger, retention=retention, now=now)
     expire_events(ledger, retention=dt.timedelta(days=storage.history_days), now=now)
     forgotten = expire_quarantine(ledger, retention=dt.timedelta(days=storage.quarantine_days), now=now)
+    KeptFindings(storage.directory).sweep(inputs_in_work(ledger))
     swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
     if forgotten or swept:
         _log.info("files removed", files=swept, quarantined_objects_forgotten=forgotten)
