@@ -57,7 +57,9 @@ def cheap_analysis(
         time.sleep(0.1)
         objects.append(_object(sources[0], role, inputs, created, mean, frozenset(route.destinations)))
     study = CineStudy(StudyContext(study_instance_uid), (), ())
-    return ProcessedStudy(study, Findings({}), tuple(objects), (), {"cheap": 0.3})
+    return ProcessedStudy(
+        objects=tuple(objects), rejected=(), seconds={"cheap": 0.3}, verdicts=(), study=study, findings=Findings({})
+    )
 
 
 def _object(
@@ -72,8 +74,8 @@ def _object(
     from pydicom.dataset import Dataset
     from pydicom.uid import SecondaryCaptureImageStorage
 
-    from dicom_node.results.header import ResultRole
     from dicom_node.results.objects import ResultObject
+    from dicom_node.results.roles import ResultRole
     from dicom_node.results.uids import derive_uid
 
     image = Dataset()
@@ -90,7 +92,7 @@ def _object(
     image.HighBit, image.PixelRepresentation = 7, 0
     image.PixelData = bytes([round(mean)]) * 256
     return ResultObject(
-        role=ResultRole(role),
+        role=ResultRole(role, 1, role),
         dataset=image,
         content=encoded(image),
         destinations=destinations,

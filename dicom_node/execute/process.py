@@ -9,7 +9,7 @@ import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicom_node.config import DestinationProfile, ResultSettings, Route
@@ -71,10 +71,13 @@ class ProcessedStudy(Processed):
     study : CineStudy
     findings : Findings
         Of all packages that were run together.
+    numbers : mapping of str to mapping of str to float
+        What each package found, by its name and the name of the number.
     """
 
     study: CineStudy
     findings: Findings
+    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def process_study(
@@ -155,6 +158,7 @@ def process_study(
         verdicts=tuple(_verdict(one, len(judged), rejected) for one in encoded.packages),
         study=study,
         findings=findings,
+        numbers={one.package.name: one.numbers for one in encoded.packages},
     )
 
 

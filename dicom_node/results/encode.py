@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 from matplotlib.figure import Figure
@@ -59,11 +59,14 @@ class EncodedPackage:
         Why it gave nothing; empty when it is encoded.
     key_numbers : tuple of str
         What was found, in sentences.
+    numbers : mapping of str to float
+        What was found, by name.
     """
 
     package: AnalysisPackage
     causes: tuple[Refusal, ...]
     key_numbers: tuple[str, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +132,7 @@ class _Encoder:
             made = self._parts(one) if one.found else one.causes
             if isinstance(made, Parts):
                 parts[one.package.name] = made
-                packages.append(EncodedPackage(one.package, (), made.key_numbers))
+                packages.append(EncodedPackage(one.package, (), made.key_numbers, made.numbers))
             else:
                 packages.append(EncodedPackage(one.package, made))
         declined = {one.package.title: one.causes for one in packages if one.causes}

@@ -190,12 +190,15 @@ class Parts:
     summary : SummaryPart
     key_numbers : tuple of str
         The most important numbers in sentences, for the front page.
+    numbers : mapping of str to float
+        All numbers by name, the unit at its end (``LVEF_percent``), for ``results.json``.
     """
 
     report: Callable[[Variant], ReportPart]
     objects: tuple[ResultObject, ...] = ()
     summary: SummaryPart = field(default_factory=SummaryPart)
     key_numbers: tuple[str, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 class Encode(Protocol):
