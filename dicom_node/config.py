@@ -335,11 +335,18 @@ class ExecutionSettings(_Section):
     devices: tuple[DeviceName, ...] = Field(default=("cpu",), min_length=1)
     """Torch devices; each gets ``slots_per_device`` worker processes with warm models."""
     slots_per_device: int = Field(default=1, ge=1, le=16)
+    background_slots: int = Field(default=1, ge=0, le=16)
+    """Further worker processes of each device, for analyses that give way to the quick ones (packages of a negative
+    priority); at the lowest priority of the operating system. With 0 the others take those jobs too, when nothing else
+    waits: less memory, and a quick analysis may wait until a slow one has ended."""
     threads_per_slot: int | None = Field(default=None, ge=1)
     """CPU threads of one worker; unset means all cores divided by the slots."""
-    job_timeout_s: Seconds = 300
-    """A job that runs longer is killed."""
-    maximum_attempts: int = Field(default=3, ge=1)
+    job_timeout_s: Seconds | None = None
+    """A job that runs longer is killed; unset means what its analysis package says."""
+    maximum_attempts: int | None = Field(default=None, ge=1)
+    """Attempts at a job; unset means what its analysis package says."""
+    free_memory_mb: int = Field(default=1024, ge=0)
+    """Below so much free memory (2^20 bytes) an idle worker lets go of its models, and loads them when needed."""
     quiet_time_s: Seconds = 20
     """A study without a recognised complete cine is taken as complete after this silence."""
     complete_quiet_time_s: Seconds = 1

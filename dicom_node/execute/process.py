@@ -91,6 +91,7 @@ def process_study(
     results: ResultSettings,
     package: str | None = None,
     predecessors: Sequence[Predecessor] = (),
+    known: Mapping[type, object] | None = None,
     last_attempt: bool = True,
     device: str = "cpu",
     on_step: Callable[[str], None] = lambda _step: None,
@@ -111,6 +112,8 @@ def process_study(
     predecessors
         Reports on earlier versions of the study by the same package on the same route, to be named as what the new
         report takes the place of.
+    known
+        What another package found on the same files, by type; it is not found again.
     last_attempt
         Whether a failure of an analysis should now be told to the department as a refusal. Before the last attempt it
         is raised, because another attempt may succeed.
@@ -138,7 +141,7 @@ def process_study(
             subject=study_instance_uid,
             remedy="send the study again",
         )
-    findings = analyse_study(study, [one.gives for one in asked], on_start=on_step, device=device)
+    findings = analyse_study(study, [one.gives for one in asked], on_start=on_step, device=device, known=known)
     seconds |= findings.seconds
     _raise_failure(findings.refusals, last_attempt)
     with _timed("encode", seconds, on_step):

@@ -192,10 +192,12 @@ def structured_report(
         dataset.CurrentRequestedProcedureEvidenceSequence = [evidence(context, named.values())]
     if rest:
         dataset.PertinentOtherEvidenceSequence = [evidence(context, rest.values())]
-    if predecessors:
+    # A job that runs again with the same outcome makes the same report: it does not take its own place.
+    others = [one for one in predecessors if one.sop_instance_uid != dataset.SOPInstanceUID]
+    if others:
         dataset.PredecessorDocumentsSequence = [
             _hierarchy(uid, [(one.series_instance_uid, one.sop_class_uid, one.sop_instance_uid) for one in of_study])
-            for uid, of_study in _by_study(predecessors).items()
+            for uid, of_study in _by_study(others).items()
         ]
     for element in root:
         if element.keyword != "RelationshipType":
