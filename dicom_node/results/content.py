@@ -159,8 +159,9 @@ def structured_report(
     other: Iterable[FrameSource],
     variant: Variant = USUAL,
     predecessors: Sequence[Predecessor] = (),
+    sop_class_uid: str = Comprehensive3DSRStorage,
 ) -> Dataset:
-    """Comprehensive 3D SR document around a content tree (PS3.3 A.35.13).
+    """SR document around a content tree (PS3.3 A.35): Comprehensive 3D SR unless another class is asked for.
 
     Parameters
     ----------
@@ -176,7 +177,7 @@ def structured_report(
     dataset = series_dataset(
         context,
         role,
-        sop_class_uid=Comprehensive3DSRStorage,
+        sop_class_uid=sop_class_uid,
         modality="SR",
         variant=variant,
     )
