@@ -9,6 +9,7 @@ import typer
 
 from dicom_node.commands import (
     adopt,
+    analyses,
     analyze,
     check,
     delete,
@@ -51,6 +52,7 @@ app.add_typer(deliveries.deliveries_app, name="deliveries", no_args_is_help=True
 app.add_typer(quarantine.quarantine_app, name="quarantine")
 app.command()(adopt.adopt)
 app.command()(check.check)
+app.command()(analyses.analyses)
 app.command()(models.models)
 app.command()(phantom.phantom)
 app.add_typer(training.train_app, name="train")

@@ -137,7 +137,10 @@ def package_outcomes(ledger: Ledger, job_id: int) -> tuple[PackageOutcome, ...]:
 
 
 def predecessors(session: Session, row: JobRow) -> tuple[ResultReference, ...]:
-    """Results of the last job of the same package and route before this one that has any; none when there is none."""
+    """Results of the same package and route that those of this attempt may take the place of, the oldest first.
+
+    They are those of the last job before this one that has any, and those of earlier runs of this one.
+    """
     earlier = session.scalar(
         select(JobRow)
         .where(
@@ -153,7 +156,7 @@ def predecessors(session: Session, row: JobRow) -> tuple[ResultReference, ...]:
         .limit(1)
         .options(selectinload(JobRow.results))
     )
-    return () if earlier is None else _references(earlier.results)
+    return (*(_references(earlier.results) if earlier is not None else ()), *_references(row.results))
 
 
 def _references(results: Sequence[ResultRow]) -> tuple[ResultReference, ...]:

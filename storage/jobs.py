@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Select, Table, func, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import ColumnElement, Select, Table, exists, func, select
+from sqlalchemy.orm import Session, aliased, selectinload
 
 from storage.closing import FRONT_PAGE, ResultReference, close_version, predecessors, reopen_version
 from storage.job_rows import RetryAt, has_later, job_event, leave, lock_studies, requeue, supersede
@@ -48,10 +48,12 @@ __all__ = [
     "complete_job",
     "create_jobs",
     "fail_job",
+    "inputs_in_work",
     "release_expired_jobs",
     "release_lease",
     "release_worker",
     "requeue_job",
+    "shares_input",
     "studies_to_consider",
     "study_contents",
 ]
@@ -143,7 +145,7 @@ class Job:
     paths: tuple[str, ...]
     """Its input instances, relative to the storage directory, in the order received."""
     predecessors: tuple[ResultReference, ...]
-    """Results of the same package on an earlier version of the study, which this job's stand in for."""
+    """Results of the same package on an earlier version of the study, and of earlier runs of this job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +402,8 @@ def claim_job(
     """Take the due job of the highest priority, the oldest first: QUEUED → RUNNING.
 
     A job that has been tried before comes after all that have been tried less often: what kills its worker, or fails,
-    holds nobody up.
+    holds nobody up. A job that gives way waits until all of its study version and route that do not have ended: it can
+    then use what they have found.
 
     Parameters
     ----------
@@ -410,6 +413,14 @@ def claim_job(
         Only jobs that give way, or only those that do not; both unless given.
     """
     due = (JobRow.state == JobState.QUEUED) & (JobRow.due_at <= now) & JobRow.slot.in_(slots)
+    quick = aliased(JobRow)
+    waits = exists().where(
+        quick.study_id == JobRow.study_id,
+        quick.route == JobRow.route,
+        quick.background.is_(False),
+        quick.state.in_((JobState.QUEUED, JobState.RUNNING)),
+    )
+    due &= JobRow.background.is_(False) | ~waits
     if background is not None:
         due &= JobRow.background.is_(background)
     with ledger.reading() as session:
@@ -450,6 +461,29 @@ def claim_job(
             paths=tuple(paths),
             predecessors=predecessors(session, row),
         )
+
+
+def inputs_in_work(ledger: Ledger) -> frozenset[str]:
+    """Input digests of the package jobs that have not ended."""
+    with ledger.reading() as session:
+        return frozenset(
+            session.scalars(
+                select(JobRow.input_digest).where(
+                    JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)), JobRow.package != FRONT_PAGE
+                )
+            )
+        )
+
+
+def shares_input(ledger: Ledger, job: Job) -> bool:
+    """Whether another package still waits for the same input."""
+    with ledger.reading() as session:
+        other = select(JobRow.id).where(
+            JobRow.state == JobState.QUEUED,
+            JobRow.input_digest == job.input_digest,
+            JobRow.package.not_in((job.package, FRONT_PAGE)),
+        )
+        return session.scalar(other.limit(1)) is not None
 
 
 def _present_inputs(row: JobRow) -> Select[tuple[str]]:

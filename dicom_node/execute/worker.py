@@ -21,18 +21,32 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node import metrics
 from dicom_node.config import Configuration, ResultSettings, Route
 from dicom_node.errors import ConfigurationError, GateError, NodeError, classify
+from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.lanes import Lane
 from dicom_node.execute.memory import available_mb, let_go_of_models
 from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
+from storage.closing import FRONT_PAGE, PackageOutcome, package_outcomes
 from storage.files import QUARANTINE, RESULTS, InstanceFiles
 from storage.instances import QuarantinedObject, record_quarantine
-from storage.jobs import Job, Outcome, ResultConflictError, ResultRecord, claim_job, complete_job, fail_job
+from storage.jobs import (
+    Job,
+    Outcome,
+    ResultConflictError,
+    ResultRecord,
+    claim_job,
+    complete_job,
+    fail_job,
+    inputs_in_work,
+    shares_input,
+)
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.schema import Verdict
 
 if TYPE_CHECKING:
-    from dicom_node.execute.process import ProcessedStudy, RejectedObject
+    from dicom_node.execute.process import Processed, ProcessedStudy, RejectedObject
+    from dicom_node.results.content import Predecessor
+    from dicom_node.results.front_page import ListedPackage
     from dicom_node.results.objects import ResultObject
 
 __all__ = ["ProcessStudy", "serve_worker"]
@@ -46,6 +60,8 @@ LOOK_AT_MEMORY_EVERY_S = 10.0
 OVERLONG_GRACE_S = 30.0
 """After its time a worker that nobody has killed dies by itself."""
 LOWEST_PRIORITY = 19
+STRUCTURED_REPORTS = "1.2.840.10008.5.1.4.1.1.88."
+"""How the UIDs of SR storage SOP classes begin (PS3.4 B.5)."""
 
 
 class ProcessStudy(Protocol):
@@ -62,6 +78,8 @@ class ProcessStudy(Protocol):
         route_name: str,
         route: Route,
         results: ResultSettings,
+        predecessors: Sequence[Predecessor],
+        known: Mapping[type, object],
         last_attempt: bool,
         device: str,
     ) -> ProcessedStudy:
@@ -153,6 +171,7 @@ class _Worker:
     ) -> None:
         self._ledger = ledger
         self._files = files
+        self._kept = KeptFindings(configuration.storage.directory)
         self._configuration = configuration
         self._name = name
         self._lane = lane
@@ -173,6 +192,10 @@ class _Worker:
                 correlation_id=job.correlation_id, job=job.id, study_instance_uid=job.study_instance_uid
             ):
                 self._work_on(job)
+        except SQLAlchemyError:
+            # The ledger does not know how the job ended: when this process has, its parent gives the job back.
+            self.spent = True
+            raise
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         return True
@@ -214,6 +237,18 @@ class _Worker:
                 subject=job.study_instance_uid,
                 remedy="send the study again",
             )
+        if job.package == FRONT_PAGE:
+            processed: Processed = self._front_page(job, route, paths)
+        else:
+            processed = self._package(job, route, paths)
+        # Files first, each flushed; the one commit that names them comes last.
+        records = [self._stored(one) for one in processed.objects]
+        for rejected in processed.rejected:
+            self._quarantined(job, rejected)
+        return records, _outcome(processed)
+
+    def _package(self, job: Job, route: Route, paths: Sequence[Path]) -> ProcessedStudy:
+        known = self._kept.load(job.input_digest, job.package, self._lane.device)
         processed = self._process(
             paths,
             package=job.package,
@@ -223,14 +258,33 @@ class _Worker:
             route_name=job.route,
             route=route,
             results=self._configuration.results,
+            predecessors=_earlier_reports(job),
+            known=known,
             last_attempt=job.attempt >= job.maximum_attempts,
             device=self._lane.device,
         )
-        # Files first, each flushed; the one commit that names them comes last.
-        records = [self._stored(one) for one in processed.objects]
-        for rejected in processed.rejected:
-            self._quarantined(job, rejected)
-        return records, _outcome(processed)
+        if not known and shares_input(self._ledger, job):
+            self._kept.save(job.input_digest, self._lane.device, processed.findings.values)
+        return processed
+
+    def _front_page(self, job: Job, route: Route, paths: Sequence[Path]) -> Processed:
+        from dicom_node.execute.process import process_front_page
+
+        # Nothing of this study waits any more.
+        self._kept.sweep(inputs_in_work(self._ledger))
+        outcomes = package_outcomes(self._ledger, job.id)
+        order = {name: number for number, name in enumerate(route.analyses)}
+        return process_front_page(
+            paths,
+            listed=[_listed(one) for one in sorted(outcomes, key=lambda one: order.get(one.package, len(order)))],
+            study_instance_uid=job.study_instance_uid,
+            inputs=(job.identity,),
+            created=job.created_at,
+            route_name=job.route,
+            route=route,
+            results=self._configuration.results,
+            predecessors=_earlier_reports(job),
+        )
 
     def _stored(self, result: ResultObject) -> ResultRecord:
         file_meta, data = _parts(result.content)
@@ -322,23 +376,44 @@ def _parts(content: bytes) -> tuple[bytes, bytes]:
     return content[: 144 + length], content[144 + length :]
 
 
-def _outcome(processed: ProcessedStudy) -> Outcome:
-    seconds: Mapping[str, float] = processed.seconds
+def _outcome(processed: Processed) -> Outcome:
     summary = {
-        "seconds": {step: round(value, 3) for step, value in seconds.items()},
+        "seconds": {step: round(value, 3) for step, value in processed.seconds.items()},
         "results": [one.role.value for one in processed.objects],
         "rejected": [
             {"role": one.object.role.value, "problems": [str(problem) for problem in one.problems]}
             for one in processed.rejected
         ],
-        "refusals": [one.sentence for one in processed.findings.refusals],
     }
-    sentences = tuple(dict.fromkeys(one.sentence for one in processed.findings.refusals))
-    if processed.rejected:
-        kept_back = (f"{one.object.role.value} was kept back by the conformance gate." for one in processed.rejected)
-        verdict = Verdict.PARTIAL if processed.objects else Verdict.FAILED
-        return Outcome(verdict, (*sentences, *kept_back), (), summary)
-    if not sentences:
-        return Outcome(Verdict.DELIVERED, (), (), summary)
-    defect = any(one.reason.retry_can_help for one in processed.findings.refusals)
-    return Outcome(Verdict.FAILED if defect else Verdict.DECLINED, sentences, (), summary)
+    if processed.verdicts:
+        (verdict,) = processed.verdicts
+        return Outcome(Verdict(verdict.kind.value), verdict.sentences, verdict.key_numbers, summary)
+    if not processed.rejected:
+        return Outcome(Verdict.DELIVERED, summary=summary)
+    kept_back = tuple(f"{one.object.series_description}: kept back by the gate" for one in processed.rejected)
+    return Outcome(Verdict.PARTIAL if processed.objects else Verdict.FAILED, kept_back, summary=summary)
+
+
+def _listed(outcome: PackageOutcome) -> ListedPackage:
+    from dicom_node.results import verdict
+    from dicom_node.results.front_page import ListedPackage, ListedResult
+
+    return ListedPackage(
+        verdict.Verdict(
+            outcome.package, verdict.VerdictKind(outcome.verdict.value), outcome.sentences, outcome.key_numbers
+        ),
+        tuple(
+            ListedResult(one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid, one.series_description)
+            for one in outcome.results
+        ),
+    )
+
+
+def _earlier_reports(job: Job) -> tuple[Predecessor, ...]:
+    from dicom_node.results.content import Predecessor
+
+    return tuple(
+        Predecessor(job.study_instance_uid, one.series_instance_uid, one.sop_class_uid, one.sop_instance_uid)
+        for one in job.predecessors
+        if one.sop_class_uid.startswith(STRUCTURED_REPORTS)
+    )

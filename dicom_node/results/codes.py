@@ -61,6 +61,7 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("NOTE", "Note on how the numbers came about"),
         ("METHOD", "How the number was obtained"),
         ("LIMITS", "Limits of use"),
+        ("FRONT_PAGE", "Front page of automatic analysis"),
         ("PATIENT", "Patient characteristics used in the calculations"),
         ("DATAQUALITY", "Quality of acquisition and measurement"),
         # Why an analysis was declined.
@@ -294,6 +295,8 @@ STUDY_QUALITY = _dcm("122739", "Overall study quality")
 CARDIAC_CYCLE_POINT = _sct("272518008", "Cardiovascular cycle point")
 RANGE_LOWER = _sct("385524004", "Normal Range Lower Limit")
 RANGE_UPPER = _sct("371933006", "Normal Range Upper Limit")
+ENGLISH = Code("en-US", "RFC5646", "English (United States)")
+MANIFEST = _dcm("113030", "Manifest")
 COMMENT = _dcm("121106", "Comment")
 MR_OF_HEART = _sct("241620005", "Cardiac MRI")
 ARTIFICIAL_INTELLIGENCE = _dcm("123110", "Artificial Intelligence")

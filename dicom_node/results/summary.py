@@ -30,6 +30,7 @@ __all__ = [
     "grade_color",
     "headline",
     "legend",
+    "listing_pages",
     "refusal_pages",
     "summary_pages",
     "text_pages",
@@ -112,6 +113,13 @@ def refusal_pages(
     blocks += _omission_blocks(study.omissions) + _series_blocks(provenance) + _software_blocks(provenance)
     pages = text_pages(theme, blocks)
     _finish(pages, title, Grade.UNUSABLE, provenance)
+    return [page.figure for page in pages]
+
+
+def listing_pages(theme: Theme, title: str, blocks: Sequence[TextBlock], provenance: Provenance) -> list[Figure]:
+    """Draw pages of text alone."""
+    pages = text_pages(theme, [*blocks, Heading("Limits"), Paragraph(LIMITS)])
+    _finish(pages, title, None, provenance)
     return [page.figure for page in pages]
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
 from dicom_node.deliver.rejection import reject_superseded
+from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
@@ -25,6 +26,7 @@ from storage.jobs import (
     RoutedJob,
     WaitingStudy,
     create_jobs,
+    inputs_in_work,
     release_expired_jobs,
     studies_to_consider,
 )
@@ -165,6 +167,7 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
     expire_steps(ledger, retention=retention, now=now)
     expire_events(ledger, retention=dt.timedelta(days=storage.history_days), now=now)
     forgotten = expire_quarantine(ledger, retention=dt.timedelta(days=storage.quarantine_days), now=now)
+    KeptFindings(storage.directory).sweep(inputs_in_work(ledger))
     try:
         swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
     except IdentityError as error:
