@@ -327,7 +327,8 @@ class StorageSettings(_Section):
     """Free space over which C-STORE is accepted again."""
     quarantine_days: float = Field(default=30, gt=0)
     history_days: float = Field(default=365, gt=0, le=36_500)
-    """What happened to a study is forgotten this long after its files were removed."""
+    """A study is forgotten, with all that happened to it, this long after its files were removed; an association this
+    long after its end, once no study is known that it brought."""
     conflicts: Literal[ConflictAnswer.ACCEPT, ConflictAnswer.REFUSE] = ConflictAnswer.ACCEPT
     """Answer to other bytes under a SOP Instance UID that is held already, for peers that have none of their own;
     ``replace`` is for single peers only, whose corrections are to be believed."""

@@ -23,6 +23,7 @@ from storage.schema import (
     ENDED,
     Association,
     AssociationStudy,
+    CommitmentRequest,
     CommitmentTransactionRow,
     DeliveryRow,
     EventRow,
@@ -44,6 +45,7 @@ __all__ = [
     "Swept",
     "expire_commitments",
     "expire_events",
+    "expire_history",
     "expire_quarantine",
     "expire_steps",
     "expire_studies",
@@ -52,6 +54,7 @@ __all__ = [
 ]
 
 EVENTS_A_TRANSACTION = 1000
+ASSOCIATIONS_A_TRANSACTION = 500
 
 
 def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> tuple[str, ...]:
@@ -222,6 +225,77 @@ def expire_events(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) 
         if len(rows) < EVENTS_A_TRANSACTION:
             return forgotten
         since = rows[-1].at
+
+
+def expire_history(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> int:
+    """Forget studies whose files were removed longer ago than ``retention``, with all that is known of them, and
+    associations that ended longer ago and brought nothing that is still known.
+
+    Returns
+    -------
+    int
+        How many studies and associations were forgotten.
+    """
+    before = now - retention
+    with ledger.reading() as session:
+        studies = session.scalars(select(StudyRow.id).where(StudyRow.removed_at < before).order_by(StudyRow.id)).all()
+    # One transaction a study: scanners wait for each.
+    forgotten = sum(_forget_study(ledger, study_id, before) for study_id in studies)
+    while True:
+        with ledger.transaction() as session:
+            ids = session.scalars(_forgettable_associations(before)).all()
+            session.execute(delete(Association).where(Association.id.in_(ids)))
+        forgotten += len(ids)
+        if len(ids) < ASSOCIATIONS_A_TRANSACTION:
+            return forgotten
+
+
+def _forget_study(ledger: Ledger, study_id: int, before: dt.datetime) -> bool:
+    with ledger.transaction() as session:
+        still = select(StudyRow.id).where(StudyRow.id == study_id, StudyRow.removed_at < before)
+        if session.scalar(still.with_for_update()) is None:
+            # An image of it came.
+            return False
+        jobs = select(JobRow.id).where(JobRow.study_id == study_id)
+        results = select(ResultRow.id).where(ResultRow.job_id.in_(jobs))
+        deliveries = select(DeliveryRow.id).where(DeliveryRow.result_id.in_(results))
+        series = select(SeriesRow.id).where(SeriesRow.study_id == study_id)
+        release_files(session, select(QuarantineRow.path).where(QuarantineRow.job_id.in_(jobs)), now=before)
+        for statement in (
+            delete(CommitmentRequest).where(CommitmentRequest.delivery_id.in_(deliveries)),
+            delete(DeliveryRow).where(DeliveryRow.result_id.in_(results)),
+            delete(ResultRow).where(ResultRow.job_id.in_(jobs)),
+            delete(QuarantineRow).where(QuarantineRow.job_id.in_(jobs)),
+            delete(JobRow).where(JobRow.study_id == study_id),
+            delete(InstanceRow).where(InstanceRow.series_id.in_(series)),
+            delete(SeriesRow).where(SeriesRow.study_id == study_id),
+            delete(AssociationStudy).where(AssociationStudy.study_id == study_id),
+            delete(StudyAttributesRow).where(StudyAttributesRow.study_id == study_id),
+            delete(EventRow).where(EventRow.study_id == study_id),
+            delete(StudyRow).where(StudyRow.id == study_id),
+        ):
+            session.execute(statement)
+        return True
+
+
+def _forgettable_associations(before: dt.datetime) -> Select[str]:
+    return (
+        select(Association.id)
+        .where(
+            Association.closed_at < before,
+            Association.audited_at.is_not(None),
+            *(
+                ~exists().where(column == Association.id)
+                for column in (
+                    AssociationStudy.association_id,
+                    InstanceRow.association_id,
+                    StudyRow.last_association_id,
+                    QuarantineRow.association_id,
+                )
+            ),
+        )
+        .limit(ASSOCIATIONS_A_TRANSACTION)
+    )
 
 
 @dataclass(frozen=True, slots=True)

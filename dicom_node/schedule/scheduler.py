@@ -35,12 +35,14 @@ from storage.ledger import Ledger, open_ledger, utc_now
 from storage.retention import (
     expire_commitments,
     expire_events,
+    expire_history,
     expire_quarantine,
     expire_steps,
     expire_studies,
     sweep_files,
 )
 from storage.schema import JobSlot
+from storage.transfers import pass_over_untold
 
 __all__ = ["StudyScheduler", "serve_scheduler"]
 
@@ -165,7 +167,11 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
         _log.info("study removed by retention", study_instance_uid=study_instance_uid)
     expire_commitments(ledger, retention=retention, now=now)
     expire_steps(ledger, retention=retention, now=now)
-    expire_events(ledger, retention=dt.timedelta(days=storage.history_days), now=now)
+    if configuration.audit.file is None:
+        pass_over_untold(ledger)
+    history = dt.timedelta(days=storage.history_days)
+    expire_events(ledger, retention=history, now=now)
+    expire_history(ledger, retention=history, now=now)
     forgotten = expire_quarantine(ledger, retention=dt.timedelta(days=storage.quarantine_days), now=now)
     KeptFindings(storage.directory).sweep(inputs_in_work(ledger))
     try:
