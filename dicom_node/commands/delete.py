@@ -41,10 +41,12 @@ def delete(
     as_json: JsonFlag = False,
 ) -> None:
     """Delete a study: images, jobs and results; what was delivered of it is rejected at the destinations."""
+    from dicom_node.audit.trail import patient_id_of
     from dicom_node.deliver.rejection import reject_set
     from dicom_node.results.rejection import RejectionReason
     from storage.deletion import delete_study
     from storage.files import InstanceFiles
+    from storage.holdings import held_series
     from storage.ledger import utc_now
     from storage.overview import study_overviews
     from storage.rejection import results_of_study
@@ -79,9 +81,13 @@ def delete(
                 raise NodeError(
                     "its results are on their way to a destination", subject=study, remedy="try again in a minute"
                 )
+        patient_id = None
+        if configuration.audit.patient_id:
+            series = held_series(ledger, study)
+            patient_id = patient_id_of(files.absolute(series[0].path)) if series else ""
         given.audit(
             configuration,
-            [Study(study, {}, None)],
+            [Study(study, {}, patient_id)],
             lambda person, node, one: study_deleted(person, node, one, reason=given.reason, at=utc_now()),
         )
         deleted = delete_study(ledger, study, reason=given.reason, by=given.by, now=utc_now())
