@@ -35,6 +35,7 @@ class Ran:
 Run = Callable[..., Ran]
 COMMANDS = (
     *("serve", "demo", "send", "analyze", "status", "studies"),
+    *("delete", "deliveries", "quarantine", "adopt"),
     *("jobs", "explain", "train", "evaluate", "models", "phantom", "check"),
 )
 
@@ -211,7 +212,9 @@ def test_commands_on_an_empty_ledger(run: Run, tmp_path: Path) -> None:
     assert json.loads(run("studies", "--config", config, "--json").out) == []
     assert json.loads(run("jobs", "--config", config, "--json").out) == {
         "jobs": [],
+        "jobs_in_all": 0,
         "dead_letters": [],
+        "dead_letters_in_all": 0,
         "quarantined": [],
     }
     for command in ("studies", "jobs"):
