@@ -30,7 +30,6 @@ __all__ = [
 
 REJECTION_ROLE = "rejection-note"
 _GOING_OUT = (DeliveryState.SENDING, DeliveryState.AWAITING_COMMITMENT)
-_ARRIVED = (DeliveryState.COMMITTED, DeliveryState.NOT_VERIFIED)
 _UNSENT = (DeliveryState.QUEUED, DeliveryState.DEAD)
 
 
@@ -48,7 +47,7 @@ class VoidResult:
     present: bool
     """Whether its file is still there."""
     arrived_at: frozenset[str]
-    """Destinations that have stored it."""
+    """Destinations that said that they stored it, whether or not they committed to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,7 @@ def reject(
             .order_by(DeliveryRow.id)
             .with_for_update(of=DeliveryRow)
         ).all()
-        arrived = {(row.result_id, row.destination) for row in deliveries if row.state in _ARRIVED}
+        arrived = {(row.result_id, row.destination) for row in deliveries if row.sent_at is not None}
         seen = {(one.id, destination) for one in void.results for destination in one.arrived_at}
         if arrived != seen or any(row.state in _GOING_OUT for row in deliveries):
             return False
@@ -207,7 +206,7 @@ def _void(row: ResultRow) -> VoidResult:
         series_instance_uid=row.series_instance_uid,
         path=row.path,
         present=row.removed_at is None,
-        arrived_at=frozenset(one.destination for one in row.deliveries if one.state in _ARRIVED),
+        arrived_at=frozenset(one.destination for one in row.deliveries if one.sent_at is not None),
     )
 
 
