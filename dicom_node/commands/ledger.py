@@ -14,8 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
 from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
-from dicom_node.errors import NodeError, OutOfResourcesError
+from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
 from storage.deliveries import Selection, requeue_deliveries
+from storage.files import InstanceFiles
+from storage.identity import is_bound
 from storage.jobs import requeue_job
 from storage.ledger import Ledger, LedgerError, open_ledger, utc_now
 from storage.overview import (
@@ -29,7 +31,7 @@ from storage.overview import (
 )
 from storage.schema import DeliveryState, JobState
 
-__all__ = ["explain", "jobs", "opened", "studies"]
+__all__ = ["explain", "jobs", "opened", "storage_of", "studies"]
 
 DEFAULT = Path("config.yaml")
 
@@ -59,6 +61,24 @@ def opened(configuration: Configuration) -> Iterator[Ledger]:
         raise NodeError(str(error)) from error
     finally:
         ledger.close()
+
+
+def storage_of(configuration: Configuration, ledger: Ledger) -> InstanceFiles:
+    """The storage directory that a ledger belongs to.
+
+    Raises
+    ------
+    ConfigurationError
+        The configured directory is another one.
+    """
+    files = InstanceFiles(configuration.storage.directory, durable=configuration.storage.durable)
+    if not is_bound(ledger, files):
+        raise ConfigurationError(
+            "is not the directory of this ledger",
+            subject=f"storage.directory {configuration.storage.directory}",
+            remedy="correct storage.directory or storage.database",
+        )
+    return files
 
 
 def studies(
