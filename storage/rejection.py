@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from sqlalchemy import Table, select
+from sqlalchemy import Table, exists, select
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from storage.deliveries import dismiss
@@ -72,12 +72,17 @@ def superseded_sets(ledger: Ledger) -> tuple[VoidSet, ...]:
     comes_after = (later.study_version > earlier.study_version) | (
         (later.study_version == earlier.study_version) & (later.revision > earlier.revision)
     )
+    again = exists().where(
+        JobRow.study_id == StudyRow.id,
+        JobRow.state == JobState.SUCCEEDED,
+        (JobRow.study_version > 1) | (JobRow.revision > 0),
+    )
     with ledger.reading() as session:
+        # Of the studies that are present, few beside all that the ledger remembers, those that came more than once.
+        studies = session.scalars(select(StudyRow.id).where(StudyRow.removed_at.is_(None), again)).all()
         rows = session.execute(
             select(ResultRow.id, later)
             .join(earlier, earlier.id == ResultRow.job_id)
-            # By way of the studies that are present: few, beside all that the ledger remembers.
-            .join(StudyRow, StudyRow.id == earlier.study_id)
             .join(
                 later,
                 (later.study_id == earlier.study_id)
@@ -85,16 +90,15 @@ def superseded_sets(ledger: Ledger) -> tuple[VoidSet, ...]:
                 & (later.package == earlier.package),
             )
             .where(
-                StudyRow.removed_at.is_(None),
+                earlier.study_id.in_(studies),
                 ResultRow.rejected_at.is_(None),
                 ResultRow.role != REJECTION_ROLE,
-                later.state == JobState.SUCCEEDED,
                 comes_after,
             )
             .order_by(later.study_version, later.revision)
         )
         # The last row of each result names the latest of the jobs that came after it.
-        latest: dict[int, JobRow] = dict(rows.all())
+        latest: dict[int, JobRow] = {result_id: job for result_id, job in rows if job.state is JobState.SUCCEEDED}
         by_job: dict[int, tuple[JobRow, list[int]]] = {}
         for result_id, job in latest.items():
             by_job.setdefault(job.id, (job, []))[1].append(result_id)
