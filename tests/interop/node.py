@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,19 +54,32 @@ class NodeUnderTest:
         Where it listens; a free port unless given.
     quiet_time_s
         Silence after which an unrecognised study counts as complete.
+    analyses
+        Packages that its one route asks for.
+    execution
+        Further settings of execution.
     """
 
     def __init__(
-        self, folder: Path, destination: Destination, *, scanner: str, port: int | None = None, quiet_time_s: float = 5
+        self,
+        folder: Path,
+        destination: Destination,
+        *,
+        scanner: str,
+        port: int | None = None,
+        quiet_time_s: float = 5,
+        analyses: Sequence[str] = ("ventricular_function",),
+        execution: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.port = port or free_port()
         self.configuration_file = folder / "config.yaml"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        self.configuration_file.write_text(
-            yaml.safe_dump(self._settings(destination, scanner, quiet_time_s), sort_keys=False), encoding="utf-8"
-        )
+        settings = self._settings(destination, scanner, quiet_time_s)
+        settings["routes"]["cine"]["analyses"] = list(analyses)
+        settings["execution"] |= execution or {}
+        self.configuration_file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
     @property
     def configuration(self) -> Configuration:
