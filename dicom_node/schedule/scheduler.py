@@ -13,13 +13,15 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
+from dicom_node.deliver.rejection import reject_superseded
 from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.routing import RouteExplanation
 from pipelines.package import packages
-from storage.files import InstanceFiles
+from storage.files import UNEXPLAINED, InstanceFiles
+from storage.identity import IdentityError
 from storage.jobs import (
     RoutedJob,
     WaitingStudy,
@@ -33,12 +35,14 @@ from storage.ledger import Ledger, open_ledger, utc_now
 from storage.retention import (
     expire_commitments,
     expire_events,
+    expire_history,
     expire_quarantine,
     expire_steps,
     expire_studies,
     sweep_files,
 )
 from storage.schema import JobSlot
+from storage.transfers import pass_over_untold
 
 __all__ = ["StudyScheduler", "serve_scheduler"]
 
@@ -46,6 +50,7 @@ _log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 0.2
 RELEASE_EVERY_S = 10.0
+REJECT_EVERY_S = 2.0
 CLEAN_EVERY_S = 3600.0
 UNREADABLE_PAUSE = dt.timedelta(seconds=30)
 """Between two tries to read a study whose files cannot be read."""
@@ -162,12 +167,27 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
         _log.info("study removed by retention", study_instance_uid=study_instance_uid)
     expire_commitments(ledger, retention=retention, now=now)
     expire_steps(ledger, retention=retention, now=now)
-    expire_events(ledger, retention=dt.timedelta(days=storage.history_days), now=now)
+    if configuration.audit.file is None:
+        pass_over_untold(ledger)
+    history = dt.timedelta(days=storage.history_days)
+    expire_events(ledger, retention=history, now=now)
+    expire_history(ledger, retention=history, now=now)
     forgotten = expire_quarantine(ledger, retention=dt.timedelta(days=storage.quarantine_days), now=now)
     KeptFindings(storage.directory).sweep(inputs_in_work(ledger))
-    swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
-    if forgotten or swept:
-        _log.info("files removed", files=swept, quarantined_objects_forgotten=forgotten)
+    try:
+        swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
+    except IdentityError as error:
+        _log.error("storage not swept", what=str(error))
+        return
+    if forgotten or swept.removed:
+        _log.info("files removed", files=swept.removed, quarantined_objects_forgotten=forgotten)
+    if swept.set_aside:
+        _log.error(
+            "files set aside that the ledger does not explain: nothing of them is deleted; is this the latest ledger? "
+            "`dicom-node adopt` reads them into it",
+            files=swept.set_aside,
+            folder=str(files.absolute(UNEXPLAINED)),
+        )
 
 
 def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
@@ -183,6 +203,7 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
         RELEASE_EVERY_S,
         lambda now: release_expired_jobs(ledger, watch.expired(leases_of(ledger)), now=now, retry_at=backing_off(now)),
     )
+    _every(clock, REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now))
     _every(clock, CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
     clock.start()
     context.ready()

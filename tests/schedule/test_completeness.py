@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,13 @@ def _stack(slices: int, *, missing: int = 0, declared: int | None = None) -> lis
     return facts[: len(facts) - missing]
 
 
+def _elsewhere(facts: list[InstanceFacts]) -> list[InstanceFacts]:
+    return [
+        dataclasses.replace(one, frame_of_reference_uid="1.10", sop_instance_uid=f"4{one.sop_instance_uid}")
+        for one in facts
+    ]
+
+
 def _ready(contents: StudyContents, quiet_s: float, *, open_associations: int = 0) -> bool:
     reading = read_study(contents, {})
     now = NOW + dt.timedelta(seconds=quiet_s)
@@ -65,7 +73,15 @@ def _ready(contents: StudyContents, quiet_s: float, *, open_associations: int = 
         (_contents(_stack(9)), 1),
         (_contents(_stack(9, missing=1)), 20),
         (_contents(_stack(9, declared=9)), 1),
-        (_contents(_stack(8, declared=9)), 20),
+        (_contents(_stack(8, declared=9)), 300),
+        # Seven slices of twelve, as they come when the sender breaks off; and one that is missing among others.
+        (_contents(_stack(7)), 300),
+        (_contents(_stack(7, declared=7)), 1),
+        (_contents([one for one in _stack(12) if one.planes[0].along_mm != 50.0]), 300),
+        (_contents(_stack(10, missing=PHASES - 1)), 300),
+        (_contents(_stack(1)), 300),
+        # A few slices beside a whole stack.
+        (_contents([*_stack(9), *_elsewhere(_stack(3))]), 1),
         (_contents([]), 20),
         # A sender that paused 6 s between slices is given 12; one that says how many slices there are is not.
         (_contents(_stack(9), longest_pause_s=6), 12),
@@ -87,11 +103,28 @@ def test_decisions_are_told_in_words() -> None:
     reading = read_study(_contents(_stack(8, declared=9)), {})
     later = NOW + dt.timedelta(seconds=3)
     assert decide(reading, SETTINGS, open_associations=0, now=later).sentence == (
-        "short axis 8 of 9 slices, waiting; quiet for 3 of 20 s"
+        "short axis 8 of 9 slices, waiting; more may come: the scanner declared 9 slices; quiet for 3 of 300 s"
     )
     assert decide(reading, SETTINGS, open_associations=2, now=later).sentence == (
         "short axis 8 of 9 slices, waiting; 2 associations still open"
     )
+
+
+@pytest.mark.parametrize(
+    ("slices", "why"),
+    [
+        (_stack(7), "its slices cover 70 mm, less than a left ventricle"),
+        (_stack(1), "a single slice"),
+        (
+            [one for one in _stack(12) if one.planes[0].along_mm not in (50.0, 60.0)],
+            "2 slices are missing between others",
+        ),
+        (_stack(10, missing=PHASES - 1), "1 of 10 slices have less than half of their phases"),
+    ],
+)
+def test_why_a_stack_is_plainly_incomplete_is_said(slices: list[InstanceFacts], why: str) -> None:
+    decision = decide(read_study(_contents(slices), {}), SETTINGS, open_associations=0, now=NOW)
+    assert f"more may come: {why}; quiet for 0 of 300 s" in decision.sentence
 
 
 def test_series_are_measured_for_the_rules() -> None:
@@ -126,25 +159,25 @@ def _receive(ledger: Ledger, association: str, facts: list[InstanceFacts], at: d
 def test_a_study_is_scheduled_once_it_is_complete_and_again_when_more_comes(ledger: Ledger) -> None:
     scheduler = StudyScheduler(ledger, CONFIGURATION)
     first = associate(ledger)
-    _receive(ledger, first, _stack(3), NOW)
+    _receive(ledger, first, _stack(8), NOW)
     late = NOW + dt.timedelta(hours=1)
     assert scheduler.consider(late) == ()  # the association is open
     close_association(ledger, first, outcome="released", at=NOW)
     assert scheduler.consider(NOW + dt.timedelta(seconds=0.9)) == ()
     assert describe(ledger, CONFIGURATION, "1.2.3", now=NOW).sentence == (
-        "short axis 3 of 3 slices, complete; quiet for 0.0 of 1.0 s; waiting"
+        "short axis 8 of 8 slices, complete; quiet for 0.0 of 1.0 s; waiting"
     )
     assert scheduler.consider(NOW + dt.timedelta(seconds=1)) == (1,)
     assert scheduler.consider(late) == ()
     description = describe(ledger, CONFIGURATION, "1.2.3", now=late)
     assert (description.waiting, description.sentence) == (
         False,
-        "short axis 3 of 3 slices, complete; scheduled as version 1",
+        "short axis 8 of 8 slices, complete; scheduled as version 1",
     )
     assert claim_job(ledger, "w", late) is not None
 
     second = associate(ledger)
-    _receive(ledger, second, [_facts(3, phase) for phase in range(PHASES)], late)
+    _receive(ledger, second, [_facts(8, phase) for phase in range(PHASES)], late)
     close_association(ledger, second, outcome="released", at=late)
     assert scheduler.consider(late + dt.timedelta(seconds=2)) == (2,)
     newest, oldest = job_overviews(ledger)
@@ -168,7 +201,7 @@ def test_a_study_with_unreadable_facts_does_not_hold_up_the_others(ledger: Ledge
     fields = {name: getattr(row, name) for name in row.__slots__}
     fields |= {"study_instance_uid": "5.5", "sop_instance_uid": "5.5.1", "facts": {"planes": "?"}}
     record_instances(ledger, [ReceivedInstance(**fields)], at=NOW)
-    _receive(ledger, association, _stack(3), NOW)
+    _receive(ledger, association, _stack(8), NOW)
     close_association(ledger, association, outcome="released", at=NOW)
     scheduler = StudyScheduler(ledger, CONFIGURATION)
     for _ in range(2):
