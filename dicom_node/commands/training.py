@@ -96,6 +96,57 @@ def train_segmentation(
     console.print(f"kept out of training: {', '.join(result.held_out_cases) or 'no case'}")
 
 
+@train_app.command("registration")
+def train_registration(
+    phantoms: Annotated[int, typer.Option(min=0, help="Number of phantoms.")] = 70,
+    phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 20000,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True, file_okay=False, help="DICOM of one patient, used without annotation; may be repeated."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for images, checkpoint, weights and card.")] = Path("runs"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's own number by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the registration network; a stopped run goes on where it stopped."""
+    from pipelines.training.registration import train_registration as train_network
+
+    with _progress(as_json) as progress:
+        task = progress.add_task("registration", total=None, detail="")
+
+        def packed(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, detail="phantoms made")
+
+        def report(state: TrainingProgress) -> None:
+            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
+            progress.update(task, completed=state.step, total=state.steps, detail=detail)
+
+        try:
+            result = train_network(
+                output,
+                phantoms=phantoms,
+                phantom_seed=phantom_seed,
+                folders=data or [],
+                steps=steps,
+                seed=seed,
+                resume=resume,
+                report=report,
+                report_packing=packed,
+            )
+        except ValueError as error:
+            raise ConfigurationError(str(error), subject="train registration") from error
+    if as_json:
+        print_json(result)
+        return
+    console.print(
+        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
+    )
+
+
 @evaluate_app.command("segmentation")
 def evaluate_segmentation(
     data: AcdcFolder,
