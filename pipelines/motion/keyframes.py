@@ -115,9 +115,7 @@ def _centroid(mask: NDArray[np.bool_], place: NDArray[np.float64]) -> NDArray[np
     return np.asarray((place * count).sum(axis=(1, 2)) / count.sum())
 
 
-def _outward(
-    field: NDArray[np.float64], place: NDArray[np.float64], focus: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _outward(field: NDArray[np.float64], place: NDArray[np.float64], focus: NDArray[np.float64]) -> NDArray[np.float64]:
     """Component of the motion away from the focus, mm, (T, S, h, w)."""
     away = place - focus[:, None, None]
     away = away / np.maximum(np.sqrt((away**2).sum(axis=0)), 1e-9)

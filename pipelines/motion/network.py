@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.motion.fields import integrate
 from pipelines.segmentation.parallel import each
 
 if TYPE_CHECKING:
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 
     from pipelines.models.registry import LoadedModel
 
-__all__ = ["REGISTRATION_MODEL", "STRIDE", "network_input", "register"]
+__all__ = ["REGISTRATION_MODEL", "STRIDE", "network_input", "velocity_between"]
 
 REGISTRATION_MODEL = "motion-registration"
 STRIDE = 2
@@ -33,27 +32,25 @@ def network_input(fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
     return functional.pixel_unshuffle(pair, STRIDE).contiguous(memory_format=torch.channels_last)
 
 
-def register(fixed: torch.Tensor, moving: torch.Tensor, model: LoadedModel, side_mm: float) -> torch.Tensor:
-    """Motion of the tissue from each fixed to each moving image.
+def velocity_between(fixed: torch.Tensor, moving: torch.Tensor, model: LoadedModel) -> torch.Tensor:
+    """Stationary velocity of the tissue from each fixed to each moving image.
 
     Parameters
     ----------
     fixed, moving : (N, n, n) tensors
         Grey values 0 … 1.25.
     model : LoadedModel
-    side_mm : float
-        Side of the square that the images cover.
 
     Returns
     -------
     (N, 2, n/2, n/2) tensor, mm
-        ``moving(x + u(x))`` looks like ``fixed(x)``.
+        With u its integral, ``moving(x + u(x))`` looks like ``fixed(x)``; the integral of its negative is the way back.
     """
     import torch
 
     def run(start: int) -> torch.Tensor:
-        stop = start + _BATCH
-        velocity = model.network(network_input(fixed[start:stop], moving[start:stop]).to(model.device)).cpu()
-        return integrate(velocity.contiguous(), side_mm)
+        pair = network_input(fixed[start : start + _BATCH], moving[start : start + _BATCH])
+        velocity: torch.Tensor = model.network(pair.to(model.device)).cpu()
+        return velocity.contiguous()
 
     return torch.cat(each(run, range(0, len(fixed), _BATCH)))
