@@ -54,6 +54,7 @@ def test_an_image_is_counted_in_microseconds_by_a_process_that_imports_little_fo
 
 
 def test_the_watermarks_show() -> None:
+    STORAGE_CLOSED.set(1)
     free = [10_000_000]
     room = Room(lambda: free[0], low_watermark_mb=5, high_watermark_mb=8)
     seen = []

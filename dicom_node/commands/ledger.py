@@ -1,4 +1,4 @@
-"""``dicom-node status | studies | jobs | explain``: what the ledger knows."""
+"""``dicom-node studies | jobs | explain``: what the ledger knows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
-from dicom_node.config import Configuration, load_configuration
+from dicom_node.config import Configuration
+from dicom_node.config_file import load_configuration
 from dicom_node.errors import NodeError, OutOfResourcesError
 from storage.deliveries import requeue_delivery
 from storage.jobs import requeue_job
@@ -21,13 +22,12 @@ from storage.overview import (
     delivery_overviews,
     events_of_study,
     job_overviews,
-    ledger_overview,
     quarantine_overviews,
     study_overviews,
 )
-from storage.schema import DeliveryState, JobState, ReportState
+from storage.schema import DeliveryState, JobState
 
-__all__ = ["explain", "jobs", "opened", "status", "studies"]
+__all__ = ["explain", "jobs", "opened", "studies"]
 
 DEFAULT = Path("config.yaml")
 
@@ -57,32 +57,6 @@ def opened(configuration: Configuration) -> Iterator[Ledger]:
         raise NodeError(str(error)) from error
     finally:
         ledger.close()
-
-
-def status(config: ConfigurationFile = DEFAULT, as_json: JsonFlag = False) -> None:
-    """Show the whole node in numbers."""
-    with opened(load_configuration(config)) as ledger:
-        overview = ledger_overview(ledger, now=utc_now())
-    if as_json:
-        print_json(overview)
-        return
-    table(
-        "Ledger",
-        ["", ">"],
-        [
-            ("studies", overview.studies),
-            ("studies waiting for images", overview.studies_waiting),
-            ("instances", overview.instances),
-            ("open associations", overview.open_associations),
-            *((f"jobs {state.value}", overview.jobs.get(state, 0)) for state in JobState),
-            ("jobs late", overview.jobs_late),
-            *((f"deliveries {state.value}", overview.deliveries.get(state, 0)) for state in DeliveryState),
-            *((f"commitment reports {state.value}", overview.commitments.get(state, 0)) for state in ReportState),
-            ("quarantined objects", overview.quarantined),
-            ("last image", _time(overview.last_received_at)),
-            ("last commitment", _time(overview.last_committed_at)),
-        ],
-    )
 
 
 def studies(

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.config import Configuration, ExecutionSettings
 from dicom_node.errors import ExecutionTimeoutError
 from dicom_node.execute.worker import ProcessStudy, serve_worker
+from dicom_node.process_states import states_file
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper
 from storage.jobs import fail_job, overlong_jobs, release_worker
 from storage.ledger import Ledger, open_ledger, utc_now
@@ -58,7 +59,8 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
                 on_death=lambda how, name=name: _release(ledger, name, how),  # type: ignore[misc]
             )
             for name, device in devices.items()
-        ]
+        ],
+        states_file(configuration.storage.directory, "executor"),
     )
     told_ready = False
     while not context.stop.wait(TEND_S):

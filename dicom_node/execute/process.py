@@ -14,20 +14,21 @@ from pathlib import Path
 
 from dicom_node.config import ResultSettings, Route
 from dicom_node.errors import CannotUnderstandError, ProcessingFailureError
-from dicom_node.results.encode import encode_study, result_identity
-from dicom_node.results.gate import Problem, check
+from dicom_node.results.content import Predecessor
+from dicom_node.results.encode import Circumstances, EncodedPackage, encode_study
+from dicom_node.results.gate import check
 from dicom_node.results.objects import ResultObject
+from dicom_node.results.problems import Problem
 from dicom_node.results.sources import SourceDatasets
+from dicom_node.results.verdict import Verdict, VerdictKind
 from pipelines.analysis import Findings
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStudy
-from pipelines.function.findings import VentricularFunction
-from pipelines.ventricles import VENTRICLES, analyse_study
+from pipelines.errors import Refusal
+from pipelines.package import packages
+from pipelines.study import analyse_study, findings_of
 
 __all__ = ["ProcessedStudy", "RejectedObject", "process_study"]
-
-_WANTED: Mapping[str, tuple[type, ...]] = {"ventricular_function": (VentricularFunction,)}
-"""What each name in ``Route.analyses`` asks the runner for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,28 @@ class RejectedObject:
 
 @dataclass(frozen=True, slots=True)
 class ProcessedStudy:
-    """Everything that came of one study on one route."""
+    """Everything that came of one study on one route.
+
+    Attributes
+    ----------
+    study : CineStudy
+    findings : Findings
+        Of all packages that were run together.
+    objects : tuple of ResultObject
+        Passed the gate; in the order of delivery.
+    rejected : tuple of RejectedObject
+    seconds : mapping of str to float
+        By step, in order; the analyses under their own names.
+    verdicts : tuple of Verdict
+        One for each package, in the order asked for.
+    """
 
     study: CineStudy
     findings: Findings
     objects: tuple[ResultObject, ...]
-    """Passed the gate; in the order of delivery."""
     rejected: tuple[RejectedObject, ...]
     seconds: Mapping[str, float]
-    """By step, in order; the analyses under their own names."""
+    verdicts: tuple[Verdict, ...] = ()
 
 
 def process_study(
@@ -60,6 +74,8 @@ def process_study(
     route_name: str,
     route: Route,
     results: ResultSettings,
+    package: str | None = None,
+    predecessors: Sequence[Predecessor] = (),
     last_attempt: bool = True,
     device: str = "cpu",
     on_step: Callable[[str], None] = lambda _step: None,
@@ -69,12 +85,17 @@ def process_study(
     Parameters
     ----------
     paths
-        Its files; what is not cine among them becomes an omission.
+        Its files; what no analysis can use among them becomes an omission.
     inputs
         Digests of the input instances, part of the identity of the results.
     created
         Date and time the results carry, with time zone: of the study version, so that a repeated attempt yields the
         same bytes.
+    package
+        Name of the one package to run. All packages of the route are run when it is left out, and report together.
+    predecessors
+        Reports on earlier versions of the study by the same package on the same route, to be named as what the new
+        report takes the place of.
     last_attempt
         Whether a failure of an analysis should now be told to the department as a refusal. Before the last attempt it
         is raised, because another attempt may succeed.
@@ -87,8 +108,10 @@ def process_study(
     ------
     CannotUnderstandError
         The files hold no such study.
+    ConfigurationError
+        A package has no encoder.
     ProcessingFailureError
-        An analysis failed (not: refused) and attempts are left, or a source instance cannot be read again.
+        A package failed (not: declined) and attempts are left, or a source instance cannot be read again.
     """
     seconds: dict[str, float] = {}
 
@@ -101,6 +124,7 @@ def process_study(
         finally:
             seconds[name] = time.perf_counter() - started
 
+    asked = [packages()[name] for name in (route.analyses if package is None else (package,))]
     with step("assemble"):
         study = next((one for one in assemble(paths) if one.context.study_instance_uid == study_instance_uid), None)
     if study is None:
@@ -109,24 +133,51 @@ def process_study(
             subject=study_instance_uid,
             remedy="send the study again",
         )
-    wanted = [kind for name in route.analyses for kind in _WANTED[name]]
-    findings = analyse_study(study, VENTRICLES, wanted, on_step, device)
+    findings = analyse_study(study, [one.gives for one in asked], on_start=on_step, device=device)
     seconds |= findings.seconds
-    failed = next((one for one in findings.refusals if one.reason.retry_can_help), None)
-    if failed is not None and not last_attempt:
-        raise ProcessingFailureError(failed.sentence, subject=failed.analysis, remedy="see the log of the worker")
-    profiles = {name: profile for name, profile in results.destinations.items() if name in route.destinations}
+    _raise_failure(findings.refusals, last_attempt)
     with step("encode"):
         sources = SourceDatasets.index(paths)
-        identity = result_identity(study, findings, inputs=inputs, route_name=route_name, settings=results)
-        objects = encode_study(study, findings, sources, profiles, results, identity, created)
+        profiles = {name: profile for name, profile in results.destinations.items() if name in route.destinations}
+        circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors))
+        encoded = encode_study(study, [findings_of(one, findings) for one in asked], sources, profiles, circumstances)
+    _raise_failure([cause for one in encoded.packages for cause in one.causes], last_attempt)
     with step("gate"):
-        problems = check(objects, sources)
-    judged = list(zip(objects, problems, strict=True))
+        problems = check(encoded.objects, sources)
+    judged = list(zip(encoded.objects, problems, strict=True))
+    rejected = tuple(RejectedObject(one, found) for one, found in judged if found)
     return ProcessedStudy(
         study,
         findings,
         tuple(one for one, found in judged if not found),
-        tuple(RejectedObject(one, found) for one, found in judged if found),
+        rejected,
         seconds,
+        tuple(_verdict(one, len(judged), rejected) for one in encoded.packages),
     )
+
+
+def _raise_failure(causes: Sequence[Refusal], last_attempt: bool) -> None:
+    failed = next((one for one in causes if one.reason.retry_can_help), None)
+    if failed is not None and not last_attempt:
+        raise ProcessingFailureError(failed.sentence, subject=failed.analysis, remedy="see the log of the worker")
+
+
+def _verdict(encoded: EncodedPackage, objects: int, rejected: Sequence[RejectedObject]) -> Verdict:
+    name = encoded.package.name
+    sentences = tuple(dict.fromkeys(cause.sentence for cause in encoded.causes))
+    if any(cause.reason.retry_can_help for cause in encoded.causes):
+        return Verdict(name, VerdictKind.FAILED, sentences)
+    if encoded.causes:
+        return Verdict(name, VerdictKind.DECLINED, sentences)
+    if not rejected:
+        return Verdict(name, VerdictKind.DELIVERED, key_numbers=encoded.key_numbers)
+    kept_back = tuple(
+        dict.fromkeys(
+            f"{one.object.series_description}: kept back by the gate ({problem})"
+            for one in rejected
+            for problem in one.problems
+        )
+    )
+    if len(rejected) == objects:
+        return Verdict(name, VerdictKind.FAILED, kept_back)
+    return Verdict(name, VerdictKind.PARTIAL, kept_back, encoded.key_numbers)
