@@ -1,8 +1,8 @@
 """Deformation fields in the plane: warping, integration, composition, Jacobian.
 
 A field is the displacement of material points: a point at x moves to x + u(x). Tensors are (N, 2, h, w), millimetres,
-channel 0 along rows (down the image), channel 1 along columns. A field covers a square of side ``side_mm`` with points at
-the centres of h × w equal cells, whatever h and w are; images of another size cover the same square.
+channel 0 along rows (down the image), channel 1 along columns. A field covers a square of side ``side_mm`` with points
+at the centres of h × w equal cells, whatever h and w are; images of another size cover the same square.
 """
 
 from __future__ import annotations

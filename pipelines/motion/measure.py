@@ -125,6 +125,7 @@ def measure_motion(
         lines,
         segment_map(stack, slices, reference),
         Timing(times, period, reference, frames[Keyframe.END_SYSTOLE]),
+        stack.geometry,
         base_first=slices.base_first,
     )
     return CardiacMotion(

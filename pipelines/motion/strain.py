@@ -1,13 +1,13 @@
 """Strain of the left ventricle, in two independent ways.
 
-*Field*: points of the wall at end diastole are carried along by the registration. *Contour*: the wall is measured anew on
-the segmentation of every phase. The strain is (L − L_ED) / L_ED of the mid-wall line (circumferential, longitudinal) and
-of the wall's thickness (radial).
+*Field*: points of the wall at end diastole are carried along by the registration. *Contour*: the wall is measured anew
+on the segmentation of every phase. The strain is (L − L_ED) / L_ED of the mid-wall line (circumferential, longitudinal)
+and of the wall's thickness (radial).
 
-The base descends through the short-axis slices, so at end systole a slice shows muscle that lay farther up. Circumference
-and thickness of a level are therefore read between the slices, at the height where its muscle is at that phase. How far
-each level descends is followed on the long-axis views; without them it comes from the muscle itself, which keeps its
-volume: a wall whose cross-section has grown by a fifth has become a sixth shorter.
+The base descends through the short-axis slices, so at end systole a slice shows muscle that lay farther up.
+Circumference and thickness of a level are therefore read between the slices, at the height where its muscle is at that
+phase. How far each level descends is followed on the long-axis views; without them it comes from the muscle itself,
+which keeps its volume: a wall whose cross-section has grown by a fifth has become a sixth shorter.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ __all__ = ["LongAxisTrack", "RingTrack", "Timing", "measure_strain", "track_line
 
 SEGMENTS = 16
 _APICAL_RADIUS = 0.6
-"""Slices count whose cavity has at least this part of the largest radius at end diastole: about the basal four fifths of
-the long axis. Farther down a slice cuts the wall obliquely."""
+"""Slices count whose cavity has at least this part of the largest radius at end diastole: about the basal four fifths
+of the long axis. Farther down a slice cuts the wall obliquely."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +63,7 @@ class RingTrack:
     area_mm2 : (T, K) float64
         Cross-section of the wall, from the contours.
     rotation : (T, K) float64
-        Mean turn of the mid-wall points about their centre, radians, from the row direction toward the column direction.
+        Mean turn of the mid-wall points about their centre, radians, from the row toward the column direction.
     angles : (K, A) float64
         Direction of each piece at the reference phase, radians.
     apex_mm : float
@@ -310,7 +310,13 @@ def of_the_same_muscle(
 
 
 def measure_strain(
-    rings: RingTrack, lines: list[LongAxisTrack], segments: SegmentMap | None, timing: Timing, *, base_first: bool
+    rings: RingTrack,
+    lines: list[LongAxisTrack],
+    segments: SegmentMap | None,
+    timing: Timing,
+    geometry: StackGeometry,
+    *,
+    base_first: bool,
 ) -> MyocardialStrain:
     """Strain of all components from the followed wall.
 
@@ -322,9 +328,12 @@ def measure_strain(
     segments : SegmentMap or None
         ``None`` leaves the segments out.
     timing : Timing
+    geometry : StackGeometry
+        Of the short axis.
     base_first : bool
         Whether slice 0 of the short axis is at the base.
     """
+    axes = (geometry.row_direction, geometry.column_direction)
     reference = timing.end_diastole
     stretch = stretch_of_volume(rings, reference)
     moved = descent(lines, rings.height_mm)
@@ -378,7 +387,7 @@ def measure_strain(
         radial=radial,
         segments=()
         if segments is None
-        else _by_segment(rings, length_field, thickness_contour, lines, segments, timing),
+        else _by_segment(rings, length_field, thickness_contour, lines, segments, axes, timing),
         torsion=_torsion(rings, reference, base_first=base_first),
         through_plane=through_plane,
         notes=tuple(notes),
@@ -487,6 +496,7 @@ def _by_segment(
     thickness: NDArray[np.float64],
     lines: list[LongAxisTrack],
     segments: SegmentMap,
+    axes: tuple[NDArray[np.float64], NDArray[np.float64]],
     timing: Timing,
 ) -> tuple[SegmentalStrain, ...]:
     reference = timing.end_diastole
@@ -499,7 +509,36 @@ def _by_segment(
         Component.CIRCUMFERENTIAL: _segment_change(length, place, reference),
         Component.RADIAL: _segment_change(thickness, place, reference),
     }
+    if lines:
+        change[Component.LONGITUDINAL] = _long_axis_change(rings, lines, segments, axes, reference)
     return tuple(_segmental(component, percent, timing) for component, percent in change.items())
+
+
+def _long_axis_change(
+    rings: RingTrack,
+    lines: list[LongAxisTrack],
+    segments: SegmentMap,
+    axes: tuple[NDArray[np.float64], NDArray[np.float64]],
+    reference: int,
+) -> NDArray[np.float64]:
+    """Relative change (T, 16) of the length of the pieces of all long-axis lines that lie in each segment, %."""
+    height = np.concatenate([line.height_mm for line in lines])
+    place = np.concatenate([line.place for line in lines])
+    centre = np.polyfit(height, place, 1)
+    values, numbers = [], []
+    for line in lines:
+        middle = (line.place[1:] + line.place[:-1]) / 2
+        at = (line.height_mm[1:] + line.height_mm[:-1]) / 2
+        away = middle - (at[:, None] * centre[0] + centre[1])
+        angle = np.arctan2(away @ axes[1], away @ axes[0])
+        nearest = rings.slices[np.abs(rings.height_mm[None] - at[:, None]).argmin(axis=1)]
+        values.append(line.length_direct)
+        numbers += [
+            int(segment_of(np.array([turn]), level, segments.reference)[0]) if level is not None else 0
+            for turn, level in zip(angle, (segments.levels[index] for index in nearest), strict=True)
+        ]
+    pieces = np.concatenate(values, axis=1)[:, None]
+    return _segment_change(pieces, np.array(numbers, dtype=np.intp)[None], reference)
 
 
 def _segment_change(values: NDArray[np.float64], place: NDArray[np.intp], reference: int) -> NDArray[np.float64]:

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from pipelines.models.registry import LoadedModel
 
-__all__ = ["LONG_AXIS_VIEWS", "CineMotion", "ReferenceMotion", "ViewMotion", "follow_cycle", "follow_from"]
+__all__ = [
+    "LONG_AXIS_VIEWS",
+    "CineMotion",
+    "ReferenceMotion",
+    "ViewMotion",
+    "displacement_between",
+    "follow_cycle",
+    "follow_from",
+]
 
 LONG_AXIS_VIEWS = (View.LAX_2CH, View.LAX_3CH, View.LAX_4CH)
 
@@ -149,6 +157,14 @@ def follow_from(motion: ViewMotion, reference: int, model: LoadedModel) -> Refer
         closure_mm=closure.square().sum(1).mean((-2, -1)).sqrt().double().numpy(),
         folded=float((jacobian(displacement, SIDE_MM) <= 0).mean()),
     )
+
+
+def displacement_between(motion: ViewMotion, first: int, second: int, model: LoadedModel) -> NDArray[np.float32]:
+    """Motion of the tissue from one phase to another, (S, 2, h, w), mm."""
+    stack = motion.stack
+    images = sample_cine(stack.pixels, stack.geometry.pixel_spacing, motion.square)
+    found: NDArray[np.float32] = integrate(velocity_between(images[first], images[second], model), SIDE_MM).numpy()
+    return found
 
 
 def composed_from(velocity: torch.Tensor, reference: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The wall of the left ventricle as lines that can be followed: around each short-axis slice, and along long-axis views.
+"""The wall of the left ventricle as lines that can be followed: around short-axis slices and along long-axis views.
 
 In the plane a point is (row, column) in mm. Around a slice the wall is sampled at ``ANGLES`` directions from the centre
 of the cavity, angles from the row direction toward the column direction of the image.
@@ -122,7 +122,7 @@ def _band_limited(radius: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def arc_lengths(points: NDArray[np.float64], *, closed: bool) -> NDArray[np.float64]:
-    """Distance from each point to the next, (…, N) for a closed line of (…, N, 2) points, (…, N − 1) for an open one."""
+    """Distance from each point to the next, (…, N) for closed lines of (…, N, 2) points, (…, N − 1) for open ones."""
     following = np.roll(points, -1, axis=-2) if closed else points[..., 1:, :]
     start = points if closed else points[..., :-1, :]
     return np.asarray(np.sqrt(((following - start) ** 2).sum(axis=-1)))
