@@ -36,7 +36,15 @@ from pipelines.segmentation.segment import segment
 if TYPE_CHECKING:
     from pipelines.models.registry import LoadedModel
 
-__all__ = ["MotionEvaluation", "PhantomResult", "StudyResult", "evaluate_folder", "evaluate_phantoms"]
+__all__ = [
+    "MotionEvaluation",
+    "PairEvaluation",
+    "PhantomResult",
+    "StudyResult",
+    "evaluate_acdc",
+    "evaluate_folder",
+    "evaluate_phantoms",
+]
 
 _NEAR_MM = 2.0
 """Material points this close to a plane at end diastole are taken to lie in it."""
@@ -534,7 +542,23 @@ class PairResult:
     folded_percent: float
 
 
-def evaluate_acdc(data: Path, *, models: Path = PACKAGED, limit: int | None = None) -> list[PairResult]:
+@dataclass(frozen=True, slots=True)
+class PairEvaluation:
+    """Figures over patients of ACDC."""
+
+    patients: int
+    warped_dice: dict[str, float]
+    unmoved_dice: dict[str, float]
+    worst_warped_dice: dict[str, float]
+    folded_percent: float
+    results: tuple[PairResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return _plain(asdict(self))
+
+
+def evaluate_acdc(data: Path, *, models: Path = PACKAGED) -> PairEvaluation:
     """Registration of end diastole with end systole on patients in ACDC's layout, with the labels people drew.
 
     Raises
@@ -552,7 +576,7 @@ def evaluate_acdc(data: Path, *, models: Path = PACKAGED, limit: int | None = No
 
     model = load_model(REGISTRATION_MODEL, root=models)
     results = []
-    for folder in sorted(find_patients(data))[:limit]:
+    for folder in sorted(find_patients(data)):
         patient = read_patient(folder)
         stack = to_stack(patient)
         labels = np.stack([frame.labels for frame in patient.frames])
@@ -566,4 +590,12 @@ def evaluate_acdc(data: Path, *, models: Path = PACKAGED, limit: int | None = No
         warped, unmoved = warped_overlap(labels[0], labels[1], field, square, stack.geometry.pixel_spacing)
         folded = 100 * float((jacobian(field, SIDE_MM) <= 0).mean())
         results.append(PairResult(patient.identifier, patient.group, warped, unmoved, folded))
-    return results
+    names = ("LV", "MYO")
+    return PairEvaluation(
+        patients=len(results),
+        warped_dice={name: _mean([result.warped_dice[name] for result in results]) for name in names},
+        unmoved_dice={name: _mean([result.unmoved_dice[name] for result in results]) for name in names},
+        worst_warped_dice={name: min(result.warped_dice[name] for result in results) for name in names},
+        folded_percent=_mean([result.folded_percent for result in results]),
+        results=tuple(results),
+    )

@@ -25,7 +25,7 @@ from pipelines.models.card import Architecture, InputSpecification, ModelCard, T
 from pipelines.models.network import build_network
 from pipelines.motion.crop import SIDE_MM, SIZE, SPACING_MM
 from pipelines.motion.fields import integrate, warp
-from pipelines.motion.network import REGISTRATION_MODEL, network_input
+from pipelines.motion.network import REGISTRATION_MODEL, STRIDE, network_input
 from pipelines.training.checkpoint import load_checkpoint, save_atomically, save_checkpoint
 from pipelines.training.cine_crops import LABELS, CineCrop, packed_crops
 from pipelines.training.schedule import learning_rate, update_average
@@ -70,14 +70,17 @@ class _Pairs:
 
 
 def local_correlation(first: torch.Tensor, second: torch.Tensor, window: int) -> torch.Tensor:
-    """Mean squared local correlation coefficient (0 … 1) of images (N, 1, n, n) in square windows.
+    """Mean squared local correlation coefficient (0 … 1) of images (N, 1, n, n) in square windows, centred
+    on every second pixel.
 
     Avants et al., Med Image Anal 2008;12:26. Where neither image has structure beyond noise the windows count little:
     the variances are raised by 10⁻³ of the squared grey range.
     """
+    half = window // 2
 
     def mean(values: torch.Tensor) -> torch.Tensor:
-        return functional.avg_pool2d(values, window, stride=1, padding=window // 2, count_include_pad=False)
+        rows = functional.avg_pool2d(values, (window, 1), stride=(2, 1), padding=(half, 0), count_include_pad=False)
+        return functional.avg_pool2d(rows, (1, window), stride=(1, 2), padding=(0, half), count_include_pad=False)
 
     first_mean, second_mean = mean(first), mean(second)
     covariance = mean(first * second) - first_mean * second_mean
@@ -162,11 +165,13 @@ def _batch(
     theta = torch.tensor(np.stack(places), dtype=torch.float32)
     grid = functional.affine_grid(theta, [recipe.batch, 1, SIZE, SIZE], align_corners=False)
     clean = functional.grid_sample(torch.stack(images), grid, padding_mode="border", align_corners=False)
+    coarse = functional.affine_grid(theta, [recipe.batch, 1, SIZE // STRIDE, SIZE // STRIDE], align_corners=False)
+    drawn_labels = functional.grid_sample(
+        torch.stack(labels).float(), coarse, mode="nearest", padding_mode="zeros", align_corners=False
+    )
     numbers = torch.arange(1, LABELS + 1).view(1, 1, LABELS, 1, 1)
-    one_hot = (torch.stack(labels)[:, :, None] == numbers).float().flatten(1, 2)
-    shares = functional.grid_sample(one_hot, grid, padding_mode="zeros", align_corners=False)
+    shares = (drawn_labels[:, :, None] == numbers).float().flatten(1, 2)
     seen = _vary(clean, generator)
-    shares = functional.avg_pool2d(shares, 2)
     return _Pairs(
         clean[:, :1],
         clean[:, 1:],
