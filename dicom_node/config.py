@@ -127,6 +127,16 @@ def _database(value: str, info: ValidationInfo) -> str:
     return value
 
 
+def _analysis(value: str) -> str:
+    # Names only: whoever reads the configuration need not import any analysis.
+    from pipelines.package import package_names
+
+    names = package_names()
+    if value not in names:
+        raise ValueError(f"no analysis is named {value!r}; there are: {', '.join(names)}")
+    return value
+
+
 def _endpoint(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -140,6 +150,8 @@ def _endpoint(value: str) -> str:
 
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+AnalysisName = Annotated[str, AfterValidator(_analysis)]
+"""Name of an analysis package (:mod:`pipelines.package`)."""
 ConfigurationPath = Annotated[Path, AfterValidator(_from_the_file)]
 """A path that is relative to the directory of the configuration file."""
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
@@ -270,12 +282,21 @@ class Route(_Section):
 
     series: tuple[SeriesRule, ...] = (SeriesRule(),)
     """Any of these rules is enough."""
-    analyses: tuple[Literal["ventricular_function"], ...] = ("ventricular_function",)
+    analyses: tuple[AnalysisName, ...] = ("ventricular_function",)
+    """Names of analysis packages, as ``dicom-node analyses`` lists them; reports compose in this order."""
     destinations: tuple[Name, ...]
     priority: int = Field(default=50, ge=0, le=100)
     """Higher runs first."""
     deadline_s: Seconds = 600
     """A job is late when it has not ended this long after its study was complete."""
+
+    @model_validator(mode="after")
+    def _analyses_are_told_once(self) -> Route:
+        if not self.analyses:
+            raise ValueError("a route needs at least one analysis")
+        if len(set(self.analyses)) != len(self.analyses):
+            raise ValueError("an analysis is named twice")
+        return self
 
 
 class StorageSettings(_Section):
