@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from pipelines.cine import elements
+from pipelines.cine.declared import DeclaredError
 from pipelines.cine.elements import number, text
 from pipelines.cine.files import dicom_files
 from pipelines.cine.geometry import parallel_groups
@@ -142,8 +143,12 @@ def _take(dataset: Dataset, studies: dict[str, _Study]) -> None:
     elif identity.sop_instance_uid in study.datasets:
         omit(OmissionReason.DUPLICATE, "The same object was given more than once.")
     else:
-        study.frames.extend(frame_headers(dataset))
-        study.datasets[identity.sop_instance_uid] = dataset
+        try:
+            study.frames.extend(frame_headers(dataset))
+        except DeclaredError as error:
+            omit(OmissionReason.UNREADABLE, str(error))
+        else:
+            study.datasets[identity.sop_instance_uid] = dataset
 
 
 def _study(uid: str, study: _Study) -> CineStudy:

@@ -36,6 +36,7 @@ DAMAGE: tuple[type[Exception], ...] = (
     EOFError,
     InvalidDicomError,
     LookupError,
+    MemoryError,
     NotImplementedError,
     OSError,
     RecursionError,
@@ -44,7 +45,7 @@ DAMAGE: tuple[type[Exception], ...] = (
     ValueError,
     struct.error,
 )
-"""What pydicom and its decoders raise on damaged input."""
+"""What pydicom and its decoders raise on damaged input; a length that is not there may ask for all memory."""
 
 Layers = Sequence[Mapping[Any, DataElement | RawDataElement]]
 """Attribute tables, the most specific first: per-frame and shared functional groups, then the data set."""
@@ -134,7 +135,7 @@ def items(dataset: Dataset, where: int | str) -> list[Dataset]:
 
 
 def private_number(layers: Layers, group: int, creator: str, offset: int) -> float | None:
-    """A private number, its block resolved by its private creator (PS3.5 7.8.1)."""
+    """A private number, its block resolved by its private creator (PS3.5 7.8.1), however that is spelt."""
     for layer in layers:
         for block in range(0x10, 0x100):
             reserved = layer.get((group << 16) | block)
@@ -143,12 +144,17 @@ def private_number(layers: Layers, group: int, creator: str, offset: int) -> flo
                 if block > 0x20:
                     break
                 continue
-            if text([layer], (group << 16) | block) == creator:
+            if _spelling(text([layer], (group << 16) | block)) == _spelling(creator):
                 where = (group << 16) | (block << 8) | offset
                 element = layer.get(where)
                 if element is not None:
                     return _private_value(element)
     return None
+
+
+def _spelling(creator: str) -> str:
+    """A private creator as it is compared: scanners and archives write one in several cases and with other blanks."""
+    return " ".join(creator.casefold().split())
 
 
 def _private_value(element: DataElement | RawDataElement) -> float | None:

@@ -10,6 +10,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 
 from pipelines.cine import elements
+from pipelines.cine.declared import frames_there
 from pipelines.cine.elements import Layers, number, numbers, private_number, seconds, text, texts
 
 __all__ = [
@@ -146,28 +147,35 @@ def origin(dataset: Dataset) -> Origin:
     )
 
 
-def frame_headers(dataset: Dataset) -> tuple[FrameHeader, ...]:
+def frame_headers(dataset: Dataset, *, size: int | None = None) -> tuple[FrameHeader, ...]:
     """Read the frames of an MR image object.
 
     Parameters
     ----------
     dataset : pydicom.Dataset
         Classic or Enhanced MR; pixels are not needed.
+    size : int, optional
+        Bytes of its file, where the data set was read without pixels: room for frames that it declares.
 
     Returns
     -------
     tuple of FrameHeader
         One for a classic object, one for each frame of a multi-frame object.
+
+    Raises
+    ------
+    DeclaredError
+        The object declares more frames than it holds, or more than are read.
     """
     identity = origin(dataset)
     top = _table(dataset)
-    frames = int(number((top,), "NumberOfFrames") or 1)
-    if identity.sop_class_uid not in ENHANCED_MR and frames <= 1:
+    per_frame = elements.items(dataset, "PerFrameFunctionalGroupsSequence")
+    frames = frames_there(dataset, top, len(per_frame), size=size)
+    if identity.sop_class_uid not in ENHANCED_MR and frames == 1:
         return (_frame(identity, (top,), None),)
     shared: dict[Any, DataElement | RawDataElement] = {}
     for item in elements.items(dataset, "SharedFunctionalGroupsSequence")[:1]:
         shared = _macros(item)
-    per_frame = elements.items(dataset, "PerFrameFunctionalGroupsSequence")
     tables = [_macros(item) for item in per_frame[:frames]]
     tables += [{}] * (frames - len(tables))
     return tuple(_frame(identity, (table, shared, top), index) for index, table in enumerate(tables, 1))
