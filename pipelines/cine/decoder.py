@@ -37,6 +37,10 @@ CPU_S = 30
 """Processor time for one frame; one of the largest size takes 4 s."""
 
 
+_PIPE_BYTES = 1 << 20
+_COMMAND = ("-m", "pipelines.cine.decoder")
+
+
 class DecoderDiedError(RuntimeError):
     """The decoder ended over a frame: it crashed, or took more memory or time than it may."""
 
@@ -58,11 +62,13 @@ class _Decoder:
             "OPENBLAS_NUM_THREADS": "1",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cine.decoder"],
+            [sys.executable, *_COMMAND],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
+            # Room for a frame: fewer turns between the two processes.
+            pipesize=_PIPE_BYTES,
         )
 
     def stop(self) -> None:
