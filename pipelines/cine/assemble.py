@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ from pipelines.cine.elements import number, text
 from pipelines.cine.files import dicom_files
 from pipelines.cine.geometry import parallel_groups
 from pipelines.cine.headers import FrameHeader, frame_headers, origin
+from pipelines.cine.order import MAX_DISORDER, PLAIN_DISORDER, disorder
+from pipelines.cine.phases import OrderedBy
 from pipelines.cine.pixels import DecoderStoppedError, UndecodableError, check_frame, decode_frame, decoded_apart
 from pipelines.cine.selection import excluded_frame, excluded_object
-from pipelines.cine.slices import LeftOut, StackPlan, not_chosen, plan_slices, plan_stack, rank
+from pipelines.cine.slices import LeftOut, SlicePlan, StackPlan, not_chosen, plan_slices, plan_stack, rank
 from pipelines.cine.stack import (
     CineStack,
     CineStudy,
@@ -48,6 +51,7 @@ _DEFER_BYTES = 65536
 """Elements above this size stay on disk until they are asked for: pixel data of frames that nobody chooses."""
 
 
+_QUOTED = re.compile(r" \('[^']*'\)")
 _MAX_DEATHS = 2
 """Frames of one study that the decoder does not survive; then no more of its compressed frames are tried."""
 
@@ -161,12 +165,15 @@ def _take(dataset: Dataset, studies: dict[str, _Study]) -> None:
 def _study(uid: str, study: _Study) -> CineStudy:
     cine: list[FrameHeader] = []
     left_out: list[LeftOut] = []
+    said: dict[tuple[str, str], str] = {}
     for frame in sorted(study.frames, key=lambda frame: frame.key):
         verdict = excluded_frame(frame)
         if verdict is None:
             cine.append(frame)
         else:
-            left_out.append(LeftOut(verdict.reason, verdict.detail, (frame,)))
+            # Of the values that cannot be read, one is quoted for all images of the series.
+            same = (frame.origin.series_instance_uid, _QUOTED.sub("", verdict.detail))
+            left_out.append(LeftOut(verdict.reason, said.setdefault(same, verdict.detail), (frame,)))
     # A frame that cannot be decoded shows only now; the plan is then made again without it.
     decoding = _Decoding(study.datasets)
     while True:
@@ -175,11 +182,12 @@ def _study(uid: str, study: _Study) -> CineStudy:
         # Before anything is made in the size that headers declare.
         decoding.check(plan for plan, _ in plans)
         stacks = [] if decoding.undecodable else [_stack(plan, view, decoding) for plan, view in plans]
-        if not decoding.undecodable:
+        if not decoding.undecodable and not decoding.contradicted:
             break
         left_out.extend(decoding.undecodable.values())
-        cine = [frame for frame in cine if frame.key not in decoding.undecodable]
+        cine = [decoding.distrusting(frame) for frame in cine if frame.key not in decoding.undecodable]
         decoding.undecodable.clear()
+        decoding.contradicted.clear()
     omissions = [*study.omissions, *(_omission(entry) for entry in left_out + rejected + too_large)]
     result = CineStudy(
         context=_context(uid, study, stacks),
@@ -343,12 +351,17 @@ def _stack(plan: StackPlan, view: View, decoding: _Decoding) -> CineStack:
     phases = len(plan.mixes[0])
     pixels = np.empty((phases, len(plan.slices), lead.rows, lead.columns), dtype=np.float32)
     sources: list[list[FrameSource]] = [[] for _ in range(phases)]
+    uncertain: list[tuple[SlicePlan, float | None]] = []
     for index, (part, mixes) in enumerate(zip(plan.slices, plan.mixes, strict=True)):
         decoded = [decoding.decode(frame, (lead.rows, lead.columns)) for frame in part.frames]
+        if not part.certain and not decoding.undecodable:
+            uncertain.append((part, disorder(np.stack(decoded))))
         for phase, mix in enumerate(mixes):
             first, second = decoded[mix.first], decoded[mix.second]
             pixels[phase, index] = first if mix.weight == 0 else first + np.float32(mix.weight) * (second - first)
             sources[phase].append(_source(part.frames[mix.nearest]))
+    for part in _contradicted(uncertain):
+        decoding.contradicted.update((frame.key, part.by) for frame in part.frames)
     return CineStack(
         view=view,
         pixels=pixels,
@@ -369,6 +382,8 @@ class _Decoding:
     datasets: dict[str, Dataset]
     undecodable: dict[tuple[str, int], LeftOut] = field(default_factory=dict)
     """What the last plan held and cannot be decoded."""
+    contradicted: dict[tuple[str, int], OrderedBy] = field(default_factory=dict)
+    """Frames of the last plan whose order the pixels contradict, and the attribute that gave it."""
     deaths: int = 0
     """How often the decoder did not survive a frame of the study."""
 
@@ -380,6 +395,11 @@ class _Decoding:
                     check_frame(self.datasets[frame.origin.sop_instance_uid], frame.frame_number)
                 except UndecodableError as error:
                     self._note(frame, str(error))
+
+    def distrusting(self, frame: FrameHeader) -> FrameHeader:
+        """The frame, its order no longer taken from an attribute that the pixels contradicted."""
+        by = self.contradicted.get(frame.key)
+        return frame if by is None else replace(frame, distrusted=frame.distrusted | {by})
 
     def decode(self, frame: FrameHeader, shape: tuple[int, int]) -> NDArray[np.float32]:
         """Grey values of a frame; zeros, and a note, when it cannot be decoded."""
@@ -399,6 +419,28 @@ class _Decoding:
     def _note(self, frame: FrameHeader, why: str) -> None:
         detail = f"Its pixels cannot be decoded ({why})."
         self.undecodable[frame.key] = LeftOut(OmissionReason.UNREADABLE, detail, (frame,))
+
+
+def _contradicted(uncertain: Sequence[tuple[SlicePlan, float | None]]) -> list[SlicePlan]:
+    """The slices of one stack whose order the pixels contradict.
+
+    Parameters
+    ----------
+    uncertain : sequence of (SlicePlan, float or None)
+        Slices that an attribute ordered which does not say the phase itself, each with its `disorder`.
+
+    Returns
+    -------
+    list of SlicePlan
+        All that one attribute ordered when that is so for most of them, else those of which it is plain.
+    """
+    found: list[SlicePlan] = []
+    for by in dict.fromkeys(part.by for part, _ in uncertain):
+        judged = [(part, value) for part, value in uncertain if part.by is by]
+        known = [value for _, value in judged if value is not None]
+        most = bool(known) and float(np.median(known)) > MAX_DISORDER
+        found += [part for part, value in judged if most or (value is not None and value > PLAIN_DISORDER)]
+    return found
 
 
 def _source(frame: FrameHeader) -> FrameSource:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "seconds",
     "text",
     "texts",
+    "unreadable",
 ]
 
 DAMAGE: tuple[type[Exception], ...] = (
@@ -50,6 +52,9 @@ DAMAGE: tuple[type[Exception], ...] = (
 Layers = Sequence[Mapping[Any, DataElement | RawDataElement]]
 """Attribute tables, the most specific first: per-frame and shared functional groups, then the data set."""
 
+_DECIMAL_COMMA = re.compile(r"[+-]?([0-9]+,[0-9]*|,[0-9]+)([eE][+-]?[0-9]{1,2})?")
+_DS_LENGTH = 16
+"""Characters of one decimal string (PS3.5 6.2)."""
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 
 
@@ -108,15 +113,50 @@ def text(layers: Layers, where: int | str) -> str:
 
 
 def numbers(layers: Layers, where: int | str) -> tuple[float, ...]:
-    """Values of a numeric element; empty when absent or when any value is not a finite number."""
+    """Values of a numeric element; empty when absent or when any value is not a finite number.
+
+    A decimal comma is read as a point, and empty values behind the last are passed over.
+    """
     element = _element(layers, where)
     if element is None:
         return ()
-    try:
-        values = tuple(float(value) for value in _values(element))
-    except (ValueError, TypeError, OverflowError):
-        return ()
-    return values if all(math.isfinite(value) for value in values) else ()
+    values = _numbers(_present(element))
+    return () if None in values else tuple(value for value in values if value is not None)
+
+
+def unreadable(layers: Layers, keyword: str) -> str:
+    """Which value of a numeric element cannot be read, as a sentence; ``""`` when there is none."""
+    element = _element(layers, keyword)
+    if element is None:
+        return ""
+    present = _present(element)
+    for index, (value, read) in enumerate(zip(present, _numbers(present), strict=True), 1):
+        if read is None:
+            which = f"Value {index} of {keyword}" if len(present) > 1 else keyword
+            shown = "".join(char if char.isascii() and char.isprintable() else "?" for char in str(value)[:_DS_LENGTH])
+            return f"{which} cannot be read as a number ('{shown}')."
+    return ""
+
+
+def _present(element: DataElement | RawDataElement) -> list[Any]:
+    values = _values(element)
+    while values and values[-1] in ("", None):
+        values = values[:-1]
+    return values
+
+
+def _numbers(values: Iterable[Any]) -> list[float | None]:
+    """Each value as a number, ``None`` where it is none."""
+    read: list[float | None] = []
+    for value in values:
+        try:
+            found = float(value)
+            # Python takes 1_000 for a number; DICOM does not.
+            read.append(found if math.isfinite(found) and not (isinstance(value, str) and "_" in value) else None)
+        except (ValueError, TypeError, OverflowError):
+            comma = isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value)
+            read.append(float(value.replace(",", ".")) if comma else None)
+    return read
 
 
 def number(layers: Layers, where: int | str) -> float | None:
