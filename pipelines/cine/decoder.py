@@ -167,7 +167,7 @@ def _decoded(header: Mapping[str, Any], codestream: bytes) -> NDArray[np.generic
             setattr(dataset, keyword, value)
     dataset.PixelData = encapsulate([codestream])
     dataset["PixelData"].VR = "OB"
-    return pixel_array(dataset, index=0, raw=True)
+    return pixel_array(dataset, index=0, raw=True, correct_unused_bits=False)
 
 
 def _serve(stdin: BinaryIO, stdout: BinaryIO) -> None:

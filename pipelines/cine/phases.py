@@ -315,7 +315,8 @@ def acquisitions(frames: Sequence[FrameHeader]) -> list[tuple[FrameHeader, ...]]
     reconstructions; the split uses, in this order, reconstruction, RR interval, series, acquisition number and
     creation order, and only where the frames cannot be one acquisition.
     """
-    if _is_single(frames):
+    # What the pixels have contradicted is one acquisition that cannot be put in order, not many of one image.
+    if _is_single(frames) or (any(frame.distrusted for frame in frames) and order_phases(frames) is None):
         return [tuple(frames)]
     splits: tuple[Callable[[FrameHeader], Hashable], ...] = (
         _reconstruction,

@@ -202,7 +202,8 @@ def decode_frame(dataset: Dataset, frame_number: int | None) -> NDArray[np.float
             stored = decode_apart(_attributes(form), codestream)
         else:
             check_frame(dataset, frame_number)
-            stored = pixel_array(dataset, index=(frame_number or 1) - 1, raw=True)
+            # HighBit decides which bits count, not BitsStored alone.
+            stored = pixel_array(dataset, index=(frame_number or 1) - 1, raw=True, correct_unused_bits=False)
     except DecoderDiedError as error:
         raise DecoderStoppedError(str(error)) from error
     except UndecodableError:
