@@ -22,7 +22,7 @@ from pipelines.cine.elements import number, text
 from pipelines.cine.files import dicom_files
 from pipelines.cine.geometry import parallel_groups
 from pipelines.cine.headers import FrameHeader, frame_headers, origin
-from pipelines.cine.order import MAX_DISORDER, PLAIN_DISORDER, disorder
+from pipelines.cine.order import disorder, median_allowed, single_allowed
 from pipelines.cine.phases import OrderedBy
 from pipelines.cine.pixels import DecoderStoppedError, UndecodableError, check_frame, decode_frame, decoded_apart
 from pipelines.cine.selection import excluded_frame, excluded_object
@@ -437,9 +437,12 @@ def _contradicted(uncertain: Sequence[tuple[SlicePlan, float | None]]) -> list[S
     found: list[SlicePlan] = []
     for by in dict.fromkeys(part.by for part, _ in uncertain):
         judged = [(part, value) for part, value in uncertain if part.by is by]
-        known = [value for _, value in judged if value is not None]
-        most = bool(known) and float(np.median(known)) > MAX_DISORDER
-        found += [part for part, value in judged if most or (value is not None and value > PLAIN_DISORDER)]
+        # Each against what is allowed for its number of frames.
+        known = [value / median_allowed(len(part.frames)) for part, value in judged if value is not None]
+        most = bool(known) and float(np.median(known)) > 1.0
+        found += [
+            part for part, value in judged if most or (value is not None and value > single_allowed(len(part.frames)))
+        ]
     return found
 
 
