@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import structlog
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -25,6 +24,7 @@ from pipelines.cine.headers import FrameHeader, frame_headers, origin
 from pipelines.cine.order import disorder, median_allowed, single_allowed
 from pipelines.cine.phases import OrderedBy
 from pipelines.cine.pixels import DecoderStoppedError, UndecodableError, check_frame, decode_frame, decoded_apart
+from pipelines.cine.reading import read_object
 from pipelines.cine.selection import excluded_frame, excluded_object
 from pipelines.cine.slices import LeftOut, SlicePlan, StackPlan, not_chosen, plan_slices, plan_stack, rank
 from pipelines.cine.stack import (
@@ -84,7 +84,7 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
     unreadable: list[Omission] = []
     for path in paths:
         try:
-            dataset = pydicom.dcmread(path, defer_size=_DEFER_BYTES, force=True)
+            dataset = read_object(path, defer_size=_DEFER_BYTES, force=True)
             if not dataset:
                 raise ValueError("it holds no DICOM element")
             datasets.append(dataset)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 
 from pipelines.cine import elements
 from pipelines.cine.declared import DeclaredError
 from pipelines.cine.headers import MR_IMAGES, FrameHeader, frame_headers, origin
+from pipelines.cine.reading import read_object
 from pipelines.cine.selection import MIN_PHASES, excluded_frame, excluded_object
 from pipelines.cine.views import is_short_axis_direction
 
@@ -145,9 +145,11 @@ def instance_facts(path: Path) -> InstanceFacts:
     """
     size = path.stat().st_size
     try:
-        return frame_facts(pydicom.dcmread(path, stop_before_pixels=True), size=size)
+        return frame_facts(read_object(path, stop_before_pixels=True), size=size)
     except OSError:
         raise
+    except DeclaredError as error:
+        return replace(frame_facts(Dataset()), problem=str(error))
     except elements.DAMAGE as error:
         return replace(frame_facts(Dataset()), problem=f"its header cannot be read ({type(error).__name__})")
 
