@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from highdicom.sr import MeasurementReport, QualitativeEvaluation
 from pydicom.dataset import Dataset
 
-from dicom_node.results.codes import GRADE, QUALITY_CHECK, REFUSAL, STUDY_QUALITY, private
+from dicom_node.results.codes import CONFIDENCE, GRADE, QUALITY_CHECK, REFUSAL, private
 from dicom_node.results.content import (
     group,
     observation_context,
@@ -55,7 +55,7 @@ def refusal_report(
     causes = root_refusals(refusals)
     if not causes:
         raise ValueError("a refusal report needs a refusal")
-    evaluations = [QualitativeEvaluation(name=STUDY_QUALITY, value=GRADE[Grade.UNUSABLE])]
+    evaluations = [QualitativeEvaluation(name=CONFIDENCE, value=GRADE[Grade.UNUSABLE])]
     evaluations += [QualitativeEvaluation(name=private("DECLINED"), value=REFUSAL[cause.reason]) for cause in causes]
     if quality is not None:
         evaluations += [

@@ -34,6 +34,7 @@ from dicom_node.results.codes import (
     CARDIAC_CYCLE_POINT,
     CHAMBER,
     COMMENT,
+    CONFIDENCE,
     END_DIASTOLE,
     END_SYSTOLE,
     GRADE,
@@ -44,7 +45,6 @@ from dicom_node.results.codes import (
     QUANTITY,
     RANGE_LOWER,
     RANGE_UPPER,
-    STUDY_QUALITY,
     THICKENING,
     TIME_RELATIVE_TO_R_WAVE,
     VOLUME,
@@ -399,7 +399,7 @@ def _segments(context: ResultContext, wall: SegmentalWall) -> list[Dataset]:
 
 
 def _quality(context: ResultContext, content: ReportContent) -> Dataset:
-    evaluations = [QualitativeEvaluation(name=STUDY_QUALITY, value=GRADE[content.quality.overall])]
+    evaluations = [QualitativeEvaluation(name=CONFIDENCE, value=GRADE[content.quality.overall])]
     evaluations += [
         QualitativeEvaluation(name=QUALITY_CHECK[finding.check], value=GRADE[finding.grade])
         for finding in content.quality.findings
