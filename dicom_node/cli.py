@@ -7,7 +7,20 @@ import sys
 
 import typer
 
-from dicom_node.commands import analyze, check, demo, fetch, ledger, models, phantom, send, serve, training
+from dicom_node.commands import (
+    analyses,
+    analyze,
+    check,
+    demo,
+    fetch,
+    ledger,
+    models,
+    phantom,
+    send,
+    serve,
+    status,
+    training,
+)
 from dicom_node.commands.terminal import ExitCode
 from dicom_node.errors import ConfigurationError, NodeError, PeerUnavailableError
 from dicom_node.logs import configure_logging
@@ -26,11 +39,12 @@ app.command()(demo.demo)
 app.command()(send.send)
 app.command()(fetch.fetch)
 app.command()(analyze.analyze)
-app.command()(ledger.status)
+app.command()(status.status)
 app.command()(ledger.studies)
 app.command()(ledger.jobs)
 app.command()(ledger.explain)
 app.command()(check.check)
+app.command()(analyses.analyses)
 app.command()(models.models)
 app.command()(phantom.phantom)
 app.add_typer(training.train_app, name="train")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import platform
 import sys
 import threading
 import time
@@ -22,6 +19,7 @@ from dicom_node.exposition import exposed
 from dicom_node.logs import configure_logging
 from dicom_node.network.front_door import FrontDoor, listening_socket, open_front_door
 from dicom_node.network.tls import check_credentials
+from dicom_node.process_states import exclusive_service, states_file
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
 from storage.files import InstanceFiles
 from storage.instances import close_abandoned_associations
@@ -91,7 +89,9 @@ def _keep(
     stop: threading.Event,
     on_ready: Callable[[], None],
 ) -> None:
-    keeper = RoleKeeper(node_roles(configuration, front_door, process))
+    keeper = RoleKeeper(
+        node_roles(configuration, front_door, process), states_file(configuration.storage.directory, "supervisor")
+    )
     told_ready = False
     try:
         while not stop.wait(TEND_S):
@@ -224,24 +224,18 @@ def _patiently(key: str, listen: Callable[[], _T]) -> _T:
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Hold the storage directory against a second node on this machine."""
-    try:
-        InstanceFiles(directory)
-        lock = (directory / f".serve.{platform.node()}.lock").open("a+")
-    except OSError as error:
-        raise OutOfResourcesError(
-            f"cannot be written: {error.strerror}", subject="storage.directory", remedy="give the node write access"
-        ) from error
-    with lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            InstanceFiles(directory)
+            other = held.enter_context(exclusive_service(directory))
         except OSError as error:
-            lock.seek(0)
+            raise OutOfResourcesError(
+                f"cannot be written: {error.strerror}", subject="storage.directory", remedy="give the node write access"
+            ) from error
+        if other is not None:
             raise NodeError(
-                f"process {lock.read().strip()} already serves it",
+                f"process {other} already serves it",
                 subject=f"storage.directory {directory}",
                 remedy="stop that node first",
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+            )
         yield

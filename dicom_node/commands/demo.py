@@ -21,7 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dicom_node.commands.ledger import opened
 from dicom_node.commands.send import send_folder
 from dicom_node.commands.terminal import ExitCode, console, table
-from dicom_node.config import Configuration, Peer, load_configuration
+from dicom_node.config import Configuration, Peer
+from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError, ExecutionTimeoutError, NodeError
 from storage.overview import delivery_overviews, job_overviews, study_overviews
 from storage.schema import DeliveryState, JobState

@@ -1,4 +1,4 @@
-"""``dicom-node status | studies | jobs | explain``: what the ledger knows."""
+"""``dicom-node studies | jobs | explain``: what the ledger knows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
-from dicom_node.config import Configuration, load_configuration
+from dicom_node.config import Configuration
+from dicom_node.config_file import load_configuration
 from dicom_node.errors import NodeError, OutOfResourcesError
 from storage.deliveries import requeue_delivery
 from storage.jobs import requeue_job
@@ -21,13 +22,12 @@ from storage.overview import (
     delivery_overviews,
     events_of_study,
     job_overviews,
-    ledger_overview,
     quarantine_overviews,
     study_overviews,
 )
-from storage.schema import DeliveryState, JobState, ReportState
+from storage.schema import DeliveryState, JobState
 
-__all__ = ["explain", "jobs", "opened", "status", "studies"]
+__all__ = ["explain", "jobs", "opened", "studies"]
 
 DEFAULT = Path("config.yaml")
 
@@ -59,32 +59,6 @@ def opened(configuration: Configuration) -> Iterator[Ledger]:
         ledger.close()
 
 
-def status(config: ConfigurationFile = DEFAULT, as_json: JsonFlag = False) -> None:
-    """Show the whole node in numbers."""
-    with opened(load_configuration(config)) as ledger:
-        overview = ledger_overview(ledger, now=utc_now())
-    if as_json:
-        print_json(overview)
-        return
-    table(
-        "Ledger",
-        ["", ">"],
-        [
-            ("studies", overview.studies),
-            ("studies waiting for images", overview.studies_waiting),
-            ("instances", overview.instances),
-            ("open associations", overview.open_associations),
-            *((f"jobs {state.value}", overview.jobs.get(state, 0)) for state in JobState),
-            ("jobs late", overview.jobs_late),
-            *((f"deliveries {state.value}", overview.deliveries.get(state, 0)) for state in DeliveryState),
-            *((f"commitment reports {state.value}", overview.commitments.get(state, 0)) for state in ReportState),
-            ("quarantined objects", overview.quarantined),
-            ("last image", _time(overview.last_received_at)),
-            ("last commitment", _time(overview.last_committed_at)),
-        ],
-    )
-
-
 def studies(
     config: ConfigurationFile = DEFAULT,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
@@ -98,7 +72,7 @@ def studies(
         return
     table(
         "Studies",
-        ["StudyInstanceUID", "received", "series>", "instances>", "waiting>", "jobs", "deliveries"],
+        ["StudyInstanceUID", "received", "series>", "instances>", "waiting>", "jobs", "came to", "deliveries"],
         (
             (
                 one.study_instance_uid,
@@ -107,6 +81,7 @@ def studies(
                 one.instances,
                 one.instances_waiting,
                 _counts(one.jobs),
+                ", ".join(f"{package} {verdict.value}" for package, verdict in one.verdicts.items()),
                 _counts(one.deliveries),
             )
             for one in overviews
@@ -118,7 +93,10 @@ def jobs(
     config: ConfigurationFile = DEFAULT,
     retry: Annotated[
         list[int] | None,
-        typer.Option("--retry", help="Run this job again, or send again what of it is in the dead letters."),
+        typer.Option(
+            "--retry",
+            help="Run this job alone again, or send again what of it is in the dead letters.",
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
     as_json: JsonFlag = False,
@@ -147,12 +125,14 @@ def jobs(
             "StudyInstanceUID",
             "version>",
             "route",
+            "package",
             "state",
+            "came to",
             "attempts",
             "created",
             "late",
             "deliveries",
-            "error",
+            "why",
         ],
         (
             (
@@ -160,12 +140,14 @@ def jobs(
                 one.study_instance_uid,
                 one.study_version,
                 one.route,
+                one.package,
                 one.state.value,
+                one.verdict.value if one.verdict is not None else "",
                 f"{one.attempts}/{one.maximum_attempts}",
                 _time(one.created_at),
                 "late" if one.is_late(now) else "",
                 _counts(one.deliveries),
-                one.error,
+                " ".join(one.sentences) or one.error,
             )
             for one in overviews
         ),
@@ -200,9 +182,10 @@ def explain(
     with opened(configuration) as ledger:
         description = describe(ledger, configuration, study, now=utc_now())
         overview = study_overviews(ledger, study_instance_uid=study)[0]
+        of_study = job_overviews(ledger, study_instance_uid=study)
         events = events_of_study(ledger, study)
     if as_json:
-        print_json({"study": overview, "decision": description, "events": events})
+        print_json({"study": overview, "decision": description, "jobs": of_study, "events": events})
         return
     console.print(
         f"[bold]{study}[/bold], version {overview.version}: {overview.instances} instances in {overview.series} series"
@@ -225,6 +208,23 @@ def explain(
                 for one in route.series
             ),
         )
+    table(
+        "Jobs",
+        ["job>", "version>", "route", "package", "state", "came to", "results>", "why"],
+        (
+            (
+                one.id,
+                one.study_version,
+                one.route,
+                one.package,
+                one.state.value,
+                one.verdict.value if one.verdict is not None else "",
+                one.results,
+                " ".join(one.sentences) or one.error,
+            )
+            for one in reversed(of_study)
+        ),
+    )
     table(
         "Events",
         ["at", "correlation", "what", "subject", "detail"],

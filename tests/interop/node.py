@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from dicom_node.config import Configuration, load_configuration
+from dicom_node.config import Configuration
+from dicom_node.config_file import load_configuration
 from interop.ports import free_port, wait_until
 from interop.tools import script
 from storage.ledger import Ledger, open_ledger
