@@ -77,7 +77,12 @@ def _configuration(folder: Path, pacs_port: int, analyses: tuple[str, ...]) -> C
         ),
         # Only a complete study is scheduled, so each gives one set of results however its sending is cut up.
         execution=ExecutionSettings(
-            maximum_attempts=1000, quiet_time_s=3600, complete_quiet_time_s=0.3, job_timeout_s=60, threads_per_slot=1
+            maximum_attempts=1000,
+            quiet_time_s=3600,
+            complete_quiet_time_s=0.3,
+            incomplete_quiet_time_s=0.3,
+            job_timeout_s=60,
+            threads_per_slot=1,
         ),
         results=ResultSettings(destinations={"pacs": DestinationProfile(peer="pacs", commitment_timeout_s=3)}),
         delivery=DeliveryPolicy(first_delay_s=0.2, maximum_delay_s=1, maximum_attempts=10_000, response_timeout_s=5),

@@ -21,14 +21,14 @@ from interop.ports import free_port, wait_until
 from interop.tools import script
 from storage.ledger import Ledger, open_ledger
 from storage.overview import delivery_overviews, job_overviews, study_overviews
-from storage.schema import DeliveryState, JobState
+from storage.schema import ENDED, DeliveryState, JobState
 
 AE_TITLE = "DICOMNODE"
 START_S = 300
 """Loading the models takes seconds on an idle machine."""
 STOP_S = 60
 JOB_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.SUPERSEDED})
-DELIVERY_ENDS = frozenset({DeliveryState.COMMITTED, DeliveryState.DEAD})
+DELIVERY_ENDS = ENDED | {DeliveryState.DEAD}
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class NodeUnderTest:
                 "high_watermark_mb": 100,
             },
             # A loaded machine of CI runs the tests several at once: a job that is killed for it proves nothing.
-            "execution": {"quiet_time_s": quiet_time_s, "job_timeout_s": 900},
+            "execution": {"quiet_time_s": quiet_time_s, "incomplete_quiet_time_s": quiet_time_s, "job_timeout_s": 900},
             "results": {"destinations": {"pacs": {"peer": "pacs"}}},
             "delivery": {"first_delay_s": 0.5, "maximum_delay_s": 5},
         }
