@@ -51,12 +51,16 @@ def study_reading(ledger: Ledger, configuration: Configuration, study_instance_u
         A row does not hold what it should.
     """
     directory = configuration.storage.directory
-    unread = unread_instances(ledger, study_instance_uid)
-    if unread:
-        record_facts(ledger, [(one, instance_facts(directory / one.path).to_json()) for one in unread])
-    # The steps first: an image that comes in between then counts as missing, and its arrival makes a new reading.
-    steps = study_steps(ledger, study_instance_uid)
-    return read_study(study_contents(ledger, study_instance_uid), configuration.routes, steps)
+    while True:
+        unread = unread_instances(ledger, study_instance_uid)
+        if unread:
+            record_facts(ledger, [(one, instance_facts(directory / one.path).to_json()) for one in unread])
+        # The steps first: an image that comes in between then counts as missing, and its arrival makes a new reading.
+        steps = study_steps(ledger, study_instance_uid)
+        contents = study_contents(ledger, study_instance_uid)
+        # An image that has come since the headers were read has no facts yet.
+        if all(facts for series in contents.series for facts in series.facts):
+            return read_study(contents, configuration.routes, steps)
 
 
 def read_study(contents: StudyContents, routes: Mapping[str, Route], steps: StudySteps = NO_STEPS) -> StudyReading:

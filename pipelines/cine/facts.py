@@ -8,16 +8,17 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 
 from pipelines.cine import elements
+from pipelines.cine.declared import DeclaredError
 from pipelines.cine.headers import MR_IMAGES, FrameHeader, frame_headers, origin
+from pipelines.cine.reading import read_object
 from pipelines.cine.selection import MIN_PHASES, excluded_frame, excluded_object
 from pipelines.cine.views import is_short_axis_direction
 
@@ -71,6 +72,8 @@ class InstanceFacts:
     planes: tuple[PlaneFacts, ...]
     own_output: bool
     """Made by this software: never routed to an analysis again."""
+    problem: str = ""
+    """Why nothing is known of its frames, where its header cannot be read; no patient data."""
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values."""
@@ -147,30 +150,37 @@ def instance_facts(path: Path) -> InstanceFacts:
     OSError
         The file cannot be read.
     """
+    size = path.stat().st_size
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        return frame_facts(read_object(path, stop_before_pixels=True), size=size)
     except OSError:
         raise
-    except elements.DAMAGE:
-        dataset = Dataset()
-    return frame_facts(dataset)
+    except DeclaredError as error:
+        return replace(frame_facts(Dataset()), problem=str(error))
+    except elements.DAMAGE as error:
+        return replace(frame_facts(Dataset()), problem=f"its header cannot be read ({type(error).__name__})")
 
 
-def frame_facts(dataset: Dataset) -> InstanceFacts:
+def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
     """Extract the facts of one instance; never raises on a damaged header.
 
     Parameters
     ----------
     dataset : pydicom.Dataset
         Without its pixels.
+    size : int, optional
+        Bytes of its file.
     """
     identity = origin(dataset)
     frames: tuple[FrameHeader, ...] = ()
+    problem = ""
     if excluded_object(identity) is None and identity.sop_class_uid in MR_IMAGES:
         try:
-            frames = frame_headers(dataset)
-        except elements.DAMAGE:
-            frames = ()
+            frames = frame_headers(dataset, size=size)
+        except DeclaredError as error:
+            problem = str(error)
+        except elements.DAMAGE as error:
+            problem = f"its header cannot be read ({type(error).__name__})"
     usable = [frame for frame in frames if excluded_frame(frame) is None]
     together: dict[tuple[float, tuple[float, float, float]], list[FrameHeader]] = defaultdict(list)
     for frame in usable:
@@ -193,6 +203,7 @@ def frame_facts(dataset: Dataset) -> InstanceFacts:
             PlaneFacts(along, normal, _phases(members)) for (along, normal), members in sorted(together.items())
         ),
         own_output=identity.own_output,
+        problem=problem,
     )
 
 
@@ -238,7 +249,8 @@ def completeness(facts: Sequence[InstanceFacts]) -> Completeness:
         if stack is not None:
             stacks.append(stack)
     stacks.sort(key=lambda stack: (not stack.short_axis, -stack.slices_seen))
-    return Completeness(stacks=tuple(stacks), sentence=_sentence(stacks))
+    problems = Counter(one.problem for one in facts if one.problem)
+    return Completeness(stacks=tuple(stacks), sentence=_sentence(stacks) + _set_aside(problems))
 
 
 _Member = tuple[InstanceFacts, PlaneFacts]
@@ -355,6 +367,14 @@ def _sentence(stacks: Sequence[StackCompleteness]) -> str:
     if not any(stack.short_axis for stack in stacks):
         parts.insert(0, "no short axis yet")
     return "; ".join(parts)
+
+
+def _set_aside(problems: Counter[str]) -> str:
+    if not problems:
+        return ""
+    most, _ = max(problems.items(), key=lambda pair: (pair[1], pair[0]))
+    count = problems.total()
+    return f"; {count} object{'s' if count > 1 else ''} set aside: {most.rstrip('.')}"
 
 
 def _words(name: str, stack: StackCompleteness) -> str:

@@ -27,13 +27,13 @@ from scipy.ndimage import map_coordinates
 from pipelines.phantom.lesions import Lesions
 from pipelines.phantom.population import Subject
 from pipelines.phantom.tables import ANGLES, STEP_MM, angle_grid, angular_distance
+from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 
 __all__ = ["LeftVentricle", "MotionState", "build_left_ventricle", "level_grid"]
 
 Array = NDArray[np.float64]
 
 _BELOW = 14
-_DENSITY_G_ML = 1.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,7 +238,7 @@ def build_left_ventricle(subject: Subject, lesions: Lesions, levels: Array, apex
             _integrate_to(levels, math.pi * np.maximum(surface, 0).mean(axis=1), length) / 1000
             for surface in (endo2, epi2)
         )
-        return cavity, (whole - cavity) * _DENSITY_G_ML
+        return cavity, (whole - cavity) * MYOCARDIAL_DENSITY_G_ML
 
     for _ in range(40):
         # Cavity grows with the square of the inner radius and mass about linearly with the wall: damped fixed point.
