@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dicom_node.config import ResultSettings
+from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.results.content import Predecessor
-from dicom_node.results.header import SOFTWARE_VERSION
 from dicom_node.results.identity import ResultIdentity
 from pipelines.models.identity import ModelIdentity
 

@@ -55,6 +55,15 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("RVEDVI", "Right ventricular end-diastolic volume / BSA"),
         ("RVESVI", "Right ventricular end-systolic volume / BSA"),
         ("RVSVI", "Right ventricular stroke volume / BSA"),
+        # Motion.
+        ("TORSION", "Left ventricular torsion"),
+        ("PSI", "Post-systolic shortening index"),
+        ("REG_DISAGREE", "Disagreement of direct and composed registration"),
+        ("KEYFRAMES", "Keyframes of the cardiac cycle"),
+        ("KEY_PHASE", "Cardiac phase of a keyframe"),
+        ("KEY_MS", "Mid-systole: fastest contraction"),
+        ("KEY_PF", "Peak early filling: fastest relaxation"),
+        ("KEY_MD", "Mid-diastole: before atrial contraction"),
         # What a report says beside numbers.
         ("OMISSION", "Images received but not analysed"),
         ("DECLINED", "Analysis declined"),
@@ -338,6 +347,8 @@ _UCUM_MEANING = {
     "m2": "square meter",
     "mm": "millimeter",
     "ms": "millisecond",
+    "/s": "per second",
+    "deg/cm": "degree per centimeter",
 }
 
 

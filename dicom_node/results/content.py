@@ -22,10 +22,10 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
 
+from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.results.codes import ARTIFICIAL_INTELLIGENCE, MR_OF_HEART, code_item, private
 from dicom_node.results.header import (
     MANUFACTURER,
-    SOFTWARE_VERSION,
     ResultContext,
     device_uid,
     series_dataset,

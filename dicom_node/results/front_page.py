@@ -36,6 +36,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.config import DestinationProfile
+from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.results.canvas import DARK, LIGHT, Theme
 from dicom_node.results.capture import encapsulated_pdf, secondary_captures
 from dicom_node.results.circumstances import Circumstances
@@ -48,7 +49,7 @@ from dicom_node.results.content import (
     structured_report,
     text_item,
 )
-from dicom_node.results.header import BANNER, SOFTWARE_VERSION, ResultContext, series_dataset
+from dicom_node.results.header import BANNER, ResultContext, series_dataset
 from dicom_node.results.identity import CarriedIdentity
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.parts import Heading, Paragraph, as_source, result_object

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.results.canvas import HEIGHT, MARGIN, WIDTH, Page, Theme, clipped, text_width, wrapped
 from dicom_node.results.content import omission_sentence
-from dicom_node.results.header import BANNER, SOFTWARE_VERSION
+from dicom_node.results.header import BANNER
 from dicom_node.results.parts import Heading, Panel, Paragraph, SummaryPart, TextBlock
 from dicom_node.results.patient import PatientLine
 from dicom_node.results.provenance import Provenance

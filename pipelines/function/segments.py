@@ -16,7 +16,7 @@ from pipelines.function.findings import Keyframes, SegmentalWall
 from pipelines.function.slices import MYOCARDIAL_RING_MIN, SliceMeasures
 from pipelines.function.thickness import SeptalArc, WallProfile, septal_arc, wall_profile
 
-__all__ = ["SegmentReference", "segment_of", "segmental_wall"]
+__all__ = ["SegmentMap", "SegmentReference", "segment_map", "segment_of", "segmental_wall"]
 
 LEVELS = ("basal", "mid", "apical")
 ANTERIOR_SUPERIOR = np.array([0.0, -1.0, 1.0]) / np.sqrt(2.0)
@@ -210,3 +210,24 @@ def _cap_thickness(slices: SliceMeasures, phase: int) -> tuple[float, list[int]]
             break
         beyond.append(index)
     return float(sum(slices.intervals_mm[beyond])), beyond
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentMap:
+    """How the slices of one phase divide into AHA segments.
+
+    Attributes
+    ----------
+    levels : tuple of S str or None
+        ``"basal"``, ``"mid"`` or ``"apical"``; ``None`` for slices without a ringed cavity.
+    reference : SegmentReference
+    """
+
+    levels: tuple[str | None, ...]
+    reference: SegmentReference
+
+
+def segment_map(stack: CineStack, slices: SliceMeasures, phase: int) -> SegmentMap | None:
+    """Segments of one phase, or ``None`` when the RV insertion points cannot be found on it."""
+    found = _Phase.of(stack, slices, phase)
+    return None if found is None else SegmentMap(found.levels, found.reference)
