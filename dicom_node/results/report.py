@@ -31,9 +31,8 @@ __all__ = ["composed_report", "container", "declined_sentences", "significant"]
 
 
 def significant(value: float) -> float:
-    """The value as reported: one decimal below 100 (two below 10), whole from 100 on."""
-    magnitude = abs(value)
-    return round(value, 2 if magnitude < 10 else 1 if magnitude < 100 else 0)
+    """The value as reported: one decimal, two below 10; zero has no sign."""
+    return round(value, 2 if abs(value) < 10 else 1) + 0.0
 
 
 def container(name: Code, items: Sequence[Dataset]) -> Dataset:

@@ -45,7 +45,11 @@ _log = structlog.get_logger(__name__)
 
 MIN_SHORT_AXIS_SLICES = 3
 MAX_LONG_AXIS_SLICES = 3
-SHORT_AXIS_PITCH_MM = (4.5, 20.5)
+SHORT_AXIS_PITCH_MM = (1.5, 20.5)
+"""From thin stacks, on which the apical cap has slices of its own, to sparse ones."""
+THIN_MM = 4.5
+MIN_SHORT_AXIS_EXTENT_MM = 25.0
+"""Thin slices over less than this, a third of a ventricle, are something else; three of 9 mm are more."""
 
 _DEFER_BYTES = 65536
 """Elements above this size stay on disk until they are asked for: pixel data of frames that nobody chooses."""
@@ -293,7 +297,9 @@ def _unfit_short_axis(plan: StackPlan) -> str | None:
         return f"{count} slice(s) in short-axis direction; a short-axis stack has at least {MIN_SHORT_AXIS_SLICES}."
     pitch = float(np.median(np.diff([part.along for part in plan.slices])))
     if not SHORT_AXIS_PITCH_MM[0] <= pitch <= SHORT_AXIS_PITCH_MM[1]:
-        return f"The slices in short-axis direction are {pitch:.1f} mm apart; a short-axis stack has 5 to 20 mm."
+        return f"The slices in short-axis direction are {pitch:.1f} mm apart; a short-axis stack has 2 to 20 mm."
+    if len(plan.slices) * pitch < MIN_SHORT_AXIS_EXTENT_MM and pitch < THIN_MM:
+        return f"The slices in short-axis direction cover {len(plan.slices) * pitch:.0f} mm: too little of a ventricle."
     return None
 
 
