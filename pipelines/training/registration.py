@@ -244,6 +244,7 @@ def train_registration(
     seed: int = 0,
     resume: bool = True,
     recipe: RegistrationRecipe | None = None,
+    stop_after: int | None = None,
     report: Callable[[Progress], None] | None = None,
     report_packing: Callable[[int, int], None] | None = None,
 ) -> TrainingResult:
@@ -262,6 +263,8 @@ def train_registration(
         Steps in all; the recipe's own number by default. A finished run can be resumed with more.
     resume : bool
         Go on from ``checkpoint.safetensors`` where there is one.
+    stop_after : int or None
+        Stop after this step, to go on later.
     report, report_packing : callable
         Called every 50 steps, and after each phantom.
 
@@ -291,7 +294,8 @@ def train_registration(
     network.train()
     losses: list[float] = []
     clock = time.perf_counter()
-    for step in range(start, steps):
+    last = steps if stop_after is None else min(steps, stop_after)
+    for step in range(start, last):
         for parameters in optimizer.param_groups:
             parameters["lr"] = learning_rate(step, steps, recipe.peak_rate)
         loss = _loss(network, _batch(drawn, patients, recipe, seed, step), recipe)
@@ -308,7 +312,7 @@ def train_registration(
             now = time.perf_counter()
             report(Progress(done, steps, float(np.mean(losses[-50:])), (now - clock) / 50))
             clock = now
-        if done % 250 == 0 or done == steps:
+        if done % 250 == 0 or done == last:
             save_checkpoint(checkpoint, done, network, average, optimizer, settings)
             _finish(recipe, output, average, crops, phantoms, phantom_seed, folders, done, seed)
     weights = output / "weights.safetensors"
