@@ -22,10 +22,10 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
 
+from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.results.codes import ARTIFICIAL_INTELLIGENCE, MR_OF_HEART, code_item, private
 from dicom_node.results.header import (
     MANUFACTURER,
-    SOFTWARE_VERSION,
     ResultContext,
     device_uid,
     series_dataset,
@@ -159,8 +159,9 @@ def structured_report(
     other: Iterable[FrameSource],
     variant: Variant = USUAL,
     predecessors: Sequence[Predecessor] = (),
+    sop_class_uid: str = Comprehensive3DSRStorage,
 ) -> Dataset:
-    """Comprehensive 3D SR document around a content tree (PS3.3 A.35.13).
+    """SR document around a content tree (PS3.3 A.35): Comprehensive 3D SR unless another class is asked for.
 
     Parameters
     ----------
@@ -176,7 +177,7 @@ def structured_report(
     dataset = series_dataset(
         context,
         role,
-        sop_class_uid=Comprehensive3DSRStorage,
+        sop_class_uid=sop_class_uid,
         modality="SR",
         variant=variant,
     )
@@ -191,10 +192,12 @@ def structured_report(
         dataset.CurrentRequestedProcedureEvidenceSequence = [evidence(context, named.values())]
     if rest:
         dataset.PertinentOtherEvidenceSequence = [evidence(context, rest.values())]
-    if predecessors:
+    # A job that runs again with the same outcome makes the same report: it does not take its own place.
+    others = [one for one in predecessors if one.sop_instance_uid != dataset.SOPInstanceUID]
+    if others:
         dataset.PredecessorDocumentsSequence = [
             _hierarchy(uid, [(one.series_instance_uid, one.sop_class_uid, one.sop_instance_uid) for one in of_study])
-            for uid, of_study in _by_study(predecessors).items()
+            for uid, of_study in _by_study(others).items()
         ]
     for element in root:
         if element.keyword != "RelationshipType":

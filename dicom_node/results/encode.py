@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 from matplotlib.figure import Figure
 from pydicom.config import disable_value_validation
 
-from dicom_node.config import DestinationProfile, ResultSettings
+from dicom_node.config import DestinationProfile
 from dicom_node.errors import NodeError, raised_at
 from dicom_node.results.canvas import DARK, LIGHT, Theme
 from dicom_node.results.capture import encapsulated_pdf, secondary_captures
-from dicom_node.results.content import Predecessor
+from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.encoders import encoder_of
-from dicom_node.results.header import SOFTWARE_VERSION, ResultContext
-from dicom_node.results.identity import CarriedIdentity, ResultIdentity
+from dicom_node.results.header import ResultContext
+from dicom_node.results.identity import CarriedIdentity
 from dicom_node.results.objects import ExpectedAll, ResultObject
 from dicom_node.results.parts import EncodingRequest, Parts, frames_of, result_object
 from dicom_node.results.provenance import provenance
@@ -42,36 +40,12 @@ from pipelines.package import AnalysisPackage
 from pipelines.quality.findings import QualityAssessment
 from pipelines.study import PackageFindings
 
-__all__ = ["Circumstances", "EncodedPackage", "EncodedStudy", "encode_study"]
+__all__ = ["EncodedPackage", "EncodedStudy", "encode_study"]
 
 _log = structlog.get_logger(__name__)
 
 SEVERAL = "cardiac MR"
 """Title of a report that several packages share."""
-
-
-@dataclass(frozen=True, slots=True)
-class Circumstances:
-    """What results depend on besides the images and what was found on them.
-
-    Attributes
-    ----------
-    inputs : tuple of str
-        Digests of the input instances, or anything else that identifies each.
-    route : str
-        Name of the route.
-    settings : ResultSettings
-    created : datetime.datetime
-        Date and time that the objects carry, with time zone: of the study version, not of this attempt.
-    predecessors : tuple of Predecessor
-        Reports on earlier versions of the study, by the same packages on the same route.
-    """
-
-    inputs: tuple[str, ...]
-    route: str
-    settings: ResultSettings
-    created: datetime.datetime
-    predecessors: tuple[Predecessor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,11 +59,14 @@ class EncodedPackage:
         Why it gave nothing; empty when it is encoded.
     key_numbers : tuple of str
         What was found, in sentences.
+    numbers : mapping of str to float
+        What was found, by name.
     """
 
     package: AnalysisPackage
     causes: tuple[Refusal, ...]
     key_numbers: tuple[str, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,7 +132,7 @@ class _Encoder:
             made = self._parts(one) if one.found else one.causes
             if isinstance(made, Parts):
                 parts[one.package.name] = made
-                packages.append(EncodedPackage(one.package, (), made.key_numbers))
+                packages.append(EncodedPackage(one.package, (), made.key_numbers, made.numbers))
             else:
                 packages.append(EncodedPackage(one.package, made))
         declined = {one.package.title: one.causes for one in packages if one.causes}
@@ -171,20 +148,15 @@ class _Encoder:
 
     def _context(self, found: Sequence[PackageFindings]) -> ResultContext:
         """Identity and equipment of packages that share an object."""
-        said = self.circumstances.settings.model_dump(mode="json", exclude={"destinations"})
         models = tuple(dict.fromkeys(model for one in found for model in one.models))
         reference = self.sources.reference(self.study)
         return ResultContext(
             title=found[0].package.title if len(found) == 1 else SEVERAL,
             series_block=found[0].package.series_block,
-            identity=ResultIdentity.of(
-                study_instance_uid=self.study.context.study_instance_uid,
-                inputs=self.circumstances.inputs,
-                route_name=self.circumstances.route,
-                packages=[f"{one.package.name} {one.package.version}" for one in found],
-                models=models,
-                settings=json.dumps(said, sort_keys=True),
-                software_version=SOFTWARE_VERSION,
+            identity=self.circumstances.identity(
+                self.study.context.study_instance_uid,
+                [f"{one.package.name} {one.package.version}" for one in found],
+                models,
             ),
             carried=CarriedIdentity.of(reference),
             reference=reference,

@@ -69,7 +69,9 @@ _ACCEPTED_WARNINGS = (
 )
 
 
-def check(objects: Sequence[ResultObject], sources: SourceDatasets) -> list[tuple[Problem, ...]]:
+def check(
+    objects: Sequence[ResultObject], sources: SourceDatasets, earlier: Iterable[str] = ()
+) -> list[tuple[Problem, ...]]:
     """Check the objects of one job.
 
     Parameters
@@ -78,6 +80,9 @@ def check(objects: Sequence[ResultObject], sources: SourceDatasets) -> list[tupl
         All objects of the job: references among them are followed.
     sources
         The source instances, read again.
+    earlier
+        SOP Instance UIDs of results that are delivered already and may be referred to: predecessors, and what a front
+        page lists.
 
     Returns
     -------
@@ -86,7 +91,7 @@ def check(objects: Sequence[ResultObject], sources: SourceDatasets) -> list[tupl
     """
     with ThreadPoolExecutor(max_workers=_WORKERS) as workers:
         iod = list(workers.map(lambda each: _iod_problems(each, sources), objects))
-    known = {each.sop_instance_uid for each in objects} | set(sources.paths)
+    known = {each.sop_instance_uid for each in objects} | set(sources.paths) | set(earlier)
     reread = [_reread(each) for each in objects]
     results = {str(one.SOPInstanceUID): one for one in reread if isinstance(one, Dataset)}
     surroundings = Surroundings(sources, results)

@@ -8,13 +8,13 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.config import ResultSettings
+from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, SOFTWARE_VERSION
 from dicom_node.results.codes import (
     ACQUISITION_EQUIPMENT,
     PRIVATE_DESIGNATOR,
@@ -32,7 +32,6 @@ from pipelines.package import SERIES_PER_BLOCK
 __all__ = [
     "BANNER",
     "MANUFACTURER",
-    "SOFTWARE_VERSION",
     "ResultContext",
     "complete",
     "device_uid",
@@ -42,9 +41,6 @@ __all__ = [
 ]
 
 MANUFACTURER = "dicom-node"
-SOFTWARE_VERSION = version("dicom-node")
-IMPLEMENTATION_CLASS_UID = derive_uid("implementation class")
-IMPLEMENTATION_VERSION_NAME = f"DICOM_NODE_{SOFTWARE_VERSION}"[:16]
 
 BANNER = "RESEARCH – not for diagnostic use. AI-generated; not CE-marked or FDA-cleared."
 

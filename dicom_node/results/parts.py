@@ -15,7 +15,7 @@ from dicom_node.config import DestinationProfile
 from dicom_node.results.canvas import Page, Theme
 from dicom_node.results.header import ResultContext, encoded
 from dicom_node.results.objects import Expected, ResultObject
-from dicom_node.results.roles import ResultRole, Variant
+from dicom_node.results.roles import OWN_OFFSETS, ResultRole, Variant
 from dicom_node.results.sources import SourceDatasets
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 from pipelines.study import PackageFindings
@@ -77,7 +77,14 @@ class EncodingRequest:
             Source frames that it was derived from.
         expected
             What the gate must find in it, beyond what holds for every object.
+
+        Raises
+        ------
+        ValueError
+            The series number of the role is the node's own.
         """
+        if role.series_offset in OWN_OFFSETS:
+            raise ValueError(f"role {role.value}: series_offset {role.series_offset} is the node's own")
         names = self.destinations if destinations is None else destinations
         return result_object(self.context, role, dataset, sources, expected, names)
 
@@ -183,12 +190,15 @@ class Parts:
     summary : SummaryPart
     key_numbers : tuple of str
         The most important numbers in sentences, for the front page.
+    numbers : mapping of str to float
+        All numbers by name, the unit at its end (``LVEF_percent``), for ``results.json``.
     """
 
     report: Callable[[Variant], ReportPart]
     objects: tuple[ResultObject, ...] = ()
     summary: SummaryPart = field(default_factory=SummaryPart)
     key_numbers: tuple[str, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 class Encode(Protocol):

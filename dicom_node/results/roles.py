@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dicom_node.config import DestinationProfile, SegmentationTarget
+from pipelines.package import SERIES_PER_BLOCK
 
 __all__ = [
+    "FRONT_PAGE",
+    "FRONT_PAGE_IMAGE",
+    "FRONT_PAGE_MANIFEST",
+    "FRONT_PAGE_PDF",
+    "OWN_OFFSETS",
     "REFUSAL",
     "REFUSAL_SUMMARY",
     "REFUSAL_SUMMARY_PDF",
@@ -20,8 +26,8 @@ __all__ = [
     "variants",
 ]
 
-_OFFSETS = range(1, 19)
-"""Of a block of 20 series numbers: the first and the last are the node's own."""
+OWN_OFFSETS = frozenset({0, 12, 19})
+"""Of each block of 20 series numbers: the node's own, for the front page, its drawn page and the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +39,9 @@ class ResultRole:
     value : str
         Part of the identity of the object; never changes.
     series_offset : int
-        Added to the first series number of the package's block, 1 to 18: series sort alike in every study. 3, 4 and 5
-        are the only ones of which there may be variants for different destinations.
+        Added to the first series number of the package's block, so that series sort alike in every study: 1 to 11 and
+        13 to 18. Of 3, 4 and 5 there are variants for different destinations at 9 to 11 and 13 to 18; a package that
+        makes no variants may use those for other series.
     series_description : str
         LO, at most 64 characters; ``{title}`` stands for the title of the package.
     """
@@ -44,8 +51,8 @@ class ResultRole:
     series_description: str
 
     def __post_init__(self) -> None:
-        if self.series_offset not in _OFFSETS:
-            raise ValueError(f"role {self.value}: series_offset {self.series_offset} is not in 1 to 18")
+        if not 0 <= self.series_offset < SERIES_PER_BLOCK:
+            raise ValueError(f"role {self.value}: series_offset {self.series_offset} is not in its block")
 
 
 REPORT = ResultRole("report", 5, "AI {title} report - RESEARCH")
@@ -54,6 +61,10 @@ SUMMARY_PDF = ResultRole("summary-pdf", 7, "AI {title} summary, PDF - RESEARCH")
 REFUSAL = ResultRole("refusal", 8, "AI {title} NOT ANALYSED - RESEARCH")
 REFUSAL_SUMMARY = ResultRole("refusal-summary", 6, "AI {title} NOT ANALYSED, page - RESEARCH")
 REFUSAL_SUMMARY_PDF = ResultRole("refusal-summary-pdf", 7, "AI {title} NOT ANALYSED, PDF - RESEARCH")
+FRONT_PAGE = ResultRole("front-page", 0, "AI {title}: front page - RESEARCH")
+FRONT_PAGE_IMAGE = ResultRole("front-page-image", 12, "AI {title}: front page, drawn - RESEARCH")
+FRONT_PAGE_PDF = ResultRole("front-page-pdf", 12, "AI {title}: front page, PDF - RESEARCH")
+FRONT_PAGE_MANIFEST = ResultRole("front-page-manifest", 19, "AI {title}: manifest - RESEARCH")
 
 
 @dataclass(frozen=True, slots=True)

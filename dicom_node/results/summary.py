@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.results.canvas import HEIGHT, MARGIN, WIDTH, Page, Theme, clipped, text_width, wrapped
 from dicom_node.results.content import omission_sentence
-from dicom_node.results.header import BANNER, SOFTWARE_VERSION
+from dicom_node.results.header import BANNER
 from dicom_node.results.parts import Heading, Panel, Paragraph, SummaryPart, TextBlock
 from dicom_node.results.provenance import Provenance
 from dicom_node.results.refusal import without_numbers
@@ -30,6 +31,7 @@ __all__ = [
     "grade_color",
     "headline",
     "legend",
+    "listing_pages",
     "refusal_pages",
     "summary_pages",
     "text_pages",
@@ -112,6 +114,13 @@ def refusal_pages(
     blocks += _omission_blocks(study.omissions) + _series_blocks(provenance) + _software_blocks(provenance)
     pages = text_pages(theme, blocks)
     _finish(pages, title, Grade.UNUSABLE, provenance)
+    return [page.figure for page in pages]
+
+
+def listing_pages(theme: Theme, title: str, blocks: Sequence[TextBlock], provenance: Provenance) -> list[Figure]:
+    """Draw pages of text alone."""
+    pages = text_pages(theme, [*blocks, Heading("Limits"), Paragraph(LIMITS)])
+    _finish(pages, title, None, provenance)
     return [page.figure for page in pages]
 
 

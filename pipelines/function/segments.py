@@ -63,10 +63,10 @@ def segment_of(angles: NDArray[np.float64], level: str, reference: SegmentRefere
     turn = np.rad2deg(reference.sign * (angles - reference.septum))
     if level == "apical":
         # 13 anterior, 14 septal, 15 inferior, 16 lateral: quarters, the septal one around the middle of the septum.
-        quarter = np.floor((turn + 45.0) % 360.0 / 90.0).astype(np.intp)
+        quarter = np.floor((turn + 45.0) / 90.0).astype(np.intp)
         return np.asarray(np.array([14, 15, 16, 13])[quarter % 4])
     # From the anterior insertion on: 2 anteroseptal, 3 inferoseptal, 4 inferior, 5 inferolateral, 6 anterolateral, 1.
-    sixth = np.floor((turn + 60.0) % 360.0 / 60.0).astype(np.intp)
+    sixth = np.floor((turn + 60.0) / 60.0).astype(np.intp)
     return np.asarray(np.array([2, 3, 4, 5, 6, 1])[sixth % 6] + (0 if level == "basal" else 6))
 
 

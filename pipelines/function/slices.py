@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipelines.cine.stack import CineStack, StackGeometry
+from pipelines.cine.views import LONG_AXIS
 from pipelines.errors import AnalysisRefused, RefusalReason
+from pipelines.function.findings import Chamber
 from pipelines.segmentation.labels import CineSegmentation, Label
 
-__all__ = ["BASE_TO_APEX", "SliceMeasures", "cyclic_median", "fill_cavity", "measure_slices"]
+__all__ = ["SliceMeasures", "cyclic_median", "fill_cavity", "measure_slices"]
 
 MYOCARDIAL_RING_MIN = 0.5
 """A basal slice counts when at least this fraction of the cavity border is myocardium (SCMR post-processing 2020)."""
@@ -24,9 +26,6 @@ smaller at ES: a ventricle contracts, while the atrium fills and the aortic root
 RV_TO_LV_MIN = 0.25
 """Less RV than this fraction of the LV is a fragment of it."""
 
-BASE_TO_APEX = np.array([1.0, -1.0, -1.0]) / np.sqrt(3.0)
-"""Usual direction of the long axis in patient coordinates (LPS): the apex lies to the left, in front and below."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SliceMeasures:
@@ -35,7 +34,8 @@ class SliceMeasures:
     Attributes
     ----------
     labels : (T, S, R, C) uint8
-        Labels with the papillary muscles filled into the cavity; all measures are taken on these.
+        Labels with the papillary muscles filled into the cavity; all measures are taken on these. What is counted of
+        them, drawn and sent, gives :meth:`reported`.
     lv_mm2, myo_mm2, rv_mm2 : (T, S) float64
         Areas.
     ring : (T, S) float64
@@ -70,17 +70,31 @@ class SliceMeasures:
     @property
     def lv_ml(self) -> NDArray[np.float64]:
         """LV cavity volume of each phase, ml, shape (T,): sum of counted areas × interval."""
-        return np.asarray(np.where(self.counted, self.lv_mm2, 0.0) @ self.intervals_mm / 1000.0)
+        return np.asarray(self.areas(Chamber.LV) @ self.intervals_mm / 1000.0)
 
     @property
     def rv_ml(self) -> NDArray[np.float64]:
         """RV cavity volume of each phase, ml, shape (T,)."""
-        return np.asarray(self.rv_mm2 @ self.intervals_mm / 1000.0)
+        return np.asarray(self.areas(Chamber.RV) @ self.intervals_mm / 1000.0)
 
     @property
     def myo_ml(self) -> NDArray[np.float64]:
         """LV myocardial volume of each phase, ml, shape (T,)."""
         return np.asarray(np.where(self.above_base, 0.0, self.myo_mm2) @ self.intervals_mm / 1000.0)
+
+    def areas(self, chamber: Chamber) -> NDArray[np.float64]:
+        """Areas of a cavity that are counted, mm², (T, S)."""
+        return np.where(self.counted, self.lv_mm2, 0.0) if chamber is Chamber.LV else self.rv_mm2
+
+    def reported(self, phase: int) -> NDArray[np.uint8]:
+        """Labels of one phase as the numbers count them, (S, R, C): the one map that is measured, drawn and sent.
+
+        Without the LV cavity of slices that are not counted, and without the wall of those above the valves.
+        """
+        labels = self.labels[phase]
+        left_out = ~self.counted[phase, :, None, None] & (labels == Label.LV)
+        left_out |= self.above_base[:, None, None] & (labels == Label.MYO)
+        return np.where(left_out, np.uint8(Label.BACKGROUND), labels)
 
     def from_base(self) -> NDArray[np.intp]:
         """Slice indices from base to apex."""
@@ -202,7 +216,7 @@ def _base_first(lv_mm2: NDArray[np.float64], rv_mm2: NDArray[np.float64], geomet
     # Fragments of it say nothing.
     rv_weight = 2.0 if rv_mm2.sum() >= RV_TO_LV_MIN * lv_mm2.sum() else 0.0
     by_areas = (lv_trend + rv_weight * rv_trend) / (1.0 + rv_weight)
-    by_geometry = float(-geometry.normal @ BASE_TO_APEX)
+    by_geometry = float(-geometry.normal @ LONG_AXIS)
     toward_base = by_areas + 0.25 * by_geometry
     doubtful = by_areas * by_geometry < 0 and abs(by_geometry) > 0.3
     return toward_base < 0, doubtful

@@ -11,7 +11,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from dicom_node.config import DestinationProfile, ResultSettings
-from dicom_node.results.encode import Circumstances, encode_study
+from dicom_node.results.circumstances import Circumstances
+from dicom_node.results.encode import encode_study
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.sources import SourceDatasets
 from pipelines.analysis import Findings

@@ -68,6 +68,7 @@ def encode(request: EncodingRequest) -> Parts:
             text=function_text(content),
         ),
         key_numbers=_key_numbers(content.function),
+        numbers={one.quantity.value: one.value for one in content.function.measurements()},
     )
 
 
