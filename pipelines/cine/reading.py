@@ -64,7 +64,7 @@ def read_object(
         problem = error
     try:
         return pydicom.dcmread(io.BytesIO(_mended(path)), **options)
-    except (StructureError, struct.error, *elements.DAMAGE):
+    except elements.DAMAGE:
         # Not nearly right: what pydicom made of it stands.
         if problem is not None:
             raise problem from None
