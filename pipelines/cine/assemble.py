@@ -23,7 +23,7 @@ from pipelines.cine.geometry import parallel_groups
 from pipelines.cine.headers import FrameHeader, frame_headers, origin
 from pipelines.cine.order import disorder, median_allowed, single_allowed
 from pipelines.cine.phases import OrderedBy
-from pipelines.cine.pixels import DecoderStoppedError, UndecodableError, check_frame, decode_frame, decoded_apart
+from pipelines.cine.pixels import DecoderStoppedError, PixelFormat, UndecodableError, check_frame, decode_frame
 from pipelines.cine.reading import read_object
 from pipelines.cine.selection import excluded_frame, excluded_object
 from pipelines.cine.slices import LeftOut, SlicePlan, StackPlan, not_chosen, plan_slices, plan_stack, rank
@@ -92,7 +92,7 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
             if not dataset:
                 raise ValueError("it holds no DICOM element")
             datasets.append(dataset)
-            if len(datasets) == 1 and decoded_apart(dataset):
+            if len(datasets) == 1 and _goes_apart(dataset):
                 start_decoder()
         except elements.DAMAGE as error:
             unreadable.append(
@@ -109,6 +109,14 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
 def assemble_datasets(datasets: Iterable[Dataset]) -> list[CineStudy]:
     """Assemble the cine stacks of data sets that hold their pixel data; otherwise as `assemble`."""
     return _assembled(datasets, [])
+
+
+def _goes_apart(dataset: Dataset) -> bool:
+    """Tell whether the frames of an object go to the decoder in the other process."""
+    try:
+        return PixelFormat.of(dataset).apart
+    except UndecodableError:
+        return False
 
 
 def _assembled(datasets: Iterable[Dataset], unreadable: Sequence[Omission]) -> list[CineStudy]:
@@ -386,6 +394,7 @@ class _Decoding:
     """The frames of one study on their way to grey values."""
 
     datasets: dict[str, Dataset]
+    formats: dict[str, PixelFormat] = field(default_factory=dict)
     undecodable: dict[tuple[str, int], LeftOut] = field(default_factory=dict)
     """What the last plan held and cannot be decoded."""
     contradicted: dict[tuple[str, int], OrderedBy] = field(default_factory=dict)
@@ -398,7 +407,8 @@ class _Decoding:
         for plan in plans:
             for frame in _frames(plan):
                 try:
-                    check_frame(self.datasets[frame.origin.sop_instance_uid], frame.frame_number)
+                    dataset, form = self._object(frame)
+                    check_frame(dataset, frame.frame_number, form)
                 except UndecodableError as error:
                     self._note(frame, str(error))
 
@@ -409,11 +419,11 @@ class _Decoding:
 
     def decode(self, frame: FrameHeader, shape: tuple[int, int]) -> NDArray[np.float32]:
         """Grey values of a frame; zeros, and a note, when it cannot be decoded."""
-        dataset = self.datasets[frame.origin.sop_instance_uid]
         try:
-            if self.deaths >= _MAX_DEATHS and decoded_apart(dataset):
+            dataset, form = self._object(frame)
+            if self.deaths >= _MAX_DEATHS and form.apart:
                 raise UndecodableError("the decoder ended over other frames of the study")
-            values = decode_frame(dataset, frame.frame_number)
+            values = decode_frame(dataset, frame.frame_number, form)
             if values.shape != shape:
                 raise UndecodableError("the image has another size than its header says")
         except UndecodableError as error:
@@ -421,6 +431,12 @@ class _Decoding:
             self._note(frame, str(error))
             return np.zeros(shape, dtype=np.float32)
         return values
+
+    def _object(self, frame: FrameHeader) -> tuple[Dataset, PixelFormat]:
+        uid = frame.origin.sop_instance_uid
+        if uid not in self.formats:
+            self.formats[uid] = PixelFormat.of(self.datasets[uid])
+        return self.datasets[uid], self.formats[uid]
 
     def _note(self, frame: FrameHeader, why: str) -> None:
         detail = f"Its pixels cannot be decoded ({why})."
