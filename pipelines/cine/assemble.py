@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import structlog
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 
 from pipelines.cine import elements
 from pipelines.cine.elements import number, text
@@ -56,7 +56,7 @@ class _Study:
     omissions: list[Omission] = field(default_factory=list)
 
 
-def assemble(paths: Iterable[Path]) -> list[CineStudy]:
+def assemble(paths: Iterable[Path], seen: Callable[[FileDataset], None] | None = None) -> list[CineStudy]:
     """Assemble the cine stacks of DICOM files.
 
     Parameters
@@ -64,13 +64,16 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
     paths : iterable of Path
         Files in any order; of several studies, with other modalities among them. Files that cannot be read become
         omissions (of the only study, or of a study with an empty UID when there are several).
+    seen : callable, optional
+        Told each data set as it was read, before anything is made of it: whoever needs the headers, too, need not read
+        the files again. Large elements, pixel data among them, are still on disk.
 
     Returns
     -------
     list of CineStudy
         One a study, ordered by StudyInstanceUID; also for studies without any cine.
     """
-    datasets: list[Dataset] = []
+    datasets: list[FileDataset] = []
     unreadable: list[Omission] = []
     for path in paths:
         try:
@@ -87,6 +90,9 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
                     (),
                 )
             )
+    if seen is not None:
+        for dataset in datasets:
+            seen(dataset)
     return _assembled(datasets, unreadable)
 
 
