@@ -126,7 +126,15 @@ def test_the_last_commitment_of_a_job_ends_the_turnaround_of_its_study(tmp_path:
     delivery_sent(ledger, ids, "2.25.1", later, now=sent)
 
     def report(uid: str, now: object) -> None:
-        commitment_reported(ledger, "2.25.1", {uid}, {}, now=now, retry_at=lambda _attempts: None)  # type: ignore[arg-type]
+        commitment_reported(
+            ledger,
+            "2.25.1",
+            {uid},
+            {},
+            destinations={"pacs"},
+            now=now,
+            retry_at=lambda _attempts: None,  # type: ignore[arg-type]
+        )
 
     report("2.25.1", committed)
     assert commitments(ledger, at=committed, transaction_uid="2.25.1") == (Commitment("pacs", 5.0, None),)

@@ -15,10 +15,12 @@ from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, p
 from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import NodeError, OutOfResourcesError
-from storage.deliveries import requeue_delivery
+from storage.deliveries import Selection, requeue_deliveries
 from storage.jobs import requeue_job
 from storage.ledger import Ledger, LedgerError, open_ledger, utc_now
 from storage.overview import (
+    count_deliveries,
+    count_jobs,
     delivery_overviews,
     events_of_study,
     job_overviews,
@@ -105,18 +107,26 @@ def jobs(
     with opened(load_configuration(config)) as ledger:
         now = utc_now()
         for job_id in retry or []:
-            dead = [one for one in delivery_overviews(ledger, states=(DeliveryState.DEAD,)) if one.job_id == job_id]
-            for one in dead:
-                requeue_delivery(ledger, one.id, now=now)
-            if not dead:
+            sent = requeue_deliveries(ledger, Selection(job_id=job_id), now=now)
+            if not sent:
                 requeue_job(ledger, job_id, now=now)
             if not as_json:
-                console.print(f"job {job_id}: " + (f"{len(dead)} dead letters queued" if dead else "queued again"))
+                console.print(f"job {job_id}: " + (f"{sent} dead letters queued" if sent else "queued again"))
         overviews = job_overviews(ledger, limit=limit)
         dead_letters = delivery_overviews(ledger, states=(DeliveryState.DEAD,), limit=limit)
+        dead = count_deliveries(ledger, (DeliveryState.DEAD,))
+        total = count_jobs(ledger)
         quarantined = quarantine_overviews(ledger, limit=limit)
     if as_json:
-        print_json({"jobs": overviews, "dead_letters": dead_letters, "quarantined": quarantined})
+        print_json(
+            {
+                "jobs": overviews,
+                "jobs_in_all": total,
+                "dead_letters": dead_letters,
+                "dead_letters_in_all": dead,
+                "quarantined": quarantined,
+            }
+        )
         return
     table(
         "Jobs",
@@ -151,6 +161,7 @@ def jobs(
             )
             for one in overviews
         ),
+        caption=_more(total - len(overviews)),
     )
     if dead_letters:
         table(
@@ -160,7 +171,7 @@ def jobs(
                 (one.job_id, one.destination, one.series_description, one.failed_attempts, one.error)
                 for one in dead_letters
             ),
-            caption="dicom-node jobs --retry JOB sends them again",
+            caption=_more(dead - len(dead_letters), "dicom-node deliveries requeue sends them again, dismiss gives up"),
         )
     if quarantined:
         table(
@@ -230,6 +241,12 @@ def explain(
         ["at", "correlation", "what", "subject", "detail"],
         ((_time(one.at), (one.correlation_id or "")[:8], one.kind, one.subject, _detail(one.detail)) for one in events),
     )
+
+
+def _more(left: int, remark: str = "") -> str | None:
+    """Caption of a table that does not show everything."""
+    more = f"{left} more: --limit shows them" if left > 0 else ""
+    return "; ".join(part for part in (more, remark) if part) or None
 
 
 def _time(at: dt.datetime | None) -> str:

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from dicom_node.results.codes import GRADE, QUALITY_CHECK, STUDY_QUALITY, private
+from dicom_node.results.codes import CONFIDENCE, GRADE, QUALITY_CHECK, private
 from dicom_node.results.content import (
     Predecessor,
     group,
@@ -105,7 +105,7 @@ def _quality(
 ) -> Dataset:
     evaluations = []
     if quality is not None:
-        evaluations.append(QualitativeEvaluation(name=STUDY_QUALITY, value=GRADE[quality.overall]))
+        evaluations.append(QualitativeEvaluation(name=CONFIDENCE, value=GRADE[quality.overall]))
         evaluations += [
             QualitativeEvaluation(name=QUALITY_CHECK[finding.check], value=GRADE[finding.grade])
             for finding in quality.findings

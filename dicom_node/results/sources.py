@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 
 from dicom_node.errors import ProcessingFailureError
 from pipelines.cine.elements import DAMAGE
+from pipelines.cine.reading import read_object
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 
 __all__ = ["SourceDatasets", "frame_layers"]
@@ -58,7 +58,7 @@ class SourceDatasets:
         found: dict[str, Path] = {}
         for path in paths:
             try:
-                header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+                header = read_object(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
             except (InvalidDicomError, *DAMAGE):
                 continue
             uid = _sop_instance_uid(header)
@@ -85,7 +85,7 @@ class SourceDatasets:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    self._headers[sop_instance_uid] = dcmread(path, stop_before_pixels=True)
+                    self._headers[sop_instance_uid] = read_object(path, stop_before_pixels=True)
             except (InvalidDicomError, *DAMAGE) as error:
                 raise ProcessingFailureError(
                     f"a source instance cannot be read again: {type(error).__name__}",

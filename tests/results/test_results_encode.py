@@ -28,7 +28,7 @@ from pipelines.errors import Refusal, RefusalReason
 from pipelines.function.findings import Quantity, VentricularFunction
 from pipelines.function.normals import reference_interval
 from pipelines.function.slices import SliceMeasures, measure_slices
-from pipelines.quality.findings import QualityAssessment
+from pipelines.quality.findings import Grade, QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation, Label
 from results.conftest import DESTINATIONS, Encoded
 from results.synthetic import CREATED, MODEL, Cine, encoded, findings_of, heart, write_cine
@@ -256,8 +256,21 @@ def test_quality_and_omissions_are_in_the_report_in_words(result: Encoded) -> No
     for finding in result.findings[QualityAssessment].findings:
         assert any(finding.sentence in text for text in texts)
     assert any("Localizer of 3 images" in text for text in texts)
-    quality = [item for path, item in _items(report) if path[-1] == ("DCM", "122739")]
-    assert len(quality) == 1
+    (confidence,) = [item for path, item in _items(report) if path[-1] == ("99DICOMNODE", "CONFIDENCE")]
+    overall = result.findings[QualityAssessment].overall
+    assert confidence.ConceptCodeSequence[0].CodeValue == {Grade.GOOD: "CONF_GOOD", Grade.POOR: "CONF_POOR"}[overall]
+
+
+def test_confidence_is_not_coded_as_the_quality_of_images(result: Encoded) -> None:
+    """CID 3114 says how good images are, which a viewer would show beside the images."""
+    image_quality = {"122739", "122740", "122741", "122742", "122743", "111235"}
+    said = [
+        code.CodeValue
+        for _, item in _items(result.written(ResultRole.REPORT)[0])
+        for keyword in ("ConceptNameCodeSequence", "ConceptCodeSequence")
+        for code in item.get(keyword, [])
+    ]
+    assert not image_quality & set(said)
 
 
 def test_dcmqi_and_dcmtk_read_the_report(result: Encoded, tmp_path: Path, dcmtk: None) -> None:
@@ -331,7 +344,7 @@ def test_a_declined_study_gets_a_reason_and_no_number(tmp_path: Path, with_quali
     report = objects[0].dataset
     assert _numbers(report) == []
     evaluations = {path[-1]: item for path, item in _items(report) if item.ValueType == "CODE"}
-    assert evaluations["DCM", "122739"].ConceptCodeSequence[0].CodeValue == "111235"
+    assert evaluations["99DICOMNODE", "CONFIDENCE"].ConceptCodeSequence[0].CodeValue == "CONF_NONE"
     assert evaluations["99DICOMNODE", "DECLINED"].ConceptCodeSequence[0].CodeValue == "REF_QUALITY"
     texts = [item.TextValue for _, item in _items(report) if item.ValueType == "TEXT"]
     assert any("only 2 of 9 slices" in text for text in texts)
