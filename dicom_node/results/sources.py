@@ -32,7 +32,7 @@ class SourceDatasets:
     paths: dict[str, Path] = field(default_factory=dict)
     _headers: dict[str, Dataset] = field(default_factory=dict, repr=False)
 
-    def take(self, dataset: FileDataset) -> None:
+    def take(self, path: Path, dataset: Dataset) -> None:
         """Take in a data set that was read from a file; of two with one UID the first counts.
 
         What is made of the data set afterwards does not show here: text keeps the bytes of the source.
@@ -42,14 +42,14 @@ class SourceDatasets:
             return
         implicit, little_endian = dataset.original_encoding
         header = FileDataset(
-            dataset.filename,
+            path,
             {tag: element for tag, element in dataset.items() if tag < _PIXELS},
             file_meta=dataset.file_meta,
             is_implicit_VR=implicit,
             is_little_endian=little_endian,
         )
         header.set_original_encoding(implicit, little_endian, dataset.original_character_set)
-        self.paths[uid] = Path(str(dataset.filename))
+        self.paths[uid] = path
         self._headers[uid] = header
 
     @classmethod

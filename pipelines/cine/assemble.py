@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset
 
 from pipelines.cine import elements
 from pipelines.cine.declared import MAX_STUDY_PIXELS, DeclaredError
@@ -66,7 +66,7 @@ class _Study:
     omissions: list[Omission] = field(default_factory=list)
 
 
-def assemble(paths: Iterable[Path], seen: Callable[[FileDataset], None] | None = None) -> list[CineStudy]:
+def assemble(paths: Iterable[Path], seen: Callable[[Path, Dataset], None] | None = None) -> list[CineStudy]:
     """Assemble the cine stacks of DICOM files.
 
     Parameters
@@ -75,15 +75,15 @@ def assemble(paths: Iterable[Path], seen: Callable[[FileDataset], None] | None =
         Files in any order; of several studies, with other modalities among them. Files that cannot be read become
         omissions (of the only study, or of a study with an empty UID when there are several).
     seen : callable, optional
-        Told each data set as it was read, before anything is made of it: whoever needs the headers, too, need not read
-        the files again. Large elements, pixel data among them, are still on disk.
+        Told each file and its data set as it was read, before anything is made of it: whoever needs the headers, too,
+        need not read the files again. Large elements, pixel data among them, are still on disk.
 
     Returns
     -------
     list of CineStudy
         One a study, ordered by StudyInstanceUID; also for studies without any cine.
     """
-    datasets: list[FileDataset] = []
+    datasets: list[Dataset] = []
     unreadable: list[Omission] = []
     for path in paths:
         try:
@@ -91,6 +91,8 @@ def assemble(paths: Iterable[Path], seen: Callable[[FileDataset], None] | None =
             if not dataset:
                 raise ValueError("it holds no DICOM element")
             datasets.append(dataset)
+            if seen is not None:
+                seen(path, dataset)
             if len(datasets) == 1 and decoded_apart(dataset):
                 start_decoder()
         except elements.DAMAGE as error:
@@ -102,9 +104,6 @@ def assemble(paths: Iterable[Path], seen: Callable[[FileDataset], None] | None =
                     (),
                 )
             )
-    if seen is not None:
-        for dataset in datasets:
-            seen(dataset)
     return _assembled(datasets, unreadable)
 
 
