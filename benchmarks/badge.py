@@ -142,7 +142,7 @@ def phantom_case(seed: int) -> Case:
 
 def patient_cases(data: Path, fold: int) -> Iterator[Case]:
     """Patients of ACDC that a fold holds out: end diastole and end systole."""
-    from pipelines.segmentation.evaluate import cases_of_fold, volumes
+    from pipelines.evaluation.segmentation import cases_of_fold, volumes
     from pipelines.training.acdc import find_patients, read_patient, to_stack
 
     folders = {folder.name: folder for folder in find_patients(data)}

@@ -12,8 +12,8 @@ from dicom_node.commands.terminal import JsonFlag, console, print_json, table
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pipelines.motion.evaluate import MotionEvaluation
-    from pipelines.segmentation.evaluate import CaseResult, SegmentationEvaluation
+    from pipelines.evaluation.motion import MotionEvaluation
+    from pipelines.evaluation.segmentation import CaseResult, SegmentationEvaluation
     from pipelines.training.segmentation import Progress as TrainingProgress
 
 __all__ = ["evaluate_app", "train_app"]
@@ -206,6 +206,7 @@ def evaluate_long_axis(
 ) -> None:
     """Compare long-axis contours and valve planes with simulated truth or with fitted surfaces; prints JSON."""
     from pipelines.long_axis.evaluate import compare_with_phantoms, compare_with_surfaces
+
     from pipelines.models.registry import PACKAGED, ModelUnavailable
 
     if (phantoms is None) == (surfaces is None):
@@ -238,8 +239,8 @@ def evaluate_segmentation(
     as_json: JsonFlag = False,
 ) -> None:
     """Segment every case as the node would, localiser included, and compare with its annotation."""
+    from pipelines.evaluation.segmentation import evaluate
     from pipelines.models.registry import PACKAGED, ModelUnavailable
-    from pipelines.segmentation.evaluate import evaluate
 
     with _progress(as_json) as progress:
         task = progress.add_task("cases", total=None, detail="")
@@ -276,9 +277,9 @@ def evaluate_motion(
     as_json: JsonFlag = False,
 ) -> None:
     """Follow motion, find keyframes and measure strain as the node would, and compare with what is true."""
+    from pipelines.evaluation.external import AnnotationError
+    from pipelines.evaluation.motion import PhantomResult, evaluate_acdc, evaluate_folder, evaluate_phantoms
     from pipelines.models.registry import PACKAGED, ModelUnavailable
-    from pipelines.motion.evaluate import PhantomResult, evaluate_acdc, evaluate_folder, evaluate_phantoms
-    from pipelines.segmentation.external import AnnotationError
     from pipelines.training.acdc import AcdcLayoutError
 
     if (data is None) == (phantoms is None):

@@ -93,7 +93,10 @@ def summary_pages(
     pages += _panel_pages(theme, [panel for part in parts for panel in part.panels])
     blocks: list[_Block] = []
     if declined:
-        blocks += [Heading("Not analysed"), *(Paragraph(sentence) for sentence in declined_sentences(declined))]
+        blocks += [
+            Heading("Not analysed"),
+            *(Paragraph(sentence) for sentence in declined_sentences(declined, of_all=False)),
+        ]
     if quality is not None:
         blocks += _quality_blocks(quality)
     blocks += _omission_blocks(study.omissions) + _series_blocks(provenance)
@@ -114,7 +117,7 @@ def refusal_pages(
 ) -> list[Figure]:
     """Draw why a study was declined."""
     blocks: list[_Block] = [Heading("Not analysed")]
-    blocks += [Paragraph(sentence, size=12) for sentence in declined_sentences(declined)]
+    blocks += [Paragraph(sentence, size=12) for sentence in declined_sentences(declined, of_all=True)]
     blocks.append(Paragraph("No numbers are reported for this study.", muted=True))
     if quality is not None:
         blocks += _quality_blocks(without_numbers(quality))

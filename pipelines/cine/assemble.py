@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -70,7 +70,7 @@ class _Study:
     omissions: list[Omission] = field(default_factory=list)
 
 
-def assemble(paths: Iterable[Path]) -> list[CineStudy]:
+def assemble(paths: Iterable[Path], seen: Callable[[Path, Dataset], None] | None = None) -> list[CineStudy]:
     """Assemble the cine stacks of DICOM files.
 
     Parameters
@@ -78,6 +78,9 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
     paths : iterable of Path
         Files in any order; of several studies, with other modalities among them. Files that cannot be read become
         omissions (of the only study, or of a study with an empty UID when there are several).
+    seen : callable, optional
+        Told each file and its data set as it was read, before anything is made of it: whoever needs the headers, too,
+        need not read the files again. Large elements, pixel data among them, are still on disk.
 
     Returns
     -------
@@ -92,6 +95,8 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
             if not dataset:
                 raise ValueError("it holds no DICOM element")
             datasets.append(dataset)
+            if seen is not None:
+                seen(path, dataset)
             if len(datasets) == 1 and _goes_apart(dataset):
                 start_decoder()
         except elements.DAMAGE as error:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
+from pipelines.evaluation.external import AnnotationError, cut_surface, fill_segments, read_surface
+from pipelines.evaluation.segmentation import dice
 from pipelines.long_axis.annulus import annulus_points, apex_points
 from pipelines.long_axis.findings import LongAxisLabel, Valve
 from pipelines.long_axis.measure import read_view
@@ -19,8 +21,6 @@ from pipelines.long_axis.valve_plane import ValvePlanes, valve_planes
 from pipelines.models.registry import PACKAGED
 from pipelines.phantom.heart import LID_TILT
 from pipelines.phantom.study import CineAcquisition, PhantomStudy, simulate
-from pipelines.segmentation.evaluate import dice
-from pipelines.segmentation.external import AnnotationError, cut_surface, fill_segments, read_surface
 from pipelines.training.long_axis import view_recipe
 
 __all__ = ["PhantomViews", "SurfaceViews", "compare_with_phantoms", "compare_with_surfaces", "open_cut"]

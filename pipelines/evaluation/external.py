@@ -19,12 +19,12 @@ from scipy import ndimage
 
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStack, StackGeometry, StudyContext
+from pipelines.evaluation.segmentation import dice
 from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import Quantity
 from pipelines.function.measure import measure_function
 from pipelines.function.slices import measure_slices
 from pipelines.quality.assess import assess_quality
-from pipelines.segmentation.evaluate import dice
 from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.segment import segment
 
@@ -422,7 +422,7 @@ def compare_with_surfaces(subject: Path) -> SurfaceComparison:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare one subject and print one JSON object."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.segmentation.external", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.evaluation.external", description=__doc__)
     parser.add_argument("kind", choices=("contours", "surfaces"), help="contours of Sunnybrook, or fitted surfaces")
     parser.add_argument("folder", type=Path, help="folder of one patient")
     options = parser.parse_args(arguments)
