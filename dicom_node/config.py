@@ -486,6 +486,9 @@ class ResultSettings(_Section):
     institution: str = ""
     contact: str = ""
     """Whom to ask about a result; printed on the summary page."""
+    patient_on_pages: bool = True
+    """Name, ID, birth date, study date and accession number at the head of each page. Off for research sites: what is
+    drawn into pixels stays when headers lose their identity."""
     destinations: dict[Name, DestinationProfile] = Field(default_factory=dict)
 
 

@@ -85,9 +85,11 @@ def test_a_scrape_tells_what_waits_and_what_failed(tmp_path: Path) -> None:
     complete_job(ledger, first, [a_result(1, "pacs", "removed")], DELIVERED, now=NOW)
     claim_deliveries(ledger, "pacs", 1, "me", NOW, 60)
     seen = scraped(settings, ledger)
-    assert seen["dicom_node_jobs queued"] == 1
+    # One of the second study, and the closing job of the first.
+    assert seen["dicom_node_jobs queued"] == 2
     assert seen["dicom_node_jobs failed"] == 0
-    assert seen["dicom_node_jobs_late"] == 1
+    assert seen["dicom_node_jobs_late"] == 2
+    assert seen["dicom_node_destination_unreachable pacs"] == 0
     assert seen["dicom_node_jobs_oldest_timestamp_seconds"] == NOW.timestamp()
     assert seen["dicom_node_deliveries pacs sending"] == 1
     assert seen["dicom_node_deliveries pacs dead"] == 0

@@ -247,7 +247,7 @@ def _show_results(held: Collection[Path], output: Path, truth: Mapping[Quantity,
         rows[key] = rows.get(key, 0) + 1
         if dataset.SOPClassUID == SecondaryCaptureImageStorage:
             name = re.sub(r"[^0-9A-Za-z.]", "_", str(dataset.StudyInstanceUID))[-24:]
-            page = output / f"summary-{name}-{dataset.InstanceNumber}.png"
+            page = output / f"summary-{name}-{dataset.SeriesNumber}-{dataset.InstanceNumber}.png"
             Image.fromarray(dataset.pixel_array).save(page)
             pages.append(page)
         elif dataset.SOPClassUID == Comprehensive3DSRStorage:

@@ -132,9 +132,11 @@ def process_study(
         A package failed (not: declined) and attempts are left, or a source instance cannot be read again.
     """
     seconds: dict[str, float] = {}
+    sources = SourceDatasets()
     asked = [packages()[name] for name in (route.analyses if package is None else (package,))]
     with _timed("assemble", seconds, on_step):
-        study = next((one for one in assemble(paths) if one.context.study_instance_uid == study_instance_uid), None)
+        read = assemble(paths, sources.take)
+        study = next((one for one in read if one.context.study_instance_uid == study_instance_uid), None)
     if study is None:
         raise CannotUnderstandError(
             f"none of {len(paths)} files belongs to the study",
@@ -145,7 +147,6 @@ def process_study(
     seconds |= findings.seconds
     _raise_failure(findings.refusals, last_attempt)
     with _timed("encode", seconds, on_step):
-        sources = SourceDatasets.index(paths)
         profiles = _profiles(route, results)
         circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors))
         encoded = encode_study(study, [findings_of(one, findings) for one in asked], sources, profiles, circumstances)

@@ -64,6 +64,14 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("KEY_MS", "Mid-systole: fastest contraction"),
         ("KEY_PF", "Peak early filling: fastest relaxation"),
         ("KEY_MD", "Mid-diastole: before atrial contraction"),
+        # Long axis and left atrium.
+        ("MAPSE", "Mitral annular plane systolic excursion"),
+        ("TAPSE", "Tricuspid annular plane systolic excursion"),
+        ("LAVMAX", "Left atrial maximum volume"),
+        ("LAVMIN", "Left atrial minimum volume"),
+        ("LASR", "Left atrial reservoir strain"),
+        ("LASCD", "Left atrial conduit strain"),
+        ("LASCT", "Left atrial booster strain"),
         # What a report says beside numbers.
         ("OMISSION", "Images received but not analysed"),
         ("DECLINED", "Analysis declined"),
@@ -138,6 +146,8 @@ def _dcm(value: str, meaning: str) -> Code:
 def _ln(value: str, meaning: str) -> Code:
     return Code(value, "LN", meaning)
 
+
+LEFT_ATRIUM = _sct("82471001", "Left atrium")
 
 _STROKE_VOLUME = _sct("90096001", "Stroke Volume")
 _CARDIAC_OUTPUT = _sct("82799009", "Cardiac Output")

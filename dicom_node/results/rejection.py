@@ -26,8 +26,8 @@ from dicom_node.results.uids import derive_uid
 
 __all__ = ["REJECTION_SERIES", "RejectedObject", "RejectionNote", "RejectionReason", "rejection_note"]
 
-REJECTION_SERIES = 19
-"""Added to the first series number of results: no role has it."""
+REJECTION_SERIES = 1000
+"""Added to the first series number of results: beyond the blocks of all packages."""
 SERIES_DESCRIPTION = "AI results REJECTED"
 _EQUIPMENT = (
     "Manufacturer",

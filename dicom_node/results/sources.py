@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 
 from dicom_node.errors import ProcessingFailureError
@@ -17,18 +17,40 @@ from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 
 __all__ = ["SourceDatasets", "frame_layers"]
 
+_PIXELS = 0x7FE0_0000
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceDatasets:
-    """Where each source instance lies; headers are read when asked for, once, without pixels.
+    """Where each source instance lies, and its header without pixels: as it was read, or read once when asked for.
 
     Attributes
     ----------
-    paths : mapping of SOP Instance UID to file
+    paths : dict of SOP Instance UID to file
     """
 
-    paths: Mapping[str, Path]
+    paths: dict[str, Path] = field(default_factory=dict)
     _headers: dict[str, Dataset] = field(default_factory=dict, repr=False)
+
+    def take(self, path: Path, dataset: Dataset) -> None:
+        """Take in a data set that was read from a file; of two with one UID the first counts.
+
+        What is made of the data set afterwards does not show here: text keeps the bytes of the source.
+        """
+        uid = _sop_instance_uid(dataset)
+        if not uid or uid in self.paths:
+            return
+        implicit, little_endian = dataset.original_encoding
+        header = FileDataset(
+            path,
+            {tag: element for tag, element in dataset.items() if tag < _PIXELS},
+            file_meta=dataset.file_meta,
+            is_implicit_VR=implicit,
+            is_little_endian=little_endian,
+        )
+        header.set_original_encoding(implicit, little_endian, dataset.original_character_set)
+        self.paths[uid] = path
+        self._headers[uid] = header
 
     @classmethod
     def index(cls, paths: Iterable[Path]) -> SourceDatasets:
@@ -36,15 +58,12 @@ class SourceDatasets:
         found: dict[str, Path] = {}
         for path in paths:
             try:
-                # Raw: no value is converted, so an invalid UID neither warns nor changes.
                 header = read_object(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
-                element = header.get_item("SOPInstanceUID")
             except (InvalidDicomError, *DAMAGE):
                 continue
-            if element is not None and element.value:
-                value = element.value
-                uid = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-                found.setdefault(uid.strip(" \0"), path)
+            uid = _sop_instance_uid(header)
+            if uid:
+                found.setdefault(uid, path)
         return cls(found)
 
     def header(self, sop_instance_uid: str) -> Dataset:
@@ -107,6 +126,14 @@ class SourceDatasets:
     def layers(self, source: FrameSource) -> list[Dataset]:
         """Attributes of one frame, the most specific first."""
         return frame_layers(self.header(source.sop_instance_uid), source.frame_number)
+
+
+def _sop_instance_uid(dataset: Dataset) -> str:
+    """Raw: no value is converted, so an invalid UID neither warns nor changes."""
+    element = dataset.get_item("SOPInstanceUID")
+    value = None if element is None else element.value
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
+    return text.strip(" \0")
 
 
 def frame_layers(header: Dataset, frame_number: int | None) -> list[Dataset]:

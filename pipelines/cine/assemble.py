@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from pipelines.cine.geometry import parallel_groups
 from pipelines.cine.headers import FrameHeader, frame_headers, origin
 from pipelines.cine.order import disorder, median_allowed, single_allowed
 from pipelines.cine.phases import OrderedBy
-from pipelines.cine.pixels import DecoderStoppedError, UndecodableError, check_frame, decode_frame, decoded_apart
+from pipelines.cine.pixels import DecoderStoppedError, PixelFormat, UndecodableError, check_frame, decode_frame
 from pipelines.cine.reading import read_object
 from pipelines.cine.selection import excluded_frame, excluded_object
 from pipelines.cine.slices import LeftOut, SlicePlan, StackPlan, not_chosen, plan_slices, plan_stack, rank
@@ -45,7 +45,11 @@ _log = structlog.get_logger(__name__)
 
 MIN_SHORT_AXIS_SLICES = 3
 MAX_LONG_AXIS_SLICES = 3
-SHORT_AXIS_PITCH_MM = (4.5, 20.5)
+SHORT_AXIS_PITCH_MM = (1.5, 20.5)
+"""From thin stacks, on which the apical cap has slices of its own, to sparse ones."""
+THIN_MM = 4.5
+MIN_SHORT_AXIS_EXTENT_MM = 25.0
+"""Thin slices over less than this, a third of a ventricle, are something else; three of 9 mm are more."""
 
 _DEFER_BYTES = 65536
 """Elements above this size stay on disk until they are asked for: pixel data of frames that nobody chooses."""
@@ -66,7 +70,7 @@ class _Study:
     omissions: list[Omission] = field(default_factory=list)
 
 
-def assemble(paths: Iterable[Path]) -> list[CineStudy]:
+def assemble(paths: Iterable[Path], seen: Callable[[Path, Dataset], None] | None = None) -> list[CineStudy]:
     """Assemble the cine stacks of DICOM files.
 
     Parameters
@@ -74,6 +78,9 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
     paths : iterable of Path
         Files in any order; of several studies, with other modalities among them. Files that cannot be read become
         omissions (of the only study, or of a study with an empty UID when there are several).
+    seen : callable, optional
+        Told each file and its data set as it was read, before anything is made of it: whoever needs the headers, too,
+        need not read the files again. Large elements, pixel data among them, are still on disk.
 
     Returns
     -------
@@ -88,7 +95,9 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
             if not dataset:
                 raise ValueError("it holds no DICOM element")
             datasets.append(dataset)
-            if len(datasets) == 1 and decoded_apart(dataset):
+            if seen is not None:
+                seen(path, dataset)
+            if len(datasets) == 1 and _goes_apart(dataset):
                 start_decoder()
         except elements.DAMAGE as error:
             unreadable.append(
@@ -105,6 +114,14 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
 def assemble_datasets(datasets: Iterable[Dataset]) -> list[CineStudy]:
     """Assemble the cine stacks of data sets that hold their pixel data; otherwise as `assemble`."""
     return _assembled(datasets, [])
+
+
+def _goes_apart(dataset: Dataset) -> bool:
+    """Tell whether the frames of an object go to the decoder in the other process."""
+    try:
+        return PixelFormat.of(dataset).apart
+    except UndecodableError:
+        return False
 
 
 def _assembled(datasets: Iterable[Dataset], unreadable: Sequence[Omission]) -> list[CineStudy]:
@@ -293,7 +310,9 @@ def _unfit_short_axis(plan: StackPlan) -> str | None:
         return f"{count} slice(s) in short-axis direction; a short-axis stack has at least {MIN_SHORT_AXIS_SLICES}."
     pitch = float(np.median(np.diff([part.along for part in plan.slices])))
     if not SHORT_AXIS_PITCH_MM[0] <= pitch <= SHORT_AXIS_PITCH_MM[1]:
-        return f"The slices in short-axis direction are {pitch:.1f} mm apart; a short-axis stack has 5 to 20 mm."
+        return f"The slices in short-axis direction are {pitch:.1f} mm apart; a short-axis stack has 2 to 20 mm."
+    if len(plan.slices) * pitch < MIN_SHORT_AXIS_EXTENT_MM and pitch < THIN_MM:
+        return f"The slices in short-axis direction cover {len(plan.slices) * pitch:.0f} mm: too little of a ventricle."
     return None
 
 
@@ -380,6 +399,7 @@ class _Decoding:
     """The frames of one study on their way to grey values."""
 
     datasets: dict[str, Dataset]
+    formats: dict[str, PixelFormat] = field(default_factory=dict)
     undecodable: dict[tuple[str, int], LeftOut] = field(default_factory=dict)
     """What the last plan held and cannot be decoded."""
     contradicted: dict[tuple[str, int], OrderedBy] = field(default_factory=dict)
@@ -392,7 +412,8 @@ class _Decoding:
         for plan in plans:
             for frame in _frames(plan):
                 try:
-                    check_frame(self.datasets[frame.origin.sop_instance_uid], frame.frame_number)
+                    dataset, form = self._object(frame)
+                    check_frame(dataset, frame.frame_number, form)
                 except UndecodableError as error:
                     self._note(frame, str(error))
 
@@ -403,11 +424,11 @@ class _Decoding:
 
     def decode(self, frame: FrameHeader, shape: tuple[int, int]) -> NDArray[np.float32]:
         """Grey values of a frame; zeros, and a note, when it cannot be decoded."""
-        dataset = self.datasets[frame.origin.sop_instance_uid]
         try:
-            if self.deaths >= _MAX_DEATHS and decoded_apart(dataset):
+            dataset, form = self._object(frame)
+            if self.deaths >= _MAX_DEATHS and form.apart:
                 raise UndecodableError("the decoder ended over other frames of the study")
-            values = decode_frame(dataset, frame.frame_number)
+            values = decode_frame(dataset, frame.frame_number, form)
             if values.shape != shape:
                 raise UndecodableError("the image has another size than its header says")
         except UndecodableError as error:
@@ -415,6 +436,12 @@ class _Decoding:
             self._note(frame, str(error))
             return np.zeros(shape, dtype=np.float32)
         return values
+
+    def _object(self, frame: FrameHeader) -> tuple[Dataset, PixelFormat]:
+        uid = frame.origin.sop_instance_uid
+        if uid not in self.formats:
+            self.formats[uid] = PixelFormat.of(self.datasets[uid])
+        return self.datasets[uid], self.formats[uid]
 
     def _note(self, frame: FrameHeader, why: str) -> None:
         detail = f"Its pixels cannot be decoded ({why})."

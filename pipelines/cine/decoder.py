@@ -139,7 +139,7 @@ def decode_apart(attributes: Mapping[str, Any], codestream: bytes) -> NDArray[np
     return _decoder.ask(attributes, codestream)
 
 
-def _write(file: Any, header: Mapping[str, Any], payload: bytes | memoryview) -> None:
+def _write(file: Any, header: Mapping[str, Any], payload: bytes) -> None:
     encoded = json.dumps(header).encode()
     file.write(struct.pack("<L", len(encoded)) + encoded)
     file.write(payload)
@@ -190,7 +190,7 @@ def _serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
             _write(stdout, {"error": f"{type(error).__name__}: {reason}"}, b"")
             continue
         about = {"type": values.dtype.str, "shape": values.shape, "bytes": values.nbytes}
-        _write(stdout, about, memoryview(values).cast("B"))
+        _write(stdout, about, values.tobytes())
 
 
 def _main() -> None:

@@ -255,7 +255,7 @@ def _frame(identity: Origin, layers: Layers, frame_number: int | None) -> FrameH
         nominal_interval_ms=first("NominalInterval", "RRIntervalTimeNominal"),
         heart_rate_bpm=first("HeartRate"),
         declared_phases=None if declared is None or declared < 2 else int(declared),
-        unreadable=_unreadable(layers) if trigger is None or temporal is None else (),
+        unreadable=_unreadable(layers) if trigger is None and temporal is None and private is None else (),
     )
     if header.position is None or header.orientation is None or header.pixel_spacing is None:
         return replace(header, geometry_problem=_geometry_problem(header, layers))

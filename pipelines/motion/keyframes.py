@@ -18,6 +18,9 @@ __all__ = ["KeyframeTimes", "MotionDescriptor", "find_keyframes", "motion_descri
 
 PHASES_MIN = 8
 """Fewer frames do not show five keyframes."""
+REST_SHARE = 0.15
+ONSET_SHARE = 0.25
+"""See :func:`find_keyframes`; chosen on phantoms whose seeds no figure is reported on."""
 _REST_MM = 0.75
 """Mean motion a frame that always counts as motion: 0.3 pixels of 2.5 mm."""
 _SMOOTHING = 0.8
@@ -135,18 +138,32 @@ def _turning(
     return cosine, opened if opened.any() else turning
 
 
-def find_keyframes(curve: NDArray[np.float64]) -> KeyframeTimes | None:
-    """The five keyframes of a descriptor curve by the published rules.
+def find_keyframes(
+    curve: NDArray[np.float64], *, rest_share: float = REST_SHARE, onset_share: float = ONSET_SHARE
+) -> KeyframeTimes | None:
+    """The five keyframes of a descriptor curve.
 
-    The rules look for the extrema of the curve and for its changes of sign, in windows that follow each other around
-    the cycle. The published code gives frames, and moves peak flow by one; here the question which frame is meant does
-    not arise: a value belongs to the moment between two frames, extrema are those of the parabola through three values,
-    changes of sign are interpolated, and the nearest frame is taken at the very end.
+    The published rules look for the extrema of the curve and for its changes of sign, in windows that follow each other
+    around the cycle. Three things are settled here that they leave open:
+
+    * *Which frame.* The published code gives indices of motion between frames, and moves peak flow on by one. Here a
+      value belongs to the moment halfway between two frames, extrema are those of the parabola through three values,
+      and the nearest frame is taken at the very end.
+    * *Where in the rest.* Between contraction and relaxation, and between atrial contraction and contraction, the
+      valves are closed and nothing moves for 50 to 100 ms; a change of sign is somewhere in there. End systole and end
+      diastole are the beginning of that rest, when the motion before it has fallen to a part of its peak: the
+      closure of the valve, the first frame of the smallest and of the largest volume.
+    * *Mid-diastole* is the frame before the atrial contraction. The published rule takes the peak of the atrial wave;
+      here it is the moment from which on the curve rises to that peak.
 
     Parameters
     ----------
     curve : (T,) float64
         Negative while the heart contracts; element i is of the moment i + ½.
+    rest_share : float
+        Part of a peak at which the motion counts as at rest; 0 is the published change of sign.
+    onset_share : float
+        Part of the height of the atrial wave at which it counts as begun; 1 is the published peak.
 
     Returns
     -------
@@ -167,11 +184,11 @@ def find_keyframes(curve: NDArray[np.float64]) -> KeyframeTimes | None:
     relaxed = [k for k in falls if k >= flow] or [int(np.argmin(np.abs(turned[flow:]))) + flow]
     middle = (flow + relaxed[-1]) / 2
     fallen = [k for k in falls if k >= middle] or relaxed
-    end_diastole = _crossing(turned, fallen[-1])
-    risen = [k for k in rises if k < flow]
-    end_systole = _crossing(turned, risen[-1]) if risen else 1.0
-    later = [k for k in _peaks(turned) if flow < k < end_diastole]
-    mid_diastole = _extremum(turned, later[-1]) if later else (flow + end_diastole) / 2
+    waves = [k for k in _peaks(turned) if flow < k <= fallen[-1]]
+    wave = waves[-1] if waves else flow
+    end_diastole = _falls_to(turned, wave, rest_share * turned[wave])
+    end_systole = _falls_to(-turned, 0, -rest_share * turned[0])
+    mid_diastole = _onset(turned, flow, wave, onset_share) if waves else (flow + end_diastole) / 2
 
     def moment(intervals: float) -> float:
         return float((lowest + intervals + 0.5) % phases)
@@ -183,6 +200,24 @@ def find_keyframes(curve: NDArray[np.float64]) -> KeyframeTimes | None:
         peak_flow=moment(_extremum(turned, flow)),
         mid_diastole=moment(mid_diastole),
     )
+
+
+def _falls_to(curve: NDArray[np.float64], start: int, level: float) -> float:
+    """Where a curve falls to a level for the first time from an index on, interpolated; the last index if never."""
+    for k in range(start, len(curve) - 1):
+        if curve[k] >= level > curve[k + 1]:
+            return k + float((curve[k] - level) / (curve[k] - curve[k + 1]))
+    return float(len(curve) - 1)
+
+
+def _onset(curve: NDArray[np.float64], flow: int, wave: int, share: float) -> float:
+    """Where the rise to a peak begins: the last moment before it at a share of its height above the trough."""
+    trough = flow + int(np.argmin(curve[flow : wave + 1]))
+    level = curve[trough] + share * (curve[wave] - curve[trough])
+    for k in range(wave, trough, -1):
+        if curve[k - 1] < level <= curve[k]:
+            return k - 1 + float((level - curve[k - 1]) / (curve[k] - curve[k - 1]))
+    return float(trough)
 
 
 def _peaks(curve: NDArray[np.float64]) -> list[int]:
@@ -199,12 +234,6 @@ def _peak_flow(turned: NDArray[np.float64], first_rise: int, highest: int) -> in
     if len(peaks) <= 2:
         return peaks[0]
     return min(sorted(peaks, key=lambda k: -turned[k])[:2])
-
-
-def _crossing(curve: NDArray[np.float64], k: int) -> float:
-    """Where the line from value k to value k + 1 is zero."""
-    before, after = curve[k], curve[min(k + 1, len(curve) - 1)]
-    return k + float(before / (before - after)) if before != after else k + 0.5
 
 
 def _extremum(curve: NDArray[np.float64], k: int) -> float:

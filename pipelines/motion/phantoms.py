@@ -24,6 +24,8 @@ def measured_recipe(seed: int, *, faults: bool) -> PhantomRecipe:
         dialect=vendors[int(rng.integers(len(vendors)))],
         slices=int(rng.integers(9, 13)),
         phases=int(rng.integers(20, 36)),
+        rows=176,
+        columns=192,
         faults=frozenset({_FAULTS[int(rng.integers(len(_FAULTS)))]}) if faults and rng.random() < 0.6 else frozenset(),
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from pipelines.motion.crop import SPACING_MM, centre_of_ventricle, sample_cine, 
 from pipelines.phantom.generator import training_recipe
 from pipelines.phantom.recipe import PhantomRecipe
 from pipelines.phantom.study import CineAcquisition, simulate
+from pipelines.phantom.truth import PhantomTruth, measure_truth
 from pipelines.segmentation.grid import Square, sample_square
 from pipelines.segmentation.segment import segment
 
@@ -27,6 +29,8 @@ SIZE = 112
 """A margin about the square of the network, for augmentation."""
 _SLICES = 4
 _FAULT_RATE = 0.4
+_NEAR_MM = 4.0
+_POINTS = 160
 LABELS = 5
 """LV cavity, myocardium, RV cavity, left atrium, right atrium."""
 _LONG_AXIS_VIEWS = (View.LAX_2CH, View.LAX_3CH, View.LAX_4CH, View.LAX)
@@ -44,11 +48,15 @@ class CineCrop:
         Grey values 0 … 1.25 times 200.
     labels : (T, 112, 112) uint8 or None
         0 background, 1 … 5 as in :data:`LABELS`; ``None`` where nobody has drawn them.
+    points : (T, N, 2) float32 or None
+        Where points of the wall are seen in the plane, row and column, mm from the centre of the square; NaN where one
+        is not in it. ``None`` where nobody knows.
     """
 
     identifier: str
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8] | None
+    points: NDArray[np.float32] | None = None
 
 
 def motion_recipe(seed: int) -> PhantomRecipe:
@@ -73,6 +81,7 @@ def phantom_crops(seed: int) -> list[CineCrop]:
     if centre is None:
         return []
     rng = np.random.default_rng([seed, 0x534C49])
+    truth = measure_truth(study)
     crops = []
     for cine in study.cines:
         chosen = sorted(rng.permutation(cine.pixels.shape[1])[:_SLICES].tolist())
@@ -83,10 +92,60 @@ def phantom_crops(seed: int) -> list[CineCrop]:
         images = _images(cine.pixels[:, chosen].astype(np.float32), cine.geometry, centre)
         masks = _masks(labels, cine, square_at(centre, cine.geometry))
         crops += [
-            CineCrop(f"phantom-{seed}/{cine.view}/{index}", images[:, place], masks[:, place])
+            CineCrop(
+                f"phantom-{seed}/{cine.view}/{index}",
+                images[:, place],
+                masks[:, place],
+                seen_points(truth, cine.geometry, index, centre, through=cine.view is View.SAX),
+            )
             for place, index in enumerate(chosen)
         ]
     return crops
+
+
+def seen_points(
+    truth: PhantomTruth, geometry: StackGeometry, index: int, centre: NDArray[np.float64], *, through: bool
+) -> NDArray[np.float32]:
+    """Where points of the wall are seen on one slice over the cycle, (T, N, 2), mm from the centre of the square.
+
+    Parameters
+    ----------
+    truth : PhantomTruth
+    geometry : StackGeometry
+    index : int
+        Slice.
+    centre : (3,) float64
+        Centre of the square, patient coordinates.
+    through : bool
+        The muscle moves through the plane (short axis): a point is one of a line of muscle of one angle and depth,
+        seen where the line crosses the plane at each phase. Otherwise points near the plane at end diastole, projected.
+    """
+    lines = truth.point_position.reshape(len(truth.point_position), *_material_shape(truth), 3).astype(np.float64)
+    relative = lines - geometry.positions[index]
+    height = relative @ geometry.normal
+    square = square_at(centre, geometry)
+    place = np.stack([relative @ geometry.column_direction, relative @ geometry.row_direction], axis=-1)
+    place = place - np.array([square.row_mm, square.column_mm])
+    if not through:
+        near = np.flatnonzero(np.abs(height[0]).ravel() < _NEAR_MM)
+        chosen = np.random.default_rng(index).permutation(near)[:_POINTS]
+        return np.asarray(place.reshape(len(place), -1, 2)[:, chosen], dtype=np.float32)
+    below, above = height[:, :, :-1], height[:, :, 1:]
+    crosses = (below <= 0) != (above <= 0)
+    first = crosses.argmax(axis=2)[:, :, None]
+    low, high = (np.take_along_axis(part, first, axis=2) for part in (below, above))
+    share = (low / np.where(low == high, 1.0, low - high))[..., None]
+    start = np.take_along_axis(place[:, :, :-1], first[..., None], axis=2)
+    end = np.take_along_axis(place[:, :, 1:], first[..., None], axis=2)
+    seen = (start + share * (end - start))[:, :, 0]
+    seen[~crosses.any(axis=2)] = np.nan
+    return np.asarray(seen.reshape(len(seen), -1, 2), dtype=np.float32)
+
+
+def _material_shape(truth: PhantomTruth) -> tuple[int, int, int]:
+    """Depths, levels and angles of the grid of material points."""
+    depths, angles = (len(np.unique(truth.point_material[:, axis].round(6))) for axis in (0, 1))
+    return depths, len(truth.point_material) // (depths * angles), angles
 
 
 def _images(pixels: NDArray[np.float32], geometry: StackGeometry, centre: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -131,12 +190,14 @@ def study_crops(folder: Path) -> Iterator[CineCrop]:
 
 def write_crops(crops: Iterable[CineCrop], path: Path, key: str) -> None:
     """Write crops to one ``.npz`` without pickled objects; ``key`` says what they were made from."""
-    arrays: dict[str, NDArray[np.uint8]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     names = []
     for crop in crops:
         arrays[f"images_{len(names)}"] = crop.images
         if crop.labels is not None:
             arrays[f"labels_{len(names)}"] = crop.labels
+        if crop.points is not None:
+            arrays[f"points_{len(names)}"] = crop.points
         names.append(crop.identifier)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
@@ -157,6 +218,7 @@ def read_crops(path: Path, key: str) -> list[CineCrop] | None:
                 name,
                 archive[f"images_{index}"],
                 archive[f"labels_{index}"] if f"labels_{index}" in archive.files else None,
+                archive[f"points_{index}"] if f"points_{index}" in archive.files else None,
             )
             for index, name in enumerate(facts["names"])
         ]
@@ -171,7 +233,7 @@ def packed_crops(
     workers: int = 1,
 ) -> list[CineCrop]:
     """Crops of phantoms and of patients, made once and kept in ``path``."""
-    sources = [f"phantoms {first_seed} {phantoms}", *(folder.name for folder in folders)]
+    sources = ["version 2", f"phantoms {first_seed} {phantoms}", *(folder.name for folder in folders)]
     key = hashlib.sha256("\n".join(sources).encode()).hexdigest()
     kept = read_crops(path, key)
     if kept is not None:

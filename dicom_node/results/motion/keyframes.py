@@ -32,6 +32,7 @@ KEYFRAME_WORDS: dict[Keyframe, str] = {
     Keyframe.PEAK_FLOW: "peak early filling",
     Keyframe.MID_DIASTOLE: "mid-diastole",
 }
+_SOURCE = Code("260753009", "SCT", "Source")
 _ENGLISH = Code("en", "RFC5646", "English")
 
 
@@ -79,13 +80,10 @@ def _selection(
 
 
 def _image(source: FrameSource) -> Dataset:
-    item = ImageContentItem(
-        # TID 2010 gives the images no name; highdicom writes one.
-        name=codes.DCM.Source,
+    return ImageContentItem(
+        name=_SOURCE,
         referenced_sop_class_uid=source.sop_class_uid,
         referenced_sop_instance_uid=source.sop_instance_uid,
         referenced_frame_numbers=None if source.frame_number is None else [source.frame_number],
         relationship_type=RelationshipTypeValues.CONTAINS,
     )
-    del item.ConceptNameCodeSequence
-    return item

@@ -14,20 +14,21 @@ from numpy.typing import NDArray
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStack, CineStudy, View
 from pipelines.errors import AnalysisRefused
+from pipelines.evaluation.external import read_annotated_frames
+from pipelines.evaluation.segmentation import dice
 from pipelines.function.curves import find_keyframes as volume_keyframes
 from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.models.registry import PACKAGED, load_model
 from pipelines.motion.crop import SIDE_MM, SIZE, centre_of_ventricle, sample_cine, square_at
 from pipelines.motion.fields import displace_points, jacobian, warp
 from pipelines.motion.findings import CardiacMotion, Component, Keyframe, StrainCurve
+from pipelines.motion.keyframes import MotionDescriptor, find_keyframes
 from pipelines.motion.measure import follow_study, keyframes_of, measure_motion
 from pipelines.motion.network import REGISTRATION_MODEL
 from pipelines.motion.phantoms import cine_study, measured_recipe
 from pipelines.motion.track import CineMotion, ViewMotion, displacement_between, follow_from
 from pipelines.phantom.study import simulate
 from pipelines.phantom.truth import PhantomTruth, measure_truth
-from pipelines.segmentation.evaluate import dice
-from pipelines.segmentation.external import read_annotated_frames
 from pipelines.segmentation.grid import Square, sample_square
 from pipelines.segmentation.labels import Label
 from pipelines.segmentation.refusal import SegmentationRefused
@@ -62,6 +63,8 @@ class PhantomResult:
     refused: str | None
     cfd: dict[str, dict[str, int]]
     """Cyclic frame difference by view and keyframe."""
+    cfd_published: dict[str, dict[str, int]]
+    """The same by the published rules."""
     cfd_volume: dict[str, int]
     """The same of end diastole and end systole by the volume-curve rule."""
     strain: dict[str, tuple[float, float, float]]
@@ -101,7 +104,8 @@ class MotionEvaluation:
     refused: int
     model: str
     cfd: dict[str, dict[str, float]]
-    """Mean cyclic frame difference by view and keyframe; ``volume_rule`` beside it, ``mean`` over the five."""
+    """Mean cyclic frame difference by view and keyframe, ``mean`` over the five; beside it ``volume_rule``, and each
+    view by the published rules."""
     strain: dict[str, dict[str, Errors]]
     """By component: ``all``, ``second way``, and each disease, vendor and fault."""
     interval_coverage: dict[str, float]
@@ -230,7 +234,9 @@ def _phantom(seed: int, faults: bool, model: LoadedModel) -> PhantomResult:
         found = _analyse(cine_study(study), model)
     except (AnalysisRefused, SegmentationRefused) as refusal:
         nan = float("nan")
-        return PhantomResult(*named, str(refusal), {}, {}, {}, {}, {}, (true_torsion, nan), {}, {}, nan, nan, nan, nan)
+        return PhantomResult(
+            *named, str(refusal), {}, {}, {}, {}, {}, {}, (true_torsion, nan), {}, {}, nan, nan, nan, nan
+        )
     seconds = time.perf_counter() - started
     result, strain = found.result, found.result.strain
     true_keys = {Keyframe(name): frame for name, frame in asdict(truth.facts.keyframes).items()}
@@ -247,6 +253,13 @@ def _phantom(seed: int, faults: bool, model: LoadedModel) -> PhantomResult:
         cfd={
             str(entry.view): {
                 str(key): _cyclic(frame, true_keys[key], recipe.phases) for key, frame in entry.phases.items()
+            }
+            for entry in result.keyframes.views
+        },
+        cfd_published={
+            str(entry.view): {
+                key: _cyclic(frame, true_keys[Keyframe(key)], recipe.phases)
+                for key, frame in _published(entry.descriptor, recipe.phases).items()
             }
             for entry in result.keyframes.views
         },
@@ -274,6 +287,11 @@ def _phantom(seed: int, faults: bool, model: LoadedModel) -> PhantomResult:
         folded_percent=result.folded_percent,
         seconds=seconds,
     )
+
+
+def _published(descriptor: MotionDescriptor, phases: int) -> dict[str, int]:
+    moments = find_keyframes(descriptor.direction, rest_share=0.0, onset_share=1.0)
+    return {} if moments is None else moments.frames(phases)
 
 
 def _cyclic(found: int, true: int, phases: int) -> int:
@@ -358,6 +376,8 @@ def _summarise(results: Sequence[PhantomResult], model: str) -> MotionEvaluation
         of_view = [result.cfd[view] for result in done if view in result.cfd]
         cfd[view] = {str(key): _mean([entry[key] for entry in of_view]) for key in Keyframe}
         cfd[view]["mean"] = _mean(list(cfd[view].values()))
+        published = [result.cfd_published[view] for result in done if result.cfd_published.get(view)]
+        cfd[f"{view} published rules"] = {str(key): _mean([entry[key] for entry in published]) for key in Keyframe}
     cfd["volume_rule"] = {
         key: _mean([result.cfd_volume[key] for result in done]) for key in ("end_diastole", "end_systole")
     }
