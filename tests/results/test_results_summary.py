@@ -408,8 +408,7 @@ import hashlib
 from pathlib import Path
 from dicom_node.results.canvas import LIGHT
 from dicom_node.results.capture import pdf
-from dicom_node.results.summary import function_pages
-from results.test_results_summary import PROVENANCE, content_of
+from results.test_results_summary import PROVENANCE, content_of, function_pages
 from results.synthetic import CREATED, write_cine
 cine = write_cine(Path(sys.argv[1]), phases=8, slices=4, size=64)
 pages = function_pages(LIGHT, content_of(cine), PROVENANCE)
