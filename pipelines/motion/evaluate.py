@@ -368,8 +368,7 @@ def _summarise(results: Sequence[PhantomResult], model: str) -> MotionEvaluation
             for name in (result.disease, result.vendor, *(result.faults or ("no fault",))):
                 groups.setdefault(name, []).append(result)
         strain[str(component)] = {
-            name: _errors([result.strain[component][:2] for result in members])  # type: ignore[misc]
-            for name, members in groups.items()
+            name: _errors([result.strain[component][:2] for result in members]) for name, members in groups.items()
         }
         strain[str(component)]["second way"] = _errors(
             [(result.strain[component][0], result.strain[component][2]) for result in with_it]

@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 LONG_AXIS_VIEWS = (View.LAX_2CH, View.LAX_3CH, View.LAX_4CH)
-PASSES = {View.SAX: 1, View.LAX_2CH: 2, View.LAX_3CH: 2, View.LAX_4CH: 2}
-"""Of the registration with the reference frame: a second one pays on the long axis, where the base moves farthest."""
+PASSES = {View.SAX: 1, View.LAX_2CH: 3, View.LAX_3CH: 3, View.LAX_4CH: 3}
+"""Of the registration with the reference frame: more than one pays on the long axis, where the base moves farthest."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -154,7 +154,7 @@ def study_crops(folder: Path) -> Iterator[CineCrop]:
 def write_crops(crops: Iterable[CineCrop], path: Path, key: str) -> None:
     """Write crops to one ``.npz`` without pickled objects; ``key`` says what they were made from."""
     arrays: dict[str, NDArray[Any]] = {}
-    names = []
+    names: list[str] = []
     for crop in crops:
         arrays[f"images_{len(names)}"] = crop.images
         if crop.labels is not None:
