@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from dicom_node.errors import ProcessingFailureError
+from pipelines.cine import elements
 from pipelines.cine.elements import DAMAGE
 from pipelines.cine.reading import read_object
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
@@ -66,7 +69,7 @@ class SourceDatasets:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    self._headers[sop_instance_uid] = read_object(path, stop_before_pixels=True)
+                    self._headers[sop_instance_uid] = _with_points(read_object(path, stop_before_pixels=True))
             except (InvalidDicomError, *DAMAGE) as error:
                 raise ProcessingFailureError(
                     f"a source instance cannot be read again: {type(error).__name__}",
@@ -97,6 +100,23 @@ class SourceDatasets:
     def layers(self, source: FrameSource) -> list[Dataset]:
         """Attributes of one frame, the most specific first."""
         return frame_layers(self.header(source.sop_instance_uid), source.frame_number)
+
+
+def _with_points(header: Dataset) -> Dataset:
+    """The data set with a point in each decimal string that has a comma: what results carry over must be legal."""
+    for tag in list(header.keys()):
+        element = header.get_item(tag)
+        if not isinstance(element, RawDataElement) or not element.value or b"," not in element.value:
+            continue
+        if _is_decimal(element) and elements.numbers(({tag: element},), int(tag)):
+            points = element.value.replace(b",", b".").rstrip(b"\\ ")
+            header[tag] = element._replace(VR="DS", value=points, length=len(points))
+    return header
+
+
+def _is_decimal(element: RawDataElement) -> bool:
+    implied = element.VR is None and dictionary_has_tag(element.tag) and dictionary_VR(element.tag) == "DS"
+    return element.VR == "DS" or implied
 
 
 def frame_layers(header: Dataset, frame_number: int | None) -> list[Dataset]:
