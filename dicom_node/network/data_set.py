@@ -3,7 +3,7 @@
 pydicom takes a truncated data set for a short one and says nothing. A receiver must not: Success for half an image is a
 lost image. So the structure is walked here, to the last byte, values untouched, and what identifies the object is
 picked up on the way, without the cost of a data set of pydicom's. How an element is told from the next is in
-:mod:`pipelines.structure`.
+:mod:`pipelines.cine.structure`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydicom.charset import convert_encodings
 from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_node.errors import CannotUnderstandError
-from pipelines.structure import SHORT_VRS, StructureError, element_at, padding
+from pipelines.cine.structure import SHORT_VRS, StructureError, element_at, padding
 
 __all__ = ["SPECIFIC_CHARACTER_SET", "Header", "read_header"]
 
