@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NewType
 
 from pipelines.analysis import Analysis, Findings, analysis, run
-from pipelines.cine.stack import CineStack, CineStudy, StudyContext
+from pipelines.cine.stack import CineStack, CineStudy, OmissionReason, StudyContext
 from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import Keyframes, UncheckedFunction, VentricularFunction
@@ -34,6 +34,9 @@ def short_axis(study: CineStudy) -> ShortAxis:
     stack = study.short_axis
     if stack is None:
         raise AnalysisRefused(RefusalReason.NO_SHORT_AXIS_STACK, "The study holds no short-axis cine stack.")
+    continued = next((one for one in study.omissions if one.reason is OmissionReason.CONTINUED_ELSEWHERE), None)
+    if continued is not None:
+        raise AnalysisRefused(RefusalReason.SPLIT_STACK, f"The volumes are unusable: {continued.detail}")
     if stack.slices < SLICES_MIN:
         sentence = f"The short-axis stack has {stack.slices} slice(s); {SLICES_MIN} are needed to measure a volume."
         raise AnalysisRefused(RefusalReason.TOO_FEW_SLICES, sentence)

@@ -283,6 +283,7 @@ class _Encoder:
                 frame_of_reference_uid=stack.frame_of_reference_uid,
                 index=index,
                 source=source,
+                regridded=index in stack.regridded_slices,
             )
             series.append(_object(self.context, role, dataset, names, [source], expected))
         return series

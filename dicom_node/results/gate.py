@@ -30,12 +30,15 @@ from dicom_node.results.codes import PRIVATE_DESIGNATOR, PRIVATE_SCHEME_UID
 from dicom_node.results.identity import CARRIED
 from dicom_node.results.objects import ExpectedMask, ExpectedSlice, ResultObject
 from dicom_node.results.sources import SourceDatasets
+from pipelines.cine.headers import frame_headers
+from pipelines.cine.regrid import image_centre
 
 __all__ = ["GateCheck", "IodFinding", "Problem", "check", "iod_findings"]
 
 _WORKERS = 4
 _IOD_TIMEOUT_S = 60
 _POSITION_TOLERANCE_MM = 0.01
+_REGRIDDED_TOLERANCE_MM = 0.5
 _DIRECTION_TOLERANCE = 1e-4
 
 
@@ -296,12 +299,24 @@ def _slice(dataset: Dataset, expected: ExpectedSlice, sources: SourceDatasets) -
     if str(dataset.FrameOfReferenceUID) != expected.frame_of_reference_uid:
         yield Problem(GateCheck.GEOMETRY, "FrameOfReferenceUID is not that of the source")
     # Against the header as received, not only against what the assembler made of it.
+    if expected.regridded:
+        yield from _regridded(position, expected, sources)
+        return
     for layer in sources.layers(expected.source):
         if "ImagePositionPatient" in layer:
             received = np.array([float(v) for v in layer.ImagePositionPatient])
             if np.abs(received - position).max() > _POSITION_TOLERANCE_MM:
                 yield Problem(GateCheck.GEOMETRY, "ImagePositionPatient is not that of the source image")
             break
+
+
+def _regridded(position: np.ndarray, expected: ExpectedSlice, sources: SourceDatasets) -> Iterator[Problem]:
+    """The centre of an image as received lies in the plane of the slice that was made of it."""
+    for header in frame_headers(sources.header(expected.source.sop_instance_uid)):
+        if header.frame_number == expected.source.frame_number:
+            away = abs(float((image_centre(header) - position) @ expected.geometry.normal))
+            if away > _REGRIDDED_TOLERANCE_MM:
+                yield Problem(GateCheck.GEOMETRY, f"the source image lies {away:.1f} mm beside the slice made of it")
 
 
 def _plane(

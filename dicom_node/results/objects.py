@@ -28,6 +28,8 @@ class ExpectedSlice:
         Largest departure allowed; 0 where stored values hold the grey values exactly.
     index : int
         Slice of ``geometry``.
+    regridded : bool
+        The source image lies on another pixel grid: in the plane of the slice, but not pixel by pixel.
     """
 
     grey: NDArray[np.float32]
@@ -36,6 +38,7 @@ class ExpectedSlice:
     frame_of_reference_uid: str
     index: int
     source: FrameSource
+    regridded: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

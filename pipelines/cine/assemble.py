@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,12 @@ from pydicom.dataset import Dataset
 from pipelines.cine import elements
 from pipelines.cine.elements import number, text
 from pipelines.cine.files import dicom_files
-from pipelines.cine.geometry import parallel_groups
+from pipelines.cine.geometry import ParallelGroup, merged, parallel_groups
 from pipelines.cine.headers import FrameHeader, frame_headers, origin
 from pipelines.cine.pixels import UndecodableError, decode_frame
-from pipelines.cine.selection import excluded_frame, excluded_object
-from pipelines.cine.slices import LeftOut, StackPlan, not_chosen, plan_slices, plan_stack, rank
+from pipelines.cine.regrid import image_centre
+from pipelines.cine.selection import excluded_frame, excluded_object, flow_magnitudes
+from pipelines.cine.slices import LeftOut, StackPlan, along, continued, not_chosen, plan_slices, plan_stack, rank
 from pipelines.cine.stack import (
     CineStack,
     CineStudy,
@@ -32,15 +33,25 @@ from pipelines.cine.stack import (
     StudyContext,
     View,
 )
-from pipelines.cine.views import Plane, classify_long_axis, is_short_axis_direction, short_axis_confirmed
+from pipelines.cine.views import (
+    MAX_LONG_AXIS_SLICES,
+    Plane,
+    ShortAxisEvidence,
+    angle_between,
+    classify_long_axis,
+    short_axis_evidence,
+)
 
 __all__ = ["assemble", "assemble_datasets", "dicom_files"]
 
 _log = structlog.get_logger(__name__)
 
 MIN_SHORT_AXIS_SLICES = 3
-MAX_LONG_AXIS_SLICES = 3
 SHORT_AXIS_PITCH_MM = (4.5, 20.5)
+
+ONE_STACK_DEG = 5.0
+"""Parallel groups of one Frame of Reference that are turned by less are one stack: planned again after a move."""
+_ONE_POSITION_MM = 2.0
 
 _DEFER_BYTES = 65536
 """Elements above this size stay on disk until they are asked for: pixel data of frames that nobody chooses."""
@@ -155,11 +166,18 @@ def _study(uid: str, study: _Study) -> CineStudy:
             cine.append(frame)
         else:
             left_out.append(LeftOut(verdict.reason, verdict.detail, (frame,)))
+    flow = flow_magnitudes(
+        cine, [frame for entry in left_out for frame in entry.frames if entry.reason is OmissionReason.FLOW]
+    )
+    if flow:
+        detail = "Phase images of flow were acquired with it: it is their magnitude."
+        left_out += [LeftOut(OmissionReason.FLOW, detail, (frame,)) for frame in cine if frame.key in flow]
+        cine = [frame for frame in cine if frame.key not in flow]
     # A frame that cannot be decoded shows only now; the plan is then made again without it.
     while True:
         plans, rejected = _plan(cine)
         undecodable: dict[tuple[str, int], LeftOut] = {}
-        stacks = [_stack(plan, view, study.datasets, undecodable) for plan, view in plans]
+        stacks = [_stack(plan, study.datasets, undecodable) for plan in plans]
         if not undecodable:
             break
         left_out.extend(undecodable.values())
@@ -179,54 +197,122 @@ def _study(uid: str, study: _Study) -> CineStudy:
     return result
 
 
-def _plan(frames: Sequence[FrameHeader]) -> tuple[list[tuple[StackPlan, View]], list[LeftOut]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Planned:
+    """A stack and its view."""
+
+    plan: StackPlan
+    view: View
+    view_open: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group:
+    """Frames that share a grid, and the stack that they make by themselves."""
+
+    group: ParallelGroup
+    plan: StackPlan
+    rejected: list[LeftOut]
+
+
+def _plan(frames: Sequence[FrameHeader]) -> tuple[list[_Planned], list[LeftOut]]:
     """Stacks with their views, and what no stack takes."""
     left_out: list[LeftOut] = []
-    plans: list[StackPlan] = []
+    groups: list[_Group] = []
     for group in parallel_groups(frames):
         slices, rejected = plan_slices(group)
-        left_out += rejected
         if slices:
-            plans.append(plan_stack(group, slices))
-    plans, again = _distinct(plans)
-    left_out += again
-    planes = [_plane(plan) for plan in plans]
-    short: list[int] = []
-    for index, plan in enumerate(plans):
-        others = [plane for other, plane in enumerate(planes) if other != index]
-        along_axis = is_short_axis_direction(planes[index].normal)
-        many = len(plan.slices) > MAX_LONG_AXIS_SLICES
-        if along_axis or (many and short_axis_confirmed(planes[index].normal, others)):
-            short.append(index)
-    accepted: list[tuple[StackPlan, View]] = []
-    for index in short:
-        refusal = _unfit_short_axis(plans[index])
-        if refusal is None:
-            accepted.append((plans[index], View.SAX))
+            groups.append(_Group(group, plan_stack(group, slices), rejected))
         else:
-            left_out.append(_whole(plans[index], refusal))
-    main = max(accepted, key=lambda pair: (len(pair[0].slices), len(pair[0].slices[0].frames)), default=None)
-    long = [index for index in range(len(plans)) if index not in short]
-    for index in [index for index in long if len(plans[index].slices) > MAX_LONG_AXIS_SLICES]:
-        long.remove(index)
-        left_out.append(
-            _whole(
-                plans[index],
-                f"A stack of {len(plans[index].slices)} parallel slices that is neither short axis nor long axis.",
-            )
-        )
-    views = classify_long_axis([planes[index] for index in long], None if main is None else _plane(main[0]))
-    accepted += [(plans[index], view) for index, view in zip(long, views, strict=True)]
+            left_out += rejected
+    bundles = _bundles(groups)
+    short: list[_Planned] = []
+    long: list[StackPlan] = []
+    for bundle, evidence in zip(bundles, short_axis_evidence([_bundle_plane(one) for one in bundles]), strict=True):
+        if evidence is ShortAxisEvidence.OTHER:
+            left_out += [entry for one in bundle for entry in one.rejected]
+            long += [one.plan for one in bundle]
+        else:
+            plan, rejected = _one_stack(bundle)
+            left_out += rejected
+            short.append(_Planned(plan, View.SAX, evidence is ShortAxisEvidence.OPEN))
+    kept, again = _distinct([*(one.plan for one in short), *long])
+    left_out += again
+    main, unfit = _main_short_axis([one for one in short if one.plan in kept])
+    left_out += unfit
+    if main is not None:
+        left_out = continued(main.plan, left_out)
+    planes: list[StackPlan] = []
+    for plan in (plan for plan in long if plan in kept):
+        if len(plan.slices) > MAX_LONG_AXIS_SLICES:
+            detail = f"A stack of {len(plan.slices)} parallel slices that is neither short axis nor long axis."
+            left_out.append(_whole(plan, detail))
+        else:
+            planes.append(plan)
+    views = classify_long_axis([_plane(plan) for plan in planes], None if main is None else _plane(main.plan))
+    accepted = [_Planned(plan, view) for plan, view in zip(planes, views, strict=True)]
     order = list(View)
-    accepted.sort(key=lambda pair: (order.index(pair[1]), -len(pair[0].slices), _sort_key(pair[0])))
-    return accepted, left_out
+    accepted.sort(key=lambda one: (order.index(one.view), -len(one.plan.slices), _sort_key(one.plan)))
+    return ([] if main is None else [main]) + accepted, left_out
+
+
+def _bundles(groups: Sequence[_Group]) -> list[list[_Group]]:
+    """Put groups of one Frame of Reference together whose normals are some degrees apart, in either sense."""
+    bundles: list[list[_Group]] = []
+    for one in sorted(groups, key=lambda one: (-len(one.plan.slices), -len(one.group.frames), _sort_key(one.plan))):
+        for bundle in bundles:
+            lead = bundle[0]
+            in_one_frame = lead.group.frame_of_reference_uid == one.group.frame_of_reference_uid
+            if in_one_frame and angle_between(lead.plan.grid.normal, one.plan.grid.normal) <= ONE_STACK_DEG:
+                bundle.append(one)
+                break
+        else:
+            bundles.append([one])
+    return bundles
+
+
+def _bundle_plane(bundle: Sequence[_Group]) -> Plane:
+    """Plane of a bundle; its slices are the positions at which any of its groups has one."""
+    lead = _plane(bundle[0].plan)
+    if len(bundle) == 1:
+        return lead
+    along = np.sort([image_centre(part.frames[0]) @ lead.normal for one in bundle for part in one.plan.slices])
+    return replace(lead, slices=1 + int((np.diff(along) > _ONE_POSITION_MM).sum()))
+
+
+def _one_stack(bundle: Sequence[_Group]) -> tuple[StackPlan, list[LeftOut]]:
+    """Stack of all groups of a bundle: planned anew, so that the choice between acquisitions is made across grids."""
+    if len(bundle) == 1:
+        return bundle[0].plan, bundle[0].rejected
+    group = merged([one.group for one in bundle])
+    slices, rejected = plan_slices(group)
+    return plan_stack(group, slices), rejected
+
+
+def _main_short_axis(short: Sequence[_Planned]) -> tuple[_Planned | None, list[LeftOut]]:
+    """Short-axis stack with the most slices, and why the others are not measured."""
+    fit: list[_Planned] = []
+    left_out: list[LeftOut] = []
+    for one in short:
+        refusal = _unfit_short_axis(one.plan)
+        if refusal is None:
+            fit.append(one)
+        else:
+            left_out.append(_whole(one.plan, refusal))
+    main = max(fit, key=lambda one: (not one.view_open, len(one.plan.slices), len(one.plan.mixes[0])), default=None)
+    for one in fit:
+        if one is not main:
+            detail = f"Another short-axis stack has more slices and was measured; this one has {len(one.plan.slices)}."
+            left_out.append(_whole(one.plan, detail))
+    return main, left_out
 
 
 def _distinct(plans: Sequence[StackPlan]) -> tuple[list[StackPlan], list[LeftOut]]:
-    """Drop stacks that show the slices of another one in another matrix or field of view."""
+    """Drop stacks that show the slices of another one in another matrix or field of view, or with other axes."""
 
     def worth(plan: StackPlan) -> tuple[object, ...]:
-        return (len(plan.slices), *rank(plan.slices[len(plan.slices) // 2]))
+        best = rank(plan.slices[len(plan.slices) // 2])
+        return (best[0], len(plan.slices), *best[1:])
 
     kept: list[StackPlan] = []
     left_out: list[LeftOut] = []
@@ -244,18 +330,18 @@ def _same_slices(plan: StackPlan, other: StackPlan) -> bool:
     """Tell whether all slices of ``plan`` lie where ``other`` has some, in one frame of reference."""
     if plan.group.frame_of_reference_uid != other.group.frame_of_reference_uid:
         return False
-    if plan.group.normal @ other.group.normal < np.cos(np.radians(1.0)):
-        return False
     mine, theirs = _plane(plan), _plane(other)
+    if angle_between(mine.normal, theirs.normal) > 1.0:
+        return False
     across = mine.centre - theirs.centre
     if np.linalg.norm(across - (across @ theirs.normal) * theirs.normal) > 60.0:
         return False
-    there = np.array([part.along for part in other.slices])
-    return all(np.abs(there - part.along).min() < 1.0 for part in plan.slices)
+    there = along(other.slices, theirs.normal)
+    return all(np.abs(there - where).min() < 1.0 for where in along(plan.slices, theirs.normal))
 
 
 def _sort_key(plan: StackPlan) -> tuple[float, ...]:
-    return tuple(float(value) for value in (*plan.group.normal, plan.slices[0].along))
+    return tuple(float(value) for value in (*plan.grid.normal, plan.slices[0].along))
 
 
 def _whole(plan: StackPlan, detail: str) -> LeftOut:
@@ -274,61 +360,64 @@ def _unfit_short_axis(plan: StackPlan) -> str | None:
 
 
 def _plane(plan: StackPlan) -> Plane:
-    geometry = _geometry(plan)
     middle = plan.slices[len(plan.slices) // 2].frames[0]
-    centre = geometry.to_patient(len(plan.slices) // 2, (middle.rows - 1) / 2, (middle.columns - 1) / 2)
     kind = middle.acquisition
-    return Plane(geometry.normal, centre, f"{kind.series_description} {kind.protocol_name}")
+    description = f"{kind.series_description} {kind.protocol_name}"
+    return Plane(plan.grid.normal, image_centre(middle), description, len(plan.slices))
 
 
 def _geometry(plan: StackPlan) -> StackGeometry:
-    lead = plan.slices[0].frames[0]
     thickness = [frame.slice_thickness for part in plan.slices for frame in part.frames if frame.slice_thickness]
-    positions = np.array([np.median([frame.position for frame in part.frames], axis=0) for part in plan.slices])
-    gaps = np.diff(positions @ plan.group.normal)
+    positions = np.array(
+        [
+            np.median([frame.position for frame in part.frames], axis=0) if placed.position is None else placed.position
+            for part, placed in zip(plan.slices, plan.placements, strict=True)
+        ],
+        dtype=np.float64,
+    )
+    gaps = np.diff(positions @ plan.grid.normal)
     fallback = float(np.median(gaps)) if len(gaps) else 8.0
     return StackGeometry(
-        positions=positions.astype(np.float64),
-        row_direction=plan.group.row_direction,
-        column_direction=plan.group.column_direction,
-        pixel_spacing=lead.pixel_spacing or (1.0, 1.0),
+        positions=positions,
+        row_direction=plan.grid.row_direction,
+        column_direction=plan.grid.column_direction,
+        pixel_spacing=plan.grid.pixel_spacing,
         slice_thickness=float(np.median(thickness)) if thickness else fallback,
     )
 
 
-def _stack(
-    plan: StackPlan, view: View, datasets: dict[str, Dataset], undecodable: dict[tuple[str, int], LeftOut]
-) -> CineStack:
+def _stack(planned: _Planned, datasets: dict[str, Dataset], undecodable: dict[tuple[str, int], LeftOut]) -> CineStack:
     """Decode the frames of a plan; those that cannot be decoded are put into ``undecodable``."""
-    lead = plan.slices[0].frames[0]
+    plan = planned.plan
     phases = len(plan.mixes[0])
-    pixels = np.empty((phases, len(plan.slices), lead.rows, lead.columns), dtype=np.float32)
+    pixels = np.empty((phases, len(plan.slices), *plan.grid.shape), dtype=np.float32)
     sources: list[list[FrameSource]] = [[] for _ in range(phases)]
-    for index, (part, mixes) in enumerate(zip(plan.slices, plan.mixes, strict=True)):
-        decoded = [_decoded(frame, datasets, (lead.rows, lead.columns), undecodable) for frame in part.frames]
+    for index, (part, placed, mixes) in enumerate(zip(plan.slices, plan.placements, plan.mixes, strict=True)):
+        decoded = [placed.apply(_decoded(frame, datasets, undecodable)) for frame in part.frames]
         for phase, mix in enumerate(mixes):
             first, second = decoded[mix.first], decoded[mix.second]
             pixels[phase, index] = first if mix.weight == 0 else first + np.float32(mix.weight) * (second - first)
             sources[phase].append(_source(part.frames[mix.nearest]))
     return CineStack(
-        view=view,
+        view=planned.view,
         pixels=pixels,
         geometry=_geometry(plan),
         sources=tuple(tuple(row) for row in sources),
         trigger_times=plan.times_ms,
         rr_intervals=np.array([part.rr_ms for part in plan.slices]),
-        frame_of_reference_uid=lead.frame_of_reference_uid,
+        frame_of_reference_uid=plan.slices[0].frames[0].frame_of_reference_uid,
         resampled_slices=plan.resampled,
+        regridded_slices=tuple(i for i, placed in enumerate(plan.placements) if placed.position is not None),
+        interpolated_slices=tuple(i for i, placed in enumerate(plan.placements) if placed.interpolated),
         retrospective=plan.retrospective,
+        view_open=planned.view_open,
     )
 
 
 def _decoded(
-    frame: FrameHeader,
-    datasets: dict[str, Dataset],
-    shape: tuple[int, int],
-    undecodable: dict[tuple[str, int], LeftOut],
+    frame: FrameHeader, datasets: dict[str, Dataset], undecodable: dict[tuple[str, int], LeftOut]
 ) -> NDArray[np.float32]:
+    shape = (frame.rows, frame.columns)
     try:
         values = decode_frame(datasets[frame.origin.sop_instance_uid], frame.frame_number)
         if values.shape != shape:

@@ -168,8 +168,16 @@ class CineStack:
     rr_intervals: NDArray[np.float64]
     frame_of_reference_uid: str
     resampled_slices: tuple[int, ...] = ()
+    """Slices resampled in time."""
+    regridded_slices: tuple[int, ...] = ()
+    """Slices whose images lie on another pixel grid (matrix, pixel spacing, axes, a tilt of some degrees) and were
+    brought to that of the stack: a pixel is not where the source image has it."""
+    interpolated_slices: tuple[int, ...] = ()
+    """Those of ``regridded_slices`` whose grey values were interpolated in the plane."""
     retrospective: bool = True
     """False when the phases do not span the cardiac cycle (prospective gating): late diastole is missing."""
+    view_open: bool = False
+    """Whether geometry leaves open that it is a short axis: the segmentation has to show it."""
 
     @property
     def phases(self) -> int:
@@ -204,11 +212,14 @@ class OmissionReason(enum.StrEnum):
     OWN_OUTPUT = "own output"
     DERIVED = "derived"
     DUPLICATE = "duplicate"
+    OTHER_SEQUENCE = "another kind of sequence"
     REPEATED_ACQUISITION = "repeated acquisition"
     TOO_FEW_PHASES = "too few phases"
     MISSING_FRAMES = "missing frames"
     DIFFERENT_GEOMETRY = "different geometry"
     REAL_TIME = "real time"
+    CONTINUED_ELSEWHERE = "continued elsewhere"
+    """Slices that continue the short-axis stack and cannot be measured with it: its volumes are not the ventricle's."""
 
 
 @dataclass(frozen=True, slots=True)
