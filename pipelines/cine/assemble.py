@@ -16,17 +16,29 @@ from pydicom.dataset import Dataset
 
 from pipelines.cine import elements
 from pipelines.cine.elements import number, text
+from pipelines.cine.enhancement import assemble_late_enhancement, plan_late_enhancement
 from pipelines.cine.files import dicom_files
 from pipelines.cine.geometry import ParallelGroup, merged, parallel_groups
 from pipelines.cine.headers import FrameHeader, frame_headers, origin
 from pipelines.cine.pixels import UndecodableError, decode_frame
 from pipelines.cine.regrid import image_centre
 from pipelines.cine.selection import excluded_frame, excluded_object, flow_magnitudes
-from pipelines.cine.slices import LeftOut, StackPlan, along, continued, not_chosen, plan_slices, plan_stack, rank
+from pipelines.cine.slices import (
+    LeftOut,
+    StackPlan,
+    along,
+    continued,
+    frame_source,
+    not_chosen,
+    plan_slices,
+    plan_stack,
+    rank,
+)
 from pipelines.cine.stack import (
     CineStack,
     CineStudy,
     FrameSource,
+    LateEnhancementStack,
     Omission,
     OmissionReason,
     StackGeometry,
@@ -182,19 +194,42 @@ def _study(uid: str, study: _Study) -> CineStudy:
             break
         left_out.extend(undecodable.values())
         cine = [frame for frame in cine if frame.key not in undecodable]
+    enhanced, left_out = _late_enhancement(left_out, plans, study.datasets)
     omissions = [*study.omissions, *(_omission(entry) for entry in left_out + rejected)]
     result = CineStudy(
         context=_context(uid, study, stacks),
         stacks=tuple(stacks),
         omissions=_combined(omissions),
+        late_enhancement=tuple(enhanced),
     )
     _log.info(
         "cine assembled",
         study_instance_uid=uid,
         stacks=[f"{stack.view} {stack.phases} phases {stack.slices} slices" for stack in stacks],
+        late_enhancement=[f"{one.view} {one.reconstruction} {one.slices} slices" for one in enhanced],
         omissions=len(result.omissions),
     )
     return result
+
+
+def _late_enhancement(
+    left_out: Sequence[LeftOut], cine: Sequence[_Planned], datasets: dict[str, Dataset]
+) -> tuple[list[LateEnhancementStack], list[LeftOut]]:
+    """Late enhancement among what was left out as prepared by inversion, and what of all is still left out."""
+    prepared = [entry for entry in left_out if entry.reason is OmissionReason.LATE_ENHANCEMENT]
+    if not prepared:
+        return [], list(left_out)
+    undecodable: dict[tuple[str, int], LeftOut] = {}
+
+    def decode(frame: FrameHeader) -> NDArray[np.float32] | None:
+        image = _decoded(frame, datasets, undecodable)
+        return None if frame.key in undecodable else image
+
+    short_axis = next((_plane(one.plan) for one in cine if one.view is View.SAX), None)
+    plans, rejected = plan_late_enhancement([frame for entry in prepared for frame in entry.frames], short_axis, decode)
+    stacks = [stack for plan in plans if (stack := assemble_late_enhancement(plan, decode)) is not None]
+    others = [entry for entry in left_out if entry.reason is not OmissionReason.LATE_ENHANCEMENT]
+    return stacks, [*others, *rejected, *undecodable.values()]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -397,7 +432,7 @@ def _stack(planned: _Planned, datasets: dict[str, Dataset], undecodable: dict[tu
         for phase, mix in enumerate(mixes):
             first, second = decoded[mix.first], decoded[mix.second]
             pixels[phase, index] = first if mix.weight == 0 else first + np.float32(mix.weight) * (second - first)
-            sources[phase].append(_source(part.frames[mix.nearest]))
+            sources[phase].append(frame_source(part.frames[mix.nearest]))
     return CineStack(
         view=planned.view,
         pixels=pixels,
@@ -427,17 +462,6 @@ def _decoded(
         undecodable[frame.key] = LeftOut(OmissionReason.UNREADABLE, detail, (frame,))
         return np.zeros(shape, dtype=np.float32)
     return values
-
-
-def _source(frame: FrameHeader) -> FrameSource:
-    return FrameSource(
-        sop_class_uid=frame.origin.sop_class_uid,
-        sop_instance_uid=frame.origin.sop_instance_uid,
-        series_instance_uid=frame.origin.series_instance_uid,
-        frame_number=frame.frame_number,
-        instance_number=frame.instance_number,
-        trigger_time_ms=frame.trigger_time_ms,
-    )
 
 
 def _omission(entry: LeftOut) -> Omission:

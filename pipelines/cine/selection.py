@@ -61,6 +61,8 @@ def excluded_object(origin: Origin) -> Exclusion | None:
     return Exclusion(OmissionReason.NOT_MR, f"Modality {origin.modality or 'unknown'} is not MR.")
 
 
+_PHASE_IMAGES = frozenset({"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP"})
+"""Values of ImageType."""
 _FLOW_SEQUENCE = re.compile(r"_v\d+", re.IGNORECASE)
 _TAGGED = re.compile(r"spamm|(\b|_)tag(s|ged|ging)?(\b|_)", re.IGNORECASE)
 _CINE = re.compile(r"cine|b?tfe|fiesta|trufi|true.?fisp|ssfp|sax|short.?axis|[234].?ch", re.IGNORECASE)
@@ -130,9 +132,22 @@ def _acquisition_verdicts(kind: Acquisition) -> list[tuple[OmissionReason, str]]
 
     exclude("LOCALIZER" in image_type, OmissionReason.LOCALIZER, "ImageType says that it is a localizer.")
     exclude(
-        bool(
-            image_type & {"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP", "FLOW_ENCODED", "PCA", "PC", "MAG_PC"}
-        )
+        any(part.endswith("MAP") for part in image_type - _PHASE_IMAGES) or "MAP" in kind.contrast.split(),
+        OmissionReason.MAPPING,
+        "ImageType says that it is a parametric map.",
+    )
+    exclude(
+        "PERFUSION" in image_type or "PERFUSION" in kind.contrast or kind.saturation_recovery == "YES",
+        OmissionReason.PERFUSION,
+        "It is a perfusion acquisition.",
+    )
+    exclude(
+        "IR" in kind.scanning_sequence or kind.inversion_recovery == "YES" or (kind.inversion_time_ms or 0) > 0,
+        OmissionReason.LATE_ENHANCEMENT,
+        "It is prepared by inversion, as late enhancement is.",
+    )
+    exclude(
+        bool(image_type & (_PHASE_IMAGES | {"FLOW_ENCODED", "PCA", "PC", "MAG_PC"}))
         or kind.complex_component == "PHASE"
         or kind.phase_contrast == "YES"
         or kind.contrast == "FLOW_ENCODED"
@@ -149,21 +164,6 @@ def _acquisition_verdicts(kind: Acquisition) -> list[tuple[OmissionReason, str]]
         kind.tagging in {"GRID", "LINE"} or kind.contrast == "TAGGING" or bool(_TAGGED.search(names)),
         OmissionReason.TAGGED,
         "The myocardium is tagged.",
-    )
-    exclude(
-        any(part.endswith("MAP") for part in image_type) or "MAP" in kind.contrast.split(),
-        OmissionReason.MAPPING,
-        "ImageType says that it is a parametric map.",
-    )
-    exclude(
-        "PERFUSION" in image_type or "PERFUSION" in kind.contrast or kind.saturation_recovery == "YES",
-        OmissionReason.PERFUSION,
-        "It is a perfusion acquisition.",
-    )
-    exclude(
-        "IR" in kind.scanning_sequence or kind.inversion_recovery == "YES" or (kind.inversion_time_ms or 0) > 0,
-        OmissionReason.LATE_ENHANCEMENT,
-        "It is prepared by inversion, as late enhancement is.",
     )
     exclude(
         "DERIVED" in image_type and bool(image_type & {"SECONDARY", "MPR", "PROJECTION IMAGE", "CSA MPR", "RESAMPLED"}),
@@ -210,7 +210,6 @@ def cine_kind(kind: Acquisition) -> CineKind:
 
 
 _TWIN_WITHIN_S = 1.0
-_PHASE_IMAGES = frozenset({"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP"})
 
 
 def flow_magnitudes(cine: Iterable[FrameHeader], phase_images: Sequence[FrameHeader]) -> set[tuple[str, int]]:

@@ -23,7 +23,7 @@ from pipelines.cine.phases import (
 )
 from pipelines.cine.regrid import Grid, Placement, common_grid, image_centre, orthonormal, place
 from pipelines.cine.selection import MIN_PHASES, MIN_SCORE, CineKind, cine_kind, cine_score, described_otherwise
-from pipelines.cine.stack import OmissionReason
+from pipelines.cine.stack import FrameSource, OmissionReason
 
 __all__ = [
     "LeftOut",
@@ -32,6 +32,7 @@ __all__ = [
     "StackPlan",
     "along",
     "continued",
+    "frame_source",
     "not_chosen",
     "plan_slices",
     "plan_stack",
@@ -450,6 +451,18 @@ def _thin(slices: list[SlicePlan]) -> tuple[list[SlicePlan], list[LeftOut]]:
         left_out.append(not_chosen(loser.frames, max(pair, key=rank).frames))
         slices = [plan for plan in slices if plan is not loser]
     return slices, left_out
+
+
+def frame_source(frame: FrameHeader) -> FrameSource:
+    """Where a frame came from, as the stacks tell it."""
+    return FrameSource(
+        sop_class_uid=frame.origin.sop_class_uid,
+        sop_instance_uid=frame.origin.sop_instance_uid,
+        series_instance_uid=frame.origin.series_instance_uid,
+        frame_number=frame.frame_number,
+        instance_number=frame.instance_number,
+        trigger_time_ms=frame.trigger_time_ms,
+    )
 
 
 def along(slices: Sequence[SlicePlan], normal: NDArray[np.float64]) -> NDArray[np.float64]:
