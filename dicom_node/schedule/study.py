@@ -14,6 +14,8 @@ from storage.ledger import Ledger
 
 __all__ = ["StudyDescription", "describe"]
 
+_LEFT_ALONE = "left alone: no route takes any of its series"
+
 
 @dataclass(frozen=True, slots=True)
 class StudyDescription:
@@ -39,7 +41,9 @@ def describe(
     reading = study_reading(ledger, configuration, study_instance_uid)
     waiting = next((one for one in studies_to_consider(ledger) if one.study_instance_uid == study_instance_uid), None)
     if waiting is None:
-        sentence = f"{reading.completeness.sentence}; scheduled as version {reading.contents.version}"
+        routed = any(one.series_instance_uids for one in reading.routes)
+        outcome = f"scheduled as version {reading.contents.version}" if routed else _LEFT_ALONE
+        sentence = f"{reading.completeness.sentence}; {outcome}"
     else:
         decision = decide(reading, configuration.execution, open_associations=waiting.open_associations, now=now)
         sentence = f"{decision.sentence}; {'to be scheduled now' if decision.ready else 'waiting'}"

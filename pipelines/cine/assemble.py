@@ -47,6 +47,7 @@ from pipelines.cine.stack import (
 )
 from pipelines.cine.views import (
     MAX_LONG_AXIS_SLICES,
+    ONE_STACK_DEG,
     Plane,
     ShortAxisEvidence,
     angle_between,
@@ -61,8 +62,6 @@ _log = structlog.get_logger(__name__)
 MIN_SHORT_AXIS_SLICES = 3
 SHORT_AXIS_PITCH_MM = (4.5, 20.5)
 
-ONE_STACK_DEG = 5.0
-"""Parallel groups of one Frame of Reference that are turned by less are one stack: planned again after a move."""
 _ONE_POSITION_MM = 2.0
 
 _DEFER_BYTES = 65536

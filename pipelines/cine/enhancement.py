@@ -22,6 +22,7 @@ from pipelines.cine.slices import LeftOut, frame_source
 from pipelines.cine.stack import LateEnhancementStack, OmissionReason, Reconstruction, StackGeometry, View
 from pipelines.cine.views import (
     MAX_LONG_AXIS_SLICES,
+    ONE_STACK_DEG,
     Plane,
     angle_between,
     classify_long_axis,
@@ -32,7 +33,6 @@ __all__ = ["EnhancementPlan", "assemble_late_enhancement", "may_be_late_enhancem
 
 _INVERSION_MS = (120.0, 900.0)
 """Inversion times that null muscle after contrast, on any scanner; STIR and T1 mapping reach beyond (SCMR 2020)."""
-_ONE_STACK_DEG = 5.0
 _SHORT_AXIS_WITHIN_DEG = 20.0
 _MIN_SHORT_AXIS_SLICES = 3
 _PHASE_SENSITIVE = frozenset({"R", "REAL", "CR", "PSIR", "PS"})
@@ -173,7 +173,7 @@ def _bundled(groups: Sequence[ParallelGroup], short_axis: Plane | None) -> list[
             if (
                 lead.frame_of_reference_uid == group.frame_of_reference_uid
                 and _in_short_axis_direction(group.normal, short_axis)
-                and angle_between(lead.normal, group.normal) <= _ONE_STACK_DEG
+                and angle_between(lead.normal, group.normal) <= ONE_STACK_DEG
             ):
                 bundle.append(group)
                 break

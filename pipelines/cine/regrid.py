@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform
 
 from pipelines.cine.headers import FrameHeader
 
@@ -91,6 +90,9 @@ class Placement:
         image = image[:: -1 if self.mirrored[0] else 1, :: -1 if self.mirrored[1] else 1]
         background = np.float32(image.min())
         if self.affine is not None:
+            # Not at start-up: the scheduler reads headers with this module and needs no scipy.
+            from scipy.ndimage import affine_transform
+
             matrix, offset = self.affine
             return affine_transform(
                 image, matrix, offset, output_shape=self.shape, order=1, mode="constant", cval=float(background)

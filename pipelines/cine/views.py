@@ -21,6 +21,7 @@ from pipelines.cine.stack import CineStack, View
 __all__ = [
     "LONG_AXIS",
     "MAX_LONG_AXIS_SLICES",
+    "ONE_STACK_DEG",
     "Plane",
     "ShortAxisEvidence",
     "angle_between",
@@ -32,6 +33,8 @@ __all__ = [
 
 MAX_LONG_AXIS_SLICES = 3
 """More parallel slices than these are no long-axis view."""
+ONE_STACK_DEG = 5.0
+"""Short-axis slices of one Frame of Reference that are turned by less are one stack: planned again after a move."""
 
 LONG_AXIS: NDArray[np.float64] = np.array([0.60, -0.65, -0.47]) / np.linalg.norm([0.60, -0.65, -0.47])
 """Mean direction from base to apex: that of the short-axis stacks of three adults on two vendors, ± 15°."""
