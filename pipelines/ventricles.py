@@ -55,13 +55,30 @@ def segmentation(stack: ShortAxis, device: Device) -> CineSegmentation:
     from pipelines.segmentation.segment import segment
 
     try:
-        return segment(stack, device)
+        found = segment(stack, device)
     except SegmentationRefused as refusal:
         raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, str(refusal)) from refusal
     except ModelUnavailable as missing:
         raise AnalysisRefused(
             RefusalReason.MODEL_UNAVAILABLE, f"The ventricles were not segmented: {missing}."
         ) from missing
+    return in_short_axis(stack, found)
+
+
+def in_short_axis(stack: CineStack, found: CineSegmentation) -> CineSegmentation:
+    """Return a segmentation that shows the short axis, where geometry leaves open that the stack is one.
+
+    Raises
+    ------
+    AnalysisRefused
+        Neither geometry nor segmentation shows the short axis.
+    """
+    from pipelines.segmentation.orientation import shows_short_axis
+
+    if stack.view_open and not shows_short_axis(found.labels, stack.geometry.pixel_spacing):
+        sentence = f"The stack of {stack.slices} slices lies in no usual position, and its images show no short axis."
+        raise AnalysisRefused(RefusalReason.NO_SHORT_AXIS_STACK, sentence)
+    return found
 
 
 @analysis
