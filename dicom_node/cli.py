@@ -7,7 +7,24 @@ import sys
 
 import typer
 
-from dicom_node.commands import analyze, check, demo, fetch, ledger, models, phantom, send, serve, training
+from dicom_node.commands import (
+    adopt,
+    analyses,
+    analyze,
+    check,
+    delete,
+    deliveries,
+    demo,
+    fetch,
+    ledger,
+    models,
+    phantom,
+    quarantine,
+    send,
+    serve,
+    status,
+    training,
+)
 from dicom_node.commands.terminal import ExitCode
 from dicom_node.errors import ConfigurationError, NodeError, PeerUnavailableError
 from dicom_node.logs import configure_logging
@@ -26,11 +43,16 @@ app.command()(demo.demo)
 app.command()(send.send)
 app.command()(fetch.fetch)
 app.command()(analyze.analyze)
-app.command()(ledger.status)
+app.command()(status.status)
 app.command()(ledger.studies)
 app.command()(ledger.jobs)
 app.command()(ledger.explain)
+app.command()(delete.delete)
+app.add_typer(deliveries.deliveries_app, name="deliveries", no_args_is_help=True)
+app.add_typer(quarantine.quarantine_app, name="quarantine")
+app.command()(adopt.adopt)
 app.command()(check.check)
+app.command()(analyses.analyses)
 app.command()(models.models)
 app.command()(phantom.phantom)
 app.add_typer(training.train_app, name="train")

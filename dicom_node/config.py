@@ -1,26 +1,19 @@
-"""Configuration: one commented YAML file, validated whole, overridable by environment variables.
-
-``DICOM_NODE__SECTION__KEY=value`` overrides a key (``DICOM_NODE__NODE__PORT=11113``); the value is read as YAML.
-"""
+"""Configuration: what its sections and keys mean; :mod:`dicom_node.config_file` reads them from the file."""
 
 from __future__ import annotations
 
 import enum
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    StringConstraints,
-    ValidationError,
     ValidationInfo,
     model_validator,
 )
@@ -33,6 +26,7 @@ __all__ = [
     "ClientTls",
     "Configuration",
     "ConfigurationPath",
+    "ConflictAnswer",
     "DataPath",
     "DeliveryPolicy",
     "DestinationProfile",
@@ -52,10 +46,8 @@ __all__ = [
     "WebDestination",
     "WebPeer",
     "WebSettings",
-    "load_configuration",
 ]
 
-ENVIRONMENT_PREFIX = "DICOM_NODE__"
 BASE = "base"
 """Key of the validation context: the directory that relative paths are relative to."""
 
@@ -64,6 +56,49 @@ def _ae_title(value: str) -> str:
     value = value.strip()
     if not value or len(value) > 16 or not re.fullmatch(r"[\x20-\x5b\x5d-\x7e]+", value):
         raise ValueError("an AE title is 1 to 16 printable ASCII characters without a backslash (PS3.5 6.2, VR AE)")
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,40}", value):
+        raise ValueError("a name begins with a small letter or digit and has at most 41 small letters, digits, - and _")
+    return value
+
+
+def _web_peer_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}", value):
+        raise ValueError("the name of a web peer has at most 16 letters, digits, hyphens and underscores")
+    return value
+
+
+def _host(value: str) -> str:
+    """A host alone: no port, no scheme."""
+    value = value.strip()
+    name, colon, port = value.rpartition(":")
+    if "://" in value or "/" in value:
+        raise ValueError("a host is a name or an address: leave out the scheme and the path")
+    if colon and ":" not in name and port.isdigit():
+        raise ValueError(f"a port does not belong here: write host: {name} and port: {port}")
+    if any(character.isspace() for character in value):
+        raise ValueError("a host holds no blank")
+    return value
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", value):
+        raise ValueError("a device is cpu, or cuda:0, cuda:1 and so on for the first, second and further GPU")
+    return value
+
+
+def _token_digest(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ValueError("must be the SHA-256 of the token: 64 hexadecimal digits, small letters")
+    return value
+
+
+def _variable(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("must be the name of an environment variable")
     return value
 
 
@@ -81,9 +116,25 @@ def _from_the_file(path: Path, information: ValidationInfo) -> Path:
 
 def _database(value: str, info: ValidationInfo) -> str:
     """A SQLite file is relative to the directory of the configuration file."""
+    backend = value.partition("://")[0].partition("+")[0]
+    if "://" not in value or backend not in ("sqlite", "postgresql"):
+        raise ValueError(
+            "the ledger lives in SQLite or PostgreSQL: write sqlite:///path/of/ledger.sqlite or "
+            "postgresql+psycopg://user:password@host/database"
+        )
     scheme = "sqlite:///"
     if value.startswith(scheme):
         return f"{scheme}{_from_the_file(Path(value.removeprefix(scheme)), info)}"
+    return value
+
+
+def _analysis(value: str) -> str:
+    # Names only: whoever reads the configuration need not import any analysis.
+    from pipelines.package import package_names
+
+    names = package_names()
+    if value not in names:
+        raise ValueError(f"no analysis is named {value!r}; there are: {', '.join(names)}")
     return value
 
 
@@ -100,13 +151,17 @@ def _endpoint(value: str) -> str:
 
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+AnalysisName = Annotated[str, AfterValidator(_analysis)]
+"""Name of an analysis package (:mod:`pipelines.package`)."""
 ConfigurationPath = Annotated[Path, AfterValidator(_from_the_file)]
 """A path that is relative to the directory of the configuration file."""
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
+Host = Annotated[str, AfterValidator(_host)]
+DeviceName = Annotated[str, AfterValidator(_device)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
-WebPeerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,15}$")]
+Name = Annotated[str, AfterValidator(_name)]
+WebPeerName = Annotated[str, AfterValidator(_web_peer_name)]
 """Stands where an AE title stands when a peer calls by DICOM: in the ledger, the files and the routes."""
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -180,14 +235,27 @@ class PeerPermission(enum.StrEnum):
     """Query and retrieve what this node holds (C-FIND, C-GET, C-MOVE)."""
 
 
+class ConflictAnswer(enum.StrEnum):
+    """What is done with other bytes under a SOP Instance UID that is held already."""
+
+    ACCEPT = "accept"
+    """Success, so that the sender's queue moves on; the first is kept and the other goes to quarantine."""
+    REFUSE = "refuse"
+    """Cxxx; the first is kept and the other goes to quarantine."""
+    REPLACE = "replace"
+    """Success; the other stands in for the first, which goes to quarantine, and the study gets a new version."""
+
+
 class Peer(_Section):
     """Another application entity."""
 
     ae_title: AETitle
-    host: str = ""
+    host: Host = ""
     """Host name or address; for a sender, empty means from anywhere."""
     port: int | None = Field(default=None, ge=1, le=65535)
     may: frozenset[PeerPermission] = frozenset({PeerPermission.SEND})
+    conflicts: ConflictAnswer | None = None
+    """Answer to other bytes under a SOP Instance UID that is held already; unset means ``storage.conflicts``."""
     maximum_associations: int | None = Field(default=None, ge=1)
     """Associations that it may have open at once, within ``node.maximum_associations``."""
     tls: bool = False
@@ -231,12 +299,21 @@ class Route(_Section):
 
     series: tuple[SeriesRule, ...] = (SeriesRule(),)
     """Any of these rules is enough."""
-    analyses: tuple[Literal["ventricular_function"], ...] = ("ventricular_function",)
+    analyses: tuple[AnalysisName, ...] = ("ventricular_function",)
+    """Names of analysis packages, as ``dicom-node analyses`` lists them; reports compose in this order."""
     destinations: tuple[Name, ...]
     priority: int = Field(default=50, ge=0, le=100)
     """Higher runs first."""
     deadline_s: Seconds = 600
     """A job is late when it has not ended this long after its study was complete."""
+
+    @model_validator(mode="after")
+    def _analyses_are_told_once(self) -> Route:
+        if not self.analyses:
+            raise ValueError("a route needs at least one analysis")
+        if len(set(self.analyses)) != len(self.analyses):
+            raise ValueError("an analysis is named twice")
+        return self
 
 
 class StorageSettings(_Section):
@@ -253,10 +330,11 @@ class StorageSettings(_Section):
     """Free space over which C-STORE is accepted again."""
     quarantine_days: float = Field(default=30, gt=0)
     history_days: float = Field(default=365, gt=0, le=36_500)
-    """What happened to a study is forgotten this long after its files were removed."""
-    conflicts: Literal["accept", "refuse"] = "accept"
-    """Answer to other bytes under a SOP Instance UID that is held already; either way the first is kept and the other
-    goes to quarantine. ``accept`` is Success, so that a sender's queue moves on; ``refuse`` is Cxxx."""
+    """A study is forgotten, with all that happened to it, this long after its files were removed; an association this
+    long after its end, once no study is known that it brought."""
+    conflicts: Literal[ConflictAnswer.ACCEPT, ConflictAnswer.REFUSE] = ConflictAnswer.ACCEPT
+    """Answer to other bytes under a SOP Instance UID that is held already, for peers that have none of their own;
+    ``replace`` is for single peers only, whose corrections are to be believed."""
     durable: bool = True
     """Whether Success waits for the disk. Switched off only by benchmarks: a power cut then loses images that the
     scanner has deleted."""
@@ -272,16 +350,26 @@ class ExecutionSettings(_Section):
     """How jobs run."""
 
     engine: Literal["local"] = "local"
-    devices: tuple[str, ...] = ("cpu",)
+    devices: tuple[DeviceName, ...] = Field(default=("cpu",), min_length=1)
     """Torch devices; each gets ``slots_per_device`` worker processes with warm models."""
     slots_per_device: int = Field(default=1, ge=1, le=16)
+    background_slots: int = Field(default=1, ge=0, le=16)
+    """Further worker processes of each device, for analyses that give way to the quick ones (packages of a negative
+    priority); at the lowest priority of the operating system. With 0 the others take those jobs too, when nothing else
+    waits: less memory, and a quick analysis may wait until a slow one has ended."""
     threads_per_slot: int | None = Field(default=None, ge=1)
     """CPU threads of one worker; unset means all cores divided by the slots."""
-    job_timeout_s: Seconds = 300
-    """A job that runs longer is killed."""
-    maximum_attempts: int = Field(default=3, ge=1)
+    job_timeout_s: Seconds | None = None
+    """A job that runs longer is killed; unset means what its analysis package says."""
+    maximum_attempts: int | None = Field(default=None, ge=1)
+    """Attempts at a job; unset means what its analysis package says."""
+    free_memory_mb: int = Field(default=1024, ge=0)
+    """Below so much free memory (2^20 bytes) an idle worker lets go of its models, and loads them when needed."""
     quiet_time_s: Seconds = 20
     """A study without a recognised complete cine is taken as complete after this silence."""
+    incomplete_quiet_time_s: Seconds = 300
+    """The same while the short axis is plainly incomplete: by what the scanner declared, by gaps, by the length of the
+    heart that it covers, or because a slice has only begun to come."""
     complete_quiet_time_s: Seconds = 1
     """The same once every slice has all its phases and no association that sent it is open."""
     missing_images_quiet_time_s: Seconds = 300
@@ -301,7 +389,7 @@ class SegmentationTarget(enum.StrEnum):
 class Secret(_Section):
     """A value that is kept outside the configuration file."""
 
-    environment: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    environment: Annotated[str, AfterValidator(_variable)] | None = None
     """Name of the environment variable that holds it."""
     file: ConfigurationPath | None = None
     """File that holds it; white space around it is not part of it."""
@@ -382,6 +470,10 @@ class DestinationProfile(_Section):
     storage_commitment: bool = True
     """Ask for storage commitment; of a DICOMweb destination, look each instance up there."""
     commitment_timeout_s: Seconds = 60
+    commitment_reported_by: frozenset[Name] = frozenset()
+    """Peers that report storage commitment for this destination, where that is not its own AE title."""
+    rejection_notes: bool = True
+    """Send it the notes that reject results which a later version or a deletion made void (IHE RAD IOCM)."""
 
     @model_validator(mode="after")
     def _is_one_place(self) -> DestinationProfile:
@@ -413,9 +505,11 @@ class DeliveryPolicy(_Section):
 class WebPeer(_Section):
     """A user agent that may call this node's web services."""
 
-    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    token_sha256: Annotated[str, AfterValidator(_token_digest)]
     """SHA-256 of its bearer token; the token itself is nowhere on this node."""
     may: frozenset[Literal[PeerPermission.SEND]] = frozenset({PeerPermission.SEND})
+    conflicts: ConflictAnswer | None = None
+    """As of a DICOM peer."""
 
 
 class WebSettings(_Section):
@@ -506,111 +600,15 @@ class Configuration(_Section):
     metrics: MetricsSettings = MetricsSettings()
     audit: AuditSettings = AuditSettings()
 
-    @model_validator(mode="after")
-    def _names_resolve(self) -> Configuration:
-        for name, peer in self.peers.items():
-            if peer.tls and self.node.tls is None:
-                raise ValueError(f"peers.{name}.tls: this node has no certificate (node.tls)")
-        for name, profile in self.results.destinations.items():
-            if profile.peer is None:
-                continue
-            receiver = self.peers.get(profile.peer)
-            if receiver is None:
-                raise ValueError(f"results.destinations.{name}.peer: no peer named {profile.peer!r}")
-            if PeerPermission.RECEIVE not in receiver.may:
-                raise ValueError(f"results.destinations.{name}.peer: peer {profile.peer!r} may not 'receive'")
-        for name, route in self.routes.items():
-            for destination in route.destinations:
-                if destination not in self.results.destinations:
-                    raise ValueError(
-                        f"routes.{name}.destinations: no destination named {destination!r} in results.destinations"
-                    )
-        return self
+    def conflict_answer(self, calling_ae_title: str) -> ConflictAnswer:
+        """What is done with other bytes under a known SOP Instance UID when this peer sends them.
 
-
-def load_configuration(path: Path, environment: Mapping[str, str] | None = None) -> Configuration:
-    """Read, override and validate a configuration file.
-
-    Parameters
-    ----------
-    path
-        The YAML file. Relative paths in it are relative to the directory that holds it.
-    environment
-        Variables to override from, ``os.environ`` unless given.
-
-    Raises
-    ------
-    ConfigurationError
-        With the file, the line and the key of everything that is wrong.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot be read: {error.strerror}", subject=str(path), remedy="give another file with --config"
-        ) from error
-    try:
-        root = yaml.compose(text)
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"is not YAML: {error}", subject=str(path), remedy="mend the line named") from error
-    if not isinstance(values, dict):
-        raise ConfigurationError(
-            "must be a mapping of sections", subject=str(path), remedy="start from the shipped config.yaml"
-        )
-    overridden = _override(values, os.environ if environment is None else environment)
-    try:
-        base = path.resolve().parent
-        configuration = Configuration.model_validate(values, context={BASE: base})
-    except ValidationError as error:
-        lines = [
-            f"{_place(path, root, item['loc'], overridden)}: {'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"
-            for item in error.errors()
-        ]
-        raise ConfigurationError("\n".join(lines), remedy="see the comments of the shipped config.yaml") from error
-    return configuration
-
-
-def _override(values: dict[str, Any], environment: Mapping[str, str]) -> dict[tuple[str, ...], str]:
-    overridden: dict[tuple[str, ...], str] = {}
-    for variable, text in sorted(environment.items()):
-        if not variable.startswith(ENVIRONMENT_PREFIX):
-            continue
-        keys = tuple(part.lower() for part in variable.removeprefix(ENVIRONMENT_PREFIX).split("__"))
-        place = values
-        for key in keys[:-1]:
-            below = place.setdefault(key, {})
-            if not isinstance(below, dict):
-                raise ConfigurationError(
-                    f"{key!r} is not a section", subject=variable, remedy="correct the variable's name"
-                )
-            place = below
-        try:
-            place[keys[-1]] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"its value is not YAML: {error}", subject=variable) from error
-        overridden[keys] = variable
-    return overridden
-
-
-def _place(
-    path: Path, root: yaml.Node | None, keys: tuple[int | str, ...], overridden: dict[tuple[str, ...], str]
-) -> str:
-    for length in range(len(keys), 0, -1):
-        variable = overridden.get(tuple(str(key) for key in keys[:length]))
-        if variable:
-            return f"environment variable {variable}"
-    line = 1
-    node = root
-    for key in keys:
-        if isinstance(node, yaml.MappingNode):
-            match = next(((name, value) for name, value in node.value if name.value == str(key)), None)
-            if match is None:
-                break
-            line, node = match[0].start_mark.line + 1, match[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-            node = node.value[key]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return f"{path}:{line}"
+        Parameters
+        ----------
+        calling_ae_title
+            Or the name of a web peer.
+        """
+        of_peers = [peer.conflicts for peer in self.peers.values() if peer.ae_title == calling_ae_title]
+        web = self.web.peers.get(calling_ae_title)
+        answers = [one for one in (*of_peers, web.conflicts if web else None) if one is not None]
+        return answers[0] if answers else self.storage.conflicts

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import traceback
+from pathlib import Path
 from typing import ClassVar
 
 __all__ = [
@@ -20,8 +21,11 @@ __all__ = [
     "ExecutionTimeoutError",
     "GateError",
     "NodeError",
+    "NotAcceptedError",
     "NotAuthorisedError",
     "OutOfResourcesError",
+    "PeerFailedError",
+    "PeerOutOfResourcesError",
     "PeerUnavailableError",
     "ProcessingFailureError",
     "SopClassNotSupportedError",
@@ -112,7 +116,10 @@ class GateError(NodeError):
 
 
 class PeerUnavailableError(NodeError):
-    """A peer cannot be reached, rejects the association or the request for now, or breaks off."""
+    """A peer cannot be reached, rejects the association or the request for now, or breaks off.
+
+    It says nothing of any object: whatever is meant for the peer waits for as long as it takes.
+    """
 
     retryable = True
 
@@ -121,8 +128,20 @@ class PeerUnavailableError(NodeError):
         self.retry_after_s = retry_after_s
 
 
+class PeerOutOfResourcesError(PeerUnavailableError):
+    """A peer is there but has no room for the object at present (A7xx, 0213): it is offered again until there is."""
+
+
+class PeerFailedError(PeerUnavailableError):
+    """A peer was reached and fails over the object (0110, a connection that breaks off over it): the attempt counts."""
+
+
 class DeliveryRefusedError(NodeError):
-    """A peer refuses the object for good (A9xx, Cxxx, 0122): dead letter at once."""
+    """A peer refuses the object for good (A9xx, Cxxx): dead letter at once."""
+
+
+class NotAcceptedError(DeliveryRefusedError):
+    """A peer does not take objects of this kind (negotiation, 0122): neither a failure nor a dead letter."""
 
 
 _NO_ROOM = {
@@ -157,7 +176,8 @@ def classify(error: BaseException) -> NodeError:
             remedy="check that the ledger database is reachable and not locked",
         )
     else:
-        translated = ProcessingFailureError(f"{type(error).__name__}: {error}")
+        # Its text can quote a data set, and this stands in the ledger and in reports.
+        translated = ProcessingFailureError(f"failed with {raised_at(error)}", remedy="see the log")
     translated.__cause__ = error
     return translated
 
@@ -165,4 +185,6 @@ def classify(error: BaseException) -> NodeError:
 def raised_at(error: BaseException) -> str:
     """Type and place of an exception for the log; its text may quote a data set."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__
+    if not frames:
+        return type(error).__name__
+    return f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}"

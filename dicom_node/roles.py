@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import datetime as dt
+import itertools
 import multiprocessing
 import os
 import signal
@@ -18,11 +20,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from dicom_node.logs import configure_logging
+from dicom_node.process_states import ProcessState, write_states
 
 __all__ = ["STEP_GRACE_S", "Role", "RoleContext", "RoleKeeper", "stop_on_signals"]
 
@@ -73,6 +77,9 @@ class Role:
 def stop_on_signals() -> threading.Event:
     """An event that is set by SIGTERM or SIGINT; for the main thread of a process.
 
+    SIGHUP stops nothing: a terminal that closes must not end a node, and a configuration is read at the start only. The
+    log says so.
+
     The interpreter writes each signal to a socket, and a thread that reads it sets the event: setting it in the signal
     handler itself can deadlock with the main thread that waits for it.
     """
@@ -80,12 +87,15 @@ def stop_on_signals() -> threading.Event:
     reading, writing = socket.socketpair()
     writing.setblocking(False)
     signal.set_wakeup_fd(writing.fileno())
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: None)
 
     def wait() -> None:
-        while reading.recv(64):
-            stop.set()
+        while numbers := reading.recv(64):
+            if set(numbers) & {signal.SIGTERM, signal.SIGINT}:
+                stop.set()
+            elif signal.SIGHUP in numbers:
+                _log.warning("SIGHUP ignored: a changed configuration takes effect when the node is started again")
         writing.close()
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
@@ -159,18 +169,40 @@ class _Kept:
         self.role = role
         self.running: _Running | None = None
         self.failed_starts = 0
+        self.last_death: str | None = None
         self.start_at = time.monotonic()
+        self.changed_at = dt.datetime.now(dt.UTC)
+
+    def state(self) -> ProcessState:
+        running = self.running
+        return ProcessState(
+            self.role.name,
+            None if running is None else running.process.pid,
+            running is not None and running.ready_since is not None,
+            self.failed_starts,
+            self.last_death,
+            self.changed_at,
+        )
 
 
 class RoleKeeper:
     """Keeps a set of roles running until told to stop.
 
+    Parameters
+    ----------
+    roles
+        What should run.
+    states : Path, optional
+        File that tells how they are, rewritten whenever that changes.
+
     Not thread-safe: the children die with the thread that started them (PR_SET_PDEATHSIG), so one long-lived thread
     makes all calls.
     """
 
-    def __init__(self, roles: Sequence[Role]) -> None:
+    def __init__(self, roles: Sequence[Role], states: Path | None = None) -> None:
         self._kept = [_Kept(role) for role in roles]
+        self._states = states
+        self._told: tuple[tuple[int | None, bool, int], ...] = ()
 
     def tend(self) -> None:
         """Start what should run and does not; call it several times a second."""
@@ -178,10 +210,23 @@ class RoleKeeper:
             if kept.running is not None:
                 kept.running.poll_ready()
                 if not kept.running.process.is_alive():
-                    self._buried(kept)
+                    self._note_death(kept)
             if kept.running is None and time.monotonic() >= kept.start_at:
                 kept.running = _Running(kept.role)
                 _log.info("process started", process=kept.role.name, pid=kept.running.process.pid)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._states is None:
+            return
+        seen = tuple((one.pid, one.ready, one.failed_starts) for one in (kept.state() for kept in self._kept))
+        if seen == self._told:
+            return
+        for kept, (now, before) in zip(self._kept, itertools.zip_longest(seen, self._told), strict=True):
+            if now != before:
+                kept.changed_at = dt.datetime.now(dt.UTC)
+        self._told = seen
+        write_states(self._states, [kept.state() for kept in self._kept])
 
     def all_ready(self) -> bool:
         """Whether every role runs and has said that it is ready."""
@@ -218,14 +263,14 @@ class RoleKeeper:
                 kept.running.close()
                 kept.running = None
 
-    def _buried(self, kept: _Kept) -> None:
+    def _note_death(self, kept: _Kept) -> None:
         running = kept.running
         assert running is not None
         settled = running.ready_since is not None and time.monotonic() - running.ready_since >= SETTLED_S
         kept.failed_starts = 0 if settled else kept.failed_starts + 1
         delay = min(LONGEST_RESTART_DELAY_S, FIRST_RESTART_DELAY_S * 2 ** max(0, kept.failed_starts - 1))
         kept.start_at = time.monotonic() + delay
-        how = _how_it_ended(running.process.exitcode)
+        how = kept.last_death = _how_it_ended(running.process.exitcode)
         running.close()
         kept.running = None
         _log.warning("process died", process=kept.role.name, how=how, restart_in_s=delay)

@@ -17,6 +17,8 @@ class RefusalReason(enum.StrEnum):
     TOO_FEW_PHASES = "too few phases"
     NO_VENTRICLE_FOUND = "no left ventricle found"
     QUALITY_TOO_LOW = "quality too low"
+    NOT_SUITABLE = "study not suitable"
+    """Any other obstacle that lies in the study; the sentence says which."""
     MODEL_UNAVAILABLE = "model unavailable"
     ANALYSIS_FAILED = "analysis failed"
     """A defect of this software or its surroundings, not of the study; the log has the traceback."""

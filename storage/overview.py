@@ -11,8 +11,11 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
+from storage.closing import FRONT_PAGE
+from storage.deliveries import Selection
 from storage.ledger import Ledger, LedgerError
 from storage.schema import (
+    ENDED,
     Association,
     AssociationStudy,
     CommitmentRequest,
@@ -22,12 +25,15 @@ from storage.schema import (
     EventRow,
     InstanceRow,
     JobRow,
+    JobSlot,
     JobState,
+    OutageRow,
     QuarantineRow,
     ReportState,
     ResultRow,
     SeriesRow,
     StudyRow,
+    Verdict,
 )
 
 __all__ = [
@@ -37,14 +43,18 @@ __all__ = [
     "Event",
     "JobOverview",
     "LedgerOverview",
+    "Outage",
     "QuarantineOverview",
     "StudyOverview",
     "backlog",
     "commitments",
+    "count_deliveries",
+    "count_jobs",
     "delivery_overviews",
     "events_of_study",
     "job_overviews",
     "ledger_overview",
+    "outages",
     "quarantine_overviews",
     "study_overviews",
 ]
@@ -60,6 +70,8 @@ class LedgerOverview:
     instances: int
     open_associations: int
     jobs: Mapping[JobState, int]
+    verdicts: Mapping[Verdict, int]
+    """Of the jobs that have ended for good."""
     jobs_late: int
     """Past their deadline and not ended."""
     deliveries: Mapping[DeliveryState, int]
@@ -86,6 +98,7 @@ class Backlog:
     """By destination; those not committed."""
     oldest_delivery_at: Mapping[str, dt.datetime]
     """By destination: when the oldest delivery was made that is neither committed nor dead."""
+    outages: tuple[Outage, ...]
     quarantined: int
     last_received_at: dt.datetime | None
 
@@ -104,6 +117,8 @@ class StudyOverview:
     instances_waiting: int
     open_associations: int
     jobs: Mapping[JobState, int]
+    verdicts: Mapping[str, Verdict]
+    """By package: of its last job that has ended for good; ``route/package`` where the study took several routes."""
     deliveries: Mapping[DeliveryState, int]
 
 
@@ -115,8 +130,16 @@ class JobOverview:
     study_instance_uid: str
     study_version: int
     route: str
+    package: str
     state: JobState
+    verdict: Verdict | None
+    """None until it has ended for good."""
+    sentences: tuple[str, ...]
+    key_numbers: tuple[str, ...]
     priority: int
+    slot: JobSlot
+    background: bool
+    timeout_s: float
     attempts: int
     maximum_attempts: int
     correlation_id: str
@@ -155,9 +178,22 @@ class DeliveryOverview:
     due_at: dt.datetime
     sent_at: dt.datetime | None
     transaction_uid: str | None
-    """None for a committed delivery means that commitment was not asked for."""
     committed_at: dt.datetime | None
+    ended_at: dt.datetime | None
     error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """One destination that could not be reached the last time it was called."""
+
+    destination: str
+    since: dt.datetime
+    attempts: int
+    retry_at: dt.datetime
+    error: str
+    waiting: int
+    """Deliveries that wait for its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +211,7 @@ class Commitment:
 class QuarantineOverview:
     """One object that was kept aside."""
 
+    id: int
     digest: str
     path: str
     reason: str
@@ -201,6 +238,9 @@ def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
     """Count everything."""
     with ledger.reading() as session:
         jobs = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
+        verdicts = session.execute(
+            select(JobRow.verdict, func.count()).where(JobRow.verdict.is_not(None)).group_by(JobRow.verdict)
+        )
         deliveries = session.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state))
         studies, instances = session.execute(
             select(func.count(), func.coalesce(func.sum(StudyRow.instances), 0)).select_from(StudyRow)
@@ -215,6 +255,7 @@ def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
             )
             or 0,
             jobs=dict(jobs.all()),
+            verdicts={verdict: count for verdict, count in verdicts if verdict is not None},
             jobs_late=_jobs_late(session, now),
             deliveries=dict(deliveries.all()),
             commitments=dict(
@@ -253,6 +294,7 @@ def backlog(ledger: Ledger, *, now: dt.datetime) -> Backlog:
             oldest_job_at=session.scalar(select(func.min(JobRow.created_at)).where(going)),
             deliveries={(destination, state): count for destination, state, count in deliveries},
             oldest_delivery_at=dict(oldest.all()),
+            outages=_outages(session),
             quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
             last_received_at=_last_received_at(session),
         )
@@ -315,6 +357,8 @@ def study_overviews(
                 .group_by(SeriesRow.study_id)
             )
         }
+        # Of a study that was deleted.
+        nothing = (0, 0, 0, None)
         associations = dict(
             session.execute(
                 select(AssociationStudy.study_id, func.count())
@@ -330,6 +374,14 @@ def study_overviews(
             .group_by(JobRow.study_id, JobRow.state)
         ):
             jobs.setdefault(study_id, {})[job_state] = count
+        verdicts: dict[int, dict[tuple[str, str], Verdict]] = {}
+        for study_id, route, package, verdict in session.execute(
+            select(JobRow.study_id, JobRow.route, JobRow.package, JobRow.verdict)
+            .where(JobRow.study_id.in_(ids), JobRow.verdict.is_not(None), JobRow.package != FRONT_PAGE)
+            .order_by(JobRow.study_version, JobRow.id)
+        ):
+            if verdict is not None:
+                verdicts.setdefault(study_id, {})[route, package] = verdict
         deliveries: dict[int, dict[DeliveryState, int]] = {}
         for study_id, delivery_state, count in session.execute(
             select(JobRow.study_id, DeliveryRow.state, func.count())
@@ -344,17 +396,23 @@ def study_overviews(
                 study_instance_uid=study.study_instance_uid,
                 version=study.version,
                 first_received_at=study.first_received_at,
-                last_received_at=max(study.last_received_at, held[study.id][3]),
+                last_received_at=max(study.last_received_at, held.get(study.id, nothing)[3] or study.last_received_at),
                 removed_at=study.removed_at,
-                series=held[study.id][0],
-                instances=held[study.id][1],
-                instances_waiting=held[study.id][2],
+                series=held.get(study.id, nothing)[0],
+                instances=held.get(study.id, nothing)[1],
+                instances_waiting=held.get(study.id, nothing)[2],
                 open_associations=associations.get(study.id, 0),
                 jobs=jobs.get(study.id, {}),
+                verdicts=_by_package(verdicts.get(study.id, {})),
                 deliveries=deliveries.get(study.id, {}),
             )
             for study in studies
         )
+
+
+def _by_package(verdicts: Mapping[tuple[str, str], Verdict]) -> dict[str, Verdict]:
+    several = len({route for route, _ in verdicts}) > 1
+    return {f"{route}/{package}" if several else package: verdict for (route, package), verdict in verdicts.items()}
 
 
 def job_overviews(
@@ -382,8 +440,15 @@ def job_overviews(
                 study_instance_uid=row.study.study_instance_uid,
                 study_version=row.study_version,
                 route=row.route,
+                package=row.package,
                 state=row.state,
+                verdict=row.verdict,
+                sentences=tuple(row.sentences),
+                key_numbers=tuple(row.key_numbers),
                 priority=row.priority,
+                slot=row.slot,
+                background=row.background,
+                timeout_s=row.timeout_s,
                 attempts=row.attempts,
                 maximum_attempts=row.maximum_attempts,
                 correlation_id=row.correlation_id,
@@ -407,6 +472,7 @@ def delivery_overviews(
     *,
     states: Sequence[DeliveryState] = tuple(DeliveryState),
     study_instance_uid: str | None = None,
+    selection: Selection | None = None,
     limit: int = 1000,
 ) -> tuple[DeliveryOverview, ...]:
     """Deliveries in these states, the newest first."""
@@ -422,6 +488,8 @@ def delivery_overviews(
         )
         if study_instance_uid is not None:
             query = query.where(StudyRow.study_instance_uid == study_instance_uid)
+        if selection is not None:
+            query = query.where(selection.condition())
         return tuple(
             DeliveryOverview(
                 id=row.id,
@@ -438,16 +506,50 @@ def delivery_overviews(
                 sent_at=row.sent_at,
                 transaction_uid=row.transaction_uid,
                 committed_at=row.committed_at,
+                ended_at=row.ended_at,
                 error=row.error,
             )
             for row, result, uid in session.execute(query)
         )
 
 
+def outages(ledger: Ledger) -> tuple[Outage, ...]:
+    """Destinations that could not be reached, by name."""
+    with ledger.reading() as session:
+        return _outages(session)
+
+
+def _outages(session: Session) -> tuple[Outage, ...]:
+    waiting = (
+        select(func.count())
+        .where(DeliveryRow.destination == OutageRow.destination, DeliveryRow.state == DeliveryState.QUEUED)
+        .scalar_subquery()
+    )
+    return tuple(
+        Outage(row.destination, row.since, row.attempts, row.retry_at, row.error, count)
+        for row, count in session.execute(select(OutageRow, waiting).order_by(OutageRow.destination))
+    )
+
+
+def count_deliveries(ledger: Ledger, states: Collection[DeliveryState], selection: Selection | None = None) -> int:
+    """How many deliveries are in these states."""
+    with ledger.reading() as session:
+        query = select(func.count()).select_from(DeliveryRow).where(DeliveryRow.state.in_(states))
+        if selection is not None:
+            query = query.where(selection.condition())
+        return session.scalar(query) or 0
+
+
+def count_jobs(ledger: Ledger) -> int:
+    """How many jobs there are, in all states."""
+    with ledger.reading() as session:
+        return session.scalar(select(func.count()).select_from(JobRow)) or 0
+
+
 def commitments(
     ledger: Ledger, *, at: dt.datetime, delivery_ids: Collection[int] = (), transaction_uid: str | None = None
 ) -> tuple[Commitment, ...]:
-    """Those of some deliveries that were committed at one moment.
+    """Those of some deliveries that were committed, or delivered without verification, at one moment.
 
     Parameters
     ----------
@@ -464,7 +566,8 @@ def commitments(
             .join(JobRow, JobRow.id == ResultRow.job_id)
             .where(
                 DeliveryRow.id.in_(delivery_ids) | DeliveryRow.id.in_(requested),
-                DeliveryRow.committed_at == at,
+                DeliveryRow.state.in_((DeliveryState.COMMITTED, DeliveryState.NOT_VERIFIED)),
+                DeliveryRow.ended_at == at,
             )
             .order_by(DeliveryRow.id)
         ).all()
@@ -484,7 +587,7 @@ def _turnaround_s(session: Session, job: JobRow, at: dt.datetime) -> float | Non
         select(func.count())
         .select_from(DeliveryRow)
         .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
-        .where(ResultRow.job_id == job.id, DeliveryRow.state != DeliveryState.COMMITTED)
+        .where(ResultRow.job_id == job.id, DeliveryRow.state.not_in(ENDED))
     )
     received = session.scalar(
         select(func.max(InstanceRow.received_at))
@@ -498,7 +601,7 @@ def quarantine_overviews(ledger: Ledger, *, limit: int = 100) -> tuple[Quarantin
     """Objects kept aside, the newest first."""
     with ledger.reading() as session:
         return tuple(
-            QuarantineOverview(row.digest, row.path, row.reason, row.sop_instance_uid, row.job_id, row.at)
+            QuarantineOverview(row.id, row.digest, row.path, row.reason, row.sop_instance_uid, row.job_id, row.at)
             for row in session.scalars(select(QuarantineRow).order_by(QuarantineRow.id.desc()).limit(limit))
         )
 

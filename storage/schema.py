@@ -1,6 +1,7 @@
 """The ledger's tables and the states that its rows can be in.
 
-Instance → series → study; job (one study version × one route); result; delivery (one result × one destination).
+Instance → series → study; job (one study version × one route × one analysis package); result; delivery (one result ×
+one destination).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 __all__ = [
+    "ENDED",
     "Association",
     "AssociationStudy",
     "Base",
@@ -37,10 +39,14 @@ __all__ = [
     "EventRow",
     "InstanceRow",
     "JobRow",
+    "JobSlot",
     "JobState",
+    "LedgerIdentityRow",
+    "OutageRow",
     "PerformedStepRow",
     "PerformedStepStudyRow",
     "QuarantineRow",
+    "ReleasedFileRow",
     "ReportState",
     "ResultRow",
     "SeriesRow",
@@ -48,6 +54,7 @@ __all__ = [
     "StudyAttributesRow",
     "StudyRow",
     "UtcDateTime",
+    "Verdict",
 ]
 
 
@@ -62,15 +69,45 @@ class JobState(enum.StrEnum):
     """A later version of the study was scheduled before this job had started."""
 
 
+class JobSlot(enum.StrEnum):
+    """Kind of worker that a job wants."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+class Verdict(enum.StrEnum):
+    """What a job came to."""
+
+    DELIVERED = "delivered"
+    DECLINED = "declined"
+    """The analysis said in a sentence why it does not measure this study."""
+    PARTIAL = "partial"
+    """Some of its objects did not pass the gate; the others are delivered."""
+    FAILED = "failed"
+
+
 class DeliveryState(enum.StrEnum):
-    """Where a delivery is; the last two are final unless an operator requeues it."""
+    """Where a delivery is; those after ``AWAITING_COMMITMENT`` are final unless an operator requeues them."""
 
     QUEUED = "queued"
     SENDING = "sending"
     AWAITING_COMMITMENT = "awaiting commitment"
     COMMITTED = "committed"
-    """The destination took responsibility; or it was sent to a destination that is not asked for commitment."""
+    """The destination took responsibility, or was seen to hold it."""
+    NOT_VERIFIED = "delivered, not verified"
+    """The destination answered that it stored it, and cannot be, or is not to be, asked whether it keeps it."""
+    NOT_ACCEPTED = "not accepted"
+    """The destination does not take objects of this kind (negotiation, 0122): nothing failed."""
+    DISMISSED = "dismissed"
+    """An operator gave it up, or a later version of the study made it void before it was sent."""
     DEAD = "dead"
+
+
+ENDED = frozenset(
+    {DeliveryState.COMMITTED, DeliveryState.NOT_VERIFIED, DeliveryState.NOT_ACCEPTED, DeliveryState.DISMISSED}
+)
+"""Deliveries that need nothing more, of the node or of a person."""
 
 
 class ReportState(enum.StrEnum):
@@ -190,7 +227,7 @@ class StudyRow(Base):
     first_received_at: Mapped[dt.datetime]
     last_received_at: Mapped[dt.datetime] = mapped_column(index=True)
     """As of its last version; instances that wait since then have times of their own."""
-    last_association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
+    last_association_id: Mapped[str] = mapped_column(ForeignKey("association.id"), index=True)
     removed_at: Mapped[dt.datetime | None]
     """When its instance files were removed by retention; none while any of them is present."""
     committed_at: Mapped[dt.datetime | None]
@@ -252,7 +289,7 @@ class InstanceRow(Base):
     digest: Mapped[str] = mapped_column(Digest)
     path: Mapped[str] = mapped_column(Text)
     size: Mapped[int] = mapped_column(BigInteger)
-    association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
+    association_id: Mapped[str] = mapped_column(ForeignKey("association.id"), index=True)
     received_at: Mapped[dt.datetime]
     facts: Mapped[dict[str, Any]]
     """Empty until somebody asks about the study."""
@@ -274,17 +311,17 @@ class QuarantineRow(Base):
     path: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(String(200))
     sop_instance_uid: Mapped[str | None] = mapped_column(Uid)
-    association_id: Mapped[str | None] = mapped_column(ForeignKey("association.id"))
-    job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"))
+    association_id: Mapped[str | None] = mapped_column(ForeignKey("association.id"), index=True)
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"), index=True)
     at: Mapped[dt.datetime] = mapped_column(index=True)
 
 
 class JobRow(Base):
-    """One study version × one route."""
+    """One study version × one route × one analysis package; or the closing job of a study version × route."""
 
     __tablename__ = "job"
     __table_args__ = (
-        UniqueConstraint("study_id", "study_version", "route"),
+        UniqueConstraint("study_id", "study_version", "route", "package", "revision"),
         Index("ix_job_claim", "state", "priority", "created_at"),
     )
 
@@ -292,10 +329,21 @@ class JobRow(Base):
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     study_version: Mapped[int]
     route: Mapped[str] = mapped_column(String(41))
+    package: Mapped[str] = mapped_column(String(41))
+    """The analysis package, or :data:`storage.closing.FRONT_PAGE`."""
+    revision: Mapped[int] = mapped_column(default=0)
+    """How many closing jobs of its version and route came before; 0 for every other job."""
     series_instance_uids: Mapped[list[str]]
     input_digest: Mapped[str] = mapped_column(Digest)
     """sha256 over the digests of its input instances: a new version that brings this route nothing new makes no job."""
+    identity: Mapped[str] = mapped_column(Digest)
+    """What the UIDs of its results derive from: its input digest, unless results of other bytes have that already."""
     priority: Mapped[int]
+    slot: Mapped[JobSlot] = mapped_column(_state(JobSlot, "job_slot"))
+    background: Mapped[bool] = mapped_column(default=False)
+    """Whether it gives way to all that are not."""
+    timeout_s: Mapped[float]
+    """An attempt that runs longer is killed."""
     state: Mapped[JobState] = mapped_column(_state(JobState, "job_state"))
     attempts: Mapped[int] = mapped_column(default=0)
     maximum_attempts: Mapped[int]
@@ -305,10 +353,21 @@ class JobRow(Base):
     deadline_at: Mapped[dt.datetime]
     """When it counts as late."""
     worker: Mapped[str | None] = mapped_column(String(64))
-    lease_until: Mapped[dt.datetime | None]
+    lease: Mapped[str | None] = mapped_column(String(32))
+    """Token of the attempt that runs; a worker without it has lost the job."""
+    heartbeat: Mapped[int] = mapped_column(default=0)
+    """Goes up while the lease is alive: whoever watches needs no common clock."""
     started_at: Mapped[dt.datetime | None]
     ended_at: Mapped[dt.datetime | None]
+    inputs_removed_at: Mapped[dt.datetime | None]
+    """When retention took the files it read: it cannot run again."""
     error: Mapped[str | None] = mapped_column(Text)
+    verdict: Mapped[Verdict | None] = mapped_column(_state(Verdict, "verdict"))
+    """What it came to; none until it has ended for good."""
+    sentences: Mapped[list[str]] = mapped_column(default=list)
+    """Why it declined, failed or delivered only a part."""
+    key_numbers: Mapped[list[str]] = mapped_column(default=list)
+    """What it found, in sentences for the front page."""
     summary: Mapped[dict[str, Any] | None]
 
     study: Mapped[StudyRow] = relationship()
@@ -331,6 +390,8 @@ class ResultRow(Base):
     digest: Mapped[str] = mapped_column(Digest)
     size: Mapped[int] = mapped_column(BigInteger)
     removed_at: Mapped[dt.datetime | None]
+    rejected_at: Mapped[dt.datetime | None]
+    """When a rejection note that names it was made."""
 
     job: Mapped[JobRow] = relationship(back_populates="results")
     deliveries: Mapped[list[DeliveryRow]] = relationship(back_populates="result", order_by="DeliveryRow.id")
@@ -351,6 +412,8 @@ class DeliveryRow(Base):
     state: Mapped[DeliveryState] = mapped_column(_state(DeliveryState, "delivery_state"), index=True)
     attempts: Mapped[int] = mapped_column(default=0)
     """Attempts that failed."""
+    put_off: Mapped[int] = mapped_column(default=0)
+    """How often in a row the destination had no room for it."""
     created_at: Mapped[dt.datetime]
     due_at: Mapped[dt.datetime]
     owner: Mapped[str | None] = mapped_column(String(64))
@@ -360,6 +423,8 @@ class DeliveryRow(Base):
     """Of the latest storage commitment request, until it is answered with a failure."""
     commitment_deadline: Mapped[dt.datetime | None]
     committed_at: Mapped[dt.datetime | None]
+    ended_at: Mapped[dt.datetime | None]
+    """When it came into its final state."""
     error: Mapped[str | None] = mapped_column(Text)
 
     result: Mapped[ResultRow] = relationship(back_populates="deliveries")
@@ -439,6 +504,38 @@ class PerformedStepStudyRow(Base):
     study_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True, index=True)
 
     step: Mapped[PerformedStepRow] = relationship(back_populates="studies")
+
+
+class LedgerIdentityRow(Base):
+    """The one row that says to which storage directory this ledger belongs."""
+
+    __tablename__ = "ledger_identity"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    identity: Mapped[str] = mapped_column(String(32))
+    bound_at: Mapped[dt.datetime]
+
+
+class ReleasedFileRow(Base):
+    """One file that the ledger let go of: the only kind of file that is ever deleted."""
+
+    __tablename__ = "released_file"
+
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    """Relative to the storage directory."""
+    at: Mapped[dt.datetime]
+
+
+class OutageRow(Base):
+    """One destination that could not be reached the last time: nothing goes there before ``retry_at``."""
+
+    __tablename__ = "outage"
+
+    destination: Mapped[str] = mapped_column(String(41), primary_key=True)
+    since: Mapped[dt.datetime]
+    attempts: Mapped[int]
+    retry_at: Mapped[dt.datetime]
+    error: Mapped[str] = mapped_column(Text)
 
 
 class EventRow(Base):

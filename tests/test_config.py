@@ -9,7 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_node.config import Configuration, PeerPermission, load_configuration
+from dicom_node.config import Configuration, PeerPermission
+from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError
 
 SHIPPED = Path(__file__).parents[1] / "config.yaml"
@@ -59,13 +60,13 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("node:\n  ae_title: 'BACK\\SLASH'\n", 2, "node.ae_title"),
         ("storage:\n  low_watermark_mb: 9\n  high_watermark_mb: 3\n", 1, "storage"),
         ("execution:\n  devices: [cpu]\n  job_timeout_s: 0\n", 3, "execution.job_timeout_s"),
-        ("routes:\n  r:\n    destinations: [nowhere]\n", 1, "no destination named 'nowhere'"),
+        ("routes:\n  r:\n    destinations: [nowhere]\n", 3, "no destination named 'nowhere'"),
         (
             "\npeers:\n  mr:\n    ae_title: MR\n    certificate: MR\n",
             3,
             "a peer with a 'certificate' needs 'tls: true'",
         ),
-        ("peers:\n  mr:\n    ae_title: MR\n    tls: true\n", 1, "peers.mr.tls: this node has no certificate"),
+        ("peers:\n  mr:\n    ae_title: MR\n    tls: true\n", 4, "peers.mr.tls: this node has no certificate"),
         (
             "\nnode:\n  port: 1\n  tls: {certificate: a, key: b, trusted: c, port: 1}\n",
             2,

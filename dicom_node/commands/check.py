@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dicom_node.commands.ledger import opened
 from dicom_node.commands.terminal import ConfigurationFile, ExitCode, JsonFlag, console, print_json, table
-from dicom_node.config import load_configuration
+from dicom_node.config_file import ConfigurationText
+from dicom_node.machine import free_space_mistakes, serving_mistakes
 
 if TYPE_CHECKING:
     from dicom_node.network.sender import EchoResult
@@ -17,26 +18,35 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 
-def check(config: ConfigurationFile = Path("config.yaml"), as_json: JsonFlag = False) -> None:
-    """Validate the configuration, open the ledger, C-ECHO every peer that has an address and ask web destinations."""
+def check(
+    config: ConfigurationFile = Path("config.yaml"),
+    call_peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Call every peer and web destination.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Validate the configuration against this machine, open the ledger, C-ECHO peers and ask web destinations."""
     from dicom_node.network.sender import ScuSettings, echo
     from dicom_node.network.tls import check_credentials
     from dicom_node.web.client import ask
 
-    configuration = load_configuration(config)
+    text = ConfigurationText.read(config)
+    configuration = text.configuration()
+    mistakes = [*serving_mistakes(configuration), *free_space_mistakes(configuration)]
+    if mistakes:
+        raise text.error(mistakes)
     if configuration.node.tls is not None:
         check_credentials(configuration.node.tls)
     with opened(configuration):
         pass
     settings = ScuSettings.of(configuration)
     answers = {
-        name: echo(peer, settings) if peer.host and peer.port is not None else None
+        name: echo(peer, settings) if call_peers and peer.host and peer.port is not None else None
         for name, peer in configuration.peers.items()
     }
     services = {
         name: profile.web for name, profile in configuration.results.destinations.items() if profile.web is not None
     }
-    web_answers = {name: ask(web, configuration.delivery.response_timeout_s) for name, web in services.items()}
+    response_s = configuration.delivery.response_timeout_s
+    web_answers = {name: ask(web, response_s) if call_peers else None for name, web in services.items()}
     silent = [answer for answer in (*answers.values(), *web_answers.values()) if answer and not answer.reachable]
     if as_json:
         print_json(
@@ -81,5 +91,5 @@ def _said(answer: EchoResult | None) -> dict[str, object] | None:
 
 def _told(answer: EchoResult | None) -> str:
     if answer is None:
-        return "no address to call"
+        return "not called"
     return f"{1000 * answer.seconds:.0f} ms" if answer.reachable else str(answer.error)

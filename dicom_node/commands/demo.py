@@ -21,10 +21,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dicom_node.commands.ledger import opened
 from dicom_node.commands.send import send_folder
 from dicom_node.commands.terminal import ExitCode, console, table
-from dicom_node.config import Configuration, Peer, load_configuration
+from dicom_node.config import Configuration, Peer
+from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError, ExecutionTimeoutError, NodeError
 from storage.overview import delivery_overviews, job_overviews, study_overviews
-from storage.schema import DeliveryState, JobState
+from storage.schema import ENDED, DeliveryState, JobState
 
 if TYPE_CHECKING:
     from pipelines.function.findings import Quantity
@@ -36,7 +37,7 @@ SCANNER, PACS = "DEMOSCANNER", "DEMOPACS"
 START_S, PATIENCE_S, STOP_S = 120.0, 900.0, 40.0
 _MARK = ".dicom-node-demo"
 _JOB_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.SUPERSEDED})
-_DELIVERY_ENDS = frozenset({DeliveryState.COMMITTED, DeliveryState.DEAD})
+_DELIVERY_ENDS = ENDED | {DeliveryState.DEAD}
 
 
 def demo(
@@ -142,7 +143,7 @@ def _configured(path: Path, node_port: int, pacs_port: int) -> Configuration:
             "low_watermark_mb": 64,
             "high_watermark_mb": 128,
         },
-        "execution": {"quiet_time_s": 5},
+        "execution": {"quiet_time_s": 5, "incomplete_quiet_time_s": 5},
         "results": {"destinations": {"pacs": {"peer": "pacs"}}},
     }
     path.write_text("# Written by the demo.\n" + yaml.safe_dump(values, sort_keys=False), encoding="utf-8")

@@ -9,7 +9,7 @@ import typer
 
 from dicom_node.commands.ledger import opened
 from dicom_node.commands.terminal import ConfigurationFile, ExitCode, JsonFlag, console, print_json, table
-from dicom_node.config import load_configuration
+from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError
 
 __all__ = ["fetch"]

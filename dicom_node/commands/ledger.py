@@ -1,4 +1,4 @@
-"""``dicom-node status | studies | jobs | explain``: what the ledger knows."""
+"""``dicom-node studies | jobs | explain``: what the ledger knows."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
-from dicom_node.config import Configuration, load_configuration
+from dicom_node.config import Configuration
+from dicom_node.config_file import load_configuration
 from dicom_node.errors import NodeError, OutOfResourcesError
-from storage.deliveries import requeue_delivery
+from storage.deliveries import Selection, requeue_deliveries
 from storage.jobs import requeue_job
 from storage.ledger import Ledger, LedgerError, open_ledger, utc_now
 from storage.overview import (
+    count_deliveries,
+    count_jobs,
     delivery_overviews,
     events_of_study,
     job_overviews,
-    ledger_overview,
     quarantine_overviews,
     study_overviews,
 )
-from storage.schema import DeliveryState, JobState, ReportState
+from storage.schema import DeliveryState, JobState
 
-__all__ = ["explain", "jobs", "opened", "status", "studies"]
+__all__ = ["explain", "jobs", "opened", "studies"]
 
 DEFAULT = Path("config.yaml")
 
@@ -59,32 +61,6 @@ def opened(configuration: Configuration) -> Iterator[Ledger]:
         ledger.close()
 
 
-def status(config: ConfigurationFile = DEFAULT, as_json: JsonFlag = False) -> None:
-    """Show the whole node in numbers."""
-    with opened(load_configuration(config)) as ledger:
-        overview = ledger_overview(ledger, now=utc_now())
-    if as_json:
-        print_json(overview)
-        return
-    table(
-        "Ledger",
-        ["", ">"],
-        [
-            ("studies", overview.studies),
-            ("studies waiting for images", overview.studies_waiting),
-            ("instances", overview.instances),
-            ("open associations", overview.open_associations),
-            *((f"jobs {state.value}", overview.jobs.get(state, 0)) for state in JobState),
-            ("jobs late", overview.jobs_late),
-            *((f"deliveries {state.value}", overview.deliveries.get(state, 0)) for state in DeliveryState),
-            *((f"commitment reports {state.value}", overview.commitments.get(state, 0)) for state in ReportState),
-            ("quarantined objects", overview.quarantined),
-            ("last image", _time(overview.last_received_at)),
-            ("last commitment", _time(overview.last_committed_at)),
-        ],
-    )
-
-
 def studies(
     config: ConfigurationFile = DEFAULT,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
@@ -98,7 +74,7 @@ def studies(
         return
     table(
         "Studies",
-        ["StudyInstanceUID", "received", "series>", "instances>", "waiting>", "jobs", "deliveries"],
+        ["StudyInstanceUID", "received", "series>", "instances>", "waiting>", "jobs", "came to", "deliveries"],
         (
             (
                 one.study_instance_uid,
@@ -107,6 +83,7 @@ def studies(
                 one.instances,
                 one.instances_waiting,
                 _counts(one.jobs),
+                ", ".join(f"{package} {verdict.value}" for package, verdict in one.verdicts.items()),
                 _counts(one.deliveries),
             )
             for one in overviews
@@ -118,7 +95,10 @@ def jobs(
     config: ConfigurationFile = DEFAULT,
     retry: Annotated[
         list[int] | None,
-        typer.Option("--retry", help="Run this job again, or send again what of it is in the dead letters."),
+        typer.Option(
+            "--retry",
+            help="Run this job alone again, or send again what of it is in the dead letters.",
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
     as_json: JsonFlag = False,
@@ -127,18 +107,26 @@ def jobs(
     with opened(load_configuration(config)) as ledger:
         now = utc_now()
         for job_id in retry or []:
-            dead = [one for one in delivery_overviews(ledger, states=(DeliveryState.DEAD,)) if one.job_id == job_id]
-            for one in dead:
-                requeue_delivery(ledger, one.id, now=now)
-            if not dead:
+            sent = requeue_deliveries(ledger, Selection(job_id=job_id), now=now)
+            if not sent:
                 requeue_job(ledger, job_id, now=now)
             if not as_json:
-                console.print(f"job {job_id}: " + (f"{len(dead)} dead letters queued" if dead else "queued again"))
+                console.print(f"job {job_id}: " + (f"{sent} dead letters queued" if sent else "queued again"))
         overviews = job_overviews(ledger, limit=limit)
         dead_letters = delivery_overviews(ledger, states=(DeliveryState.DEAD,), limit=limit)
+        dead = count_deliveries(ledger, (DeliveryState.DEAD,))
+        total = count_jobs(ledger)
         quarantined = quarantine_overviews(ledger, limit=limit)
     if as_json:
-        print_json({"jobs": overviews, "dead_letters": dead_letters, "quarantined": quarantined})
+        print_json(
+            {
+                "jobs": overviews,
+                "jobs_in_all": total,
+                "dead_letters": dead_letters,
+                "dead_letters_in_all": dead,
+                "quarantined": quarantined,
+            }
+        )
         return
     table(
         "Jobs",
@@ -147,12 +135,14 @@ def jobs(
             "StudyInstanceUID",
             "version>",
             "route",
+            "package",
             "state",
+            "came to",
             "attempts",
             "created",
             "late",
             "deliveries",
-            "error",
+            "why",
         ],
         (
             (
@@ -160,15 +150,18 @@ def jobs(
                 one.study_instance_uid,
                 one.study_version,
                 one.route,
+                one.package,
                 one.state.value,
+                one.verdict.value if one.verdict is not None else "",
                 f"{one.attempts}/{one.maximum_attempts}",
                 _time(one.created_at),
                 "late" if one.is_late(now) else "",
                 _counts(one.deliveries),
-                one.error,
+                " ".join(one.sentences) or one.error,
             )
             for one in overviews
         ),
+        caption=_more(total - len(overviews)),
     )
     if dead_letters:
         table(
@@ -178,7 +171,7 @@ def jobs(
                 (one.job_id, one.destination, one.series_description, one.failed_attempts, one.error)
                 for one in dead_letters
             ),
-            caption="dicom-node jobs --retry JOB sends them again",
+            caption=_more(dead - len(dead_letters), "dicom-node deliveries requeue sends them again, dismiss gives up"),
         )
     if quarantined:
         table(
@@ -200,9 +193,10 @@ def explain(
     with opened(configuration) as ledger:
         description = describe(ledger, configuration, study, now=utc_now())
         overview = study_overviews(ledger, study_instance_uid=study)[0]
+        of_study = job_overviews(ledger, study_instance_uid=study)
         events = events_of_study(ledger, study)
     if as_json:
-        print_json({"study": overview, "decision": description, "events": events})
+        print_json({"study": overview, "decision": description, "jobs": of_study, "events": events})
         return
     console.print(
         f"[bold]{study}[/bold], version {overview.version}: {overview.instances} instances in {overview.series} series"
@@ -226,10 +220,33 @@ def explain(
             ),
         )
     table(
+        "Jobs",
+        ["job>", "version>", "route", "package", "state", "came to", "results>", "why"],
+        (
+            (
+                one.id,
+                one.study_version,
+                one.route,
+                one.package,
+                one.state.value,
+                one.verdict.value if one.verdict is not None else "",
+                one.results,
+                " ".join(one.sentences) or one.error,
+            )
+            for one in reversed(of_study)
+        ),
+    )
+    table(
         "Events",
         ["at", "correlation", "what", "subject", "detail"],
         ((_time(one.at), (one.correlation_id or "")[:8], one.kind, one.subject, _detail(one.detail)) for one in events),
     )
+
+
+def _more(left: int, remark: str = "") -> str | None:
+    """Caption of a table that does not show everything."""
+    more = f"{left} more: --limit shows them" if left > 0 else ""
+    return "; ".join(part for part in (more, remark) if part) or None
 
 
 def _time(at: dt.datetime | None) -> str:

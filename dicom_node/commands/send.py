@@ -12,7 +12,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dicom_node.commands.terminal import ConfigurationFile, ExitCode, JsonFlag, console, print_json, table
-from dicom_node.config import Configuration, NodeSettings, Peer, load_configuration
+from dicom_node.config import Configuration, NodeSettings, Peer
+from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from dicom_node.commands.terminal import ConfigurationFile, ExitCode
-from dicom_node.config import load_configuration
+from dicom_node.config_file import ConfigurationText
+from dicom_node.machine import serving_mistakes
 
 __all__ = ["serve"]
 
@@ -15,4 +16,9 @@ def serve(config: ConfigurationFile = Path("config.yaml")) -> None:
     """Run receiver, scheduler, workers and deliverer until SIGTERM or Ctrl-C; stops cleanly."""
     from dicom_node import node
 
-    sys.exit(ExitCode.OK if node.serve(load_configuration(config)) else ExitCode.FAILED)
+    text = ConfigurationText.read(config)
+    configuration = text.configuration()
+    mistakes = list(serving_mistakes(configuration))
+    if mistakes:
+        raise text.error(mistakes)
+    sys.exit(ExitCode.OK if node.serve(configuration) else ExitCode.FAILED)

@@ -31,6 +31,8 @@ class Room:
         self._low, self._high = low_watermark_mb * _MEGABYTE, high_watermark_mb * _MEGABYTE
         self._closed = False
         self._lock = threading.Lock()
+        # Said from the start: a gauge that nobody set yet reads as what another life left there.
+        STORAGE_CLOSED.set(self._closed)
 
     def admits(self, size: int) -> bool:
         """Whether an object of ``size`` bytes may be written now."""

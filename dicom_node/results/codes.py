@@ -7,6 +7,7 @@ A private code value is never reused with another meaning.
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
@@ -29,7 +30,7 @@ __all__ = [
     "PRIVATE_SCHEME_UID",
     "QUALITY_CHECK",
     "QUANTITY",
-    "REFUSAL",
+    "REFUSAL_CODE",
     "SEGMENTS",
     "SegmentCodes",
     "code_item",
@@ -54,12 +55,22 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("RVEDVI", "Right ventricular end-diastolic volume / BSA"),
         ("RVESVI", "Right ventricular end-systolic volume / BSA"),
         ("RVSVI", "Right ventricular stroke volume / BSA"),
+        # Motion.
+        ("TORSION", "Left ventricular torsion"),
+        ("PSI", "Post-systolic shortening index"),
+        ("REG_DISAGREE", "Disagreement of direct and composed registration"),
+        ("KEYFRAMES", "Keyframes of the cardiac cycle"),
+        ("KEY_PHASE", "Cardiac phase of a keyframe"),
+        ("KEY_MS", "Mid-systole: fastest contraction"),
+        ("KEY_PF", "Peak early filling: fastest relaxation"),
+        ("KEY_MD", "Mid-diastole: before atrial contraction"),
         # What a report says beside numbers.
         ("OMISSION", "Images received but not analysed"),
         ("DECLINED", "Analysis declined"),
         ("NOTE", "Note on how the numbers came about"),
         ("METHOD", "How the number was obtained"),
         ("LIMITS", "Limits of use"),
+        ("FRONT_PAGE", "Front page of automatic analysis"),
         ("PATIENT", "Patient characteristics used in the calculations"),
         ("DATAQUALITY", "Quality of acquisition and measurement"),
         # Why an analysis was declined.
@@ -68,9 +79,10 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("REF_PHASES", "Too few cardiac phases"),
         ("REF_NOLV", "No left ventricle found"),
         ("REF_QUALITY", "Quality too low"),
+        ("REF_STUDY", "Study not suitable for the analysis"),
         ("REF_MODEL", "Model unavailable"),
         ("REF_FAILED", "Analysis failed"),
-        # Checks of quality control; the answer is a code of CID 3114.
+        # Checks of quality control; the answer is one of the four grades at the end.
         ("QC_PHASES", "Cardiac phases"),
         ("QC_SLICES", "Slices with left ventricle"),
         ("QC_GAP", "Slice spacing"),
@@ -92,6 +104,18 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("QC_VOLUMES", "Plausibility of volumes"),
         ("QC_MASS", "Plausibility of mass"),
         ("QC_CONTRAST", "Contrast of blood and wall"),
+        ("QC_RVBODIES", "Right ventricle in one body"),
+        ("QC_RVSLICES", "Right ventricle over the slices"),
+        ("QC_RVTIME", "Right ventricle over time"),
+        ("QC_RVSIZE", "Size of the right ventricle"),
+        ("QC_BASAL", "Weight of the basal slice"),
+        # How far the numbers can be trusted. CID 3114 grades images, which is another question: good images are
+        # measured wrongly too.
+        ("CONFIDENCE", "Confidence in the measurements"),
+        ("CONF_WITHIN", "Within limits"),
+        ("CONF_GOOD", "Small departure from limits"),
+        ("CONF_POOR", "Read the measurements with caution"),
+        ("CONF_NONE", "No measurement can be reported"),
     )
 )
 
@@ -159,12 +183,12 @@ BSA_EQUATION: dict[BsaFormula, Code] = {
 """CID 3663."""
 
 GRADE: dict[Grade, Code] = {
-    Grade.EXCELLENT: _dcm("122740", "Excellent image quality"),
-    Grade.GOOD: _dcm("122741", "Good image quality"),
-    Grade.POOR: _dcm("122742", "Poor image quality"),
-    Grade.UNUSABLE: _dcm("111235", "Unusable - Quality renders image unusable"),
+    Grade.EXCELLENT: private("CONF_WITHIN"),
+    Grade.GOOD: private("CONF_GOOD"),
+    Grade.POOR: private("CONF_POOR"),
+    Grade.UNUSABLE: private("CONF_NONE"),
 }
-"""CID 3114."""
+"""Answers to the checks and to ``CONFIDENCE``."""
 
 QUALITY_CHECK: dict[QualityCheck, Code] = {
     QualityCheck.PHASES: private("QC_PHASES"),
@@ -188,14 +212,20 @@ QUALITY_CHECK: dict[QualityCheck, Code] = {
     QualityCheck.PLAUSIBLE_VOLUMES: private("QC_VOLUMES"),
     QualityCheck.PLAUSIBLE_MASS: private("QC_MASS"),
     QualityCheck.CONTRAST: private("QC_CONTRAST"),
+    QualityCheck.RV_FRAGMENTS: private("QC_RVBODIES"),
+    QualityCheck.RV_OVER_SLICES: private("QC_RVSLICES"),
+    QualityCheck.RV_OVER_TIME: private("QC_RVTIME"),
+    QualityCheck.RV_SIZE: private("QC_RVSIZE"),
+    QualityCheck.BASAL_STABILITY: private("QC_BASAL"),
 }
 
-REFUSAL: dict[RefusalReason, Code] = {
+REFUSAL_CODE: dict[RefusalReason, Code] = {
     RefusalReason.NO_SHORT_AXIS_STACK: private("REF_NOSAX"),
     RefusalReason.TOO_FEW_SLICES: private("REF_SLICES"),
     RefusalReason.TOO_FEW_PHASES: private("REF_PHASES"),
     RefusalReason.NO_VENTRICLE_FOUND: private("REF_NOLV"),
     RefusalReason.QUALITY_TOO_LOW: private("REF_QUALITY"),
+    RefusalReason.NOT_SUITABLE: private("REF_STUDY"),
     RefusalReason.MODEL_UNAVAILABLE: private("REF_MODEL"),
     RefusalReason.ANALYSIS_FAILED: private("REF_FAILED"),
 }
@@ -217,7 +247,7 @@ class SegmentCodes:
     ``cielab`` is RecommendedDisplayCIELabValue (PS3.3 C.10.7.1.1).
     """
 
-    label: Label
+    label: enum.IntEnum
     name: str
     description: str
     property_type: Code
@@ -287,10 +317,12 @@ THICKENING = _ln("59092-7", "% Thickening")
 PAPILLARIES = _dcm("122670", "Papillary Muscle Included/Excluded")
 PAPILLARIES_INCLUDED = _dcm("122621", "Papillary Muscle Included")
 PAPILLARIES_EXCLUDED = _dcm("122620", "Papillary Muscle Excluded")
-STUDY_QUALITY = _dcm("122739", "Overall study quality")
+CONFIDENCE = private("CONFIDENCE")
 CARDIAC_CYCLE_POINT = _sct("272518008", "Cardiovascular cycle point")
 RANGE_LOWER = _sct("385524004", "Normal Range Lower Limit")
 RANGE_UPPER = _sct("371933006", "Normal Range Upper Limit")
+ENGLISH = Code("en-US", "RFC5646", "English (United States)")
+MANIFEST = _dcm("113030", "Manifest")
 COMMENT = _dcm("121106", "Comment")
 MR_OF_HEART = _sct("241620005", "Cardiac MRI")
 ARTIFICIAL_INTELLIGENCE = _dcm("123110", "Artificial Intelligence")
@@ -315,6 +347,8 @@ _UCUM_MEANING = {
     "m2": "square meter",
     "mm": "millimeter",
     "ms": "millisecond",
+    "/s": "per second",
+    "deg/cm": "degree per centimeter",
 }
 
 

@@ -7,7 +7,6 @@ from the source as it stands: a study whose UID breaks PS3.5 stays that study.
 
 from __future__ import annotations
 
-import enum
 import io
 import re
 import subprocess
@@ -20,7 +19,6 @@ from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 
-import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage
@@ -28,40 +26,14 @@ from pydicom.uid import EncapsulatedPDFStorage
 from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.results.codes import PRIVATE_DESIGNATOR, PRIVATE_SCHEME_UID
 from dicom_node.results.identity import CARRIED
-from dicom_node.results.objects import ExpectedMask, ExpectedSlice, ResultObject
+from dicom_node.results.objects import ResultObject, Surroundings
+from dicom_node.results.problems import GateCheck, Problem
 from dicom_node.results.sources import SourceDatasets
-from pipelines.cine.headers import frame_headers
-from pipelines.cine.regrid import image_centre
 
-__all__ = ["GateCheck", "IodFinding", "Problem", "check", "iod_findings"]
+__all__ = ["IodFinding", "check", "iod_findings"]
 
 _WORKERS = 4
 _IOD_TIMEOUT_S = 60
-_POSITION_TOLERANCE_MM = 0.01
-_REGRIDDED_TOLERANCE_MM = 0.5
-_DIRECTION_TOLERANCE = 1e-4
-
-
-class GateCheck(enum.StrEnum):
-    """One kind of check."""
-
-    IOD = "IOD"
-    IDENTITY = "identity"
-    REFERENCES = "references"
-    PIXELS = "pixels"
-    GEOMETRY = "geometry"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why an object may not leave."""
-
-    check: GateCheck
-    sentence: str
-    """What is wrong, with no patient data."""
-
-    def __str__(self) -> str:
-        return f"{self.check.value}: {self.sentence}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +69,9 @@ _ACCEPTED_WARNINGS = (
 )
 
 
-def check(objects: Sequence[ResultObject], sources: SourceDatasets) -> list[tuple[Problem, ...]]:
+def check(
+    objects: Sequence[ResultObject], sources: SourceDatasets, earlier: Iterable[str] = ()
+) -> list[tuple[Problem, ...]]:
     """Check the objects of one job.
 
     Parameters
@@ -106,6 +80,9 @@ def check(objects: Sequence[ResultObject], sources: SourceDatasets) -> list[tupl
         All objects of the job: references among them are followed.
     sources
         The source instances, read again.
+    earlier
+        SOP Instance UIDs of results that are delivered already and may be referred to: predecessors, and what a front
+        page lists.
 
     Returns
     -------
@@ -114,8 +91,14 @@ def check(objects: Sequence[ResultObject], sources: SourceDatasets) -> list[tupl
     """
     with ThreadPoolExecutor(max_workers=_WORKERS) as workers:
         iod = list(workers.map(lambda each: _iod_problems(each, sources), objects))
-    known = {each.sop_instance_uid for each in objects} | set(sources.paths)
-    problems = [[*found, *_reread(each, sources, known)] for found, each in zip(iod, objects, strict=True)]
+    known = {each.sop_instance_uid for each in objects} | set(sources.paths) | set(earlier)
+    reread = [_reread(each) for each in objects]
+    results = {str(one.SOPInstanceUID): one for one in reread if isinstance(one, Dataset)}
+    surroundings = Surroundings(sources, results)
+    problems = [
+        [*found, *_departures(one, each, surroundings, known)]
+        for found, one, each in zip(iod, reread, objects, strict=True)
+    ]
     _hold_back_dependents(objects, problems)
     return [tuple(found) for found in problems]
 
@@ -191,8 +174,7 @@ def _iod_problems(each: ResultObject, sources: SourceDatasets) -> tuple[Problem,
     inherited = {str(reference.get(keyword, "")) for keyword in ("StudyInstanceUID", "FrameOfReferenceUID")}
     for source in each.sources:
         inherited |= {source.sop_instance_uid, source.series_instance_uid}
-    if each.expected is not None:
-        inherited.add(each.expected.frame_of_reference_uid)
+        inherited |= {str(layer.get("FrameOfReferenceUID", "")) for layer in sources.layers(source)}
     try:
         findings = iod_findings(each.content, inherited)
     except subprocess.TimeoutExpired:
@@ -207,11 +189,27 @@ def _iod_problems(each: ResultObject, sources: SourceDatasets) -> tuple[Problem,
 # -- what comes back ---------------------------------------------------------------------------------------------------
 
 
-def _reread(each: ResultObject, sources: SourceDatasets, known: set[str]) -> list[Problem]:
+def _reread(each: ResultObject) -> Dataset | Problem:
+    """The object as a recipient reads it, or why it cannot be read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return list(_differences(dcmread(io.BytesIO(each.content)), each, sources, known))
+            dataset = dcmread(io.BytesIO(each.content))
+            _ = dataset.SOPInstanceUID, dataset.SOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID
+        except Exception as error:  # noqa: BLE001 - whatever a reader trips over is the finding
+            return Problem(GateCheck.PIXELS, f"the object cannot be read again: {type(error).__name__}")
+    return dataset
+
+
+def _departures(
+    reread: Dataset | Problem, each: ResultObject, surroundings: Surroundings, known: set[str]
+) -> list[Problem]:
+    if isinstance(reread, Problem):
+        return [reread]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return list(_differences(reread, each, surroundings, known))
         except NodeError:
             # A source that cannot be read says nothing about the object.
             raise
@@ -219,19 +217,20 @@ def _reread(each: ResultObject, sources: SourceDatasets, known: set[str]) -> lis
             return [Problem(GateCheck.PIXELS, f"the object cannot be read again: {type(error).__name__}")]
 
 
-def _differences(dataset: Dataset, each: ResultObject, sources: SourceDatasets, known: set[str]) -> Iterator[Problem]:
-    yield from _identity(dataset, each, sources)
+def _differences(
+    dataset: Dataset, each: ResultObject, surroundings: Surroundings, known: set[str]
+) -> Iterator[Problem]:
+    yield from _identity(dataset, each, surroundings.sources)
     yield from _references(dataset, known)
-    if isinstance(each.expected, ExpectedSlice):
-        yield from _slice(dataset, each.expected, sources)
-    elif isinstance(each.expected, ExpectedMask):
-        yield from _mask(dataset, each.expected)
-    elif dataset.SOPClassUID == EncapsulatedPDFStorage:
+    if each.expected is not None:
+        yield from each.expected.check(dataset, surroundings)
+    if dataset.SOPClassUID == EncapsulatedPDFStorage:
         length = int(dataset.get("EncapsulatedDocumentLength", 0))
         if not dataset.EncapsulatedDocument[:length].startswith(b"%PDF-"):
             yield Problem(GateCheck.PIXELS, "the encapsulated document is no PDF")
     elif "PixelData" in dataset:
-        size = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
+        pixels = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * int(dataset.get("NumberOfFrames") or 1)
+        size = (pixels * dataset.BitsAllocated + 7) // 8
         if len(dataset.PixelData) != size + size % 2:
             yield Problem(GateCheck.PIXELS, f"{len(dataset.PixelData)} bytes of pixels where {size} are due")
 
@@ -277,95 +276,3 @@ def _references(dataset: Dataset, known: set[str]) -> Iterator[Problem]:
             missing.discard(str(item.get("ReferencedSOPInstanceUID", "")))
     for uid in sorted(missing):
         yield Problem(GateCheck.REFERENCES, f"it refers to {uid}, which is neither a source nor among the results")
-
-
-def _slice(dataset: Dataset, expected: ExpectedSlice, sources: SourceDatasets) -> Iterator[Problem]:
-    stored = dataset.pixel_array.astype(np.float64)
-    grey = stored * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
-    if grey.shape != expected.grey.shape:
-        yield Problem(GateCheck.PIXELS, f"the image is {grey.shape}, the source slice {expected.grey.shape}")
-        return
-    departure = float(np.abs(grey.astype(np.float32) - expected.grey).max())
-    if not departure <= expected.tolerance:
-        yield Problem(
-            GateCheck.PIXELS, f"grey values depart by {departure:g} from the source, {expected.tolerance:g} allowed"
-        )
-    geometry = expected.geometry
-    position = np.array([float(v) for v in dataset.ImagePositionPatient])
-    orientation = np.array([float(v) for v in dataset.ImageOrientationPatient])
-    yield from _plane(
-        position, orientation, [float(v) for v in dataset.PixelSpacing], expected, geometry.positions[expected.index]
-    )
-    if str(dataset.FrameOfReferenceUID) != expected.frame_of_reference_uid:
-        yield Problem(GateCheck.GEOMETRY, "FrameOfReferenceUID is not that of the source")
-    # Against the header as received, not only against what the assembler made of it.
-    if expected.regridded:
-        yield from _regridded(position, expected, sources)
-        return
-    for layer in sources.layers(expected.source):
-        if "ImagePositionPatient" in layer:
-            received = np.array([float(v) for v in layer.ImagePositionPatient])
-            if np.abs(received - position).max() > _POSITION_TOLERANCE_MM:
-                yield Problem(GateCheck.GEOMETRY, "ImagePositionPatient is not that of the source image")
-            break
-
-
-def _regridded(position: np.ndarray, expected: ExpectedSlice, sources: SourceDatasets) -> Iterator[Problem]:
-    """The centre of an image as received lies in the plane of the slice that was made of it."""
-    for header in frame_headers(sources.header(expected.source.sop_instance_uid)):
-        if header.frame_number == expected.source.frame_number:
-            away = abs(float((image_centre(header) - position) @ expected.geometry.normal))
-            if away > _REGRIDDED_TOLERANCE_MM:
-                yield Problem(GateCheck.GEOMETRY, f"the source image lies {away:.1f} mm beside the slice made of it")
-
-
-def _plane(
-    position: np.ndarray,
-    orientation: np.ndarray,
-    spacing: Sequence[float],
-    expected: ExpectedSlice | ExpectedMask,
-    at: np.ndarray,
-) -> Iterator[Problem]:
-    geometry = expected.geometry
-    if np.abs(position - at).max() > _POSITION_TOLERANCE_MM:
-        yield Problem(GateCheck.GEOMETRY, "ImagePositionPatient departs from the stack")
-    if np.abs(orientation - np.r_[geometry.row_direction, geometry.column_direction]).max() > _DIRECTION_TOLERANCE:
-        yield Problem(GateCheck.GEOMETRY, "ImageOrientationPatient departs from the stack")
-    if not np.allclose(spacing, geometry.pixel_spacing, rtol=1e-6):
-        yield Problem(GateCheck.GEOMETRY, "PixelSpacing departs from the stack")
-
-
-def _mask(dataset: Dataset, expected: ExpectedMask) -> Iterator[Problem]:
-    shared = dataset.SharedFunctionalGroupsSequence[0]
-    spacing = [float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing]
-    orientation = np.array([float(v) for v in shared.PlaneOrientationSequence[0].ImageOrientationPatient])
-    frames = dataset.pixel_array
-    if frames.ndim == 2:
-        frames = frames[None]
-    if frames.shape[1:] != expected.labels.shape[1:]:
-        yield Problem(GateCheck.PIXELS, f"frames are {frames.shape[1:]}, slices {expected.labels.shape[1:]}")
-        return
-    labels = np.zeros_like(expected.labels)
-    problems: dict[str, Problem] = {}
-    for frame, group in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
-        position = np.array([float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient])
-        index = int(np.argmin(np.linalg.norm(expected.geometry.positions - position, axis=1)))
-        for problem in _plane(position, orientation, spacing, expected, expected.geometry.positions[index]):
-            problems.setdefault(problem.sentence, problem)
-        segment = expected.segments[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber - 1]
-        if np.any(labels[index][frame > 0]):
-            problems.setdefault("overlap", Problem(GateCheck.PIXELS, "segments overlap"))
-        labels[index][frame > 0] = segment.label
-        source = expected.references[index]
-        item = group.DerivationImageSequence[0].SourceImageSequence[0]
-        if (str(item.ReferencedSOPInstanceUID), item.get("ReferencedFrameNumber")) != (
-            source.sop_instance_uid,
-            source.frame_number,
-        ):
-            problems.setdefault("source", Problem(GateCheck.REFERENCES, "a frame refers to the image of another slice"))
-    yield from problems.values()
-    wrong = int(np.count_nonzero(labels != expected.labels))
-    if wrong:
-        yield Problem(GateCheck.PIXELS, f"{wrong} voxels differ from the segmentation")
-    if str(dataset.FrameOfReferenceUID) != expected.frame_of_reference_uid:
-        yield Problem(GateCheck.GEOMETRY, "FrameOfReferenceUID is not that of the source")

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from dicom_node.errors import ProcessingFailureError
 from pipelines.cine.elements import DAMAGE
+from pipelines.cine.reading import read_object
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 
 __all__ = ["SourceDatasets", "frame_layers"]
@@ -37,7 +37,7 @@ class SourceDatasets:
         for path in paths:
             try:
                 # Raw: no value is converted, so an invalid UID neither warns nor changes.
-                header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+                header = read_object(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
                 element = header.get_item("SOPInstanceUID")
             except (InvalidDicomError, *DAMAGE):
                 continue
@@ -66,7 +66,7 @@ class SourceDatasets:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    self._headers[sop_instance_uid] = dcmread(path, stop_before_pixels=True)
+                    self._headers[sop_instance_uid] = read_object(path, stop_before_pixels=True)
             except (InvalidDicomError, *DAMAGE) as error:
                 raise ProcessingFailureError(
                     f"a source instance cannot be read again: {type(error).__name__}",
@@ -84,13 +84,23 @@ class SourceDatasets:
         stacks: list[CineStack] = [study.short_axis] if study.short_axis is not None else list(study.stacks)
         for stack in stacks:
             return self.header(stack.sources[0][0].sop_instance_uid)
+        return self.any_of(study.context.study_instance_uid)
+
+    def any_of(self, study_instance_uid: str) -> Dataset:
+        """The instance of a study with the smallest SOP Instance UID: the same whatever the order of arrival.
+
+        Raises
+        ------
+        ProcessingFailureError
+            There is none.
+        """
         for uid in sorted(self.paths):
             header = self.header(uid)
-            if str(header.get("StudyInstanceUID", "")) == study.context.study_instance_uid:
+            if str(header.get("StudyInstanceUID", "")) == study_instance_uid:
                 return header
         raise ProcessingFailureError(
             "no source instance of the study is left to take patient and study from",
-            subject=study.context.study_instance_uid,
+            subject=study_instance_uid,
             remedy="send the study again",
         )
 

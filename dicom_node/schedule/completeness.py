@@ -65,7 +65,7 @@ def read_study(contents: StudyContents, routes: Mapping[str, Route], steps: Stud
     phases_at = _phases_at(one for own in facts for one in own)
     return StudyReading(
         contents=contents,
-        completeness=completeness([one for series in facts for one in series]),
+        completeness=completeness([one for series in facts for one in series if not one.own_output]),
         routes=explain(
             routes,
             [_series(summary, own, phases_at) for summary, own in zip(contents.series, facts, strict=True)],
@@ -114,7 +114,8 @@ def decide(reading: StudyReading, settings: ExecutionSettings, *, open_associati
     Never while an association that sent to it is open. Then after ``complete_quiet_time_s`` of silence when every slice
     has all its phases. Where the scanner did not say how many slices there will be, the silence must be twice the
     longest pause that the sender has made so far, because scanners that send slice by slice pause for each
-    breath-hold. After ``quiet_time_s`` any study is taken as it is.
+    breath-hold. After ``quiet_time_s`` any study is taken as it is, but one whose short axis is plainly incomplete only
+    after ``incomplete_quiet_time_s``: half a stack gives results that the whole one contradicts.
 
     Performed procedure steps that have ended, completed or discontinued, say more. When every image that they name is
     here, the study is taken at once. While an image is missing of a series that has begun to come, it is waited for,
@@ -134,6 +135,13 @@ def decide(reading: StudyReading, settings: ExecutionSettings, *, open_associati
     if steps.ended and steps.missing and quiet_s < settings.missing_images_quiet_time_s:
         wanted_s = settings.missing_images_quiet_time_s
         return Decision(False, f"{state}; quiet for {max(0.0, quiet_s):.0f} of {wanted_s:g} s")
+    doubts = [stack.doubt for stack in reading.completeness.stacks if stack.short_axis]
+    if doubts and all(doubts):
+        state = f"{state}; more may come: {doubts[0]}"
+        if quiet_s < settings.incomplete_quiet_time_s:
+            wanted_s = settings.incomplete_quiet_time_s
+            return Decision(False, f"{state}; quiet for {max(0.0, quiet_s):.0f} of {wanted_s:g} s")
+        return Decision(True, f"{state}; quiet for {settings.incomplete_quiet_time_s:g} s")
     if quiet_s >= settings.quiet_time_s:
         return Decision(True, f"{state}; quiet for {settings.quiet_time_s:g} s")
     if not reading.completeness.complete:

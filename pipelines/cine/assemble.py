@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import structlog
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from pipelines.cine import elements
+from pipelines.cine.declared import MAX_STUDY_PIXELS, DeclaredError
+from pipelines.cine.decoder import start_decoder
 from pipelines.cine.elements import number, text
 from pipelines.cine.enhancement import assemble_late_enhancement, plan_late_enhancement
 from pipelines.cine.files import dicom_files
 from pipelines.cine.geometry import ParallelGroup, merged, parallel_groups
 from pipelines.cine.headers import FrameHeader, frame_headers, origin
-from pipelines.cine.pixels import UndecodableError, decode_frame
+from pipelines.cine.order import disorder, median_allowed, single_allowed
+from pipelines.cine.phases import OrderedBy
+from pipelines.cine.pixels import DecoderStoppedError, UndecodableError, check_frame, decode_frame, decoded_apart
+from pipelines.cine.reading import read_object
 from pipelines.cine.regrid import image_centre
 from pipelines.cine.selection import excluded_frame, excluded_object, flow_magnitudes
 from pipelines.cine.slices import (
     LeftOut,
+    SlicePlan,
     StackPlan,
     along,
     continued,
@@ -63,9 +69,16 @@ MIN_SHORT_AXIS_SLICES = 3
 SHORT_AXIS_PITCH_MM = (4.5, 20.5)
 
 _ONE_POSITION_MM = 2.0
+_ONE_STACK_ASIDE_MM = 100.0
+"""What another field of view may move the centre of an image by."""
 
 _DEFER_BYTES = 65536
 """Elements above this size stay on disk until they are asked for: pixel data of frames that nobody chooses."""
+
+
+_QUOTED = re.compile(r" \('[^']*'\)")
+_MAX_DEATHS = 2
+"""Frames of one study that the decoder does not survive; then no more of its compressed frames are tried."""
 
 
 @dataclass(slots=True)
@@ -96,10 +109,12 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
     unreadable: list[Omission] = []
     for path in paths:
         try:
-            dataset = pydicom.dcmread(path, defer_size=_DEFER_BYTES, force=True)
+            dataset = read_object(path, defer_size=_DEFER_BYTES, force=True)
             if not dataset:
                 raise ValueError("it holds no DICOM element")
             datasets.append(dataset)
+            if len(datasets) == 1 and decoded_apart(dataset):
+                start_decoder()
         except elements.DAMAGE as error:
             unreadable.append(
                 Omission(
@@ -164,19 +179,26 @@ def _take(dataset: Dataset, studies: dict[str, _Study]) -> None:
     elif identity.sop_instance_uid in study.datasets:
         omit(OmissionReason.DUPLICATE, "The same object was given more than once.")
     else:
-        study.frames.extend(frame_headers(dataset))
-        study.datasets[identity.sop_instance_uid] = dataset
+        try:
+            study.frames.extend(frame_headers(dataset))
+        except DeclaredError as error:
+            omit(OmissionReason.UNREADABLE, str(error))
+        else:
+            study.datasets[identity.sop_instance_uid] = dataset
 
 
 def _study(uid: str, study: _Study) -> CineStudy:
     cine: list[FrameHeader] = []
     left_out: list[LeftOut] = []
+    said: dict[tuple[str, str], str] = {}
     for frame in sorted(study.frames, key=lambda frame: frame.key):
         verdict = excluded_frame(frame)
         if verdict is None:
             cine.append(frame)
         else:
-            left_out.append(LeftOut(verdict.reason, verdict.detail, (frame,)))
+            # Of the values that cannot be read, one is quoted for all images of the series.
+            same = (frame.origin.series_instance_uid, _QUOTED.sub("", verdict.detail))
+            left_out.append(LeftOut(verdict.reason, said.setdefault(same, verdict.detail), (frame,)))
     flow = flow_magnitudes(
         cine, [frame for entry in left_out for frame in entry.frames if entry.reason is OmissionReason.FLOW]
     )
@@ -185,16 +207,21 @@ def _study(uid: str, study: _Study) -> CineStudy:
         left_out += [LeftOut(OmissionReason.FLOW, detail, (frame,)) for frame in cine if frame.key in flow]
         cine = [frame for frame in cine if frame.key not in flow]
     # A frame that cannot be decoded shows only now; the plan is then made again without it.
+    decoding = _Decoding(study.datasets)
     while True:
         plans, rejected = _plan(cine)
-        undecodable: dict[tuple[str, int], LeftOut] = {}
-        stacks = [_stack(plan, study.datasets, undecodable) for plan in plans]
-        if not undecodable:
+        plans, too_large = _within_limit(plans)
+        # Before anything is made in the size that headers declare.
+        decoding.check(frame for one in plans for frame in _frames(one.plan))
+        stacks = [] if decoding.undecodable else [_stack(one, decoding) for one in plans]
+        if not decoding.undecodable and not decoding.contradicted:
             break
-        left_out.extend(undecodable.values())
-        cine = [frame for frame in cine if frame.key not in undecodable]
-    enhanced, left_out = _late_enhancement(left_out, plans, study.datasets)
-    omissions = [*study.omissions, *(_omission(entry) for entry in left_out + rejected)]
+        left_out.extend(decoding.undecodable.values())
+        cine = [decoding.distrusting(frame) for frame in cine if frame.key not in decoding.undecodable]
+        decoding.undecodable.clear()
+        decoding.contradicted.clear()
+    enhanced, left_out = _late_enhancement(left_out, plans, decoding)
+    omissions = [*study.omissions, *(_omission(entry) for entry in left_out + rejected + too_large)]
     result = CineStudy(
         context=_context(uid, study, stacks),
         stacks=tuple(stacks),
@@ -212,23 +239,31 @@ def _study(uid: str, study: _Study) -> CineStudy:
 
 
 def _late_enhancement(
-    left_out: Sequence[LeftOut], cine: Sequence[_Planned], datasets: dict[str, Dataset]
+    left_out: Sequence[LeftOut], cine: Sequence[_Planned], decoding: _Decoding
 ) -> tuple[list[LateEnhancementStack], list[LeftOut]]:
     """Late enhancement among what was left out as prepared by inversion, and what of all is still left out."""
     prepared = [entry for entry in left_out if entry.reason is OmissionReason.LATE_ENHANCEMENT]
     if not prepared:
         return [], list(left_out)
-    undecodable: dict[tuple[str, int], LeftOut] = {}
 
     def decode(frame: FrameHeader) -> NDArray[np.float32] | None:
-        image = _decoded(frame, datasets, undecodable)
-        return None if frame.key in undecodable else image
+        if frame.key not in decoding.undecodable:
+            decoding.check([frame])
+        image = None if frame.key in decoding.undecodable else decoding.decode(frame)
+        return None if frame.key in decoding.undecodable else image
 
     short_axis = next((_plane(one.plan) for one in cine if one.view is View.SAX), None)
     plans, rejected = plan_late_enhancement([frame for entry in prepared for frame in entry.frames], short_axis, decode)
-    stacks = [stack for plan in plans if (stack := assemble_late_enhancement(plan, decode)) is not None]
+    room = MAX_STUDY_PIXELS - sum(_pixels(one.plan) for one in cine)
+    stacks: list[LateEnhancementStack] = []
+    for plan in plans:
+        room -= sum(frame.rows * frame.columns for frame in plan.frames)
+        if room < 0:
+            rejected.append(_too_large(plan.frames))
+        elif (stack := assemble_late_enhancement(plan, decode)) is not None:
+            stacks.append(stack)
     others = [entry for entry in left_out if entry.reason is not OmissionReason.LATE_ENHANCEMENT]
-    return stacks, [*others, *rejected, *undecodable.values()]
+    return stacks, [*others, *rejected, *decoding.undecodable.values()]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -297,12 +332,20 @@ def _bundles(groups: Sequence[_Group]) -> list[list[_Group]]:
         for bundle in bundles:
             lead = bundle[0]
             in_one_frame = lead.group.frame_of_reference_uid == one.group.frame_of_reference_uid
-            if in_one_frame and angle_between(lead.plan.grid.normal, one.plan.grid.normal) <= ONE_STACK_DEG:
+            turned = angle_between(lead.plan.grid.normal, one.plan.grid.normal)
+            if in_one_frame and turned <= ONE_STACK_DEG and _aside(one.plan, lead.plan) <= _ONE_STACK_ASIDE_MM:
                 bundle.append(one)
                 break
         else:
             bundles.append([one])
     return bundles
+
+
+def _aside(plan: StackPlan, other: StackPlan) -> float:
+    """Distance of the images' centres of two stacks across the normal, mm."""
+    mine, theirs = _plane(plan), _plane(other)
+    across = mine.centre - theirs.centre
+    return float(np.linalg.norm(across - (across @ theirs.normal) * theirs.normal))
 
 
 def _bundle_plane(bundle: Sequence[_Group]) -> Plane:
@@ -329,10 +372,12 @@ def _main_short_axis(short: Sequence[_Planned]) -> tuple[_Planned | None, list[L
     left_out: list[LeftOut] = []
     for one in short:
         refusal = _unfit_short_axis(one.plan)
-        if refusal is None:
-            fit.append(one)
-        else:
+        if refusal is not None:
             left_out.append(_whole(one.plan, refusal))
+        elif _pixels(one.plan) > MAX_STUDY_PIXELS:
+            left_out.append(_too_large(_frames(one.plan)))
+        else:
+            fit.append(one)
     main = max(fit, key=lambda one: (not one.view_open, len(one.plan.slices), len(one.plan.mixes[0])), default=None)
     for one in fit:
         if one is not main:
@@ -364,14 +409,11 @@ def _same_slices(plan: StackPlan, other: StackPlan) -> bool:
     """Tell whether all slices of ``plan`` lie where ``other`` has some, in one frame of reference."""
     if plan.group.frame_of_reference_uid != other.group.frame_of_reference_uid:
         return False
-    mine, theirs = _plane(plan), _plane(other)
-    if angle_between(mine.normal, theirs.normal) > 1.0:
+    normal = other.grid.normal
+    if angle_between(plan.grid.normal, normal) > 1.0 or _aside(plan, other) > 60.0:
         return False
-    across = mine.centre - theirs.centre
-    if np.linalg.norm(across - (across @ theirs.normal) * theirs.normal) > 60.0:
-        return False
-    there = along(other.slices, theirs.normal)
-    return all(np.abs(there - where).min() < 1.0 for where in along(plan.slices, theirs.normal))
+    there = along(other.slices, normal)
+    return all(np.abs(there - where).min() < 1.0 for where in along(plan.slices, normal))
 
 
 def _sort_key(plan: StackPlan) -> tuple[float, ...]:
@@ -420,18 +462,56 @@ def _geometry(plan: StackPlan) -> StackGeometry:
     )
 
 
-def _stack(planned: _Planned, datasets: dict[str, Dataset], undecodable: dict[tuple[str, int], LeftOut]) -> CineStack:
-    """Decode the frames of a plan; those that cannot be decoded are put into ``undecodable``."""
+def _within_limit(plans: Sequence[_Planned]) -> tuple[list[_Planned], list[LeftOut]]:
+    """The stacks, the most wanted first, that `MAX_STUDY_PIXELS` leaves room for."""
+    kept: list[_Planned] = []
+    left_out: list[LeftOut] = []
+    room = MAX_STUDY_PIXELS
+    for one in plans:
+        wanted = _pixels(one.plan)
+        if wanted <= room:
+            room -= wanted
+            kept.append(one)
+        else:
+            left_out.append(_too_large(_frames(one.plan)))
+    return kept, left_out
+
+
+def _pixels(plan: StackPlan) -> int:
+    """Pixels of the images of a stack, or of the stack that is made of them, whichever are more."""
+    images = sum(frame.rows * frame.columns for frame in _frames(plan))
+    return max(images, plan.grid.shape[0] * plan.grid.shape[1] * len(plan.mixes[0]) * len(plan.slices))
+
+
+def _too_large(frames: tuple[FrameHeader, ...]) -> LeftOut:
+    detail = (
+        f"{len(frames)} images of {frames[0].rows} × {frames[0].columns} pixels are more than is decoded of one study "
+        f"({MAX_STUDY_PIXELS // 1_000_000} million pixels)."
+    )
+    return LeftOut(OmissionReason.TOO_LARGE, detail, frames)
+
+
+def _frames(plan: StackPlan) -> tuple[FrameHeader, ...]:
+    return tuple(frame for part in plan.slices for frame in part.frames)
+
+
+def _stack(planned: _Planned, decoding: _Decoding) -> CineStack:
+    """Decode the frames of a plan; those that cannot be decoded are put into ``decoding.undecodable``."""
     plan = planned.plan
     phases = len(plan.mixes[0])
     pixels = np.empty((phases, len(plan.slices), *plan.grid.shape), dtype=np.float32)
     sources: list[list[FrameSource]] = [[] for _ in range(phases)]
+    uncertain: list[tuple[SlicePlan, float | None]] = []
     for index, (part, placed, mixes) in enumerate(zip(plan.slices, plan.placements, plan.mixes, strict=True)):
-        decoded = [placed.apply(_decoded(frame, datasets, undecodable)) for frame in part.frames]
+        decoded = [placed.apply(decoding.decode(frame)) for frame in part.frames]
+        if not part.certain and not decoding.undecodable:
+            uncertain.append((part, disorder(np.stack(decoded))))
         for phase, mix in enumerate(mixes):
             first, second = decoded[mix.first], decoded[mix.second]
             pixels[phase, index] = first if mix.weight == 0 else first + np.float32(mix.weight) * (second - first)
             sources[phase].append(frame_source(part.frames[mix.nearest]))
+    for part in _contradicted(uncertain):
+        decoding.contradicted.update((frame.key, part.by) for frame in part.frames)
     return CineStack(
         view=planned.view,
         pixels=pixels,
@@ -448,19 +528,75 @@ def _stack(planned: _Planned, datasets: dict[str, Dataset], undecodable: dict[tu
     )
 
 
-def _decoded(
-    frame: FrameHeader, datasets: dict[str, Dataset], undecodable: dict[tuple[str, int], LeftOut]
-) -> NDArray[np.float32]:
-    shape = (frame.rows, frame.columns)
-    try:
-        values = decode_frame(datasets[frame.origin.sop_instance_uid], frame.frame_number)
-        if values.shape != shape:
-            raise UndecodableError("the image has another size than its header says")
-    except UndecodableError as error:
-        detail = f"Its pixels cannot be decoded ({error})."
-        undecodable[frame.key] = LeftOut(OmissionReason.UNREADABLE, detail, (frame,))
-        return np.zeros(shape, dtype=np.float32)
-    return values
+@dataclass(slots=True)
+class _Decoding:
+    """The frames of one study on their way to grey values."""
+
+    datasets: dict[str, Dataset]
+    undecodable: dict[tuple[str, int], LeftOut] = field(default_factory=dict)
+    """What the last plan held and cannot be decoded."""
+    contradicted: dict[tuple[str, int], OrderedBy] = field(default_factory=dict)
+    """Frames of the last plan whose order the pixels contradict, and the attribute that gave it."""
+    deaths: int = 0
+    """How often the decoder did not survive a frame of the study."""
+
+    def check(self, frames: Iterable[FrameHeader]) -> None:
+        """Note the frames whose pixels are not there, or not in the size of their headers."""
+        for frame in frames:
+            try:
+                check_frame(self.datasets[frame.origin.sop_instance_uid], frame.frame_number)
+            except UndecodableError as error:
+                self._note(frame, str(error))
+
+    def distrusting(self, frame: FrameHeader) -> FrameHeader:
+        """The frame, its order no longer taken from an attribute that the pixels contradicted."""
+        by = self.contradicted.get(frame.key)
+        return frame if by is None else replace(frame, distrusted=frame.distrusted | {by})
+
+    def decode(self, frame: FrameHeader) -> NDArray[np.float32]:
+        """Grey values of a frame; zeros, and a note, when it cannot be decoded."""
+        shape = (frame.rows, frame.columns)
+        dataset = self.datasets[frame.origin.sop_instance_uid]
+        try:
+            if self.deaths >= _MAX_DEATHS and decoded_apart(dataset):
+                raise UndecodableError("the decoder ended over other frames of the study")
+            values = decode_frame(dataset, frame.frame_number)
+            if values.shape != shape:
+                raise UndecodableError("the image has another size than its header says")
+        except UndecodableError as error:
+            self.deaths += isinstance(error, DecoderStoppedError)
+            self._note(frame, str(error))
+            return np.zeros(shape, dtype=np.float32)
+        return values
+
+    def _note(self, frame: FrameHeader, why: str) -> None:
+        detail = f"Its pixels cannot be decoded ({why})."
+        self.undecodable[frame.key] = LeftOut(OmissionReason.UNREADABLE, detail, (frame,))
+
+
+def _contradicted(uncertain: Sequence[tuple[SlicePlan, float | None]]) -> list[SlicePlan]:
+    """The slices of one stack whose order the pixels contradict.
+
+    Parameters
+    ----------
+    uncertain : sequence of (SlicePlan, float or None)
+        Slices that an attribute ordered which does not say the phase itself, each with its `disorder`.
+
+    Returns
+    -------
+    list of SlicePlan
+        All that one attribute ordered when that is so for most of them, else those of which it is plain.
+    """
+    found: list[SlicePlan] = []
+    for by in dict.fromkeys(part.by for part, _ in uncertain):
+        judged = [(part, value) for part, value in uncertain if part.by is by]
+        # Each against what is allowed for its number of frames.
+        known = [value / median_allowed(len(part.frames)) for part, value in judged if value is not None]
+        most = bool(known) and float(np.median(known)) > 1.0
+        found += [
+            part for part, value in judged if most or (value is not None and value > single_allowed(len(part.frames)))
+        ]
+    return found
 
 
 def _omission(entry: LeftOut) -> Omission:

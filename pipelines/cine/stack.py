@@ -274,6 +274,7 @@ class OmissionReason(enum.StrEnum):
     MISSING_FRAMES = "missing frames"
     DIFFERENT_GEOMETRY = "different geometry"
     REAL_TIME = "real time"
+    TOO_LARGE = "too large"
     CONTINUED_ELSEWHERE = "continued elsewhere"
     """Slices that continue the short-axis stack and cannot be measured with it: its volumes are not the ventricle's."""
 

@@ -24,6 +24,7 @@ from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.segment import segment
 
 __all__ = [
+    "AnnotatedFrames",
     "AnnotationError",
     "ContourComparison",
     "SurfaceComparison",
@@ -32,6 +33,7 @@ __all__ = [
     "contour_distance",
     "cut_surface",
     "fill_segments",
+    "read_annotated_frames",
     "read_surface",
 ]
 
@@ -142,6 +144,42 @@ def _of_phase(masks: dict[tuple[int, int], NDArray[np.bool_]], phase: int) -> tu
     return slices, np.stack([masks[phase, index] for index in slices])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotatedFrames:
+    """A Sunnybrook patient with its contours as regions (R, C), by (phase, slice) of the short-axis stack."""
+
+    stack: CineStack
+    endocardium: dict[tuple[int, int], NDArray[np.bool_]]
+    epicardium: dict[tuple[int, int], NDArray[np.bool_]]
+    end_diastole: int
+    end_systole: int
+
+
+def read_annotated_frames(patient: Path) -> AnnotatedFrames:
+    """Read one patient of Sunnybrook Cardiac Data.
+
+    Parameters
+    ----------
+    patient : Path
+        Folder as in :func:`compare_with_contours`.
+
+    Raises
+    ------
+    AnnotationError
+        Contours are missing, malformed or belong to other images.
+    """
+    stack = _short_axis(patient / "dicom")
+    folder = patient / "contours"
+    inner = _masks(_read_contours(folder / "i-contours"), stack, folder)
+    outer = _masks(_read_contours(folder / "o-contours"), stack, folder)
+    diastole = max({phase for phase, _ in outer}, key=lambda phase: sum(at == phase for at, _ in outer))
+    others = {phase for phase, _ in inner} - {diastole}
+    if not others:
+        raise AnnotationError(f"{folder} has endocardial contours of one phase only")
+    systole = max(others, key=lambda phase: sum(at == phase for at, _ in inner))
+    return AnnotatedFrames(stack, inner, outer, diastole, systole)
+
+
 def compare_with_contours(patient: Path) -> ContourComparison:
     """Segment one patient of Sunnybrook Cardiac Data and compare with its contours.
 
@@ -160,15 +198,9 @@ def compare_with_contours(patient: Path) -> ContourComparison:
     SegmentationRefused
         The stack could not be segmented.
     """
-    stack = _short_axis(patient / "dicom")
-    folder = patient / "contours"
-    inner = _masks(_read_contours(folder / "i-contours"), stack, folder)
-    outer = _masks(_read_contours(folder / "o-contours"), stack, folder)
-    diastole = max({phase for phase, _ in outer}, key=lambda phase: sum(at == phase for at, _ in outer))
-    others = {phase for phase, _ in inner} - {diastole}
-    if not others:
-        raise AnnotationError(f"{folder} has endocardial contours of one phase only")
-    systole = max(others, key=lambda phase: sum(at == phase for at, _ in inner))
+    frames = read_annotated_frames(patient)
+    stack, inner, outer = frames.stack, frames.endocardium, frames.epicardium
+    diastole, systole = frames.end_diastole, frames.end_systole
     segmentation = segment(stack)
     spacing = stack.geometry.pixel_spacing
     tissue = stack.geometry.slice_intervals() * spacing[0] * spacing[1] / 1000

@@ -18,7 +18,7 @@ from pipelines.analysis import run
 from pipelines.cine.assemble import assemble_datasets
 from pipelines.cine.stack import CineStack, CineStudy, OmissionReason
 from pipelines.errors import RefusalReason
-from pipelines.ventricles import ShortAxis, short_axis
+from pipelines.ventricular_function.steps import ShortAxis, short_axis
 
 # Not shrunk: an assembly is too slow for that, and its inputs are few and speak for themselves.
 FEW = settings(

@@ -144,7 +144,8 @@ def test_check_asks_web_destinations(run: Run, tmp_path: Path) -> None:
         config = write_configuration(tmp_path, free_port())
         config.write_text(
             f"storage: {{database: 'sqlite:///{tmp_path}/ledger.sqlite', directory: '{tmp_path}/instances'}}\n"
-            f"results: {{destinations: {{archive: {{web: {{url: '{pacs.root}'}}}}}}}}\n",
+            f"results: {{destinations: {{archive: {{web: {{url: '{pacs.root}'}}}}}}}}\n"
+            "routes: {cine: {destinations: [archive]}}\n",
             encoding="utf-8",
         )
         answered = run("check", "--config", config, "--json")
@@ -205,15 +206,15 @@ def test_address() -> None:
 
 def test_commands_on_an_empty_ledger(run: Run, tmp_path: Path) -> None:
     config = write_configuration(tmp_path, free_port())
-    status = json.loads(run("status", "--config", config, "--json").out)
-    assert status["studies"] == status["instances"] == status["quarantined"] == 0
+    ledger = json.loads(run("status", "--config", config, "--json").out)["ledger"]
+    assert ledger["studies"] == ledger["instances"] == ledger["quarantined"] == 0
     assert json.loads(run("studies", "--config", config, "--json").out) == []
     assert json.loads(run("jobs", "--config", config, "--json").out) == {
         "jobs": [],
         "dead_letters": [],
         "quarantined": [],
     }
-    for command in ("status", "studies", "jobs"):
+    for command in ("studies", "jobs"):
         assert run(command, "--config", config).status == ExitCode.OK
     unknown = run("explain", "1.2.3", "--config", config)
     assert unknown.status == ExitCode.FAILED

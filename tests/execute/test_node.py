@@ -25,7 +25,7 @@ from storage.ledger import open_ledger
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
     """Give the test process its signals back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield
     signal.set_wakeup_fd(-1)
     for number, handler in before.items():

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from dicom_node.cli import app
 from dicom_node.commands.terminal import ExitCode
-from dicom_node.config import Configuration, Peer, PeerPermission, load_configuration
+from dicom_node.config import Configuration, Peer, PeerPermission
+from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError, DeliveryRefusedError, PeerUnavailableError
 from dicom_node.network.fetch import FetchedSeries, Way, fetch_study
 from dicom_node.network.sender import ScuSettings, send_files

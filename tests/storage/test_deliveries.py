@@ -6,21 +6,23 @@ import concurrent.futures
 import datetime as dt
 
 import pytest
-from ledger_rows import NOW, a_result, receive_and_schedule
+from ledger_rows import DELIVERED, NOW, a_result, receive_and_schedule
 
 from storage.deliveries import (
     Delivery,
+    Selection,
     claim_deliveries,
     commitment_reported,
     delivery_confirmed,
     delivery_failed,
     delivery_sent,
     destinations_with_work,
+    dismiss_deliveries,
     extend_deliveries,
     overdue_commitments,
     release_deliveries,
     release_expired_deliveries,
-    requeue_delivery,
+    requeue_deliveries,
 )
 from storage.jobs import claim_job, complete_job
 from storage.ledger import Ledger, LedgerError
@@ -35,9 +37,9 @@ LATER = NOW + dt.timedelta(seconds=90)
 def queued(ledger: Ledger) -> Ledger:
     """A ledger with results 1 and 2 for ``pacs`` and result 1 for ``archive``."""
     receive_and_schedule(ledger)
-    job = claim_job(ledger, "w", NOW, 60)
+    job = claim_job(ledger, "w", NOW)
     assert job is not None
-    complete_job(ledger, job.id, [a_result(1, "pacs", "archive"), a_result(2)], {}, worker="w", now=NOW)
+    complete_job(ledger, job, [a_result(1, "pacs", "archive"), a_result(2)], DELIVERED, now=NOW)
     return ledger
 
 
@@ -51,6 +53,7 @@ def _report(ledger: Ledger, transaction: str, committed: set[str], failed: dict[
         transaction,
         committed,
         failed or {},
+        destinations={"pacs", "archive"},
         now=SOON,
         retry_at=lambda failures: LATER if failures < 2 else None,
     )
@@ -75,10 +78,10 @@ def test_claims_at_once_share_the_work(queued: Ledger) -> None:
     assert sorted(ids) == [1, 3]
 
 
-def test_without_commitment_sent_is_the_end(queued: Ledger) -> None:
+def test_without_commitment_sent_is_the_end_and_said_to_be_unverified(queued: Ledger) -> None:
     delivery_sent(queued, [one.id for one in _claim(queued)], None, None, now=SOON)
     one = _by_id(queued)[1]
-    assert (one.state, one.transaction_uid, one.committed_at) == (DeliveryState.COMMITTED, None, SOON)
+    assert (one.state, one.transaction_uid, one.committed_at) == (DeliveryState.NOT_VERIFIED, None, None)
     with pytest.raises(LedgerError, match="both"):
         delivery_sent(queued, [1], "7.7", None, now=SOON)
 
@@ -134,11 +137,10 @@ def test_failures_wait_and_then_die_and_can_be_requeued(queued: Ledger) -> None:
     delivery_failed(queued, 1, "refused: C000", None, now=SOON)
     one = _by_id(queued)[1]
     assert (one.state, one.failed_attempts, one.error) == (DeliveryState.DEAD, 2, "refused: C000")
-    with pytest.raises(LedgerError, match="not dead"):
-        requeue_delivery(queued, 3, now=SOON)
-    with pytest.raises(LedgerError, match="no such delivery: 99"):
-        requeue_delivery(queued, 99, now=SOON)
-    requeue_delivery(queued, 1, now=SOON)
+    assert requeue_deliveries(queued, Selection(destination="archive"), now=SOON) == 0
+    assert requeue_deliveries(queued, Selection(job_id=99), now=SOON) == 0
+    assert requeue_deliveries(queued, Selection(role="role-2"), now=SOON) == 0
+    assert requeue_deliveries(queued, Selection("pacs", "role-1", study_instance_uid="1.2.3"), now=SOON) == 1
     assert [one.failed_attempts for one in _claim(queued, SOON)] == [0]
 
 
@@ -150,3 +152,30 @@ def test_what_a_dead_owner_was_sending_is_sent_again_at_once(queued: Ledger) -> 
     extend_deliveries(queued, "c", SOON, 60)
     assert release_expired_deliveries(queued, NOW + dt.timedelta(seconds=61)) == 1  # b's
     assert release_expired_deliveries(queued, LATER + dt.timedelta(seconds=1)) == 2
+
+
+def test_a_report_closes_only_deliveries_of_those_whom_the_reporter_speaks_for(queued: Ledger) -> None:
+    delivery_sent(queued, [one.id for one in _claim(queued)], "7.7", SOON, now=NOW)
+    for said in ({"2.25.1", "2.25.2"}, set()):
+        failed = dict.fromkeys({"2.25.1", "2.25.2"} - said, "no such object instance")
+        told = commitment_reported(
+            queued, "7.7", said, failed, destinations={"archive"}, now=SOON, retry_at=lambda _failures: None
+        )
+        assert told == 0
+    assert _by_id(queued)[1].state is DeliveryState.AWAITING_COMMITMENT
+    assert _report(queued, "7.7", {"2.25.1"}) == 1
+
+
+def test_an_operator_chooses_by_destination_kind_job_and_study(queued: Ledger) -> None:
+    for destination in ("pacs", "archive"):
+        for one in _claim(queued, destination=destination):
+            delivery_failed(queued, one.id, "refused", None, now=NOW)
+    given = {"reason": "the archive is gone", "by": "ada", "now": SOON}
+    assert dismiss_deliveries(queued, Selection("pacs", "role-9"), **given) == 0  # type: ignore[arg-type]
+    assert dismiss_deliveries(queued, Selection(study_instance_uid="9.9"), **given) == 0  # type: ignore[arg-type]
+    assert dismiss_deliveries(queued, Selection("archive"), **given) == 1  # type: ignore[arg-type]
+    assert {one.destination for one in _by_id(queued).values() if one.state is DeliveryState.DEAD} == {"pacs"}
+    assert requeue_deliveries(queued, Selection(role="role-1"), now=SOON) == 1
+    assert requeue_deliveries(queued, Selection(), now=SOON, states=(DeliveryState.DISMISSED,)) == 1
+    assert requeue_deliveries(queued, Selection(), now=SOON) == 1
+    assert {one.state for one in _by_id(queued).values()} == {DeliveryState.QUEUED}

@@ -6,10 +6,22 @@ import datetime as dt
 import os
 
 import pytest
-from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule, route
+from ledger_rows import (
+    DELIVERED,
+    NOW,
+    a_result,
+    an_instance,
+    associate,
+    claim,
+    close_versions,
+    receive_and_schedule,
+    retry_at_once,
+    route,
+)
+from sqlalchemy import func, select
 
 from storage import retention
-from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
+from storage.deliveries import claim_deliveries, delivery_confirmed, delivery_failed, delivery_sent
 from storage.files import RESULTS, InstanceFiles, StoredFile
 from storage.instances import (
     QuarantinedObject,
@@ -20,13 +32,27 @@ from storage.instances import (
     record_quarantine,
 )
 from storage.jobs import claim_job, complete_job, create_jobs, fail_job, requeue_job, study_contents
-from storage.ledger import Ledger, utc_now
-from storage.overview import events_of_study, quarantine_overviews, study_overviews
-from storage.retention import expire_events, expire_quarantine, expire_studies, sweep_files
+from storage.ledger import Ledger, LedgerError, utc_now
+from storage.overview import events_of_study, job_overviews, quarantine_overviews, study_overviews
+from storage.retention import Swept, expire_events, expire_history, expire_quarantine, expire_studies, sweep_files
+from storage.schema import (
+    Association,
+    CommitmentRequest,
+    DeliveryRow,
+    InstanceRow,
+    JobRow,
+    JobState,
+    ResultRow,
+    SeriesRow,
+    StudyRow,
+)
+from storage.transfers import pass_over_untold, untold_associations
 
 MONTH = dt.timedelta(days=30)
 LATER = NOW + MONTH + dt.timedelta(seconds=1)
 HOUR = dt.timedelta(hours=1)
+KNOWN = (Association, StudyRow, SeriesRow, InstanceRow, JobRow, ResultRow, DeliveryRow, CommitmentRequest)
+NOTHING = Swept(0, 0)
 
 
 def _expire(ledger: Ledger, now: dt.datetime = LATER) -> tuple[str, ...]:
@@ -34,9 +60,10 @@ def _expire(ledger: Ledger, now: dt.datetime = LATER) -> tuple[str, ...]:
 
 
 def _process(ledger: Ledger, at: dt.datetime = NOW) -> None:
-    job = claim_job(ledger, "w", at, 60)
+    job = claim_job(ledger, "w", at)
     assert job is not None
-    complete_job(ledger, job.id, [a_result(1)], {}, worker="w", now=at)
+    complete_job(ledger, job, [a_result(1)], DELIVERED, now=at)
+    close_versions(ledger, at)
 
 
 def _deliver(ledger: Ledger, at: dt.datetime = NOW) -> None:
@@ -65,11 +92,11 @@ def test_what_is_not_finished_stays_however_old_it_is(ledger: Ledger) -> None:
     ages = LATER + 100 * MONTH
     receive_and_schedule(ledger)
     assert _expire(ledger, ages) == ()  # job queued
-    job = claim_job(ledger, "w", NOW, 60)
+    job = claim_job(ledger, "w", NOW)
     assert job is not None
     assert _expire(ledger, ages) == ()  # running
-    fail_job(ledger, job.id, "error", retryable=False, retry_at=NOW, worker="w", now=NOW)
-    assert _expire(ledger, ages) == ()  # failed: an operator must see it
+    fail_job(ledger, job, "error", retryable=False, retry_at=retry_at_once(), now=NOW)
+    assert _expire(ledger, ages) == ()  # failed, and nobody was told yet
     requeue_job(ledger, job.id, now=NOW)
     _process(ledger)
     assert _expire(ledger, ages) == ()  # result queued
@@ -158,7 +185,9 @@ def _named(instance: ReceivedInstance, stored: StoredFile) -> ReceivedInstance:
     return ReceivedInstance(**fields | {"digest": stored.digest, "path": str(stored.path)})
 
 
-def test_the_sweep_takes_old_files_that_nothing_names(ledger: Ledger, files: InstanceFiles) -> None:
+def test_the_sweep_takes_what_the_ledger_let_go_of_and_moves_aside_what_nothing_explains(
+    ledger: Ledger, files: InstanceFiles
+) -> None:
     association = associate(ledger)
     named, orphan, young, aside = (_store(files, data) for data in (b"named", b"orphan", b"young", b"aside"))
     result = files.store(b"result", file_meta=b"", transfer_syntax_uid="1.2", folder=RESULTS)
@@ -168,13 +197,18 @@ def test_the_sweep_takes_old_files_that_nothing_names(ledger: Ledger, files: Ins
     abandoned.write_bytes(b"half")
     for stored in (named, orphan, aside, result, StoredFile(str(abandoned.relative_to(files.root)), "", 4)):
         _age(files, stored)
-    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 3
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == Swept(removed=1, set_aside=2)
     assert {str(path) for path in files.stored_paths()} == {named.path, young.path, aside.path}
+    assert {str(path) for path in files.unexplained_paths()} == {
+        f"unexplained/{orphan.path}",
+        f"unexplained/{result.path}",
+    }
     assert not abandoned.exists()
     assert expire_quarantine(ledger, retention=MONTH, now=NOW + MONTH) == 0
     assert expire_quarantine(ledger, retention=MONTH, now=LATER) == 1
     assert quarantine_overviews(ledger) == ()
-    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 1
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == Swept(removed=1, set_aside=0)
+    assert not files.absolute(aside.path).exists()
 
 
 def test_images_that_come_again_after_they_were_removed_are_new_and_stay(ledger: Ledger, files: InstanceFiles) -> None:
@@ -189,25 +223,108 @@ def test_images_that_come_again_after_they_were_removed_are_new_and_stay(ledger:
     # The sender's file is written before its commit; the sweep between the two must leave it.
     again = _store(files, b"image")
     assert again.path == stored.path
-    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 0
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == NOTHING
     resent = _named(an_instance(associate(ledger, at=LATER), 1), again)
     assert record_instances(ledger, [resent], at=LATER) == [Reception.NEW]
     _age(files, again)
-    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 0
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == NOTHING
     (overview,) = study_overviews(ledger)
     assert (overview.removed_at, overview.instances_waiting) == (None, 1)
 
 
-@pytest.mark.parametrize("removed", [True, False])
-def test_a_job_that_runs_again_restores_the_results_that_retention_took(ledger: Ledger, removed: bool) -> None:
+def test_a_failed_job_that_was_told_of_does_not_hold_its_study_for_ever(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    fail_job(ledger, claim(ledger), "error", retryable=False, retry_at=retry_at_once(), now=NOW)
+    assert close_versions(ledger) == 1
+    assert _expire(ledger, NOW + MONTH) == ()
+    assert _expire(ledger) == ("1.2.3",)
+
+
+def test_a_front_page_that_failed_holds_its_study(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    for _ in range(2):
+        fail_job(ledger, claim(ledger), "error", retryable=False, retry_at=retry_at_once(), now=NOW)
+    assert _expire(ledger) == ()
+    requeue_job(ledger, 2, now=NOW)
+    assert close_versions(ledger) == 1
+    assert _expire(ledger) == ("1.2.3",)
+
+
+def test_a_job_whose_files_retention_took_cannot_run_again(ledger: Ledger) -> None:
     receive_and_schedule(ledger)
     _process(ledger)
     _deliver(ledger)
-    if removed:
-        assert _expire(ledger) == ("1.2.3",)
+    assert _expire(ledger) == ("1.2.3",)
+    with pytest.raises(LedgerError, match=r"the files that job 1 read were removed: send the study again"):
+        requeue_job(ledger, 1, now=LATER)
+    assert [job.state for job in job_overviews(ledger)] == [JobState.SUCCEEDED, JobState.SUCCEEDED]
+
+
+def test_a_study_that_is_sent_again_after_retention_is_analysed_again_as_other_objects(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    first = claim(ledger)
+    complete_job(ledger, first, [a_result(1)], DELIVERED, now=NOW)
+    close_versions(ledger)
+    _deliver(ledger)
+    assert _expire(ledger) == ("1.2.3",)
+    assert receive_and_schedule(ledger, at=LATER) == (3,)
+    again = claim(ledger, at=LATER)
+    assert (again.study_version, len(again.paths)) == (2, 3)
+    assert again.input_digest == first.input_digest == first.identity != again.identity
+    assert [one.sop_instance_uid for one in again.predecessors] == ["2.25.1"]
+    complete_job(ledger, again, [a_result(2)], DELIVERED, now=LATER)
+    assert close_versions(ledger, LATER) == 1
+    assert [one.sop_instance_uid for one in claim_deliveries(ledger, "pacs", 9, "d", LATER, 60)] == ["2.25.2"]
+
+
+def test_a_job_that_runs_again_restores_no_result_twice(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    _process(ledger)
+    _deliver(ledger)
     requeue_job(ledger, 1, now=LATER)
-    job = claim_job(ledger, "w", LATER, 60)
-    assert job is not None
-    assert len(job.paths) == (0 if removed else 3)
-    complete_job(ledger, job.id, [a_result(1)], {}, worker="w", now=LATER)
+    _process(ledger, at=LATER)
     assert claim_deliveries(ledger, "pacs", 9, "d", LATER, 60) == []
+
+
+def test_a_study_is_forgotten_whole_long_after_its_files_and_associations_with_it(ledger: Ledger) -> None:
+    year = dt.timedelta(days=365)
+    receive_and_schedule(ledger)
+    _process(ledger)
+    claimed = claim_deliveries(ledger, "pacs", 9, "d", NOW, 60)
+    delivery_sent(ledger, [one.id for one in claimed], "7.7", LATER, now=NOW)
+    delivery_confirmed(ledger, [one.id for one in claimed], how="found", now=NOW)
+    receive_and_schedule(ledger, "1.2.4", routed=route("other", ("1.2.4.1",)))  # waits for ever
+    idle = associate(ledger)
+    close_association(ledger, idle, outcome="released", at=NOW)
+    assert _expire(ledger) == ("1.2.3",)
+    assert expire_history(ledger, retention=year, now=LATER + year) == 0  # nobody was told of the associations
+    assert pass_over_untold(ledger) == 3
+    assert untold_associations(ledger, 9) == ()
+    assert expire_history(ledger, retention=year, now=LATER + year) == 1  # the idle one
+    assert expire_history(ledger, retention=year, now=LATER + year + HOUR) == 2
+    assert [one.study_instance_uid for one in study_overviews(ledger)] == ["1.2.4"]
+    with ledger.reading() as session:
+        counts = {
+            row.__tablename__: session.scalar(select(func.count()).select_from(row))
+            for row in (
+                Association,
+                StudyRow,
+                SeriesRow,
+                InstanceRow,
+                JobRow,
+                ResultRow,
+                DeliveryRow,
+                CommitmentRequest,
+            )
+        }
+    assert counts == {
+        "association": 1,
+        "study": 1,
+        "series": 1,
+        "instance": 3,
+        "job": 1,
+        "result": 0,
+        "delivery": 0,
+        "commitment_request": 0,
+    }
+    assert expire_history(ledger, retention=year, now=LATER + 9 * year) == 0

@@ -1,0 +1,387 @@
+"""Reading ``config.yaml``: every mistake is named by file, line and key, in one sentence that says what to write.
+
+``DICOM_NODE__SECTION__KEY=value`` overrides a key (``DICOM_NODE__NODE__PORT=11113``); the value is read as YAML.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from dicom_node.config import BASE, Configuration, Peer, PeerPermission
+from dicom_node.errors import ConfigurationError
+
+__all__ = ["ConfigurationText", "Key", "Mistake", "load_configuration"]
+
+ENVIRONMENT_PREFIX = "DICOM_NODE__"
+
+Key = tuple[int | str, ...]
+"""Path of a key in the file: names of mappings, indices of lists."""
+
+_REMEDY = "the shipped config.yaml explains every key"
+_SECRETS = frozenset({"token", "basic", "token_sha256", "database", "key"})
+"""Keys whose value is never repeated in a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing that is wrong, and where; several keys where they disagree with each other."""
+
+    keys: tuple[Key, ...]
+    sentence: str
+    """What is wrong and what to write instead."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConfigurationText:
+    """A configuration file as written: its values, where each key stands, and what the environment replaces."""
+
+    path: Path
+    root: yaml.Node | None
+    values: dict[str, Any]
+    overridden: Mapping[tuple[str, ...], str]
+    """The environment variable that replaces a key."""
+
+    @staticmethod
+    def read(path: Path, environment: Mapping[str, str] | None = None) -> ConfigurationText:
+        """Read a file and the variables that override it, ``os.environ`` unless given.
+
+        Raises
+        ------
+        ConfigurationError
+            The file cannot be read, is not text in UTF-8, is not YAML, or names a key twice.
+        """
+        text = _text(path)
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            values = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise _not_yaml(path, error) from error
+        except (ValueError, RecursionError) as error:
+            # Of PyYAML's constructors: a date such as 2026-99-99, or nesting without end.
+            raise ConfigurationError(
+                "holds a value that cannot be read", subject=str(path), remedy="put text in quotes"
+            ) from error
+        if not isinstance(values, dict):
+            raise ConfigurationError(
+                "must be a mapping of sections", subject=str(path), remedy="start from the shipped config.yaml"
+            )
+        repeated = [
+            f"{path}:{second}: {_dotted(key)}: is written twice (first in line {first}), and only one of the two would "
+            "count: give each its own name, or remove one"
+            for key, first, second in _repeated(root)
+        ]
+        if repeated:
+            raise ConfigurationError("\n".join(repeated), remedy=_REMEDY)
+        return ConfigurationText(
+            path, root, values, _override(values, os.environ if environment is None else environment)
+        )
+
+    def place(self, keys: Key) -> str:
+        """``file:line`` of a key, or of what holds it where it is not written; or the environment variable."""
+        for length in range(len(keys), 0, -1):
+            variable = self.overridden.get(tuple(str(key) for key in keys[:length]))
+            if variable:
+                return f"environment variable {variable}"
+        line, node = 1, self.root
+        for key in keys:
+            if isinstance(node, yaml.MappingNode):
+                match = next(((name, value) for name, value in node.value if name.value == str(key)), None)
+                if match is None:
+                    break
+                line, node = match[0].start_mark.line + 1, match[1]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+                node = node.value[key]
+                line = node.start_mark.line + 1
+            else:
+                break
+        return f"{self.path}:{line}"
+
+    def error(self, mistakes: Sequence[Mistake]) -> ConfigurationError:
+        """The error that names all of these, a line each."""
+        return ConfigurationError("\n".join(self._line(one) for one in mistakes), remedy=_REMEDY)
+
+    def _line(self, mistake: Mistake) -> str:
+        first, *others = mistake.keys
+        also = "".join(f" (the other is {self.place(key)}: {_dotted(key)})" for key in others)
+        return f"{self.place(first)}: {_dotted(first) or 'file'}: {mistake.sentence}{also}"
+
+    def configuration(self) -> Configuration:
+        """Validate the whole.
+
+        Raises
+        ------
+        ConfigurationError
+            With the file, the line and the key of everything that is wrong.
+        """
+        try:
+            configuration = Configuration.model_validate(self.values, context={BASE: self.path.resolve().parent})
+        except ValidationError as error:
+            found = [_mistake(details) for details in error.errors(include_url=False)]
+            raise self.error(list(dict.fromkeys(found))) from error
+        between = list(_mistakes_between_keys(configuration))
+        if between:
+            raise self.error(between)
+        return configuration
+
+
+def load_configuration(path: Path, environment: Mapping[str, str] | None = None) -> Configuration:
+    """Read, override and validate a configuration file.
+
+    Parameters
+    ----------
+    path
+        The YAML file. Relative paths in it are relative to the directory that holds it.
+    environment
+        Variables to override from, ``os.environ`` unless given.
+
+    Raises
+    ------
+    ConfigurationError
+        With the file, the line and the key of everything that is wrong.
+    """
+    return ConfigurationText.read(path, environment).configuration()
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot be read: {error.strerror}", subject=str(path), remedy="give another file with --config"
+        ) from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(
+            "this line is not text in UTF-8", subject=f"{path}:{line}", remedy="save the file as UTF-8"
+        ) from error
+
+
+def _not_yaml(path: Path, error: yaml.YAMLError) -> ConfigurationError:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        where = f"{path}:{error.problem_mark.line + 1}"
+        return ConfigurationError(f"is not YAML: {error.problem}", subject=where, remedy="mend the line named")
+    return ConfigurationError(
+        "is not text: it holds control characters", subject=str(path), remedy="give the configuration file itself"
+    )
+
+
+def _repeated(node: yaml.Node | None, above: Key = ()) -> Iterator[tuple[Key, int, int]]:
+    """Keys that a mapping names twice: the key, the line of the first and of the second."""
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for name, value in node.value:
+            key, line = (*above, str(name.value)), name.start_mark.line + 1
+            if name.value in lines and name.tag != "tag:yaml.org,2002:merge":
+                yield key, lines[name.value], line
+            lines[name.value] = line
+            yield from _repeated(value, key)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _repeated(item, (*above, index))
+
+
+def _override(values: dict[str, Any], environment: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+    overridden: dict[tuple[str, ...], str] = {}
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        keys = tuple(part.lower() for part in variable.removeprefix(ENVIRONMENT_PREFIX).split("__"))
+        place = values
+        for key in keys[:-1]:
+            below = place.setdefault(key, {})
+            if not isinstance(below, dict):
+                raise ConfigurationError(
+                    f"{key!r} is not a section", subject=variable, remedy="correct the variable's name"
+                )
+            place = below
+        try:
+            place[keys[-1]] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(
+                "its value is not YAML", subject=f"environment variable {variable}", remedy="put text in quotes"
+            ) from error
+        overridden[keys] = variable
+    return overridden
+
+
+def _dotted(keys: Key) -> str:
+    return ".".join(str(key) for key in keys)
+
+
+# -- what the model refuses, in plain words ----------------------------------------------------------------------------
+
+_BOUNDS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "decimal": "a number",
+    "finite": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "path": "a path",
+    "bytes": "text",
+}
+_LISTS = ("list", "tuple", "set", "frozen")
+
+
+def _mistake(details: ErrorDetails) -> Mistake:
+    """Say in plain words what pydantic found."""
+    kind, value = details["type"], details["input"]
+    keys = tuple(key for key in details["loc"] if key != "[key]")
+    context = details.get("ctx") or {}
+    if kind == "extra_forbidden":
+        return Mistake((keys,), _unknown(keys))
+    if kind == "missing":
+        return Mistake((keys[:-1],), f"the key {keys[-1]!r} is missing: add it")
+    if kind == "value_error":
+        return Mistake((keys,), str(context["error"]))
+    bound = next((name for name in _BOUNDS if name in context), None)
+    if bound is not None:
+        return Mistake((keys,), f"must be {_BOUNDS[bound]} {context[bound]:g}{_instead(keys, value)}")
+    if kind in ("enum", "literal_error"):
+        return Mistake((keys,), f"must be {context['expected']}{_instead(keys, value)}{_close(context, value)}")
+    family = kind.split("_")[0]
+    if family in _LISTS:
+        example = f"[{value}]" if isinstance(value, str) and keys[-1] not in _SECRETS else "[first, second]"
+        return Mistake((keys,), f"must be a list: write {example}")
+    if family in ("dict", "model", "mapping"):
+        return Mistake((keys,), f"must be a section with keys of its own{_instead(keys, value)}")
+    if family == "string" and "min_length" in context:
+        return Mistake((keys,), f"must have at least {context['min_length']} character(s)")
+    if family == "string" and "max_length" in context:
+        return Mistake((keys,), f"must have at most {context['max_length']} characters")
+    return Mistake((keys,), f"must be {_KINDS.get(family, 'of another kind')}{_instead(keys, value)}")
+
+
+def _instead(keys: Key, value: object) -> str:
+    """What stands there, unless it may be secret or is long."""
+    if _SECRETS.intersection(map(str, keys)) or not isinstance(value, str | int | float | bool | None):
+        return ""
+    shown = "nothing" if value is None else f"'{value}'" if isinstance(value, str) else str(value).lower()
+    return f", not {shown}" if len(shown) <= 60 else ""
+
+
+def _close(context: Mapping[str, Any], value: object) -> str:
+    if not isinstance(value, str):
+        return ""
+    words = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
+    near = difflib.get_close_matches(value, words, n=1)
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
+def _unknown(keys: Key) -> str:
+    known = _keys_of(keys[:-1])
+    near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.7)
+    if near:
+        return f"there is no such key here: did you mean {near[0]!r}?"
+    where = f"{_dotted(keys[:-1])} has" if keys[:-1] else "there are"
+    return f"there is no such key here; {where} {', '.join(known)}"
+
+
+def _keys_of(keys: Key) -> list[str]:
+    """Names of the keys that the section at a path may have; those of the whole file for the empty path."""
+    section: Any = Configuration
+    for key in keys:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            section = section.model_fields[str(key)].annotation
+        else:
+            section = next(one for one in reversed(typing.get_args(section)) if one is not Ellipsis)
+        if type(None) in typing.get_args(section):
+            section = next(one for one in typing.get_args(section) if one is not type(None))
+    return list(section.model_fields)
+
+
+# -- what keys say of each other ---------------------------------------------------------------------------------------
+
+
+def _mistakes_between_keys(configuration: Configuration) -> Iterator[Mistake]:
+    """Keys that are sound alone and not together."""
+    yield from _names_resolve(configuration)
+    yield from _titles_differ(configuration)
+    yield from _ports_differ(configuration)
+
+
+def _names_resolve(configuration: Configuration) -> Iterator[Mistake]:
+    for name, peer in configuration.peers.items():
+        if peer.tls and configuration.node.tls is None:
+            yield Mistake((("peers", name, "tls"),), "this node has no certificate: fill in node.tls")
+    destinations = configuration.results.destinations
+    for name, profile in destinations.items():
+        for reporter in sorted(profile.commitment_reported_by - configuration.peers.keys()):
+            where: Key = ("results", "destinations", name, "commitment_reported_by")
+            yield Mistake((where,), f"no peer named {reporter!r}{_named(configuration.peers, reporter)}")
+        if profile.peer is None:
+            continue
+        key: Key = ("results", "destinations", name, "peer")
+        receiver = configuration.peers.get(profile.peer)
+        if receiver is None:
+            yield Mistake((key,), f"no peer named {profile.peer!r}{_named(configuration.peers, profile.peer)}")
+        elif PeerPermission.RECEIVE not in receiver.may:
+            yield Mistake((key, ("peers", profile.peer, "may")), f"peer {profile.peer!r} may not 'receive': add it")
+    for name, route in configuration.routes.items():
+        for index, destination in enumerate(route.destinations):
+            if destination not in destinations:
+                yield Mistake(
+                    (("routes", name, "destinations", index),),
+                    f"no destination named {destination!r} in results.destinations{_named(destinations, destination)}",
+                )
+
+
+def _named(known: Mapping[str, object], wanted: str) -> str:
+    near = difflib.get_close_matches(wanted, known, n=1)
+    if near:
+        return f": did you mean {near[0]!r}?"
+    return f": there are {', '.join(known)}" if known else ": there is none, add it"
+
+
+def _titles_differ(configuration: Configuration) -> Iterator[Mistake]:
+    own = configuration.node.ae_title
+    for name, peer in configuration.peers.items():
+        if peer.ae_title == own:
+            yield Mistake(
+                (("peers", name, "ae_title"), ("node", "ae_title")),
+                f"{own!r} is this node itself: a peer needs an AE title of its own",
+            )
+    for (one, first), (other, second) in itertools.combinations(configuration.peers.items(), 2):
+        if first.ae_title == second.ae_title and _indistinguishable(first, second):
+            yield Mistake(
+                (("peers", other, "ae_title"), ("peers", one, "ae_title")),
+                f"two peers have the AE title {first.ae_title!r}, and their hosts do not tell them apart: join them, "
+                "or give each its host",
+            )
+
+
+def _indistinguishable(first: Peer, second: Peer) -> bool:
+    """Whether an association could come from either of two peers of one AE title."""
+    return not first.host or not second.host or first.host.lower() == second.host.lower()
+
+
+def _ports_differ(configuration: Configuration) -> Iterator[Mistake]:
+    node, web, metrics = configuration.node, configuration.web, configuration.metrics
+    listening = [
+        (("node", "port"), node.address, node.port),
+        (("node", "tls", "port"), node.address, None if node.tls is None else node.tls.port),
+        (("web", "port"), web.address, web.port),
+        (("metrics", "port"), metrics.address, metrics.port),
+    ]
+    for (one, address, port), (other, other_address, other_port) in itertools.combinations(listening, 2):
+        anywhere = {"0.0.0.0", "::", ""}.intersection((address, other_address))
+        # node.port beside node.tls.port is told by the section itself.
+        if port is not None and port == other_port and (anywhere or address == other_address) and other[0] != "node":
+            yield Mistake((other, one), f"port {port} is taken by {_dotted(one)}: choose another")

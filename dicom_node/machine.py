@@ -1,0 +1,102 @@
+"""What the configuration asks of this machine: storage that can be written, devices that are there, routes that work.
+
+``dicom-node check`` tells all of it; ``dicom-node serve`` refuses to start where the node could do no work.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from dicom_node.config import Configuration
+from dicom_node.config_file import Mistake
+
+__all__ = ["free_space_mistakes", "serving_mistakes"]
+
+_DEVICE_COUNT = "import torch; print(torch.cuda.device_count(), torch.backends.mps.is_available())"
+_DEVICES_TIMEOUT_S = 120.0
+
+
+def serving_mistakes(configuration: Configuration) -> Iterator[Mistake]:
+    """What would keep the node from doing any work: no route, storage that cannot be written, absent devices."""
+    if not configuration.routes:
+        yield Mistake((("routes",),), "there is no route, so no study would be analysed: add one")
+    yield from _storage(configuration)
+    yield from _devices(configuration)
+
+
+def free_space_mistakes(configuration: Configuration) -> Iterator[Mistake]:
+    """A low watermark above the free space: every image would be answered with A700."""
+    low_mb = configuration.storage.low_watermark_mb
+    directory = _existing(configuration.storage.directory)
+    free_mb = shutil.disk_usage(directory).free / 1e6
+    if free_mb < low_mb:
+        yield Mistake(
+            (("storage", "low_watermark_mb"),),
+            f"only {free_mb:.0f} MB are free in {directory}, so that every image would be refused (A700): free space, "
+            "or lower the watermark",
+        )
+
+
+def _storage(configuration: Configuration) -> Iterator[Mistake]:
+    directory = configuration.storage.directory
+    reason = _not_writable(directory)
+    if reason:
+        yield Mistake((("storage", "directory"),), f"{directory} cannot be written ({reason}): give the node access")
+    scheme = "sqlite:///"
+    if configuration.storage.database.startswith(scheme):
+        database = Path(configuration.storage.database.removeprefix(scheme))
+        if database.is_dir():
+            yield Mistake((("storage", "database"),), f"{database} is a folder: name a file")
+            return
+        reason = _not_writable(database.parent) or _not_opened(database)
+        if reason:
+            yield Mistake((("storage", "database"),), f"{database} cannot be written ({reason}): give the node access")
+
+
+def _not_writable(directory: Path) -> str | None:
+    """Why a file cannot be made in a directory, which itself may have to be made; ``None`` when it can."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return None
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def _not_opened(file: Path) -> str | None:
+    try:
+        if file.exists():
+            with file.open("r+b"):
+                return None
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return None
+
+
+def _existing(directory: Path) -> Path:
+    return next(one for one in (directory, *directory.parents) if one.exists())
+
+
+def _devices(configuration: Configuration) -> Iterator[Mistake]:
+    asked = [(index, name) for index, name in enumerate(configuration.execution.devices) if name != "cpu"]
+    if not asked:
+        return
+    # In a process of its own: torch takes seconds and hundreds of megabytes, which the supervisor need not hold.
+    counted = subprocess.run(
+        [sys.executable, "-c", _DEVICE_COUNT], capture_output=True, text=True, timeout=_DEVICES_TIMEOUT_S, check=False
+    )
+    words = counted.stdout.split()
+    gpus, mps = (int(words[0]), words[1] == "True") if counted.returncode == 0 and len(words) == 2 else (0, False)
+    for index, name in asked:
+        kind, _, number = name.partition(":")
+        there = mps if kind == "mps" else int(number or 0) < gpus
+        if not there:
+            has = f"this machine has {gpus} CUDA device(s)" if kind == "cuda" else "this machine has no such device"
+            yield Mistake(
+                (("execution", "devices", index),), f"{name} is not there ({has}): write cpu, or mend the driver"
+            )

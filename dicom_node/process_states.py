@@ -1,0 +1,121 @@
+"""How the processes of a node are, written by those who start them and read by ``dicom-node status``.
+
+The supervisor and the executor each keep one small JSON file beside the instance files, rewritten when a process
+starts, becomes ready or dies. Whether the node runs at all is told by the lock that its supervisor holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from storage.files import FILE_MODE
+
+__all__ = ["ProcessState", "exclusive_service", "read_states", "serving_process", "states_file", "write_states"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """One process of the node."""
+
+    name: str
+    pid: int | None
+    """None while it waits to be started again."""
+    ready: bool
+    failed_starts: int
+    """How often in a row it died before it had settled."""
+    last_death: str | None
+    """How it ended last: an exit code or a signal."""
+    changed_at: dt.datetime
+
+
+def states_file(storage_directory: Path, keeper: str) -> Path:
+    """Where the processes that a keeper (``supervisor``, ``executor``) started are described."""
+    return storage_directory / f".serve.{platform.node()}.{keeper}.json"
+
+
+def write_states(file: Path, states: Iterable[ProcessState]) -> None:
+    """Replace the file; a disk that takes nothing is logged, for the processes matter more than their description."""
+    rows = [{**dataclasses.asdict(one), "changed_at": one.changed_at.isoformat()} for one in states]
+    temporary = file.with_suffix(".tmp")
+    try:
+        temporary.write_text(json.dumps(rows), encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        _log.warning("states of the processes not written", error=error.strerror)
+
+
+def read_states(storage_directory: Path) -> tuple[ProcessState, ...]:
+    """The processes of the node on this machine, as last described; none where nothing can be read."""
+    states: list[ProcessState] = []
+    for keeper in ("supervisor", "executor"):
+        try:
+            rows = json.loads(states_file(storage_directory, keeper).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        states += [ProcessState(**{**row, "changed_at": dt.datetime.fromisoformat(row["changed_at"])}) for row in rows]
+    return tuple(states)
+
+
+def _lock_file(storage_directory: Path) -> Path:
+    return storage_directory / f".serve.{platform.node()}.lock"
+
+
+def serving_process(storage_directory: Path) -> int | None:
+    """Process id of the supervisor that serves a storage directory from this machine, if one does.
+
+    Raises
+    ------
+    OSError
+        The lock cannot be read.
+    """
+    try:
+        lock = _lock_file(storage_directory).open("r+")
+    except FileNotFoundError:
+        return None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(lock.read().strip() or 0)
+    return None
+
+
+@contextlib.contextmanager
+def exclusive_service(storage_directory: Path) -> Iterator[int | None]:
+    """Hold a storage directory against a second supervisor on this machine.
+
+    Yields
+    ------
+    int or None
+        Process id of the supervisor that holds it already; ``None`` when it is held now, until the block ends.
+
+    Raises
+    ------
+    OSError
+        The lock cannot be written.
+    """
+    descriptor = os.open(_lock_file(storage_directory), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    with os.fdopen(descriptor, "a+", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            yield int(lock.read().strip() or 0)
+            return
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield None

@@ -1,0 +1,99 @@
+"""``dicom-node status``: what it says of a node that runs, does not run, or is not well."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from dicom_node import cli
+from dicom_node.commands.terminal import ExitCode
+from dicom_node.process_states import ProcessState, exclusive_service, read_states, states_file, write_states
+
+Run = Callable[[], tuple[int, dict[str, object], str]]
+LOW = "storage: {low_watermark_mb: 0, high_watermark_mb: 0}\n"
+FULL = "storage: {low_watermark_mb: 900000000, high_watermark_mb: 900000000}\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    def ran() -> tuple[int, dict[str, object], str]:
+        said = []
+        for option in (["--json"], []):
+            monkeypatch.setattr(
+                "sys.argv", ["dicom-node", "status", "--config", str(tmp_path / "config.yaml"), *option]
+            )
+            with pytest.raises(SystemExit) as stopped:
+                cli.main()
+            said.append((int(stopped.value.code or 0), capsys.readouterr().out))
+        (status, document), (again, words) = said
+        assert status == again
+        return status, json.loads(document), words
+
+    (tmp_path / "var" / "instances").mkdir(parents=True)
+    (tmp_path / "config.yaml").write_text(LOW)
+    yield ran
+    structlog.reset_defaults()
+
+
+def state(name: str = "receiver-0", *, failed_starts: int = 0, ready: bool = True) -> ProcessState:
+    pid = os.getpid() if ready else None
+    return ProcessState(name, pid, ready, failed_starts, "exit code 1", dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+
+
+def test_a_node_that_does_not_run_is_said_to_be_down_first(run: Run) -> None:
+    status, document, words = run()
+    assert status == ExitCode.FAILED
+    assert (document["running"], document["well"]) == (False, False)
+    assert words.startswith("Not running.")
+    assert "dicom-node serve" in words
+
+
+def test_all_is_well(run: Run, tmp_path: Path) -> None:
+    directory = tmp_path / "var" / "instances"
+    write_states(states_file(directory, "supervisor"), [state()])
+    write_states(states_file(directory, "executor"), [state("cpu/0")])
+    with exclusive_service(directory) as other:
+        assert other is None
+        status, document, words = run()
+    assert status == ExitCode.OK
+    assert document["well"] is True
+    assert "all is well" in words.splitlines()[0]
+    assert "cpu/0" in words
+    assert run()[0] == ExitCode.FAILED
+
+
+def test_storage_that_is_closed_is_an_alarm(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(FULL)
+    with exclusive_service(tmp_path / "var" / "instances"):
+        status, document, words = run()
+    assert status == ExitCode.FAILED
+    assert document["accepts_images"] is False
+    assert "A700" in words
+
+
+def test_workers_that_cannot_start_are_an_alarm(run: Run, tmp_path: Path) -> None:
+    directory = tmp_path / "var" / "instances"
+    write_states(states_file(directory, "executor"), [state("cuda:0/0", failed_starts=7, ready=False)])
+    with exclusive_service(directory):
+        status, _, words = run()
+    assert status == ExitCode.FAILED
+    assert "cuda:0/0 cannot start: it died 7 times" in " ".join(words.split())
+
+
+def test_states_survive_a_file_that_was_cut_short(tmp_path: Path) -> None:
+    states_file(tmp_path, "executor").write_text('[{"name": "cp')
+    write_states(states_file(tmp_path, "supervisor"), [state()])
+    assert [one.name for one in read_states(tmp_path)] == ["receiver-0"]
+
+
+def test_a_second_service_learns_who_was_first(tmp_path: Path) -> None:
+    with exclusive_service(tmp_path) as first, exclusive_service(tmp_path) as second:
+        assert (first, second) == (None, os.getpid())
+    with exclusive_service(tmp_path) as again:
+        assert again is None
