@@ -17,6 +17,9 @@ class RefusalReason(enum.StrEnum):
     NO_VENTRICLE_FOUND = "no left ventricle found"
     QUALITY_TOO_LOW = "quality too low"
     MODEL_UNAVAILABLE = "model unavailable"
+    IDENTITY_CONFLICT = "images disagree in whose study it is"
+    RESULTS_WITHHELD = "results withheld by the check before delivery"
+    """A defect of this software: the same study fails in the same way."""
     ANALYSIS_FAILED = "analysis failed"
     """A defect of this software or its surroundings, not of the study; the log has the traceback."""
 

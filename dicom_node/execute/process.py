@@ -14,29 +14,21 @@ from pathlib import Path
 
 from dicom_node.config import ResultSettings, Route
 from dicom_node.errors import CannotUnderstandError, ProcessingFailureError
-from dicom_node.results.encode import encode_study, result_identity
-from dicom_node.results.gate import check
+from dicom_node.results.encode import encode_refusal, encode_study, result_identity
 from dicom_node.results.objects import ResultObject
-from dicom_node.results.problems import Problem
 from dicom_node.results.sources import SourceDatasets
+from dicom_node.results.whole import RejectedObject, checked_set, identity_refusal
 from pipelines.analysis import Findings
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStudy
+from pipelines.errors import Refusal
 from pipelines.function.findings import VentricularFunction
 from pipelines.ventricles import VENTRICLES, analyse_study
 
-__all__ = ["ProcessedStudy", "RejectedObject", "process_study"]
+__all__ = ["ProcessedStudy", "process_study"]
 
 _WANTED: Mapping[str, tuple[type, ...]] = {"ventricular_function": (VentricularFunction,)}
 """What each name in ``Route.analyses`` asks the runner for."""
-
-
-@dataclass(frozen=True, slots=True)
-class RejectedObject:
-    """A result object that the gate kept back, and why."""
-
-    object: ResultObject
-    problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +38,9 @@ class ProcessedStudy:
     study: CineStudy
     findings: Findings
     objects: tuple[ResultObject, ...]
-    """Passed the gate; in the order of delivery."""
+    """In the order of delivery: the whole set, or a refusal."""
     rejected: tuple[RejectedObject, ...]
+    """What the gate found something in; nothing of its set is delivered but the refusal that says so."""
     seconds: Mapping[str, float]
     """By step, in order; the analyses under their own names."""
 
@@ -111,23 +104,31 @@ def process_study(
             remedy="send the study again",
         )
     wanted = [kind for name in route.analyses for kind in _WANTED[name]]
-    findings = analyse_study(study, VENTRICLES, wanted, on_step, device)
+    with step("identity"):
+        sources = SourceDatasets.index(paths)
+        contradiction = identity_refusal(sources, study_instance_uid)
+    if contradiction is None:
+        findings = analyse_study(study, VENTRICLES, wanted, on_step, device)
+    else:
+        findings = Findings({}, (contradiction,))
     seconds |= findings.seconds
     failed = next((one for one in findings.refusals if one.reason.retry_can_help), None)
     if failed is not None and not last_attempt:
         raise ProcessingFailureError(failed.sentence, subject=failed.analysis, remedy="see the log of the worker")
     profiles = {name: profile for name, profile in results.destinations.items() if name in route.destinations}
+    identity = result_identity(study, findings, inputs=inputs, route_name=route_name, settings=results)
+
+    def refuse(refusal: Refusal) -> list[ResultObject]:
+        return encode_refusal(study, refusal, sources, profiles, results, identity, created)
+
     with step("encode"):
-        sources = SourceDatasets.index(paths)
-        identity = result_identity(study, findings, inputs=inputs, route_name=route_name, settings=results)
-        objects = encode_study(study, findings, sources, profiles, results, identity, created)
+        if contradiction is None:
+            objects = encode_study(study, findings, sources, profiles, results, identity, created)
+        else:
+            objects = refuse(contradiction)
     with step("gate"):
-        problems = check(objects, sources)
-    judged = list(zip(objects, problems, strict=True))
-    return ProcessedStudy(
-        study,
-        findings,
-        tuple(one for one, found in judged if not found),
-        tuple(RejectedObject(one, found) for one, found in judged if found),
-        seconds,
-    )
+        checked = checked_set(objects, sources, refuse)
+    if checked.withheld is not None:
+        # What does not leave is not told in other ways either.
+        findings = Findings({}, (*findings.refusals, checked.withheld), findings.seconds)
+    return ProcessedStudy(study, findings, checked.objects, checked.rejected, seconds)

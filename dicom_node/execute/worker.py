@@ -25,8 +25,9 @@ from storage.jobs import Job, ResultRecord, claim_job, complete_job, extend_job,
 from storage.ledger import Ledger, open_ledger, utc_now
 
 if TYPE_CHECKING:
-    from dicom_node.execute.process import ProcessedStudy, RejectedObject
+    from dicom_node.execute.process import ProcessedStudy
     from dicom_node.results.objects import ResultObject
+    from dicom_node.results.whole import RejectedObject
 
 __all__ = ["ProcessStudy", "serve_worker"]
 

@@ -70,6 +70,8 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("REF_QUALITY", "Quality too low"),
         ("REF_MODEL", "Model unavailable"),
         ("REF_FAILED", "Analysis failed"),
+        ("REF_IDENTITY", "Images disagree in whose study it is"),
+        ("REF_WITHHELD", "Results withheld by the check before delivery"),
         # Checks of quality control; the answer is a code of CID 3114.
         ("QC_PHASES", "Cardiac phases"),
         ("QC_SLICES", "Slices with left ventricle"),
@@ -198,6 +200,8 @@ REFUSAL: dict[RefusalReason, Code] = {
     RefusalReason.QUALITY_TOO_LOW: private("REF_QUALITY"),
     RefusalReason.MODEL_UNAVAILABLE: private("REF_MODEL"),
     RefusalReason.ANALYSIS_FAILED: private("REF_FAILED"),
+    RefusalReason.IDENTITY_CONFLICT: private("REF_IDENTITY"),
+    RefusalReason.RESULTS_WITHHELD: private("REF_WITHHELD"),
 }
 
 _LEFT_VENTRICLE = _sct("87878005", "Left ventricle")

@@ -193,7 +193,7 @@ def evidence(context: ResultContext, sources: Iterable[FrameSource]) -> Dataset:
         item.ReferencedSOPInstanceUID = source.sop_instance_uid
         by_series.setdefault(source.series_instance_uid, []).append(item)
     study = Dataset()
-    study.StudyInstanceUID = context.carried.value("StudyInstanceUID")
+    study.StudyInstanceUID = context.carried.text("StudyInstanceUID")
     study.ReferencedSeriesSequence = []
     for uid, instances in by_series.items():
         series = Dataset()

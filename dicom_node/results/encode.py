@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from dicom_node.config import DestinationProfile, ResultSettings, SegmentationTa
 from dicom_node.results.canvas import DARK, LIGHT, Theme
 from dicom_node.results.capture import encapsulated_pdf, secondary_captures
 from dicom_node.results.header import SOFTWARE_VERSION, ResultContext, ResultRole, encoded
-from dicom_node.results.identity import CarriedIdentity, ResultIdentity
+from dicom_node.results.identity import CarriedIdentity, ResultIdentity, with_frames_of_reference
 from dicom_node.results.keyphase import key_phase_series
 from dicom_node.results.objects import Expected, ExpectedMask, ExpectedReport, ExpectedSlice, ResultObject
 from dicom_node.results.provenance import provenance
@@ -28,13 +29,14 @@ from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.summary import function_pages, refusal_pages
 from pipelines.analysis import Findings
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
+from pipelines.errors import Refusal
 from pipelines.function.findings import Quantity, VentricularFunction
 from pipelines.function.normals import reference_interval
 from pipelines.function.slices import SliceMeasures
 from pipelines.quality.findings import QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation, Label
 
-__all__ = ["encode_study", "result_identity"]
+__all__ = ["encode_refusal", "encode_study", "result_identity"]
 
 _PHASES = (
     (ResultRole.KEY_PHASE_ED, ResultRole.SEGMENTATION_ED),
@@ -125,16 +127,9 @@ def encode_study(
     """
     # Values of the source go into the results as they stand, also where they break PS3.5.
     with disable_value_validation():
+        study = with_frames_of_reference(study)
         found = findings.get(CineSegmentation)
-        reference = sources.reference(study)
-        context = ResultContext(
-            identity=identity,
-            carried=CarriedIdentity.of(reference),
-            reference=reference,
-            created=created,
-            settings=settings,
-            models=() if found is None else found.models,
-        )
+        context = _context(study, findings, sources, settings, identity, created)
         function, quality = findings.get(VentricularFunction), findings.get(QualityAssessment)
         stack = study.short_axis
         if function is None or quality is None or found is None or stack is None:
@@ -147,6 +142,43 @@ def encode_study(
         content = ReportContent(study, stack, function, quality, root_refusals(findings.refusals), ranges)
         shown = _as_counted(found, findings.get(SliceMeasures))
         return _Encoder(context, content, found, shown, sources, dict(destinations)).objects()
+
+
+def encode_refusal(
+    study: CineStudy,
+    refusal: Refusal,
+    sources: SourceDatasets,
+    destinations: Iterable[str],
+    settings: ResultSettings,
+    identity: ResultIdentity,
+    created: datetime.datetime,
+) -> list[ResultObject]:
+    """Encode the report that a study was declined or its results withheld, alone; parameters as above."""
+    with disable_value_validation():
+        context = _context(study, Findings({}), sources, settings, identity, created)
+        bare = dataclasses.replace(study, omissions=())
+        report = refusal_report(context, bare, (refusal,), None)
+        return [_object(context, ResultRole.REFUSAL, report, destinations, ())]
+
+
+def _context(
+    study: CineStudy,
+    findings: Findings,
+    sources: SourceDatasets,
+    settings: ResultSettings,
+    identity: ResultIdentity,
+    created: datetime.datetime,
+) -> ResultContext:
+    found = findings.get(CineSegmentation)
+    reference = sources.reference(study)
+    return ResultContext(
+        identity=identity,
+        carried=CarriedIdentity.of(reference),
+        reference=reference,
+        created=created,
+        settings=settings,
+        models=() if found is None else found.models,
+    )
 
 
 def _refused(

@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.config import ResultSettings
@@ -23,7 +24,7 @@ from dicom_node.results.codes import (
     code_item,
     private_scheme_item,
 )
-from dicom_node.results.identity import CarriedIdentity, ResultIdentity
+from dicom_node.results.identity import CarriedIdentity, ResultIdentity, one_line
 from dicom_node.results.uids import derive_uid
 from pipelines.cine.headers import OWN_MODEL_NAME
 from pipelines.models.identity import ModelIdentity
@@ -210,17 +211,27 @@ def complete(context: ResultContext, dataset: Dataset) -> None:
     dataset.ContributingEquipmentSequence = _contributing_equipment(context)
 
 
+_EQUIPMENT = (
+    ("InstitutionName", 64),
+    ("StationName", 16),
+    ("ManufacturerModelName", 64),
+    ("DeviceSerialNumber", 64),
+)
+"""What is said of the scanner, with the most characters of its VR (PS3.5 6.2)."""
+
+
 def _contributing_equipment(context: ResultContext) -> list[Dataset]:
     acquisition = Dataset()
     acquisition.PurposeOfReferenceCodeSequence = [code_item(ACQUISITION_EQUIPMENT)]
-    acquisition.Manufacturer = _text(context.reference, "Manufacturer") or "unknown"
-    for keyword in ("InstitutionName", "StationName", "ManufacturerModelName", "DeviceSerialNumber"):
-        value = _text(context.reference, keyword)
+    acquisition.Manufacturer = _text(context.reference, "Manufacturer", 64) or "unknown"
+    for keyword, limit in _EQUIPMENT:
+        value = _text(context.reference, keyword, limit)
         if value:
             setattr(acquisition, keyword, value)
-    software = context.reference.get("SoftwareVersions")
-    if software:
-        acquisition.SoftwareVersions = software
+    versions = context.reference.get("SoftwareVersions") or []
+    named = [one_line(str(one), 64) for one in ([versions] if isinstance(versions, str) else versions)]
+    if any(named):
+        acquisition.SoftwareVersions = named
 
     node = _processing(context, OWN_MODEL_NAME, [SOFTWARE_VERSION], device_uid(context.models))
     node.ContributionDescription = "assembly of the cine, quality control, measurement, encoding"
@@ -246,8 +257,9 @@ def _processing(context: ResultContext, model_name: str, versions: list[str], ui
     return item
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
-    return str(dataset.get(keyword) or "").strip()
+def _text(dataset: Dataset, keyword: str, limit: int) -> str:
+    value = dataset.get(keyword) or ""
+    return one_line(str(value) if isinstance(value, str) else " ".join(map(str, value)), limit)
 
 
 def encoded(context: ResultContext, dataset: Dataset) -> bytes:
@@ -257,6 +269,8 @@ def encoded(context: ResultContext, dataset: Dataset) -> bytes:
     """
     if _uses_private_code(dataset):
         dataset.CodingSchemeIdentificationSequence = [private_scheme_item()]
+    # Before raw elements are put in, after which pydicom does it no more.
+    correct_ambiguous_vr(dataset, is_little_endian=True)
     context.carried.apply(dataset)
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"

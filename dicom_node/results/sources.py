@@ -12,10 +12,13 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from dicom_node.errors import ProcessingFailureError
+from dicom_node.results.agreement import IDENTIFYING
 from pipelines.cine.elements import DAMAGE
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 
 __all__ = ["SourceDatasets", "frame_layers"]
+
+_INDEXED: list[int | str | tuple[int, int]] = ["SOPInstanceUID", "StudyInstanceUID", *IDENTIFYING]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,16 +31,18 @@ class SourceDatasets:
     """
 
     paths: Mapping[str, Path]
+    _identities: Mapping[str, Dataset] = field(default_factory=dict, repr=False)
     _headers: dict[str, Dataset] = field(default_factory=dict, repr=False)
 
     @classmethod
     def index(cls, paths: Iterable[Path]) -> SourceDatasets:
         """Index DICOM files; what is no DICOM is passed over, and of two files with one UID the first counts."""
         found: dict[str, Path] = {}
+        identities: dict[str, Dataset] = {}
         for path in paths:
             try:
                 # Raw: no value is converted, so an invalid UID neither warns nor changes.
-                header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+                header = dcmread(path, stop_before_pixels=True, specific_tags=_INDEXED)
                 element = header.get_item("SOPInstanceUID")
             except (InvalidDicomError, *DAMAGE):
                 continue
@@ -45,7 +50,18 @@ class SourceDatasets:
                 value = element.value
                 uid = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
                 found.setdefault(uid.strip(" \0"), path)
-        return cls(found)
+                identities.setdefault(uid.strip(" \0"), header)
+        return cls(found, identities)
+
+    def identities(self, study_instance_uid: str) -> list[Dataset]:
+        """What the instances of a study say of whose study it is: the elements of ``IDENTIFYING`` alone."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return [
+                identity
+                for identity in self._identities.values()
+                if str(identity.get("StudyInstanceUID", "")) == study_instance_uid
+            ]
 
     def header(self, sop_instance_uid: str) -> Dataset:
         """Data set of an instance, without pixels.
