@@ -257,7 +257,7 @@ def identity(**values: str) -> Dataset:
     return dataset
 
 
-LETTERS = st.text(st.characters(categories=["Lu", "Ll"], exclude_characters="ßŉǰΐΰև"), min_size=1, max_size=8)
+LETTERS = st.text("abcxyzäöüéñøαβγжщя", min_size=1, max_size=8)
 
 
 @given(family=LETTERS, given_name=LETTERS, carets=st.integers(0, 3), blanks=st.integers(0, 2), equals=st.integers(0, 2))
