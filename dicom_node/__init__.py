@@ -1,1 +1,6 @@
 """The running node: configuration, DICOM network, scheduling, execution, encoding, delivery, commands."""
+
+from pkgutil import extend_path
+
+# A folder on PYTHONPATH that is laid out like this one adds analyses (see CONTRIBUTING.md).
+__path__ = extend_path(__path__, __name__)

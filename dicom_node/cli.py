@@ -7,7 +7,20 @@ import sys
 
 import typer
 
-from dicom_node.commands import analyze, check, demo, fetch, ledger, models, phantom, send, serve, status, training
+from dicom_node.commands import (
+    analyses,
+    analyze,
+    check,
+    demo,
+    fetch,
+    ledger,
+    models,
+    phantom,
+    send,
+    serve,
+    status,
+    training,
+)
 from dicom_node.commands.terminal import ExitCode
 from dicom_node.errors import ConfigurationError, NodeError, PeerUnavailableError
 from dicom_node.logs import configure_logging
@@ -31,6 +44,7 @@ app.command()(ledger.studies)
 app.command()(ledger.jobs)
 app.command()(ledger.explain)
 app.command()(check.check)
+app.command()(analyses.analyses)
 app.command()(models.models)
 app.command()(phantom.phantom)
 app.add_typer(training.train_app, name="train")

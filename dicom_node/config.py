@@ -127,6 +127,16 @@ def _database(value: str, info: ValidationInfo) -> str:
     return value
 
 
+def _analysis(value: str) -> str:
+    # Names only: whoever reads the configuration need not import any analysis.
+    from pipelines.package import package_names
+
+    names = package_names()
+    if value not in names:
+        raise ValueError(f"no analysis is named {value!r}; there are: {', '.join(names)}")
+    return value
+
+
 def _endpoint(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -140,6 +150,8 @@ def _endpoint(value: str) -> str:
 
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+AnalysisName = Annotated[str, AfterValidator(_analysis)]
+"""Name of an analysis package (:mod:`pipelines.package`)."""
 ConfigurationPath = Annotated[Path, AfterValidator(_from_the_file)]
 """A path that is relative to the directory of the configuration file."""
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
@@ -270,12 +282,21 @@ class Route(_Section):
 
     series: tuple[SeriesRule, ...] = (SeriesRule(),)
     """Any of these rules is enough."""
-    analyses: tuple[Literal["ventricular_function"], ...] = ("ventricular_function",)
+    analyses: tuple[AnalysisName, ...] = ("ventricular_function",)
+    """Names of analysis packages, as ``dicom-node analyses`` lists them; reports compose in this order."""
     destinations: tuple[Name, ...]
     priority: int = Field(default=50, ge=0, le=100)
     """Higher runs first."""
     deadline_s: Seconds = 600
     """A job is late when it has not ended this long after its study was complete."""
+
+    @model_validator(mode="after")
+    def _analyses_are_told_once(self) -> Route:
+        if not self.analyses:
+            raise ValueError("a route needs at least one analysis")
+        if len(set(self.analyses)) != len(self.analyses):
+            raise ValueError("an analysis is named twice")
+        return self
 
 
 class StorageSettings(_Section):
@@ -314,11 +335,18 @@ class ExecutionSettings(_Section):
     devices: tuple[DeviceName, ...] = Field(default=("cpu",), min_length=1)
     """Torch devices; each gets ``slots_per_device`` worker processes with warm models."""
     slots_per_device: int = Field(default=1, ge=1, le=16)
+    background_slots: int = Field(default=1, ge=0, le=16)
+    """Further worker processes of each device, for analyses that give way to the quick ones (packages of a negative
+    priority); at the lowest priority of the operating system. With 0 the others take those jobs too, when nothing else
+    waits: less memory, and a quick analysis may wait until a slow one has ended."""
     threads_per_slot: int | None = Field(default=None, ge=1)
     """CPU threads of one worker; unset means all cores divided by the slots."""
-    job_timeout_s: Seconds = 300
-    """A job that runs longer is killed."""
-    maximum_attempts: int = Field(default=3, ge=1)
+    job_timeout_s: Seconds | None = None
+    """A job that runs longer is killed; unset means what its analysis package says."""
+    maximum_attempts: int | None = Field(default=None, ge=1)
+    """Attempts at a job; unset means what its analysis package says."""
+    free_memory_mb: int = Field(default=1024, ge=0)
+    """Below so much free memory (2^20 bytes) an idle worker lets go of its models, and loads them when needed."""
     quiet_time_s: Seconds = 20
     """A study without a recognised complete cine is taken as complete after this silence."""
     complete_quiet_time_s: Seconds = 1

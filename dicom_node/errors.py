@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import traceback
+from pathlib import Path
 from typing import ClassVar
 
 __all__ = [
@@ -157,7 +158,8 @@ def classify(error: BaseException) -> NodeError:
             remedy="check that the ledger database is reachable and not locked",
         )
     else:
-        translated = ProcessingFailureError(f"{type(error).__name__}: {error}")
+        # Its text can quote a data set, and this stands in the ledger and in reports.
+        translated = ProcessingFailureError(f"failed with {raised_at(error)}", remedy="see the log")
     translated.__cause__ = error
     return translated
 
@@ -165,4 +167,6 @@ def classify(error: BaseException) -> NodeError:
 def raised_at(error: BaseException) -> str:
     """Type and place of an exception for the log; its text may quote a data set."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__
+    if not frames:
+        return type(error).__name__
+    return f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}"

@@ -5,13 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import itertools
+import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
-from sqlalchemy import Table, func, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import ColumnElement, Select, Table, exists, func, select
+from sqlalchemy.orm import Session, aliased, selectinload
 
+from storage.closing import FRONT_PAGE, ResultReference, close_version, predecessors, reopen_version
+from storage.job_rows import RetryAt, has_later, job_event, leave, lock_studies, requeue, supersede
+from storage.leases import Lease
 from storage.ledger import Ledger, LedgerError, insert_if_absent, record_event
 from storage.schema import (
     Association,
@@ -20,16 +24,21 @@ from storage.schema import (
     DeliveryState,
     InstanceRow,
     JobRow,
+    JobSlot,
     JobState,
     PerformedStepRow,
     PerformedStepStudyRow,
     ResultRow,
     SeriesRow,
     StudyRow,
+    Verdict,
 )
 
 __all__ = [
+    "EVERY_SLOT",
     "Job",
+    "Outcome",
+    "ResultConflictError",
     "ResultRecord",
     "RoutedJob",
     "SeriesSummary",
@@ -38,18 +47,18 @@ __all__ = [
     "claim_job",
     "complete_job",
     "create_jobs",
-    "extend_job",
     "fail_job",
-    "overlong_jobs",
+    "inputs_in_work",
     "release_expired_jobs",
+    "release_lease",
     "release_worker",
     "requeue_job",
+    "shares_input",
     "studies_to_consider",
     "study_contents",
 ]
 
-
-DEATHS_PER_ATTEMPT = 5
+EVERY_SLOT = frozenset(JobSlot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +105,18 @@ class StudyContents:
 
 @dataclass(frozen=True, slots=True)
 class RoutedJob:
-    """A job to be made: which series of the study go to which route."""
+    """A job to be made: which series of the study go to which package of which route."""
 
     route: str
+    package: str
     series_instance_uids: tuple[str, ...]
     priority: int
     deadline_s: float
     maximum_attempts: int
+    timeout_s: float
+    slot: JobSlot = JobSlot.CPU
+    background: bool = False
+    """Whether it gives way to all that are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +124,14 @@ class Job:
     """A job that a worker holds."""
 
     id: int
+    lease: str
+    """Token of this attempt."""
     study_instance_uid: str
     study_version: int
     route: str
+    package: str
+    """An analysis package, or :data:`storage.closing.FRONT_PAGE`."""
+    timeout_s: float
     attempt: int
     maximum_attempts: int
     correlation_id: str
@@ -120,9 +139,37 @@ class Job:
     """When its study version was closed: the date and time its results carry, whichever attempt makes them."""
     input_digest: str
     """Over the digests of its input instances."""
+    identity: str
+    """What the UIDs of its results derive from; the input digest unless results of other bytes have that already."""
     deadline_at: dt.datetime
     paths: tuple[str, ...]
     """Its input instances, relative to the storage directory, in the order received."""
+    predecessors: tuple[ResultReference, ...]
+    """Results of the same package on an earlier version of the study, and of earlier runs of this job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a job came to.
+
+    Attributes
+    ----------
+    sentences
+        Why it declined, failed or delivered only a part. No patient data.
+    key_numbers
+        What it found, in sentences for the front page. No patient data.
+    summary
+        For operators: seconds by step, roles of the results; JSON. No patient data.
+    """
+
+    verdict: Verdict
+    sentences: tuple[str, ...] = ()
+    key_numbers: tuple[str, ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ResultConflictError(LedgerError):
+    """A result has the SOP Instance UID of one that is recorded with other bytes; nothing was recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +284,8 @@ def create_jobs(
 ) -> tuple[int, ...] | None:
     """Close a version of a study and make its jobs, if the study still is as it was seen.
 
-    A route whose input is the same as that of its last job gets no new one. Jobs of earlier versions that have not
-    started are superseded.
+    A package whose input is the same as that of its last job on the route gets no new one, unless retention has taken
+    what that job read. Jobs of earlier versions that have not started are superseded.
 
     Parameters
     ----------
@@ -285,7 +332,8 @@ def create_jobs(
             version=row.version,
             instances=len(present),
             reason=reason,
-            routes=[one.route for one in routed],
+            routes=list(dict.fromkeys(one.route for one in routed)),
+            packages=list(dict.fromkeys(one.package for one in routed)),
         )
         created = []
         for one in routed:
@@ -300,26 +348,38 @@ def create_jobs(
 def _create_job(session: Session, study: StudyRow, one: RoutedJob, input_digest: str, now: dt.datetime) -> int | None:
     earlier = session.scalars(
         select(JobRow)
-        .where(JobRow.study_id == study.id, JobRow.route == one.route)
-        .order_by(JobRow.study_version)
+        .where(JobRow.study_id == study.id, JobRow.route == one.route, JobRow.package.in_((one.package, FRONT_PAGE)))
+        .order_by(JobRow.study_version, JobRow.revision)
         .with_for_update()
     ).all()
-    if earlier and earlier[-1].input_digest == input_digest:
+    of_package = [job for job in earlier if job.package == one.package]
+    if of_package and of_package[-1].input_digest == input_digest and of_package[-1].inputs_removed_at is None:
         return None
     for job in earlier:
         if job.state is JobState.QUEUED:
-            job.state, job.ended_at = JobState.SUPERSEDED, now
-            _event(session, job, "job superseded", now)
+            supersede(session, job, now)
+    # After retention the same images make results anew, at another time: they are other objects.
+    again = any(job.input_digest == input_digest for job in of_package)
+    seed = f"{input_digest} {study.version}"
     job = JobRow(
         study_id=study.id,
         study_version=study.version,
         route=one.route,
+        package=one.package,
+        revision=0,
         series_instance_uids=list(one.series_instance_uids),
         input_digest=input_digest,
+        identity=hashlib.sha256(seed.encode()).hexdigest() if again else input_digest,
         priority=one.priority,
+        slot=one.slot,
+        background=one.background,
+        timeout_s=one.timeout_s,
         state=JobState.QUEUED,
         attempts=0,
         maximum_attempts=one.maximum_attempts,
+        heartbeat=0,
+        sentences=[],
+        key_numbers=[],
         correlation_id=study.last_association_id,
         created_at=now,
         due_at=now,
@@ -327,13 +387,42 @@ def _create_job(session: Session, study: StudyRow, one: RoutedJob, input_digest:
     )
     session.add(job)
     session.flush()
-    _event(session, job, "job queued", now)
+    job_event(session, job, "job queued", now)
     return job.id
 
 
-def claim_job(ledger: Ledger, worker: str, now: dt.datetime, lease_s: float) -> Job | None:
-    """Take the due job of the highest priority, the oldest first: QUEUED → RUNNING."""
-    due = (JobRow.state == JobState.QUEUED) & (JobRow.due_at <= now)
+def claim_job(
+    ledger: Ledger,
+    worker: str,
+    now: dt.datetime,
+    *,
+    slots: Collection[JobSlot] = EVERY_SLOT,
+    background: bool | None = None,
+) -> Job | None:
+    """Take the due job of the highest priority, the oldest first: QUEUED → RUNNING.
+
+    A job that has been tried before comes after all that have been tried less often: what kills its worker, or fails,
+    holds nobody up. A job that gives way waits until all of its study version and route that do not have ended: it can
+    then use what they have found.
+
+    Parameters
+    ----------
+    slots
+        Kinds of jobs that this worker takes.
+    background
+        Only jobs that give way, or only those that do not; both unless given.
+    """
+    due = (JobRow.state == JobState.QUEUED) & (JobRow.due_at <= now) & JobRow.slot.in_(slots)
+    quick = aliased(JobRow)
+    waits = exists().where(
+        quick.study_id == JobRow.study_id,
+        quick.route == JobRow.route,
+        quick.background.is_(False),
+        quick.state.in_((JobState.QUEUED, JobState.RUNNING)),
+    )
+    due &= JobRow.background.is_(False) | ~waits
+    if background is not None:
+        due &= JobRow.background.is_(background)
     with ledger.reading() as session:
         # Idle workers ask several times a second; on SQLite only those that find something wait for the writers.
         if session.scalar(select(JobRow.id).where(due).limit(1)) is None:
@@ -342,91 +431,114 @@ def claim_job(ledger: Ledger, worker: str, now: dt.datetime, lease_s: float) -> 
         row = session.scalar(
             select(JobRow)
             .where(due)
-            .order_by(JobRow.priority.desc(), JobRow.created_at, JobRow.id)
+            .order_by(JobRow.background, JobRow.attempts, JobRow.priority.desc(), JobRow.created_at, JobRow.id)
             .limit(1)
             .with_for_update(skip_locked=True, of=JobRow)
         )
         if row is None:
             return None
-        row.state, row.worker, row.lease_until = JobState.RUNNING, worker, now + dt.timedelta(seconds=lease_s)
+        row.state, row.worker, row.lease = JobState.RUNNING, worker, uuid.uuid4().hex
+        row.heartbeat += 1
         row.attempts += 1
         row.started_at, row.ended_at = now, None
-        _event(session, row, "job started", now, worker=worker, attempt=row.attempts)
-        paths = session.scalars(
-            select(InstanceRow.path)
-            .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
-            .where(
-                SeriesRow.study_id == row.study_id,
-                SeriesRow.series_instance_uid.in_(row.series_instance_uids),
-                InstanceRow.study_version <= row.study_version,
-                InstanceRow.removed_at.is_(None),
-            )
-            .order_by(InstanceRow.id)
-        ).all()
+        job_event(session, row, "job started", now, worker=worker, attempt=row.attempts)
+        paths = session.scalars(_present_inputs(row).order_by(InstanceRow.id)).all()
         return Job(
             id=row.id,
+            lease=row.lease,
             study_instance_uid=row.study.study_instance_uid,
             study_version=row.study_version,
             route=row.route,
+            package=row.package,
+            timeout_s=row.timeout_s,
             attempt=row.attempts,
             maximum_attempts=row.maximum_attempts,
             correlation_id=row.correlation_id,
             created_at=row.created_at,
             input_digest=row.input_digest,
+            identity=row.identity,
             deadline_at=row.deadline_at,
             paths=tuple(paths),
+            predecessors=predecessors(session, row),
         )
 
 
-def overlong_jobs(ledger: Ledger, workers: Collection[str], started_before: dt.datetime) -> tuple[tuple[int, str], ...]:
-    """Jobs that some of these workers run since before a time: (job id, worker)."""
+def inputs_in_work(ledger: Ledger) -> frozenset[str]:
+    """Input digests of the package jobs that have not ended."""
     with ledger.reading() as session:
-        rows = session.execute(
-            select(JobRow.id, JobRow.worker).where(
-                JobRow.state == JobState.RUNNING, JobRow.worker.in_(workers), JobRow.started_at < started_before
+        return frozenset(
+            session.scalars(
+                select(JobRow.input_digest).where(
+                    JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)), JobRow.package != FRONT_PAGE
+                )
             )
         )
-        return tuple((job_id, worker) for job_id, worker in rows if worker is not None)
 
 
-def extend_job(ledger: Ledger, job_id: int, worker: str, now: dt.datetime, lease_s: float) -> bool:
-    """Prolong a lease; false when the worker no longer holds the job and should drop it."""
-    with ledger.transaction() as session:
-        row = _held(session, job_id, worker)
-        if row is None:
-            return False
-        row.lease_until = now + dt.timedelta(seconds=lease_s)
-        return True
+def shares_input(ledger: Ledger, job: Job) -> bool:
+    """Whether another package still waits for the same input."""
+    with ledger.reading() as session:
+        other = select(JobRow.id).where(
+            JobRow.state == JobState.QUEUED,
+            JobRow.input_digest == job.input_digest,
+            JobRow.package.not_in((job.package, FRONT_PAGE)),
+        )
+        return session.scalar(other.limit(1)) is not None
+
+
+def _present_inputs(row: JobRow) -> Select[tuple[str]]:
+    return (
+        select(InstanceRow.path)
+        .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
+        .where(
+            SeriesRow.study_id == row.study_id,
+            SeriesRow.series_instance_uid.in_(row.series_instance_uids),
+            InstanceRow.study_version <= row.study_version,
+            InstanceRow.removed_at.is_(None),
+        )
+    )
 
 
 def complete_job(
-    ledger: Ledger,
-    job_id: int,
-    results: Sequence[ResultRecord],
-    summary: Mapping[str, Any],
-    *,
-    worker: str,
-    now: dt.datetime,
+    ledger: Ledger, job: Job, results: Sequence[ResultRecord], outcome: Outcome, *, now: dt.datetime
 ) -> bool:
-    """RUNNING → SUCCEEDED, with its results and their deliveries in the same transaction.
+    """RUNNING → SUCCEEDED, with its verdict, results and their deliveries in the same transaction.
 
-    A result whose SOP Instance UID is already recorded is not recorded or delivered again: identity is derived, so it
-    is the same object.
+    A result that is already recorded, with the same bytes, is not delivered again. When the job was the last of its
+    study version and route, the closing job is made.
 
     Returns
     -------
     bool
         False, and nothing recorded, when the worker no longer holds the job.
+
+    Raises
+    ------
+    ResultConflictError
+        A result has the SOP Instance UID of one that is recorded with other bytes; nothing was recorded.
     """
     with ledger.transaction() as session:
-        row = _held(session, job_id, worker)
+        row = _held(session, job)
         if row is None:
             return False
-        row.state, row.ended_at, row.summary = JobState.SUCCEEDED, now, dict(summary)
-        row.worker = row.lease_until = row.error = None
+        row.state, row.ended_at, row.error = JobState.SUCCEEDED, now, None
+        leave(row)
+        row.verdict, row.sentences = outcome.verdict, list(outcome.sentences)
+        row.key_numbers, row.summary = list(outcome.key_numbers), dict(outcome.summary)
         for result in results:
             _add_result(session, row, result, now)
-        _event(session, row, "job succeeded", now, attempt=row.attempts, results=len(results))
+        job_event(
+            session,
+            row,
+            "job succeeded",
+            now,
+            attempt=row.attempts,
+            verdict=outcome.verdict.value,
+            sentences=list(outcome.sentences),
+            results=len(results),
+        )
+        session.flush()
+        close_version(session, row, now)
         return True
 
 
@@ -447,9 +559,14 @@ def _add_result(session: Session, job: JobRow, result: ResultRecord, now: dt.dat
         },
     )
     held = session.scalars(select(ResultRow).where(ResultRow.sop_instance_uid == result.sop_instance_uid)).one()
+    if (held.digest, held.sop_class_uid) != (result.digest, result.sop_class_uid):
+        raise ResultConflictError(
+            f"{result.role} {result.sop_instance_uid}: job {held.job_id} has recorded an object of this SOP Instance "
+            "UID with other bytes, so this one was not recorded"
+        )
     if held.removed_at is not None:
         # Retention took the file and the job ran again: the new one stands in.
-        held.path, held.digest, held.size, held.removed_at = result.path, result.digest, result.size, None
+        held.path, held.size, held.removed_at = result.path, result.size, None
     for destination in result.destinations:
         insert_if_absent(
             session,
@@ -465,17 +582,13 @@ def _add_result(session: Session, job: JobRow, result: ResultRecord, now: dt.dat
         )
 
 
-def fail_job(
-    ledger: Ledger,
-    job_id: int,
-    error: str,
-    *,
-    retryable: bool,
-    retry_at: dt.datetime,
-    worker: str,
-    now: dt.datetime,
-) -> bool:
+def fail_job(ledger: Ledger, job: Job, error: str, *, retryable: bool, retry_at: RetryAt, now: dt.datetime) -> bool:
     """RUNNING → QUEUED until ``retry_at`` while it may be tried again, else FAILED.
+
+    Parameters
+    ----------
+    error
+        One sentence; no patient data.
 
     Returns
     -------
@@ -483,15 +596,15 @@ def fail_job(
         False, and nothing recorded, when the worker no longer holds the job.
     """
     with ledger.transaction() as session:
-        row = _held(session, job_id, worker)
+        row = _held(session, job)
         if row is None:
             return False
-        _end_attempt(session, row, error, retry_at if retryable else None, now, allowed=row.maximum_attempts)
+        _end_attempt(session, row, error, retry_at if retryable else None, now)
         return True
 
 
 def release_worker(
-    ledger: Ledger, worker: str, error: str, *, counted: bool, now: dt.datetime, retry_at: dt.datetime
+    ledger: Ledger, worker: str, error: str, *, counted: bool, now: dt.datetime, retry_at: RetryAt
 ) -> tuple[int, ...]:
     """A worker stopped or died: its jobs are queued again until ``retry_at``.
 
@@ -499,111 +612,115 @@ def release_worker(
     ----------
     counted
         Whether it is an attempt of the job: when the worker died over it, not when the node was stopped or restarted.
-        The death of a worker is less often the job's fault than an error is, so a job that has been counted
-        ``DEATHS_PER_ATTEMPT`` times its attempts, and only then, is FAILED.
 
     Returns
     -------
     tuple of int
         Ids of the jobs it held.
     """
-    with ledger.transaction() as session:
-        rows = session.scalars(
-            select(JobRow).where(JobRow.state == JobState.RUNNING, JobRow.worker == worker).with_for_update()
-        ).all()
-        for row in rows:
-            if counted:
-                _end_attempt(session, row, error, retry_at, now, allowed=DEATHS_PER_ATTEMPT * row.maximum_attempts)
-            else:
-                row.attempts -= 1
-                _requeue(session, row, retry_at, now)
-                _event(session, row, "job released", now, worker=worker, why=error)
-        return tuple(row.id for row in rows)
+    return _release(ledger, JobRow.worker == worker, error, counted=counted, now=now, retry_at=retry_at)
 
 
-def release_expired_jobs(ledger: Ledger, now: dt.datetime) -> tuple[int, ...]:
-    """Take back, as from dead workers, what workers hold that no longer prolong their lease; returns the jobs' ids."""
-    with ledger.reading() as session:
-        workers = session.scalars(
-            select(JobRow.worker).where(JobRow.state == JobState.RUNNING, JobRow.lease_until < now).distinct()
-        ).all()
+def release_expired_jobs(
+    ledger: Ledger, expired: Sequence[Lease], *, now: dt.datetime, retry_at: RetryAt
+) -> tuple[int, ...]:
+    """Take back, as from dead workers, the jobs of these leases that have had no heartbeat since they were looked at.
+
+    Returns
+    -------
+    tuple of int
+        Their ids.
+    """
     released: list[int] = []
-    for worker in workers:
-        if worker is not None:
-            released += release_worker(
-                ledger, worker, "the worker's lease expired", counted=True, now=now, retry_at=now
-            )
+    for lease in expired:
+        silent = (JobRow.lease == lease.token) & (JobRow.heartbeat == lease.heartbeat)
+        error = "the worker gave no sign of life"
+        released += _release(ledger, silent, error, counted=True, now=now, retry_at=retry_at)
     return tuple(released)
 
 
+def release_lease(ledger: Ledger, token: str, error: str, *, now: dt.datetime, retry_at: RetryAt) -> bool:
+    """Take back the job of one lease, as an attempt that failed; false when the lease no longer holds."""
+    return bool(_release(ledger, JobRow.lease == token, error, counted=True, now=now, retry_at=retry_at))
+
+
+def _release(
+    ledger: Ledger,
+    condition: ColumnElement[bool],
+    error: str,
+    *,
+    counted: bool,
+    now: dt.datetime,
+    retry_at: RetryAt,
+) -> tuple[int, ...]:
+    running = condition & (JobRow.state == JobState.RUNNING)
+    with ledger.reading() as session:
+        if session.scalar(select(JobRow.id).where(running).limit(1)) is None:
+            return ()
+    with ledger.transaction() as session:
+        lock_studies(session, session.scalars(select(JobRow.study_id).where(running)).all())
+        rows = session.scalars(select(JobRow).where(running).order_by(JobRow.id).with_for_update(of=JobRow)).all()
+        for row in rows:
+            if counted:
+                _end_attempt(session, row, error, retry_at, now)
+            else:
+                row.attempts -= 1
+                worker = row.worker
+                requeue(session, row, now, now)
+                job_event(session, row, "job released", now, worker=worker, why=error)
+        return tuple(row.id for row in rows)
+
+
 def requeue_job(ledger: Ledger, job_id: int, *, now: dt.datetime) -> None:
-    """An operator runs a job again: FAILED or SUCCEEDED → QUEUED with all its attempts.
+    """An operator runs a job again: FAILED or SUCCEEDED → QUEUED with all its attempts; no other package runs again.
 
     Raises
     ------
     LedgerError
-        There is no such job, it is queued, running or superseded, or the study has a later version.
+        There is no such job, it is queued, running or superseded, the study has a later version, or the files that it
+        read were removed.
     """
     with ledger.transaction() as session:
-        row = session.scalar(select(JobRow).where(JobRow.id == job_id).with_for_update())
-        if row is None:
+        study_id = session.scalar(select(JobRow.study_id).where(JobRow.id == job_id))
+        if study_id is None:
             raise LedgerError(f"no job {job_id} in the ledger")
+        lock_studies(session, (study_id,))
+        row = session.scalars(select(JobRow).where(JobRow.id == job_id).with_for_update(of=JobRow)).one()
         if row.state not in (JobState.FAILED, JobState.SUCCEEDED):
             raise LedgerError(f"job {job_id} is {row.state}: only a failed or a succeeded job can run again")
-        if _has_later(session, row):
+        if has_later(session, row):
             raise LedgerError(f"job {job_id} is of an earlier version of its study: run the job of the latest again")
+        if row.inputs_removed_at is not None or session.scalar(_present_inputs(row).limit(1)) is None:
+            raise LedgerError(f"the files that job {job_id} read were removed: send the study again")
         row.attempts, row.error, row.ended_at = 0, None, None
-        _requeue(session, row, now, now)
-        _event(session, row, "job requeued", now)
+        row.verdict, row.sentences, row.key_numbers = None, [], []
+        requeue(session, row, now, now)
+        if row.package != FRONT_PAGE:
+            reopen_version(session, row, now)
+        job_event(session, row, "job requeued", now)
 
 
-def _held(session: Session, job_id: int, worker: str) -> JobRow | None:
+def _held(session: Session, job: Job) -> JobRow | None:
+    study_id = session.scalar(select(JobRow.study_id).where(JobRow.id == job.id))
+    if study_id is None:
+        return None
+    lock_studies(session, (study_id,))
     return session.scalar(
         select(JobRow)
-        .where(JobRow.id == job_id, JobRow.state == JobState.RUNNING, JobRow.worker == worker)
+        .where(JobRow.id == job.id, JobRow.state == JobState.RUNNING, JobRow.lease == job.lease)
         .with_for_update(of=JobRow)
     )
 
 
-def _requeue(session: Session, row: JobRow, due_at: dt.datetime, now: dt.datetime) -> None:
-    row.worker = row.lease_until = None
-    if _has_later(session, row):
-        # Its results would reach the destinations after those of the whole study.
-        row.state, row.ended_at = JobState.SUPERSEDED, now
-        _event(session, row, "job superseded", now)
-    else:
-        row.state, row.due_at = JobState.QUEUED, due_at
-
-
-def _has_later(session: Session, row: JobRow) -> bool:
-    later = select(JobRow.id).where(
-        JobRow.study_id == row.study_id, JobRow.route == row.route, JobRow.study_version > row.study_version
-    )
-    return session.scalar(later.limit(1)) is not None
-
-
-def _end_attempt(
-    session: Session, row: JobRow, error: str, retry_at: dt.datetime | None, now: dt.datetime, *, allowed: int
-) -> None:
+def _end_attempt(session: Session, row: JobRow, error: str, retry_at: RetryAt | None, now: dt.datetime) -> None:
     row.error = error
-    if retry_at is not None and row.attempts < allowed:
-        _requeue(session, row, retry_at, now)
-        _event(session, row, "job attempt failed", now, error=error, attempt=row.attempts)
-    else:
-        row.state, row.ended_at = JobState.FAILED, now
-        row.worker = row.lease_until = None
-        _event(session, row, "job failed", now, error=error, attempt=row.attempts)
-
-
-def _event(session: Session, row: JobRow, kind: str, at: dt.datetime, **detail: Any) -> None:
-    record_event(
-        session,
-        kind,
-        f"job {row.id}",
-        at=at,
-        correlation_id=row.correlation_id,
-        study_id=row.study_id,
-        route=row.route,
-        version=row.study_version,
-        **detail,
-    )
+    if retry_at is not None and row.attempts < row.maximum_attempts:
+        requeue(session, row, retry_at(row.attempts), now)
+        job_event(session, row, "job attempt failed", now, error=error, attempt=row.attempts)
+        return
+    row.state, row.ended_at = JobState.FAILED, now
+    row.verdict, row.sentences = Verdict.FAILED, [error]
+    leave(row)
+    job_event(session, row, "job failed", now, error=error, attempt=row.attempts)
+    session.flush()
+    close_version(session, row, now)

@@ -123,9 +123,7 @@ def open_ledger(url: str, *, durable: bool = True) -> Ledger:
         migrate_to_head(engine)
     except MigrationError as error:
         engine.dispose()
-        raise LedgerError(
-            f"the ledger was written by a later version of this software ({error}): run that version, or a new ledger"
-        ) from error
+        raise LedgerError(f"the ledger cannot be used: {error}") from error
     except BaseException:
         engine.dispose()
         raise

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
+from storage.closing import FRONT_PAGE
 from storage.ledger import Ledger, LedgerError
 from storage.schema import (
     Association,
@@ -22,12 +23,14 @@ from storage.schema import (
     EventRow,
     InstanceRow,
     JobRow,
+    JobSlot,
     JobState,
     QuarantineRow,
     ReportState,
     ResultRow,
     SeriesRow,
     StudyRow,
+    Verdict,
 )
 
 __all__ = [
@@ -60,6 +63,8 @@ class LedgerOverview:
     instances: int
     open_associations: int
     jobs: Mapping[JobState, int]
+    verdicts: Mapping[Verdict, int]
+    """Of the jobs that have ended for good."""
     jobs_late: int
     """Past their deadline and not ended."""
     deliveries: Mapping[DeliveryState, int]
@@ -104,6 +109,8 @@ class StudyOverview:
     instances_waiting: int
     open_associations: int
     jobs: Mapping[JobState, int]
+    verdicts: Mapping[str, Verdict]
+    """By package: of its last job that has ended for good; ``route/package`` where the study took several routes."""
     deliveries: Mapping[DeliveryState, int]
 
 
@@ -115,8 +122,16 @@ class JobOverview:
     study_instance_uid: str
     study_version: int
     route: str
+    package: str
     state: JobState
+    verdict: Verdict | None
+    """None until it has ended for good."""
+    sentences: tuple[str, ...]
+    key_numbers: tuple[str, ...]
     priority: int
+    slot: JobSlot
+    background: bool
+    timeout_s: float
     attempts: int
     maximum_attempts: int
     correlation_id: str
@@ -201,6 +216,9 @@ def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
     """Count everything."""
     with ledger.reading() as session:
         jobs = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
+        verdicts = session.execute(
+            select(JobRow.verdict, func.count()).where(JobRow.verdict.is_not(None)).group_by(JobRow.verdict)
+        )
         deliveries = session.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state))
         studies, instances = session.execute(
             select(func.count(), func.coalesce(func.sum(StudyRow.instances), 0)).select_from(StudyRow)
@@ -215,6 +233,7 @@ def ledger_overview(ledger: Ledger, *, now: dt.datetime) -> LedgerOverview:
             )
             or 0,
             jobs=dict(jobs.all()),
+            verdicts={verdict: count for verdict, count in verdicts if verdict is not None},
             jobs_late=_jobs_late(session, now),
             deliveries=dict(deliveries.all()),
             commitments=dict(
@@ -330,6 +349,14 @@ def study_overviews(
             .group_by(JobRow.study_id, JobRow.state)
         ):
             jobs.setdefault(study_id, {})[job_state] = count
+        verdicts: dict[int, dict[tuple[str, str], Verdict]] = {}
+        for study_id, route, package, verdict in session.execute(
+            select(JobRow.study_id, JobRow.route, JobRow.package, JobRow.verdict)
+            .where(JobRow.study_id.in_(ids), JobRow.verdict.is_not(None), JobRow.package != FRONT_PAGE)
+            .order_by(JobRow.study_version, JobRow.id)
+        ):
+            if verdict is not None:
+                verdicts.setdefault(study_id, {})[route, package] = verdict
         deliveries: dict[int, dict[DeliveryState, int]] = {}
         for study_id, delivery_state, count in session.execute(
             select(JobRow.study_id, DeliveryRow.state, func.count())
@@ -351,10 +378,16 @@ def study_overviews(
                 instances_waiting=held[study.id][2],
                 open_associations=associations.get(study.id, 0),
                 jobs=jobs.get(study.id, {}),
+                verdicts=_by_package(verdicts.get(study.id, {})),
                 deliveries=deliveries.get(study.id, {}),
             )
             for study in studies
         )
+
+
+def _by_package(verdicts: Mapping[tuple[str, str], Verdict]) -> dict[str, Verdict]:
+    several = len({route for route, _ in verdicts}) > 1
+    return {f"{route}/{package}" if several else package: verdict for (route, package), verdict in verdicts.items()}
 
 
 def job_overviews(
@@ -382,8 +415,15 @@ def job_overviews(
                 study_instance_uid=row.study.study_instance_uid,
                 study_version=row.study_version,
                 route=row.route,
+                package=row.package,
                 state=row.state,
+                verdict=row.verdict,
+                sentences=tuple(row.sentences),
+                key_numbers=tuple(row.key_numbers),
                 priority=row.priority,
+                slot=row.slot,
+                background=row.background,
+                timeout_s=row.timeout_s,
                 attempts=row.attempts,
                 maximum_attempts=row.maximum_attempts,
                 correlation_id=row.correlation_id,

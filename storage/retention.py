@@ -9,7 +9,9 @@ from __future__ import annotations
 import datetime as dt
 
 from sqlalchemy import Select, delete, exists, func, or_, select, update
+from sqlalchemy.orm import aliased
 
+from storage.closing import FRONT_PAGE
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, record_event
 from storage.schema import (
@@ -47,10 +49,10 @@ EVENTS_A_TRANSACTION = 1000
 def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> tuple[str, ...]:
     """Mark the files of finished studies as removed.
 
-    A study is finished when no instance of it waits, no association that sent it is open, all its jobs succeeded or
-    were superseded, and all deliveries of its results are committed; and when nothing of that happened, and this node
-    committed to no instance of it, within ``retention``. A study with a failed job or a dead delivery stays until an
-    operator has dealt with it.
+    A study is finished when no instance of it waits, no association that sent it is open, all its jobs have ended, what
+    failed among them was told on a front page, and all deliveries of its results are committed; and when nothing of
+    that happened, and this node committed to no instance of it, within ``retention``. A study with a failed job that
+    nobody was told of, or with a dead delivery, stays until an operator has dealt with it.
 
     Returns
     -------
@@ -69,7 +71,20 @@ def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime)
         Association.id == AssociationStudy.association_id,
         Association.closed_at.is_(None),
     )
-    ended = JobRow.state.in_((JobState.SUCCEEDED, JobState.SUPERSEDED)) & (JobRow.ended_at < before)
+    telling = aliased(JobRow)
+    told = exists().where(
+        telling.study_id == JobRow.study_id,
+        telling.route == JobRow.route,
+        telling.package == FRONT_PAGE,
+        telling.state == JobState.SUCCEEDED,
+        telling.study_version >= JobRow.study_version,
+        telling.ended_at >= JobRow.ended_at,
+    )
+    # What has lost its files can neither run again nor need them.
+    over = JobRow.state.in_((JobState.SUCCEEDED, JobState.SUPERSEDED)) | (
+        (JobRow.state == JobState.FAILED) & (told | JobRow.inputs_removed_at.is_not(None))
+    )
+    ended = over & (JobRow.ended_at < before)
     working = exists().where(JobRow.study_id == StudyRow.id, ~func.coalesce(ended, False))
     committed = (DeliveryRow.state == DeliveryState.COMMITTED) & (DeliveryRow.committed_at < before)
     delivering = exists().where(
@@ -116,6 +131,11 @@ def _expire_study(ledger: Ledger, finished: Select[int, str], study_id: int, now
                 ResultRow.removed_at.is_(None),
             )
             .values(removed_at=now)
+        )
+        session.execute(
+            update(JobRow)
+            .where(JobRow.study_id == study_id, JobRow.inputs_removed_at.is_(None))
+            .values(inputs_removed_at=now)
         )
         session.execute(delete(StudyAttributesRow).where(StudyAttributesRow.study_id == study_id))
         record_event(session, "study removed", study.study_instance_uid, at=now, study_id=study_id)

@@ -1,6 +1,7 @@
 """The ledger's tables and the states that its rows can be in.
 
-Instance → series → study; job (one study version × one route); result; delivery (one result × one destination).
+Instance → series → study; job (one study version × one route × one analysis package); result; delivery (one result ×
+one destination).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = [
     "EventRow",
     "InstanceRow",
     "JobRow",
+    "JobSlot",
     "JobState",
     "PerformedStepRow",
     "PerformedStepStudyRow",
@@ -48,6 +50,7 @@ __all__ = [
     "StudyAttributesRow",
     "StudyRow",
     "UtcDateTime",
+    "Verdict",
 ]
 
 
@@ -60,6 +63,24 @@ class JobState(enum.StrEnum):
     FAILED = "failed"
     SUPERSEDED = "superseded"
     """A later version of the study was scheduled before this job had started."""
+
+
+class JobSlot(enum.StrEnum):
+    """Kind of worker that a job wants."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+class Verdict(enum.StrEnum):
+    """What a job came to."""
+
+    DELIVERED = "delivered"
+    DECLINED = "declined"
+    """The analysis said in a sentence why it does not measure this study."""
+    PARTIAL = "partial"
+    """Some of its objects did not pass the gate; the others are delivered."""
+    FAILED = "failed"
 
 
 class DeliveryState(enum.StrEnum):
@@ -280,11 +301,11 @@ class QuarantineRow(Base):
 
 
 class JobRow(Base):
-    """One study version × one route."""
+    """One study version × one route × one analysis package; or the closing job of a study version × route."""
 
     __tablename__ = "job"
     __table_args__ = (
-        UniqueConstraint("study_id", "study_version", "route"),
+        UniqueConstraint("study_id", "study_version", "route", "package", "revision"),
         Index("ix_job_claim", "state", "priority", "created_at"),
     )
 
@@ -292,10 +313,21 @@ class JobRow(Base):
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     study_version: Mapped[int]
     route: Mapped[str] = mapped_column(String(41))
+    package: Mapped[str] = mapped_column(String(41))
+    """The analysis package, or :data:`storage.closing.FRONT_PAGE`."""
+    revision: Mapped[int] = mapped_column(default=0)
+    """How many closing jobs of its version and route came before; 0 for every other job."""
     series_instance_uids: Mapped[list[str]]
     input_digest: Mapped[str] = mapped_column(Digest)
     """sha256 over the digests of its input instances: a new version that brings this route nothing new makes no job."""
+    identity: Mapped[str] = mapped_column(Digest)
+    """What the UIDs of its results derive from: its input digest, unless results of other bytes have that already."""
     priority: Mapped[int]
+    slot: Mapped[JobSlot] = mapped_column(_state(JobSlot, "job_slot"))
+    background: Mapped[bool] = mapped_column(default=False)
+    """Whether it gives way to all that are not."""
+    timeout_s: Mapped[float]
+    """An attempt that runs longer is killed."""
     state: Mapped[JobState] = mapped_column(_state(JobState, "job_state"))
     attempts: Mapped[int] = mapped_column(default=0)
     maximum_attempts: Mapped[int]
@@ -305,10 +337,21 @@ class JobRow(Base):
     deadline_at: Mapped[dt.datetime]
     """When it counts as late."""
     worker: Mapped[str | None] = mapped_column(String(64))
-    lease_until: Mapped[dt.datetime | None]
+    lease: Mapped[str | None] = mapped_column(String(32))
+    """Token of the attempt that runs; a worker without it has lost the job."""
+    heartbeat: Mapped[int] = mapped_column(default=0)
+    """Goes up while the lease is alive: whoever watches needs no common clock."""
     started_at: Mapped[dt.datetime | None]
     ended_at: Mapped[dt.datetime | None]
+    inputs_removed_at: Mapped[dt.datetime | None]
+    """When retention took the files it read: it cannot run again."""
     error: Mapped[str | None] = mapped_column(Text)
+    verdict: Mapped[Verdict | None] = mapped_column(_state(Verdict, "verdict"))
+    """What it came to; none until it has ended for good."""
+    sentences: Mapped[list[str]] = mapped_column(default=list)
+    """Why it declined, failed or delivered only a part."""
+    key_numbers: Mapped[list[str]] = mapped_column(default=list)
+    """What it found, in sentences for the front page."""
     summary: Mapped[dict[str, Any] | None]
 
     study: Mapped[StudyRow] = relationship()

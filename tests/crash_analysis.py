@@ -7,7 +7,7 @@ calls it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,34 +18,47 @@ if TYPE_CHECKING:
 
     from dicom_node.config import ResultSettings, Route
     from dicom_node.execute.process import ProcessedStudy
+    from dicom_node.results.content import Predecessor
     from dicom_node.results.objects import ResultObject
 
 ROLES = ("key-phase-ed", "segmentation-ed", "report")
 
 
-def result_uid(inputs: Sequence[str], role: str) -> str:
+def roles_of(package: str) -> tuple[str, ...]:
+    """Of the results that :func:`cheap_analysis` makes for a package."""
+    return ("refusal",) if "declining" in package else ROLES
+
+
+def result_uid(inputs: Sequence[str], package: str, role: str) -> str:
     """SOP Instance UID of the result that :func:`cheap_analysis` makes of these inputs."""
     from dicom_node.results.uids import derive_uid
 
-    return derive_uid(*inputs, role)
+    return derive_uid(*inputs, package, role)
 
 
 def cheap_analysis(
     paths: Sequence[Path],
     *,
+    package: str,
     study_instance_uid: str,
     inputs: Sequence[str],
     created: dt.datetime,
     route_name: str,
     route: Route,
     results: ResultSettings,
+    predecessors: Sequence[Predecessor],
+    known: Mapping[type, object],
     last_attempt: bool,
     device: str,
 ) -> ProcessedStudy:
-    """Read every image of the study and make one small object for each role, slowly enough to be killed over it."""
+    """Read every image of the study and make one small object for each role, slowly enough to be killed over it.
+
+    A package with ``declining`` in its name declines every study.
+    """
     from pydicom import dcmread
 
     from dicom_node.execute.process import ProcessedStudy
+    from dicom_node.results.verdict import Verdict, VerdictKind
     from pipelines.analysis import Findings
     from pipelines.cine.stack import CineStudy, StudyContext
 
@@ -53,15 +66,26 @@ def cheap_analysis(
     assert {str(source.StudyInstanceUID) for source in sources} == {study_instance_uid}
     mean = sum(float(source.pixel_array.mean()) for source in sources) / len(sources)
     objects = []
-    for role in ROLES:
-        time.sleep(0.1)
-        objects.append(_object(sources[0], role, inputs, created, mean, frozenset(route.destinations)))
-    study = CineStudy(StudyContext(study_instance_uid), (), ())
-    return ProcessedStudy(study, Findings({}), tuple(objects), (), {"cheap": 0.3})
+    for role in roles_of(package):
+        time.sleep(1.0 if "slow" in package else 0.1)
+        objects.append(_object(sources[0], package, role, inputs, created, mean, frozenset(route.destinations)))
+    if "declining" in package:
+        verdict = Verdict(package, VerdictKind.DECLINED, ("It is no heart.",))
+    else:
+        verdict = Verdict(package, VerdictKind.DELIVERED, key_numbers=(f"The mean is {mean:.1f}.",))
+    return ProcessedStudy(
+        objects=tuple(objects),
+        rejected=(),
+        seconds={"cheap": 0.3},
+        verdicts=(verdict,),
+        study=CineStudy(StudyContext(study_instance_uid), (), ()),
+        findings=Findings({}),
+    )
 
 
 def _object(
     source: Dataset,
+    package: str,
     role: str,
     inputs: Sequence[str],
     created: dt.datetime,
@@ -72,16 +96,16 @@ def _object(
     from pydicom.dataset import Dataset
     from pydicom.uid import SecondaryCaptureImageStorage
 
-    from dicom_node.results.header import ResultRole
     from dicom_node.results.objects import ResultObject
+    from dicom_node.results.roles import ResultRole
     from dicom_node.results.uids import derive_uid
 
     image = Dataset()
     image.SOPClassUID = SecondaryCaptureImageStorage
-    image.SOPInstanceUID = result_uid(inputs, role)
+    image.SOPInstanceUID = result_uid(inputs, package, role)
     image.StudyInstanceUID, image.PatientID = source.StudyInstanceUID, source.PatientID
-    image.SeriesInstanceUID = derive_uid(*inputs, role, "series")
-    image.SeriesDescription = role
+    image.SeriesInstanceUID = derive_uid(*inputs, package, role, "series")
+    image.SeriesDescription = f"{package} {role}"
     image.Modality = "MR"
     image.InstanceCreationDate, image.InstanceCreationTime = created.strftime("%Y%m%d"), created.strftime("%H%M%S")
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -90,7 +114,7 @@ def _object(
     image.HighBit, image.PixelRepresentation = 7, 0
     image.PixelData = bytes([round(mean)]) * 256
     return ResultObject(
-        role=ResultRole(role),
+        role=ResultRole(role, 1, role),
         dataset=image,
         content=encoded(image),
         destinations=destinations,

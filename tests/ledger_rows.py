@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 
+from storage.closing import FRONT_PAGE
 from storage.instances import ReceivedInstance, close_association, open_association, record_instances
-from storage.jobs import ResultRecord, RoutedJob, create_jobs, study_contents
+from storage.jobs import Job, Outcome, ResultRecord, RoutedJob, claim_job, complete_job, create_jobs, study_contents
 from storage.ledger import Ledger
+from storage.schema import JobSlot, Verdict
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+DELIVERED = Outcome(Verdict.DELIVERED)
 
 
 def associate(ledger: Ledger, receiver: str = "node/receiver-0", at: dt.datetime = NOW) -> str:
@@ -42,9 +46,47 @@ def an_instance(
 
 
 def route(
-    name: str = "cine", series: tuple[str, ...] = ("1.2.3.1",), *, priority: int = 50, attempts: int = 3
+    name: str = "cine",
+    series: tuple[str, ...] = ("1.2.3.1",),
+    *,
+    package: str = "ventricular_function",
+    priority: int = 50,
+    attempts: int = 3,
+    slot: JobSlot = JobSlot.CPU,
+    background: bool = False,
 ) -> RoutedJob:
-    return RoutedJob(name, series, priority=priority, deadline_s=600, maximum_attempts=attempts)
+    return RoutedJob(
+        name,
+        package,
+        series,
+        priority=priority,
+        deadline_s=600,
+        maximum_attempts=attempts,
+        timeout_s=300,
+        slot=slot,
+        background=background,
+    )
+
+
+def retry_at_once(at: dt.datetime = NOW) -> Callable[[int], dt.datetime]:
+    """A retry policy without a pause."""
+    return lambda _attempts: at
+
+
+def claim(ledger: Ledger, worker: str = "w", at: dt.datetime = NOW) -> Job:
+    job = claim_job(ledger, worker, at)
+    assert job is not None
+    return job
+
+
+def close_versions(ledger: Ledger, at: dt.datetime = NOW) -> int:
+    """Run the closing jobs that are due, each without a result; how many there were."""
+    count = 0
+    while (job := claim_job(ledger, "closing", at)) is not None:
+        assert job.package == FRONT_PAGE
+        assert complete_job(ledger, job, [], DELIVERED, now=at)
+        count += 1
+    return count
 
 
 def a_result(number: int, *destinations: str) -> ResultRecord:

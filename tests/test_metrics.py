@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ledger_rows import NOW, a_result, receive_and_schedule
+from ledger_rows import DELIVERED, NOW, a_result, receive_and_schedule
 from network.running_node import configuration, destination_sections, pacs_peer
 from prometheus_client import CollectorRegistry
 
@@ -80,9 +80,9 @@ def test_a_scrape_tells_what_waits_and_what_failed(tmp_path: Path) -> None:
     ledger = open_ledger(settings.storage.database)
     receive_and_schedule(ledger)
     (job,) = receive_and_schedule(ledger, "1.2.4")
-    first = claim_job(ledger, "w", NOW, 60)
+    first = claim_job(ledger, "w", NOW)
     assert first is not None
-    complete_job(ledger, first.id, [a_result(1, "pacs", "removed")], {}, worker="w", now=NOW)
+    complete_job(ledger, first, [a_result(1, "pacs", "removed")], DELIVERED, now=NOW)
     claim_deliveries(ledger, "pacs", 1, "me", NOW, 60)
     seen = scraped(settings, ledger)
     assert seen["dicom_node_jobs queued"] == 1
@@ -118,9 +118,9 @@ def test_a_scrape_answers_without_ledger_and_storage(tmp_path: Path) -> None:
 def test_the_last_commitment_of_a_job_ends_the_turnaround_of_its_study(tmp_path: Path) -> None:
     ledger = open_ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
     receive_and_schedule(ledger)
-    job = claim_job(ledger, "w", NOW, 60)
+    job = claim_job(ledger, "w", NOW)
     assert job is not None
-    complete_job(ledger, job.id, [a_result(1), a_result(2)], {}, worker="w", now=NOW)
+    complete_job(ledger, job, [a_result(1), a_result(2)], DELIVERED, now=NOW)
     sent, committed, later = (NOW.replace(second=second) for second in (10, 15, 40))
     ids = [one.id for one in claim_deliveries(ledger, "pacs", 2, "me", NOW, 60)]
     delivery_sent(ledger, ids, "2.25.1", later, now=sent)

@@ -20,6 +20,7 @@ from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from dicom_node.execute.process import ProcessedStudy
+    from dicom_node.results.verdict import Verdict
     from pipelines.analysis import Findings
     from pipelines.cine.stack import CineStack, Omission
     from pipelines.quality.findings import QualityAssessment
@@ -28,17 +29,22 @@ __all__ = ["analyze"]
 
 FOLDER = "folder"
 """Name of the only route and the only destination here."""
+_WITH_RESULTS = ("delivered", "partial")
 
 
 def analyze(
     path: Annotated[Path, typer.Argument(exists=True, help="Folder of DICOM: any nesting, any studies, any modality.")],
     output: Annotated[Path, typer.Option(help="Folder for the objects, the pictures and results.json.")],
+    analysis: Annotated[
+        list[str] | None,
+        typer.Option(help="Analysis to run, as `dicom-node analyses` lists them; may be given several times. [all]"),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Analyse every study in a folder and write the objects that a PACS would get, PNGs and results.json.
 
-    Exit status 0: at least one study was analysed; 3: all were refused, the refusals say why; 1: a result failed the
-    conformance gate.
+    Exit status 0: at least one analysis of one study gave results; 3: none did, the refusals say why; 1: a result
+    failed the conformance gate.
     """
     from dicom_node.execute.process import process_study
     from pipelines.cine.files import dicom_files, files_by_study
@@ -49,7 +55,7 @@ def analyze(
         raise ConfigurationError(
             "holds no DICOM object that names its study", subject=str(path), remedy="give another folder"
         )
-    route = Route(destinations=(FOLDER,))
+    route = _route(analysis)
     results = ResultSettings(destinations={FOLDER: DestinationProfile(peer=FOLDER)})
     output.mkdir(parents=True, exist_ok=True)
     documents: list[dict[str, Any]] = []
@@ -95,8 +101,22 @@ def analyze(
         console.print(f"results in {output}")
     if rejected:
         raise typer.Exit(ExitCode.FAILED)
-    if not any(document["function"] for document in documents):
+    if not any(one["verdict"] in _WITH_RESULTS for document in documents for one in document["analyses"]):
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def _route(analyses: Sequence[str] | None) -> Route:
+    """The only route here: the analyses asked for, in the order asked for, or all."""
+    from pipelines.package import packages
+
+    known = packages()
+    asked = tuple(dict.fromkeys(analyses or known))
+    for name in asked:
+        if name not in known:
+            raise ConfigurationError(
+                f"no analysis is named {name!r}", subject="--analysis", remedy=f"there are: {', '.join(known)}"
+            )
+    return Route(analyses=asked, destinations=(FOLDER,))
 
 
 def _created(files: Sequence[Path]) -> dt.datetime:
@@ -108,7 +128,6 @@ def _created(files: Sequence[Path]) -> dt.datetime:
 def _written(processed: ProcessedStudy, uid: str, output: Path) -> dict[str, Any]:
     """Write what came of one study; its document in ``results.json``."""
     from dicom_node.results.png import write_summary_pages
-    from pipelines.function.findings import VentricularFunction
     from pipelines.quality.findings import QualityAssessment
 
     # A UID of the outside world becomes a folder name: only its harmless characters.
@@ -132,13 +151,12 @@ def _written(processed: ProcessedStudy, uid: str, output: Path) -> dict[str, Any
             }
         )
     pages = write_summary_pages(processed.objects, folder)
-    function = processed.findings.get(VentricularFunction)
     return {
         "study_instance_uid": uid,
         "stacks": [_stack(stack) for stack in processed.study.stacks],
         "omissions": [_omission(omission) for omission in processed.study.omissions],
         "quality": _quality(processed.findings.get(QualityAssessment)),
-        "function": {one.quantity.value: round(one.value, 3) for one in function.measurements()} if function else {},
+        "analyses": [_analysis(verdict, processed.numbers.get(verdict.package, {})) for verdict in processed.verdicts],
         "refusals": _refusals(processed.findings),
         "objects": objects,
         "rejected": [
@@ -147,6 +165,19 @@ def _written(processed: ProcessedStudy, uid: str, output: Path) -> dict[str, Any
         ],
         "pictures": [page.relative_to(output) for page in pages],
         "seconds": {step: round(value, 3) for step, value in processed.seconds.items()},
+    }
+
+
+def _analysis(verdict: Verdict, numbers: Mapping[str, float]) -> dict[str, Any]:
+    from pipelines.package import packages
+
+    return {
+        "name": verdict.package,
+        "title": packages()[verdict.package].title,
+        "verdict": verdict.kind.value,
+        "sentences": verdict.sentences,
+        "key_numbers": verdict.key_numbers,
+        "numbers": {name: round(value, 3) for name, value in numbers.items()},
     }
 
 
@@ -227,22 +258,23 @@ def _show(document: Mapping[str, Any]) -> None:
             ["reason", "instances>", "detail"],
             ((one["reason"], one["instances"], one["detail"]) for one in document["omissions"]),
         )
-    if document["function"]:
-        table(
-            "Ventricular function",
-            ["", ">"],
-            ((name, f"{value:.1f}") for name, value in document["function"].items()),
-            caption="research use only, not for diagnosis",
-        )
+    for one in document["analyses"]:
+        title = f"{one['title'][:1].upper()}{one['title'][1:]}"
+        if one["verdict"] in _WITH_RESULTS:
+            table(
+                title,
+                ["", ">"],
+                ((name, f"{value:.1f}") for name, value in one["numbers"].items()),
+                caption="research use only, not for diagnosis",
+            )
+        for sentence in one["sentences"]:
+            console.print(f"[yellow]{title}, {one['verdict']}[/yellow]: {sentence}")
     quality = document["quality"]
     if quality:
         concerns = [one for one in quality["findings"] if one["grade"].name in ("POOR", "UNUSABLE")]
         console.print(f"quality: {quality['overall'].name.lower()}")
         for one in concerns:
             console.print(f"  {one['check'].value}: {one['sentence']}")
-    for one in document["refusals"]:
-        if one["because_of"] is None:
-            console.print(f"[yellow]refused[/yellow] {one['analysis']}: {one['sentence']}")
     for one in document["rejected"]:
         console.print(f"[red]kept back by the gate[/red] {one['series_description']}: {'; '.join(one['problems'])}")
     counts = Counter(one["series_description"] for one in document["objects"])

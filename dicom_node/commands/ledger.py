@@ -72,7 +72,7 @@ def studies(
         return
     table(
         "Studies",
-        ["StudyInstanceUID", "received", "series>", "instances>", "waiting>", "jobs", "deliveries"],
+        ["StudyInstanceUID", "received", "series>", "instances>", "waiting>", "jobs", "came to", "deliveries"],
         (
             (
                 one.study_instance_uid,
@@ -81,6 +81,7 @@ def studies(
                 one.instances,
                 one.instances_waiting,
                 _counts(one.jobs),
+                ", ".join(f"{package} {verdict.value}" for package, verdict in one.verdicts.items()),
                 _counts(one.deliveries),
             )
             for one in overviews
@@ -92,7 +93,10 @@ def jobs(
     config: ConfigurationFile = DEFAULT,
     retry: Annotated[
         list[int] | None,
-        typer.Option("--retry", help="Run this job again, or send again what of it is in the dead letters."),
+        typer.Option(
+            "--retry",
+            help="Run this job alone again, or send again what of it is in the dead letters.",
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
     as_json: JsonFlag = False,
@@ -121,12 +125,14 @@ def jobs(
             "StudyInstanceUID",
             "version>",
             "route",
+            "package",
             "state",
+            "came to",
             "attempts",
             "created",
             "late",
             "deliveries",
-            "error",
+            "why",
         ],
         (
             (
@@ -134,12 +140,14 @@ def jobs(
                 one.study_instance_uid,
                 one.study_version,
                 one.route,
+                one.package,
                 one.state.value,
+                one.verdict.value if one.verdict is not None else "",
                 f"{one.attempts}/{one.maximum_attempts}",
                 _time(one.created_at),
                 "late" if one.is_late(now) else "",
                 _counts(one.deliveries),
-                one.error,
+                " ".join(one.sentences) or one.error,
             )
             for one in overviews
         ),
@@ -174,9 +182,10 @@ def explain(
     with opened(configuration) as ledger:
         description = describe(ledger, configuration, study, now=utc_now())
         overview = study_overviews(ledger, study_instance_uid=study)[0]
+        of_study = job_overviews(ledger, study_instance_uid=study)
         events = events_of_study(ledger, study)
     if as_json:
-        print_json({"study": overview, "decision": description, "events": events})
+        print_json({"study": overview, "decision": description, "jobs": of_study, "events": events})
         return
     console.print(
         f"[bold]{study}[/bold], version {overview.version}: {overview.instances} instances in {overview.series} series"
@@ -199,6 +208,23 @@ def explain(
                 for one in route.series
             ),
         )
+    table(
+        "Jobs",
+        ["job>", "version>", "route", "package", "state", "came to", "results>", "why"],
+        (
+            (
+                one.id,
+                one.study_version,
+                one.route,
+                one.package,
+                one.state.value,
+                one.verdict.value if one.verdict is not None else "",
+                one.results,
+                " ".join(one.sentences) or one.error,
+            )
+            for one in reversed(of_study)
+        ),
+    )
     table(
         "Events",
         ["at", "correlation", "what", "subject", "detail"],

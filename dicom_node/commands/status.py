@@ -17,7 +17,7 @@ from dicom_node.config_file import load_configuration
 from dicom_node.process_states import ProcessState, read_states, serving_process
 from storage.ledger import Ledger, utc_now
 from storage.overview import Backlog, JobOverview, LedgerOverview, backlog, job_overviews, ledger_overview
-from storage.schema import DeliveryState, JobState, ReportState
+from storage.schema import DeliveryState, JobState, ReportState, Verdict
 
 __all__ = ["Alarm", "NodeStatus", "node_status", "status"]
 
@@ -192,6 +192,7 @@ def _print(found: NodeStatus) -> None:
             ("studies", found.ledger.studies),
             ("instances", found.ledger.instances),
             *((f"jobs {state.value}", found.ledger.jobs.get(state, 0)) for state in JobState),
+            *((f"came to {verdict.value}", found.ledger.verdicts.get(verdict, 0)) for verdict in Verdict),
             *((f"deliveries {state.value}", found.ledger.deliveries.get(state, 0)) for state in DeliveryState),
             *((f"commitment reports {state.value}", found.ledger.commitments.get(state, 0)) for state in ReportState),
             ("quarantined objects", found.ledger.quarantined),

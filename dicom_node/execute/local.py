@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import platform
+import threading
+import time
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.config import Configuration, ExecutionSettings
+from dicom_node.config import Configuration
 from dicom_node.errors import ExecutionTimeoutError
+from dicom_node.execute.lanes import lanes, threads_per_slot
+from dicom_node.execute.retry import backing_off
 from dicom_node.execute.worker import ProcessStudy, serve_worker
 from dicom_node.process_states import states_file
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper
-from storage.jobs import fail_job, overlong_jobs, release_worker
+from storage.jobs import release_lease, release_worker
+from storage.leases import BEAT_EVERY_S, beat, leases_of
 from storage.ledger import Ledger, open_ledger, utc_now
 
-__all__ = ["serve_executor", "threads_per_slot"]
+__all__ = ["serve_executor"]
 
 _log = structlog.get_logger(__name__)
 
 TEND_S = 0.1
-
-
-def threads_per_slot(execution: ExecutionSettings) -> int:
-    """CPU threads of one worker: as configured, or the cores this process may use divided among the slots."""
-    if execution.threads_per_slot is not None:
-        return execution.threads_per_slot
-    slots = len(execution.devices) * execution.slots_per_device
-    return max(1, len(os.sched_getaffinity(0)) // slots)
+LEDGER_AWAY_S = 0.5
+"""Between two tries to tell the ledger of a dead worker."""
 
 
 def serve_executor(context: RoleContext, configuration: Configuration, process: ProcessStudy | None = None) -> None:
@@ -42,69 +40,91 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
     # Threads that spin while they wait for each other stand still when anything else wants their core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     ledger = open_ledger(configuration.storage.database)
-    devices = {
-        f"{platform.node()[:24]}:{configuration.node.port}/{device}/{slot}": device
-        for device in execution.devices
-        for slot in range(execution.slots_per_device)
-    }
-    slots = tuple(devices)
+    node = f"{platform.node()[:24]}:{configuration.node.port}"
+    workers = {f"{node}/{lane.name}": lane for lane in lanes(execution)}
     # The workers of an earlier life died with it: whatever is held under their names is held by nobody.
-    _release_all(ledger, slots, "the node was restarted")
+    _release_all(ledger, tuple(workers), "the node was restarted")
     keeper = RoleKeeper(
         [
             Role(
                 name,
                 serve_worker,
-                (configuration, device, threads, process),
-                on_death=lambda how, name=name: _release(ledger, name, how),  # type: ignore[misc]
+                (configuration, lane, process),
+                on_death=lambda how, name=name: _release(ledger, name, how, context.stop),  # type: ignore[misc]
             )
-            for name, device in devices.items()
+            for name, lane in workers.items()
         ],
         states_file(configuration.storage.directory, "executor"),
     )
+    running = _RunningJobs(ledger, keeper, tuple(workers))
     told_ready = False
     while not context.stop.wait(TEND_S):
         keeper.tend()
         if not told_ready and keeper.all_ready():
             told_ready = True
             context.ready()
-        _kill_overlong(ledger, keeper, slots, execution.job_timeout_s)
+        try:
+            running.watch()
+        except SQLAlchemyError as error:
+            _log.error("the ledger did not answer", error=type(error).__name__)
     keeper.stop(STEP_GRACE_S)
-    _release_all(ledger, slots, "the node was stopped")
+    _release_all(ledger, tuple(workers), "the node was stopped")
     ledger.close()
 
 
-def _kill_overlong(ledger: Ledger, keeper: RoleKeeper, workers: tuple[str, ...], timeout_s: float) -> None:
-    now = utc_now()
-    try:
-        for job_id, worker in overlong_jobs(ledger, workers, now - dt.timedelta(seconds=timeout_s)):
-            keeper.kill(worker)
+class _RunningJobs:
+    """Keeps alive the leases of the workers that live, and kills those that take too long, by a clock nobody sets."""
+
+    def __init__(self, ledger: Ledger, keeper: RoleKeeper, workers: tuple[str, ...]) -> None:
+        self._ledger, self._keeper, self._workers = ledger, keeper, workers
+        self._since: dict[str, float] = {}
+        """By lease: when it was first seen."""
+        self._beaten_at = time.monotonic()
+
+    def watch(self) -> None:
+        now = time.monotonic()
+        # What a dead worker held was released when its death was noticed, so all of these are held by the living.
+        leases = leases_of(self._ledger, self._workers)
+        self._since = {lease.token: self._since.get(lease.token, now) for lease in leases}
+        if now - self._beaten_at >= BEAT_EVERY_S:
+            beat(self._ledger, [lease.token for lease in leases])
+            self._beaten_at = now
+        for lease in leases:
+            if now - self._since[lease.token] <= lease.timeout_s:
+                continue
+            self._keeper.kill(lease.worker)
             error = ExecutionTimeoutError(
-                f"ran longer than {timeout_s:g} s and was killed",
-                subject=f"job {job_id}",
+                f"ran longer than {lease.timeout_s:g} s and was killed",
+                subject=f"job {lease.job_id}",
                 remedy="raise execution.job_timeout_s if studies of this size need it",
             )
-            _log.error("job killed", job=job_id, worker=worker, error=str(error))
-            fail_job(ledger, job_id, str(error), retryable=error.retryable, retry_at=now, worker=worker, now=now)
-    except SQLAlchemyError as error:
-        _log.error("the ledger did not answer", error=type(error).__name__)
+            _log.error("job killed", job=lease.job_id, worker=lease.worker, error=str(error))
+            at = utc_now()
+            release_lease(self._ledger, lease.token, str(error), now=at, retry_at=backing_off(at))
 
 
-def _release(ledger: Ledger, worker: str, how: str) -> None:
-    now = utc_now()
-    try:
-        released = release_worker(
-            ledger, worker, f"the worker process died: {how}", counted=True, now=now, retry_at=now
-        )
-    except SQLAlchemyError as error:
-        # The lease of its job runs out, and the scheduler takes it back then.
-        _log.error("jobs of a dead worker not released", worker=worker, error=type(error).__name__)
-    else:
-        if released:
-            _log.warning("jobs of a dead worker released", worker=worker, jobs=released)
+def _release(ledger: Ledger, worker: str, how: str, stop: threading.Event) -> None:
+    """Release what a dead worker held before it is started again: under its name nothing else may be held until then.
+
+    When the node stops meanwhile, the lease runs out and the scheduler takes the job back.
+    """
+    while True:
+        now = utc_now()
+        try:
+            released = release_worker(
+                ledger, worker, f"the worker process died: {how}", counted=True, now=now, retry_at=backing_off(now)
+            )
+        except SQLAlchemyError as error:
+            _log.error("jobs of a dead worker not released", worker=worker, error=type(error).__name__)
+            if stop.wait(LEDGER_AWAY_S):
+                return
+        else:
+            if released:
+                _log.warning("jobs of a dead worker released", worker=worker, jobs=released)
+            return
 
 
 def _release_all(ledger: Ledger, workers: tuple[str, ...], why: str) -> None:
     now = utc_now()
     for worker in workers:
-        release_worker(ledger, worker, why, counted=False, now=now, retry_at=now)
+        release_worker(ledger, worker, why, counted=False, now=now, retry_at=backing_off(now))

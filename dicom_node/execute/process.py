@@ -9,40 +9,68 @@ import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dicom_node.config import ResultSettings, Route
-from dicom_node.errors import CannotUnderstandError, ProcessingFailureError
-from dicom_node.results.encode import encode_refusal, encode_study, result_identity
+from dicom_node.config import DestinationProfile, ResultSettings, Route
+from dicom_node.errors import CannotUnderstandError, GateError, ProcessingFailureError
+from dicom_node.results.circumstances import Circumstances
+from dicom_node.results.content import Predecessor
+from dicom_node.results.encode import EncodedPackage, EncodedStudy, encode_refusal, encode_study
+from dicom_node.results.front_page import ListedPackage, front_page
+from dicom_node.results.gate import check
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.sources import SourceDatasets
+from dicom_node.results.verdict import Verdict, VerdictKind
 from dicom_node.results.whole import RejectedObject, checked_set, identity_refusal
 from pipelines.analysis import Findings
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStudy
 from pipelines.errors import Refusal
-from pipelines.function.findings import VentricularFunction
-from pipelines.ventricles import VENTRICLES, analyse_study
+from pipelines.package import packages
+from pipelines.study import analyse_study, findings_of
 
-__all__ = ["ProcessedStudy", "process_study"]
-
-_WANTED: Mapping[str, tuple[type, ...]] = {"ventricular_function": (VentricularFunction,)}
-"""What each name in ``Route.analyses`` asks the runner for."""
+__all__ = ["Processed", "ProcessedStudy", "process_front_page", "process_study"]
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessedStudy:
-    """Everything that came of one study on one route."""
+class Processed:
+    """What a job gives.
+
+    Attributes
+    ----------
+    objects : tuple of ResultObject
+        In the order of delivery: the whole set, or a refusal alone.
+    rejected : tuple of RejectedObject
+        What the gate found something in; the rest of its set is withheld with it.
+    seconds : mapping of str to float
+        By step, in order; the analyses under their own names.
+    verdicts : tuple of Verdict
+        One for each package, in the order asked for; none of a front page.
+    """
+
+    objects: tuple[ResultObject, ...]
+    rejected: tuple[RejectedObject, ...]
+    seconds: Mapping[str, float]
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedStudy(Processed):
+    """Everything that came of one study on one route.
+
+    Attributes
+    ----------
+    study : CineStudy
+    findings : Findings
+        Of all packages that were run together.
+    numbers : mapping of str to mapping of str to float
+        What each package found, by its name and the name of the number.
+    """
 
     study: CineStudy
     findings: Findings
-    objects: tuple[ResultObject, ...]
-    """In the order of delivery: the whole set, or a refusal."""
-    rejected: tuple[RejectedObject, ...]
-    """What the gate found something in; nothing of its set is delivered but the refusal that says so."""
-    seconds: Mapping[str, float]
-    """By step, in order; the analyses under their own names."""
+    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def process_study(
@@ -54,6 +82,9 @@ def process_study(
     route_name: str,
     route: Route,
     results: ResultSettings,
+    package: str | None = None,
+    predecessors: Sequence[Predecessor] = (),
+    known: Mapping[type, object] | None = None,
     last_attempt: bool = True,
     device: str = "cpu",
     on_step: Callable[[str], None] = lambda _step: None,
@@ -63,12 +94,19 @@ def process_study(
     Parameters
     ----------
     paths
-        Its files; what is not cine among them becomes an omission.
+        Its files; what no analysis can use among them becomes an omission.
     inputs
         Digests of the input instances, part of the identity of the results.
     created
         Date and time the results carry, with time zone: of the study version, so that a repeated attempt yields the
         same bytes.
+    package
+        Name of the one package to run. All packages of the route are run when it is left out, and report together.
+    predecessors
+        Reports on earlier versions of the study by the same package on the same route, to be named as what the new
+        report takes the place of.
+    known
+        What another package found on the same files, by type; it is not found again.
     last_attempt
         Whether a failure of an analysis should now be told to the department as a refusal. Before the last attempt it
         is raised, because another attempt may succeed.
@@ -81,21 +119,14 @@ def process_study(
     ------
     CannotUnderstandError
         The files hold no such study.
+    ConfigurationError
+        A package has no encoder.
     ProcessingFailureError
-        An analysis failed (not: refused) and attempts are left, or a source instance cannot be read again.
+        A package failed (not: declined) and attempts are left, or a source instance cannot be read again.
     """
     seconds: dict[str, float] = {}
-
-    @contextmanager
-    def step(name: str) -> Iterator[None]:
-        on_step(name)
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds[name] = time.perf_counter() - started
-
-    with step("assemble"):
+    asked = [packages()[name] for name in (route.analyses if package is None else (package,))]
+    with _timed("assemble", seconds, on_step):
         study = next((one for one in assemble(paths) if one.context.study_instance_uid == study_instance_uid), None)
     if study is None:
         raise CannotUnderstandError(
@@ -103,32 +134,121 @@ def process_study(
             subject=study_instance_uid,
             remedy="send the study again",
         )
-    wanted = [kind for name in route.analyses for kind in _WANTED[name]]
-    with step("identity"):
+    with _timed("identity", seconds, on_step):
         sources = SourceDatasets.index(paths)
         contradiction = identity_refusal(sources, study_instance_uid)
     if contradiction is None:
-        findings = analyse_study(study, VENTRICLES, wanted, on_step, device)
+        findings = analyse_study(study, [one.gives for one in asked], on_start=on_step, device=device, known=known)
     else:
         findings = Findings({}, (contradiction,))
     seconds |= findings.seconds
-    failed = next((one for one in findings.refusals if one.reason.retry_can_help), None)
-    if failed is not None and not last_attempt:
-        raise ProcessingFailureError(failed.sentence, subject=failed.analysis, remedy="see the log of the worker")
-    profiles = {name: profile for name, profile in results.destinations.items() if name in route.destinations}
-    identity = result_identity(study, findings, inputs=inputs, route_name=route_name, settings=results)
+    _raise_failure(findings.refusals, last_attempt)
+    with _timed("encode", seconds, on_step):
+        profiles = _profiles(route, results)
+        circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors))
+        found = [findings_of(one, findings) for one in asked]
 
-    def refuse(refusal: Refusal) -> list[ResultObject]:
-        return encode_refusal(study, refusal, sources, profiles, results, identity, created)
+        def refused(refusal: Refusal) -> EncodedStudy:
+            return encode_refusal(study, found, refusal, sources, profiles, circumstances)
 
-    with step("encode"):
         if contradiction is None:
-            objects = encode_study(study, findings, sources, profiles, results, identity, created)
+            encoded = encode_study(study, found, sources, profiles, circumstances)
         else:
-            objects = refuse(contradiction)
-    with step("gate"):
-        checked = checked_set(objects, sources, refuse)
+            encoded = refused(contradiction)
+    _raise_failure([cause for one in encoded.packages for cause in one.causes], last_attempt)
+    with _timed("gate", seconds, on_step):
+        earlier = [one.sop_instance_uid for one in predecessors]
+        checked = checked_set(encoded.objects, sources, lambda refusal: refused(refusal).objects, earlier)
     if checked.withheld is not None:
         # What does not leave is not told in other ways either.
+        encoded = refused(checked.withheld)
         findings = Findings({}, (*findings.refusals, checked.withheld), findings.seconds)
-    return ProcessedStudy(study, findings, checked.objects, checked.rejected, seconds)
+    return ProcessedStudy(
+        objects=checked.objects,
+        rejected=checked.rejected,
+        seconds=seconds,
+        verdicts=tuple(map(_verdict, encoded.packages)),
+        study=study,
+        findings=findings,
+        numbers={one.package.name: one.numbers for one in encoded.packages},
+    )
+
+
+def process_front_page(
+    paths: Sequence[Path],
+    *,
+    listed: Sequence[ListedPackage],
+    study_instance_uid: str,
+    inputs: Sequence[str],
+    created: dt.datetime,
+    route_name: str,
+    route: Route,
+    results: ResultSettings,
+    predecessors: Sequence[Predecessor] = (),
+) -> Processed:
+    """Make the front page and the manifest of a study version on a route; see :mod:`dicom_node.results.front_page`.
+
+    Parameters
+    ----------
+    paths
+        Files of the study: patient and study are taken from one of them.
+    listed
+        Every package of the route, in its order, whatever it came to.
+    inputs, created, route_name, route, results
+        See :func:`process_study`.
+    predecessors
+        The front page of before, if there is one.
+
+    Raises
+    ------
+    ProcessingFailureError
+        No file of the study can be read.
+    GateError
+        The front page does not pass the gate.
+    """
+    seconds: dict[str, float] = {}
+    with _timed("encode", seconds):
+        sources = SourceDatasets.index(paths)
+        circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors))
+        objects = front_page(sources.any_of(study_instance_uid), listed, _profiles(route, results), circumstances)
+    with _timed("gate", seconds):
+        earlier = [each.sop_instance_uid for one in listed for each in one.results]
+        problems = check(objects, sources, [*earlier, *(one.sop_instance_uid for one in predecessors)])
+    if any(problems):
+        raise GateError(
+            "the front page was found unfit by the check before delivery: "
+            + "; ".join(str(problem) for found in problems for problem in found),
+            subject=objects[0].sop_instance_uid,
+            remedy="report this as a defect",
+        )
+    return Processed(objects, (), seconds, ())
+
+
+def _profiles(route: Route, results: ResultSettings) -> dict[str, DestinationProfile]:
+    return {name: profile for name, profile in results.destinations.items() if name in route.destinations}
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float], on_step: Callable[[str], None] = lambda _step: None) -> Iterator[None]:
+    on_step(name)
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = time.perf_counter() - started
+
+
+def _raise_failure(causes: Sequence[Refusal], last_attempt: bool) -> None:
+    failed = next((one for one in causes if one.reason.retry_can_help), None)
+    if failed is not None and not last_attempt:
+        raise ProcessingFailureError(failed.sentence, subject=failed.analysis, remedy="see the log of the worker")
+
+
+def _verdict(encoded: EncodedPackage) -> Verdict:
+    name = encoded.package.name
+    sentences = tuple(dict.fromkeys(cause.sentence for cause in encoded.causes))
+    if any(cause.reason.of_this_software for cause in encoded.causes):
+        return Verdict(name, VerdictKind.FAILED, sentences)
+    if encoded.causes:
+        return Verdict(name, VerdictKind.DECLINED, sentences)
+    return Verdict(name, VerdictKind.DELIVERED, key_numbers=encoded.key_numbers)

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
+import contextvars
 import datetime as dt
+import os
+import signal
 import struct
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import metrics
 from dicom_node.config import Configuration, ResultSettings, Route
-from dicom_node.errors import ConfigurationError, NodeError, classify
+from dicom_node.errors import ConfigurationError, GateError, NodeError, classify
+from dicom_node.execute.kept import KeptFindings
+from dicom_node.execute.lanes import Lane
+from dicom_node.execute.memory import available_mb, let_go_of_models
+from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
+from storage.closing import FRONT_PAGE, PackageOutcome, package_outcomes
 from storage.files import QUARANTINE, RESULTS, InstanceFiles
 from storage.instances import QuarantinedObject, record_quarantine
-from storage.jobs import Job, ResultRecord, claim_job, complete_job, extend_job, fail_job
+from storage.jobs import (
+    Job,
+    Outcome,
+    ResultConflictError,
+    ResultRecord,
+    claim_job,
+    complete_job,
+    fail_job,
+    inputs_in_work,
+    shares_input,
+)
 from storage.ledger import Ledger, open_ledger, utc_now
+from storage.schema import Verdict
 
 if TYPE_CHECKING:
-    from dicom_node.execute.process import ProcessedStudy
+    from dicom_node.execute.process import Processed, ProcessedStudy
+    from dicom_node.results.content import Predecessor
+    from dicom_node.results.front_page import ListedPackage
     from dicom_node.results.objects import ResultObject
     from dicom_node.results.whole import RejectedObject
 
@@ -33,10 +54,15 @@ __all__ = ["ProcessStudy", "serve_worker"]
 
 _log = structlog.get_logger(__name__)
 
-LEASE_S = 60.0
+T = TypeVar("T")
+
 IDLE_S = 0.1
-FIRST_RETRY_S = 2.0
-LONGEST_RETRY_S = 60.0
+LOOK_AT_MEMORY_EVERY_S = 10.0
+OVERLONG_GRACE_S = 30.0
+"""After its time a worker that nobody has killed dies by itself."""
+LOWEST_PRIORITY = 19
+STRUCTURED_REPORTS = "1.2.840.10008.5.1.4.1.1.88."
+"""How the UIDs of SR storage SOP classes begin (PS3.4 B.5)."""
 
 
 class ProcessStudy(Protocol):
@@ -46,33 +72,30 @@ class ProcessStudy(Protocol):
         self,
         paths: Sequence[Path],
         *,
+        package: str,
         study_instance_uid: str,
         inputs: Sequence[str],
         created: dt.datetime,
         route_name: str,
         route: Route,
         results: ResultSettings,
+        predecessors: Sequence[Predecessor],
+        known: Mapping[type, object],
         last_attempt: bool,
         device: str,
     ) -> ProcessedStudy:
-        """Process the files of one study by one route."""
+        """Process the files of one study with one analysis package of one route."""
 
 
 def serve_worker(
-    context: RoleContext,
-    configuration: Configuration,
-    device: str,
-    threads: int,
-    process: ProcessStudy | None = None,
+    context: RoleContext, configuration: Configuration, lane: Lane, process: ProcessStudy | None = None
 ) -> None:
     """Run the worker role until told to stop.
 
     Parameters
     ----------
-    device
-        Torch device that networks run on.
-    threads
-        CPU threads that this worker may use.
+    lane
+        Which jobs this worker takes, and on which device.
     process
         What to do with a job, unless it is the one thing that the node does.
     """
@@ -82,10 +105,11 @@ def serve_worker(
         InstanceFiles(configuration.storage.directory),
         configuration,
         context.name,
-        device,
-        _warmed(threads, device) if process is None else process,
+        lane,
+        _processing(lane) if process is None else process,
     )
     context.ready()
+    looked_at = 0.0
     while not (context.stop.is_set() or worker.spent):
         try:
             worked = worker.work_once()
@@ -95,23 +119,45 @@ def serve_worker(
             worked = False
         if not worked:
             context.stop.wait(IDLE_S)
+        if time.monotonic() - looked_at >= LOOK_AT_MEMORY_EVERY_S:
+            looked_at = time.monotonic()
+            _mind_memory(configuration.execution.free_memory_mb)
     ledger.close()
 
 
-def _warmed(threads: int, device: str) -> ProcessStudy:
+def _mind_memory(wanted_mb: int) -> None:
+    free_mb = available_mb()
+    if free_mb < wanted_mb and let_go_of_models():
+        _log.warning("models let go of: memory is short", free_mb=round(free_mb), wanted_mb=wanted_mb)
+
+
+def _processing(lane: Lane) -> ProcessStudy:
+    """What the node does with a job; with the models of the quick analyses loaded, others load when first needed."""
+    if lane.background:
+        return _process_when_needed
     import torch
 
     from dicom_node.execute.process import process_study
     from pipelines.models.registry import ModelUnavailable
     from pipelines.segmentation.segment import warm
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(lane.threads)
     try:
-        warm(device)
+        warm(lane.device)
     except ModelUnavailable as error:
         # Studies are then answered with a report that says so.
         _log.error("models not loaded", error=str(error))
     return process_study
+
+
+def _process_when_needed(paths: Sequence[Path], **arguments: Any) -> ProcessedStudy:
+    # A worker that has nothing to do takes no memory.
+    import torch
+
+    from dicom_node.execute.process import process_study
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    return process_study(paths, **arguments)
 
 
 class _Worker:
@@ -121,45 +167,62 @@ class _Worker:
         files: InstanceFiles,
         configuration: Configuration,
         name: str,
-        device: str,
+        lane: Lane,
         process: ProcessStudy,
     ) -> None:
         self._ledger = ledger
         self._files = files
+        self._kept = KeptFindings(configuration.storage.directory)
         self._configuration = configuration
         self._name = name
-        self._device = device
+        self._lane = lane
         self._process = process
+        self._run_with_priority = _at_lowest_priority() if lane.background else _as_it_is
         self.spent = False
         """Whether a defect showed: the next attempt deserves a fresh process, with its memory and device unspoilt."""
 
     def work_once(self) -> bool:
         """Do one job; false when there is none."""
-        job = claim_job(self._ledger, self._name, utc_now(), LEASE_S)
+        job = claim_job(self._ledger, self._name, utc_now(), slots=self._lane.slots, background=self._lane.background)
         if job is None:
             return False
-        with (
-            structlog.contextvars.bound_contextvars(
+        # Kept by the kernel, whatever this process is doing: a worker that lost its lease is watched by nobody else.
+        signal.setitimer(signal.ITIMER_REAL, job.timeout_s + OVERLONG_GRACE_S)
+        try:
+            with structlog.contextvars.bound_contextvars(
                 correlation_id=job.correlation_id, job=job.id, study_instance_uid=job.study_instance_uid
-            ),
-            self._heartbeat(job),
-        ):
-            _log.info("job started", route=job.route, instances=len(job.paths), attempt=job.attempt)
-            started = time.monotonic()
-            try:
-                records, summary = self._run(job)
-            except Exception as error:  # noqa: BLE001 - whatever happens to a job is recorded, never lost
-                metrics.JOB_SECONDS.labels("failed").observe(time.monotonic() - started)
-                self._failed(job, error)
-                return True
-            metrics.JOB_SECONDS.labels("succeeded").observe(time.monotonic() - started)
-            if complete_job(self._ledger, job.id, records, summary, worker=self._name, now=utc_now()):
-                _log.info("job succeeded", results=len(records), seconds=summary["seconds"])
-            else:
-                _log.warning("job was taken away meanwhile; its results are dropped")
+            ):
+                self._work_on(job)
+        except SQLAlchemyError:
+            # The ledger does not know how the job ended: when this process has, its parent gives the job back.
+            self.spent = True
+            raise
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
         return True
 
-    def _run(self, job: Job) -> tuple[list[ResultRecord], dict[str, Any]]:
+    def _work_on(self, job: Job) -> None:
+        _log.info("job started", route=job.route, package=job.package, instances=len(job.paths), attempt=job.attempt)
+        started = time.monotonic()
+        try:
+            records, outcome = self._run_with_priority(lambda: self._run(job))
+            held = complete_job(self._ledger, job, records, outcome, now=utc_now())
+        except Exception as error:  # noqa: BLE001 - whatever happens to a job is recorded, never lost
+            metrics.JOB_SECONDS.labels("failed").observe(time.monotonic() - started)
+            self._failed(job, error)
+            return
+        metrics.JOB_SECONDS.labels("succeeded").observe(time.monotonic() - started)
+        if held:
+            _log.info(
+                "job succeeded",
+                verdict=outcome.verdict.value,
+                results=len(records),
+                seconds=outcome.summary.get("seconds"),
+            )
+        else:
+            _log.warning("job was taken away meanwhile; its results are dropped")
+
+    def _run(self, job: Job) -> tuple[list[ResultRecord], Outcome]:
         route = self._configuration.routes.get(job.route)
         if route is None:
             raise ConfigurationError(
@@ -175,22 +238,54 @@ class _Worker:
                 subject=job.study_instance_uid,
                 remedy="send the study again",
             )
-        processed = self._process(
-            paths,
-            study_instance_uid=job.study_instance_uid,
-            inputs=(job.input_digest,),
-            created=job.created_at,
-            route_name=job.route,
-            route=route,
-            results=self._configuration.results,
-            last_attempt=job.attempt >= job.maximum_attempts,
-            device=self._device,
-        )
+        if job.package == FRONT_PAGE:
+            processed: Processed = self._front_page(job, route, paths)
+        else:
+            processed = self._package(job, route, paths)
         # Files first, each flushed; the one commit that names them comes last.
         records = [self._stored(one) for one in processed.objects]
         for rejected in processed.rejected:
             self._quarantined(job, rejected)
-        return records, _summary(processed)
+        return records, _outcome(processed)
+
+    def _package(self, job: Job, route: Route, paths: Sequence[Path]) -> ProcessedStudy:
+        known = self._kept.load(job.input_digest, job.package, self._lane.device)
+        processed = self._process(
+            paths,
+            package=job.package,
+            study_instance_uid=job.study_instance_uid,
+            inputs=(job.identity,),
+            created=job.created_at,
+            route_name=job.route,
+            route=route,
+            results=self._configuration.results,
+            predecessors=_earlier_reports(job),
+            known=known,
+            last_attempt=job.attempt >= job.maximum_attempts,
+            device=self._lane.device,
+        )
+        if not known and shares_input(self._ledger, job):
+            self._kept.save(job.input_digest, self._lane.device, processed.findings.values)
+        return processed
+
+    def _front_page(self, job: Job, route: Route, paths: Sequence[Path]) -> Processed:
+        from dicom_node.execute.process import process_front_page
+
+        # Nothing of this study waits any more.
+        self._kept.sweep(inputs_in_work(self._ledger))
+        outcomes = package_outcomes(self._ledger, job.id)
+        order = {name: number for number, name in enumerate(route.analyses)}
+        return process_front_page(
+            paths,
+            listed=[_listed(one) for one in sorted(outcomes, key=lambda one: order.get(one.package, len(order)))],
+            study_instance_uid=job.study_instance_uid,
+            inputs=(job.identity,),
+            created=job.created_at,
+            route_name=job.route,
+            route=route,
+            results=self._configuration.results,
+            predecessors=_earlier_reports(job),
+        )
 
     def _stored(self, result: ResultObject) -> ResultRecord:
         file_meta, data = _parts(result.content)
@@ -227,44 +322,52 @@ class _Worker:
         _log.error("result failed the gate", sop_instance_uid=result.sop_instance_uid, problems=problems)
 
     def _failed(self, job: Job, error: Exception) -> None:
-        classified = classify(error)
+        classified = _classified(job, error)
         self.spent = classified.retryable
-        now = utc_now()
         # Messages of unknown exceptions can quote values of the data set, so only their place is logged.
         _log.error(
             "job failed",
-            error=str(error) if isinstance(error, NodeError) else type(error).__name__,
+            error=str(classified),
             retryable=classified.retryable,
             at=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)],
         )
+        now = utc_now()
         fail_job(
             self._ledger,
-            job.id,
+            job,
             str(classified),
             retryable=classified.retryable,
-            retry_at=now + dt.timedelta(seconds=min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (job.attempt - 1))),
-            worker=self._name,
+            retry_at=backing_off(now),
             now=now,
         )
 
-    @contextlib.contextmanager
-    def _heartbeat(self, job: Job) -> Iterator[None]:
-        done = threading.Event()
 
-        def beat() -> None:
-            while not done.wait(LEASE_S / 4):
-                try:
-                    extend_job(self._ledger, job.id, self._name, utc_now(), LEASE_S)
-                except SQLAlchemyError as error:
-                    _log.warning("lease not prolonged", error=type(error).__name__)
+def _classified(job: Job, error: Exception) -> NodeError:
+    if isinstance(error, ResultConflictError):
+        return GateError(
+            str(error),
+            subject=f"job {job.id}",
+            remedy="raise the version of the analysis package whenever what it makes changes",
+        )
+    return classify(error)
 
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+
+def _as_it_is(work: Callable[[], T]) -> T:
+    return work()
+
+
+def _at_lowest_priority() -> Callable[[Callable[[], T]], T]:
+    """Calls a function in a thread of the lowest priority, as are the threads that it starts.
+
+    The process itself keeps its priority: it would hold locks of the ledger that quick workers and receivers wait for.
+    """
+
+    def give_way() -> None:
+        # On Linux each thread has a priority of its own (setpriority(2)).
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+
+    pool = ThreadPoolExecutor(1, "background", initializer=give_way)
+    return lambda work: pool.submit(contextvars.copy_context().run, work).result()
 
 
 def _parts(content: bytes) -> tuple[bytes, bytes]:
@@ -274,14 +377,44 @@ def _parts(content: bytes) -> tuple[bytes, bytes]:
     return content[: 144 + length], content[144 + length :]
 
 
-def _summary(processed: ProcessedStudy) -> dict[str, Any]:
-    seconds: Mapping[str, float] = processed.seconds
-    return {
-        "seconds": {step: round(value, 3) for step, value in seconds.items()},
+def _outcome(processed: Processed) -> Outcome:
+    summary = {
+        "seconds": {step: round(value, 3) for step, value in processed.seconds.items()},
         "results": [one.role.value for one in processed.objects],
         "rejected": [
             {"role": one.object.role.value, "problems": [str(problem) for problem in one.problems]}
             for one in processed.rejected
         ],
-        "refusals": [one.sentence for one in processed.findings.refusals],
     }
+    if processed.verdicts:
+        (verdict,) = processed.verdicts
+        return Outcome(Verdict(verdict.kind.value), verdict.sentences, verdict.key_numbers, summary)
+    if not processed.rejected:
+        return Outcome(Verdict.DELIVERED, summary=summary)
+    kept_back = tuple(f"{one.object.series_description}: kept back by the gate" for one in processed.rejected)
+    return Outcome(Verdict.PARTIAL if processed.objects else Verdict.FAILED, kept_back, summary=summary)
+
+
+def _listed(outcome: PackageOutcome) -> ListedPackage:
+    from dicom_node.results import verdict
+    from dicom_node.results.front_page import ListedPackage, ListedResult
+
+    return ListedPackage(
+        verdict.Verdict(
+            outcome.package, verdict.VerdictKind(outcome.verdict.value), outcome.sentences, outcome.key_numbers
+        ),
+        tuple(
+            ListedResult(one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid, one.series_description)
+            for one in outcome.results
+        ),
+    )
+
+
+def _earlier_reports(job: Job) -> tuple[Predecessor, ...]:
+    from dicom_node.results.content import Predecessor
+
+    return tuple(
+        Predecessor(job.study_instance_uid, one.series_instance_uid, one.sop_class_uid, one.sop_instance_uid)
+        for one in job.predecessors
+        if one.sop_class_uid.startswith(STRUCTURED_REPORTS)
+    )

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import struct
-import uuid
 from dataclasses import dataclass
 
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from dicom_node.errors import CannotUnderstandError
+from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 __all__ = [
-    "IMPLEMENTATION_CLASS_UID",
-    "IMPLEMENTATION_VERSION_NAME",
     "FileMeta",
     "decode_file_meta",
     "encode_file_meta",
 ]
-
-IMPLEMENTATION_CLASS_UID = f"2.25.{uuid.uuid5(uuid.NAMESPACE_DNS, 'network.dicom-node.invalid').int}"
-IMPLEMENTATION_VERSION_NAME = f"DICOMNODE_{importlib.metadata.version('dicom-node')}"[:16]
 
 _PREFIX, _GROUP = slice(128, 132), b"\x02\x00"
 _LONG_VRS = frozenset(str(vr).encode("ascii") for vr in EXPLICIT_VR_LENGTH_32)

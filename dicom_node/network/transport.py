@@ -23,8 +23,8 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.network.admission import Rejection
-from dicom_node.network.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.network.first_pdu import ABORT, FirstPduError, ae_titles, reject
 from dicom_node.network.lobby import Arrival, Door, Lobby, LobbyLimits
 from dicom_node.network.places import Places

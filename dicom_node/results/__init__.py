@@ -1,1 +1,6 @@
 """Result objects: what leaves the node, encoded as DICOM, and the gate that it passes before it leaves."""
+
+from pkgutil import extend_path
+
+# A folder on PYTHONPATH that is laid out like this one adds analyses (see CONTRIBUTING.md).
+__path__ = extend_path(__path__, __name__)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 
-from dicom_node.results.header import ResultContext, ResultRole, series_dataset
+from dicom_node.results.header import ResultContext, series_dataset
+from dicom_node.results.roles import ResultRole
 
 __all__ = ["encapsulated_pdf", "pdf", "raster", "secondary_captures"]
 
@@ -62,19 +63,21 @@ def _stable_subset_names(document: bytes) -> bytes:
     return re.sub(rb"/([A-Z]{6})\+", named, document)
 
 
-def secondary_captures(context: ResultContext, figures: Sequence[Figure], title: str) -> list[Dataset]:
+def secondary_captures(
+    context: ResultContext, role: ResultRole, figures: Sequence[Figure], title: str
+) -> list[Dataset]:
     """One Secondary Capture a page, in one series."""
     captures = []
     for number, figure in enumerate(figures, start=1):
         pixels = raster(figure)
         dataset = series_dataset(
-            context, ResultRole.SUMMARY, sop_class_uid=SecondaryCaptureImageStorage, modality="MR", number=number
+            context, role, sop_class_uid=SecondaryCaptureImageStorage, modality="MR", number=number
         )
         dataset.ConversionType = "SYN"
         dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
         dataset.PatientOrientation = ""
         dataset.DerivationDescription = f"{title}, page {number} of {len(figures)}"
-        dataset.ImageComments = "Drawn by software from cine MR for research; not for diagnosis"
+        dataset.ImageComments = "Drawn by software from cardiac MR for research; not for diagnosis"
         dataset.BurnedInAnnotation = "NO"
         dataset.RecognizableVisualFeatures = "NO"
         dataset.SamplesPerPixel = 3
@@ -91,10 +94,10 @@ def secondary_captures(context: ResultContext, figures: Sequence[Figure], title:
     return captures
 
 
-def encapsulated_pdf(context: ResultContext, figures: Sequence[Figure], title: str) -> Dataset:
+def encapsulated_pdf(context: ResultContext, role: ResultRole, figures: Sequence[Figure], title: str) -> Dataset:
     """The pages as one Encapsulated PDF."""
     document = pdf(figures, title, context.created)
-    dataset = series_dataset(context, ResultRole.SUMMARY_PDF, sop_class_uid=EncapsulatedPDFStorage, modality="DOC")
+    dataset = series_dataset(context, role, sop_class_uid=EncapsulatedPDFStorage, modality="DOC")
     dataset.ConversionType = "WSD"
     dataset.BurnedInAnnotation = "NO"
     dataset.RecognizableVisualFeatures = "NO"

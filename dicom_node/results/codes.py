@@ -7,6 +7,7 @@ A private code value is never reused with another meaning.
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
@@ -29,7 +30,7 @@ __all__ = [
     "PRIVATE_SCHEME_UID",
     "QUALITY_CHECK",
     "QUANTITY",
-    "REFUSAL",
+    "REFUSAL_CODE",
     "SEGMENTS",
     "SegmentCodes",
     "code_item",
@@ -60,6 +61,7 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("NOTE", "Note on how the numbers came about"),
         ("METHOD", "How the number was obtained"),
         ("LIMITS", "Limits of use"),
+        ("FRONT_PAGE", "Front page of automatic analysis"),
         ("PATIENT", "Patient characteristics used in the calculations"),
         ("DATAQUALITY", "Quality of acquisition and measurement"),
         # Why an analysis was declined.
@@ -68,6 +70,7 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("REF_PHASES", "Too few cardiac phases"),
         ("REF_NOLV", "No left ventricle found"),
         ("REF_QUALITY", "Quality too low"),
+        ("REF_STUDY", "Study not suitable for the analysis"),
         ("REF_MODEL", "Model unavailable"),
         ("REF_FAILED", "Analysis failed"),
         ("REF_IDENTITY", "Images disagree in whose study it is"),
@@ -192,12 +195,13 @@ QUALITY_CHECK: dict[QualityCheck, Code] = {
     QualityCheck.CONTRAST: private("QC_CONTRAST"),
 }
 
-REFUSAL: dict[RefusalReason, Code] = {
+REFUSAL_CODE: dict[RefusalReason, Code] = {
     RefusalReason.NO_SHORT_AXIS_STACK: private("REF_NOSAX"),
     RefusalReason.TOO_FEW_SLICES: private("REF_SLICES"),
     RefusalReason.TOO_FEW_PHASES: private("REF_PHASES"),
     RefusalReason.NO_VENTRICLE_FOUND: private("REF_NOLV"),
     RefusalReason.QUALITY_TOO_LOW: private("REF_QUALITY"),
+    RefusalReason.NOT_SUITABLE: private("REF_STUDY"),
     RefusalReason.MODEL_UNAVAILABLE: private("REF_MODEL"),
     RefusalReason.ANALYSIS_FAILED: private("REF_FAILED"),
     RefusalReason.IDENTITY_CONFLICT: private("REF_IDENTITY"),
@@ -221,7 +225,7 @@ class SegmentCodes:
     ``cielab`` is RecommendedDisplayCIELabValue (PS3.3 C.10.7.1.1).
     """
 
-    label: Label
+    label: enum.IntEnum
     name: str
     description: str
     property_type: Code
@@ -295,6 +299,8 @@ STUDY_QUALITY = _dcm("122739", "Overall study quality")
 CARDIAC_CYCLE_POINT = _sct("272518008", "Cardiovascular cycle point")
 RANGE_LOWER = _sct("385524004", "Normal Range Lower Limit")
 RANGE_UPPER = _sct("371933006", "Normal Range Upper Limit")
+ENGLISH = Code("en-US", "RFC5646", "English (United States)")
+MANIFEST = _dcm("113030", "Manifest")
 COMMENT = _dcm("121106", "Comment")
 MR_OF_HEART = _sct("241620005", "Cardiac MRI")
 ARTIFICIAL_INTELLIGENCE = _dcm("123110", "Artificial Intelligence")

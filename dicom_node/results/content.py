@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -21,20 +22,21 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
 
+from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.results.codes import ARTIFICIAL_INTELLIGENCE, MR_OF_HEART, code_item, private
 from dicom_node.results.header import (
     MANUFACTURER,
-    SOFTWARE_VERSION,
     ResultContext,
-    ResultRole,
     device_uid,
     series_dataset,
 )
+from dicom_node.results.roles import USUAL, ResultRole, Variant
 from pipelines.cine.headers import OWN_MODEL_NAME
 from pipelines.cine.stack import FrameSource, Omission
 from pipelines.quality.findings import QualityAssessment
 
 __all__ = [
+    "Predecessor",
     "algorithm",
     "evidence",
     "group",
@@ -44,6 +46,16 @@ __all__ = [
     "structured_report",
     "text_item",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """A report of an earlier version of the study that a new one takes the place of."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
 
 
 def text_item(name: Code, text: str, relationship: RelationshipTypeValues = RelationshipTypeValues.CONTAINS) -> Dataset:
@@ -145,10 +157,11 @@ def structured_report(
     *,
     current: Iterable[FrameSource],
     other: Iterable[FrameSource],
-    variant: str = "",
-    variant_offset: int = 0,
+    variant: Variant = USUAL,
+    predecessors: Sequence[Predecessor] = (),
+    sop_class_uid: str = Comprehensive3DSRStorage,
 ) -> Dataset:
-    """Comprehensive 3D SR document around a content tree (PS3.3 A.35.13).
+    """SR document around a content tree (PS3.3 A.35): Comprehensive 3D SR unless another class is asked for.
 
     Parameters
     ----------
@@ -158,14 +171,15 @@ def structured_report(
         Instances that the tree refers to: Current Requested Procedure Evidence.
     other
         Instances that were looked at and that the tree does not name: Pertinent Other Evidence.
+    predecessors
+        Reports that this one takes the place of (C.17.2, Predecessor Documents Sequence).
     """
     dataset = series_dataset(
         context,
         role,
-        sop_class_uid=Comprehensive3DSRStorage,
+        sop_class_uid=sop_class_uid,
         modality="SR",
         variant=variant,
-        variant_offset=variant_offset,
     )
     dataset.ReferencedPerformedProcedureStepSequence = []
     dataset.PerformedProcedureCodeSequence = []
@@ -178,6 +192,13 @@ def structured_report(
         dataset.CurrentRequestedProcedureEvidenceSequence = [evidence(context, named.values())]
     if rest:
         dataset.PertinentOtherEvidenceSequence = [evidence(context, rest.values())]
+    # A job that runs again with the same outcome makes the same report: it does not take its own place.
+    others = [one for one in predecessors if one.sop_instance_uid != dataset.SOPInstanceUID]
+    if others:
+        dataset.PredecessorDocumentsSequence = [
+            _hierarchy(uid, [(one.series_instance_uid, one.sop_class_uid, one.sop_instance_uid) for one in of_study])
+            for uid, of_study in _by_study(others).items()
+        ]
     for element in root:
         if element.keyword != "RelationshipType":
             dataset[element.tag] = element
@@ -186,19 +207,34 @@ def structured_report(
 
 def evidence(context: ResultContext, sources: Iterable[FrameSource]) -> Dataset:
     """Hierarchical SOP Instance Reference (PS3.3 C.17.2.1) of instances of this study."""
+    return _hierarchy(
+        context.carried.text("StudyInstanceUID"),
+        ((source.series_instance_uid, source.sop_class_uid, source.sop_instance_uid) for source in sources),
+    )
+
+
+def _by_study(predecessors: Iterable[Predecessor]) -> dict[str, list[Predecessor]]:
+    by_study: dict[str, list[Predecessor]] = {}
+    for one in predecessors:
+        by_study.setdefault(one.study_instance_uid, []).append(one)
+    return by_study
+
+
+def _hierarchy(study_instance_uid: object, instances: Iterable[tuple[str, str, str]]) -> Dataset:
+    """One study with its series and instances, given as series UID, SOP class UID and SOP instance UID."""
     by_series: dict[str, list[Dataset]] = {}
-    for source in sources:
+    for series_instance_uid, sop_class_uid, sop_instance_uid in instances:
         item = Dataset()
-        item.ReferencedSOPClassUID = source.sop_class_uid
-        item.ReferencedSOPInstanceUID = source.sop_instance_uid
-        by_series.setdefault(source.series_instance_uid, []).append(item)
+        item.ReferencedSOPClassUID = sop_class_uid
+        item.ReferencedSOPInstanceUID = sop_instance_uid
+        by_series.setdefault(series_instance_uid, []).append(item)
     study = Dataset()
-    study.StudyInstanceUID = context.carried.text("StudyInstanceUID")
+    study.StudyInstanceUID = study_instance_uid
     study.ReferencedSeriesSequence = []
-    for uid, instances in by_series.items():
+    for uid, listed in by_series.items():
         series = Dataset()
         series.SeriesInstanceUID = uid
-        series.ReferencedSOPSequence = instances
+        series.ReferencedSOPSequence = listed
         study.ReferencedSeriesSequence.append(series)
     return study
 

@@ -1,368 +1,292 @@
-"""From the findings of a study to the objects that leave the node."""
+"""From the findings of packages on a study to the objects that leave the node."""
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-import numpy as np
+import structlog
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from pydicom.config import disable_value_validation
-from pydicom.dataset import Dataset
 
-from dicom_node.config import DestinationProfile, ResultSettings, SegmentationTarget
+from dicom_node.config import DestinationProfile
+from dicom_node.errors import NodeError, raised_at
 from dicom_node.results.canvas import DARK, LIGHT, Theme
 from dicom_node.results.capture import encapsulated_pdf, secondary_captures
-from dicom_node.results.header import SOFTWARE_VERSION, ResultContext, ResultRole, encoded
-from dicom_node.results.identity import CarriedIdentity, ResultIdentity, with_frames_of_reference
-from dicom_node.results.keyphase import key_phase_series
-from dicom_node.results.objects import Expected, ExpectedMask, ExpectedReport, ExpectedSlice, ResultObject
+from dicom_node.results.circumstances import Circumstances
+from dicom_node.results.encoders import encoder_of
+from dicom_node.results.header import ResultContext
+from dicom_node.results.identity import CarriedIdentity, with_frames_of_reference
+from dicom_node.results.objects import ExpectedAll, ResultObject
+from dicom_node.results.parts import EncodingRequest, Parts, frames_of, result_object
 from dicom_node.results.provenance import provenance
-from dicom_node.results.refusal import refusal_report, root_refusals
-from dicom_node.results.report import ReportContent, function_report
-from dicom_node.results.segmentation import EncodedSegmentation, segmentation
-from dicom_node.results.sources import SourceDatasets
-from dicom_node.results.summary import function_pages, refusal_pages
-from pipelines.analysis import Findings
-from pipelines.cine.stack import CineStack, CineStudy, FrameSource
-from pipelines.errors import Refusal
-from pipelines.function.findings import Quantity, VentricularFunction
-from pipelines.function.normals import reference_interval
-from pipelines.function.slices import SliceMeasures
-from pipelines.quality.findings import QualityAssessment
-from pipelines.segmentation.labels import CineSegmentation, Label
-
-__all__ = ["encode_refusal", "encode_study", "result_identity"]
-
-_PHASES = (
-    (ResultRole.KEY_PHASE_ED, ResultRole.SEGMENTATION_ED),
-    (ResultRole.KEY_PHASE_ES, ResultRole.SEGMENTATION_ES),
+from dicom_node.results.refusal import refusal_report
+from dicom_node.results.report import composed_report
+from dicom_node.results.roles import (
+    REFUSAL,
+    REFUSAL_SUMMARY,
+    REFUSAL_SUMMARY_PDF,
+    REPORT,
+    SUMMARY,
+    SUMMARY_PDF,
+    ResultRole,
+    variants,
 )
+from dicom_node.results.sources import SourceDatasets
+from dicom_node.results.summary import headline, refusal_pages, summary_pages
+from pipelines.cine.stack import CineStudy, FrameSource
+from pipelines.errors import Refusal, RefusalReason
+from pipelines.package import AnalysisPackage
+from pipelines.quality.findings import QualityAssessment
+from pipelines.study import PackageFindings
+
+__all__ = ["EncodedPackage", "EncodedStudy", "encode_refusal", "encode_study"]
+
+_log = structlog.get_logger(__name__)
+
+SEVERAL = "cardiac MR"
+"""Title of a report that several packages share."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Variant:
-    """What a group of destinations gets alike: SEG and the report that refers to it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedPackage:
+    """What became of one package in the results.
 
-    references: SegmentationTarget
-    omit_empty_frames: bool
-
-    @property
-    def name(self) -> str:
-        """Part of the identity of the objects; empty for the usual variant."""
-        parts = ["" if self.references is SegmentationTarget.KEY_PHASE else self.references.value]
-        parts.append("omit-empty" if self.omit_empty_frames else "")
-        return "+".join(part for part in parts if part)
-
-    @property
-    def series_offset(self) -> int:
-        """Keeps the series numbers of variants apart where one archive gets several."""
-        return 10 * (self.references is SegmentationTarget.SOURCE) + 20 * self.omit_empty_frames
-
-
-def result_identity(
-    study: CineStudy,
-    findings: Findings,
-    *,
-    inputs: Iterable[str],
-    route_name: str,
-    settings: ResultSettings,
-) -> ResultIdentity:
-    """Identity of the results of one study version on one route.
-
-    Parameters
+    Attributes
     ----------
-    inputs
-        Digests of the input instances; where there are none (``analyze``), their SOP Instance UIDs.
+    package : AnalysisPackage
+    causes : tuple of Refusal
+        Why it gave nothing; empty when it is encoded.
+    key_numbers : tuple of str
+        What was found, in sentences.
+    numbers : mapping of str to float
+        What was found, by name.
     """
-    found = findings.get(CineSegmentation)
-    said = settings.model_dump(mode="json", exclude={"destinations"})
-    return ResultIdentity.of(
-        study_instance_uid=study.context.study_instance_uid,
-        inputs=inputs,
-        route_name=route_name,
-        models=() if found is None else found.models,
-        settings=json.dumps(said, sort_keys=True),
-        software_version=SOFTWARE_VERSION,
-    )
+
+    package: AnalysisPackage
+    causes: tuple[Refusal, ...]
+    key_numbers: tuple[str, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedStudy:
+    """The objects of packages that report together.
+
+    Attributes
+    ----------
+    packages : tuple of EncodedPackage
+        In the order of the route.
+    objects : tuple of ResultObject
+        In the order of delivery: what is referred to before what refers to it.
+    """
+
+    packages: tuple[EncodedPackage, ...]
+    objects: tuple[ResultObject, ...]
 
 
 def encode_study(
     study: CineStudy,
-    findings: Findings,
+    found: Sequence[PackageFindings],
     sources: SourceDatasets,
     destinations: Mapping[str, DestinationProfile],
-    settings: ResultSettings,
-    identity: ResultIdentity,
-    created: datetime.datetime,
-) -> list[ResultObject]:
-    """Encode everything that a study's destinations get.
+    circumstances: Circumstances,
+) -> EncodedStudy:
+    """Encode what packages found on a study: objects of each, one report and one summary of all.
+
+    A package that gave nothing, or whose encoder fails, withholds nothing of the others: the report says why. When no
+    package found anything the report is the refusal.
 
     Parameters
     ----------
-    study, findings
-        What was assembled and what was found on it.
+    found
+        Of each package, in the order of the route.
     sources
         The source instances.
     destinations
         Profiles by name. Without any, the usual objects are made for nobody in particular (``analyze``).
-    identity
-        See :func:`result_identity`.
-    created
-        Date and time that the objects carry, with time zone: of the study version, not of this attempt.
-
-    Returns
-    -------
-    list of ResultObject
-        In the order of delivery: images before what refers to them. Without ventricular function: the refusal.
 
     Raises
     ------
+    ConfigurationError
+        A package has no encoder.
     ProcessingFailureError
         A source instance is missing or cannot be read.
     """
     # Values of the source go into the results as they stand, also where they break PS3.5.
     with disable_value_validation():
-        study = with_frames_of_reference(study)
-        found = findings.get(CineSegmentation)
-        context = _context(study, findings, sources, settings, identity, created)
-        function, quality = findings.get(VentricularFunction), findings.get(QualityAssessment)
-        stack = study.short_axis
-        if function is None or quality is None or found is None or stack is None:
-            return _refused(context, study, findings, sources, destinations)
-        ranges = {
-            quantity: interval
-            for quantity in Quantity
-            if (interval := reference_interval(quantity, study.context)) is not None
-        }
-        content = ReportContent(study, stack, function, quality, root_refusals(findings.refusals), ranges)
-        shown = _as_counted(found, findings.get(SliceMeasures))
-        return _Encoder(context, content, found, shown, sources, dict(destinations)).objects()
+        named = with_frames_of_reference(study)
+        return _Encoder(named, sources, dict(destinations), circumstances).encoded(found)
 
 
 def encode_refusal(
     study: CineStudy,
+    found: Sequence[PackageFindings],
     refusal: Refusal,
     sources: SourceDatasets,
-    destinations: Iterable[str],
-    settings: ResultSettings,
-    identity: ResultIdentity,
-    created: datetime.datetime,
-) -> list[ResultObject]:
-    """Encode the report that a study was declined or its results withheld, alone; parameters as above."""
+    destinations: Mapping[str, DestinationProfile],
+    circumstances: Circumstances,
+) -> EncodedStudy:
+    """Encode the report that a study is declined, or that its results are withheld: short, and alone.
+
+    Parameters are those of :func:`encode_study`; of ``found`` only the packages and their networks are looked at.
+    """
     with disable_value_validation():
-        context = _context(study, Findings({}), sources, settings, identity, created)
-        bare = dataclasses.replace(study, omissions=())
-        report = refusal_report(context, bare, (refusal,), None)
-        return [_object(context, ResultRole.REFUSAL, report, destinations, ())]
-
-
-def _context(
-    study: CineStudy,
-    findings: Findings,
-    sources: SourceDatasets,
-    settings: ResultSettings,
-    identity: ResultIdentity,
-    created: datetime.datetime,
-) -> ResultContext:
-    found = findings.get(CineSegmentation)
-    reference = sources.reference(study)
-    return ResultContext(
-        identity=identity,
-        carried=CarriedIdentity.of(reference),
-        reference=reference,
-        created=created,
-        settings=settings,
-        models=() if found is None else found.models,
-    )
-
-
-def _refused(
-    context: ResultContext,
-    study: CineStudy,
-    findings: Findings,
-    sources: SourceDatasets,
-    destinations: Mapping[str, DestinationProfile],
-) -> list[ResultObject]:
-    quality = findings.get(QualityAssessment)
-    report = refusal_report(context, study, findings.refusals, quality)
-    looked_at = _frames(study.stacks)
-    origin = provenance(context, study, sources, measured=None)
-
-    def pages(theme: Theme) -> list[Figure]:
-        return refusal_pages(theme, study, root_refusals(findings.refusals), quality, origin)
-
-    return [
-        _object(context, ResultRole.REFUSAL, report, destinations, looked_at),
-        *_summaries(context, pages, "Ventricular function: not analysed", destinations, looked_at),
-    ]
-
-
-def _summaries(
-    context: ResultContext,
-    pages: Callable[[Theme], list[Figure]],
-    title: str,
-    destinations: Mapping[str, DestinationProfile],
-    sources: Sequence[FrameSource],
-) -> list[ResultObject]:
-    """The pages for those who want them: dark as images, light as PDF."""
-    made: list[ResultObject] = []
-    images = [name for name, profile in destinations.items() if profile.summary_secondary_capture]
-    if images or not destinations:
-        captures = secondary_captures(context, pages(DARK), title)
-        made += [_object(context, ResultRole.SUMMARY, capture, images, sources) for capture in captures]
-    documents = [name for name, profile in destinations.items() if profile.summary_pdf]
-    if documents or not destinations:
-        document = encapsulated_pdf(context, pages(LIGHT), title)
-        made.append(_object(context, ResultRole.SUMMARY_PDF, document, documents, sources))
-    return made
-
-
-def _as_counted(found: CineSegmentation, slices: SliceMeasures | None) -> NDArray[np.uint8]:
-    """Labels as the numbers count them: no LV cavity on a slice that is not counted, no wall above the valves."""
-    if slices is None:
-        return found.labels
-    left_out = ~slices.counted[:, :, None, None] & (found.labels == Label.LV)
-    left_out |= slices.above_base[None, :, None, None] & (found.labels == Label.MYO)
-    return np.where(left_out, np.uint8(Label.BACKGROUND), found.labels)
-
-
-def _frames(stacks: Iterable[CineStack]) -> tuple[FrameSource, ...]:
-    return tuple(source for stack in stacks for line in stack.sources for source in line)
-
-
-def _object(
-    context: ResultContext,
-    role: ResultRole,
-    dataset: Dataset,
-    destinations: Iterable[str],
-    sources: Sequence[FrameSource],
-    expected: Expected | None = None,
-) -> ResultObject:
-    return ResultObject(
-        role=role,
-        dataset=dataset,
-        content=encoded(context, dataset),
-        destinations=frozenset(destinations),
-        reference_uid=str(context.reference.SOPInstanceUID),
-        sources=tuple(sources),
-        expected=expected,
-    )
+        return _Encoder(study, sources, dict(destinations), circumstances).refused(found, refusal)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Encoder:
-    context: ResultContext
-    content: ReportContent
-    found: CineSegmentation
-    shown: NDArray[np.uint8]
-    """Labels (T, S, R, C) that the SEG shows."""
+    study: CineStudy
     sources: SourceDatasets
     destinations: dict[str, DestinationProfile]
+    circumstances: Circumstances
 
-    def objects(self) -> list[ResultObject]:
-        """All objects, images first."""
-        variants: dict[_Variant, list[str]] = {}
-        for name, profile in self.destinations.items():
-            variant = _Variant(profile.segmentation_references, profile.omit_empty_frames)
-            variants.setdefault(variant, []).append(name)
-        if not variants:
-            variants[_Variant(SegmentationTarget.KEY_PHASE, omit_empty_frames=False)] = []
-        made = []
-        on_key_phase = [
-            name
-            for variant, names in variants.items()
-            if variant.references is SegmentationTarget.KEY_PHASE
-            for name in names
-        ]
-        references: dict[ResultRole, tuple[FrameSource, ...]] = {}
-        if any(variant.references is SegmentationTarget.KEY_PHASE for variant in variants):
-            for phase, (role, _) in zip(self._phases(), _PHASES, strict=True):
-                series = self._key_phase(role, phase, on_key_phase)
-                references[role] = tuple(_as_source(each) for each in series)
-                made += series
-        for variant, names in variants.items():
-            made += self._segmentations_and_report(variant, names, references)
-        return made + self._pages()
+    def encoded(self, found: Sequence[PackageFindings]) -> EncodedStudy:
+        parts: dict[str, Parts] = {}
+        packages = []
+        for one in found:
+            made = self._parts(one) if one.found else one.causes
+            if isinstance(made, Parts):
+                parts[one.package.name] = made
+                packages.append(EncodedPackage(one.package, (), made.key_numbers, made.numbers))
+            else:
+                packages.append(EncodedPackage(one.package, made))
+        declined = {one.package.title: one.causes for one in packages if one.causes}
+        quality = next((each for one in found if (each := one.findings.get(QualityAssessment)) is not None), None)
+        context = self._context(found)
+        together = [parts[one.package.name] for one in found if one.package.name in parts]
+        if not together:
+            return EncodedStudy(tuple(packages), tuple(self._refused(context, declined, quality)))
+        objects = [each for one in together for each in one.objects]
+        objects += self._reports(context, together, declined, quality)
+        objects += self._summary(context, together, declined, quality)
+        return EncodedStudy(tuple(packages), tuple(objects))
 
-    def _pages(self) -> list[ResultObject]:
-        stack, study = self.content.stack, self.content.study
-        origin = provenance(self.context, study, self.sources, measured=stack)
-
-        def pages(theme: Theme) -> list[Figure]:
-            return function_pages(theme, self.content, self.found, origin)
-
-        title = "Ventricular function from cine MR"
-        return _summaries(self.context, pages, title, self.destinations, _frames([stack]))
-
-    def _phases(self) -> tuple[int, int]:
-        key = self.content.function.keyframes
-        return key.end_diastole, key.end_systole
-
-    def _key_phase(self, role: ResultRole, phase: int, names: Sequence[str]) -> list[ResultObject]:
-        stack = self.content.stack
-        series = []
-        for index, (dataset, pixels) in enumerate(key_phase_series(self.context, role, stack, phase, self.sources)):
-            source = stack.sources[phase][index]
-            expected = ExpectedSlice(
-                grey=stack.pixels[phase, index],
-                tolerance=0.0 if pixels.exact else abs(pixels.slope) * 0.51,
-                geometry=stack.geometry,
-                frame_of_reference_uid=stack.frame_of_reference_uid,
-                index=index,
-                source=source,
-            )
-            series.append(_object(self.context, role, dataset, names, [source], expected))
-        return series
-
-    def _segmentations_and_report(
-        self, variant: _Variant, names: Sequence[str], key_phase: Mapping[ResultRole, tuple[FrameSource, ...]]
-    ) -> list[ResultObject]:
-        stack = self.content.stack
-        made: list[ResultObject] = []
-        segs: list[EncodedSegmentation] = []
-        used: list[FrameSource] = []
-        for phase, (image_role, role) in zip(self._phases(), _PHASES, strict=True):
-            on_sources = variant.references is SegmentationTarget.SOURCE
-            references = stack.sources[phase] if on_sources else key_phase[image_role]
-            seg = segmentation(
-                self.context,
-                role,
-                stack,
-                self.shown[phase],
-                references,
-                omit_empty_frames=variant.omit_empty_frames,
-                variant=variant.name,
-                variant_offset=variant.series_offset,
-            )
-            expected = ExpectedMask(
-                labels=seg.labels,
-                segments=seg.segments,
-                geometry=stack.geometry,
-                frame_of_reference_uid=stack.frame_of_reference_uid,
-                references=seg.references,
-            )
-            made.append(_object(self.context, role, seg.dataset, names, stack.sources[phase], expected))
-            segs.append(seg)
-            used += stack.sources[phase]
-        report = function_report(
-            self.context, self.content, segs, variant=variant.name, variant_offset=variant.series_offset
+    def refused(self, found: Sequence[PackageFindings], refusal: Refusal) -> EncodedStudy:
+        declined = {one.package.title: (refusal,) for one in found}
+        context = self._context(found)
+        context = replace(context, identity=context.identity.refined("refused", refusal.sentence))
+        bare = replace(self.study, omissions=())
+        report = refusal_report(context, bare, declined, None, self.circumstances.predecessors)
+        return EncodedStudy(
+            tuple(EncodedPackage(one.package, (refusal,)) for one in found),
+            (result_object(context, REFUSAL, report, (), None, self.destinations),),
         )
-        expected_report = ExpectedReport(stack.geometry)
-        made.append(_object(self.context, ResultRole.REPORT, report, names, _frames([stack]), expected_report))
+
+    def _context(self, found: Sequence[PackageFindings]) -> ResultContext:
+        """Identity and equipment of packages that share an object."""
+        models = tuple(dict.fromkeys(model for one in found for model in one.models))
+        reference = self.sources.reference(self.study)
+        return ResultContext(
+            title=found[0].package.title if len(found) == 1 else SEVERAL,
+            series_block=found[0].package.series_block,
+            identity=self.circumstances.identity(
+                self.study.context.study_instance_uid,
+                [f"{one.package.name} {one.package.version}" for one in found],
+                models,
+            ),
+            carried=CarriedIdentity.of(reference),
+            reference=reference,
+            created=self.circumstances.created,
+            settings=self.circumstances.settings,
+            models=models,
+        )
+
+    def _parts(self, found: PackageFindings) -> Parts | tuple[Refusal, ...]:
+        """What the encoder of a package makes; the cause when it fails."""
+        encode = encoder_of(found.package)
+        request = EncodingRequest(
+            study=self.study,
+            found=found,
+            context=self._context([found]),
+            sources=self.sources,
+            destinations=self.destinations,
+            variants=variants(self.destinations),
+        )
+        try:
+            return encode(request)
+        except NodeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a defect in one encoder must not take the other packages with it
+            _log.error("encoder failed", package=found.package.name, at=raised_at(error))
+            sentence = f"The results could not be encoded ({type(error).__name__}); the log has the details."
+            return (Refusal(found.package.name, RefusalReason.ANALYSIS_FAILED, sentence),)
+
+    def _reports(
+        self,
+        context: ResultContext,
+        parts: Sequence[Parts],
+        declined: Mapping[str, Sequence[Refusal]],
+        quality: QualityAssessment | None,
+    ) -> list[ResultObject]:
+        made = []
+        for variant, names in variants(self.destinations).items():
+            adds = [each.report(variant) for each in parts]
+            report = composed_report(
+                context, self.study, adds, declined, quality, variant, self.circumstances.predecessors
+            )
+            used = list(dict.fromkeys(source for each in adds for source in each.looked_at))
+            expected = ExpectedAll(tuple(one for each in adds for one in each.expected))
+            made.append(result_object(context, REPORT, report, used, expected, names))
         return made
 
+    def _summary(
+        self,
+        context: ResultContext,
+        parts: Sequence[Parts],
+        declined: Mapping[str, Sequence[Refusal]],
+        quality: QualityAssessment | None,
+    ) -> list[ResultObject]:
+        summaries = [each.summary for each in parts]
+        stacks = [
+            stack for stack in self.study.stacks if any(stack is one for each in summaries for one in each.stacks)
+        ]
+        origin = provenance(context, self.study, self.sources, measured=stacks)
 
-def _as_source(each: ResultObject) -> FrameSource:
-    return FrameSource(
-        sop_class_uid=each.sop_class_uid,
-        sop_instance_uid=each.sop_instance_uid,
-        series_instance_uid=each.series_instance_uid,
-        frame_number=None,
-        instance_number=int(each.dataset.InstanceNumber),
-        trigger_time_ms=None,
-    )
+        def pages(theme: Theme) -> list[Figure]:
+            return summary_pages(theme, context.title, self.study, summaries, declined, quality, origin)
+
+        title = f"{headline(context.title)} from cardiac MR" if len(parts) == 1 else headline(context.title)
+        return self._pages(context, (SUMMARY, SUMMARY_PDF), pages, title, frames_of(stacks))
+
+    def _refused(
+        self,
+        context: ResultContext,
+        declined: Mapping[str, Sequence[Refusal]],
+        quality: QualityAssessment | None,
+    ) -> Iterable[ResultObject]:
+        # Another attempt may be refused for another reason: other sentences, other objects.
+        sentences = [cause.sentence for causes in declined.values() for cause in causes]
+        context = replace(context, identity=context.identity.refined("refused", *sentences))
+        report = refusal_report(context, self.study, declined, quality, self.circumstances.predecessors)
+        looked_at = frames_of(self.study.stacks)
+        origin = provenance(context, self.study, self.sources, measured=())
+
+        def pages(theme: Theme) -> list[Figure]:
+            return refusal_pages(theme, context.title, self.study, declined, quality, origin)
+
+        yield result_object(context, REFUSAL, report, looked_at, None, self.destinations)
+        title = f"{headline(context.title)}: not analysed"
+        yield from self._pages(context, (REFUSAL_SUMMARY, REFUSAL_SUMMARY_PDF), pages, title, looked_at)
+
+    def _pages(
+        self,
+        context: ResultContext,
+        roles: tuple[ResultRole, ResultRole],
+        pages: Callable[[Theme], list[Figure]],
+        title: str,
+        sources: Sequence[FrameSource],
+    ) -> list[ResultObject]:
+        """The pages for those who want them: dark as images, light as PDF."""
+        made: list[ResultObject] = []
+        image_role, document_role = roles
+        images = [name for name, profile in self.destinations.items() if profile.summary_secondary_capture]
+        if images or not self.destinations:
+            captures = secondary_captures(context, image_role, pages(DARK), title)
+            made += [result_object(context, image_role, capture, sources, None, images) for capture in captures]
+        documents = [name for name, profile in self.destinations.items() if profile.summary_pdf]
+        if documents or not self.destinations:
+            document = encapsulated_pdf(context, document_role, pages(LIGHT), title)
+            made.append(result_object(context, document_role, document, sources, None, documents))
+        return made

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import subprocess
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pydicom import dcmread
@@ -30,7 +30,9 @@ __all__ = ["check", "origins"]
 _WORKERS = 4
 
 
-def check(objects: Sequence[ResultObject], sources: SourceDatasets) -> list[tuple[Problem, ...]]:
+def check(
+    objects: Sequence[ResultObject], sources: SourceDatasets, earlier: Iterable[str] = ()
+) -> list[tuple[Problem, ...]]:
     """Check the objects of one job.
 
     Parameters
@@ -39,6 +41,9 @@ def check(objects: Sequence[ResultObject], sources: SourceDatasets) -> list[tupl
         All objects of the job: references among them are followed.
     sources
         The source instances, read again.
+    earlier
+        SOP Instance UIDs of results that are delivered already and may be referred to: predecessors, and what a front
+        page lists.
 
     Returns
     -------
@@ -50,8 +55,8 @@ def check(objects: Sequence[ResultObject], sources: SourceDatasets) -> list[tupl
         warnings.simplefilter("ignore")
         reread = [_reread(each) for each in objects]
         with ThreadPoolExecutor(max_workers=_WORKERS) as workers:
-            iod = list(workers.map(lambda pair: _iod_problems(*pair, sources), zip(reread, objects, strict=True)))
-        known = {each.sop_instance_uid for each in objects} | set(sources.paths)
+            iod = list(workers.map(lambda one, each: _iod_problems(one, each, sources), reread, objects))
+        known = {each.sop_instance_uid for each in objects} | set(sources.paths) | set(earlier)
         results = {str(one.SOPInstanceUID): one for one in reread if isinstance(one, Dataset)}
         surroundings = Surroundings(sources, results)
         return [
@@ -147,7 +152,7 @@ def _references(dataset: Dataset, known: set[str]) -> Iterator[Problem]:
 
 
 def _referenced(dataset: Dataset, but: Sequence[str] = ()) -> set[str]:
-    found = set()
+    found: set[str] = set()
     for element in dataset:
         if element.VR == "SQ" and element.keyword not in but:
             found.update(*(_referenced(item) for item in element.value))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import enum
 import hashlib
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -17,6 +15,7 @@ from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.config import ResultSettings
+from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, SOFTWARE_VERSION
 from dicom_node.results.codes import (
     ACQUISITION_EQUIPMENT,
     PRIVATE_DESIGNATOR,
@@ -25,16 +24,16 @@ from dicom_node.results.codes import (
     private_scheme_item,
 )
 from dicom_node.results.identity import CarriedIdentity, ResultIdentity, one_line
+from dicom_node.results.roles import USUAL, ResultRole, Variant
 from dicom_node.results.uids import derive_uid
 from pipelines.cine.headers import OWN_MODEL_NAME
 from pipelines.models.identity import ModelIdentity
+from pipelines.package import SERIES_PER_BLOCK
 
 __all__ = [
     "BANNER",
     "MANUFACTURER",
-    "SOFTWARE_VERSION",
     "ResultContext",
-    "ResultRole",
     "complete",
     "device_uid",
     "encoded",
@@ -43,54 +42,20 @@ __all__ = [
 ]
 
 MANUFACTURER = "dicom-node"
-SOFTWARE_VERSION = version("dicom-node")
-IMPLEMENTATION_CLASS_UID = derive_uid("implementation class")
-IMPLEMENTATION_VERSION_NAME = f"DICOM_NODE_{SOFTWARE_VERSION}"[:16]
 
 BANNER = "RESEARCH – not for diagnostic use. AI-generated; not CE-marked or FDA-cleared."
 
 
-class ResultRole(enum.StrEnum):
-    """What a result object is for; the value is part of its identity and never changes."""
-
-    KEY_PHASE_ED = "key-phase-ed"
-    KEY_PHASE_ES = "key-phase-es"
-    SEGMENTATION_ED = "segmentation-ed"
-    SEGMENTATION_ES = "segmentation-es"
-    REPORT = "report"
-    SUMMARY = "summary"
-    SUMMARY_PDF = "summary-pdf"
-    REFUSAL = "refusal"
-
-    @property
-    def series_offset(self) -> int:
-        """Added to ``results.series_number_base``: fixed for each role, so series sort alike in every study."""
-        return _SERIES[self][0]
-
-    @property
-    def series_description(self) -> str:
-        """SeriesDescription; LO, at most 64 characters."""
-        return _SERIES[self][1]
-
-
-_SERIES = {
-    ResultRole.KEY_PHASE_ED: (1, "AI key phase ED - derived - RESEARCH"),
-    ResultRole.KEY_PHASE_ES: (2, "AI key phase ES - derived - RESEARCH"),
-    ResultRole.SEGMENTATION_ED: (3, "AI segmentation LV MYO RV, ED - RESEARCH"),
-    ResultRole.SEGMENTATION_ES: (4, "AI segmentation LV MYO RV, ES - RESEARCH"),
-    ResultRole.REPORT: (5, "AI ventricular function report - RESEARCH"),
-    ResultRole.SUMMARY: (6, "AI ventricular function summary - RESEARCH"),
-    ResultRole.SUMMARY_PDF: (7, "AI ventricular function summary, PDF - RESEARCH"),
-    ResultRole.REFUSAL: (8, "AI ventricular function NOT ANALYSED - RESEARCH"),
-}
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class ResultContext:
-    """Everything the encoders of one job share.
+    """Everything the objects of one package, or of packages that report together, share.
 
     Attributes
     ----------
+    title : str
+        For people, as within a sentence: "ventricular function".
+    series_block : int
+        Whose series numbers the objects have.
     reference : pydicom.Dataset
         Header of the source instance that patient and study come from.
     created : datetime.datetime
@@ -100,6 +65,8 @@ class ResultContext:
         Every network that took part; empty for a refusal before any ran.
     """
 
+    title: str
+    series_block: int
     identity: ResultIdentity
     carried: CarriedIdentity
     reference: Dataset
@@ -140,13 +107,22 @@ class ResultContext:
         """Date and time for people."""
         return self._local.strftime("%Y-%m-%d %H:%M %Z").strip()
 
-    def series_uid(self, role: ResultRole, variant: str = "") -> str:
-        """Series Instance UID of a role; ``variant`` tells apart what different destinations get."""
-        return self.identity.uid("series", role, variant)
+    def series_uid(self, role: ResultRole, variant: Variant = USUAL) -> str:
+        """Series Instance UID of a role."""
+        return self.identity.uid("series", role.value, variant.name)
 
-    def instance_uid(self, role: ResultRole, number: int, variant: str = "") -> str:
+    def instance_uid(self, role: ResultRole, number: int, variant: Variant = USUAL) -> str:
         """SOP Instance UID of the ``number``-th instance of a role."""
-        return self.identity.uid("instance", role, variant, str(number))
+        return self.identity.uid("instance", role.value, variant.name, str(number))
+
+    def series_number(self, role: ResultRole, variant: Variant = USUAL) -> int:
+        """SeriesNumber of a role: fixed for each, so series sort alike in every study."""
+        block = self.settings.series_number_base + SERIES_PER_BLOCK * self.series_block
+        return block + role.series_offset + variant.series_offset
+
+    def series_description(self, role: ResultRole) -> str:
+        """SeriesDescription of a role."""
+        return role.series_description.format(title=self.title)[:64]
 
 
 def model_device_uid(model: ModelIdentity) -> str:
@@ -170,8 +146,7 @@ def series_dataset(
     sop_class_uid: str,
     modality: str,
     number: int = 1,
-    variant: str = "",
-    variant_offset: int = 0,
+    variant: Variant = USUAL,
 ) -> Dataset:
     """Start a result object: SOP Common, General Series, General Equipment and file meta information.
 
@@ -179,16 +154,16 @@ def series_dataset(
     ----------
     number
         InstanceNumber, from 1.
-    variant, variant_offset
-        Which of the variants for different destinations it is, and what that adds to the series number.
+    variant
+        Which of the variants for different destinations it is.
     """
     dataset = Dataset()
     dataset.SOPClassUID = sop_class_uid
     dataset.SOPInstanceUID = context.instance_uid(role, number, variant)
     dataset.SeriesInstanceUID = context.series_uid(role, variant)
     dataset.Modality = modality
-    dataset.SeriesNumber = context.settings.series_number_base + role.series_offset + variant_offset
-    dataset.SeriesDescription = role.series_description
+    dataset.SeriesNumber = context.series_number(role, variant)
+    dataset.SeriesDescription = context.series_description(role)
     dataset.InstanceNumber = number
     dataset.file_meta = FileMetaDataset()
     complete(context, dataset)

@@ -197,7 +197,7 @@ class ResultIdentity:
     Attributes
     ----------
     digest : str
-        SHA-256 over study, inputs, route, models, settings and software version.
+        SHA-256 over study, inputs, route, packages, models, settings and software version.
     """
 
     digest: str
@@ -209,6 +209,7 @@ class ResultIdentity:
         study_instance_uid: str,
         inputs: Iterable[str],
         route_name: str,
+        packages: Iterable[str],
         models: Sequence[ModelIdentity],
         settings: str,
         software_version: str,
@@ -219,13 +220,21 @@ class ResultIdentity:
         ----------
         inputs
             What identifies each input instance: digest or SOP Instance UID; their order does not matter.
+        packages
+            Name and version of each package that the results are of, in the order of the route.
+        models
+            Networks that took part in these packages, and no others.
         settings
             What of the configuration changes the objects, serialised.
         """
-        parts = [study_instance_uid, route_name, settings, software_version]
+        parts = [study_instance_uid, route_name, settings, software_version, *packages]
         parts += sorted(f"{model.name} {model.version} {model.weights_sha256}" for model in models)
         parts += sorted(inputs)
         return cls(hashlib.sha256("\x1f".join(parts).encode()).hexdigest())
+
+    def refined(self, *parts: str) -> ResultIdentity:
+        """Identity of results that depend on something more."""
+        return ResultIdentity(hashlib.sha256("\x1f".join((self.digest, *parts)).encode()).hexdigest())
 
     def uid(self, *parts: str) -> str:
         """UID of one thing in the results: series, instance, tracked region."""

@@ -18,7 +18,8 @@ from pydicom.uid import MRImageStorage
 from pydicom.valuerep import validate_value
 
 from dicom_node.results.codes import ONE_PHASE_EXTRACTED, SOURCE_IMAGE, SOURCE_SERIES, code_item
-from dicom_node.results.header import ResultContext, ResultRole, series_dataset
+from dicom_node.results.header import ResultContext, series_dataset
+from dicom_node.results.roles import ResultRole
 from dicom_node.results.sources import SourceDatasets
 from pipelines.cine.stack import CineStack, FrameSource
 
@@ -146,16 +147,16 @@ def source_image_item(source: FrameSource, *, spatial_locations_preserved: bool 
 
 
 def key_phase_series(
-    context: ResultContext, role: ResultRole, stack: CineStack, phase: int, sources: SourceDatasets
+    context: ResultContext, role: ResultRole, stack: CineStack, phase: int, when: str, sources: SourceDatasets
 ) -> list[tuple[Dataset, StoredPixels]]:
     """Encode one phase of a stack.
 
     Parameters
     ----------
-    role
-        ``KEY_PHASE_ED`` or ``KEY_PHASE_ES``.
     phase
         0-based phase index.
+    when
+        What the phase is: "end diastole".
 
     Returns
     -------
@@ -163,17 +164,22 @@ def key_phase_series(
         One MR Image Storage object a slice, in slice order.
     """
     return [
-        _slice(context, role, stack, phase, index, sources.layers(stack.sources[phase][index]))
+        _slice(context, role, stack, phase, when, index, sources.layers(stack.sources[phase][index]))
         for index in range(stack.slices)
     ]
 
 
 def _slice(
-    context: ResultContext, role: ResultRole, stack: CineStack, phase: int, index: int, layers: Sequence[Dataset]
+    context: ResultContext,
+    role: ResultRole,
+    stack: CineStack,
+    phase: int,
+    when: str,
+    index: int,
+    layers: Sequence[Dataset],
 ) -> tuple[Dataset, StoredPixels]:
     source = stack.sources[phase][index]
     interpolated = index in stack.resampled_slices
-    when = "end diastole" if role is ResultRole.KEY_PHASE_ED else "end systole"
     dataset = series_dataset(context, role, sop_class_uid=MRImageStorage, modality="MR", number=index + 1)
     dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     dataset.DerivationDescription = f"One phase of a cine: {when}, phase {phase + 1} of {stack.phases}" + (

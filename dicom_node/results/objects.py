@@ -12,12 +12,12 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.results.codes import VOLUME, SegmentCodes
-from dicom_node.results.header import ResultRole
 from dicom_node.results.problems import GateCheck, Problem
+from dicom_node.results.roles import ResultRole
 from dicom_node.results.sources import SourceDatasets
 from pipelines.cine.stack import FrameSource, StackGeometry
 
-__all__ = ["Expected", "ExpectedMask", "ExpectedReport", "ExpectedSlice", "ResultObject", "Surroundings"]
+__all__ = ["Expected", "ExpectedAll", "ExpectedMask", "ExpectedReport", "ExpectedSlice", "ResultObject", "Surroundings"]
 
 _POSITION_TOLERANCE_MM = 0.01
 _DIRECTION_TOLERANCE = 1e-4
@@ -195,6 +195,18 @@ class ExpectedReport:
                         GateCheck.NUMBERS,
                         f"the report says {value:g} ml for segment {number} of {uid}, its voxels are {drawn:.2f} ml",
                     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpectedAll:
+    """What several parts of one object expect of it."""
+
+    parts: tuple[Expected, ...]
+
+    def check(self, dataset: Dataset, surroundings: Surroundings) -> Iterator[Problem]:
+        """Let each part check the whole object."""
+        for part in self.parts:
+            yield from part.check(dataset, surroundings)
 
 
 def _content(item: Dataset) -> Iterator[Dataset]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 from pydicom import dcmread
 
-from dicom_node.results.header import ResultRole
 from dicom_node.results.objects import ResultObject
+from dicom_node.results.roles import SUMMARY
 
 __all__ = ["write_summary_pages"]
 
@@ -24,7 +24,7 @@ def write_summary_pages(objects: Iterable[ResultObject], directory: Path) -> lis
         ``summary-1.png``, ``summary-2.png`` …; empty where there is no summary (a refusal).
     """
     pages = []
-    summaries = (one for one in objects if one.role is ResultRole.SUMMARY)
+    summaries = (one for one in objects if one.role == SUMMARY)
     for number, one in enumerate(summaries, start=1):
         path = directory / f"summary-{number}.png"
         Image.fromarray(dcmread(BytesIO(one.content)).pixel_array).save(path)

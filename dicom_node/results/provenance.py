@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dicom_node.results.header import ResultContext, device_uid
 from dicom_node.results.sources import SourceDatasets
-from pipelines.cine.stack import CineStack, CineStudy
+from pipelines.cine.stack import CineStack, CineStudy, View
 from pipelines.models.identity import ModelIdentity
 
 __all__ = ["InputSeries", "Provenance", "provenance"]
@@ -36,22 +37,23 @@ class Provenance:
 
 
 def provenance(
-    context: ResultContext, study: CineStudy, sources: SourceDatasets, *, measured: CineStack | None
+    context: ResultContext, study: CineStudy, sources: SourceDatasets, *, measured: Sequence[CineStack]
 ) -> Provenance:
     """Collect it.
 
     Parameters
     ----------
     measured
-        The stack that the numbers come from, if any.
+        The stacks that the numbers come from.
     """
     facts = [study.context.manufacturer, study.context.model_name]
     if study.context.field_strength_t is not None:
         facts.append(f"{study.context.field_strength_t:g} T")
     scanner = " ".join(fact for fact in facts if fact) or "scanner not named"
-    if measured is not None:
-        pitch = measured.geometry.pitch
-        scanner += f"  ·  short axis: {measured.slices} slices × {measured.phases} phases, {pitch:.1f} mm apart"
+    for stack in measured:
+        if stack.view is View.SAX:
+            pitch = stack.geometry.pitch
+            scanner += f"  ·  short axis: {stack.slices} slices × {stack.phases} phases, {pitch:.1f} mm apart"
     return Provenance(
         series=_series(study, sources, measured),
         scanner=scanner,
@@ -63,10 +65,10 @@ def provenance(
     )
 
 
-def _series(study: CineStudy, sources: SourceDatasets, measured: CineStack | None) -> tuple[InputSeries, ...]:
+def _series(study: CineStudy, sources: SourceDatasets, measured: Sequence[CineStack]) -> tuple[InputSeries, ...]:
     found = []
     for stack in study.stacks:
-        use = f"{stack.view.value} view, " + ("measured" if stack is measured else "not measured")
+        use = f"{stack.view.value} view, " + ("measured" if any(stack is one for one in measured) else "not measured")
         frames: dict[str, set[tuple[str, int | None]]] = {}
         first: dict[str, str] = {}
         for line in stack.sources:

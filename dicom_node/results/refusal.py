@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from highdicom.sr import MeasurementReport, QualitativeEvaluation
 from pydicom.dataset import Dataset
 
-from dicom_node.results.codes import GRADE, QUALITY_CHECK, REFUSAL, STUDY_QUALITY, private
+from dicom_node.results.codes import GRADE, QUALITY_CHECK, REFUSAL_CODE, STUDY_QUALITY, private
 from dicom_node.results.content import (
+    Predecessor,
     group,
     observation_context,
     omission_items,
@@ -18,17 +19,15 @@ from dicom_node.results.content import (
     structured_report,
     text_item,
 )
-from dicom_node.results.header import BANNER, ResultContext, ResultRole
+from dicom_node.results.header import BANNER, ResultContext
+from dicom_node.results.parts import frames_of
+from dicom_node.results.report import declined_sentences
+from dicom_node.results.roles import REFUSAL
 from pipelines.cine.stack import CineStudy, FrameSource
 from pipelines.errors import Refusal
 from pipelines.quality.findings import Grade, QualityAssessment, QualityStage
 
-__all__ = ["refusal_report", "root_refusals", "without_numbers"]
-
-
-def root_refusals(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
-    """The refusals that are causes: those that only followed from another one tell a reader nothing."""
-    return tuple(refusal for refusal in refusals if refusal.because_of is None)
+__all__ = ["reference_source", "refusal_report", "without_numbers"]
 
 
 def without_numbers(quality: QualityAssessment) -> QualityAssessment:
@@ -47,23 +46,30 @@ def without_numbers(quality: QualityAssessment) -> QualityAssessment:
 def refusal_report(
     context: ResultContext,
     study: CineStudy,
-    refusals: Sequence[Refusal],
+    declined: Mapping[str, Sequence[Refusal]],
     quality: QualityAssessment | None,
+    predecessors: Sequence[Predecessor],
 ) -> Dataset:
-    """Encode the refusal: TID 1500, one group with the study quality 111235 and sentences."""
+    """Encode the refusal: TID 1500, one group with the study quality 111235 and sentences.
+
+    Parameters
+    ----------
+    declined
+        Title and causes of every package of the report.
+    """
     quality = None if quality is None else without_numbers(quality)
-    causes = root_refusals(refusals)
-    if not causes:
+    reasons = dict.fromkeys(cause.reason for causes in declined.values() for cause in causes)
+    if not reasons:
         raise ValueError("a refusal report needs a refusal")
     evaluations = [QualitativeEvaluation(name=STUDY_QUALITY, value=GRADE[Grade.UNUSABLE])]
-    evaluations += [QualitativeEvaluation(name=private("DECLINED"), value=REFUSAL[cause.reason]) for cause in causes]
+    evaluations += [QualitativeEvaluation(name=private("DECLINED"), value=REFUSAL_CODE[reason]) for reason in reasons]
     if quality is not None:
         evaluations += [
             QualitativeEvaluation(name=QUALITY_CHECK[finding.check], value=GRADE[finding.grade])
             for finding in quality.findings
         ]
     items = [
-        *(text_item(private("DECLINED"), cause.sentence) for cause in causes),
+        *(text_item(private("DECLINED"), sentence) for sentence in declined_sentences(declined)),
         *quality_sentences(quality),
         *omission_items(study.omissions),
         text_item(private("LIMITS"), BANNER),
@@ -81,13 +87,12 @@ def refusal_report(
             )
         ],
     )
-    looked_at = [source for stack in study.stacks for line in stack.sources for source in line]
-    if not looked_at:
-        looked_at = [_reference(context)]
-    return structured_report(context, ResultRole.REFUSAL, report[0], current=(), other=looked_at)
+    looked_at = frames_of(study.stacks) or (reference_source(context),)
+    return structured_report(context, REFUSAL, report[0], current=(), other=looked_at, predecessors=predecessors)
 
 
-def _reference(context: ResultContext) -> FrameSource:
+def reference_source(context: ResultContext) -> FrameSource:
+    """The source instance that patient and study come from."""
     header = context.reference
     return FrameSource(
         sop_class_uid=str(header.SOPClassUID),

@@ -1,63 +1,18 @@
-"""Structured report of ventricular function: TID 1500 in Comprehensive 3D SR (PS3.16)."""
+"""The structured report: TID 1500 in Comprehensive 3D SR (PS3.16), composed of the parts of packages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-from highdicom.sr import (
-    ContainerContentItem,
-    FindingSite,
-    ImageContentItem,
-    Measurement,
-    MeasurementProperties,
-    MeasurementReport,
-    NormalRangeProperties,
-    QualitativeEvaluation,
-    ReferencedSegment,
-    RelationshipTypeValues,
-    SourceImageForSegmentation,
-    TimePointContext,
-    TrackingIdentifier,
-    UIDRefContentItem,
-    VolumetricROIMeasurementsAndQualitativeEvaluations,
-)
+from highdicom.sr import ContainerContentItem, MeasurementReport, QualitativeEvaluation, RelationshipTypeValues
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import UID, SegmentationStorage
 
-from dicom_node.results.codes import (
-    AHA_SEGMENTS,
-    BSA_EQUATION,
-    CARDIAC_CYCLE_POINT,
-    CHAMBER,
-    COMMENT,
-    END_DIASTOLE,
-    END_SYSTOLE,
-    GRADE,
-    PAPILLARIES,
-    PAPILLARIES_EXCLUDED,
-    PAPILLARIES_INCLUDED,
-    QUALITY_CHECK,
-    QUANTITY,
-    RANGE_LOWER,
-    RANGE_UPPER,
-    STUDY_QUALITY,
-    THICKENING,
-    TIME_RELATIVE_TO_R_WAVE,
-    VOLUME,
-    WALL_THICKNESS,
-    SegmentCodes,
-    private,
-    ucum,
-)
+from dicom_node.results.codes import GRADE, QUALITY_CHECK, STUDY_QUALITY, private
 from dicom_node.results.content import (
-    algorithm,
-    code_content,
+    Predecessor,
     group,
-    number_content,
     observation_context,
     omission_items,
     procedure_reported,
@@ -65,52 +20,14 @@ from dicom_node.results.content import (
     structured_report,
     text_item,
 )
-from dicom_node.results.header import BANNER, ResultContext, ResultRole
-from dicom_node.results.segmentation import EncodedSegmentation, tracking_uid
-from pipelines.cine.stack import CineStack, CineStudy, FrameSource
+from dicom_node.results.header import BANNER, ResultContext
+from dicom_node.results.parts import ReportPart
+from dicom_node.results.roles import REPORT, Variant
+from pipelines.cine.stack import CineStudy
 from pipelines.errors import Refusal
-from pipelines.function.findings import Chamber, Quantity, SegmentalWall, VentricularFunction
-from pipelines.function.findings import Measurement as Number
-from pipelines.function.normals import ReferenceInterval
 from pipelines.quality.findings import QualityAssessment
 
-__all__ = ["ReportContent", "function_report", "range_description", "significant"]
-
-
-_SOURCE = Code("260753009", "SCT", "Source")
-_POSITION = (
-    codes.DCM.ImagePositionPatientX,
-    codes.DCM.ImagePositionPatientY,
-    codes.DCM.ImagePositionPatientZ,
-)
-_ROW_DIRECTION = (
-    codes.DCM.ImageOrientationPatientRowX,
-    codes.DCM.ImageOrientationPatientRowY,
-    codes.DCM.ImageOrientationPatientRowZ,
-)
-_COLUMN_DIRECTION = (
-    codes.DCM.ImageOrientationPatientColumnX,
-    codes.DCM.ImageOrientationPatientColumnY,
-    codes.DCM.ImageOrientationPatientColumnZ,
-)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReportContent:
-    """What a report says, and on what images."""
-
-    study: CineStudy
-    stack: CineStack
-    function: VentricularFunction
-    quality: QualityAssessment
-    refusals: tuple[Refusal, ...]
-    ranges: Mapping[Quantity, ReferenceInterval]
-
-
-def range_description(normal: ReferenceInterval) -> str:
-    """Whom a reference interval holds for, and whether the patient is one of them."""
-    caution = "; the patient is outside this age range" if normal.age_fits is False else ""
-    return f"{normal.population}; {normal.definition}{caution}"
+__all__ = ["composed_report", "container", "declined_sentences", "significant"]
 
 
 def significant(value: float) -> float:
@@ -119,297 +36,90 @@ def significant(value: float) -> float:
     return round(value, 2 if magnitude < 10 else 1 if magnitude < 100 else 0)
 
 
-def function_report(
+def container(name: Code, items: Sequence[Dataset]) -> Dataset:
+    """CONTAINER content item."""
+    made = ContainerContentItem(name=name, relationship_type=RelationshipTypeValues.CONTAINS)
+    made.ContentSequence = list(items)
+    return made
+
+
+def declined_sentences(declined: Mapping[str, Sequence[Refusal]]) -> list[str]:
+    """Why packages gave nothing, by title; the title is said where there are several packages to tell apart."""
+    return [
+        refusal.sentence if len(declined) == 1 else f"{title[:1].upper()}{title[1:]}: {refusal.sentence}"
+        for title, refusals in declined.items()
+        for refusal in refusals
+    ]
+
+
+def composed_report(
     context: ResultContext,
-    content: ReportContent,
-    segmentations: Sequence[EncodedSegmentation],
-    *,
-    variant: str,
-    variant_offset: int,
+    study: CineStudy,
+    parts: Iterable[ReportPart],
+    declined: Mapping[str, Sequence[Refusal]],
+    quality: QualityAssessment | None,
+    variant: Variant,
+    predecessors: Sequence[Predecessor],
 ) -> Dataset:
-    """Encode the report.
+    """Encode the report of packages that found something.
 
     Parameters
     ----------
-    segmentations
-        SEG of end diastole and of end systole, in this order, as the destination gets them.
+    parts
+        What each package adds, in the order of the route.
+    declined
+        Of the packages of the same report that gave nothing: title and causes.
+    quality
+        Findings of quality control, where a package judged it.
+    predecessors
+        Reports of earlier versions of the study that this one takes the place of.
     """
-    phases = tuple(zip((ResultRole.SEGMENTATION_ED, ResultRole.SEGMENTATION_ES), segmentations, strict=True))
-    groups = [
-        _patient(context, content.function),
-        *(_chamber(context, content, chamber) for chamber in _chambers(content.function)),
-        *(_region(context, content, role, seg, structure) for role, seg in phases for structure in seg.segments),
-        *(_segments(context, content.function.wall) if content.function.wall is not None else ()),
-        _quality(context, content),
-    ]
+    parts = list(parts)
+    groups = [each for part in parts for each in part.groups]
     report = MeasurementReport(
         observation_context=observation_context(context),
         procedure_reported=procedure_reported(context),
-        imaging_measurements=groups,
+        imaging_measurements=[*groups, _quality(context, study, declined, quality)],
     )
-    # Row 5 of TID 1500 stands before the measurements.
-    tree = list(report[0].ContentSequence)
-    report[0].ContentSequence = [*tree[:-1], _library(content.stack, segmentations), tree[-1]]
-    references = [source for seg in segmentations for source in seg.references]
+    library = [each for part in parts for each in part.library]
+    if library:
+        # Row 5 of TID 1500 stands before the measurements.
+        tree = list(report[0].ContentSequence)
+        report[0].ContentSequence = [*tree[:-1], container(codes.DCM.ImageLibrary, library), tree[-1]]
     return structured_report(
         context,
-        ResultRole.REPORT,
+        REPORT,
         report[0],
-        current=[*_seg_sources(segmentations), *references],
-        other=_sources(content.stack),
+        current=[each for part in parts for each in part.evidence],
+        other=[each for part in parts for each in part.looked_at],
         variant=variant,
-        variant_offset=variant_offset,
+        predecessors=predecessors,
     )
 
 
-def _seg_sources(segmentations: Iterable[EncodedSegmentation]) -> list[FrameSource]:
-    return [
-        FrameSource(
-            sop_class_uid=str(seg.dataset.SOPClassUID),
-            sop_instance_uid=str(seg.dataset.SOPInstanceUID),
-            series_instance_uid=str(seg.dataset.SeriesInstanceUID),
-            frame_number=None,
-            instance_number=1,
-            trigger_time_ms=None,
-        )
-        for seg in segmentations
-    ]
-
-
-def _sources(stack: CineStack) -> list[FrameSource]:
-    return [source for line in stack.sources for source in line]
-
-
-def _library(stack: CineStack, segmentations: Iterable[EncodedSegmentation]) -> Dataset:
-    """TID 1600: what all images share once, for each image only its position, so that it stays small."""
-    geometry = stack.geometry
-    rows, columns = stack.pixels.shape[2:]
-    numbers = [
-        (codes.DCM.PixelDataRows, rows, "{pixels}"),
-        (codes.DCM.PixelDataColumns, columns, "{pixels}"),
-        (codes.DCM.HorizontalPixelSpacing, geometry.pixel_spacing[1], "mm"),
-        (codes.DCM.VerticalPixelSpacing, geometry.pixel_spacing[0], "mm"),
-        (codes.DCM.SliceThickness, geometry.slice_thickness, "mm"),
-        *zip(_ROW_DIRECTION, map(float, geometry.row_direction), ["{-1:1}"] * 3, strict=True),
-        *zip(_COLUMN_DIRECTION, map(float, geometry.column_direction), ["{-1:1}"] * 3, strict=True),
-    ]
-    context = RelationshipTypeValues.HAS_ACQ_CONTEXT
-    # dcmtk, and dcmqi with it, refuses the whole report for an invalid UID in a UIDREF item; the images have it anyway.
-    frame_of_reference = UID(stack.frame_of_reference_uid)
-    group_items = [
-        code_content(codes.DCM.Modality, codes.cid29.MagneticResonance, context),
-        *(
-            [UIDRefContentItem(codes.DCM.FrameOfReferenceUID, frame_of_reference, context)]
-            if frame_of_reference.is_valid
-            else []
-        ),
-        *(number_content(name, value, ucum(unit), context) for name, value, unit in numbers),
-    ]
-    seen = set()
-    for seg in segmentations:
-        for index, source in enumerate(seg.references):
-            if (source.sop_instance_uid, source.frame_number) in seen:
-                continue
-            seen.add((source.sop_instance_uid, source.frame_number))
-            image = ImageContentItem(
-                name=_SOURCE,
-                referenced_sop_class_uid=source.sop_class_uid,
-                referenced_sop_instance_uid=source.sop_instance_uid,
-                referenced_frame_numbers=None if source.frame_number is None else [source.frame_number],
-                relationship_type=RelationshipTypeValues.CONTAINS,
-            )
-            image.ContentSequence = [
-                number_content(name, float(value), ucum("mm"), context)
-                for name, value in zip(_POSITION, geometry.positions[index], strict=True)
-            ]
-            group_items.append(image)
-    group_container = _container(codes.DCM.ImageLibraryGroup, group_items)
-    return _container(codes.DCM.ImageLibrary, [group_container])
-
-
-def _container(name: Code, items: Sequence[Dataset]) -> Dataset:
-    container = ContainerContentItem(name=name, relationship_type=RelationshipTypeValues.CONTAINS)
-    container.ContentSequence = list(items)
-    return container
-
-
-def _chambers(function: VentricularFunction) -> list[Chamber]:
-    return [Chamber.LV] if function.rv is None else [Chamber.LV, Chamber.RV]
-
-
-def _number(content: ReportContent, number: Number) -> Measurement:
-    unit = ucum(number.quantity.unit)
-    value = significant(number.value)
-    uncertainty = {}
-    if number.interval is not None:
-        # CID 225 gives distances from the value, not bounds.
-        uncertainty = {
-            "upper_measurement_uncertainty": significant(max(number.interval.upper - number.value, 0.0)),
-            "lower_measurement_uncertainty": significant(max(number.value - number.interval.lower, 0.0)),
-        }
-    normal = content.ranges.get(number.quantity)
-    properties = None
-    if normal is not None or uncertainty:
-        properties = MeasurementProperties(
-            normal_range_properties=None if normal is None else _range(normal, unit), **uncertainty
-        )
-    measurement = Measurement(name=QUANTITY[number.quantity], value=value, unit=unit, properties=properties)
-    _add(measurement, text_item(private("METHOD"), number.method, RelationshipTypeValues.HAS_PROPERTIES))
-    return measurement
-
-
-def _range(normal: ReferenceInterval, unit: Code) -> NormalRangeProperties:
-    bound = RelationshipTypeValues.HAS_PROPERTIES
-    return NormalRangeProperties(
-        values=[
-            number_content(RANGE_LOWER, significant(normal.lower), unit, bound),
-            number_content(RANGE_UPPER, significant(normal.upper), unit, bound),
-        ],
-        description=range_description(normal),
-        authority=normal.source,
-    )
-
-
-def _add(measurement: Measurement, item: Dataset) -> None:
-    number = measurement[0]
-    if "ContentSequence" in number:
-        number.ContentSequence.append(item)
-    else:
-        number.ContentSequence = [item]
-
-
-def _at(measurement: Measurement, point: Code) -> Measurement:
-    number = measurement[0]
-    modifier = code_content(CARDIAC_CYCLE_POINT, point, RelationshipTypeValues.HAS_CONCEPT_MOD)
-    number.ContentSequence = [modifier, *number.get("ContentSequence", [])]
-    return measurement
-
-
-def _patient(context: ResultContext, function: VentricularFunction) -> Dataset:
-    """Heart rate, body surface area and the times of the key phases: what belongs to neither ventricle."""
-    measurements = [
-        Measurement(name=QUANTITY[number.quantity], value=significant(number.value), unit=ucum(number.quantity.unit))
-        for number in function.measurements()
-        if number.quantity.chamber is None
-    ]
-    key = function.keyframes
-    for point, milliseconds in ((END_DIASTOLE, key.end_diastole_ms), (END_SYSTOLE, key.end_systole_ms)):
-        if np.isfinite(milliseconds):
-            time = Measurement(name=TIME_RELATIVE_TO_R_WAVE, value=round(float(milliseconds), 1), unit=ucum("ms"))
-            measurements.append(_at(time, point))
-    items = [text_item(COMMENT, f"Key phases: {key.method}")]
-    if function.bsa_formula is not None:
-        equation = BSA_EQUATION[function.bsa_formula]
-        items.append(text_item(COMMENT, f"Body surface area: {function.bsa_formula.value}, {equation.meaning}"))
-    return group(
-        context, "Patient and cardiac cycle", measurements=measurements, finding_type=private("PATIENT"), items=items
-    )
-
-
-def _chamber(context: ResultContext, content: ReportContent, chamber: Chamber) -> Dataset:
-    function = content.function
-    measurements = [
-        _number(content, number) for number in function.measurements() if number.quantity.chamber is chamber
-    ]
-    evaluations = []
-    if chamber is Chamber.LV:
-        included = PAPILLARIES_INCLUDED if function.papillaries_in_cavity else PAPILLARIES_EXCLUDED
-        evaluations.append(QualitativeEvaluation(name=PAPILLARIES, value=included))
-    notes = [text_item(private("NOTE"), note) for note in function.notes] if chamber is Chamber.LV else []
-    return group(
-        context,
-        f"{chamber.value} function",
-        finding_sites=[FindingSite(CHAMBER[chamber])],
-        measurements=measurements,
-        qualitative_evaluations=evaluations,
-        items=notes,
-    )
-
-
-def _region(
+def _quality(
     context: ResultContext,
-    content: ReportContent,
-    role: ResultRole,
-    seg: EncodedSegmentation,
-    structure: SegmentCodes,
+    study: CineStudy,
+    declined: Mapping[str, Sequence[Refusal]],
+    quality: QualityAssessment | None,
 ) -> Dataset:
-    """TID 1411: the volume of one segment as drawn, with the reference to the segment."""
-    point = END_DIASTOLE if role is ResultRole.SEGMENTATION_ED else END_SYSTOLE
-    number = seg.segments.index(structure) + 1
-    geometry = content.stack.geometry
-    area = geometry.pixel_spacing[0] * geometry.pixel_spacing[1]
-    voxels = np.count_nonzero(seg.labels == structure.label, axis=(1, 2))
-    millilitres = float(voxels @ geometry.slice_intervals() * area / 1000)
-    volume = Measurement(name=VOLUME, value=significant(millilitres), unit=ucum("ml"))
-    method = "area of the segment × slice interval, summed over all slices on which it is drawn"
-    _add(volume, text_item(private("METHOD"), method, RelationshipTypeValues.HAS_PROPERTIES))
-    images = [
-        SourceImageForSegmentation(
-            referenced_sop_class_uid=source.sop_class_uid,
-            referenced_sop_instance_uid=source.sop_instance_uid,
-            referenced_frame_numbers=None if source.frame_number is None else [source.frame_number],
-        )
-        for source in seg.references
-    ]
-    phase = "ED" if role is ResultRole.SEGMENTATION_ED else "ES"
-    return VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=tracking_uid(context, role, structure), identifier=f"{structure.name} {phase}"
-        ),
-        referenced_segment=ReferencedSegment(
-            sop_class_uid=SegmentationStorage,
-            sop_instance_uid=str(seg.dataset.SOPInstanceUID),
-            segment_number=number,
-            source_images=images,
-        ),
-        algorithm_id=algorithm(context),
-        finding_type=structure.property_type,
-        finding_sites=[FindingSite(structure.property_type)],
-        time_point_context=TimePointContext(time_point=point.meaning),
-        measurements=[_at(volume, point)],
-    )
-
-
-def _segments(context: ResultContext, wall: SegmentalWall) -> list[Dataset]:
-    """One group for each AHA segment that was measured (CID 3717 as finding site)."""
-    groups: list[Dataset] = []
-    for index in range(wall.segments):
-        rows = (
-            (WALL_THICKNESS, wall.ed_thickness_mm[index], "mm", END_DIASTOLE),
-            (WALL_THICKNESS, wall.es_thickness_mm[index], "mm", END_SYSTOLE),
-            (THICKENING, wall.thickening_percent[index], "%", None),
-        )
-        measurements = []
-        for name, value, unit, point in rows:
-            if not np.isfinite(value):
-                continue
-            measurement = Measurement(name=name, value=round(float(value), 1), unit=ucum(unit))
-            measurements.append(measurement if point is None else _at(measurement, point))
-        if measurements:
-            groups.append(
-                group(
-                    context,
-                    f"AHA segment {index + 1}",
-                    finding_sites=[FindingSite(AHA_SEGMENTS[index])],
-                    measurements=measurements,
-                    items=[text_item(private("METHOD"), wall.method)] if not groups else (),
-                )
-            )
-    return groups
-
-
-def _quality(context: ResultContext, content: ReportContent) -> Dataset:
-    evaluations = [QualitativeEvaluation(name=STUDY_QUALITY, value=GRADE[content.quality.overall])]
-    evaluations += [
-        QualitativeEvaluation(name=QUALITY_CHECK[finding.check], value=GRADE[finding.grade])
-        for finding in content.quality.findings
-    ]
+    evaluations = []
+    if quality is not None:
+        evaluations.append(QualitativeEvaluation(name=STUDY_QUALITY, value=GRADE[quality.overall]))
+        evaluations += [
+            QualitativeEvaluation(name=QUALITY_CHECK[finding.check], value=GRADE[finding.grade])
+            for finding in quality.findings
+        ]
     items = [
-        *quality_sentences(content.quality),
-        *omission_items(content.study.omissions),
-        *(text_item(private("DECLINED"), refusal.sentence) for refusal in content.refusals),
+        *quality_sentences(quality),
+        *omission_items(study.omissions),
+        *(text_item(private("DECLINED"), sentence) for sentence in declined_sentences(declined)),
         text_item(private("LIMITS"), BANNER),
     ]
     return group(
-        context, "Quality", finding_type=private("DATAQUALITY"), qualitative_evaluations=evaluations, items=items
+        context,
+        "Quality",
+        finding_type=private("DATAQUALITY"),
+        qualitative_evaluations=evaluations or None,
+        items=items,
     )

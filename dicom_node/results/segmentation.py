@@ -22,8 +22,9 @@ from dicom_node.results.codes import (
     SegmentCodes,
     code_item,
 )
-from dicom_node.results.header import MANUFACTURER, ResultContext, ResultRole, complete, series_dataset
+from dicom_node.results.header import MANUFACTURER, ResultContext, complete, series_dataset
 from dicom_node.results.keyphase import image_plane, source_image_item
+from dicom_node.results.roles import ResultRole, Variant
 from dicom_node.results.uids import derive_uid
 from pipelines.cine.stack import CineStack, FrameSource
 
@@ -55,7 +56,7 @@ class EncodedSegmentation:
 
 def tracking_uid(context: ResultContext, role: ResultRole, codes: SegmentCodes) -> str:
     """Tracking UID of a segment, shared by the SEG and by the measurement group of the report."""
-    return context.identity.uid("tracking", role, codes.label.name)
+    return context.identity.uid("tracking", role.value, codes.label.name)
 
 
 def segmentation(
@@ -65,31 +66,36 @@ def segmentation(
     labels: NDArray[np.uint8],
     references: Sequence[FrameSource],
     *,
-    omit_empty_frames: bool,
-    variant: str,
-    variant_offset: int,
+    variant: Variant,
+    when: str,
+    structures: Sequence[SegmentCodes] = SEGMENTS,
+    content_label: str = "VENTRICLES",
+    content: str = "Ventricles",
 ) -> EncodedSegmentation:
     """Encode the labels of one phase.
 
     Parameters
     ----------
-    role
-        ``SEGMENTATION_ED`` or ``SEGMENTATION_ES``.
     labels : (S, R, C) uint8
         On the grid of the stack.
     references
         The image behind each slice: of the key-phase series, or of the source cine.
-    omit_empty_frames
-        Leave out frames without a voxel; some viewers then misplace the rest.
+    variant
+        Whether it leaves out frames without a voxel; some viewers then misplace the rest.
+    when
+        What the phase is, in a few letters: "ED".
+    structures
+        What the labels mean; a structure without a voxel is left out.
+    content_label, content
+        ContentLabel (CS), and the same in words.
     """
-    segments = tuple(codes for codes in SEGMENTS if np.any(labels == codes.label))
+    segments = tuple(codes for codes in structures if np.any(labels == codes.label))
     header = series_dataset(
         context,
         role,
         sop_class_uid=SegmentationStorage,
         modality="SEG",
         variant=variant,
-        variant_offset=variant_offset,
     )
     masks = np.stack([labels == codes.label for codes in segments], axis=-1).astype(np.uint8)
     # highdicom wants source images of one series, single-frame, with valid UIDs and dates, and copies what it finds in
@@ -101,7 +107,7 @@ def segmentation(
         pixel_array=masks,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _description(context, role, number, codes) for number, codes in enumerate(segments, start=1)
+            _description(context, role, number, codes, when) for number, codes in enumerate(segments, start=1)
         ],
         series_instance_uid=header.SeriesInstanceUID,
         series_number=int(header.SeriesNumber),
@@ -111,10 +117,10 @@ def segmentation(
         manufacturer_model_name=header.ManufacturerModelName,
         software_versions=list(header.SoftwareVersions),
         device_serial_number=header.DeviceSerialNumber,
-        content_label="VENTRICLES",
-        content_description=f"Ventricles at {'ED' if role is ResultRole.SEGMENTATION_ED else 'ES'}, by an algorithm",
+        content_label=content_label,
+        content_description=f"{content} at {when}, by an algorithm",
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        omit_empty_frames=omit_empty_frames,
+        omit_empty_frames=variant.omit_empty_frames,
     )
     dataset.SeriesDescription = header.SeriesDescription
     dataset.FrameOfReferenceUID = stack.frame_of_reference_uid
@@ -122,7 +128,7 @@ def segmentation(
     dataset.ContentCreatorName = ""
     for codes, item in zip(segments, dataset.SegmentSequence, strict=True):
         item.RecommendedDisplayCIELabValue = list(codes.cielab)
-    organization = context.identity.uid("dimensions", role, variant)
+    organization = context.identity.uid("dimensions", role.value, variant.name)
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
     _refer(dataset, stand_ins, references)
@@ -153,8 +159,9 @@ def _stand_in(stack: CineStack, index: int) -> Dataset:
     return image
 
 
-def _description(context: ResultContext, role: ResultRole, number: int, codes: SegmentCodes) -> SegmentDescription:
-    phase = "ED" if role is ResultRole.SEGMENTATION_ED else "ES"
+def _description(
+    context: ResultContext, role: ResultRole, number: int, codes: SegmentCodes, when: str
+) -> SegmentDescription:
     item = SegmentDescription(
         segment_number=number,
         segment_label=codes.name,
@@ -163,7 +170,7 @@ def _description(context: ResultContext, role: ResultRole, number: int, codes: S
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=_algorithms(context),
         tracking_uid=tracking_uid(context, role, codes),
-        tracking_id=f"{codes.name} {phase}",
+        tracking_id=f"{codes.name} {when}",
         anatomic_regions=[HEART],
         display_color=highdicom.color.CIELabColor(50.0, 0.0, 0.0),
     )

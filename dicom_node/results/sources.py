@@ -100,13 +100,23 @@ class SourceDatasets:
         stacks: list[CineStack] = [study.short_axis] if study.short_axis is not None else list(study.stacks)
         for stack in stacks:
             return self.header(stack.sources[0][0].sop_instance_uid)
+        return self.any_of(study.context.study_instance_uid)
+
+    def any_of(self, study_instance_uid: str) -> Dataset:
+        """The instance of a study with the smallest SOP Instance UID: the same whatever the order of arrival.
+
+        Raises
+        ------
+        ProcessingFailureError
+            There is none.
+        """
         for uid in sorted(self.paths):
             header = self.header(uid)
-            if str(header.get("StudyInstanceUID", "")) == study.context.study_instance_uid:
+            if str(header.get("StudyInstanceUID", "")) == study_instance_uid:
                 return header
         raise ProcessingFailureError(
             "no source instance of the study is left to take patient and study from",
-            subject=study.context.study_instance_uid,
+            subject=study_instance_uid,
             remedy="send the study again",
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dicom_node.errors import ProcessingFailureError
+from dicom_node.errors import GateError
 from dicom_node.results.agreement import disagreements
 from dicom_node.results.gate import check
 from dicom_node.results.objects import ResultObject
@@ -44,7 +44,10 @@ class CheckedSet:
 
 
 def checked_set(
-    objects: Sequence[ResultObject], sources: SourceDatasets, refuse: Callable[[Refusal], Sequence[ResultObject]]
+    objects: Sequence[ResultObject],
+    sources: SourceDatasets,
+    refuse: Callable[[Refusal], Sequence[ResultObject]],
+    earlier: Sequence[str] = (),
 ) -> CheckedSet:
     """Hold a set of results against the gate.
 
@@ -54,20 +57,22 @@ def checked_set(
         All results of one package.
     refuse
         Encodes the report that says why nothing else comes.
+    earlier
+        SOP Instance UIDs of results of before that these may refer to.
 
     Raises
     ------
-    ProcessingFailureError
+    GateError
         The gate found something in that report too.
     """
-    rejected = _rejected(objects, sources)
+    rejected = _rejected(objects, sources, earlier)
     if not rejected:
         return CheckedSet(tuple(objects))
     withheld = Refusal("gate", RefusalReason.RESULTS_WITHHELD, _sentence(rejected))
     instead = tuple(refuse(withheld))
-    unfit = _rejected(instead, sources)
+    unfit = _rejected(instead, sources, earlier)
     if unfit:
-        raise ProcessingFailureError(
+        raise GateError(
             "neither the results nor the report that they are withheld passed the check: "
             + "; ".join(str(problem) for one in unfit for problem in one.problems),
             subject=instead[0].sop_instance_uid,
@@ -76,8 +81,10 @@ def checked_set(
     return CheckedSet(instead, rejected, withheld)
 
 
-def _rejected(objects: Sequence[ResultObject], sources: SourceDatasets) -> tuple[RejectedObject, ...]:
-    judged = zip(objects, check(objects, sources), strict=True)
+def _rejected(
+    objects: Sequence[ResultObject], sources: SourceDatasets, earlier: Sequence[str]
+) -> tuple[RejectedObject, ...]:
+    judged = zip(objects, check(objects, sources, earlier), strict=True)
     return tuple(RejectedObject(one, problems) for one, problems in judged if problems)
 
 

@@ -6,23 +6,29 @@ APScheduler is the clock and nothing else: all state is in the ledger, so a sche
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
+from dicom_node.execute.kept import KeptFindings
+from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
+from dicom_node.schedule.routing import RouteExplanation
+from pipelines.package import packages
 from storage.files import InstanceFiles
 from storage.jobs import (
     RoutedJob,
     WaitingStudy,
     create_jobs,
+    inputs_in_work,
     release_expired_jobs,
     studies_to_consider,
 )
+from storage.leases import LEASE_S, LeaseWatch, leases_of
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.retention import (
     expire_commitments,
@@ -32,6 +38,7 @@ from storage.retention import (
     expire_studies,
     sweep_files,
 )
+from storage.schema import JobSlot
 
 __all__ = ["StudyScheduler", "serve_scheduler"]
 
@@ -111,17 +118,7 @@ class StudyScheduler:
         return reading
 
     def _schedule(self, reading: StudyReading, why: str, now: dt.datetime) -> tuple[int, ...]:
-        routed = [
-            RoutedJob(
-                route=one.route,
-                series_instance_uids=one.series_instance_uids,
-                priority=self._configuration.routes[one.route].priority,
-                deadline_s=self._configuration.routes[one.route].deadline_s,
-                maximum_attempts=self._configuration.execution.maximum_attempts,
-            )
-            for one in reading.routes
-            if one.series_instance_uids
-        ]
+        routed = [job for one in reading.routes if one.series_instance_uids for job in self._jobs(one)]
         created = create_jobs(self._ledger, reading.contents, routed, reason=why, now=now)
         if created is None:
             # Something came in between: look again at the next beat.
@@ -132,10 +129,28 @@ class StudyScheduler:
             study_instance_uid=reading.contents.study_instance_uid,
             version=reading.contents.version + 1,
             reason=why,
-            routes=[one.route for one in routed],
+            routes=list(dict.fromkeys(one.route for one in routed)),
+            packages=list(dict.fromkeys(one.package for one in routed)),
             jobs=created,
         )
         return created
+
+    def _jobs(self, taken: RouteExplanation) -> Iterator[RoutedJob]:
+        """One job for each analysis package of a route, in the route's order."""
+        route, execution = self._configuration.routes[taken.route], self._configuration.execution
+        for analysis in route.analyses:
+            package = packages()[analysis]
+            yield RoutedJob(
+                route=taken.route,
+                package=package.name,
+                series_instance_uids=taken.series_instance_uids,
+                priority=route.priority + package.priority,
+                deadline_s=route.deadline_s,
+                maximum_attempts=execution.maximum_attempts or package.maximum_attempts,
+                timeout_s=execution.job_timeout_s or package.timeout_s,
+                slot=JobSlot(package.slot.value),
+                background=package.priority < 0,
+            )
 
 
 def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> None:
@@ -149,6 +164,7 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
     expire_steps(ledger, retention=retention, now=now)
     expire_events(ledger, retention=dt.timedelta(days=storage.history_days), now=now)
     forgotten = expire_quarantine(ledger, retention=dt.timedelta(days=storage.quarantine_days), now=now)
+    KeptFindings(storage.directory).sweep(inputs_in_work(ledger))
     swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
     if forgotten or swept:
         _log.info("files removed", files=swept, quarantined_objects_forgotten=forgotten)
@@ -161,7 +177,12 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
     studies = StudyScheduler(ledger, configuration)
     clock = BackgroundScheduler(timezone=dt.UTC)
     _every(clock, LOOK_EVERY_S, lambda now: studies.consider(now))
-    _every(clock, RELEASE_EVERY_S, lambda now: release_expired_jobs(ledger, now))
+    watch = LeaseWatch(LEASE_S)
+    _every(
+        clock,
+        RELEASE_EVERY_S,
+        lambda now: release_expired_jobs(ledger, watch.expired(leases_of(ledger)), now=now, retry_at=backing_off(now)),
+    )
     _every(clock, CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
     clock.start()
     context.ready()

@@ -20,11 +20,10 @@ from pipelines.function.findings import (
 )
 from pipelines.function.segments import segmental_wall
 from pipelines.function.slices import SliceMeasures
+from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 
-__all__ = ["MYOCARDIAL_DENSITY_G_ML", "measure_function"]
+__all__ = ["measure_function"]
 
-MYOCARDIAL_DENSITY_G_ML = 1.05
-"""SCMR post-processing recommendations (Schulz-Menger et al., JCMR 2020;22:19)."""
 HEART_RATE_BPM = (20.0, 250.0)
 DOUBTFUL_RING = (0.25, 0.75)
 """A basal slice whose ring fraction lies between could have been counted either way."""

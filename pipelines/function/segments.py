@@ -183,7 +183,11 @@ def _reference(
     # Seen from the apex with the septum on the left, anterior is up.
     by_heart = float((ends[1] - ends[0]) @ np.cross(septal, towards_apex))
     chord = ends[1] - ends[0]
-    by_patient = float(chord @ ANTERIOR_SUPERIOR) / float(np.linalg.norm(chord))
+    length = float(np.linalg.norm(chord))
+    if length == 0.0:
+        # A speck of RV touches the wall at one point: there are no two insertion points.
+        return None
+    by_patient = float(chord @ ANTERIOR_SUPERIOR) / length
     # The patient's axes hold in dextrocardia too; where the chord is square to them the heart's own axes decide.
     second_is_anterior = by_patient > 0 if abs(by_patient) >= 0.3 else by_heart > 0
     anterior, inferior = (ends[1], ends[0]) if second_is_anterior else (ends[0], ends[1])

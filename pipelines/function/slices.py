@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipelines.cine.stack import CineStack, StackGeometry
+from pipelines.cine.views import LONG_AXIS
 from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.segmentation.labels import CineSegmentation, Label
 
-__all__ = ["BASE_TO_APEX", "SliceMeasures", "cyclic_median", "fill_cavity", "measure_slices"]
+__all__ = ["SliceMeasures", "cyclic_median", "fill_cavity", "measure_slices"]
 
 MYOCARDIAL_RING_MIN = 0.5
 """A basal slice counts when at least this fraction of the cavity border is myocardium (SCMR post-processing 2020)."""
@@ -23,9 +24,6 @@ smaller at ES: a ventricle contracts, while the atrium fills and the aortic root
 
 RV_TO_LV_MIN = 0.25
 """Less RV than this fraction of the LV is a fragment of it."""
-
-BASE_TO_APEX = np.array([1.0, -1.0, -1.0]) / np.sqrt(3.0)
-"""Usual direction of the long axis in patient coordinates (LPS): the apex lies to the left, in front and below."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,7 +200,7 @@ def _base_first(lv_mm2: NDArray[np.float64], rv_mm2: NDArray[np.float64], geomet
     # Fragments of it say nothing.
     rv_weight = 2.0 if rv_mm2.sum() >= RV_TO_LV_MIN * lv_mm2.sum() else 0.0
     by_areas = (lv_trend + rv_weight * rv_trend) / (1.0 + rv_weight)
-    by_geometry = float(-geometry.normal @ BASE_TO_APEX)
+    by_geometry = float(-geometry.normal @ LONG_AXIS)
     toward_base = by_areas + 0.25 * by_geometry
     doubtful = by_areas * by_geometry < 0 and abs(by_geometry) > 0.3
     return toward_base < 0, doubtful

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
-__all__ = ["ModelIdentity"]
+__all__ = ["MadeByModels", "ModelIdentity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +21,13 @@ class ModelIdentity:
     """One line for reports: what it was trained on."""
     licence: str
     """SPDX identifier of the weights, such as ``CC-BY-NC-SA-4.0``."""
+
+
+@runtime_checkable
+class MadeByModels(Protocol):
+    """A finding that networks had a part in; results name them, and have other UIDs when they change."""
+
+    @property
+    def models(self) -> tuple[ModelIdentity, ...]:
+        """Those networks."""
+        ...

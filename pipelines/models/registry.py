@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pipelines.models
 from pipelines.models.card import ModelCard, read_card
 from pipelines.models.identity import ModelIdentity
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["PACKAGED", "LoadedModel", "ModelUnavailable", "list_models", "load_model"]
 
 PACKAGED = Path(__file__).parent
-"""Folder of the models that come with this package."""
+"""Folder of the models that come with this package; others may lie in ``pipelines/models`` elsewhere on the path."""
 
 
 class ModelUnavailable(RuntimeError):  # noqa: N818 - says what is the case
@@ -39,18 +40,23 @@ class LoadedModel:
         return result
 
 
-def list_models(root: Path = PACKAGED) -> tuple[ModelCard, ...]:
-    """Cards of all models under ``root``, by name.
+def list_models(root: Path | None = None) -> tuple[ModelCard, ...]:
+    """Cards of all models, by name: those under ``root``, or those of every ``pipelines/models`` on the path.
 
     Raises
     ------
     ValueError
         A card breaks the schema.
     """
-    return tuple(read_card(path) for path in sorted(root.glob("*/card.yaml")))
+    cards = (read_card(path) for folder in _roots(root) for path in folder.glob("*/card.yaml"))
+    return tuple(sorted(cards, key=lambda card: card.name))
 
 
-def load_model(name: str, device: str = "cpu", root: Path = PACKAGED) -> LoadedModel:
+def _roots(root: Path | None) -> list[Path]:
+    return [Path(folder) for folder in pipelines.models.__path__] if root is None else [root]
+
+
+def load_model(name: str, device: str = "cpu", root: Path | None = None) -> LoadedModel:
     """Load the weights of one model to a torch device.
 
     Raises
@@ -63,10 +69,12 @@ def load_model(name: str, device: str = "cpu", root: Path = PACKAGED) -> LoadedM
 
     from pipelines.models.network import build_network
 
-    folder = root / name
-    if not (folder / "card.yaml").is_file():
-        known = ", ".join(path.parent.name for path in sorted(root.glob("*/card.yaml"))) or "none"
-        raise ModelUnavailable(f"there is no model {name!r} in {root}; installed: {known}")
+    places = _roots(root)
+    folder = next((place / name for place in places if (place / name / "card.yaml").is_file()), None)
+    if folder is None:
+        known = ", ".join(sorted(path.parent.name for place in places for path in place.glob("*/card.yaml"))) or "none"
+        where = " or ".join(map(str, places))
+        raise ModelUnavailable(f"there is no model {name!r} in {where}; installed: {known}")
     card = read_card(folder / "card.yaml")
     path = folder / "weights.safetensors"
     try:

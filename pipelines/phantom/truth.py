@@ -19,13 +19,13 @@ from pipelines.phantom.heart import ATRIAL_WIDTH, LID_TILT, Heart, HeartState
 from pipelines.phantom.identity import phantom_uid, recipe_key
 from pipelines.phantom.study import LONG_AXIS_ANGLES_DEG, CineAcquisition, PhantomStudy
 from pipelines.phantom.ventricle import angle_grid
+from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 
 __all__ = ["Keyframes", "PhantomTruth", "TruthError", "TruthFacts", "measure_truth", "read_truth", "write_truth"]
 
 Array = NDArray[np.float64]
 
 TRUTH_VERSION = 2
-_DENSITY_G_ML = 1.05
 _SEGMENTS = 17
 
 
@@ -247,7 +247,7 @@ def measure_truth(study: PhantomStudy) -> PhantomTruth:
         lv_edv_ml=end_diastole.lv_volume_ml,
         lv_esv_ml=end_systole.lv_volume_ml,
         lv_ef_percent=100 * (1 - end_systole.lv_volume_ml / end_diastole.lv_volume_ml),
-        lv_mass_g=muscle * _DENSITY_G_ML,
+        lv_mass_g=muscle * MYOCARDIAL_DENSITY_G_ML,
         rv_edv_ml=end_diastole.rv_volume_ml,
         rv_esv_ml=end_systole.rv_volume_ml,
         rv_ef_percent=100 * (1 - end_systole.rv_volume_ml / end_diastole.rv_volume_ml),

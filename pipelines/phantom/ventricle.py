@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from pipelines.phantom.population import Subject
+from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 
 __all__ = ["ANGLES", "LeftVentricle", "MotionState", "angle_grid", "build_left_ventricle"]
 
@@ -34,7 +35,6 @@ ANGLES = 120
 """Angular samples of the material tables (3° apart)."""
 _STEP = 1.0
 _BELOW = 14
-_DENSITY_G_ML = 1.05
 
 
 def angle_grid() -> Array:
@@ -254,7 +254,7 @@ def build_left_ventricle(subject: Subject, infarct_depth: Array | None, levels: 
             _integrate_to(levels, math.pi * np.maximum(surface, 0).mean(axis=1), length) / 1000
             for surface in (endo2, epi2)
         )
-        return cavity, (whole - cavity) * _DENSITY_G_ML
+        return cavity, (whole - cavity) * MYOCARDIAL_DENSITY_G_ML
 
     for _ in range(40):
         # Cavity grows with the square of the inner radius and mass about linearly with the wall: damped fixed point.

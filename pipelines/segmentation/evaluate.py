@@ -17,6 +17,7 @@ from pipelines.models.registry import PACKAGED, list_models
 from pipelines.segmentation.labels import Label
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import FINE_MODEL, LOCALISER, segment
+from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 from pipelines.training.acdc import AcdcPatient, acdc_set, find_patients, read_patient, to_stack
 from pipelines.training.data_set import folds
 
@@ -33,7 +34,6 @@ __all__ = [
 ]
 
 LABELS = (Label.LV, Label.MYO, Label.RV)
-MYOCARDIAL_DENSITY_G_PER_ML = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def _indices(ed: Volumes, es: Volumes) -> dict[str, float]:
         "LVEDV": ed.LV,
         "LVESV": es.LV,
         "RVEF": fraction(ed.RV, es.RV),
-        "LVM": ed.MYO * MYOCARDIAL_DENSITY_G_PER_ML,
+        "LVM": ed.MYO * MYOCARDIAL_DENSITY_G_ML,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ledger_rows import receive_and_schedule
+from ledger_rows import DELIVERED, receive_and_schedule
 from network.objects import SECONDARY_CAPTURE, encoded, mr_image
 from pydicom.dataset import Dataset
 
@@ -36,7 +36,7 @@ def results_due(
     """Record the objects as results of a finished job, due at the destinations."""
     files = InstanceFiles(configuration.storage.directory)
     (job_id,) = receive_and_schedule(ledger, study)
-    job = claim_job(ledger, "w", utc_now(), 60)
+    job = claim_job(ledger, "w", utc_now())
     assert job is not None
     assert job.id == job_id
     records = []
@@ -57,7 +57,7 @@ def results_due(
                 destinations=destinations or ("pacs",),
             )
         )
-    complete_job(ledger, job.id, records, {}, worker="w", now=utc_now())
+    complete_job(ledger, job, records, DELIVERED, now=utc_now())
     return Deliverer(configuration, ledger, files, "test")
 
 

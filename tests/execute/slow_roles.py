@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dicom_node.errors import StudyRefusedError
 from dicom_node.roles import RoleContext
@@ -65,3 +67,46 @@ def die(*_paths: object, **_settings: object) -> ProcessedStudy:
     """An analysis that takes its process along."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def hang_when_slow(*paths: Any, package: str, **settings: Any) -> ProcessedStudy:
+    """An analysis that never ends where its package is slow."""
+    from crash_analysis import cheap_analysis
+
+    if "slow" in package:
+        hang()
+    return cheap_analysis(*paths, package=package, **settings)
+
+
+def partly_rejected(*paths: Any, **settings: Any) -> ProcessedStudy:
+    """An analysis of whose objects the gate keeps one back."""
+    from crash_analysis import cheap_analysis
+
+    from dicom_node.execute.process import RejectedObject
+    from dicom_node.results.problems import GateCheck, Problem
+    from dicom_node.results.verdict import Verdict, VerdictKind
+
+    whole = cheap_analysis(*paths, **settings)
+    *kept, last = whole.objects
+    check = next(iter(GateCheck))
+    verdict = Verdict(settings["package"], VerdictKind.PARTIAL, ("report: kept back by the gate",))
+    return dataclasses.replace(
+        whole,
+        objects=tuple(kept),
+        rejected=(RejectedObject(last, (Problem(check, "test"),)),),
+        verdicts=(verdict,),
+    )
+
+
+def tell_priorities(*paths: Any, **settings: Any) -> ProcessedStudy:
+    """An analysis that finds the priorities of its thread and of its process."""
+    from crash_analysis import cheap_analysis
+
+    from dicom_node.results.verdict import Verdict, VerdictKind
+
+    whole = cheap_analysis(*paths, **settings)
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    found = f"{own} {os.getpriority(os.PRIO_PROCESS, os.getpid())}"
+    return dataclasses.replace(
+        whole, verdicts=(Verdict(settings["package"], VerdictKind.DELIVERED, key_numbers=(found,)),)
+    )

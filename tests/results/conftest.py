@@ -11,8 +11,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.config import DestinationProfile, SegmentationTarget
-from dicom_node.results.header import ResultRole
 from dicom_node.results.objects import ResultObject
+from dicom_node.results.roles import ResultRole
 from dicom_node.results.sources import SourceDatasets
 from pipelines.analysis import Findings
 from results.synthetic import Cine, encoded, findings_of, write_cine
@@ -39,7 +39,7 @@ class Encoded:
     folder: Path
 
     def of(self, role: ResultRole, destination: str = "pacs") -> list[ResultObject]:
-        return [each for each in self.objects if each.role is role and destination in each.destinations]
+        return [each for each in self.objects if each.role == role and destination in each.destinations]
 
     def written(self, role: ResultRole, destination: str = "pacs") -> list[Dataset]:
         """Data sets as a receiver reads them."""

@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from dicom_node.config import DestinationProfile, ResultSettings
-from dicom_node.results.encode import encode_study, result_identity
+from dicom_node.results.circumstances import Circumstances
+from dicom_node.results.encode import encode_study
 from dicom_node.results.gate import origins
 from dicom_node.results.iod import IodFinding, iod_findings
 from dicom_node.results.objects import ResultObject
@@ -37,6 +38,8 @@ from pipelines.models.identity import ModelIdentity
 from pipelines.quality.assess import assess_quality
 from pipelines.quality.findings import QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation, Label
+from pipelines.study import PackageFindings
+from pipelines.ventricular_function.package import PACKAGE
 
 STUDY_UID = "1.2.826.0.1.3680043.8.498.20250301"
 FRAME_OF_REFERENCE = STUDY_UID + ".9"
@@ -209,11 +212,10 @@ def encoded(
     found = findings_of(cine) if findings is None else findings
     sources = SourceDatasets.index(cine.paths)
     chosen = settings or ResultSettings(institution="Klinikum Süd", contact="Cardiac imaging, room 9")
-    identity = result_identity(
-        cine.study, found, inputs=[path.name for path in cine.paths], route_name="cine", settings=chosen
-    )
+    circumstances = Circumstances(tuple(path.name for path in cine.paths), "cine", chosen, created)
     profiles = {"pacs": DestinationProfile(peer="pacs")} if destinations is None else destinations
-    return encode_study(cine.study, found, sources, profiles, chosen, identity, created), sources
+    made = encode_study(cine.study, [PackageFindings(PACKAGE, found)], sources, profiles, circumstances)
+    return list(made.objects), sources
 
 
 def unaccepted(each: ResultObject, sources: SourceDatasets) -> list[IodFinding]:

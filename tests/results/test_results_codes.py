@@ -17,7 +17,7 @@ from dicom_node.results.codes import (
     PRIVATE_SCHEME_UID,
     QUALITY_CHECK,
     QUANTITY,
-    REFUSAL,
+    REFUSAL_CODE,
 )
 from pipelines.errors import RefusalReason
 from pipelines.function.findings import Quantity
@@ -30,7 +30,7 @@ def test_everything_that_can_be_found_has_a_code() -> None:
     assert set(QUANTITY) == set(Quantity)
     assert set(QUALITY_CHECK) == set(QualityCheck)
     assert set(GRADE) == set(Grade)
-    assert set(REFUSAL) == set(RefusalReason)
+    assert set(REFUSAL_CODE) == set(RefusalReason)
 
 
 def test_numbers_of_one_ventricle_have_names_of_their_own() -> None:

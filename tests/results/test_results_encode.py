@@ -18,8 +18,9 @@ from pydicom.sr.codedict import codes
 from dicom_node.config import DestinationProfile, ResultSettings
 from dicom_node.results.codes import SEGMENTS
 from dicom_node.results.gate import check
-from dicom_node.results.header import ResultRole
 from dicom_node.results.objects import ExpectedMask, ResultObject
+from dicom_node.results.roles import REFUSAL, REPORT, SUMMARY, SUMMARY_PDF, ResultRole
+from dicom_node.results.ventricular_function.groups import KEY_PHASE, SEGMENTATION
 from pipelines.analysis import Findings
 from pipelines.cine.assemble import assemble
 from pipelines.cine.files import dicom_files
@@ -32,8 +33,8 @@ from pipelines.segmentation.labels import CineSegmentation, Label
 from results.conftest import DESTINATIONS, Encoded
 from results.synthetic import CREATED, MODEL, Cine, encoded, findings_of, heart, unaccepted, write_cine
 
-KEY_PHASES = (ResultRole.KEY_PHASE_ED, ResultRole.KEY_PHASE_ES)
-SEGMENTATIONS = (ResultRole.SEGMENTATION_ED, ResultRole.SEGMENTATION_ES)
+KEY_PHASES = (KEY_PHASE["ED"], KEY_PHASE["ES"])
+SEGMENTATIONS = (SEGMENTATION["ED"], SEGMENTATION["ES"])
 
 
 def test_each_object_passes_the_gate_and_every_warning_is_known(result: Encoded) -> None:
@@ -44,8 +45,8 @@ def test_each_object_passes_the_gate_and_every_warning_is_known(result: Encoded)
 
 def test_images_come_before_what_refers_to_them_and_go_where_they_are_wanted(result: Encoded) -> None:
     for destination, roles in {
-        "pacs": [*KEY_PHASES, *SEGMENTATIONS, ResultRole.REPORT, ResultRole.SUMMARY, ResultRole.SUMMARY_PDF],
-        "archive": [*SEGMENTATIONS, ResultRole.REPORT, ResultRole.SUMMARY],
+        "pacs": [*KEY_PHASES, *SEGMENTATIONS, REPORT, SUMMARY, SUMMARY_PDF],
+        "archive": [*SEGMENTATIONS, REPORT, SUMMARY],
     }.items():
         got = [each for each in result.objects if destination in each.destinations]
         assert list(dict.fromkeys(each.role for each in got)) == roles
@@ -67,7 +68,7 @@ def test_one_object_a_series_for_seg_report_and_pdf_and_fixed_series_numbers(res
     for each in result.objects:
         by_series.setdefault(each.series_instance_uid, []).append(each.role)
     for roles in by_series.values():
-        if roles[0] in (*SEGMENTATIONS, ResultRole.REPORT, ResultRole.SUMMARY_PDF):
+        if roles[0] in (*SEGMENTATIONS, REPORT, SUMMARY_PDF):
             assert len(roles) == 1
     numbers = {int(each.dataset.SeriesNumber) for each in result.objects}
     assert len(numbers) == len(by_series)
@@ -148,7 +149,7 @@ def test_a_segmentation_names_structures_colours_and_algorithm(result: Encoded, 
 
 
 def test_a_segmentation_on_the_sources_names_all_their_series(result: Encoded) -> None:
-    seg = result.written(ResultRole.SEGMENTATION_ED, "archive")[0]
+    seg = result.written(SEGMENTATION["ED"], "archive")[0]
     stack = result.cine.study.short_axis
     assert stack is not None
     assert {item.SeriesInstanceUID for item in seg.ReferencedSeriesSequence} == set(stack.series_instance_uids)
@@ -177,7 +178,7 @@ def _numbers(report):
 
 
 def test_the_report_holds_every_number_with_its_unit_range_and_method(result: Encoded) -> None:
-    report = result.written(ResultRole.REPORT)[0]
+    report = result.written(REPORT)[0]
     assert report.ConceptNameCodeSequence[0].CodeValue == "126000"
     assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
     assert (report.PreliminaryFlag, report.VerificationFlag, report.CompletionFlag) == (
@@ -218,7 +219,7 @@ def test_the_report_holds_every_number_with_its_unit_range_and_method(result: En
 
 
 def test_every_measurement_group_has_a_tracking_uid_and_the_segments_share_theirs(result: Encoded) -> None:
-    report = result.written(ResultRole.REPORT)[0]
+    report = result.written(REPORT)[0]
     groups = [item for path, item in _items(report) if path[-1] == ("DCM", "125007")]
     uids = []
     referenced = {}
@@ -238,7 +239,7 @@ def test_every_measurement_group_has_a_tracking_uid_and_the_segments_share_their
 
 def test_the_report_gives_the_wall_by_aha_segment(result: Encoded) -> None:
     wall = result.findings[VentricularFunction].wall
-    report = result.written(ResultRole.REPORT)[0]
+    report = result.written(REPORT)[0]
     thickness = [item for _, item in _numbers(report) if item.ConceptNameCodeSequence[0].CodeValue == "122445"]
     values = sorted(float(item.MeasuredValueSequence[0].NumericValue) for item in thickness)
     truth = np.concatenate([wall.ed_thickness_mm, wall.es_thickness_mm])
@@ -248,7 +249,7 @@ def test_the_report_gives_the_wall_by_aha_segment(result: Encoded) -> None:
 
 
 def test_quality_and_omissions_are_in_the_report_in_words(result: Encoded) -> None:
-    report = result.written(ResultRole.REPORT)[0]
+    report = result.written(REPORT)[0]
     texts = [item.TextValue for _, item in _items(report) if item.ValueType == "TEXT"]
     for finding in result.findings[QualityAssessment].findings:
         assert any(finding.sentence in text for text in texts)
@@ -258,7 +259,7 @@ def test_quality_and_omissions_are_in_the_report_in_words(result: Encoded) -> No
 
 
 def test_dcmqi_and_dcmtk_read_the_report(result: Encoded, tmp_path: Path, dcmtk: None) -> None:
-    path = result.path(result.of(ResultRole.REPORT)[0])
+    path = result.path(result.of(REPORT)[0])
     read = report_by_dcmqi(path, tmp_path)
     groups = read["Measurements"]
     regions = [group for group in groups if "ReferencedSegment" in group]
@@ -289,7 +290,7 @@ def test_procedure_is_the_sources_own(tmp_path: Path) -> None:
     cine = write_cine(tmp_path, phases=8, slices=4, size=64, header=header)
     objects, sources = encoded(cine)
     assert not any(check(objects, sources))
-    report = next(each.dataset for each in objects if each.role is ResultRole.REPORT)
+    report = next(each.dataset for each in objects if each.role == REPORT)
     reported = [item.ConceptCodeSequence[0].CodeValue for path, item in _items(report) if path == (("DCM", "121058"),)]
     assert reported == ["CMR1"]
 
@@ -305,9 +306,9 @@ def test_a_heart_without_right_ventricle_and_without_patient_data(tmp_path: Path
     bare = Cine(study, segmentation, cine.paths, cine.end_diastole, cine.end_systole)
     objects, sources = encoded(bare)
     assert not any(check(objects, sources))
-    seg = next(each for each in objects if each.role is ResultRole.SEGMENTATION_ED)
+    seg = next(each for each in objects if each.role == SEGMENTATION["ED"])
     assert [segment.label for segment in seg.expected.segments] == [Label.LV, Label.MYO]
-    report = next(each.dataset for each in objects if each.role is ResultRole.REPORT)
+    report = next(each.dataset for each in objects if each.role == REPORT)
     names = {item.ConceptNameCodeSequence[0].CodeValue for _, item in _numbers(report)}
     assert "8822-9" not in names
     assert "LVEDVI" not in names
@@ -324,7 +325,7 @@ def test_a_declined_study_gets_a_reason_and_no_number(tmp_path: Path, with_quali
     )
     objects, sources = encoded(cine, Findings(values, refusals))
     assert not any(check(objects, sources))
-    assert objects[0].role is ResultRole.REFUSAL
+    assert objects[0].role == REFUSAL
     report = objects[0].dataset
     assert _numbers(report) == []
     evaluations = {path[-1]: item for path, item in _items(report) if item.ValueType == "CODE"}
@@ -346,7 +347,7 @@ def test_a_study_without_any_stack_is_declined_too(tmp_path: Path) -> None:
     refusal = Refusal("short_axis", RefusalReason.NO_SHORT_AXIS_STACK, "The study holds no short-axis cine stack.")
     objects, sources = encoded(empty, Findings({}, (refusal,)))
     assert not any(check(objects, sources))
-    assert objects[0].role is ResultRole.REFUSAL
+    assert objects[0].role == REFUSAL
 
 
 @pytest.mark.real_data
@@ -378,10 +379,10 @@ def test_real_studies_pass_the_gate(which: str, request: pytest.FixtureRequest, 
     assert entity_errors(paths, written) == []
     for each, path in zip(objects, written, strict=True):
         if each.role in SEGMENTATIONS:
-            (tmp_path / each.role).mkdir()
-            for number, masks in masks_by_dcmqi(path, tmp_path / each.role).items():
+            (tmp_path / each.role.value).mkdir()
+            for number, masks in masks_by_dcmqi(path, tmp_path / each.role.value).items():
                 np.testing.assert_array_equal(masks, labels_of(each, number)[slices_of(each, path, number)])
-        if each.role is ResultRole.REPORT:
+        if each.role == REPORT:
             assert report_by_dcmqi(path, tmp_path)["Measurements"]
 
 
@@ -406,7 +407,7 @@ def test_the_seg_shows_what_the_numbers_count(tmp_path: Path) -> None:
     partly = dataclasses.replace(slices, above_base=above, counted=counted)
     objects, _ = encoded(cine, Findings({**findings.values, SliceMeasures: partly}))
     for role, phase in zip(SEGMENTATIONS, (cine.end_diastole, cine.end_systole), strict=True):
-        (seg,) = (each for each in objects if each.role is role)
+        (seg,) = (each for each in objects if each.role == role)
         assert isinstance(seg.expected, ExpectedMask)
         shown, truth = seg.expected.labels, cine.segmentation.labels[phase]
         assert not np.isin(shown[0], (Label.LV, Label.MYO)).any()

@@ -12,9 +12,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
 from dicom_node.results.gate import check
-from dicom_node.results.header import ResultRole
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.sources import SourceDatasets
+from dicom_node.results.ventricular_function.groups import KEY_PHASE, SEGMENTATION
 from pipelines.cine.stack import FrameSource
 from results.conftest import DESTINATIONS
 from results.synthetic import STUDY_UID, Cine, encoded, unaccepted, write_cine
@@ -106,7 +106,7 @@ def test_key_phases_say_in_classic_terms_what_the_functional_groups_say(
     made: tuple[Cine, list[ResultObject], list[str], Path],
 ) -> None:
     cine, objects, _, _ = made
-    images = [each.dataset for each in objects if each.role is ResultRole.KEY_PHASE_ED]
+    images = [each.dataset for each in objects if each.role == KEY_PHASE["ED"]]
     assert len(images) == 4
     for index, image in enumerate(images):
         assert image.ScanningSequence == "GR"
@@ -129,9 +129,7 @@ def test_a_segmentation_on_the_sources_names_frames(
     made: tuple[Cine, list[ResultObject], list[str], Path],
 ) -> None:
     _, objects, _, _ = made
-    seg = next(
-        each.dataset for each in objects if each.role is ResultRole.SEGMENTATION_ES and "archive" in each.destinations
-    )
+    seg = next(each.dataset for each in objects if each.role == SEGMENTATION["ES"] and "archive" in each.destinations)
     assert [item.SeriesInstanceUID for item in seg.ReferencedSeriesSequence] == [SERIES]
     assert len(seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 1
     frames = {

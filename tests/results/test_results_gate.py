@@ -15,9 +15,10 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 
 from dicom_node.results.gate import check
-from dicom_node.results.header import ResultRole
 from dicom_node.results.objects import ResultObject, Surroundings
 from dicom_node.results.problems import GateCheck, Problem
+from dicom_node.results.roles import REPORT, SUMMARY, SUMMARY_PDF, ResultRole
+from dicom_node.results.ventricular_function.groups import KEY_PHASE, SEGMENTATION
 from pipelines.cine.stack import FrameSource
 from results.conftest import Encoded
 from results.synthetic import encoded, write_cine
@@ -35,7 +36,7 @@ def tampered(each: ResultObject, change: Callable[[Dataset], None]) -> ResultObj
 
 def problems(result: Encoded, role: ResultRole, change: Callable[[Dataset], None]) -> list[tuple[GateCheck, str]]:
     objects = list(result.objects)
-    index = next(i for i, each in enumerate(objects) if each.role is role and "pacs" in each.destinations)
+    index = next(i for i, each in enumerate(objects) if each.role == role and "pacs" in each.destinations)
     objects[index] = tampered(objects[index], change)
     return [(problem.check, problem.sentence) for problem in check(objects, result.sources)[index]]
 
@@ -81,27 +82,27 @@ def _say_another_volume(dataset: Dataset) -> None:
 @pytest.mark.parametrize(
     ("role", "change", "kind", "says"),
     [
-        (ResultRole.KEY_PHASE_ED, _set("PatientID", "P-2"), GateCheck.IDENTITY, "PatientID"),
-        (ResultRole.KEY_PHASE_ED, _set("PatientName", "Muller^Jorg"), GateCheck.IDENTITY, "PatientName"),
-        (ResultRole.REPORT, _set("AccessionNumber", ""), GateCheck.IDENTITY, "AccessionNumber"),
-        (ResultRole.SUMMARY_PDF, _set("StudyInstanceUID", "1.2.3"), GateCheck.IDENTITY, "StudyInstanceUID"),
-        (ResultRole.SUMMARY, _set("PatientComments", "x"), GateCheck.IDENTITY, "PatientComments"),
-        (ResultRole.KEY_PHASE_ES, _flip_pixel, GateCheck.PIXELS, "grey values"),
-        (ResultRole.KEY_PHASE_ES, _set("RescaleSlope", "2"), GateCheck.PIXELS, "grey values"),
-        (ResultRole.KEY_PHASE_ES, _set("ImagePositionPatient", [0, 0, 0]), GateCheck.GEOMETRY, "ImagePosition"),
-        (ResultRole.KEY_PHASE_ES, _set("PixelSpacing", [1.5, 1.5]), GateCheck.GEOMETRY, "PixelSpacing"),
-        (ResultRole.KEY_PHASE_ES, _set("ImageOrientationPatient", [1, 0, 0, 0, 1, 0]), GateCheck.GEOMETRY, "Orient"),
-        (ResultRole.KEY_PHASE_ES, _set("FrameOfReferenceUID", "1.2.9"), GateCheck.GEOMETRY, "FrameOfReference"),
-        (ResultRole.KEY_PHASE_ED, _unknown_reference, GateCheck.REFERENCES, "1.2.3.4.5"),
-        (ResultRole.SEGMENTATION_ED, _flip_pixel, GateCheck.PIXELS, "1 voxels differ"),
-        (ResultRole.SEGMENTATION_ED, _move_first_frame, GateCheck.GEOMETRY, "ImagePosition"),
-        (ResultRole.SEGMENTATION_ED, _swap_sources, GateCheck.REFERENCES, "another slice"),
-        (ResultRole.SEGMENTATION_ES, _set("FrameOfReferenceUID", "1.2.9"), GateCheck.GEOMETRY, "FrameOfReference"),
-        (ResultRole.SUMMARY_PDF, _set("EncapsulatedDocument", b"<html>  "), GateCheck.PIXELS, "no PDF"),
-        (ResultRole.SUMMARY, _set("PixelData", b"\0\0"), GateCheck.PIXELS, "bytes of pixels"),
-        (ResultRole.REPORT, _say_another_volume, GateCheck.NUMBERS, "its voxels are"),
-        (ResultRole.REPORT, _set("CompletionFlag", "MAYBE"), GateCheck.IOD, "CompletionFlag"),
-        (ResultRole.KEY_PHASE_ED, lambda dataset: dataset.pop("Modality"), GateCheck.IOD, "Modality"),
+        (KEY_PHASE["ED"], _set("PatientID", "P-2"), GateCheck.IDENTITY, "PatientID"),
+        (KEY_PHASE["ED"], _set("PatientName", "Muller^Jorg"), GateCheck.IDENTITY, "PatientName"),
+        (REPORT, _set("AccessionNumber", ""), GateCheck.IDENTITY, "AccessionNumber"),
+        (SUMMARY_PDF, _set("StudyInstanceUID", "1.2.3"), GateCheck.IDENTITY, "StudyInstanceUID"),
+        (SUMMARY, _set("PatientComments", "x"), GateCheck.IDENTITY, "PatientComments"),
+        (KEY_PHASE["ES"], _flip_pixel, GateCheck.PIXELS, "grey values"),
+        (KEY_PHASE["ES"], _set("RescaleSlope", "2"), GateCheck.PIXELS, "grey values"),
+        (KEY_PHASE["ES"], _set("ImagePositionPatient", [0, 0, 0]), GateCheck.GEOMETRY, "ImagePosition"),
+        (KEY_PHASE["ES"], _set("PixelSpacing", [1.5, 1.5]), GateCheck.GEOMETRY, "PixelSpacing"),
+        (KEY_PHASE["ES"], _set("ImageOrientationPatient", [1, 0, 0, 0, 1, 0]), GateCheck.GEOMETRY, "Orient"),
+        (KEY_PHASE["ES"], _set("FrameOfReferenceUID", "1.2.9"), GateCheck.GEOMETRY, "FrameOfReference"),
+        (KEY_PHASE["ED"], _unknown_reference, GateCheck.REFERENCES, "1.2.3.4.5"),
+        (SEGMENTATION["ED"], _flip_pixel, GateCheck.PIXELS, "1 voxels differ"),
+        (SEGMENTATION["ED"], _move_first_frame, GateCheck.GEOMETRY, "ImagePosition"),
+        (SEGMENTATION["ED"], _swap_sources, GateCheck.REFERENCES, "another slice"),
+        (SEGMENTATION["ES"], _set("FrameOfReferenceUID", "1.2.9"), GateCheck.GEOMETRY, "FrameOfReference"),
+        (SUMMARY_PDF, _set("EncapsulatedDocument", b"<html>  "), GateCheck.PIXELS, "no PDF"),
+        (SUMMARY, _set("PixelData", b"\0\0"), GateCheck.PIXELS, "bytes of pixels"),
+        (REPORT, _say_another_volume, GateCheck.NUMBERS, "its voxels are"),
+        (REPORT, _set("CompletionFlag", "MAYBE"), GateCheck.IOD, "CompletionFlag"),
+        (KEY_PHASE["ED"], lambda dataset: dataset.pop("Modality"), GateCheck.IOD, "Modality"),
     ],
 )
 def test_what_was_tampered_with_is_named(
@@ -121,7 +122,7 @@ class _ExpectedComment:
 
 
 def test_an_object_is_asked_what_it_expects_of_itself(result: Encoded) -> None:
-    each = next(each for each in result.objects if each.role is ResultRole.KEY_PHASE_ED)
+    each = next(each for each in result.objects if each.role == KEY_PHASE["ED"])
     right = tampered(each, _set("ImageComments", "as expected"))
     objects = [dataclasses.replace(one, expected=_ExpectedComment()) for one in (right, each)]
     assert [[str(problem) for problem in found] for found in check(objects, result.sources)] == [

@@ -18,8 +18,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
 from dicom_node.config import ResultSettings
-from dicom_node.results.header import ResultContext, ResultRole, encoded, series_dataset
+from dicom_node.results.header import ResultContext, encoded, series_dataset
 from dicom_node.results.identity import CarriedIdentity, ResultIdentity, ascii_text
+from dicom_node.results.roles import REPORT
 from dicom_node.results.uids import derive_uid
 from results.synthetic import MODEL
 
@@ -57,6 +58,8 @@ def source(tmp_path: Path, charset: list[str], elements: dict[str, object]) -> D
 def result_of(header: Dataset, created: datetime.datetime | None = None) -> bytes:
     """A small result that belongs to the study of ``header``."""
     context = ResultContext(
+        title="ventricular function",
+        series_block=0,
         identity=ResultIdentity("0" * 64),
         carried=CarriedIdentity.of(header),
         reference=header,
@@ -65,7 +68,7 @@ def result_of(header: Dataset, created: datetime.datetime | None = None) -> byte
         models=(MODEL,),
     )
     with disable_value_validation():
-        dataset = series_dataset(context, ResultRole.REPORT, sop_class_uid=MRImageStorage, modality="MR")
+        dataset = series_dataset(context, REPORT, sop_class_uid=MRImageStorage, modality="MR")
         dataset.ImageComments = "2 × 3 − 1 ≥ 4"
         return encoded(context, dataset)
 
@@ -226,6 +229,7 @@ def test_every_input_of_the_identity_changes_it_and_the_order_of_inputs_does_not
             "study_instance_uid": "1.2",
             "inputs": ["a", "b"],
             "route_name": "cine",
+            "packages": ["ventricular_function 1.0.0"],
             "models": (MODEL,),
             "settings": "{}",
             "software_version": "1",
@@ -237,6 +241,8 @@ def test_every_input_of_the_identity_changes_it_and_the_order_of_inputs_does_not
         {"inputs": ["a"]},
         {"inputs": ["a", "c"]},
         {"route_name": "other"},
+        {"packages": ["ventricular_function 1.0.1"]},
+        {"packages": ["ventricular_function 1.0.0", "motion 1.0.0"]},
         {"models": ()},
         {"settings": '{"contact": "x"}'},
         {"software_version": "2"},

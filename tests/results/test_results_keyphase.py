@@ -15,9 +15,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage
 
 from dicom_node.results.gate import check
-from dicom_node.results.header import ResultRole
 from dicom_node.results.keyphase import decimal, stored_pixels
 from dicom_node.results.sources import frame_layers
+from dicom_node.results.ventricular_function.groups import KEY_PHASE
 from pipelines.function.findings import VentricularFunction
 from results.conftest import Encoded
 from results.synthetic import encoded, write_cine
@@ -59,8 +59,8 @@ def test_a_series_gives_back_the_source_frames(
     cine = write_cine(tmp_path, slope=slope, intercept=intercept, signed=signed, phases=12, slices=4)
     objects, sources = encoded(cine)
     assert not any(check(objects, sources))
-    for role in (ResultRole.KEY_PHASE_ED, ResultRole.KEY_PHASE_ES):
-        series = [each for each in objects if each.role is role]
+    for role in (KEY_PHASE["ED"], KEY_PHASE["ES"]):
+        series = [each for each in objects if each.role == role]
         assert len(series) == 4
         for each in series:
             expected = each.expected
@@ -81,7 +81,7 @@ def test_the_header_says_what_the_image_is(result: Encoded) -> None:
     stack = result.cine.study.short_axis
     assert stack is not None
     phases = (function.keyframes.end_diastole, function.keyframes.end_systole)
-    for role, phase in zip((ResultRole.KEY_PHASE_ED, ResultRole.KEY_PHASE_ES), phases, strict=True):
+    for role, phase in zip((KEY_PHASE["ED"], KEY_PHASE["ES"]), phases, strict=True):
         images = result.written(role)
         assert len({image.SeriesInstanceUID for image in images}) == 1
         assert [image.InstanceNumber for image in images] == list(range(1, stack.slices + 1))
@@ -137,7 +137,7 @@ def test_what_a_scanner_writes_against_the_standard_does_not_spoil_the_image(tmp
         cine = write_cine(tmp_path, phases=8, slices=4, size=64, header=header)
     objects, sources = encoded(cine)
     assert [str(problem) for found in check(objects, sources) for problem in found] == []
-    image = next(each.dataset for each in objects if each.role is ResultRole.KEY_PHASE_ED)
+    image = next(each.dataset for each in objects if each.role == KEY_PHASE["ED"])
     assert (image.ScanningSequence, image.SequenceVariant) == ("GR", "NONE")
     assert image.WindowWidth > 100
     assert (image.ReceiveCoilName, image.NominalInterval, image.AcquisitionMatrix) == (

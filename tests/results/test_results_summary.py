@@ -18,13 +18,17 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from pydicom import dcmread
 
-from dicom_node.results.canvas import DARK, HEIGHT, LIGHT, WIDTH, clipped, text_width, wrapped
+from dicom_node.results import summary
+from dicom_node.results.canvas import DARK, HEIGHT, LIGHT, WIDTH, Theme, clipped, text_width, wrapped
 from dicom_node.results.capture import DPI, pdf, raster
 from dicom_node.results.charts import heart_crop
-from dicom_node.results.header import BANNER, ResultRole
+from dicom_node.results.header import BANNER
+from dicom_node.results.parts import SummaryPart
 from dicom_node.results.provenance import InputSeries, Provenance
-from dicom_node.results.report import ReportContent
-from dicom_node.results.summary import function_pages, refusal_pages
+from dicom_node.results.roles import SUMMARY, SUMMARY_PDF
+from dicom_node.results.ventricular_function import pages
+from dicom_node.results.ventricular_function.groups import ReportContent
+from dicom_node.results.ventricular_function.pages import function_text
 from pipelines.cine.stack import Omission, OmissionReason
 from pipelines.errors import Refusal, RefusalReason
 from pipelines.function.findings import Quantity, VentricularFunction
@@ -54,8 +58,23 @@ def content_of(cine: Cine, **changed: object) -> ReportContent:
         for quantity in Quantity
         if (interval := reference_interval(quantity, cine.study.context)) is not None
     }
-    content = ReportContent(cine.study, stack, found[VentricularFunction], found[QualityAssessment], (), ranges)
+    content = ReportContent(cine.study, stack, found[VentricularFunction], found[QualityAssessment], ranges)
     return dataclasses.replace(content, **changed)
+
+
+def function_pages(theme: Theme, content: ReportContent, segmentation, provenance: Provenance) -> list[Figure]:
+    part = SummaryPart(
+        stacks=(content.stack,),
+        pages=lambda drawn_in: pages.function_pages(drawn_in, content, segmentation),
+        text=function_text(content),
+    )
+    return summary.summary_pages(theme, "ventricular function", content.study, [part], {}, content.quality, provenance)
+
+
+def refusal_pages(theme: Theme, study, refusals, quality, provenance: Provenance) -> list[Figure]:
+    return summary.refusal_pages(
+        theme, "ventricular function", study, {"ventricular function": refusals}, quality, provenance
+    )
 
 
 def texts(figures: list[Figure]) -> list[str]:
@@ -102,8 +121,6 @@ def test_the_pages_say_what_they_must(cine: Cine) -> None:
 
 
 def test_no_patient_is_named_on_the_pages(result: Encoded) -> None:
-    from dicom_node.results.encode import encode_study  # noqa: F401 - the pages below are those of the encoder
-
     header = result.sources.reference(result.cine.study)
     content = content_of(result.cine)
     figures = function_pages(DARK, content, result.cine.segmentation, PROVENANCE)
@@ -114,7 +131,7 @@ def test_no_patient_is_named_on_the_pages(result: Encoded) -> None:
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName"):
         for part in str(header[keyword].value).split("^"):
             assert part not in said
-    for capture in result.written(ResultRole.SUMMARY):
+    for capture in result.written(SUMMARY):
         assert capture.BurnedInAnnotation == "NO"
 
 
@@ -245,7 +262,7 @@ def test_the_pdf_has_its_pages_and_says_so(cine: Cine) -> None:
 
 
 def test_the_secondary_captures_are_one_series_of_pages(result: Encoded) -> None:
-    captures = result.written(ResultRole.SUMMARY)
+    captures = result.written(SUMMARY)
     assert len({capture.SeriesInstanceUID for capture in captures}) == 1
     assert [capture.InstanceNumber for capture in captures] == list(range(1, len(captures) + 1))
     assert all(capture.pixel_array.std() > 5 for capture in captures)
@@ -254,7 +271,7 @@ def test_the_secondary_captures_are_one_series_of_pages(result: Encoded) -> None
 
 
 def test_the_encapsulated_document_is_the_pdf(result: Encoded) -> None:
-    dataset = dcmread(io.BytesIO(result.of(ResultRole.SUMMARY_PDF)[0].content))
+    dataset = dcmread(io.BytesIO(result.of(SUMMARY_PDF)[0].content))
     document = dataset.EncapsulatedDocument[: dataset.EncapsulatedDocumentLength]
     assert document.rstrip().endswith(b"%%EOF")
     assert dataset.MIMETypeOfEncapsulatedDocument == "application/pdf"

@@ -20,18 +20,21 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from dicom_node.config import ResultSettings
-from dicom_node.errors import ProcessingFailureError
+from dicom_node.config import DestinationProfile, ResultSettings
+from dicom_node.errors import GateError
 from dicom_node.results.agreement import disagreements
-from dicom_node.results.encode import encode_refusal, result_identity
+from dicom_node.results.circumstances import Circumstances
+from dicom_node.results.encode import encode_refusal
 from dicom_node.results.gate import check
-from dicom_node.results.header import ResultRole
 from dicom_node.results.objects import ResultObject
+from dicom_node.results.roles import REFUSAL as REFUSAL_ROLE
 from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.whole import checked_set, identity_refusal
 from pipelines.analysis import Findings
-from pipelines.cine.stack import CineStudy
+from pipelines.cine.stack import CineStudy, StudyContext
 from pipelines.errors import Refusal, RefusalReason
+from pipelines.study import PackageFindings
+from pipelines.ventricular_function.package import PACKAGE
 from results.conftest import Encoded
 from results.synthetic import CREATED, STUDY_UID, encoded, write_cine
 from results.test_results_gate import _flip_pixel, tampered
@@ -57,6 +60,13 @@ def image() -> bytes:
     return write_cine(folder, phases=1, slices=1, size=32).paths[0].read_bytes()
 
 
+def refusal_of(study: CineStudy, refusal: Refusal, sources: SourceDatasets) -> list[ResultObject]:
+    circumstances = Circumstances(("a",), "cine", ResultSettings(), CREATED)
+    found = [PackageFindings(PACKAGE, Findings({}, (refusal,)))]
+    profiles = {"pacs": DestinationProfile(peer="pacs")}
+    return list(encode_refusal(study, found, refusal, sources, profiles, circumstances).objects)
+
+
 def refused(folder: Path, values: Mapping[str, bytes]) -> tuple[list[ResultObject], SourceDatasets]:
     """The refusal of a study of one image with these elements."""
     dataset = with_raw(dcmread(io.BytesIO(image())), values)
@@ -65,13 +75,11 @@ def refused(folder: Path, values: Mapping[str, bytes]) -> tuple[list[ResultObjec
     sources = SourceDatasets.index([folder / "image.dcm"])
     uid = str(dataset.StudyInstanceUID)
     study = CineStudy(dataclasses.replace(_context(), study_instance_uid=uid), (), ())
-    chosen = ResultSettings()
-    identity = result_identity(study, Findings({}), inputs=["a"], route_name="cine", settings=chosen)
-    return encode_refusal(study, REFUSAL, sources, ["pacs"], chosen, identity, CREATED), sources
+    return refusal_of(study, REFUSAL, sources), sources
 
 
 @functools.cache
-def _context() -> object:
+def _context() -> StudyContext:
     return write_cine(Path(tempfile.mkdtemp()), phases=1, slices=1, size=32).study.context
 
 
@@ -224,12 +232,10 @@ def test_one_unfit_object_withholds_the_set_and_the_refusal_goes_alone(result: E
 
     def refuse(refusal: Refusal) -> list[ResultObject]:
         asked.append(refusal)
-        chosen = ResultSettings()
-        identity = result_identity(result.cine.study, Findings({}), inputs=["a"], route_name="cine", settings=chosen)
-        return encode_refusal(result.cine.study, refusal, result.sources, ["pacs"], chosen, identity, CREATED)
+        return refusal_of(result.cine.study, refusal, result.sources)
 
     checked = checked_set(objects, result.sources, refuse)
-    assert [each.role for each in checked.objects] == [ResultRole.REFUSAL]
+    assert [each.role for each in checked.objects] == [REFUSAL_ROLE]
     assert [one.object.sop_instance_uid for one in checked.rejected] == [objects[0].sop_instance_uid]
     assert checked.withheld == asked[0]
     assert "pixels of key-phase-ed" in asked[0].sentence
@@ -242,7 +248,7 @@ def test_one_unfit_object_withholds_the_set_and_the_refusal_goes_alone(result: E
 
 def test_a_refusal_that_is_unfit_itself_is_a_failure(result: Encoded) -> None:
     unfit = tampered(result.objects[0], _flip_pixel)
-    with pytest.raises(ProcessingFailureError, match="neither the results nor the report"):
+    with pytest.raises(GateError, match="neither the results nor the report"):
         checked_set([unfit], result.sources, lambda _refusal: [unfit])
 
 
@@ -317,8 +323,6 @@ def test_a_study_of_two_issuers_is_declined_and_the_value_is_not_told(tmp_path: 
     assert refusal is not None
     assert "IssuerOfPatientID" in refusal.sentence
     assert "HOSP" not in refusal.sentence
-    chosen = ResultSettings()
-    made = result_identity(cine.study, Findings({}), inputs=["a"], route_name="cine", settings=chosen)
-    objects = encode_refusal(cine.study, refusal, sources, ["pacs"], chosen, made, CREATED)
+    objects = refusal_of(cine.study, refusal, sources)
     assert not any(check(objects, sources))
     assert identity_refusal(SourceDatasets.index(cine.paths[::2]), STUDY_UID) is None

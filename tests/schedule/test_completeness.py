@@ -141,7 +141,7 @@ def test_a_study_is_scheduled_once_it_is_complete_and_again_when_more_comes(ledg
         False,
         "short axis 3 of 3 slices, complete; scheduled as version 1",
     )
-    assert claim_job(ledger, "w", late, 60) is not None
+    assert claim_job(ledger, "w", late) is not None
 
     second = associate(ledger)
     _receive(ledger, second, [_facts(3, phase) for phase in range(PHASES)], late)

@@ -6,7 +6,7 @@ import concurrent.futures
 import datetime as dt
 
 import pytest
-from ledger_rows import NOW, a_result, receive_and_schedule
+from ledger_rows import DELIVERED, NOW, a_result, receive_and_schedule
 
 from storage.deliveries import (
     Delivery,
@@ -35,9 +35,9 @@ LATER = NOW + dt.timedelta(seconds=90)
 def queued(ledger: Ledger) -> Ledger:
     """A ledger with results 1 and 2 for ``pacs`` and result 1 for ``archive``."""
     receive_and_schedule(ledger)
-    job = claim_job(ledger, "w", NOW, 60)
+    job = claim_job(ledger, "w", NOW)
     assert job is not None
-    complete_job(ledger, job.id, [a_result(1, "pacs", "archive"), a_result(2)], {}, worker="w", now=NOW)
+    complete_job(ledger, job, [a_result(1, "pacs", "archive"), a_result(2)], DELIVERED, now=NOW)
     return ledger
 
 

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import datetime as dt
 
 import pytest
-from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule, route
+from ledger_rows import (
+    DELIVERED,
+    NOW,
+    a_result,
+    an_instance,
+    associate,
+    claim,
+    close_versions,
+    receive_and_schedule,
+    retry_at_once,
+    route,
+)
 
+from storage.closing import FRONT_PAGE
 from storage.deliveries import claim_deliveries
 from storage.instances import close_association, record_instances
 from storage.jobs import (
-    DEATHS_PER_ATTEMPT,
+    ResultConflictError,
     claim_job,
     complete_job,
     create_jobs,
-    extend_job,
     fail_job,
-    overlong_jobs,
-    release_expired_jobs,
     release_worker,
     requeue_job,
     studies_to_consider,
     study_contents,
 )
+from storage.leases import beat
 from storage.ledger import Ledger, LedgerError
 from storage.overview import delivery_overviews, events_of_study, job_overviews
-from storage.schema import JobState
+from storage.schema import JobState, Verdict
 
 LATER = NOW + dt.timedelta(seconds=60)
 
@@ -75,16 +86,16 @@ def test_a_late_arrival_is_a_new_version_that_supersedes_what_has_not_started(le
     receive_and_schedule(ledger, count=2)
     receive_and_schedule(ledger, count=3, at=LATER)
     assert _states(ledger) == [JobState.SUPERSEDED, JobState.QUEUED]
-    job = claim_job(ledger, "w", LATER, 60)
+    job = claim_job(ledger, "w", LATER)
     assert job is not None
     assert (job.study_version, len(job.paths)) == (2, 3)
 
 
 def test_an_earlier_version_that_is_given_back_does_not_run_after_the_later_one(ledger: Ledger) -> None:
     receive_and_schedule(ledger, count=2)
-    assert claim_job(ledger, "w", NOW, 60) is not None
+    assert claim_job(ledger, "w", NOW) is not None
     receive_and_schedule(ledger, count=3, at=LATER)
-    release_worker(ledger, "w", "SIGKILL", counted=True, now=LATER, retry_at=LATER)
+    release_worker(ledger, "w", "SIGKILL", counted=True, now=LATER, retry_at=retry_at_once(LATER))
     assert _states(ledger) == [JobState.SUPERSEDED, JobState.QUEUED]
 
 
@@ -92,7 +103,7 @@ def test_a_job_reads_its_version_and_not_what_came_later(ledger: Ledger) -> None
     receive_and_schedule(ledger, count=2)
     association = associate(ledger)
     record_instances(ledger, [an_instance(association, 9)], at=LATER)
-    job = claim_job(ledger, "w", LATER, 60)
+    job = claim_job(ledger, "w", LATER)
     assert job is not None
     assert len(job.paths) == 2
 
@@ -128,7 +139,7 @@ def test_claims_go_by_priority_then_age(ledger: Ledger) -> None:
             routed=route(series=(f"{study}.1",), priority=priority),
             at=NOW + dt.timedelta(minutes=minute),
         )
-    claimed = [claim_job(ledger, "w", LATER + dt.timedelta(minutes=9), 60) for _ in range(4)]
+    claimed = [claim_job(ledger, "w", LATER + dt.timedelta(minutes=9)) for _ in range(4)]
     assert [job and job.study_instance_uid for job in claimed] == ["1.2.2", "1.2.1", "1.2.0", None]
 
 
@@ -138,7 +149,7 @@ def test_workers_that_claim_at_once_never_get_the_same_job(ledger: Ledger) -> No
 
     def claim_all(worker: str) -> list[int]:
         claimed = []
-        while (job := claim_job(ledger, worker, NOW, 60)) is not None:
+        while (job := claim_job(ledger, worker, NOW)) is not None:
             claimed.append(job.id)
         return claimed
 
@@ -149,15 +160,14 @@ def test_workers_that_claim_at_once_never_get_the_same_job(ledger: Ledger) -> No
 
 def test_completing_records_results_and_deliveries_once(ledger: Ledger) -> None:
     receive_and_schedule(ledger)
-    job = claim_job(ledger, "w", NOW, 60)
-    assert job is not None
+    job = claim(ledger)
     results = [a_result(1, "pacs", "archive"), a_result(2, "pacs")]
-    assert complete_job(ledger, job.id, results, {"seconds": {}}, worker="w", now=NOW)
-    assert not complete_job(ledger, job.id, results, {}, worker="w", now=NOW)
+    assert complete_job(ledger, job, results, DELIVERED, now=NOW)
+    assert not complete_job(ledger, job, results, DELIVERED, now=NOW)
     requeue_job(ledger, job.id, now=NOW)
-    again = claim_job(ledger, "w", NOW, 60)
-    assert again is not None
-    assert complete_job(ledger, job.id, [*results, a_result(3)], {}, worker="w", now=NOW)
+    again = claim(ledger)
+    assert again.id == job.id
+    assert complete_job(ledger, again, [*results, a_result(3)], DELIVERED, now=NOW)
     assert [(one.sop_instance_uid, one.destination) for one in reversed(delivery_overviews(ledger))] == [
         ("2.25.1", "pacs"),
         ("2.25.1", "archive"),
@@ -167,21 +177,32 @@ def test_completing_records_results_and_deliveries_once(ledger: Ledger) -> None:
     assert claim_deliveries(ledger, "pacs", 9, "d", NOW, 60)[0].correlation_id == job.correlation_id
 
 
+def test_other_bytes_under_a_recorded_uid_are_refused_and_nothing_is_recorded(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    job = claim(ledger)
+    complete_job(ledger, job, [a_result(1)], DELIVERED, now=NOW)
+    requeue_job(ledger, job.id, now=NOW)
+    again = claim(ledger)
+    other = dataclasses.replace(a_result(1), digest="f" * 64, path="results/ff/f.dcm")
+    with pytest.raises(ResultConflictError, match=r"role-1 2\.25\.1: job 1 has recorded .* with other bytes"):
+        complete_job(ledger, again, [a_result(5), other], DELIVERED, now=NOW)
+    (overview,) = job_overviews(ledger, states=(JobState.RUNNING,))
+    assert overview.results == 1
+    assert {one.sop_instance_uid for one in delivery_overviews(ledger)} == {"2.25.1"}
+    assert fail_job(ledger, again, "conflict", retryable=False, retry_at=retry_at_once(), now=NOW)
+
+
 def test_a_worker_that_lost_its_job_cannot_end_it(ledger: Ledger) -> None:
     receive_and_schedule(ledger)
-    job = claim_job(ledger, "slow", NOW, 30)
-    assert job is not None
-    assert release_expired_jobs(ledger, NOW + dt.timedelta(seconds=29)) == ()
-    assert extend_job(ledger, job.id, "slow", NOW + dt.timedelta(seconds=29), 30)
-    assert release_expired_jobs(ledger, NOW + dt.timedelta(seconds=58)) == ()
-    assert release_expired_jobs(ledger, LATER) == (job.id,)
-    taken = claim_job(ledger, "quick", LATER, 30)
-    assert taken is not None
-    assert taken.attempt == 2
-    assert not extend_job(ledger, job.id, "slow", LATER, 30)
-    assert not complete_job(ledger, job.id, [a_result(1)], {}, worker="slow", now=LATER)
-    assert not fail_job(ledger, job.id, "late", retryable=False, retry_at=LATER, worker="slow", now=LATER)
-    assert complete_job(ledger, job.id, [a_result(1)], {}, worker="quick", now=LATER)
+    slow = claim(ledger, "w")
+    release_worker(ledger, "w", "died", counted=True, now=NOW, retry_at=retry_at_once())
+    # Under the same name: a process that was started again is another one.
+    quick = claim(ledger, "w")
+    assert (quick.id, quick.attempt) == (slow.id, 2)
+    assert not complete_job(ledger, slow, [a_result(1)], DELIVERED, now=LATER)
+    assert not fail_job(ledger, slow, "late", retryable=False, retry_at=retry_at_once(), now=LATER)
+    assert beat(ledger, [slow.lease, quick.lease]) == {quick.lease}
+    assert complete_job(ledger, quick, [a_result(1)], DELIVERED, now=LATER)
 
 
 @pytest.mark.parametrize(("retryable", "attempts"), [(True, 3), (False, 1)])
@@ -189,45 +210,55 @@ def test_errors_are_tried_again_only_when_that_can_help(ledger: Ledger, retryabl
     receive_and_schedule(ledger)
     now = NOW
     for attempt in range(1, attempts + 1):
-        job = claim_job(ledger, "w", now, 60)
+        job = claim_job(ledger, "w", now)
         assert job is not None
         assert job.attempt == attempt
         later = now + dt.timedelta(seconds=5)
-        fail_job(ledger, job.id, "out of memory", retryable=retryable, retry_at=later, worker="w", now=now)
-        assert claim_job(ledger, "w", now, 60) is None
+        fail_job(ledger, job, "out of memory", retryable=retryable, retry_at=retry_at_once(later), now=now)
+        ended = attempt == attempts
+        assert close_versions(ledger, now) == ended
         now = later
-    (job_overview,) = job_overviews(ledger)
-    assert job_overview.state is JobState.FAILED
+    _, job_overview = job_overviews(ledger)
+    assert (job_overview.state, job_overview.verdict) == (JobState.FAILED, Verdict.FAILED)
     assert job_overview.error == "out of memory"
+    assert job_overview.sentences == ("out of memory",)
     requeue_job(ledger, job_overview.id, now=now)
-    assert claim_job(ledger, "w", now, 60) is not None
+    assert claim_job(ledger, "w", now) is not None
 
 
-def test_deaths_of_workers_count_less_than_errors_but_end_too(ledger: Ledger) -> None:
-    receive_and_schedule(ledger, routed=route(attempts=2))
-    deaths = 0
-    while (job := claim_job(ledger, "w", NOW, 60)) is not None:
-        assert release_worker(ledger, "w", "SIGKILL", counted=True, now=NOW, retry_at=NOW) == (job.id,)
-        deaths += 1
-    assert deaths == 2 * DEATHS_PER_ATTEMPT
-    assert _states(ledger) == [JobState.FAILED]
+def test_a_job_that_kills_its_workers_comes_after_the_others_and_ends(ledger: Ledger) -> None:
+    receive_and_schedule(ledger, "1.2.1", routed=route(series=("1.2.1.1",), attempts=3, priority=90))
+    asked: list[int] = []
+
+    def retry_at(attempts: int) -> dt.datetime:
+        asked.append(attempts)
+        return NOW
+
+    assert claim(ledger).study_instance_uid == "1.2.1"
+    release_worker(ledger, "w", "SIGKILL", counted=True, now=NOW, retry_at=retry_at)
+    for number in (2, 3):
+        study = f"1.2.{number}"
+        receive_and_schedule(ledger, study, routed=route(series=(f"{study}.1",)), at=LATER)
+    order = []
+    while (job := claim_job(ledger, "w", LATER)) is not None:
+        order.append(job.study_instance_uid)
+        if job.study_instance_uid == "1.2.1" and job.package != FRONT_PAGE:
+            assert release_worker(ledger, "w", "SIGKILL", counted=True, now=NOW, retry_at=retry_at) == (job.id,)
+        else:
+            complete_job(ledger, job, [], DELIVERED, now=LATER)
+    assert order == ["1.2.2", "1.2.3", "1.2.2", "1.2.3", "1.2.1", "1.2.1", "1.2.1"]
+    assert asked == [1, 2]
+    failed = job_overviews(ledger, states=(JobState.FAILED,))
+    assert [(one.study_instance_uid, one.attempts, one.error) for one in failed] == [("1.2.1", 3, "SIGKILL")]
 
 
 def test_a_stopped_worker_costs_the_job_nothing(ledger: Ledger) -> None:
     receive_and_schedule(ledger, routed=route(attempts=1))
     for _ in range(20):
-        job = claim_job(ledger, "w", NOW, 60)
+        job = claim_job(ledger, "w", NOW)
         assert job is not None
         assert job.attempt == 1
-        release_worker(ledger, "w", "stopped", counted=False, now=NOW, retry_at=NOW)
-
-
-def test_overlong_jobs_are_those_of_the_workers_asked_for(ledger: Ledger) -> None:
-    receive_and_schedule(ledger)
-    claim_job(ledger, "w", NOW, 60)
-    assert overlong_jobs(ledger, ("w",), NOW) == ()
-    assert overlong_jobs(ledger, ("w",), LATER) == ((1, "w"),)
-    assert overlong_jobs(ledger, ("v",), LATER) == ()
+        release_worker(ledger, "w", "stopped", counted=False, now=NOW, retry_at=retry_at_once())
 
 
 def test_only_ended_jobs_can_be_requeued(ledger: Ledger) -> None:
@@ -242,9 +273,9 @@ def test_only_ended_jobs_can_be_requeued(ledger: Ledger) -> None:
 
 def test_events_tell_the_story_in_order_under_one_correlation_id(ledger: Ledger) -> None:
     receive_and_schedule(ledger, count=1)
-    job = claim_job(ledger, "w", NOW, 60)
+    job = claim_job(ledger, "w", NOW)
     assert job is not None
-    complete_job(ledger, job.id, [], {}, worker="w", now=NOW)
+    complete_job(ledger, job, [], DELIVERED, now=NOW)
     events = events_of_study(ledger, "1.2.3")
     assert [event.kind for event in events] == [
         "reception started",
@@ -252,5 +283,6 @@ def test_events_tell_the_story_in_order_under_one_correlation_id(ledger: Ledger)
         "job queued",
         "job started",
         "job succeeded",
+        "job queued",
     ]
     assert {event.correlation_id for event in events} == {job.correlation_id}

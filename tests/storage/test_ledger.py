@@ -39,6 +39,10 @@ def test_revisions_are_numbered_so_that_the_last_is_the_head() -> None:
     assert revisions == sorted(files, reverse=True)
 
 
+def _head() -> str:
+    return max(path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
 def test_opening_again_changes_nothing(url: str) -> None:
     first = open_ledger(url)
     association = associate(first)
@@ -132,7 +136,7 @@ def test_processes_that_open_a_new_ledger_at_once_migrate_it_once(url: str) -> N
     ledger = open_ledger(url)
     with ledger.reading() as session:
         assert set(session.scalars(select(Association.id))) == set(associations)
-        assert session.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0004"]
+        assert session.scalars(text("SELECT version_num FROM alembic_version")).all() == [_head()]
     ledger.close()
 
 

@@ -6,7 +6,18 @@ import datetime as dt
 import os
 
 import pytest
-from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule, route
+from ledger_rows import (
+    DELIVERED,
+    NOW,
+    a_result,
+    an_instance,
+    associate,
+    claim,
+    close_versions,
+    receive_and_schedule,
+    retry_at_once,
+    route,
+)
 
 from storage import retention
 from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
@@ -20,9 +31,10 @@ from storage.instances import (
     record_quarantine,
 )
 from storage.jobs import claim_job, complete_job, create_jobs, fail_job, requeue_job, study_contents
-from storage.ledger import Ledger, utc_now
-from storage.overview import events_of_study, quarantine_overviews, study_overviews
+from storage.ledger import Ledger, LedgerError, utc_now
+from storage.overview import events_of_study, job_overviews, quarantine_overviews, study_overviews
 from storage.retention import expire_events, expire_quarantine, expire_studies, sweep_files
+from storage.schema import JobState
 
 MONTH = dt.timedelta(days=30)
 LATER = NOW + MONTH + dt.timedelta(seconds=1)
@@ -34,9 +46,10 @@ def _expire(ledger: Ledger, now: dt.datetime = LATER) -> tuple[str, ...]:
 
 
 def _process(ledger: Ledger, at: dt.datetime = NOW) -> None:
-    job = claim_job(ledger, "w", at, 60)
+    job = claim_job(ledger, "w", at)
     assert job is not None
-    complete_job(ledger, job.id, [a_result(1)], {}, worker="w", now=at)
+    complete_job(ledger, job, [a_result(1)], DELIVERED, now=at)
+    close_versions(ledger, at)
 
 
 def _deliver(ledger: Ledger, at: dt.datetime = NOW) -> None:
@@ -65,11 +78,11 @@ def test_what_is_not_finished_stays_however_old_it_is(ledger: Ledger) -> None:
     ages = LATER + 100 * MONTH
     receive_and_schedule(ledger)
     assert _expire(ledger, ages) == ()  # job queued
-    job = claim_job(ledger, "w", NOW, 60)
+    job = claim_job(ledger, "w", NOW)
     assert job is not None
     assert _expire(ledger, ages) == ()  # running
-    fail_job(ledger, job.id, "error", retryable=False, retry_at=NOW, worker="w", now=NOW)
-    assert _expire(ledger, ages) == ()  # failed: an operator must see it
+    fail_job(ledger, job, "error", retryable=False, retry_at=retry_at_once(), now=NOW)
+    assert _expire(ledger, ages) == ()  # failed, and nobody was told yet
     requeue_job(ledger, job.id, now=NOW)
     _process(ledger)
     assert _expire(ledger, ages) == ()  # result queued
@@ -198,16 +211,55 @@ def test_images_that_come_again_after_they_were_removed_are_new_and_stay(ledger:
     assert (overview.removed_at, overview.instances_waiting) == (None, 1)
 
 
-@pytest.mark.parametrize("removed", [True, False])
-def test_a_job_that_runs_again_restores_the_results_that_retention_took(ledger: Ledger, removed: bool) -> None:
+def test_a_failed_job_that_was_told_of_does_not_hold_its_study_for_ever(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    fail_job(ledger, claim(ledger), "error", retryable=False, retry_at=retry_at_once(), now=NOW)
+    assert close_versions(ledger) == 1
+    assert _expire(ledger, NOW + MONTH) == ()
+    assert _expire(ledger) == ("1.2.3",)
+
+
+def test_a_front_page_that_failed_holds_its_study(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    for _ in range(2):
+        fail_job(ledger, claim(ledger), "error", retryable=False, retry_at=retry_at_once(), now=NOW)
+    assert _expire(ledger) == ()
+    requeue_job(ledger, 2, now=NOW)
+    assert close_versions(ledger) == 1
+    assert _expire(ledger) == ("1.2.3",)
+
+
+def test_a_job_whose_files_retention_took_cannot_run_again(ledger: Ledger) -> None:
     receive_and_schedule(ledger)
     _process(ledger)
     _deliver(ledger)
-    if removed:
-        assert _expire(ledger) == ("1.2.3",)
+    assert _expire(ledger) == ("1.2.3",)
+    with pytest.raises(LedgerError, match=r"the files that job 1 read were removed: send the study again"):
+        requeue_job(ledger, 1, now=LATER)
+    assert [job.state for job in job_overviews(ledger)] == [JobState.SUCCEEDED, JobState.SUCCEEDED]
+
+
+def test_a_study_that_is_sent_again_after_retention_is_analysed_again_as_other_objects(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    first = claim(ledger)
+    complete_job(ledger, first, [a_result(1)], DELIVERED, now=NOW)
+    close_versions(ledger)
+    _deliver(ledger)
+    assert _expire(ledger) == ("1.2.3",)
+    assert receive_and_schedule(ledger, at=LATER) == (3,)
+    again = claim(ledger, at=LATER)
+    assert (again.study_version, len(again.paths)) == (2, 3)
+    assert again.input_digest == first.input_digest == first.identity != again.identity
+    assert [one.sop_instance_uid for one in again.predecessors] == ["2.25.1"]
+    complete_job(ledger, again, [a_result(2)], DELIVERED, now=LATER)
+    assert close_versions(ledger, LATER) == 1
+    assert [one.sop_instance_uid for one in claim_deliveries(ledger, "pacs", 9, "d", LATER, 60)] == ["2.25.2"]
+
+
+def test_a_job_that_runs_again_restores_no_result_twice(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    _process(ledger)
+    _deliver(ledger)
     requeue_job(ledger, 1, now=LATER)
-    job = claim_job(ledger, "w", LATER, 60)
-    assert job is not None
-    assert len(job.paths) == (0 if removed else 3)
-    complete_job(ledger, job.id, [a_result(1)], {}, worker="w", now=LATER)
+    _process(ledger, at=LATER)
     assert claim_deliveries(ledger, "pacs", 9, "d", LATER, 60) == []

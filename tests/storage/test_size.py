@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule
+from ledger_rows import DELIVERED, NOW, a_result, an_instance, associate, receive_and_schedule
 from sqlalchemy import Connection, event, text
 
-from storage import commitments, deliveries, holdings, instances, jobs, overview, retention, transfers
+from storage import commitments, deliveries, holdings, instances, jobs, leases, overview, retention, transfers
 from storage.ledger import Ledger
 
 LATER = NOW + dt.timedelta(days=400)
@@ -35,9 +35,13 @@ REPEATED: dict[str, Callable[[Ledger], object]] = {
     "close a version": lambda ledger: jobs.create_jobs(
         ledger, jobs.study_contents(ledger, "1.2.3"), [], reason="test", now=NOW
     ),
-    "claim a job": lambda ledger: jobs.claim_job(ledger, "w", NOW, 60),
-    "release expired jobs": lambda ledger: jobs.release_expired_jobs(ledger, LATER),
-    "watch overlong jobs": lambda ledger: jobs.overlong_jobs(ledger, ["w"], LATER),
+    "claim a job": lambda ledger: jobs.claim_job(ledger, "w", NOW),
+    "watch leases": leases.leases_of,
+    "watch own leases": lambda ledger: leases.leases_of(ledger, ["w"]),
+    "keep leases alive": lambda ledger: leases.beat(ledger, ["t"]),
+    "release expired jobs": lambda ledger: jobs.release_expired_jobs(
+        ledger, [leases.Lease(1, "w", "t", 1, 300)], now=LATER, retry_at=lambda _attempts: LATER
+    ),
     "look for deliveries": lambda ledger: deliveries.destinations_with_work(ledger, NOW),
     "claim deliveries": lambda ledger: deliveries.claim_deliveries(ledger, "pacs", 10, "d", NOW, 60),
     "release expired deliveries": lambda ledger: deliveries.release_expired_deliveries(ledger, LATER),
@@ -101,9 +105,9 @@ def _scans(ledger: Ledger, statement: str, parameters: Any) -> list[str]:
 @pytest.mark.parametrize("what", REPEATED)
 def test_what_is_done_again_and_again_scans_no_table_that_grows(ledger: Ledger, what: str) -> None:
     receive_and_schedule(ledger)
-    job = jobs.claim_job(ledger, "w", NOW, 60)
+    job = jobs.claim_job(ledger, "w", NOW)
     assert job is not None
-    jobs.complete_job(ledger, job.id, [a_result(1)], {}, worker="w", now=NOW)
+    jobs.complete_job(ledger, job, [a_result(1)], DELIVERED, now=NOW)
     instances.record_instances(ledger, [an_instance(_associate(ledger), 9)], at=NOW)
     with _statements(ledger) as statements:
         REPEATED[what](ledger)

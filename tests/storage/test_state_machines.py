@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
-from ledger_rows import NOW, a_result, an_instance, associate, receive_and_schedule, route
+from ledger_rows import DELIVERED, NOW, a_result, an_instance, associate, receive_and_schedule, retry_at_once, route
 from sqlalchemy import func, select
 
+from storage.closing import FRONT_PAGE, package_outcomes
 from storage.deliveries import (
     claim_deliveries,
     commitment_reported,
@@ -26,7 +27,9 @@ from storage.deliveries import (
 )
 from storage.instances import Reception, close_association, record_instances
 from storage.jobs import (
-    DEATHS_PER_ATTEMPT,
+    Job,
+    Outcome,
+    ResultRecord,
     claim_job,
     complete_job,
     create_jobs,
@@ -37,13 +40,16 @@ from storage.jobs import (
     studies_to_consider,
     study_contents,
 )
+from storage.leases import LeaseWatch, beat, leases_of
 from storage.ledger import LedgerError, open_ledger
-from storage.overview import delivery_overviews, job_overviews
-from storage.schema import DeliveryRow, DeliveryState, InstanceRow, JobState, ResultRow
+from storage.overview import JobOverview, delivery_overviews, job_overviews
+from storage.schema import DeliveryRow, DeliveryState, InstanceRow, JobState, ResultRow, Verdict
 
 STUDIES = ("1.1", "1.2")
 WORKERS = ("w1", "w2")
 ATTEMPTS = 2
+PACKAGES = ("ventricular_function", "motion")
+LEASE_S = 60.0
 
 
 class _LedgerMachine(RuleBasedStateMachine):
@@ -63,7 +69,7 @@ class _LedgerMachine(RuleBasedStateMachine):
 
 
 class JobMachine(_LedgerMachine):
-    """Reception, scheduling and execution."""
+    """Reception, scheduling and execution of two packages on one route."""
 
     open_associations = Bundle("open_associations")
 
@@ -71,8 +77,13 @@ class JobMachine(_LedgerMachine):
         super().__init__()
         self.acknowledged: dict[str, set[str]] = {study: set() for study in STUDIES}
         self.open: dict[str, set[str]] = {}
-        self.held: dict[str, int] = {}
-        self.succeeded: set[int] = set()
+        self.held: dict[str, Job] = {}
+        self.lost: list[Job] = []
+        """Of workers that do not know yet that they lost them."""
+        self.ran: set[int] = set()
+        """Jobs that succeeded at least once."""
+        self.monotonic = 0.0
+        self.watch = LeaseWatch(LEASE_S, lambda: self.monotonic)
 
     @rule(target=open_associations)
     def scanner_opens(self) -> str:
@@ -111,7 +122,7 @@ class JobMachine(_LedgerMachine):
         created = create_jobs(
             self.ledger,
             study_contents(self.ledger, study),
-            [route(series=(f"{study}.1",), attempts=ATTEMPTS)],
+            [route(series=(f"{study}.1",), package=package, attempts=ATTEMPTS) for package in PACKAGES],
             reason="test",
             now=self.now,
         )
@@ -121,52 +132,74 @@ class JobMachine(_LedgerMachine):
     def worker_claims(self, worker: str) -> None:
         if worker in self.held:
             return
-        job = claim_job(self.ledger, worker, self.now, 60)
+        job = claim_job(self.ledger, worker, self.now)
         if job is not None:
-            assert job.id not in self.held.values()
-            self.held[worker] = job.id
+            assert job.id not in {held.id for held in self.held.values()}
+            self.held[worker] = job
 
-    @rule(worker=st.sampled_from(WORKERS))
-    def worker_completes(self, worker: str) -> None:
+    @rule(worker=st.sampled_from(WORKERS), verdict=st.sampled_from(Verdict))
+    def worker_completes(self, worker: str, verdict: Verdict) -> None:
         if worker not in self.held:
             return
-        job_id = self.held.pop(worker)
-        assert complete_job(
-            self.ledger, job_id, [a_result(2 * job_id), a_result(2 * job_id + 1)], {}, worker=worker, now=self.now
-        )
-        self.succeeded.add(job_id)
+        job = self.held.pop(worker)
+        if job.package == FRONT_PAGE:
+            told = package_outcomes(self.ledger, job.id)
+            assert sorted(one.package for one in told) == sorted(PACKAGES)
+        assert complete_job(self.ledger, job, _results(job), Outcome(verdict), now=self.now)
+        self.ran.add(job.id)
 
     @rule(worker=st.sampled_from(WORKERS), retryable=st.booleans())
     def worker_fails(self, worker: str, retryable: bool) -> None:
         if worker not in self.held:
             return
-        job_id = self.held.pop(worker)
-        retry_at = self.now + dt.timedelta(seconds=5)
-        assert fail_job(
-            self.ledger, job_id, "error", retryable=retryable, retry_at=retry_at, worker=worker, now=self.now
-        )
+        job = self.held.pop(worker)
+        retry_at = retry_at_once(self.now + dt.timedelta(seconds=5))
+        assert fail_job(self.ledger, job, "error", retryable=retryable, retry_at=retry_at, now=self.now)
 
     @rule(worker=st.sampled_from(WORKERS), counted=st.booleans())
     def worker_dies(self, worker: str, counted: bool) -> None:
-        released = release_worker(self.ledger, worker, "died", counted=counted, now=self.now, retry_at=self.now)
-        assert released == ((self.held.pop(worker),) if worker in self.held else ())
+        released = release_worker(
+            self.ledger, worker, "died", counted=counted, now=self.now, retry_at=retry_at_once(self.now)
+        )
+        assert released == ((self.held.pop(worker).id,) if worker in self.held else ())
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def worker_beats(self, worker: str) -> None:
+        if worker in self.held:
+            assert beat(self.ledger, [self.held[worker].lease]) == {self.held[worker].lease}
+
+    @rule(seconds=st.sampled_from([1, 25, 29]))
+    def monotonic_time_passes(self, seconds: int) -> None:
+        self.monotonic += seconds
+        expired = self.watch.expired(leases_of(self.ledger))
+        for job_id in release_expired_jobs(self.ledger, expired, now=self.now, retry_at=retry_at_once(self.now)):
+            (worker,) = (name for name, held in self.held.items() if held.id == job_id)
+            self.lost.append(self.held.pop(worker))
 
     @rule()
-    def leases_run_out(self) -> None:
-        for job_id in release_expired_jobs(self.ledger, self.now):
-            (worker,) = (name for name, held in self.held.items() if held == job_id)
-            del self.held[worker]
-            assert not complete_job(self.ledger, job_id, [a_result(1)], {}, worker=worker, now=self.now)
+    def who_lost_a_job_tries_to_end_it(self) -> None:
+        for job in self.lost:
+            assert not complete_job(self.ledger, job, [a_result(999)], DELIVERED, now=self.now)
+            assert not fail_job(
+                self.ledger, job, "late", retryable=True, retry_at=retry_at_once(self.now), now=self.now
+            )
+        self.lost.clear()
 
-    @rule()
-    def operator_requeues(self) -> None:
-        for job in job_overviews(self.ledger, states=(JobState.FAILED,)):
-            latest = job_overviews(self.ledger, study_instance_uid=job.study_instance_uid)[0]
-            if job.id == latest.id:
-                requeue_job(self.ledger, job.id, now=self.now)
-            else:
+    @rule(any_state=st.booleans())
+    def operator_requeues(self, any_state: bool) -> None:
+        jobs = job_overviews(self.ledger)
+        for job in jobs:
+            if job.state is not JobState.FAILED and not (any_state and job.state is JobState.SUCCEEDED):
+                continue
+            if any(_is_of_later_version(one, job) for one in jobs):
                 with pytest.raises(LedgerError, match="earlier version"):
                     requeue_job(self.ledger, job.id, now=self.now)
+                continue
+            requeue_job(self.ledger, job.id, now=self.now)
+            for worker, held in list(self.held.items()):
+                if (held.package, held.study_instance_uid) == (FRONT_PAGE, job.study_instance_uid):
+                    self.lost.append(self.held.pop(worker))
+            return
 
     @invariant()
     def every_acknowledged_image_is_there(self) -> None:
@@ -178,29 +211,49 @@ class JobMachine(_LedgerMachine):
     def jobs_are_held_by_who_holds_them(self) -> None:
         jobs = job_overviews(self.ledger)
         assert {job.id: job.worker for job in jobs if job.state is JobState.RUNNING} == {
-            job_id: worker for worker, job_id in self.held.items()
+            job.id: worker for worker, job in self.held.items()
         }
+        assert {one.token for one in leases_of(self.ledger)} == {job.lease for job in self.held.values()}
         for job in jobs:
             assert (job.ended_at is not None) == (
                 job.state in (JobState.SUCCEEDED, JobState.FAILED, JobState.SUPERSEDED)
             )
-            assert job.attempts <= DEATHS_PER_ATTEMPT * job.maximum_attempts
+            assert (job.verdict is not None) == (job.state in (JobState.SUCCEEDED, JobState.FAILED))
+            assert job.attempts <= job.maximum_attempts or job.package == FRONT_PAGE
 
     @invariant()
-    def what_succeeded_stays_so_with_one_set_of_results(self) -> None:
-        jobs = {job.id: job for job in job_overviews(self.ledger)}
-        for job_id, job in jobs.items():
-            assert (job.state is JobState.SUCCEEDED) == (job_id in self.succeeded)
-            assert job.results == (2 if job_id in self.succeeded else 0)
+    def each_job_has_one_set_of_results(self) -> None:
+        for job in job_overviews(self.ledger):
+            assert job.results == (2 if job.id in self.ran else 0)
 
     @invariant()
     def only_the_latest_version_of_a_study_waits_to_run(self) -> None:
         for study in STUDIES:
             jobs = job_overviews(self.ledger, study_instance_uid=study)
-            assert all(job.state is not JobState.QUEUED for job in jobs[1:])
+            for job in jobs:
+                if job.state is JobState.QUEUED:
+                    assert not any(_is_of_later_version(one, job) for one in jobs)
+
+    @invariant()
+    def a_version_is_closed_exactly_when_its_packages_have_ended(self) -> None:
+        for study in STUDIES:
+            jobs = job_overviews(self.ledger, study_instance_uid=study)
+            if not jobs:
+                continue
+            latest = max(job.study_version for job in jobs)
+            of_version = [job for job in jobs if job.study_version == latest]
+            ended = all(
+                job.state in (JobState.SUCCEEDED, JobState.FAILED) for job in of_version if job.package != FRONT_PAGE
+            )
+            closing = [job for job in of_version if job.package == FRONT_PAGE]
+            current = [job for job in closing if job.state is not JobState.SUPERSEDED]
+            if ended:
+                assert max(closing, key=lambda job: job.id).state is not JobState.SUPERSEDED
+            else:
+                assert not any(job.state in (JobState.QUEUED, JobState.RUNNING) for job in current)
 
     def teardown(self) -> None:
-        # Whatever state things are in, they come to an end: every acknowledged image in a job that ended.
+        # Whatever state things are in, they come to an end: every acknowledged image in jobs that ended, and told.
         for association in self.open:
             close_association(self.ledger, association, outcome="released", at=self.now)
         self.open.clear()
@@ -208,20 +261,32 @@ class JobMachine(_LedgerMachine):
             self.scheduler_looks(study)
         self.now += dt.timedelta(seconds=10)
         for worker in WORKERS:
-            self.worker_completes(worker)
-        while (job := claim_job(self.ledger, "w1", self.now, 60)) is not None:
-            self.held["w1"] = job.id
-            self.worker_completes("w1")
+            self.worker_completes(worker, Verdict.DELIVERED)
+        while (job := claim_job(self.ledger, "w1", self.now)) is not None:
+            self.held["w1"] = job
+            self.worker_completes("w1", Verdict.DELIVERED)
+        self.a_version_is_closed_exactly_when_its_packages_have_ended()
         assert studies_to_consider(self.ledger) == ()
         for study, uids in self.acknowledged.items():
             jobs = job_overviews(self.ledger, study_instance_uid=study)
             assert bool(jobs) == bool(uids)
-            assert not jobs or jobs[0].state in (JobState.SUCCEEDED, JobState.FAILED)
+            assert all(job.state not in (JobState.QUEUED, JobState.RUNNING) for job in jobs)
+            if jobs:
+                assert jobs[0].package == FRONT_PAGE
         with self.ledger.reading() as session:
             assert not session.scalar(
                 select(func.count()).select_from(InstanceRow).where(InstanceRow.study_version.is_(None))
             )
         super().teardown()
+
+
+def _results(job: Job) -> list[ResultRecord]:
+    return [a_result(2 * job.id), a_result(2 * job.id + 1)]
+
+
+def _is_of_later_version(one: JobOverview, job: JobOverview) -> bool:
+    same = (one.study_instance_uid, one.package) == (job.study_instance_uid, job.package)
+    return same and one.id > job.id
 
 
 class DeliveryMachine(_LedgerMachine):
@@ -232,11 +297,9 @@ class DeliveryMachine(_LedgerMachine):
     @initialize()
     def results_wait(self) -> None:
         receive_and_schedule(self.ledger)
-        job = claim_job(self.ledger, "w", NOW, 60)
+        job = claim_job(self.ledger, "w", NOW)
         assert job is not None
-        complete_job(
-            self.ledger, job.id, [a_result(1, "pacs", "archive"), a_result(2, "pacs")], {}, worker="w", now=NOW
-        )
+        complete_job(self.ledger, job, [a_result(1, "pacs", "archive"), a_result(2, "pacs")], DELIVERED, now=NOW)
         self.committed: set[int] = set()
         self.sending: dict[int, str] = {}
         self.uid_of = {one.id: one.sop_instance_uid for one in delivery_overviews(self.ledger)}

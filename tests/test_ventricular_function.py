@@ -18,9 +18,11 @@ from pipelines.analysis import Analysis, analysis, plan
 from pipelines.cine.stack import CineStack, CineStudy, StudyContext, View
 from pipelines.errors import RefusalReason
 from pipelines.function.findings import Keyframes, UncheckedFunction, VentricularFunction
+from pipelines.package import Device
 from pipelines.quality.findings import Grade, QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation
-from pipelines.ventricles import VENTRICLES, Device, ShortAxis, analyse_study
+from pipelines.study import analyse_study
+from pipelines.ventricular_function.steps import STEPS, ShortAxis
 
 CONTEXT = StudyContext("1.2.3", sex="F", height_m=1.7, weight_kg=65.0)
 SIZE = (72, 72)
@@ -33,7 +35,7 @@ def with_truth(truth: CineSegmentation) -> tuple[Analysis, ...]:
     def segmentation(stack: ShortAxis) -> CineSegmentation:
         return truth
 
-    return tuple(segmentation if step.gives is CineSegmentation else step for step in VENTRICLES)
+    return tuple(segmentation if step.gives is CineSegmentation else step for step in STEPS)
 
 
 def heart(**kwargs) -> tuple[CineStack, CineSegmentation]:
@@ -43,18 +45,18 @@ def heart(**kwargs) -> tuple[CineStack, CineSegmentation]:
 def test_study_gives_function_and_quality_with_seconds() -> None:
     stack, truth = heart()
     started: list[str] = []
-    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(truth), on_start=started.append)
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), steps=with_truth(truth), on_start=started.append)
     assert findings.refusals == ()
     assert findings[VentricularFunction].lv.ejection_fraction_percent == pytest.approx(60, abs=3)
     assert findings[VentricularFunction].bsa_m2 == pytest.approx(np.sqrt(170 * 65 / 3600))
     assert findings[QualityAssessment].usable
-    assert set(findings.seconds) == {step.name for step in VENTRICLES} == set(started)
+    assert set(findings.seconds) == {step.name for step in STEPS} == set(started)
     assert sum(findings.seconds.values()) > 0
 
 
 def test_findings_travel_between_processes() -> None:
     stack, truth = heart()
-    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(truth))
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), steps=with_truth(truth))
     there = pickle.loads(pickle.dumps(findings))
     assert there[VentricularFunction].lv.edv_ml == findings[VentricularFunction].lv.edv_ml
     assert there[ShortAxis].slices == stack.slices
@@ -78,7 +80,7 @@ def test_no_segmentation_makes_it_fail(seed, phases, slices, weights, blur, retr
     labels[:, random.random(slices) < 0.3] = 0
     grid = hearts.geometry(slices, 8.0, (1.5, 2.5), (20, 22), base_first=bool(seed % 2))
     stack = hearts.stack_of(labels, grid, retrospective=retrospective)
-    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(hearts.segmentation_of(labels)))
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), steps=with_truth(hearts.segmentation_of(labels)))
     assert RefusalReason.ANALYSIS_FAILED not in {refusal.reason for refusal in findings.refusals}, findings.refusals
     function = findings.get(VentricularFunction)
     if function is not None:
@@ -90,8 +92,8 @@ def test_no_segmentation_makes_it_fail(seed, phases, slices, weights, blur, retr
 def test_no_short_axis_stack_is_refused_everywhere() -> None:
     stack, truth = heart()
     for stacks in ((), (replace(stack, view=View.LAX_4CH),)):
-        findings = analyse_study(CineStudy(CONTEXT, stacks, ()), with_truth(truth))
-        assert len(findings.refusals) == len(VENTRICLES)
+        findings = analyse_study(CineStudy(CONTEXT, stacks, ()), steps=with_truth(truth))
+        assert len(findings.refusals) == len(STEPS)
         assert {refusal.reason for refusal in findings.refusals} == {RefusalReason.NO_SHORT_AXIS_STACK}
         assert findings.refusals[0].because_of is None
         assert {refusal.because_of for refusal in findings.refusals[1:]} == {"short_axis"}
@@ -101,18 +103,18 @@ def test_no_short_axis_stack_is_refused_everywhere() -> None:
 
 def test_too_few_slices_and_phases_are_refused() -> None:
     stack, truth = heart(missing=tuple(range(2, 12)))
-    (first, *_) = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(truth)).refusals
+    (first, *_) = analyse_study(CineStudy(CONTEXT, (stack,), ()), steps=with_truth(truth)).refusals
     assert first.reason is RefusalReason.TOO_FEW_SLICES
     assert "2 slice" in first.sentence
     stack, truth = hearts.draw(hearts.beating(12)[:1], hearts.geometry(size=SIZE), SIZE)
-    (first, *_) = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(truth)).refusals
+    (first, *_) = analyse_study(CineStudy(CONTEXT, (stack,), ()), steps=with_truth(truth)).refusals
     assert first.reason is RefusalReason.TOO_FEW_PHASES
 
 
 def test_low_quality_refuses_the_numbers_and_keeps_the_rest() -> None:
     stack, truth = heart()
     doubtful = replace(truth, agreement=np.full_like(truth.agreement, 0.4))
-    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(doubtful))
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), steps=with_truth(doubtful))
     (refusal,) = findings.refusals
     assert refusal.analysis == "ventricular_function"
     assert refusal.reason is RefusalReason.QUALITY_TOO_LOW
@@ -126,7 +128,7 @@ def test_low_quality_refuses_the_numbers_and_keeps_the_rest() -> None:
 def test_empty_segmentation_is_refused() -> None:
     stack, truth = heart()
     empty = replace(truth, labels=np.zeros_like(truth.labels))
-    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(empty))
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), steps=with_truth(empty))
     assert findings.refusals[0].analysis == "slice_measures"
     assert {refusal.reason for refusal in findings.refusals} == {RefusalReason.NO_VENTRICLE_FOUND}
     assert findings.get(CineSegmentation) is empty
@@ -134,7 +136,9 @@ def test_empty_segmentation_is_refused() -> None:
 
 def test_broken_segmentation_is_a_recorded_defect() -> None:
     stack, truth = heart()
-    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), with_truth(replace(truth, labels=truth.labels[:, 1:])))
+    findings = analyse_study(
+        CineStudy(CONTEXT, (stack,), ()), steps=with_truth(replace(truth, labels=truth.labels[:, 1:]))
+    )
     assert findings.refusals[0].reason is RefusalReason.ANALYSIS_FAILED
     assert findings.refusals[0].reason.retry_can_help
 
@@ -144,20 +148,23 @@ def test_grey_noise_never_raises() -> None:
     stack, _ = heart()
     stack = replace(stack, pixels=np.full_like(stack.pixels[:2], np.nan))
     stack = replace(stack, sources=stack.sources[:2], trigger_times=stack.trigger_times[:2])
-    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()))
+    findings = analyse_study(CineStudy(CONTEXT, (stack,), ()), steps=STEPS)
     assert findings.get(VentricularFunction) is None
     reasons = {refusal.reason for refusal in findings.refusals}
     assert reasons == {RefusalReason.NO_VENTRICLE_FOUND}
 
 
 def test_analyses_fit_together_and_can_be_asked_for_one_by_one() -> None:
-    names = [step.name for step in plan(VENTRICLES, [CineStudy, StudyContext, Device], [Keyframes])]
+    names = [step.name for step in plan(STEPS, [CineStudy, StudyContext, Device], [Keyframes])]
     assert names == ["short_axis", "segmentation", "slice_measures", "keyframes"]
-    assert plan(VENTRICLES, [CineStudy, StudyContext, Device])[-1].name == "ventricular_function"
+    assert plan(STEPS, [CineStudy, StudyContext, Device])[-1].name == "ventricular_function"
 
 
 def test_start_up_needs_no_networks() -> None:
     """The receiver and the command line import the wiring; torch and MONAI cost seconds."""
-    script = "import sys, pipelines.ventricles; print(*sorted({'torch', 'monai', 'pydicom'} & set(sys.modules)))"
+    script = (
+        "import sys; from pipelines.package import packages; packages(); "
+        "print(*sorted({'torch', 'monai', 'pydicom', 'skimage'} & set(sys.modules)))"
+    )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == ""

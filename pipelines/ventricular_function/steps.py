@@ -1,28 +1,25 @@
-"""The analyses of ventricular function, and the one entry that runs them on a study."""
+"""The steps of ventricular function, from the short-axis stack to released numbers.
+
+Steps import what computes when they run: a declaration is read by processes that never analyse anything.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any, NewType
 
-from pipelines.analysis import Analysis, Findings, analysis, run
+from pipelines.analysis import Analysis, analysis
 from pipelines.cine.stack import CineStack, CineStudy, StudyContext
 from pipelines.errors import AnalysisRefused, RefusalReason
-from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import Keyframes, UncheckedFunction, VentricularFunction
-from pipelines.function.measure import measure_function
 from pipelines.function.slices import SliceMeasures, measure_slices
-from pipelines.quality.assess import assess_quality
+from pipelines.package import Device
 from pipelines.quality.findings import QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation
 
-__all__ = ["VENTRICLES", "Device", "ShortAxis", "analyse_study"]
+__all__ = ["STEPS", "ShortAxis"]
 
 ShortAxis = NewType("ShortAxis", CineStack)
 """The short-axis stack of a study that the ventricles are measured on."""
-
-Device = NewType("Device", str)
-"""Torch device that networks run on."""
 
 SLICES_MIN = 3
 PHASES_MIN = 2
@@ -46,7 +43,6 @@ def short_axis(study: CineStudy) -> ShortAxis:
 @analysis
 def segmentation(stack: ShortAxis, device: Device) -> CineSegmentation:
     """Segment both ventricles on every phase."""
-    # Not at start-up: the receiver and the command line read this module and need no networks.
     from pipelines.models.registry import ModelUnavailable
     from pipelines.segmentation.refusal import SegmentationRefused
     from pipelines.segmentation.segment import segment
@@ -70,6 +66,8 @@ def slice_measures(stack: ShortAxis, segmentation: CineSegmentation) -> SliceMea
 @analysis
 def keyframes(stack: ShortAxis, slices: SliceMeasures) -> Keyframes:
     """Find end diastole and end systole."""
+    from pipelines.function.curves import find_keyframes
+
     return find_keyframes(stack, slices.lv_ml)
 
 
@@ -78,6 +76,8 @@ def function_measurement(
     stack: ShortAxis, slices: SliceMeasures, keyframes: Keyframes, context: StudyContext
 ) -> UncheckedFunction:
     """Measure function, before quality control."""
+    from pipelines.function.measure import measure_function
+
     return UncheckedFunction(measure_function(stack, slices, keyframes, context))
 
 
@@ -86,6 +86,8 @@ def quality(
     stack: ShortAxis, segmentation: CineSegmentation, slices: SliceMeasures, measured: UncheckedFunction
 ) -> QualityAssessment:
     """Judge acquisition and measurement."""
+    from pipelines.quality.assess import assess_quality
+
     return assess_quality(stack, segmentation, slices, measured.function)
 
 
@@ -97,7 +99,7 @@ def ventricular_function(measured: UncheckedFunction, quality: QualityAssessment
     return measured.function
 
 
-VENTRICLES: tuple[Analysis[..., Any], ...] = (
+STEPS: tuple[Analysis[..., Any], ...] = (
     short_axis,
     segmentation,
     slice_measures,
@@ -106,28 +108,3 @@ VENTRICLES: tuple[Analysis[..., Any], ...] = (
     quality,
     ventricular_function,
 )
-
-
-def analyse_study(
-    study: CineStudy,
-    analyses: Iterable[Analysis[..., Any]] = VENTRICLES,
-    wanted: Iterable[type] | None = None,
-    on_start: Callable[[str], None] | None = None,
-    device: str = "cpu",
-) -> Findings:
-    """Run analyses on a study; what could not be done is in ``refusals`` of the findings and is never raised.
-
-    Parameters
-    ----------
-    study : CineStudy
-    analyses, wanted, on_start
-        See :func:`pipelines.analysis.run`.
-    device : str
-        Torch device that networks run on.
-
-    Raises
-    ------
-    AnalysisSetupError
-        The analyses do not fit together: a defect of the configuration, whatever the study.
-    """
-    return run(analyses, {CineStudy: study, StudyContext: study.context, Device: Device(device)}, wanted, on_start)

@@ -1,0 +1,63 @@
+"""What results depend on besides the images and what was found on them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dicom_node.config import ResultSettings
+from dicom_node.implementation import SOFTWARE_VERSION
+from dicom_node.results.content import Predecessor
+from dicom_node.results.identity import ResultIdentity
+from pipelines.models.identity import ModelIdentity
+
+__all__ = ["Circumstances"]
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What results depend on besides the images and what was found on them.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+        Digests of the input instances, or anything else that identifies each.
+    route : str
+        Name of the route.
+    settings : ResultSettings
+    created : datetime.datetime
+        Date and time that the objects carry, with time zone: of the study version, not of this attempt.
+    predecessors : tuple of Predecessor
+        Reports on earlier versions of the study, by the same packages on the same route.
+    """
+
+    inputs: tuple[str, ...]
+    route: str
+    settings: ResultSettings
+    created: datetime.datetime
+    predecessors: tuple[Predecessor, ...] = ()
+
+    def identity(
+        self, study_instance_uid: str, packages: Iterable[str], models: Sequence[ModelIdentity]
+    ) -> ResultIdentity:
+        """From what the UIDs of results follow.
+
+        Parameters
+        ----------
+        packages
+            Name and version of each package that the results are of.
+        models
+            Networks that took part in these packages.
+        """
+        said = self.settings.model_dump(mode="json", exclude={"destinations"})
+        return ResultIdentity.of(
+            study_instance_uid=study_instance_uid,
+            inputs=self.inputs,
+            route_name=self.route,
+            packages=packages,
+            models=models,
+            settings=json.dumps(said, sort_keys=True),
+            software_version=SOFTWARE_VERSION,
+        )

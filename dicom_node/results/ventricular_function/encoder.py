@@ -1,0 +1,164 @@
+"""From what was found on the ventricles to the parts of the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicom_node.config import SegmentationTarget
+from dicom_node.results.keyphase import key_phase_series
+from dicom_node.results.objects import ExpectedMask, ExpectedSlice, ResultObject
+from dicom_node.results.parts import EncodingRequest, Parts, SummaryPart, as_source
+from dicom_node.results.roles import Variant
+from dicom_node.results.segmentation import EncodedSegmentation, segmentation
+from dicom_node.results.ventricular_function.groups import KEY_PHASE, SEGMENTATION, ReportContent, function_part
+from dicom_node.results.ventricular_function.pages import format_value, function_pages, function_text
+from pipelines.cine.stack import FrameSource
+from pipelines.function.findings import Quantity, VentricularFunction
+from pipelines.function.normals import reference_interval
+from pipelines.function.slices import SliceMeasures
+from pipelines.quality.findings import QualityAssessment
+from pipelines.segmentation.labels import CineSegmentation, Label
+
+__all__ = ["encode"]
+
+_WHEN = {"ED": "end diastole", "ES": "end systole"}
+_KEY_NUMBERS = (
+    ("left ventricle", (Quantity.LVEF, Quantity.LVEDV, Quantity.LVESV, Quantity.LVM)),
+    ("right ventricle", (Quantity.RVEF, Quantity.RVEDV, Quantity.RVESV)),
+)
+_WORDS = {
+    Quantity.LVEF: "ejection fraction",
+    Quantity.LVEDV: "end-diastolic volume",
+    Quantity.LVESV: "end-systolic volume",
+    Quantity.LVM: "myocardial mass",
+    Quantity.RVEF: "ejection fraction",
+    Quantity.RVEDV: "end-diastolic volume",
+    Quantity.RVESV: "end-systolic volume",
+}
+
+
+def encode(request: EncodingRequest) -> Parts:
+    """Encode ventricular function."""
+    findings, study = request.found.findings, request.study
+    stack = study.short_axis
+    if stack is None:
+        raise ValueError("ventricular function without a short-axis stack")
+    ranges = {
+        quantity: interval
+        for quantity in Quantity
+        if (interval := reference_interval(quantity, study.context)) is not None
+    }
+    content = ReportContent(study, stack, findings[VentricularFunction], findings[QualityAssessment], ranges)
+    found = findings[CineSegmentation]
+    images = _Images(request, content, _as_counted(found, findings.get(SliceMeasures)))
+    key_phases = tuple(images.key_phases())
+    segmentations = {variant: images.segmentations(variant, key_phases) for variant in request.variants}
+    return Parts(
+        objects=(*key_phases, *(made for both in segmentations.values() for made, _ in both.values())),
+        report=lambda variant: function_part(
+            request.context, content, {when: seg for when, (_, seg) in segmentations[variant].items()}
+        ),
+        summary=SummaryPart(
+            stacks=(stack,),
+            pages=lambda theme: function_pages(theme, content, found),
+            text=function_text(content),
+        ),
+        key_numbers=_key_numbers(content.function),
+        numbers={one.quantity.value: one.value for one in content.function.measurements()},
+    )
+
+
+def _key_numbers(function: VentricularFunction) -> tuple[str, ...]:
+    measured = {one.quantity: one for one in function.measurements()}
+    sentences = []
+    for chamber, quantities in _KEY_NUMBERS:
+        said = [
+            f"{_WORDS[each]} {format_value(measured[each].value, each.unit)} {each.unit}"
+            for each in quantities
+            if each in measured
+        ]
+        if said:
+            sentences.append(f"{chamber[:1].upper()}{chamber[1:]}: {', '.join(said)}.")
+    return tuple(sentences)
+
+
+def _as_counted(found: CineSegmentation, slices: SliceMeasures | None) -> NDArray[np.uint8]:
+    """Labels as the numbers count them: no LV cavity on a slice that is not counted, no wall above the valves."""
+    if slices is None:
+        return found.labels
+    left_out = ~slices.counted[:, :, None, None] & (found.labels == Label.LV)
+    left_out |= slices.above_base[None, :, None, None] & (found.labels == Label.MYO)
+    return np.where(left_out, np.uint8(Label.BACKGROUND), found.labels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Images:
+    request: EncodingRequest
+    content: ReportContent
+    shown: NDArray[np.uint8]
+    """Labels (T, S, R, C) that the SEG shows."""
+
+    def _phases(self) -> dict[str, int]:
+        key = self.content.function.keyframes
+        return {"ED": key.end_diastole, "ES": key.end_systole}
+
+    def key_phases(self) -> Iterator[ResultObject]:
+        """Key-phase images for the destinations whose SEG refers to them."""
+        wanting = [
+            (variant, names)
+            for variant, names in self.request.variants.items()
+            if variant.references is SegmentationTarget.KEY_PHASE
+        ]
+        if not wanting:
+            return
+        names = [name for _, listed in wanting for name in listed]
+        stack = self.content.stack
+        for when, phase in self._phases().items():
+            role = KEY_PHASE[when]
+            series = key_phase_series(self.request.context, role, stack, phase, _WHEN[when], self.request.sources)
+            for index, (dataset, pixels) in enumerate(series):
+                source = stack.sources[phase][index]
+                expected = ExpectedSlice(
+                    grey=stack.pixels[phase, index],
+                    tolerance=0.0 if pixels.exact else abs(pixels.slope) * 0.51,
+                    geometry=stack.geometry,
+                    frame_of_reference_uid=stack.frame_of_reference_uid,
+                    index=index,
+                    source=source,
+                )
+                yield self.request.object(role, dataset, [source], expected, names)
+
+    def segmentations(
+        self, variant: Variant, key_phases: tuple[ResultObject, ...]
+    ) -> Mapping[str, tuple[ResultObject, EncodedSegmentation]]:
+        """SEG of both phases as a group of destinations gets them."""
+        stack = self.content.stack
+        made: dict[str, tuple[ResultObject, EncodedSegmentation]] = {}
+        for when, phase in self._phases().items():
+            role = SEGMENTATION[when]
+            references: tuple[FrameSource, ...] = tuple(stack.sources[phase])
+            if variant.references is SegmentationTarget.KEY_PHASE:
+                references = tuple(as_source(each) for each in key_phases if each.role == KEY_PHASE[when])
+            seg = segmentation(
+                self.request.context,
+                role,
+                stack,
+                self.shown[phase],
+                references,
+                variant=variant,
+                when=when,
+            )
+            expected = ExpectedMask(
+                labels=seg.labels,
+                segments=seg.segments,
+                geometry=stack.geometry,
+                frame_of_reference_uid=stack.frame_of_reference_uid,
+                references=seg.references,
+            )
+            names = self.request.variants[variant]
+            made[when] = (self.request.object(role, seg.dataset, stack.sources[phase], expected, names), seg)
+        return made

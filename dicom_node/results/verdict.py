@@ -1,0 +1,42 @@
+"""What a package came to on a study, in the words that the ledger keeps and the front page says."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+__all__ = ["Verdict", "VerdictKind"]
+
+
+class VerdictKind(enum.StrEnum):
+    """How a package ended on a study version."""
+
+    DELIVERED = "delivered"
+    """Its results passed the gate, all of them."""
+    DECLINED = "declined"
+    """The study is the obstacle; trying again on the same images cannot help."""
+    PARTIAL = "partial"
+    """Some of its results were kept back by the gate."""
+    FAILED = "failed"
+    """This software or its surroundings are the obstacle: a defect, a missing model, a timeout, a crash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The verdict on one package.
+
+    Attributes
+    ----------
+    package : str
+        Its name.
+    kind : VerdictKind
+    sentences : tuple of str
+        Why it was declined or failed, or what was kept back; empty where all went well. No patient data.
+    key_numbers : tuple of str
+        What was found, in sentences for the front page; empty unless something is delivered.
+    """
+
+    package: str
+    kind: VerdictKind
+    sentences: tuple[str, ...] = ()
+    key_numbers: tuple[str, ...] = ()

@@ -1,0 +1,206 @@
+"""The closing job: what says, when all packages of a study version on a route have ended, what came of each."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, selectinload
+
+from storage.job_rows import job_event, supersede
+from storage.ledger import Ledger
+from storage.schema import JobRow, JobSlot, JobState, ResultRow, Verdict
+
+__all__ = ["FRONT_PAGE", "PackageOutcome", "ResultReference", "close_version", "package_outcomes", "reopen_version"]
+
+FRONT_PAGE = "front_page"
+"""Stands where the name of a package stands."""
+TIMEOUT_S = 120.0
+MAXIMUM_ATTEMPTS = 5
+_OPEN = (JobState.QUEUED, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultReference:
+    """A result object, as another object refers to it."""
+
+    role: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    series_description: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackageOutcome:
+    """What one package came to."""
+
+    job_id: int
+    package: str
+    study_version: int
+    verdict: Verdict
+    sentences: tuple[str, ...]
+    key_numbers: tuple[str, ...]
+    results: tuple[ResultReference, ...]
+    """In the order of delivery."""
+
+
+def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:
+    """Make the closing job when the job that has just ended for good was the last one of its study version and route.
+
+    The study is locked by the caller. A version that a later one with other images stands in for is not closed.
+    """
+    if ended.package == FRONT_PAGE:
+        return
+    packages = _packages(session, ended)
+    if any(job.state in _OPEN for job in packages) or _has_other_inputs_later(session, ended):
+        return
+    version = max(job.study_version for job in packages)
+    earlier = session.scalars(
+        select(JobRow).where(
+            JobRow.study_id == ended.study_id,
+            JobRow.route == ended.route,
+            JobRow.package == FRONT_PAGE,
+            JobRow.study_version == version,
+        )
+    ).all()
+    revision = len(earlier)
+    row = JobRow(
+        study_id=ended.study_id,
+        study_version=version,
+        route=ended.route,
+        package=FRONT_PAGE,
+        revision=revision,
+        series_instance_uids=ended.series_instance_uids,
+        input_digest=ended.input_digest,
+        identity=_identity(packages, version, revision),
+        priority=max(job.priority for job in packages),
+        slot=JobSlot.CPU,
+        background=False,
+        timeout_s=TIMEOUT_S,
+        state=JobState.QUEUED,
+        attempts=0,
+        maximum_attempts=MAXIMUM_ATTEMPTS,
+        heartbeat=0,
+        sentences=[],
+        key_numbers=[],
+        correlation_id=ended.correlation_id,
+        created_at=now,
+        due_at=now,
+        deadline_at=max(job.deadline_at for job in packages),
+    )
+    session.add(row)
+    session.flush()
+    job_event(session, row, "job queued", now)
+
+
+def reopen_version(session: Session, row: JobRow, now: dt.datetime) -> None:
+    """A package runs again: a closing job that has not ended would tell what is no longer so."""
+    closing = session.scalars(
+        select(JobRow)
+        .where(
+            JobRow.study_id == row.study_id,
+            JobRow.route == row.route,
+            JobRow.package == FRONT_PAGE,
+            JobRow.state.in_(_OPEN),
+        )
+        .with_for_update()
+    ).all()
+    for one in closing:
+        supersede(session, one, now)
+
+
+def package_outcomes(ledger: Ledger, job_id: int) -> tuple[PackageOutcome, ...]:
+    """What each package came to that a closing job is to tell, in the order of the route.
+
+    The same for as long as the closing job can run: a package that runs again takes the closing job out.
+    """
+    with ledger.reading() as session:
+        closing = session.scalars(select(JobRow).where(JobRow.id == job_id)).one()
+        return tuple(
+            PackageOutcome(
+                job.id,
+                job.package,
+                job.study_version,
+                job.verdict or Verdict.FAILED,
+                tuple(job.sentences),
+                tuple(job.key_numbers),
+                _references(job.results),
+            )
+            for job in _packages(session, closing)
+            if job.state not in _OPEN
+        )
+
+
+def predecessors(session: Session, row: JobRow) -> tuple[ResultReference, ...]:
+    """Results of the same package and route that those of this attempt may take the place of, the oldest first.
+
+    They are those of the last job before this one that has any, and those of earlier runs of this one.
+    """
+    earlier = session.scalar(
+        select(JobRow)
+        .where(
+            JobRow.study_id == row.study_id,
+            JobRow.route == row.route,
+            JobRow.package == row.package,
+            JobRow.id < row.id,
+            # What ended later cannot count: every attempt is to see the same.
+            JobRow.ended_at <= row.created_at,
+            select(ResultRow.id).where(ResultRow.job_id == JobRow.id).exists(),
+        )
+        .order_by(JobRow.id.desc())
+        .limit(1)
+        .options(selectinload(JobRow.results))
+    )
+    return (*(_references(earlier.results) if earlier is not None else ()), *_references(row.results))
+
+
+def _references(results: Sequence[ResultRow]) -> tuple[ResultReference, ...]:
+    return tuple(
+        ResultReference(
+            one.role, one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid, one.series_description
+        )
+        for one in results
+    )
+
+
+def _packages(session: Session, row: JobRow) -> list[JobRow]:
+    """The latest job of each package on the same input."""
+    jobs = session.scalars(
+        select(JobRow)
+        .where(
+            JobRow.study_id == row.study_id,
+            JobRow.route == row.route,
+            JobRow.package != FRONT_PAGE,
+            JobRow.input_digest == row.input_digest,
+            JobRow.state != JobState.SUPERSEDED,
+            JobRow.inputs_removed_at.is_(None),
+        )
+        .order_by(JobRow.study_version, JobRow.id)
+        .options(selectinload(JobRow.results))
+    ).all()
+    latest = {job.package: job for job in jobs}
+    return sorted(latest.values(), key=lambda job: job.id)
+
+
+def _has_other_inputs_later(session: Session, row: JobRow) -> bool:
+    later = select(JobRow.id).where(
+        JobRow.study_id == row.study_id,
+        JobRow.route == row.route,
+        JobRow.input_digest != row.input_digest,
+        JobRow.study_version > row.study_version,
+    )
+    return session.scalar(later.limit(1)) is not None
+
+
+def _identity(packages: Sequence[JobRow], version: int, revision: int) -> str:
+    """Of a front page: whatever it says other than another one is part of it."""
+    told = [
+        [job.package, job.identity, job.verdict, job.sentences, job.key_numbers, [one.digest for one in job.results]]
+        for job in packages
+    ]
+    return hashlib.sha256(json.dumps([version, revision, told], sort_keys=True).encode()).hexdigest()
