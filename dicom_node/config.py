@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import re
+import zoneinfo
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -86,6 +87,14 @@ def _host(value: str) -> str:
 def _device(value: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", value):
         raise ValueError("a device is cpu, or cuda:0, cuda:1 and so on for the first, second and further GPU")
+    return value
+
+
+def _time_zone(value: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("must be the name of a time zone, such as Europe/Berlin") from None
     return value
 
 
@@ -464,6 +473,8 @@ class ResultSettings(_Section):
     institution: str = ""
     contact: str = ""
     """Whom to ask about a result; printed on the summary page."""
+    time_zone: Annotated[str, AfterValidator(_time_zone)] | None = None
+    """IANA name of the zone of dates and times in results of images that state none; the system's when unset."""
     destinations: dict[Name, DestinationProfile] = Field(default_factory=dict)
 
 

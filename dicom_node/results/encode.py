@@ -191,6 +191,7 @@ class _Encoder:
             created=self.circumstances.created,
             settings=self.circumstances.settings,
             models=models,
+            acquired=self.sources.last_acquired(self.study.context.study_instance_uid),
         )
 
     def _parts(self, found: PackageFindings) -> Parts | tuple[Refusal, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +22,7 @@ from dicom_node.results.codes import (
     code_item,
     private_scheme_item,
 )
+from dicom_node.results.dates import last_acquired, local_time, offset_text
 from dicom_node.results.identity import CarriedIdentity, ResultIdentity, one_line
 from dicom_node.results.roles import USUAL, ResultRole, Variant
 from dicom_node.results.uids import derive_uid
@@ -63,6 +63,8 @@ class ResultContext:
         attempt repeated after a crash yields the same bytes.
     models : tuple of ModelIdentity
         Every network that took part; empty for a refusal before any ran.
+    acquired : datetime.datetime or None
+        When the last image was acquired, as its clock said, without time zone; that of ``reference`` when ``None``.
     """
 
     title: str
@@ -73,19 +75,22 @@ class ResultContext:
     created: datetime.datetime
     settings: ResultSettings
     models: tuple[ModelIdentity, ...]
+    acquired: datetime.datetime | None = None
     _local: datetime.datetime = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.created.tzinfo is None:
             raise ValueError("created must have a time zone")
-        local = self.created
-        match = re.fullmatch(r"([+-])(\d{2})(\d{2})", self.carried.timezone_offset.strip())
-        if match:
-            # TimezoneOffsetFromUTC governs every date and time of the object that has none of its own (C.12.1).
-            offset = datetime.timedelta(hours=int(match[2]), minutes=int(match[3])) * (-1 if match[1] == "-" else 1)
-            if abs(offset) < datetime.timedelta(hours=24):
-                local = local.astimezone(datetime.timezone(offset))
+        known = [moment for moment in (self.acquired, last_acquired([self.reference])) if moment is not None]
+        local = local_time(
+            self.created, self.carried.timezone_offset, self.settings.time_zone, max(known, default=None)
+        )
         object.__setattr__(self, "_local", local)
+
+    @property
+    def timezone_offset(self) -> str:
+        """TimezoneOffsetFromUTC: it governs every date and time of the object that has none of its own (C.12.1)."""
+        return offset_text(self._local.utcoffset() or datetime.timedelta())
 
     @property
     def date(self) -> str:
@@ -246,6 +251,7 @@ def encoded(context: ResultContext, dataset: Dataset) -> bytes:
         dataset.CodingSchemeIdentificationSequence = [private_scheme_item()]
     # Before raw elements are put in, after which pydicom does it no more.
     correct_ambiguous_vr(dataset, is_little_endian=True)
+    dataset.TimezoneOffsetFromUTC = context.timezone_offset
     context.carried.apply(dataset)
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"

@@ -135,7 +135,7 @@ _PATIENT_STUDY = (
 )
 """Patient Study Module, PS3.3 C.7.2.2."""
 
-CARRIED: tuple[str, ...] = (*_PATIENT, *_CLINICAL_TRIAL, *_STUDY, *_PATIENT_STUDY, "TimezoneOffsetFromUTC")
+CARRIED: tuple[str, ...] = (*_PATIENT, *_CLINICAL_TRIAL, *_STUDY, *_PATIENT_STUDY)
 """Keywords of the elements that results take over from a source instance."""
 
 _TYPE_2 = (
@@ -251,21 +251,20 @@ class CarriedIdentity:
         In the form in which they are written: strings of every VR as the bytes of the source, whatever they hold.
     character_set : tuple of str
         SpecificCharacterSet of the source, and of the results; empty when the source has none.
+    timezone_offset : str
+        TimezoneOffsetFromUTC of the source, ``""`` when absent; see :mod:`dicom_node.results.dates`.
     """
 
     elements: tuple[DataElement | RawDataElement, ...]
     character_set: tuple[str, ...]
+    timezone_offset: str
 
     @classmethod
     def of(cls, source: Dataset) -> CarriedIdentity:
         """Take it from a source data set (pixels are not needed)."""
         carried = (_carried(source, tag_for_keyword(keyword)) for keyword in CARRIED)
-        return cls(tuple(element for element in carried if element is not None), _declared(source))
-
-    @property
-    def timezone_offset(self) -> str:
-        """TimezoneOffsetFromUTC of the source, ``""`` when absent; it also governs the dates of the results."""
-        return self.text("TimezoneOffsetFromUTC")
+        offset = str(source.get("TimezoneOffsetFromUTC") or "")
+        return cls(tuple(element for element in carried if element is not None), _declared(source), offset)
 
     def text(self, keyword: str) -> str:
         """Value of a single-valued ASCII element, without padding; ``""`` when the source has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,12 +14,13 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_node.errors import ProcessingFailureError
 from dicom_node.results.agreement import IDENTIFYING
+from dicom_node.results.dates import ACQUIRED, last_acquired
 from pipelines.cine.elements import DAMAGE
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 
 __all__ = ["SourceDatasets", "frame_layers"]
 
-_INDEXED: list[int | str | tuple[int, int]] = ["SOPInstanceUID", "StudyInstanceUID", *IDENTIFYING]
+_INDEXED: list[int | str | tuple[int, int]] = ["SOPInstanceUID", "StudyInstanceUID", *IDENTIFYING, *ACQUIRED]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +56,7 @@ class SourceDatasets:
         return cls(found, identities)
 
     def identities(self, study_instance_uid: str) -> list[Dataset]:
-        """What the instances of a study say of whose study it is: the elements of ``IDENTIFYING`` alone."""
+        """What the instances of a study say of whose study it is and when: ``IDENTIFYING`` and ``ACQUIRED`` alone."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return [
@@ -62,6 +64,10 @@ class SourceDatasets:
                 for identity in self._identities.values()
                 if str(identity.get("StudyInstanceUID", "")) == study_instance_uid
             ]
+
+    def last_acquired(self, study_instance_uid: str) -> datetime.datetime | None:
+        """When the last image of a study was acquired, as its clock said."""
+        return last_acquired(self.identities(study_instance_uid))
 
     def header(self, sop_instance_uid: str) -> Dataset:
         """Data set of an instance, without pixels.
