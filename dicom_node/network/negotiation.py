@@ -56,6 +56,9 @@ def cleaned(pdu: bytes) -> bytes:
         if kind == _APPLICATION:
             body += _item(kind, _uid(value) or _UNKNOWN)
         elif kind == (_ANSWERED if answer else _PROPOSED):
+            if answer and value[:1] and value[0] % 2 == 0:
+                # Nobody can have proposed it: identifiers are odd (PS3.8 9.3.2.2).
+                continue
             body += _item(kind, _context(value, answer=answer))
         elif kind == _USER:
             user += value

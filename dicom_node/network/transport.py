@@ -18,7 +18,7 @@ import structlog
 from pynetdicom import AE, _config, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
-from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
@@ -122,10 +122,14 @@ def lenient_answer() -> EventHandlers:
 
         def decode(pdu: bytearray) -> tuple[Any, str]:
             try:
-                return otherwise(bytearray(cleaned(bytes(pdu))))
+                decoded, happened = otherwise(bytearray(cleaned(bytes(pdu))))
             except MalformedPduError:
                 # Its own decoder says what it says of damaged PDUs.
                 return otherwise(pdu)
+            if isinstance(decoded, A_ASSOCIATE_AC):
+                # What the state machine does with it, where an exception would leave the connection open.
+                decoded.to_primitive()
+            return decoded, happened
 
         provider._decode_pdu = decode
 

@@ -303,3 +303,14 @@ def test_the_node_understands_the_answer(reply: Callable[[], bytes]) -> None:
     with OddPeer(reply()) as peer:
         result = echo(Peer(ae_title="PACS", host="127.0.0.1", port=peer.port), ScuSettings(NODE, acse_timeout_s=20))
     assert result.error is None
+
+
+@pytest.mark.parametrize("context_id", [0, 2, 99])
+def test_an_answer_to_what_was_not_proposed_is_told_at_once(context_id: int) -> None:
+    odd = answer().replace(b"\x21\0\0\x19\1\0\0\0", b"\x21\0\0\x19" + bytes((context_id, 0, 0, 0)))
+    assert odd != answer()
+    started = time.monotonic()
+    with OddPeer(odd) as peer:
+        result = echo(Peer(ae_title="PACS", host="127.0.0.1", port=peer.port), ScuSettings(NODE, acse_timeout_s=60))
+    assert "accepts none of the presentation contexts" in str(result.error)
+    assert time.monotonic() - started < 30
