@@ -209,6 +209,8 @@ class NodeSettings(_Section):
     maximum_pdu: int = Field(default=131072, ge=4096, le=1048576)
     """Maximum PDU length offered to peers, bytes."""
     maximum_associations: int = Field(default=32, ge=1, le=256)
+    maximum_associations_per_address: int | None = Field(default=None, ge=1)
+    """Unset: three quarters of ``maximum_associations``."""
     """Associations that peers may have open at once, over all receiver processes."""
     network_timeout_s: Seconds = 60
     """Idle and partial-PDU time limit of an association."""
@@ -252,7 +254,7 @@ class Peer(_Section):
     port: int | None = Field(default=None, ge=1, le=65535)
     may: frozenset[PeerPermission] = frozenset({PeerPermission.SEND})
     maximum_associations: int | None = Field(default=None, ge=1)
-    """Associations that it may have open at once, within ``node.maximum_associations``."""
+    """Associations that it may have open at once; unset means three quarters of ``node.maximum_associations``."""
     tls: bool = False
     """Call it over TLS, and take no association from it without."""
     certificate: str | None = Field(default=None, min_length=1)
@@ -505,6 +507,8 @@ class WebSettings(_Section):
     certificate: ConfigurationPath | None = None
     """Server certificate (PEM), with its chain; unset means http://."""
     key: ConfigurationPath | None = None
+    without_tls: bool = False
+    """Serve http:// on an address that other machines reach, too."""
     maximum_object_mb: float = Field(default=2048, gt=0)
     """A larger instance is refused, megabytes (10⁶ bytes)."""
     maximum_requests: int = Field(default=16, ge=1, le=256)
@@ -515,6 +519,12 @@ class WebSettings(_Section):
     def _is_consistent(self) -> WebSettings:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("'certificate' and 'key' belong together")
+        nearby = self.address in ("localhost", "::1") or self.address.startswith("127.")
+        if self.port is not None and self.certificate is None and not nearby and not self.without_tls:
+            raise ValueError(
+                f"tokens and images over http:// can be read on the way to {self.address or 'every address'}: "
+                "give 'certificate' and 'key', or say 'without_tls: true' where a proxy does TLS"
+            )
         digests = [peer.token_sha256 for peer in self.peers.values()]
         if len(set(digests)) != len(digests):
             raise ValueError("two peers have the same token")

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from dicom_node.config import Configuration, PeerPermission
+from dicom_node.config import Configuration, PeerPermission, WebSettings
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError
 
@@ -209,3 +210,29 @@ def test_paths_of_the_audit_trail_are_relative_to_the_file(tmp_path: Path) -> No
 def test_what_is_wrong_with_metrics_and_audit_trail_is_named(tmp_path: Path, text: str, what: str) -> None:
     with pytest.raises(ConfigurationError, match=what):
         load_configuration(write(tmp_path, text), {})
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "fits"),
+    [
+        ("127.0.0.1", {}, True),
+        ("localhost", {}, True),
+        ("::1", {}, True),
+        ("0.0.0.0", {}, False),
+        ("::", {}, False),
+        ("", {}, False),
+        ("10.1.2.3", {}, False),
+        ("10.1.2.3", {"without_tls": True}, True),
+        ("10.1.2.3", {"certificate": "node.pem", "key": "node.key"}, True),
+        ("10.1.2.3", {"port": None}, True),
+    ],
+)
+def test_web_services_without_tls_are_for_this_machine_unless_said_otherwise(
+    address: str, said: dict[str, object], fits: bool
+) -> None:
+    settings = {"address": address, "port": 8443, **said}
+    if fits:
+        assert WebSettings.model_validate(settings).address == address
+    else:
+        with pytest.raises(ValidationError, match="without_tls: true"):
+            WebSettings.model_validate(settings)
