@@ -8,14 +8,18 @@ import sys
 import typer
 
 from dicom_node.commands import (
+    adopt,
     analyses,
     analyze,
     check,
+    delete,
+    deliveries,
     demo,
     fetch,
     ledger,
     models,
     phantom,
+    quarantine,
     send,
     serve,
     status,
@@ -43,6 +47,10 @@ app.command()(status.status)
 app.command()(ledger.studies)
 app.command()(ledger.jobs)
 app.command()(ledger.explain)
+app.command()(delete.delete)
+app.add_typer(deliveries.deliveries_app, name="deliveries", no_args_is_help=True)
+app.add_typer(quarantine.quarantine_app, name="quarantine")
+app.command()(adopt.adopt)
 app.command()(check.check)
 app.command()(analyses.analyses)
 app.command()(models.models)

@@ -27,6 +27,7 @@ __all__ = [
     "ClientTls",
     "Configuration",
     "ConfigurationPath",
+    "ConflictAnswer",
     "DataPath",
     "DeliveryPolicy",
     "DestinationProfile",
@@ -245,6 +246,17 @@ class PeerPermission(enum.StrEnum):
     """Query and retrieve what this node holds (C-FIND, C-GET, C-MOVE)."""
 
 
+class ConflictAnswer(enum.StrEnum):
+    """What is done with other bytes under a SOP Instance UID that is held already."""
+
+    ACCEPT = "accept"
+    """Success, so that the sender's queue moves on; the first is kept and the other goes to quarantine."""
+    REFUSE = "refuse"
+    """Cxxx; the first is kept and the other goes to quarantine."""
+    REPLACE = "replace"
+    """Success; the other stands in for the first, which goes to quarantine, and the study gets a new version."""
+
+
 class Peer(_Section):
     """Another application entity."""
 
@@ -253,6 +265,8 @@ class Peer(_Section):
     """Host name or address; for a sender, empty means from anywhere."""
     port: int | None = Field(default=None, ge=1, le=65535)
     may: frozenset[PeerPermission] = frozenset({PeerPermission.SEND})
+    conflicts: ConflictAnswer | None = None
+    """Answer to other bytes under a SOP Instance UID that is held already; unset means ``storage.conflicts``."""
     maximum_associations: int | None = Field(default=None, ge=1)
     """Associations that it may have open at once; unset means three quarters of ``node.maximum_associations``."""
     tls: bool = False
@@ -324,10 +338,11 @@ class StorageSettings(_Section):
     """Free space over which C-STORE is accepted again."""
     quarantine_days: float = Field(default=30, gt=0)
     history_days: float = Field(default=365, gt=0, le=36_500)
-    """What happened to a study is forgotten this long after its files were removed."""
-    conflicts: Literal["accept", "refuse"] = "accept"
-    """Answer to other bytes under a SOP Instance UID that is held already; either way the first is kept and the other
-    goes to quarantine. ``accept`` is Success, so that a sender's queue moves on; ``refuse`` is Cxxx."""
+    """A study is forgotten, with all that happened to it, this long after its files were removed; an association this
+    long after its end, once no study is known that it brought."""
+    conflicts: Literal[ConflictAnswer.ACCEPT, ConflictAnswer.REFUSE] = ConflictAnswer.ACCEPT
+    """Answer to other bytes under a SOP Instance UID that is held already, for peers that have none of their own;
+    ``replace`` is for single peers only, whose corrections are to be believed."""
     durable: bool = True
     """Whether Success waits for the disk. Switched off only by benchmarks: a power cut then loses images that the
     scanner has deleted."""
@@ -360,6 +375,9 @@ class ExecutionSettings(_Section):
     """Below so much free memory (2^20 bytes) an idle worker lets go of its models, and loads them when needed."""
     quiet_time_s: Seconds = 20
     """A study without a recognised complete cine is taken as complete after this silence."""
+    incomplete_quiet_time_s: Seconds = 300
+    """The same while the short axis is plainly incomplete: by what the scanner declared, by gaps, by the length of the
+    heart that it covers, or because a slice has only begun to come."""
     complete_quiet_time_s: Seconds = 1
     """The same once every slice has all its phases and no association that sent it is open."""
     missing_images_quiet_time_s: Seconds = 300
@@ -460,6 +478,10 @@ class DestinationProfile(_Section):
     storage_commitment: bool = True
     """Ask for storage commitment; of a DICOMweb destination, look each instance up there."""
     commitment_timeout_s: Seconds = 60
+    commitment_reported_by: frozenset[Name] = frozenset()
+    """Peers that report storage commitment for this destination, where that is not its own AE title."""
+    rejection_notes: bool = True
+    """Send it the notes that reject results which a later version or a deletion made void (IHE RAD IOCM)."""
 
     @model_validator(mode="after")
     def _is_one_place(self) -> DestinationProfile:
@@ -477,6 +499,9 @@ class ResultSettings(_Section):
     """Whom to ask about a result; printed on the summary page."""
     time_zone: Annotated[str, AfterValidator(_time_zone)] | None = None
     """IANA name of the zone of dates and times in results of images that state none; the system's when unset."""
+    patient_on_pages: bool = True
+    """Name, ID, birth date, study date and accession number at the head of each page. Off for research sites: what is
+    drawn into pixels stays when headers lose their identity."""
     destinations: dict[Name, DestinationProfile] = Field(default_factory=dict)
 
 
@@ -496,6 +521,8 @@ class WebPeer(_Section):
     token_sha256: Annotated[str, AfterValidator(_token_digest)]
     """SHA-256 of its bearer token; the token itself is nowhere on this node."""
     may: frozenset[Literal[PeerPermission.SEND]] = frozenset({PeerPermission.SEND})
+    conflicts: ConflictAnswer | None = None
+    """As of a DICOM peer."""
 
 
 class WebSettings(_Section):
@@ -593,3 +620,16 @@ class Configuration(_Section):
     web: WebSettings = WebSettings()
     metrics: MetricsSettings = MetricsSettings()
     audit: AuditSettings = AuditSettings()
+
+    def conflict_answer(self, calling_ae_title: str) -> ConflictAnswer:
+        """What is done with other bytes under a known SOP Instance UID when this peer sends them.
+
+        Parameters
+        ----------
+        calling_ae_title
+            Or the name of a web peer.
+        """
+        of_peers = [peer.conflicts for peer in self.peers.values() if peer.ae_title == calling_ae_title]
+        web = self.web.peers.get(calling_ae_title)
+        answers = [one for one in (*of_peers, web.conflicts if web else None) if one is not None]
+        return answers[0] if answers else self.storage.conflicts

@@ -323,6 +323,9 @@ def _names_resolve(configuration: Configuration) -> Iterator[Mistake]:
             yield Mistake((("peers", name, "tls"),), "this node has no certificate: fill in node.tls")
     destinations = configuration.results.destinations
     for name, profile in destinations.items():
+        for reporter in sorted(profile.commitment_reported_by - configuration.peers.keys()):
+            where: Key = ("results", "destinations", name, "commitment_reported_by")
+            yield Mistake((where,), f"no peer named {reporter!r}{_named(configuration.peers, reporter)}")
         if profile.peer is None:
             continue
         key: Key = ("results", "destinations", name, "peer")

@@ -21,8 +21,11 @@ __all__ = [
     "ExecutionTimeoutError",
     "GateError",
     "NodeError",
+    "NotAcceptedError",
     "NotAuthorisedError",
     "OutOfResourcesError",
+    "PeerFailedError",
+    "PeerOutOfResourcesError",
     "PeerUnavailableError",
     "ProcessingFailureError",
     "SopClassNotSupportedError",
@@ -113,7 +116,10 @@ class GateError(NodeError):
 
 
 class PeerUnavailableError(NodeError):
-    """A peer cannot be reached, rejects the association or the request for now, or breaks off."""
+    """A peer cannot be reached, rejects the association or the request for now, or breaks off.
+
+    It says nothing of any object: whatever is meant for the peer waits for as long as it takes.
+    """
 
     retryable = True
 
@@ -122,8 +128,20 @@ class PeerUnavailableError(NodeError):
         self.retry_after_s = retry_after_s
 
 
+class PeerOutOfResourcesError(PeerUnavailableError):
+    """A peer is there but has no room for the object at present (A7xx, 0213): it is offered again until there is."""
+
+
+class PeerFailedError(PeerUnavailableError):
+    """A peer was reached and fails over the object (0110, a connection that breaks off over it): the attempt counts."""
+
+
 class DeliveryRefusedError(NodeError):
-    """A peer refuses the object for good (A9xx, Cxxx, 0122): dead letter at once."""
+    """A peer refuses the object for good (A9xx, Cxxx): dead letter at once."""
+
+
+class NotAcceptedError(DeliveryRefusedError):
+    """A peer does not take objects of this kind (negotiation, 0122): neither a failure nor a dead letter."""
 
 
 _NO_ROOM = {

@@ -30,7 +30,7 @@ from dicom_node.network.places import PlaceTable
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import Backlog, backlog
-from storage.schema import DeliveryState, JobState
+from storage.schema import ENDED, DeliveryState, JobState
 
 __all__ = ["NodeState", "exposed"]
 
@@ -173,7 +173,7 @@ class NodeState(Collector):
             yield _time("jobs_oldest_timestamp_seconds", text, waiting.oldest_job_at)
         deliveries = _family("deliveries", "Results on their way or given up.", "destination", "state")
         # None of a kind is a number too; and one may wait for a destination that is no longer configured.
-        known = itertools.product(self._destinations, set(DeliveryState) - {DeliveryState.COMMITTED})
+        known = itertools.product(self._destinations, set(DeliveryState) - ENDED)
         for destination, delivery_state in sorted({*known, *waiting.deliveries}):
             count = waiting.deliveries.get((destination, delivery_state), 0)
             deliveries.add_metric([destination, delivery_state.value], count)
@@ -184,6 +184,11 @@ class NodeState(Collector):
         for destination, at in waiting.oldest_delivery_at.items():
             oldest.add_metric([destination], at.timestamp())
         yield oldest
+        unreachable = _family("destination_unreachable", "Whether nobody answered the last call.", "destination")
+        away = {one.destination for one in waiting.outages}
+        for destination in sorted({*self._destinations, *away}):
+            unreachable.add_metric([destination], destination in away)
+        yield unreachable
         yield _gauge("quarantined_objects", "Objects in quarantine.", waiting.quarantined)
         if waiting.last_received_at is not None:
             text = "When the last instance was received."

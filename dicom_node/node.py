@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
-from dicom_node.errors import NodeError, OutOfResourcesError
+from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
 from dicom_node.exposition import exposed
 from dicom_node.logs import configure_logging
 from dicom_node.network.front_door import FrontDoor, listening_socket, open_front_door
@@ -22,13 +22,14 @@ from dicom_node.network.tls import check_credentials
 from dicom_node.process_states import exclusive_service, states_file
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
 from storage.files import InstanceFiles
+from storage.identity import IdentityError, bind
 from storage.instances import close_abandoned_associations
 from storage.ledger import LedgerError, open_ledger, utc_now
 
 if TYPE_CHECKING:
     from dicom_node.execute.worker import ProcessStudy
 
-__all__ = ["node_roles", "serve"]
+__all__ = ["alone", "node_roles", "serve"]
 
 _log = structlog.get_logger(__name__)
 
@@ -70,7 +71,7 @@ def serve(
     """
     configure_logging(role="supervisor")
     stop = stop_on_signals()
-    with _alone(configuration.storage.directory):
+    with alone(configuration.storage.directory):
         _prepare(configuration)
         with contextlib.closing(_front_door(configuration)) as front_door, exposed(configuration, front_door.places):
             # Counts, and so is imported only where it is said by now where the numbers go.
@@ -185,10 +186,12 @@ def _prepare(configuration: Configuration) -> None:
     if node.tls is not None:
         check_credentials(node.tls)
     try:
-        ledger = open_ledger(configuration.storage.database)
-        # Each receiver closes its own; this closes those of receivers that are no longer configured.
-        close_abandoned_associations(ledger, f"{node.ae_title}:{node.port}/", at=utc_now())
-        ledger.close()
+        with contextlib.closing(open_ledger(configuration.storage.database)) as ledger:
+            bind(ledger, InstanceFiles(configuration.storage.directory), now=utc_now())
+            # Each receiver closes its own; this closes those of receivers that are no longer configured.
+            close_abandoned_associations(ledger, f"{node.ae_title}:{node.port}/", at=utc_now())
+    except IdentityError as error:
+        raise ConfigurationError(str(error), subject=f"storage.directory {configuration.storage.directory}") from error
     except (SQLAlchemyError, LedgerError) as error:
         raise OutOfResourcesError(
             f"the ledger cannot be opened: {type(error).__name__}",
@@ -222,8 +225,16 @@ def _patiently(key: str, listen: Callable[[], _T]) -> _T:
 
 
 @contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Hold the storage directory against a second node on this machine."""
+def alone(directory: Path) -> Iterator[None]:
+    """Hold the storage directory against a second node on this machine, and against commands that need it stopped.
+
+    Raises
+    ------
+    OutOfResourcesError
+        The directory cannot be written.
+    NodeError
+        A node serves it.
+    """
     with contextlib.ExitStack() as held:
         try:
             InstanceFiles(directory)

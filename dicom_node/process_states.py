@@ -19,6 +19,8 @@ from pathlib import Path
 
 import structlog
 
+from storage.files import FILE_MODE
+
 __all__ = ["ProcessState", "exclusive_service", "read_states", "serving_process", "states_file", "write_states"]
 
 _log = structlog.get_logger(__name__)
@@ -105,7 +107,8 @@ def exclusive_service(storage_directory: Path) -> Iterator[int | None]:
     OSError
         The lock cannot be written.
     """
-    with _lock_file(storage_directory).open("a+") as lock:
+    descriptor = os.open(_lock_file(storage_directory), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    with os.fdopen(descriptor, "a+", encoding="ascii") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -77,6 +77,9 @@ class Role:
 def stop_on_signals() -> threading.Event:
     """An event that is set by SIGTERM or SIGINT; for the main thread of a process.
 
+    SIGHUP stops nothing: a terminal that closes must not end a node, and a configuration is read at the start only. The
+    log says so.
+
     The interpreter writes each signal to a socket, and a thread that reads it sets the event: setting it in the signal
     handler itself can deadlock with the main thread that waits for it.
     """
@@ -84,12 +87,15 @@ def stop_on_signals() -> threading.Event:
     reading, writing = socket.socketpair()
     writing.setblocking(False)
     signal.set_wakeup_fd(writing.fileno())
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: None)
 
     def wait() -> None:
-        while reading.recv(64):
-            stop.set()
+        while numbers := reading.recv(64):
+            if set(numbers) & {signal.SIGTERM, signal.SIGINT}:
+                stop.set()
+            elif signal.SIGHUP in numbers:
+                _log.warning("SIGHUP ignored: a changed configuration takes effect when the node is started again")
         writing.close()
 
     threading.Thread(target=wait, name="signals", daemon=True).start()

@@ -19,7 +19,7 @@ __all__ = ["FRONT_PAGE", "PackageOutcome", "ResultReference", "close_version", "
 
 FRONT_PAGE = "front_page"
 """Stands where the name of a package stands."""
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 MAXIMUM_ATTEMPTS = 5
 _OPEN = (JobState.QUEUED, JobState.RUNNING)
 
@@ -78,7 +78,7 @@ def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:
         series_instance_uids=ended.series_instance_uids,
         input_digest=ended.input_digest,
         identity=_identity(packages, version, revision),
-        priority=max(job.priority for job in packages),
+        priority=min(job.priority for job in packages),
         slot=JobSlot.CPU,
         background=False,
         timeout_s=TIMEOUT_S,

@@ -38,6 +38,7 @@ class CommitmentTransaction:
     transaction_uid: str
     referenced: tuple[tuple[str, str], ...]
     """SOP Class and SOP Instance UID of each object."""
+    requested_at: dt.datetime
     failed_attempts: int
     reuses_transaction_uid: bool
     """The peer has used the Transaction UID before, for other objects."""
@@ -209,6 +210,7 @@ def _transaction(session: Session, row: CommitmentTransactionRow) -> CommitmentT
         calling_ae_title=row.calling_ae_title,
         transaction_uid=row.transaction_uid,
         referenced=tuple((sop_class, sop_instance) for sop_class, sop_instance in row.referenced),
+        requested_at=row.requested_at,
         failed_attempts=row.attempts,
         reuses_transaction_uid=bool(session.scalar(select(earlier))),
     )

@@ -1,4 +1,9 @@
-"""Deliveries: results on their way to destinations, until the destination commits them."""
+"""Deliveries: results on their way to destinations, until the destination commits them.
+
+Two counts are kept apart. What a destination refuses or fails counts against a delivery, which in the end is a dead
+letter. That a destination cannot be reached says nothing of the delivery: the destination has an outage then, nothing
+is sent to it before the outage's next attempt, and everything waits as long as it takes.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +11,43 @@ import datetime as dt
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, delete, exists, select
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from storage.ledger import Ledger, LedgerError, record_event
-from storage.schema import CommitmentRequest, DeliveryRow, DeliveryState, JobRow, ResultRow
+from storage.schema import (
+    CommitmentRequest,
+    DeliveryRow,
+    DeliveryState,
+    JobRow,
+    OutageRow,
+    ResultRow,
+    StudyRow,
+)
 
 __all__ = [
     "Delivery",
+    "Selection",
     "claim_deliveries",
     "commitment_reported",
+    "commitments_postponed",
     "delivery_confirmed",
     "delivery_failed",
+    "delivery_not_accepted",
+    "delivery_put_off",
     "delivery_sent",
+    "delivery_unverified",
+    "destination_reached",
+    "destination_unreachable",
     "destinations_with_work",
+    "dismiss",
+    "dismiss_deliveries",
     "extend_deliveries",
     "overdue_commitments",
     "release_deliveries",
     "release_expired_deliveries",
-    "requeue_delivery",
+    "requeue_deliveries",
+    "selected_studies",
 ]
 
 
@@ -36,6 +59,8 @@ class Delivery:
     destination: str
     state: DeliveryState
     failed_attempts: int
+    put_off: int
+    """How often in a row the destination had no room for it."""
     transaction_uid: str | None
     job_id: int
     study_instance_uid: str
@@ -57,6 +82,7 @@ def _joined(row: DeliveryRow) -> Delivery:
         destination=row.destination,
         state=row.state,
         failed_attempts=row.attempts,
+        put_off=row.put_off,
         transaction_uid=row.transaction_uid,
         job_id=job.id,
         study_instance_uid=job.study.study_instance_uid,
@@ -71,20 +97,50 @@ def _joined(row: DeliveryRow) -> Delivery:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Deliveries that an operator means: those to which all that is given applies."""
+
+    destination: str | None = None
+    role: str | None = None
+    """Kind of object, as the results of a job are named."""
+    job_id: int | None = None
+    study_instance_uid: str | None = None
+
+    def condition(self) -> ColumnElement[bool]:
+        """For a query of deliveries."""
+        of_result = select(ResultRow.id).join(JobRow, JobRow.id == ResultRow.job_id)
+        if self.role is not None:
+            of_result = of_result.where(ResultRow.role == self.role)
+        if self.job_id is not None:
+            of_result = of_result.where(JobRow.id == self.job_id)
+        if self.study_instance_uid is not None:
+            study = select(StudyRow.id).where(StudyRow.study_instance_uid == self.study_instance_uid)
+            of_result = of_result.where(JobRow.study_id.in_(study))
+        condition = DeliveryRow.result_id.in_(of_result)
+        return condition if self.destination is None else condition & (DeliveryRow.destination == self.destination)
+
+
 _WITH_RESULT = joinedload(DeliveryRow.result).joinedload(ResultRow.job).joinedload(JobRow.study)
 
 
 def destinations_with_work(ledger: Ledger, now: dt.datetime) -> tuple[str, ...]:
-    """Destinations that have a delivery due."""
+    """Destinations that have a delivery due or a commitment overdue, and may be called now."""
+    due = (DeliveryRow.state == DeliveryState.QUEUED) & (DeliveryRow.due_at <= now)
+    overdue = (DeliveryRow.state == DeliveryState.AWAITING_COMMITMENT) & (DeliveryRow.commitment_deadline < now)
     with ledger.reading() as session:
         return tuple(
             session.scalars(
                 select(DeliveryRow.destination)
-                .where(DeliveryRow.state == DeliveryState.QUEUED, DeliveryRow.due_at <= now)
+                .where(due | overdue, ~_shut(now))
                 .distinct()
                 .order_by(DeliveryRow.destination)
             )
         )
+
+
+def _shut(now: dt.datetime) -> ColumnElement[bool]:
+    return exists().where(OutageRow.destination == DeliveryRow.destination, OutageRow.retry_at > now)
 
 
 def claim_deliveries(
@@ -98,6 +154,7 @@ def claim_deliveries(
                 DeliveryRow.destination == destination,
                 DeliveryRow.state == DeliveryState.QUEUED,
                 DeliveryRow.due_at <= now,
+                ~_shut(now),
             )
             .order_by(DeliveryRow.id)
             .limit(limit)
@@ -151,7 +208,7 @@ def delivery_sent(
     *,
     now: dt.datetime,
 ) -> None:
-    """The destination stored these: SENDING or AWAITING_COMMITMENT → AWAITING_COMMITMENT, or COMMITTED at once.
+    """The destination stored these: SENDING or AWAITING_COMMITMENT → AWAITING_COMMITMENT, or NOT_VERIFIED at once.
 
     Called before the commitment request leaves, so that an answer always finds its transaction.
 
@@ -170,7 +227,7 @@ def delivery_sent(
             row.sent_at = row.sent_at or now
             row.owner = row.lease_until = row.error = None
             if transaction_uid is None:
-                row.state, row.committed_at = DeliveryState.COMMITTED, now
+                _end(row, DeliveryState.NOT_VERIFIED, now)
                 _event(session, row, "delivery sent", now, commitment="not asked")
                 continue
             row.state = DeliveryState.AWAITING_COMMITMENT
@@ -185,18 +242,21 @@ def commitment_reported(
     committed: Collection[str],
     failed: Mapping[str, str],
     *,
+    destinations: Collection[str],
     now: dt.datetime,
     retry_at: Callable[[int], dt.datetime | None],
 ) -> int:
     """Take in an N-EVENT-REPORT: committed instances → COMMITTED, failed ones → QUEUED or DEAD.
 
     A commitment counts whenever it comes; a failure counts only for the latest request of a delivery. Unknown
-    transactions and instances change nothing.
+    transactions and instances, and deliveries to others than those whom the reporter speaks for, are left as they are.
 
     Parameters
     ----------
     committed, failed
         SOP Instance UIDs; for failed ones with the reason in words.
+    destinations
+        Whom the reporter speaks for.
     retry_at
         Failed attempts of a delivery, this one included, to the time of the next; ``None`` when there is none.
 
@@ -210,7 +270,7 @@ def commitment_reported(
             select(DeliveryRow)
             .join(CommitmentRequest, CommitmentRequest.delivery_id == DeliveryRow.id)
             .join(DeliveryRow.result)
-            .where(CommitmentRequest.transaction_uid == transaction_uid)
+            .where(CommitmentRequest.transaction_uid == transaction_uid, DeliveryRow.destination.in_(destinations))
             .options(contains_eager(DeliveryRow.result))
             .with_for_update(of=DeliveryRow)
         ).all()
@@ -241,6 +301,23 @@ def delivery_confirmed(ledger: Ledger, delivery_ids: Collection[int], *, how: st
                 _commit(session, row, now, how)
 
 
+def delivery_unverified(ledger: Ledger, delivery_ids: Collection[int], *, why: str, now: dt.datetime) -> None:
+    """The destination stored these and cannot be asked whether it keeps them: AWAITING_COMMITMENT → NOT_VERIFIED."""
+    with ledger.transaction() as session:
+        for row in _locked(session, delivery_ids):
+            if row.state is DeliveryState.AWAITING_COMMITMENT:
+                _end(row, DeliveryState.NOT_VERIFIED, now)
+                _event(session, row, "delivery not verified", now, why=why)
+
+
+def commitments_postponed(ledger: Ledger, delivery_ids: Collection[int], deadline: dt.datetime) -> None:
+    """The destination cannot be asked now for what it did not commit in time: it is looked for again later."""
+    with ledger.transaction() as session:
+        for row in _locked(session, delivery_ids):
+            if row.state is DeliveryState.AWAITING_COMMITMENT:
+                row.commitment_deadline = deadline
+
+
 def overdue_commitments(ledger: Ledger, now: dt.datetime) -> list[Delivery]:
     """Deliveries whose commitment did not come in time."""
     with ledger.reading() as session:
@@ -263,20 +340,150 @@ def delivery_failed(
                 _fail(session, row, error, retry_at, now)
 
 
-def requeue_delivery(ledger: Ledger, delivery_id: int, *, now: dt.datetime) -> None:
-    """An operator sends a dead delivery again: DEAD → QUEUED with all its attempts.
+def delivery_put_off(ledger: Ledger, delivery_id: int, error: str, retry_at: dt.datetime, *, now: dt.datetime) -> None:
+    """The destination has no room for it at present: SENDING → QUEUED until ``retry_at``; no attempt is counted."""
+    with ledger.transaction() as session:
+        for row in _locked(session, (delivery_id,)):
+            if row.state is DeliveryState.SENDING:
+                row.put_off += 1
+                _wait(row, error, retry_at)
+                if row.put_off == 1:
+                    _event(session, row, "delivery put off", now, error=error)
 
-    Raises
-    ------
-    LedgerError
-        There is no such delivery, or it is not dead.
+
+def delivery_not_accepted(ledger: Ledger, delivery_id: int, error: str, *, now: dt.datetime) -> None:
+    """The destination does not take objects of this kind: SENDING → NOT_ACCEPTED."""
+    with ledger.transaction() as session:
+        for row in _locked(session, (delivery_id,)):
+            if row.state is DeliveryState.SENDING:
+                _end(row, DeliveryState.NOT_ACCEPTED, now)
+                row.error = error
+                _event(session, row, "delivery not accepted", now, error=error)
+
+
+def destination_unreachable(
+    ledger: Ledger,
+    destination: str,
+    delivery_ids: Collection[int],
+    error: str,
+    *,
+    retry_at: Callable[[int], dt.datetime],
+    now: dt.datetime,
+) -> None:
+    """The destination cannot be reached: SENDING → QUEUED, and nothing is sent to it before the next attempt.
+
+    Parameters
+    ----------
+    delivery_ids
+        What was to be sent; no attempt is counted against them.
+    retry_at
+        From the number of attempts of this outage, this one included, to the time of the next.
     """
     with ledger.transaction() as session:
-        (row,) = _locked(session, (delivery_id,))
-        if row.state is not DeliveryState.DEAD:
-            raise LedgerError(f"delivery {delivery_id} is {row.state}, not dead")
-        row.state, row.attempts, row.due_at, row.error = DeliveryState.QUEUED, 0, now, None
-        _event(session, row, "delivery requeued", now)
+        outage = session.get(OutageRow, destination, with_for_update=True)
+        if outage is None:
+            outage = OutageRow(destination=destination, since=now, attempts=0, retry_at=now, error=error)
+            session.add(outage)
+            record_event(session, "destination unreachable", destination, at=now, error=error)
+        outage.attempts += 1
+        outage.retry_at, outage.error = retry_at(outage.attempts), error
+        for row in _locked(session, delivery_ids):
+            if row.state is DeliveryState.SENDING:
+                _wait(row, error, now)
+
+
+def destination_reached(ledger: Ledger, destination: str, *, now: dt.datetime) -> None:
+    """The destination answered: its outage, if it had one, is over."""
+    with ledger.reading() as session:
+        if session.get(OutageRow, destination) is None:
+            return
+    with ledger.transaction() as session:
+        since = session.scalar(delete(OutageRow).where(OutageRow.destination == destination).returning(OutageRow.since))
+        if since is not None:
+            record_event(session, "destination reached again", destination, at=now, since=since.isoformat())
+
+
+def requeue_deliveries(
+    ledger: Ledger,
+    selection: Selection,
+    *,
+    now: dt.datetime,
+    states: Collection[DeliveryState] = (DeliveryState.DEAD,),
+) -> int:
+    """An operator sends again what ended without being delivered: → QUEUED with all its attempts.
+
+    What retention has removed since then cannot be sent again, and stays as it is.
+
+    Returns
+    -------
+    int
+        How many there were.
+    """
+    with ledger.transaction() as session:
+        rows = [row for row in _selected(session, selection, states) if row.result.removed_at is None]
+        for row in rows:
+            row.state, row.attempts, row.put_off, row.due_at = DeliveryState.QUEUED, 0, 0, now
+            row.error = row.ended_at = None
+            _event(session, row, "delivery requeued", now)
+        # Whoever asks for it has a reason to believe that it can be reached.
+        session.execute(delete(OutageRow).where(OutageRow.destination.in_({row.destination for row in rows})))
+        return len(rows)
+
+
+def dismiss_deliveries(
+    ledger: Ledger,
+    selection: Selection,
+    *,
+    reason: str,
+    by: str,
+    now: dt.datetime,
+    states: Collection[DeliveryState] = (DeliveryState.DEAD,),
+) -> int:
+    """An operator gives deliveries up: → DISMISSED; they hold up retention no longer.
+
+    Returns
+    -------
+    int
+        How many there were.
+    """
+    with ledger.transaction() as session:
+        rows = _selected(session, selection, states)
+        for row in rows:
+            dismiss(session, row, reason=reason, by=by, now=now)
+        return len(rows)
+
+
+def selected_studies(ledger: Ledger, selection: Selection, states: Collection[DeliveryState]) -> tuple[str, ...]:
+    """Study Instance UIDs of some deliveries."""
+    with ledger.reading() as session:
+        return tuple(
+            session.scalars(
+                select(StudyRow.study_instance_uid)
+                .join(JobRow, JobRow.study_id == StudyRow.id)
+                .join(ResultRow, ResultRow.job_id == JobRow.id)
+                .join(DeliveryRow, DeliveryRow.result_id == ResultRow.id)
+                .where(DeliveryRow.state.in_(states), selection.condition())
+                .distinct()
+                .order_by(StudyRow.study_instance_uid)
+            )
+        )
+
+
+def dismiss(session: Session, row: DeliveryRow, *, reason: str, by: str, now: dt.datetime) -> None:
+    """Give one delivery up, in the transaction of whoever makes it void."""
+    _end(row, DeliveryState.DISMISSED, now)
+    row.error = reason
+    _event(session, row, "delivery dismissed", now, reason=reason, by=by)
+
+
+def _selected(session: Session, selection: Selection, states: Collection[DeliveryState]) -> Sequence[DeliveryRow]:
+    return session.scalars(
+        select(DeliveryRow)
+        .where(DeliveryRow.state.in_(states), selection.condition())
+        .order_by(DeliveryRow.id)
+        .options(_WITH_RESULT)
+        .with_for_update(of=DeliveryRow)
+    ).all()
 
 
 def _locked(session: Session, delivery_ids: Collection[int]) -> Sequence[DeliveryRow]:
@@ -292,21 +499,31 @@ def _locked(session: Session, delivery_ids: Collection[int]) -> Sequence[Deliver
     return rows
 
 
+def _end(row: DeliveryRow, state: DeliveryState, now: dt.datetime) -> None:
+    row.state, row.ended_at = state, now
+    row.owner = row.lease_until = row.commitment_deadline = None
+
+
+def _wait(row: DeliveryRow, error: str, until: dt.datetime) -> None:
+    row.state, row.due_at, row.error = DeliveryState.QUEUED, until, error
+    row.owner = row.lease_until = None
+
+
 def _commit(session: Session, row: DeliveryRow, now: dt.datetime, how: str) -> None:
-    row.state, row.committed_at = DeliveryState.COMMITTED, now
-    row.owner = row.lease_until = row.error = None
+    _end(row, DeliveryState.COMMITTED, now)
+    row.committed_at, row.error = now, None
     _event(session, row, "delivery committed", now, how=how)
 
 
 def _fail(session: Session, row: DeliveryRow, error: str, retry_at: dt.datetime | None, now: dt.datetime) -> None:
     row.attempts += 1
-    row.owner = row.lease_until = row.commitment_deadline = None
-    row.error = error
+    row.commitment_deadline = None
     if retry_at is None:
-        row.state = DeliveryState.DEAD
+        _end(row, DeliveryState.DEAD, now)
+        row.error = error
         _event(session, row, "delivery dead", now, error=error, attempts=row.attempts)
     else:
-        row.state, row.due_at = DeliveryState.QUEUED, retry_at
+        _wait(row, error, retry_at)
         _event(session, row, "delivery failed", now, error=error, attempts=row.attempts, retry_at=retry_at.isoformat())
 
 

@@ -1,6 +1,7 @@
 """Instance files: written whole, flushed to the disk, then renamed to the name that their content gives them.
 
 Nothing under ``instances``, ``results`` or ``quarantine`` is ever half written, and nothing is ever written twice.
+They hold patient data: whoever is neither the owner nor of the group may not read them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["INSTANCES", "QUARANTINE", "RESULTS", "IncomingFile", "InstanceFiles", "StoredFile"]
+__all__ = [
+    "DIRECTORY_MODE",
+    "FILE_MODE",
+    "INSTANCES",
+    "QUARANTINE",
+    "RESULTS",
+    "UNEXPLAINED",
+    "IncomingFile",
+    "InstanceFiles",
+    "StoredFile",
+]
+
+FILE_MODE, DIRECTORY_MODE = 0o640, 0o750
+"""Less what the umask takes away."""
 
 INCOMING = "incoming"
 INSTANCES = "instances"
 RESULTS = "results"
 QUARANTINE = "quarantine"
+UNEXPLAINED = "unexplained"
+"""Where files lie, each under its former name, that nothing in the ledger explains."""
+IDENTITY, NEXT_IDENTITY = ".identity", ".identity.next"
 LOCK = ".sweep.lock"
 KEPT_IN_MEMORY = 1 << 20
 """Bytes of a data set up to which it is read from memory again: mapping a small file costs more than its copy."""
@@ -60,8 +77,9 @@ class InstanceFiles:
     def __init__(self, root: Path, *, durable: bool = True) -> None:
         self.root, self.durable = root, durable
         self._where = str(root)
+        root.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
         for folder in (INCOMING, INSTANCES, RESULTS, QUARANTINE):
-            (root / folder).mkdir(parents=True, exist_ok=True)
+            (root / folder).mkdir(DIRECTORY_MODE, exist_ok=True)
 
     def make_folders(self) -> None:
         """Make all folders that instances may go to now, not one after the other while they come.
@@ -72,7 +90,7 @@ class InstanceFiles:
             No room or no access.
         """
         for number in range(256):
-            (self.root / INSTANCES / f"{number:02x}").mkdir(exist_ok=True)
+            (self.root / INSTANCES / f"{number:02x}").mkdir(DIRECTORY_MODE, exist_ok=True)
         self._flush_directory(f"{self._where}/{INSTANCES}")
 
     def incoming(self, *, file_meta: bytes, transfer_syntax_uid: str) -> IncomingFile:
@@ -123,6 +141,8 @@ class InstanceFiles:
         """
         link = Path(self.new_name())
         link.hardlink_to(self.root / stored.path)
+        # The sweep takes a file that is old and that no row names; this one's row is still to come.
+        os.utime(link)
         path = stored.path.replace(INSTANCES, QUARANTINE, 1)
         try:
             self.place(link, path)
@@ -152,6 +172,60 @@ class InstanceFiles:
             except FileNotFoundError:
                 return False
         return True
+
+    def set_aside_if_older(self, path: str | Path, than: dt.datetime) -> bool:
+        """Move a stored file to ``unexplained`` unless it is gone or was written, or written again, after ``than``."""
+        source, target = self.root / path, self.root / UNEXPLAINED / path
+        for folder in (self.root / UNEXPLAINED, target.parent.parent, target.parent):
+            folder.mkdir(DIRECTORY_MODE, exist_ok=True)
+        with self._locked(fcntl.LOCK_EX):
+            try:
+                if source.stat().st_mtime >= than.timestamp():
+                    return False
+                source.replace(target)
+            except FileNotFoundError:
+                return False
+        self._flush_directory(str(target.parent))
+        self._flush_directory(str(source.parent))
+        return True
+
+    def unexplained_paths(self) -> Iterator[Path]:
+        """Every file that was set aside, relative to the storage directory."""
+        for path in sorted((self.root / UNEXPLAINED).glob("*/*/*.dcm")):
+            yield path.relative_to(self.root)
+
+    def identity(self) -> str | None:
+        """The identity that the directory carries, see :mod:`storage.identity`."""
+        return self._read(IDENTITY)
+
+    def next_identity(self) -> str | None:
+        """The identity that it was about to get."""
+        return self._read(NEXT_IDENTITY)
+
+    def propose_identity(self, identity: str) -> None:
+        """Write down which identity the directory is about to get.
+
+        Raises
+        ------
+        OSError
+            No room or no access.
+        """
+        descriptor = os.open(self.root / NEXT_IDENTITY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(identity)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def take_identity(self) -> None:
+        """Give the directory the identity that was written down for it."""
+        (self.root / NEXT_IDENTITY).replace(self.root / IDENTITY)
+        self._flush_directory(self._where)
+
+    def _read(self, name: str) -> str | None:
+        try:
+            return (self.root / name).read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return None
 
     def stored_paths(self) -> Iterator[Path]:
         """Every file under instances, results and quarantine, relative to the storage directory."""
@@ -186,7 +260,7 @@ class InstanceFiles:
             try:
                 os.rename(incoming, target)  # noqa: PTH104
             except FileNotFoundError:
-                Path(directory).mkdir(exist_ok=True)
+                Path(directory).mkdir(DIRECTORY_MODE, exist_ok=True)
                 self._flush_directory(directory.rpartition("/")[0])
                 os.rename(incoming, target)  # noqa: PTH104
         self._flush_directory(directory)
@@ -202,7 +276,7 @@ class InstanceFiles:
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        lock = os.open(f"{self._where}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = os.open(f"{self._where}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(lock, how)
             yield
@@ -220,7 +294,7 @@ class IncomingFile:
         self._files = files
         self._content = hashlib.sha256(transfer_syntax_uid.encode("ascii") + b"\0")
         self._path = files.new_name()
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         self._kept = False
         self._small: bytearray | None = bytearray()
         self._head: tuple[bytes, ...] = (file_meta,)

@@ -14,7 +14,15 @@ from sqlalchemy import Connection, Dialect, PoolProxiedConnection, Table, bindpa
 from sqlalchemy.exc import IntegrityError
 
 from storage.ledger import Ledger, LedgerError, absent_insert, insert_if_absent, record_event
-from storage.schema import Association, AssociationStudy, InstanceRow, QuarantineRow, SeriesRow, StudyRow
+from storage.schema import (
+    Association,
+    AssociationStudy,
+    InstanceRow,
+    QuarantineRow,
+    ReleasedFileRow,
+    SeriesRow,
+    StudyRow,
+)
 
 __all__ = [
     "QuarantinedObject",
@@ -27,6 +35,7 @@ __all__ = [
     "record_more",
     "record_quarantine",
     "series_ids",
+    "series_values",
     "stored_digest",
 ]
 
@@ -442,7 +451,7 @@ def _locked_study(connection: Connection, uid: str, new: Sequence[ReceivedInstan
         if created:
             _insert_link(connection, study, association_id, at)
     for series_instance_uid in of_series.keys() - study.series_ids.keys():
-        insert_if_absent(connection, _SERIES, _series_values(study.id, of_series[series_instance_uid]))
+        insert_if_absent(connection, _SERIES, series_values(study.id, of_series[series_instance_uid]))
         study.series_ids[series_instance_uid] = connection.execute(
             _SERIES_ID, {"study": study.id, "uid": series_instance_uid}
         ).scalar_one()
@@ -510,7 +519,8 @@ def _instance_rows(rows: Sequence[tuple[int, ReceivedInstance]], at: dt.datetime
     ]
 
 
-def _series_values(study_id: int, one: ReceivedInstance) -> dict[str, Any]:
+def series_values(study_id: int, one: ReceivedInstance) -> dict[str, Any]:
+    """The row of the series that an instance is the first of."""
     return {
         "study_id": study_id,
         "series_instance_uid": one.series_instance_uid,
@@ -570,6 +580,8 @@ def _record_conflict(connection: Connection, one: ReceivedInstance, study_id: in
         study_id=study_id,
         digest=one.digest,
     )
+    # Its bytes are kept in quarantine, under another name.
+    insert_if_absent(connection, cast(Table, ReleasedFileRow.__table__), {"path": one.path, "at": at})
 
 
 def record_quarantine(ledger: Ledger, quarantined: QuarantinedObject, *, at: dt.datetime) -> None:

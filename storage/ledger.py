@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from storage.files import DIRECTORY_MODE, FILE_MODE
 from storage.migrate import MigrationError, migrate_to_head
 from storage.schema import EventRow
 
@@ -66,7 +67,7 @@ class Ledger:
         if self.engine.dialect.name != "sqlite" or not database or database == ":memory:":
             yield
             return
-        lock = os.open(f"{database}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = os.open(f"{database}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             give_up = time.monotonic() + BUSY_TIMEOUT_S
             while time.monotonic() < give_up:
@@ -132,7 +133,10 @@ def open_ledger(url: str, *, durable: bool = True) -> Ledger:
 
 def _sqlite_engine(url: URL, *, durable: bool) -> Engine:
     if url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        Path(url.database).parent.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+        # SQLite would let everybody read it; the files that it puts beside it get the mode of this one.
+        with contextlib.suppress(OSError):
+            os.close(os.open(url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_use_lifo=True)
 
     @event.listens_for(engine, "connect")

@@ -82,6 +82,6 @@ def _is_at_head(connection: Connection) -> bool:
     if revision is not None and revision not in known:
         raise MigrationError(
             f"it was written by a later version of this software (revision {revision} is not among {known[0]} to "
-            f"{known[-1]}); run that version, or begin a new ledger"
+            f"{known[-1]}); run that version"
         )
     return bool(revision == known[-1])

@@ -12,8 +12,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from storage.closing import FRONT_PAGE
+from storage.deliveries import Selection
 from storage.ledger import Ledger, LedgerError
 from storage.schema import (
+    ENDED,
     Association,
     AssociationStudy,
     CommitmentRequest,
@@ -25,6 +27,7 @@ from storage.schema import (
     JobRow,
     JobSlot,
     JobState,
+    OutageRow,
     QuarantineRow,
     ReportState,
     ResultRow,
@@ -40,14 +43,18 @@ __all__ = [
     "Event",
     "JobOverview",
     "LedgerOverview",
+    "Outage",
     "QuarantineOverview",
     "StudyOverview",
     "backlog",
     "commitments",
+    "count_deliveries",
+    "count_jobs",
     "delivery_overviews",
     "events_of_study",
     "job_overviews",
     "ledger_overview",
+    "outages",
     "quarantine_overviews",
     "study_overviews",
 ]
@@ -91,6 +98,7 @@ class Backlog:
     """By destination; those not committed."""
     oldest_delivery_at: Mapping[str, dt.datetime]
     """By destination: when the oldest delivery was made that is neither committed nor dead."""
+    outages: tuple[Outage, ...]
     quarantined: int
     last_received_at: dt.datetime | None
 
@@ -108,6 +116,8 @@ class StudyOverview:
     instances: int
     instances_waiting: int
     open_associations: int
+    senders: tuple[str, ...]
+    """AE titles that sent its series."""
     jobs: Mapping[JobState, int]
     verdicts: Mapping[str, Verdict]
     """By package: of its last job that has ended for good; ``route/package`` where the study took several routes."""
@@ -170,9 +180,22 @@ class DeliveryOverview:
     due_at: dt.datetime
     sent_at: dt.datetime | None
     transaction_uid: str | None
-    """None for a committed delivery means that commitment was not asked for."""
     committed_at: dt.datetime | None
+    ended_at: dt.datetime | None
     error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """One destination that could not be reached the last time it was called."""
+
+    destination: str
+    since: dt.datetime
+    attempts: int
+    retry_at: dt.datetime
+    error: str
+    waiting: int
+    """Deliveries that wait for its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +213,7 @@ class Commitment:
 class QuarantineOverview:
     """One object that was kept aside."""
 
+    id: int
     digest: str
     path: str
     reason: str
@@ -207,6 +231,8 @@ class Event:
     kind: str
     subject: str
     detail: Mapping[str, Any]
+    sender: str | None
+    """AE title that called in the association it belongs to."""
 
 
 _WAITS = InstanceRow.study_version.is_(None) & InstanceRow.removed_at.is_(None)
@@ -272,6 +298,7 @@ def backlog(ledger: Ledger, *, now: dt.datetime) -> Backlog:
             oldest_job_at=session.scalar(select(func.min(JobRow.created_at)).where(going)),
             deliveries={(destination, state): count for destination, state, count in deliveries},
             oldest_delivery_at=dict(oldest.all()),
+            outages=_outages(session),
             quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
             last_received_at=_last_received_at(session),
         )
@@ -334,6 +361,8 @@ def study_overviews(
                 .group_by(SeriesRow.study_id)
             )
         }
+        # Of a study that was deleted.
+        nothing = (0, 0, 0, None)
         associations = dict(
             session.execute(
                 select(AssociationStudy.study_id, func.count())
@@ -342,6 +371,14 @@ def study_overviews(
                 .group_by(AssociationStudy.study_id)
             ).all()
         )
+        senders: dict[int, list[str]] = {}
+        for study_id, title in session.execute(
+            select(SeriesRow.study_id, SeriesRow.calling_ae_title)
+            .where(SeriesRow.study_id.in_(ids))
+            .distinct()
+            .order_by(SeriesRow.calling_ae_title)
+        ):
+            senders.setdefault(study_id, []).append(title)
         jobs: dict[int, dict[JobState, int]] = {}
         for study_id, job_state, count in session.execute(
             select(JobRow.study_id, JobRow.state, func.count())
@@ -371,12 +408,13 @@ def study_overviews(
                 study_instance_uid=study.study_instance_uid,
                 version=study.version,
                 first_received_at=study.first_received_at,
-                last_received_at=max(study.last_received_at, held[study.id][3]),
+                last_received_at=max(study.last_received_at, held.get(study.id, nothing)[3] or study.last_received_at),
                 removed_at=study.removed_at,
-                series=held[study.id][0],
-                instances=held[study.id][1],
-                instances_waiting=held[study.id][2],
+                series=held.get(study.id, nothing)[0],
+                instances=held.get(study.id, nothing)[1],
+                instances_waiting=held.get(study.id, nothing)[2],
                 open_associations=associations.get(study.id, 0),
+                senders=tuple(senders.get(study.id, ())),
                 jobs=jobs.get(study.id, {}),
                 verdicts=_by_package(verdicts.get(study.id, {})),
                 deliveries=deliveries.get(study.id, {}),
@@ -447,6 +485,7 @@ def delivery_overviews(
     *,
     states: Sequence[DeliveryState] = tuple(DeliveryState),
     study_instance_uid: str | None = None,
+    selection: Selection | None = None,
     limit: int = 1000,
 ) -> tuple[DeliveryOverview, ...]:
     """Deliveries in these states, the newest first."""
@@ -462,6 +501,8 @@ def delivery_overviews(
         )
         if study_instance_uid is not None:
             query = query.where(StudyRow.study_instance_uid == study_instance_uid)
+        if selection is not None:
+            query = query.where(selection.condition())
         return tuple(
             DeliveryOverview(
                 id=row.id,
@@ -478,16 +519,50 @@ def delivery_overviews(
                 sent_at=row.sent_at,
                 transaction_uid=row.transaction_uid,
                 committed_at=row.committed_at,
+                ended_at=row.ended_at,
                 error=row.error,
             )
             for row, result, uid in session.execute(query)
         )
 
 
+def outages(ledger: Ledger) -> tuple[Outage, ...]:
+    """Destinations that could not be reached, by name."""
+    with ledger.reading() as session:
+        return _outages(session)
+
+
+def _outages(session: Session) -> tuple[Outage, ...]:
+    waiting = (
+        select(func.count())
+        .where(DeliveryRow.destination == OutageRow.destination, DeliveryRow.state == DeliveryState.QUEUED)
+        .scalar_subquery()
+    )
+    return tuple(
+        Outage(row.destination, row.since, row.attempts, row.retry_at, row.error, count)
+        for row, count in session.execute(select(OutageRow, waiting).order_by(OutageRow.destination))
+    )
+
+
+def count_deliveries(ledger: Ledger, states: Collection[DeliveryState], selection: Selection | None = None) -> int:
+    """How many deliveries are in these states."""
+    with ledger.reading() as session:
+        query = select(func.count()).select_from(DeliveryRow).where(DeliveryRow.state.in_(states))
+        if selection is not None:
+            query = query.where(selection.condition())
+        return session.scalar(query) or 0
+
+
+def count_jobs(ledger: Ledger) -> int:
+    """How many jobs there are, in all states."""
+    with ledger.reading() as session:
+        return session.scalar(select(func.count()).select_from(JobRow)) or 0
+
+
 def commitments(
     ledger: Ledger, *, at: dt.datetime, delivery_ids: Collection[int] = (), transaction_uid: str | None = None
 ) -> tuple[Commitment, ...]:
-    """Those of some deliveries that were committed at one moment.
+    """Those of some deliveries that were committed, or delivered without verification, at one moment.
 
     Parameters
     ----------
@@ -504,7 +579,8 @@ def commitments(
             .join(JobRow, JobRow.id == ResultRow.job_id)
             .where(
                 DeliveryRow.id.in_(delivery_ids) | DeliveryRow.id.in_(requested),
-                DeliveryRow.committed_at == at,
+                DeliveryRow.state.in_((DeliveryState.COMMITTED, DeliveryState.NOT_VERIFIED)),
+                DeliveryRow.ended_at == at,
             )
             .order_by(DeliveryRow.id)
         ).all()
@@ -524,7 +600,7 @@ def _turnaround_s(session: Session, job: JobRow, at: dt.datetime) -> float | Non
         select(func.count())
         .select_from(DeliveryRow)
         .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
-        .where(ResultRow.job_id == job.id, DeliveryRow.state != DeliveryState.COMMITTED)
+        .where(ResultRow.job_id == job.id, DeliveryRow.state.not_in(ENDED))
     )
     received = session.scalar(
         select(func.max(InstanceRow.received_at))
@@ -538,7 +614,7 @@ def quarantine_overviews(ledger: Ledger, *, limit: int = 100) -> tuple[Quarantin
     """Objects kept aside, the newest first."""
     with ledger.reading() as session:
         return tuple(
-            QuarantineOverview(row.digest, row.path, row.reason, row.sop_instance_uid, row.job_id, row.at)
+            QuarantineOverview(row.id, row.digest, row.path, row.reason, row.sop_instance_uid, row.job_id, row.at)
             for row in session.scalars(select(QuarantineRow).order_by(QuarantineRow.id.desc()).limit(limit))
         )
 
@@ -546,11 +622,15 @@ def quarantine_overviews(ledger: Ledger, *, limit: int = 100) -> tuple[Quarantin
 def events_of_study(ledger: Ledger, study_instance_uid: str, *, limit: int = 1000) -> tuple[Event, ...]:
     """The latest events of a study, in the order they happened."""
     with ledger.reading() as session:
-        rows = session.scalars(
-            select(EventRow)
+        rows = session.execute(
+            select(EventRow, Association.calling_ae_title)
             .join(StudyRow, StudyRow.id == EventRow.study_id)
+            .outerjoin(Association, Association.id == EventRow.correlation_id)
             .where(StudyRow.study_instance_uid == study_instance_uid)
             .order_by(EventRow.id.desc())
             .limit(limit)
         ).all()
-        return tuple(Event(row.at, row.correlation_id, row.kind, row.subject, row.detail) for row in reversed(rows))
+        return tuple(
+            Event(row.at, row.correlation_id, row.kind, row.subject, row.detail, sender)
+            for row, sender in reversed(rows)
+        )

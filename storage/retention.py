@@ -1,25 +1,31 @@
 """What may leave the disk, and how it leaves without ever taking an acknowledged image along.
 
-Two steps. The ledger first marks what is no longer needed; later the sweep removes files that no row of the ledger
-names any more. A file that came again in between is young, and the sweep leaves young files alone.
+Two steps. The ledger first lets go of what is no longer needed, file by file; later the sweep removes those files and
+no others. A file that came again in between is young, and the sweep leaves young files alone. A file that the ledger
+neither names nor let go of is not this ledger's to delete: it is moved aside, reported, and kept until a person
+explains it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
+from typing import cast
 
-from sqlalchemy import Select, delete, exists, func, or_, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import Select, Table, delete, exists, func, literal, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
 from storage.closing import FRONT_PAGE
 from storage.files import InstanceFiles
-from storage.ledger import Ledger, record_event
+from storage.identity import IdentityError, is_bound
+from storage.ledger import Ledger, absent_insert, record_event
 from storage.schema import (
+    ENDED,
     Association,
     AssociationStudy,
+    CommitmentRequest,
     CommitmentTransactionRow,
     DeliveryRow,
-    DeliveryState,
     EventRow,
     InstanceRow,
     JobRow,
@@ -27,6 +33,7 @@ from storage.schema import (
     PerformedStepRow,
     PerformedStepStudyRow,
     QuarantineRow,
+    ReleasedFileRow,
     ReportState,
     ResultRow,
     SeriesRow,
@@ -35,24 +42,29 @@ from storage.schema import (
 )
 
 __all__ = [
+    "Swept",
     "expire_commitments",
     "expire_events",
+    "expire_history",
     "expire_quarantine",
     "expire_steps",
     "expire_studies",
+    "release_files",
     "sweep_files",
 ]
 
 EVENTS_A_TRANSACTION = 1000
+ASSOCIATIONS_A_TRANSACTION = 500
 
 
 def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> tuple[str, ...]:
     """Mark the files of finished studies as removed.
 
     A study is finished when no instance of it waits, no association that sent it is open, all its jobs have ended, what
-    failed among them was told on a front page, and all deliveries of its results are committed; and when nothing of
-    that happened, and this node committed to no instance of it, within ``retention``. A study with a failed job that
-    nobody was told of, or with a dead delivery, stays until an operator has dealt with it.
+    failed among them was told on a front page, and all deliveries of its results have ended (committed, delivered
+    without verification, not accepted or dismissed); and when nothing of that happened, and this node committed to no
+    instance of it, within ``retention``. A study with a failed job that nobody was told of, or with a dead delivery,
+    stays until an operator has dealt with it.
 
     Returns
     -------
@@ -86,12 +98,12 @@ def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime)
     )
     ended = over & (JobRow.ended_at < before)
     working = exists().where(JobRow.study_id == StudyRow.id, ~func.coalesce(ended, False))
-    committed = (DeliveryRow.state == DeliveryState.COMMITTED) & (DeliveryRow.committed_at < before)
+    delivered = DeliveryRow.state.in_(ENDED) & (DeliveryRow.ended_at < before)
     delivering = exists().where(
         JobRow.study_id == StudyRow.id,
         ResultRow.job_id == JobRow.id,
         DeliveryRow.result_id == ResultRow.id,
-        ~func.coalesce(committed, False),
+        ~func.coalesce(delivered, False),
     )
     finished = select(StudyRow.id, StudyRow.study_instance_uid).where(
         StudyRow.removed_at.is_(None),
@@ -116,22 +128,14 @@ def _expire_study(ledger: Ledger, finished: Select[int, str], study_id: int, now
         if study is None:
             return False
         session.execute(update(StudyRow).where(StudyRow.id == study_id).values(removed_at=now))
-        session.execute(
-            update(InstanceRow)
-            .where(
-                InstanceRow.series_id.in_(select(SeriesRow.id).where(SeriesRow.study_id == study_id)),
-                InstanceRow.removed_at.is_(None),
-            )
-            .values(removed_at=now)
-        )
-        session.execute(
-            update(ResultRow)
-            .where(
-                ResultRow.job_id.in_(select(JobRow.id).where(JobRow.study_id == study_id)),
-                ResultRow.removed_at.is_(None),
-            )
-            .values(removed_at=now)
-        )
+        of_study = InstanceRow.series_id.in_(select(SeriesRow.id).where(SeriesRow.study_id == study_id))
+        present = of_study & InstanceRow.removed_at.is_(None)
+        release_files(session, select(InstanceRow.path).where(present), now=now)
+        session.execute(update(InstanceRow).where(present).values(removed_at=now))
+        made = ResultRow.job_id.in_(select(JobRow.id).where(JobRow.study_id == study_id))
+        kept = made & ResultRow.removed_at.is_(None)
+        release_files(session, select(ResultRow.path).where(kept), now=now)
+        session.execute(update(ResultRow).where(kept).values(removed_at=now))
         session.execute(
             update(JobRow)
             .where(JobRow.study_id == study_id, JobRow.inputs_removed_at.is_(None))
@@ -144,11 +148,28 @@ def _expire_study(ledger: Ledger, finished: Select[int, str], study_id: int, now
 
 def expire_quarantine(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> int:
     """Forget objects that were quarantined longer ago than ``retention``; returns how many."""
+    old = QuarantineRow.at < now - retention
     with ledger.transaction() as session:
-        expired = session.scalars(
-            delete(QuarantineRow).where(QuarantineRow.at < now - retention).returning(QuarantineRow.id)
-        ).all()
-        return len(expired)
+        release_files(session, select(QuarantineRow.path).where(old), now=now)
+        return len(session.scalars(delete(QuarantineRow).where(old).returning(QuarantineRow.id)).all())
+
+
+def release_files(session: Session, paths: Select[str], *, now: dt.datetime) -> None:
+    """Let go of files: the sweep removes each unless a row names it, or names it again by then.
+
+    Parameters
+    ----------
+    paths
+        Query for their paths.
+    """
+    table = cast(Table, ReleasedFileRow.__table__)
+    listed = paths.subquery()
+    session.execute(
+        absent_insert(session.get_bind().dialect.name, table).from_select(
+            ["path", "at"],
+            select(listed.c.path, literal(now, ReleasedFileRow.at.type)).where(listed.c.path != "").distinct(),
+        )
+    )
 
 
 def expire_commitments(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> int:
@@ -206,21 +227,105 @@ def expire_events(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) 
         since = rows[-1].at
 
 
-def sweep_files(ledger: Ledger, files: InstanceFiles, *, grace: dt.timedelta, now: dt.datetime) -> int:
-    """Remove files that no row names: expired ones, and what a crash left between the file and its commit.
+def expire_history(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> int:
+    """Forget studies whose files were removed longer ago than ``retention``, with all that is known of them, and
+    associations that ended longer ago and brought nothing that is still known.
+
+    Returns
+    -------
+    int
+        How many studies and associations were forgotten.
+    """
+    before = now - retention
+    with ledger.reading() as session:
+        removed = select(StudyRow.id).where(StudyRow.removed_at < before).order_by(StudyRow.removed_at)
+        studies = session.scalars(removed).all()
+    # One transaction a study: scanners wait for each.
+    forgotten = sum(_forget_study(ledger, study_id, before) for study_id in studies)
+    while True:
+        with ledger.transaction() as session:
+            ids = session.scalars(_forgettable_associations(before)).all()
+            session.execute(delete(Association).where(Association.id.in_(ids)))
+        forgotten += len(ids)
+        if len(ids) < ASSOCIATIONS_A_TRANSACTION:
+            return forgotten
+
+
+def _forget_study(ledger: Ledger, study_id: int, before: dt.datetime) -> bool:
+    with ledger.transaction() as session:
+        still = select(StudyRow.id).where(StudyRow.id == study_id, StudyRow.removed_at < before)
+        if session.scalar(still.with_for_update()) is None:
+            # An image of it came.
+            return False
+        jobs = select(JobRow.id).where(JobRow.study_id == study_id)
+        results = select(ResultRow.id).where(ResultRow.job_id.in_(jobs))
+        deliveries = select(DeliveryRow.id).where(DeliveryRow.result_id.in_(results))
+        series = select(SeriesRow.id).where(SeriesRow.study_id == study_id)
+        release_files(session, select(QuarantineRow.path).where(QuarantineRow.job_id.in_(jobs)), now=before)
+        for statement in (
+            delete(CommitmentRequest).where(CommitmentRequest.delivery_id.in_(deliveries)),
+            delete(DeliveryRow).where(DeliveryRow.result_id.in_(results)),
+            delete(ResultRow).where(ResultRow.job_id.in_(jobs)),
+            delete(QuarantineRow).where(QuarantineRow.job_id.in_(jobs)),
+            delete(JobRow).where(JobRow.study_id == study_id),
+            delete(InstanceRow).where(InstanceRow.series_id.in_(series)),
+            delete(SeriesRow).where(SeriesRow.study_id == study_id),
+            delete(AssociationStudy).where(AssociationStudy.study_id == study_id),
+            delete(StudyAttributesRow).where(StudyAttributesRow.study_id == study_id),
+            delete(EventRow).where(EventRow.study_id == study_id),
+            delete(StudyRow).where(StudyRow.id == study_id),
+        ):
+            session.execute(statement)
+        return True
+
+
+def _forgettable_associations(before: dt.datetime) -> Select[str]:
+    return (
+        select(Association.id)
+        .where(
+            Association.closed_at < before,
+            Association.audited_at.is_not(None),
+            *(
+                ~exists().where(column == Association.id)
+                for column in (
+                    AssociationStudy.association_id,
+                    InstanceRow.association_id,
+                    StudyRow.last_association_id,
+                    QuarantineRow.association_id,
+                )
+            ),
+        )
+        .limit(ASSOCIATIONS_A_TRANSACTION)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one sweep did."""
+
+    removed: int
+    """Files that the ledger had let go of, and half-written ones of processes that died."""
+    set_aside: int
+    """Files that nothing explains."""
+
+
+def sweep_files(ledger: Ledger, files: InstanceFiles, *, grace: dt.timedelta, now: dt.datetime) -> Swept:
+    """Remove the files that the ledger let go of; move those aside that nothing explains.
 
     Parameters
     ----------
     grace
         Younger files are left alone: their commit may still come. Longer than any transfer or job lasts.
 
-    Returns
-    -------
-    int
-        How many files were removed.
+    Raises
+    ------
+    IdentityError
+        The directory is not the ledger's (it was unmounted, or another was mounted): nothing was touched.
     """
+    if not is_bound(ledger, files):
+        raise IdentityError("the storage directory is not the one of this ledger any more: nothing is swept")
     # The directory is listed before the ledger is read: a file that is committed in between is then seen as named.
-    stored = list(files.stored_paths())
+    stored = [str(path) for path in files.stored_paths()]
     with ledger.reading() as session:
         named = {
             *session.scalars(
@@ -233,5 +338,22 @@ def sweep_files(ledger: Ledger, files: InstanceFiles, *, grace: dt.timedelta, no
             *session.scalars(select(ResultRow.path).where(ResultRow.removed_at.is_(None))),
             *session.scalars(select(QuarantineRow.path)),
         }
-    unnamed = [path for path in stored if str(path) not in named]
-    return sum(files.remove_if_older(path, now - grace) for path in (*unnamed, *files.incoming_paths()))
+        released = set(session.scalars(select(ReleasedFileRow.path).where(ReleasedFileRow.at <= now)))
+    than = now - grace
+    removed = {path for path in released - named if files.remove_if_older(path, than)}
+    _forget_released(ledger, [path for path in released if path in named or not files.absolute(path).exists()])
+    aside = [path for path in stored if path not in named | released and files.set_aside_if_older(path, than)]
+    if aside:
+        with ledger.transaction() as session:
+            record_event(
+                session, "files set aside", "storage directory", at=now, files=len(aside), for_example=aside[0]
+            )
+    waste = sum(files.remove_if_older(path, than) for path in files.incoming_paths())
+    return Swept(len(removed) + waste, len(aside))
+
+
+def _forget_released(ledger: Ledger, paths: list[str]) -> None:
+    for start in range(0, len(paths), EVENTS_A_TRANSACTION):
+        with ledger.transaction() as session:
+            part = paths[start : start + EVENTS_A_TRANSACTION]
+            session.execute(delete(ReleasedFileRow).where(ReleasedFileRow.path.in_(part)))

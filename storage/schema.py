@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 __all__ = [
+    "ENDED",
     "Association",
     "AssociationStudy",
     "Base",
@@ -40,9 +41,12 @@ __all__ = [
     "JobRow",
     "JobSlot",
     "JobState",
+    "LedgerIdentityRow",
+    "OutageRow",
     "PerformedStepRow",
     "PerformedStepStudyRow",
     "QuarantineRow",
+    "ReleasedFileRow",
     "ReportState",
     "ResultRow",
     "SeriesRow",
@@ -84,14 +88,26 @@ class Verdict(enum.StrEnum):
 
 
 class DeliveryState(enum.StrEnum):
-    """Where a delivery is; the last two are final unless an operator requeues it."""
+    """Where a delivery is; those after ``AWAITING_COMMITMENT`` are final unless an operator requeues them."""
 
     QUEUED = "queued"
     SENDING = "sending"
     AWAITING_COMMITMENT = "awaiting commitment"
     COMMITTED = "committed"
-    """The destination took responsibility; or it was sent to a destination that is not asked for commitment."""
+    """The destination took responsibility, or was seen to hold it."""
+    NOT_VERIFIED = "delivered, not verified"
+    """The destination answered that it stored it, and cannot be, or is not to be, asked whether it keeps it."""
+    NOT_ACCEPTED = "not accepted"
+    """The destination does not take objects of this kind (negotiation, 0122): nothing failed."""
+    DISMISSED = "dismissed"
+    """An operator gave it up, or a later version of the study made it void before it was sent."""
     DEAD = "dead"
+
+
+ENDED = frozenset(
+    {DeliveryState.COMMITTED, DeliveryState.NOT_VERIFIED, DeliveryState.NOT_ACCEPTED, DeliveryState.DISMISSED}
+)
+"""Deliveries that need nothing more, of the node or of a person."""
 
 
 class ReportState(enum.StrEnum):
@@ -200,6 +216,13 @@ class StudyRow(Base):
             sqlite_where=text("removed_at IS NULL"),
             postgresql_where=text("removed_at IS NULL"),
         ),
+        # What history forgets, the oldest first.
+        Index(
+            "ix_study_removed",
+            "removed_at",
+            sqlite_where=text("removed_at IS NOT NULL"),
+            postgresql_where=text("removed_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -211,7 +234,7 @@ class StudyRow(Base):
     first_received_at: Mapped[dt.datetime]
     last_received_at: Mapped[dt.datetime] = mapped_column(index=True)
     """As of its last version; instances that wait since then have times of their own."""
-    last_association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
+    last_association_id: Mapped[str] = mapped_column(ForeignKey("association.id"), index=True)
     removed_at: Mapped[dt.datetime | None]
     """When its instance files were removed by retention; none while any of them is present."""
     committed_at: Mapped[dt.datetime | None]
@@ -273,7 +296,7 @@ class InstanceRow(Base):
     digest: Mapped[str] = mapped_column(Digest)
     path: Mapped[str] = mapped_column(Text)
     size: Mapped[int] = mapped_column(BigInteger)
-    association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
+    association_id: Mapped[str] = mapped_column(ForeignKey("association.id"), index=True)
     received_at: Mapped[dt.datetime]
     facts: Mapped[dict[str, Any]]
     """Empty until somebody asks about the study."""
@@ -295,8 +318,8 @@ class QuarantineRow(Base):
     path: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(String(200))
     sop_instance_uid: Mapped[str | None] = mapped_column(Uid)
-    association_id: Mapped[str | None] = mapped_column(ForeignKey("association.id"))
-    job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"))
+    association_id: Mapped[str | None] = mapped_column(ForeignKey("association.id"), index=True)
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"), index=True)
     at: Mapped[dt.datetime] = mapped_column(index=True)
 
 
@@ -374,6 +397,8 @@ class ResultRow(Base):
     digest: Mapped[str] = mapped_column(Digest)
     size: Mapped[int] = mapped_column(BigInteger)
     removed_at: Mapped[dt.datetime | None]
+    rejected_at: Mapped[dt.datetime | None]
+    """When a rejection note that names it was made."""
 
     job: Mapped[JobRow] = relationship(back_populates="results")
     deliveries: Mapped[list[DeliveryRow]] = relationship(back_populates="result", order_by="DeliveryRow.id")
@@ -394,6 +419,8 @@ class DeliveryRow(Base):
     state: Mapped[DeliveryState] = mapped_column(_state(DeliveryState, "delivery_state"), index=True)
     attempts: Mapped[int] = mapped_column(default=0)
     """Attempts that failed."""
+    put_off: Mapped[int] = mapped_column(default=0)
+    """How often in a row the destination had no room for it."""
     created_at: Mapped[dt.datetime]
     due_at: Mapped[dt.datetime]
     owner: Mapped[str | None] = mapped_column(String(64))
@@ -403,6 +430,8 @@ class DeliveryRow(Base):
     """Of the latest storage commitment request, until it is answered with a failure."""
     commitment_deadline: Mapped[dt.datetime | None]
     committed_at: Mapped[dt.datetime | None]
+    ended_at: Mapped[dt.datetime | None]
+    """When it came into its final state."""
     error: Mapped[str | None] = mapped_column(Text)
 
     result: Mapped[ResultRow] = relationship(back_populates="deliveries")
@@ -482,6 +511,38 @@ class PerformedStepStudyRow(Base):
     study_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True, index=True)
 
     step: Mapped[PerformedStepRow] = relationship(back_populates="studies")
+
+
+class LedgerIdentityRow(Base):
+    """The one row that says to which storage directory this ledger belongs."""
+
+    __tablename__ = "ledger_identity"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    identity: Mapped[str] = mapped_column(String(32))
+    bound_at: Mapped[dt.datetime]
+
+
+class ReleasedFileRow(Base):
+    """One file that the ledger let go of: the only kind of file that is ever deleted."""
+
+    __tablename__ = "released_file"
+
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    """Relative to the storage directory."""
+    at: Mapped[dt.datetime]
+
+
+class OutageRow(Base):
+    """One destination that could not be reached the last time: nothing goes there before ``retry_at``."""
+
+    __tablename__ = "outage"
+
+    destination: Mapped[str] = mapped_column(String(41), primary_key=True)
+    since: Mapped[dt.datetime]
+    attempts: Mapped[int]
+    retry_at: Mapped[dt.datetime]
+    error: Mapped[str] = mapped_column(Text)
 
 
 class EventRow(Base):

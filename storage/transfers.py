@@ -12,7 +12,14 @@ from sqlalchemy.orm import Session
 from storage.ledger import Ledger
 from storage.schema import Association, AssociationStudy, EventRow, InstanceRow, SeriesRow, StudyRow
 
-__all__ = ["EndedAssociation", "ReceivedStudy", "note_as_told", "untold_associations"]
+__all__ = [
+    "EndedAssociation",
+    "ReceivedStudy",
+    "note_as_told",
+    "pass_over_untold",
+    "received_by",
+    "untold_associations",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +110,33 @@ def note_as_told(ledger: Ledger, associations: Collection[str], *, at: dt.dateti
     """Note that the audit trail holds what these associations brought."""
     with ledger.transaction() as session:
         session.execute(update(Association).where(Association.id.in_(associations)).values(audited_at=at))
+
+
+def pass_over_untold(ledger: Ledger) -> int:
+    """Note all ended associations as told, because there is no audit trail to tell them; returns how many there were.
+
+    Else they would pile up in what the audit trail asks for every second, and be told, years of them, when one begins.
+    """
+    with ledger.transaction() as session:
+        passed = session.scalars(
+            update(Association)
+            .where(Association.audited_at.is_(None), Association.closed_at.is_not(None))
+            .values(audited_at=Association.closed_at)
+            .returning(Association.id)
+        ).all()
+        return len(passed)
+
+
+def received_by(ledger: Ledger, role: str, *, since: dt.datetime) -> tuple[str, ...]:
+    """Study Instance UIDs of what receivers of one name (the part after ``/``) brought since a time."""
+    with ledger.reading() as session:
+        return tuple(
+            session.scalars(
+                select(StudyRow.study_instance_uid)
+                .join(AssociationStudy, AssociationStudy.study_id == StudyRow.id)
+                .join(Association, Association.id == AssociationStudy.association_id)
+                .where(Association.opened_at >= since, Association.receiver.endswith(f"/{role}"))
+                .distinct()
+                .order_by(StudyRow.study_instance_uid)
+            )
+        )

@@ -1,9 +1,10 @@
-"""SIGKILL at random: every acknowledged image is kept, and every study gives exactly one set of results.
+"""SIGKILL at random: every acknowledged image is kept, and every study gives exactly one set of results a package.
 
 A real node runs on the loopback interface between a real sender and the package's PACS. The number of kills is
-``DICOM_NODE_CRASH_ROUNDS``, the seed ``DICOM_NODE_CRASH_SEED``. The workers run a cheap analysis that makes three
-objects of each study, so that many studies pass between the kills; with ``DICOM_NODE_CRASH_ANALYSIS=real`` they run the
-node's own, which answers these tiny studies with a refusal.
+``DICOM_NODE_CRASH_ROUNDS``, the seed ``DICOM_NODE_CRASH_SEED``. The workers run three packages of a cheap analysis, a
+quick one, one that declines and a slow one that gives way, so that many studies pass between the kills; the front page
+that closes each study is the node's own. With ``DICOM_NODE_CRASH_ANALYSIS=real`` they run the node's own analysis,
+which answers these tiny studies with a refusal.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crash_analysis import ROLES, cheap_analysis, result_uid
+from crash_analysis import cheap_analysis, result_uid, roles_of
 from crash_parts import PHASES, SLICES, NotingPacs, write_cine
 from interop.ports import free_port, listening, wait_until
+from own_packages import crash_packages
 from pydicom import dcmread
+from pydicom.uid import BasicTextSRStorage
 
 from dicom_node import node
 from dicom_node.config import (
@@ -43,12 +46,13 @@ from dicom_node.config import (
 )
 from dicom_node.network.pacs import PacsSettings
 from dicom_node.network.sender import ScuSettings, send_files
+from storage.closing import FRONT_PAGE
 from storage.jobs import studies_to_consider
 from storage.ledger import Ledger, open_ledger
 from storage.overview import DeliveryOverview, JobOverview, delivery_overviews, job_overviews
 from storage.schema import DeliveryState, InstanceRow, JobRow, JobState
 
-ROUNDS = int(os.environ.get("DICOM_NODE_CRASH_ROUNDS", "12"))
+ROUNDS = int(os.environ.get("DICOM_NODE_CRASH_ROUNDS", "15"))
 SEED = int(os.environ.get("DICOM_NODE_CRASH_SEED", "1"))
 REAL = os.environ.get("DICOM_NODE_CRASH_ANALYSIS", "cheap") == "real"
 START_S = 300.0
@@ -57,14 +61,14 @@ SETTLE_S = 600.0
 _spawn = multiprocessing.get_context("spawn")
 
 
-def _configuration(folder: Path, pacs_port: int) -> Configuration:
+def _configuration(folder: Path, pacs_port: int, analyses: tuple[str, ...]) -> Configuration:
     return Configuration(
         node=NodeSettings(ae_title="NODE", address="127.0.0.1", port=free_port(), network_timeout_s=20),
         peers={
             "scanner": Peer(ae_title="MR1"),
             "pacs": Peer(ae_title="PACS", host="127.0.0.1", port=pacs_port, may=frozenset({PeerPermission.RECEIVE})),
         },
-        routes={"cine": Route(destinations=("pacs",))},
+        routes={"cine": Route(analyses=analyses, destinations=("pacs",))},
         storage=StorageSettings(
             database=f"sqlite:///{folder}/ledger.sqlite",
             directory=folder / "instances",
@@ -73,7 +77,12 @@ def _configuration(folder: Path, pacs_port: int) -> Configuration:
         ),
         # Only a complete study is scheduled, so each gives one set of results however its sending is cut up.
         execution=ExecutionSettings(
-            maximum_attempts=1000, quiet_time_s=3600, complete_quiet_time_s=0.3, job_timeout_s=60, threads_per_slot=1
+            maximum_attempts=1000,
+            quiet_time_s=3600,
+            complete_quiet_time_s=0.3,
+            incomplete_quiet_time_s=3600,
+            job_timeout_s=60,
+            threads_per_slot=1,
         ),
         results=ResultSettings(destinations={"pacs": DestinationProfile(peer="pacs", commitment_timeout_s=3)}),
         delivery=DeliveryPolicy(first_delay_s=0.2, maximum_delay_s=1, maximum_attempts=10_000, response_timeout_s=5),
@@ -107,14 +116,25 @@ class _Node:
                     role = name.removeprefix("dn ").split("-")[0]
                     found[role] = child
                     if role == "executor":
-                        found.update(("worker", one) for one in child.children() if one.name().startswith("dn "))
+                        workers = [one for one in child.children() if one.name().startswith("dn ")]
+                        found.update((f"worker {number}", one) for number, one in enumerate(workers))
         return found
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[tuple[_Node, NotingPacs]]:
+def analyses(tmp_path: Path) -> Iterator[tuple[str, ...]]:
+    """The packages of the route; processes that are started find them on PYTHONPATH."""
+    if REAL:
+        yield ("ventricular_function",)
+    else:
+        with crash_packages(tmp_path / "packages") as names:
+            yield names
+
+
+@pytest.fixture
+def running(tmp_path: Path, analyses: tuple[str, ...]) -> Iterator[tuple[_Node, NotingPacs]]:
     pacs_port = free_port()
-    configuration = _configuration(tmp_path, pacs_port)
+    configuration = _configuration(tmp_path, pacs_port, analyses)
     settings = PacsSettings(
         directory=tmp_path / "pacs",
         port=pacs_port,
@@ -172,14 +192,14 @@ def _wait_for_the_end_of(processes: list[psutil.Process]) -> None:
     wait_until(lambda: not any(map(_runs, processes)), seconds=20, what="no child outlives the supervisor")
 
 
-def _unfinished(ledger: Ledger, studies: int) -> str:
+def _unfinished(ledger: Ledger, studies: int, analyses: tuple[str, ...]) -> str:
     """What is still to do, in words; empty when all is done."""
     waiting = studies_to_consider(ledger)
     if waiting:
         return f"{len(waiting)} studies wait to be scheduled"
     jobs = _jobs(ledger)
     running = [job for job in jobs if job.state in (JobState.QUEUED, JobState.RUNNING)]
-    if len(jobs) < studies or running:
+    if len(jobs) < studies * (len(analyses) + 1) or running:
         return f"{len(running)} of {len(jobs)} jobs have not ended"
     open_deliveries = [one for one in _deliveries(ledger) if one.state is not DeliveryState.COMMITTED]
     return f"{len(open_deliveries)} deliveries are not committed" if open_deliveries else ""
@@ -195,7 +215,7 @@ def _deliveries(ledger: Ledger) -> tuple[DeliveryOverview, ...]:
 
 @pytest.mark.timeout(1500 + 20 * ROUNDS)
 def test_nothing_acknowledged_is_lost_and_nothing_is_seen_twice(
-    running: tuple[_Node, NotingPacs], tmp_path: Path
+    running: tuple[_Node, NotingPacs], analyses: tuple[str, ...], tmp_path: Path
 ) -> None:
     one, pacs = running
     generator = random.Random(SEED)
@@ -205,8 +225,8 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_seen_twice(
     gap_s = min(10.0, 1.5 * (time.monotonic() - started))
     scanner = _Scanner(one.configuration, tmp_path, random.Random(SEED + 1))
     scanner.start()
-    # In random order, but none is left out of twelve rounds.
-    deck = 3 * ["receiver", "worker", "deliverer"] + ["scheduler", "executor", "supervisor"]
+    # In random order, but none is left out of fifteen rounds.
+    deck = 3 * ["receiver", "worker 0", "worker 1", "deliverer"] + ["scheduler", "executor", "supervisor"]
     generator.shuffle(deck)
     killed: Counter[str] = Counter()
     try:
@@ -233,12 +253,14 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_seen_twice(
     ledger = open_ledger(one.configuration.storage.database)
     try:
         studies = len(scanner.studies)
-        wait_until(lambda: not _unfinished(ledger, studies), seconds=SETTLE_S, what="the node has settled", every=0.5)
+        wait_until(
+            lambda: not _unfinished(ledger, studies, analyses), seconds=SETTLE_S, what="the node has settled", every=0.5
+        )
         _check_images(ledger, one.configuration, scanner)
-        _check_results(ledger, pacs, scanner)
+        _check_results(ledger, pacs, scanner, analyses)
     finally:
         print(f"\n{len(scanner.studies)} studies, {len(pacs.arrivals)} arrivals, killed {dict(killed)}")
-        print(f"left to do: {_unfinished(ledger, len(scanner.studies)) or 'nothing'}")
+        print(f"left to do: {_unfinished(ledger, len(scanner.studies), analyses) or 'nothing'}")
         ledger.close()
 
     one.process.terminate()
@@ -258,19 +280,33 @@ def _check_images(ledger: Ledger, configuration: Configuration, scanner: _Scanne
         assert held[uid].removed_at is None
 
 
-def _check_results(ledger: Ledger, pacs: NotingPacs, scanner: _Scanner) -> None:
+def _check_results(ledger: Ledger, pacs: NotingPacs, scanner: _Scanner, analyses: tuple[str, ...]) -> None:
     with ledger.reading() as session:
-        jobs = [(job.study.study_instance_uid, job.state, job.input_digest) for job in session.query(JobRow)]
-    assert sorted(uid for uid, _, _ in jobs) == sorted(scanner.studies)
-    assert {state for _, state, _ in jobs} == {JobState.SUCCEEDED}
+        jobs = [(job.study.study_instance_uid, job.package, job.state, job.identity) for job in session.query(JobRow)]
+    assert sorted((uid, package) for uid, package, _, _ in jobs) == sorted(
+        (uid, package) for uid in scanner.studies for package in (*analyses, FRONT_PAGE)
+    )
+    assert {state for _, _, state, _ in jobs} == {JobState.SUCCEEDED}
     deliveries = _deliveries(ledger)
     assert {delivery.state for delivery in deliveries} == {DeliveryState.COMMITTED}
     assert {delivery.study_instance_uid for delivery in deliveries} == set(scanner.studies)
-    roles = Counter((delivery.study_instance_uid, delivery.role) for delivery in deliveries)
-    assert set(roles.values()) == {1}
+    packages = {job.id: job.package for job in _jobs(ledger)}
+    made = Counter(
+        (delivery.study_instance_uid, packages[delivery.job_id], delivery.role, delivery.sop_class_uid)
+        for delivery in deliveries
+    )
+    assert set(made.values()) == {1}
+    pages = [study for study, package, _, sop_class in made if (package, sop_class) == (FRONT_PAGE, BasicTextSRStorage)]
+    assert sorted(pages) == sorted(scanner.studies)
     expected = {delivery.sop_instance_uid for delivery in deliveries}
     if not REAL:
-        assert expected == {result_uid((digest,), role) for _, _, digest in jobs for role in ROLES}
+        of_packages = {one.sop_instance_uid for one in deliveries if packages[one.job_id] != FRONT_PAGE}
+        assert of_packages == {
+            result_uid((identity,), package, role)
+            for _, package, _, identity in jobs
+            if package != FRONT_PAGE
+            for role in roles_of(package)
+        }
     assert {uid for uid, _ in pacs.arrivals} == expected == set(pacs.held())
     # An object may be sent again when the deliverer died before it noted the answer, but it is the same object.
     assert len(set(pacs.arrivals)) == len(expected)

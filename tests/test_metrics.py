@@ -119,9 +119,11 @@ def test_a_scrape_tells_what_waits_and_what_failed(tmp_path: Path) -> None:
     complete_job(ledger, first, [a_result(1, "pacs", "removed")], DELIVERED, now=NOW)
     claim_deliveries(ledger, "pacs", 1, "me", NOW, 60)
     seen = scraped(settings, ledger)
-    assert seen["dicom_node_jobs queued"] == 1
+    # One of the second study, and the closing job of the first.
+    assert seen["dicom_node_jobs queued"] == 2
     assert seen["dicom_node_jobs failed"] == 0
-    assert seen["dicom_node_jobs_late"] == 1
+    assert seen["dicom_node_jobs_late"] == 2
+    assert seen["dicom_node_destination_unreachable pacs"] == 0
     assert seen["dicom_node_jobs_oldest_timestamp_seconds"] == NOW.timestamp()
     assert seen["dicom_node_deliveries pacs sending"] == 1
     assert seen["dicom_node_deliveries pacs dead"] == 0
@@ -160,7 +162,15 @@ def test_the_last_commitment_of_a_job_ends_the_turnaround_of_its_study(tmp_path:
     delivery_sent(ledger, ids, "2.25.1", later, now=sent)
 
     def report(uid: str, now: object) -> None:
-        commitment_reported(ledger, "2.25.1", {uid}, {}, now=now, retry_at=lambda _attempts: None)  # type: ignore[arg-type]
+        commitment_reported(
+            ledger,
+            "2.25.1",
+            {uid},
+            {},
+            destinations={"pacs"},
+            now=now,
+            retry_at=lambda _attempts: None,  # type: ignore[arg-type]
+        )
 
     report("2.25.1", committed)
     assert commitments(ledger, at=committed, transaction_uid="2.25.1") == (Commitment("pacs", 5.0, None),)

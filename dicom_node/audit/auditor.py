@@ -17,6 +17,7 @@ from dicom_node.errors import OutOfResourcesError, classify
 from dicom_node.roles import RoleContext
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, open_ledger, utc_now
+from storage.transfers import pass_over_untold
 
 __all__ = ["AUDITOR", "audited", "serve_auditor"]
 
@@ -61,7 +62,10 @@ def audited(configuration: Configuration) -> Iterator[None]:
     """
     audit = configuration.audit
     if audit.file is None:
-        yield
+        try:
+            yield
+        finally:
+            _pass_over(configuration)
         return
     trail = AuditTrail.of(configuration, "supervisor")
     try:
@@ -93,6 +97,15 @@ def _tell_the_rest(configuration: Configuration) -> None:
     with contextlib.closing(ledger):
         while _told(ledger, InstanceFiles(configuration.storage.directory), trail):
             continue
+
+
+def _pass_over(configuration: Configuration) -> None:
+    """A trail that begins later is not to tell of what ended before."""
+    try:
+        with contextlib.closing(open_ledger(configuration.storage.database)) as ledger:
+            pass_over_untold(ledger)
+    except SQLAlchemyError as error:
+        _log.warning("ledger not readable", what=classify(error).what)
 
 
 def _collector(configuration: Configuration) -> Collector | None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = [
+    "Access",
     "AuditMessage",
     "Outcome",
     "Participant",
@@ -23,14 +24,24 @@ __all__ = [
     "Transfer",
     "application_activity",
     "begin_transferring",
+    "instances_accessed",
     "instances_transferred",
     "node_authentication_failed",
     "query",
+    "study_deleted",
     "timestamp",
 ]
 
 Code = tuple[str, str, str]
 """Value, scheme and meaning (PS3.16 CID 400 to 405)."""
+
+
+class Access(enum.StrEnum):
+    """EventActionCode (PS3.15 A.5.1.1) of what a person did to instances."""
+
+    CREATE = "C"
+    UPDATE = "U"
+    DELETE = "D"
 
 
 class Outcome(enum.IntEnum):
@@ -43,6 +54,8 @@ class Outcome(enum.IntEnum):
 
 
 APPLICATION_ACTIVITY = ("110100", "DCM", "Application Activity")
+INSTANCES_ACCESSED = ("110103", "DCM", "DICOM Instances Accessed")
+STUDY_DELETED = ("110105", "DCM", "DICOM Study Deleted")
 BEGIN_TRANSFERRING = ("110102", "DCM", "Begin Transferring DICOM Instances")
 INSTANCES_TRANSFERRED = ("110104", "DCM", "DICOM Instances Transferred")
 QUERY = ("110112", "DCM", "Query")
@@ -154,6 +167,30 @@ def instances_transferred(
     return _message(INSTANCES_TRANSFERRED, at, outcome, root)
 
 
+def instances_accessed(
+    person: Participant, node: Participant, study: Study, *, access: Access, reason: str, at: dt.datetime
+) -> AuditMessage:
+    """A person had instances of a study taken in, replaced or removed (PS3.15 A.5.3.6)."""
+    root = _event(INSTANCES_ACCESSED, access.value, at, failure=reason)
+    _participant(root, person, None, requestor=True)
+    _participant(root, node, None)
+    _audit_source(root, node)
+    _study(root, study)
+    return _message(INSTANCES_ACCESSED, at, Outcome.SUCCESS, root)
+
+
+def study_deleted(
+    person: Participant, node: Participant, study: Study, *, reason: str, at: dt.datetime
+) -> AuditMessage:
+    """A person had a study deleted from this node (PS3.15 A.5.3.8)."""
+    root = _event(STUDY_DELETED, Access.DELETE.value, at, failure=reason)
+    _participant(root, person, None, requestor=True)
+    _participant(root, node, None)
+    _audit_source(root, node)
+    _study(root, study)
+    return _message(STUDY_DELETED, at, Outcome.SUCCESS, root)
+
+
 def query(
     source: Participant,
     node: Participant,
@@ -213,6 +250,7 @@ def _event(
     outcome: Outcome = Outcome.SUCCESS,
     failure: str = "",
 ) -> ET.Element:
+    """The root; ``failure``, or what else is to be said of the outcome, becomes EventOutcomeDescription."""
     root = ET.Element("AuditMessage")
     identification = ET.SubElement(
         root,
@@ -258,12 +296,15 @@ def _transfer(root: ET.Element, transfer: Transfer, node: Participant) -> None:
     if asked not in (transfer.source, transfer.destination):
         _participant(root, asked, None, requestor=True)
     _audit_source(root, node)
-    study = transfer.study
+    _study(root, transfer.study, association=transfer.association)
+
+
+def _study(root: ET.Element, study: Study, *, association: str = "") -> None:
     sent = _object(root, STUDY_INSTANCE_UID, study.study_instance_uid, _SYSTEM, _REPORT)
     # The schema wants a name or a query in every object; a study has neither.
     ET.SubElement(sent, "ParticipantObjectName")
-    if transfer.association:
-        _detail(sent, "Association", transfer.association)
+    if association:
+        _detail(sent, "Association", association)
     if study.instances:
         description = ET.SubElement(sent, "ParticipantObjectDescription")
         for uid, count in sorted(study.instances.items()):

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dicom_node.commands.terminal import ExitCode, JsonFlag, console, jsonable, print_json, table
 from dicom_node.config import DestinationProfile, ResultSettings, Route
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, classify
 
 if TYPE_CHECKING:
     from dicom_node.execute.process import ProcessedStudy
@@ -43,8 +43,8 @@ def analyze(
 ) -> None:
     """Analyse every study in a folder and write the objects that a PACS would get, PNGs and results.json.
 
-    Exit status 0: at least one analysis of one study gave results; 3: none did, the refusals say why; 1: a result
-    failed the conformance gate.
+    Exit status 0: at least one analysis of one study gave results; 3: none did, the refusals say why; 1: a study
+    failed, or a result failed the conformance gate.
     """
     from dicom_node.execute.process import process_study
     from pipelines.cine.files import dicom_files, files_by_study
@@ -72,22 +72,25 @@ def analyze(
     ) as progress:
         task = progress.add_task("studies", total=len(by_study), step="")
         for uid, members in sorted(by_study.items()):
-            processed = process_study(
-                members,
-                study_instance_uid=uid,
-                inputs=sorted(hashlib.sha256(one.read_bytes()).hexdigest() for one in members),
-                created=_created(members),
-                route_name=FOLDER,
-                route=route,
-                results=results,
-                on_step=lambda step: progress.update(task, step=step),
-            )
-            documents.append(_written(processed, uid, output))
-            rejected += len(processed.rejected)
+            try:
+                processed = process_study(
+                    members,
+                    study_instance_uid=uid,
+                    inputs=sorted(hashlib.sha256(one.read_bytes()).hexdigest() for one in members),
+                    created=_created(members),
+                    route_name=FOLDER,
+                    route=route,
+                    results=results,
+                    on_step=lambda step: progress.update(task, step=step),
+                )
+                document = _written(processed, uid, output)
+            except Exception as error:  # noqa: BLE001 - one study must not cost the results of the others
+                document = _failed(uid, error)
+            documents.append(document)
+            rejected += len(document["rejected"])
+            # After each: what ends the command later does not take these along.
+            _write_documents(documents, output)
             progress.advance(task)
-    (output / "results.json").write_text(
-        json.dumps({"studies": jsonable(documents)}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
     if unreadable:
         message = (
             f"{len(unreadable)} files look like DICOM but cannot be read or name no study, such as {unreadable[0]}"
@@ -99,7 +102,7 @@ def analyze(
         for document in documents:
             _show(document)
         console.print(f"results in {output}")
-    if rejected:
+    if rejected or any(document["failed"] for document in documents):
         raise typer.Exit(ExitCode.FAILED)
     if not any(one["verdict"] in _WITH_RESULTS for document in documents for one in document["analyses"]):
         raise typer.Exit(ExitCode.REFUSED)
@@ -117,6 +120,23 @@ def _route(analyses: Sequence[str] | None) -> Route:
                 f"no analysis is named {name!r}", subject="--analysis", remedy=f"there are: {', '.join(known)}"
             )
     return Route(analyses=asked, destinations=(FOLDER,))
+
+
+def _write_documents(documents: Sequence[Mapping[str, Any]], output: Path) -> None:
+    text = json.dumps({"studies": jsonable(documents)}, indent=2, ensure_ascii=False) + "\n"
+    (output / "results.json").write_text(text, encoding="utf-8")
+
+
+def _failed(uid: str, error: Exception) -> dict[str, Any]:
+    """The document of a study of which nothing came."""
+    lists = ("stacks", "omissions", "analyses", "refusals", "objects", "rejected", "pictures")
+    return {
+        "study_instance_uid": uid,
+        "failed": str(classify(error)),
+        "quality": None,
+        "seconds": {},
+        **{name: [] for name in lists},
+    }
 
 
 def _created(files: Sequence[Path]) -> dt.datetime:
@@ -153,6 +173,7 @@ def _written(processed: ProcessedStudy, uid: str, output: Path) -> dict[str, Any
     pages = write_summary_pages(processed.objects, folder)
     return {
         "study_instance_uid": uid,
+        "failed": None,
         "stacks": [_stack(stack) for stack in processed.study.stacks],
         "omissions": [_omission(omission) for omission in processed.study.omissions],
         "quality": _quality(processed.findings.get(QualityAssessment)),
@@ -237,6 +258,9 @@ def _refusals(findings: Findings) -> list[dict[str, Any]]:
 
 def _show(document: Mapping[str, Any]) -> None:
     console.rule(document["study_instance_uid"])
+    if document["failed"]:
+        console.print(f"[red]failed[/red] {document['failed']}")
+        return
     table(
         "Stacks",
         ["view", "phases>", "slices>", "pixel spacing mm", "pitch mm>", "series>"],

@@ -25,7 +25,7 @@ from dicom_node.config import Configuration, Peer
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError, ExecutionTimeoutError, NodeError
 from storage.overview import delivery_overviews, job_overviews, study_overviews
-from storage.schema import DeliveryState, JobState
+from storage.schema import ENDED, DeliveryState, JobState
 
 if TYPE_CHECKING:
     from pipelines.function.findings import Quantity
@@ -37,7 +37,7 @@ SCANNER, PACS = "DEMOSCANNER", "DEMOPACS"
 START_S, PATIENCE_S, STOP_S = 120.0, 900.0, 40.0
 _MARK = ".dicom-node-demo"
 _JOB_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.SUPERSEDED})
-_DELIVERY_ENDS = frozenset({DeliveryState.COMMITTED, DeliveryState.DEAD})
+_DELIVERY_ENDS = ENDED | {DeliveryState.DEAD}
 
 
 def demo(
@@ -143,7 +143,7 @@ def _configured(path: Path, node_port: int, pacs_port: int) -> Configuration:
             "low_watermark_mb": 64,
             "high_watermark_mb": 128,
         },
-        "execution": {"quiet_time_s": 5},
+        "execution": {"quiet_time_s": 5, "incomplete_quiet_time_s": 5},
         "results": {"destinations": {"pacs": {"peer": "pacs"}}},
     }
     path.write_text("# Written by the demo.\n" + yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
@@ -247,7 +247,7 @@ def _show_results(held: Collection[Path], output: Path, truth: Mapping[Quantity,
         rows[key] = rows.get(key, 0) + 1
         if dataset.SOPClassUID == SecondaryCaptureImageStorage:
             name = re.sub(r"[^0-9A-Za-z.]", "_", str(dataset.StudyInstanceUID))[-24:]
-            page = output / f"summary-{name}-{dataset.InstanceNumber}.png"
+            page = output / f"summary-{name}-{dataset.SeriesNumber}-{dataset.InstanceNumber}.png"
             Image.fromarray(dataset.pixel_array).save(page)
             pages.append(page)
         elif dataset.SOPClassUID == Comprehensive3DSRStorage:

@@ -15,6 +15,7 @@ from dicom_node.commands.terminal import ConfigurationFile, ExitCode, JsonFlag, 
 from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
 from dicom_node.process_states import ProcessState, read_states, serving_process
+from storage.files import UNEXPLAINED
 from storage.ledger import Ledger, utc_now
 from storage.overview import Backlog, JobOverview, LedgerOverview, backlog, job_overviews, ledger_overview
 from storage.schema import DeliveryState, JobState, ReportState, Verdict
@@ -77,6 +78,7 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
     alarms = (
         *_process_alarms(pid, processes),
         *_storage_alarms(configuration, free_mb, accepts=accepts),
+        *_file_alarms(directory),
         *_work_alarms(waiting, overview),
     )
     return NodeStatus(pid is not None, pid, not alarms, alarms, free_mb, accepts, processes, queue, waiting, overview)
@@ -123,6 +125,15 @@ def _storage_alarms(configuration: Configuration, free_mb: float, *, accepts: bo
         )
 
 
+def _file_alarms(directory: Path) -> Iterator[Alarm]:
+    unexplained = sum(1 for _ in directory.glob(f"{UNEXPLAINED}/*/*/*.dcm"))
+    if unexplained:
+        yield Alarm(
+            f"{unexplained} file(s) of the storage directory are in no ledger and were set aside",
+            "is this the latest ledger? dicom-node adopt reads them into it",
+        )
+
+
 def _work_alarms(waiting: Backlog, overview: LedgerOverview) -> Iterator[Alarm]:
     failed = waiting.jobs.get(JobState.FAILED, 0)
     if failed:
@@ -132,8 +143,15 @@ def _work_alarms(waiting: Backlog, overview: LedgerOverview) -> Iterator[Alarm]:
     for (destination, state), count in sorted(waiting.deliveries.items()):
         if state is DeliveryState.DEAD:
             yield Alarm(
-                f"{count} result(s) could not be delivered to {destination}", "dicom-node jobs shows what it answered"
+                f"{count} result(s) could not be delivered to {destination}",
+                "dicom-node deliveries list shows what it answered; requeue sends them again, dismiss gives them up",
             )
+    for outage in waiting.outages:
+        yield Alarm(
+            f"{outage.destination} cannot be reached since {_time(outage.since)}; {outage.waiting} result(s) wait, and "
+            f"the next call is at {_time(outage.retry_at)}",
+            outage.error,
+        )
     if overview.commitments.get(ReportState.DEAD):
         yield Alarm(
             f"{overview.commitments[ReportState.DEAD]} storage commitment report(s) could not be given to their peers",

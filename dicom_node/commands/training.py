@@ -12,13 +12,16 @@ from dicom_node.commands.terminal import JsonFlag, console, print_json, table
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pipelines.segmentation.evaluate import CaseResult, SegmentationEvaluation
+    from pipelines.evaluation.motion import MotionEvaluation
+    from pipelines.evaluation.segmentation import CaseResult, SegmentationEvaluation
     from pipelines.training.segmentation import Progress as TrainingProgress
 
 __all__ = ["evaluate_app", "train_app"]
 
 train_app = typer.Typer(help="Train a network from data on disk.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure a network against annotated data.", no_args_is_help=True)
+
+KEYFRAMES = ("end_diastole", "mid_systole", "end_systole", "peak_flow", "mid_diastole")
 
 AcdcFolder = Annotated[
     Path, typer.Option("--data", exists=True, file_okay=False, help="Folder in the layout of the ACDC challenge.")
@@ -96,6 +99,128 @@ def train_segmentation(
     console.print(f"kept out of training: {', '.join(result.held_out_cases) or 'no case'}")
 
 
+@train_app.command("registration")
+def train_registration(
+    phantoms: Annotated[int, typer.Option(min=0, help="Number of phantoms.")] = 70,
+    phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 20000,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True, file_okay=False, help="DICOM of one patient, used without annotation; may be repeated."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for images, checkpoint, weights and card.")] = Path("runs"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's own number by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the registration network; a stopped run goes on where it stopped."""
+    from pipelines.training.registration import train_registration as train_network
+
+    with _progress(as_json) as progress:
+        task = progress.add_task("registration", total=None, detail="")
+
+        def packed(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, detail="phantoms made")
+
+        def report(state: TrainingProgress) -> None:
+            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
+            progress.update(task, completed=state.step, total=state.steps, detail=detail)
+
+        try:
+            result = train_network(
+                output,
+                phantoms=phantoms,
+                phantom_seed=phantom_seed,
+                folders=data or [],
+                steps=steps,
+                seed=seed,
+                resume=resume,
+                report=report,
+                report_packing=packed,
+            )
+        except ValueError as error:
+            raise ConfigurationError(str(error), subject="train registration") from error
+    if as_json:
+        print_json(result)
+        return
+    console.print(
+        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
+    )
+
+
+@train_app.command("long-axis")
+def train_long_axis(
+    phantoms: Annotated[int, typer.Option(min=1, help="Number of phantoms.")] = 220,
+    phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 500000,
+    output: Annotated[Path, typer.Option(help="Folder for images, checkpoint, weights and card.")] = Path("runs"),
+    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the long-axis network on simulated views; a stopped run goes on where it stopped."""
+    from pipelines.training.long_axis import MODEL, pack_views
+    from pipelines.training.long_axis import train_long_axis as train_network
+
+    with _progress(as_json) as progress:
+        task = progress.add_task("long axis", total=None, detail="")
+
+        def packed(done: int) -> None:
+            progress.update(task, completed=done, total=phantoms, detail="phantoms made")
+
+        def report(state: TrainingProgress) -> None:
+            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
+            progress.update(task, completed=state.step, total=state.steps, detail=detail)
+
+        views = output / f"{MODEL}-views-{phantom_seed}-{phantoms}.npz"
+        try:
+            if not views.is_file():
+                pack_views(phantoms, phantom_seed, views, packed)
+            result = train_network(
+                views, output / MODEL, steps=steps, seed=seed, device=device, resume=resume, report=report
+            )
+        except ValueError as error:
+            raise ConfigurationError(str(error), subject="train long-axis") from error
+    if as_json:
+        print_json(result)
+        return
+    console.print(
+        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
+    )
+
+
+@evaluate_app.command("long-axis")
+def evaluate_long_axis(
+    phantoms: Annotated[int | None, typer.Option(min=1, help="Number of phantoms to compare with.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom: none that was trained on.")] = 700000,
+    surfaces: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="One subject with DICOM and fitted surfaces of every phase."),
+    ] = None,
+    models: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the network; left out: the package's.")
+    ] = None,
+) -> None:
+    """Compare long-axis contours and valve planes with simulated truth or with fitted surfaces; prints JSON."""
+    from pipelines.long_axis.evaluate import compare_with_phantoms, compare_with_surfaces
+
+    from pipelines.models.registry import PACKAGED, ModelUnavailable
+
+    if (phantoms is None) == (surfaces is None):
+        raise ConfigurationError("give either --phantoms or --surfaces", subject="evaluate long-axis")
+    root = models or PACKAGED
+    try:
+        if surfaces is not None:
+            print_json(compare_with_surfaces(surfaces, models=root).to_json())
+        else:
+            print_json(compare_with_phantoms(phantoms or 1, seed, models=root).to_json())
+    except (ValueError, ModelUnavailable) as error:
+        raise ConfigurationError(str(error), subject="evaluate long-axis") from error
+
+
 @evaluate_app.command("segmentation")
 def evaluate_segmentation(
     data: AcdcFolder,
@@ -114,8 +239,8 @@ def evaluate_segmentation(
     as_json: JsonFlag = False,
 ) -> None:
     """Segment every case as the node would, localiser included, and compare with its annotation."""
+    from pipelines.evaluation.segmentation import evaluate
     from pipelines.models.registry import PACKAGED, ModelUnavailable
-    from pipelines.segmentation.evaluate import evaluate
 
     with _progress(as_json) as progress:
         task = progress.add_task("cases", total=None, detail="")
@@ -132,6 +257,55 @@ def evaluate_segmentation(
         print_json(evaluation.to_json())
         return
     _print_evaluation(evaluation)
+
+
+@evaluate_app.command("motion")
+def evaluate_motion(
+    phantoms: Annotated[int | None, typer.Option(min=1, help="Number of phantoms, made for this.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 50000,
+    faults: Annotated[bool, typer.Option("--faults", help="Give three in five acquisitions a fault.")] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="DICOM of one patient, or patients in the layout of ACDC."),
+    ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Folder that holds motion-registration; left out: that of the package."
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Follow motion, find keyframes and measure strain as the node would, and compare with what is true."""
+    from pipelines.evaluation.external import AnnotationError
+    from pipelines.evaluation.motion import PhantomResult, evaluate_acdc, evaluate_folder, evaluate_phantoms
+    from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.training.acdc import AcdcLayoutError
+
+    if (data is None) == (phantoms is None):
+        raise ConfigurationError("give either --data or --phantoms", subject="evaluate motion")
+    root = models or PACKAGED
+    try:
+        if data is not None and any(data.rglob("Info.cfg")):
+            print_json(evaluate_acdc(data, models=root).to_json())
+            return
+        if data is not None:
+            print_json([result.to_json() for result in evaluate_folder(data, models=root)])
+            return
+        with _progress(as_json) as progress:
+            task = progress.add_task("phantoms", total=None, detail="")
+
+            def report(result: PhantomResult, number: int, total: int) -> None:
+                detail = result.refused or f"{result.disease}, {result.vendor}"
+                progress.update(task, completed=number, total=total, detail=detail)
+
+            evaluation = evaluate_phantoms(phantoms or 0, seed=seed, faults=faults, models=root, report=report)
+    except (AnnotationError, AcdcLayoutError, ModelUnavailable) as error:
+        raise ConfigurationError(str(error), subject="evaluate motion") from error
+    if as_json:
+        print_json(evaluation.to_json())
+        return
+    _print_motion(evaluation)
 
 
 def _progress(quiet: bool) -> Progress:
@@ -193,4 +367,40 @@ def _print_evaluation(evaluation: SegmentationEvaluation) -> None:
             (one.patient, one.group, f"{one.dice:.3f}", f"{one.LVEF_error:+.1f}", one.refused)
             for one in evaluation.worst
         ),
+    )
+
+
+def _print_motion(evaluation: MotionEvaluation) -> None:
+    table(
+        f"Keyframes, mean cyclic frame difference, {evaluation.phantoms} phantoms, {evaluation.refused} refused",
+        ["", *(f"{key.replace('_', ' ')}>" for key in KEYFRAMES), "mean>"],
+        (
+            (view, *(f"{row[key]:.2f}" if key in row else "" for key in (*KEYFRAMES, "mean")))
+            for view, row in evaluation.cfd.items()
+        ),
+    )
+    table(
+        "Peak strain, error in points",
+        ["component", "cases>", "mean absolute>", "bias>", "worst>", "interval covers>"],
+        (
+            (
+                name,
+                str(groups["all"].cases),
+                f"{groups['all'].mae:.2f}",
+                f"{groups['all'].bias:+.2f}",
+                f"{groups['all'].worst:.2f}",
+                f"{100 * evaluation.interval_coverage[name]:.0f} %",
+            )
+            for name, groups in evaluation.strain.items()
+        ),
+    )
+    table(
+        "Motion in the plane at end systole, mm",
+        ["view", "motion>", "end-point error>"],
+        (
+            (view, f"{evaluation.motion_mm[view]:.2f}", f"{error:.2f}")
+            for view, error in evaluation.end_point_mm.items()
+        ),
+        caption=f"points that fold: {evaluation.folded_percent:.3f} %; "
+        f"left after the whole cycle: {evaluation.closure_mm:.2f} mm",
     )

@@ -6,6 +6,7 @@ policy, until the peer answers.
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.config import Configuration, Peer, PeerPermission
-from dicom_node.deliver.retry import next_attempt
-from dicom_node.errors import DeliveryRefusedError, NodeError, PeerUnavailableError, classify
+from dicom_node.deliver.retry import next_attempt, next_try
+from dicom_node.errors import DeliveryRefusedError, NodeError, PeerFailedError, PeerUnavailableError, classify
 from dicom_node.network.capabilities import UNCOMPRESSED
 from dicom_node.network.commitment import is_answer, scp_role, send_report
 from dicom_node.network.commitment_scp import report_due
@@ -72,7 +73,7 @@ class CommitmentReporter:
                     status = send_report(association, report.information, report.event_type)
                     if not is_answer(status):
                         answer = "no answer" if status is None else f"status {status:04X}"
-                        raise PeerUnavailableError(f"did not take the commitment report: {answer}", subject=ae_title)
+                        raise PeerFailedError(f"did not take the commitment report: {answer}", subject=ae_title)
                     assert status is not None
                     commitment_reported_to(
                         self.ledger,
@@ -102,7 +103,15 @@ class CommitmentReporter:
 
     def _failed(self, transaction: CommitmentTransaction, error: NodeError, luck: float) -> None:
         now, attempts = utc_now(), transaction.failed_attempts + 1
-        retry_at = next_attempt(self.configuration.delivery, attempts, now, luck) if error.retryable else None
+        policy = self.configuration.delivery
+        retry_at = None
+        if isinstance(error, PeerUnavailableError) and not isinstance(error, PeerFailedError):
+            # Waits as long as what it reports is kept.
+            kept = dt.timedelta(days=self.configuration.storage.retention_days)
+            if now < transaction.requested_at + kept:
+                retry_at = next_try(policy, attempts, now, luck)
+        elif error.retryable:
+            retry_at = next_attempt(policy, attempts, now, luck)
         commitment_unreported(self.ledger, transaction.id, str(error), retry_at, now=now)
         _log.warning(
             "commitment not reported" if retry_at else "commitment report dead",

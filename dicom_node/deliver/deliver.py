@@ -21,16 +21,17 @@ from dicom_node import metrics
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
 from dicom_node.deliver.commitments import CommitmentReporter
-from dicom_node.deliver.retry import next_attempt
+from dicom_node.deliver.retry import next_attempt, next_try
 from dicom_node.deliver.round import LEASE_S, Parcel, Round, Visitor
 from dicom_node.deliver.turnaround import observe_commitments
 from dicom_node.deliver.visit import DicomVisitor
 from dicom_node.deliver.web_visit import WebVisitor
-from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NodeError, classify
+from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NodeError, PeerUnavailableError, classify
 from dicom_node.network.sender import ScuSettings, read_dicom_file
 from storage.deliveries import (
     Delivery,
     claim_deliveries,
+    commitments_postponed,
     delivery_confirmed,
     delivery_failed,
     destinations_with_work,
@@ -119,10 +120,8 @@ class Deliverer:
     owner: str
 
     def destinations_with_work(self) -> tuple[str, ...]:
-        """Destinations with a delivery that is due or a commitment that is overdue."""
-        now = utc_now()
-        overdue = {delivery.destination for delivery in overdue_commitments(self.ledger, now)}
-        return tuple(sorted(overdue | set(destinations_with_work(self.ledger, now))))
+        """Destinations with a delivery that is due or a commitment that is overdue, and no outage."""
+        return destinations_with_work(self.ledger, utc_now())
 
     def deliver_once(self, destination: str) -> int:
         """Make one round of one destination; returns how many deliveries it touched.
@@ -174,6 +173,10 @@ class Deliverer:
                 delivery_failed(self.ledger, delivery.id, "storage commitment did not come in time", retry_at, now=now)
                 metrics.DELIVERIES.labels(destination, "failed").inc()
         found_by, held = self._look_up(destination, last) if last else ("", frozenset[str]())
+        if held is None:
+            deadline = next_try(self.configuration.delivery, last[0].failed_attempts, utc_now(), 1.0)
+            commitments_postponed(self.ledger, [delivery.id for delivery in last], deadline)
+            return len(overdue)
         for delivery in last:
             if delivery.sop_instance_uid in held:
                 how = f"found by {found_by}; storage commitment never came"
@@ -186,15 +189,19 @@ class Deliverer:
                 metrics.DELIVERIES.labels(destination, "dead").inc()
         return len(overdue)
 
-    def _look_up(self, destination: str, deliveries: Sequence[Delivery]) -> tuple[str, frozenset[str]]:
+    def _look_up(self, destination: str, deliveries: Sequence[Delivery]) -> tuple[str, frozenset[str] | None]:
+        """How the destination was asked, and what it shows; ``None`` when it cannot be reached to be asked."""
         present = self._round(destination)
         if present is None:
             return "", frozenset()
         visitor = self._visitor(present)
         try:
             return visitor.found_by, visitor.held(deliveries)
-        except NodeError as error:
+        except PeerUnavailableError as error:
             _log.warning("destination could not be queried", destination=destination, what=error.what)
+            return visitor.found_by, None
+        except NodeError as error:
+            _log.warning("destination does not answer queries", destination=destination, what=error.what)
             return visitor.found_by, frozenset()
 
     def _send(self, destination: str, deliveries: Sequence[Delivery]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 
-from dicom_node.config import DeliveryPolicy
+from dicom_node.config import Configuration, DeliveryPolicy
 from dicom_node.deliver.retry import next_attempt
 from dicom_node.deliver.turnaround import observe_commitments
 from dicom_node.errors import CannotUnderstandError, NodeError, classify
@@ -17,7 +17,7 @@ from dicom_node.network.commitment import FAILURE_REASONS, CommitmentReport, rea
 from storage.deliveries import commitment_reported
 from storage.ledger import Ledger, utc_now
 
-__all__ = ["answer_report", "record_report"]
+__all__ = ["answer_report", "destinations_of", "record_report"]
 
 _log = structlog.get_logger(__name__)
 
@@ -26,14 +26,33 @@ _INVALID_ARGUMENT = 0x0115
 _PROCESSING_FAILURE = 0x0110
 
 
-def record_report(ledger: Ledger, policy: DeliveryPolicy, report: CommitmentReport) -> None:
-    """Write a report into the ledger: committed results are closed, failed ones tried again by the retry policy."""
+def destinations_of(configuration: Configuration, ae_title: str) -> frozenset[str]:
+    """Destinations that a peer speaks for: those that are it, and those whose profile says that it reports for them."""
+    peers = {name for name, peer in configuration.peers.items() if peer.ae_title == ae_title}
+    return frozenset(
+        name
+        for name, profile in configuration.results.destinations.items()
+        if profile.peer in peers or peers.intersection(profile.commitment_reported_by)
+    )
+
+
+def record_report(
+    ledger: Ledger, policy: DeliveryPolicy, report: CommitmentReport, destinations: Collection[str]
+) -> None:
+    """Write a report into the ledger: committed results are closed, failed ones tried again by the retry policy.
+
+    Parameters
+    ----------
+    destinations
+        Whom the reporter speaks for: a transaction of any other is as unknown to it as one that never was.
+    """
     now, luck = utc_now(), random.random()
     changed = commitment_reported(
         ledger,
         report.transaction_uid,
         report.committed,
         {uid: FAILURE_REASONS.get(reason, f"reason {reason:04X}") for uid, reason in report.failed.items()},
+        destinations=destinations,
         now=now,
         retry_at=lambda failed_attempts: next_attempt(policy, failed_attempts, now, luck),
     )
@@ -57,7 +76,7 @@ def _read(event: evt.Event) -> CommitmentReport:
         raise CannotUnderstandError("the event information cannot be parsed") from error
 
 
-def answer_report(record: Callable[[CommitmentReport], None]) -> Callable[[evt.Event], tuple[int, Dataset | None]]:
+def answer_report(record: Callable[[CommitmentReport, str], None]) -> Callable[[evt.Event], tuple[int, Dataset | None]]:
     """Handler of N-EVENT-REPORT requests.
 
     Every report is answered, failures among the objects included: a PACS that gets no answer repeats its report or
@@ -66,12 +85,12 @@ def answer_report(record: Callable[[CommitmentReport], None]) -> Callable[[evt.E
     Parameters
     ----------
     record
-        Called with each report; may raise.
+        Called with each report and the AE title of the requestor of its association; may raise.
     """
 
     def handle(event: evt.Event) -> tuple[int, Dataset | None]:
         try:
-            record(_read(event))
+            record(_read(event), str(event.assoc.requestor.ae_title))
         except NodeError as error:
             _log.warning("commitment report refused", what=error.what)
             return _INVALID_ARGUMENT, None

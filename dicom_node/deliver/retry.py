@@ -1,4 +1,4 @@
-"""The one retry policy: exponential, full jitter, capped, then dead letter."""
+"""The one retry policy: exponential, full jitter, capped; for what counts as an attempt, then dead letter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 
 from dicom_node.config import DeliveryPolicy
 
-__all__ = ["longest_delay_s", "next_attempt"]
+__all__ = ["longest_delay_s", "next_attempt", "next_try"]
 
 
 def longest_delay_s(policy: DeliveryPolicy, failed_attempts: int) -> float:
@@ -19,13 +19,9 @@ def longest_delay_s(policy: DeliveryPolicy, failed_attempts: int) -> float:
     return policy.first_delay_s * policy.multiplier ** (failed_attempts - 1)
 
 
-def next_attempt(
-    policy: DeliveryPolicy,
-    failed_attempts: int,
-    now: dt.datetime,
-    luck: float,
-    retry_after_s: float = 0.0,
-) -> dt.datetime | None:
+def next_try(
+    policy: DeliveryPolicy, tries: int, now: dt.datetime, luck: float, retry_after_s: float = 0.0
+) -> dt.datetime:
     """When to try again.
 
     Full jitter: uniform between now and the exponential delay, so that nodes that lost the same PACS do not all come
@@ -33,19 +29,21 @@ def next_attempt(
 
     Parameters
     ----------
-    failed_attempts
-        Attempts that failed, the one just made included; at least 1.
+    tries
+        Tries in vain so far, the one just made included; at least 1.
     luck
         Uniform in [0, 1), drawn once for all that failed together, so that it comes back over one association.
     retry_after_s
         What the peer asks for, obeyed up to the policy's longest delay.
-
-    Returns
-    -------
-    datetime or None
-        ``None`` when the policy's attempts are used up: a dead letter.
     """
+    jittered = luck * longest_delay_s(policy, tries)
+    return now + dt.timedelta(seconds=max(jittered, min(retry_after_s, policy.maximum_delay_s)))
+
+
+def next_attempt(
+    policy: DeliveryPolicy, failed_attempts: int, now: dt.datetime, luck: float, retry_after_s: float = 0.0
+) -> dt.datetime | None:
+    """When to try again what counts, see :func:`next_try`; ``None`` when the attempts are used up: a dead letter."""
     if failed_attempts >= policy.maximum_attempts:
         return None
-    jittered = luck * longest_delay_s(policy, failed_attempts)
-    return now + dt.timedelta(seconds=max(jittered, min(retry_after_s, policy.maximum_delay_s)))
+    return next_try(policy, failed_attempts, now, luck, retry_after_s)

@@ -16,11 +16,28 @@ from dicom_node.audit.messages import Participant
 from dicom_node.audit.sent import Outgoing, sending
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import DeliveryPolicy, DestinationProfile
-from dicom_node.deliver.retry import next_attempt
+from dicom_node.deliver.retry import next_attempt, next_try
 from dicom_node.deliver.turnaround import observe_commitments
-from dicom_node.errors import NodeError
+from dicom_node.errors import (
+    NodeError,
+    NotAcceptedError,
+    PeerFailedError,
+    PeerOutOfResourcesError,
+    PeerUnavailableError,
+)
 from dicom_node.network.sender import DicomFile
-from storage.deliveries import Delivery, delivery_confirmed, delivery_failed, delivery_sent, extend_deliveries
+from storage.deliveries import (
+    Delivery,
+    delivery_confirmed,
+    delivery_failed,
+    delivery_not_accepted,
+    delivery_put_off,
+    delivery_sent,
+    delivery_unverified,
+    destination_reached,
+    destination_unreachable,
+    extend_deliveries,
+)
 from storage.ledger import Ledger, record_event, utc_now
 
 __all__ = ["LEASE_S", "Parcel", "Round", "Visitor"]
@@ -94,22 +111,62 @@ class Round:
         return sending(self.trail, receiver, outgoing)
 
     def failed(self, delivery: Delivery, error: NodeError) -> None:
-        """Record a failed attempt: tried again by the policy, or dead when trying again cannot help."""
-        now, attempts = utc_now(), delivery.failed_attempts + 1
+        """Record why one object was not stored: what it counts for is in the kind of the error.
+
+        An object of a kind that the destination does not take has come to its end. One for which it has no room is
+        offered again for as long as it takes. What is left counts: tried again by the policy, or dead when trying again
+        cannot help or the attempts are used up.
+        """
+        now = utc_now()
+        if isinstance(error, NotAcceptedError):
+            delivery_not_accepted(self.ledger, delivery.id, str(error), now=now)
+            self._noted(delivery, error, "not accepted")
+        elif isinstance(error, PeerOutOfResourcesError):
+            retry_at = next_try(self.policy, delivery.put_off + 1, now, self.luck, error.retry_after_s)
+            delivery_put_off(self.ledger, delivery.id, str(error), retry_at, now=now)
+            self._noted(delivery, error, "put off")
+        elif isinstance(error, PeerUnavailableError) and not isinstance(error, PeerFailedError):
+            self.unreachable([delivery], error)
+        else:
+            self._attempt_failed(delivery, error, now)
+
+    def _attempt_failed(self, delivery: Delivery, error: NodeError, now: dt.datetime) -> None:
+        attempts = delivery.failed_attempts + 1
         retry_at = None
         if error.retryable:
             retry_at = next_attempt(self.policy, attempts, now, self.luck, error.retry_after_s)
         delivery_failed(self.ledger, delivery.id, str(error), retry_at, now=now)
-        metrics.DELIVERIES.labels(self.destination, "failed" if retry_at else "dead").inc()
+        self._noted(delivery, error, "failed" if retry_at else "dead", attempts=attempts)
+
+    def _noted(self, delivery: Delivery, error: NodeError, outcome: str, **more: object) -> None:
+        metrics.DELIVERIES.labels(self.destination, outcome).inc()
         _log.warning(
-            "delivery failed" if retry_at else "delivery dead",
+            f"delivery {outcome}",
             destination=self.destination,
             sop_instance_uid=delivery.sop_instance_uid,
             correlation_id=delivery.correlation_id,
             what=error.what,
-            attempts=attempts,
-            retry_at=retry_at.isoformat() if retry_at else None,
+            **more,
         )
+
+    def unreachable(self, deliveries: Collection[Delivery], error: NodeError) -> None:
+        """Record that the destination cannot be reached: all wait, nothing counts, and the next call is put off."""
+        now = utc_now()
+        retry_after_s = error.retry_after_s
+        destination_unreachable(
+            self.ledger,
+            self.destination,
+            [one.id for one in deliveries],
+            str(error),
+            retry_at=lambda tries: next_try(self.policy, tries, now, self.luck, retry_after_s),
+            now=now,
+        )
+        metrics.DELIVERIES.labels(self.destination, "unreachable").inc(len(deliveries))
+        _log.warning("destination unreachable", destination=self.destination, what=error.what, waiting=len(deliveries))
+
+    def reached(self) -> None:
+        """Record that the destination answers: an outage that it had is over."""
+        destination_reached(self.ledger, self.destination, now=utc_now())
 
     def sent(self, deliveries: Collection[Delivery], transaction_uid: str | None) -> None:
         """Record that the destination stored these; ``transaction_uid`` unless it is not asked for commitment."""
@@ -127,6 +184,12 @@ class Round:
         """Record that the destination holds these."""
         now, ids = utc_now(), [one.id for one in deliveries]
         delivery_confirmed(self.ledger, ids, how=how, now=now)
+        observe_commitments(self.ledger, at=now, delivery_ids=ids)
+
+    def unverified(self, deliveries: Collection[Delivery], why: str) -> None:
+        """Record that the destination stored these and cannot be asked whether it keeps them."""
+        now, ids = utc_now(), [one.id for one in deliveries]
+        delivery_unverified(self.ledger, ids, why=why, now=now)
         observe_commitments(self.ledger, at=now, delivery_ids=ids)
 
     def remark(self, delivery: Delivery, remark: str) -> None:

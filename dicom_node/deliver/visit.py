@@ -18,7 +18,7 @@ from dicom_node.audit.messages import Participant
 from dicom_node.config import Peer
 from dicom_node.deliver.reports import answer_report, record_report
 from dicom_node.deliver.round import Parcel, Round
-from dicom_node.errors import NodeError, PeerUnavailableError
+from dicom_node.errors import NodeError, PeerFailedError, PeerUnavailableError
 from dicom_node.network.capabilities import UNCOMPRESSED
 from dicom_node.network.commitment import (
     INSTANCE,
@@ -63,9 +63,9 @@ class DicomVisitor:
         left = {parcel.delivery.id: parcel for parcel in parcels}
         reports: queue.Queue[threading.Thread] = queue.Queue()
 
-        def record(report: CommitmentReport) -> None:
+        def record(report: CommitmentReport, _requestor: str) -> None:
             reports.put(threading.current_thread())
-            record_report(self.round.ledger, self.round.policy, report)
+            record_report(self.round.ledger, self.round.policy, report, frozenset({self.round.destination}))
 
         contexts = [*store_contexts([parcel.file for parcel in parcels]), find_context()]
         if self.round.profile.storage_commitment:
@@ -91,6 +91,9 @@ class DicomVisitor:
                         _await_answered(
                             reports, min(REPORT_ON_SAME_ASSOCIATION_S, self.round.profile.commitment_timeout_s)
                         )
+        except PeerUnavailableError as error:
+            # Of what was not yet offered it says nothing.
+            self.round.unreachable([parcel.delivery for parcel in left.values()], error)
         except NodeError as error:
             for parcel in left.values():
                 self.round.failed(parcel.delivery, error)
@@ -116,15 +119,19 @@ class DicomVisitor:
                 yield parcel
                 continue
             outcome = store_file(association, parcel.file)
+            if outcome.status is not None:
+                self.round.reached()
             if outcome.error is None:
                 if outcome.warning or outcome.transcoded:
                     self.round.remark(parcel.delivery, outcome.warning or "sent uncompressed")
                 yield parcel
-            elif association.is_established:
+            else:
+                # Also where the association broke off over it: an object that a peer cannot take must not come first,
+                # and stop all others, for ever.
                 del left[parcel.delivery.id]
                 self.round.failed(parcel.delivery, outcome.error)
-            else:
-                raise outcome.error
+                if not association.is_established:
+                    raise PeerUnavailableError("the association broke off", subject=self.round.destination)
             keep_lease()
 
     def _sent(self, left: dict[int, Parcel], parcels: Sequence[Parcel], transaction_uid: str | None) -> None:
@@ -148,7 +155,7 @@ class DicomVisitor:
         if status == 0x0000:
             return True
         answer = "no answer" if status is None else f"status {status:04X}"
-        error = PeerUnavailableError(
+        error = PeerFailedError(
             f"did not take the storage commitment request: {answer}", subject=self.round.destination
         )
         for parcel in parcels:

@@ -17,7 +17,7 @@ from pydicom.uid import generate_uid
 from dicom_node.audit.messages import Participant
 from dicom_node.config import WebDestination
 from dicom_node.deliver.round import Parcel, Round
-from dicom_node.errors import DeliveryRefusedError, NodeError
+from dicom_node.errors import DeliveryRefusedError, NodeError, PeerFailedError, PeerUnavailableError
 from dicom_node.web.client import DicomWebClient
 from storage.deliveries import Delivery
 
@@ -46,6 +46,9 @@ class WebVisitor:
             with self._client() as client:
                 _Visit(self.round, client, self.service, left).bring(int(self.service.maximum_request_mb * _MEGABYTE))
         except NodeError as error:
+            if isinstance(error, PeerUnavailableError) and not isinstance(error, PeerFailedError):
+                self.round.unreachable([parcel.delivery for parcel in left.values()], error)
+                return
             for parcel in left.values():
                 self.round.failed(parcel.delivery, error)
 
@@ -99,15 +102,19 @@ class _Visit:
             with self._round.sending(self._receiver, parcels) as arrived:
                 answers = self._client.store([parcel.file for parcel in parcels], self._keep_lease)
                 arrived.update(uid for uid, (_, refusal) in answers.items() if refusal is None)
-        except DeliveryRefusedError as error:
-            if len(parcels) > 1:
+        except (DeliveryRefusedError, PeerFailedError) as error:
+            # A service that fails may fail over anything: only when it does so again is it put down to one object.
+            again = isinstance(error, DeliveryRefusedError) or any(one.delivery.failed_attempts for one in parcels)
+            if len(parcels) > 1 and again:
                 # One object may spoil the request for the others, or all together are too much.
                 half = len(parcels) // 2
                 self._store(parcels[:half])
                 self._store(parcels[half:])
                 return
-            answers = {parcels[0].file.sop_instance_uid: ("", error)}
+            answers = {one.file.sop_instance_uid: ("", error) for one in parcels}
+        self._round.reached()
         there = []
+        refusal: NodeError | None
         for parcel in parcels:
             warning, refusal = answers[parcel.file.sop_instance_uid]
             if refusal is not None:
@@ -135,7 +142,7 @@ class _Visit:
             if held is None:
                 remedy = "enable QIDO-RS at the service, or set storage_commitment: false for this destination"
                 self._round.commitment_not_offered(missing[0], remedy)
-                self._committed(missing, "sent; the destination cannot be asked for it")
+                self._round.unverified(missing, "the destination cannot be asked for it")
                 return
             self._committed([one for one in missing if one.sop_instance_uid in held], "found by QIDO-RS")
             missing = [one for one in missing if one.sop_instance_uid not in held]

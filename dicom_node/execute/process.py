@@ -125,9 +125,11 @@ def process_study(
         A package failed (not: declined) and attempts are left, or a source instance cannot be read again.
     """
     seconds: dict[str, float] = {}
+    sources = SourceDatasets()
     asked = [packages()[name] for name in (route.analyses if package is None else (package,))]
     with _timed("assemble", seconds, on_step):
-        study = next((one for one in assemble(paths) if one.context.study_instance_uid == study_instance_uid), None)
+        read = assemble(paths, sources.take)
+        study = next((one for one in read if one.context.study_instance_uid == study_instance_uid), None)
     if study is None:
         raise CannotUnderstandError(
             f"none of {len(paths)} files belongs to the study",
@@ -135,7 +137,6 @@ def process_study(
             remedy="send the study again",
         )
     with _timed("identity", seconds, on_step):
-        sources = SourceDatasets.index(paths)
         contradiction = identity_refusal(sources, study_instance_uid)
     if contradiction is None:
         findings = analyse_study(study, [one.gives for one in asked], on_start=on_step, device=device, known=known)

@@ -160,7 +160,7 @@ def _get(
     room = Room(
         files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
     )
-    instances = InstanceReceiver(ledger, files, room, storage.conflicts)
+    instances = InstanceReceiver(ledger, files, room, configuration.conflict_answer)
     storing = storage_contexts()
     contexts = [build_context(_GET, list(UNCOMPRESSED)), *storing]
     roles = [build_role(context.abstract_syntax, scp_role=True) for context in storing]

@@ -30,6 +30,8 @@ class FileMeta:
     transfer_syntax_uid: str
     length: int
     """Of preamble, prefix and File Meta Information: where the data set begins."""
+    source_ae_title: str = ""
+    """Of whoever sent it to whoever wrote the file; empty where that is not said."""
 
 
 def decode_file_meta(data: bytes | memoryview) -> FileMeta:
@@ -59,7 +61,18 @@ def decode_file_meta(data: bytes | memoryview) -> FileMeta:
             raise CannotUnderstandError("its File Meta Information breaks off")
         values[int.from_bytes(header[2:4], "little")] = bytes(data[start : start + length])
         offset = start + length
-    return FileMeta(_identifier(values, 0x0002), _identifier(values, 0x0003), _identifier(values, 0x0010), offset)
+    return FileMeta(
+        _identifier(values, 0x0002),
+        _identifier(values, 0x0003),
+        _identifier(values, 0x0010),
+        offset,
+        _source_ae_title(values.get(0x0016, b"")),
+    )
+
+
+def _source_ae_title(value: bytes) -> str:
+    title = value.decode("ascii", "replace").strip(" \0")
+    return title if len(title) <= 16 and title.isascii() and title.isprintable() else ""
 
 
 def _identifier(values: dict[int, bytes], number: int) -> str:

@@ -18,7 +18,7 @@ from pynetdicom.presentation import PresentationContext, PresentationContextTupl
 from dicom_node import metrics
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration, DataPath, PeerPermission, TlsSettings
-from dicom_node.deliver.reports import answer_report, record_report
+from dicom_node.deliver.reports import answer_report, destinations_of, record_report
 from dicom_node.errors import (
     NodeError,
     NotAuthorisedError,
@@ -28,6 +28,7 @@ from dicom_node.errors import (
 )
 from dicom_node.network.admission import Admitted, HostResolver, Refused, Rejection, admit, counted_under, take_place
 from dicom_node.network.capabilities import supported_contexts
+from dicom_node.network.commitment import CommitmentReport
 from dicom_node.network.commitment_scp import CommitmentService
 from dicom_node.network.direct import DirectAssociation, StoreCommand
 from dicom_node.network.front_door import FrontDoor, open_front_door
@@ -256,7 +257,7 @@ def serve_receiver(
         room = Room(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
-        instances = InstanceReceiver(ledger, files, room, storage.conflicts)
+        instances = InstanceReceiver(ledger, files, room, configuration.conflict_answer)
         places = Places(door.places, row)
         visits = _Visits(ledger, receiver, places, instances.commit.forget)
         refusals = Refusals(
@@ -404,7 +405,10 @@ def _handlers(
         )
         return queries.find(event)
 
-    take_report = answer_report(functools.partial(record_report, ledger, configuration.delivery))
+    def record(report: CommitmentReport, ae_title: str) -> None:
+        record_report(ledger, configuration.delivery, report, destinations_of(configuration, ae_title))
+
+    take_report = answer_report(record)
 
     def reported(event: evt.Event) -> tuple[int, Dataset | None]:
         if PeerPermission.RECEIVE not in visits.of(event.assoc).permissions:

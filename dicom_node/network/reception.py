@@ -5,13 +5,13 @@ committed; every other outcome leaves nothing that looks like an accepted instan
 the record are kept byte for byte in quarantine.
 
 ====  ==================================================================================================
-0000  New; the same bytes again (nothing new); other bytes under a known UID when ``storage.conflicts`` is
-      ``accept`` (the first is kept, the other quarantined)
+0000  New; the same bytes again (nothing new); other bytes under a known UID when ``conflicts`` is ``accept``
+      (the first is kept, the other quarantined) or ``replace`` (the other way round)
 A700  No room above the low watermark, storage or ledger not writable; the sender should try again
 0122  The SOP class is not that of the presentation context
 A900  An identifier is missing, malformed, or not that of the request; quarantined
 C000  The data set is not whole or not in the negotiated transfer syntax, quarantined; and other bytes under
-      a known UID when ``storage.conflicts`` is ``refuse``
+      a known UID when ``conflicts`` is ``refuse``
 0110  Unforeseen failure
 ====  ==================================================================================================
 """
@@ -19,13 +19,14 @@ C000  The data set is not whole or not in the negotiated transfer syntax, quaran
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
 from dicom_node import metrics
+from dicom_node.config import ConflictAnswer
 from dicom_node.errors import (
     CannotUnderstandError,
     DataSetMismatchError,
@@ -44,6 +45,7 @@ from storage.files import QUARANTINE, IncomingFile, InstanceFiles, StoredFile
 from storage.group_commit import GroupCommit
 from storage.instances import QuarantinedObject, ReceivedInstance, Reception, record_quarantine
 from storage.ledger import Ledger, utc_now
+from storage.replacement import replace_instance
 
 __all__ = ["IncomingInstance", "InstanceReceiver", "StoreRequest", "StoreResponse"]
 
@@ -83,10 +85,16 @@ _REASONS: Mapping[type[NodeError], str] = {
 
 
 class InstanceReceiver:
-    """Takes in instances; safe to use from all associations at once."""
+    """Takes in instances; safe to use from all associations at once.
+
+    Parameters
+    ----------
+    conflicts
+        What is done with other bytes under a known SOP Instance UID, by who sends them.
+    """
 
     def __init__(
-        self, ledger: Ledger, files: InstanceFiles, room: Room, conflicts: Literal["accept", "refuse"]
+        self, ledger: Ledger, files: InstanceFiles, room: Room, conflicts: Callable[[str], ConflictAnswer]
     ) -> None:
         self.ledger, self.files, self.room, self.conflicts = ledger, files, room, conflicts
         self.commit = GroupCommit(ledger)
@@ -188,15 +196,16 @@ class IncomingInstance:
         started = time.monotonic()
         stored = file.keep()
         flushed = time.monotonic()
-        reception = self._receiver.commit.record(_received(request, identity, stored))
+        received = _received(request, identity, stored)
+        reception = self._receiver.commit.record(received)
         metrics.FLUSH_SECONDS.observe(flushed - started)
         metrics.LEDGER_COMMIT_SECONDS.observe(time.monotonic() - flushed)
         metrics.INSTANCES_RECEIVED.labels(reception.value).inc()
         metrics.RECEIVED_BYTES.inc(stored.size)
-        if reception is Reception.CONFLICT:
+        if reception is Reception.CONFLICT and not self._replaces(received):
             what = "other bytes are held under this SOP Instance UID"
             self._quarantine(self._receiver.files.copy_to_quarantine(stored), what)
-            if self._receiver.conflicts == "refuse":
+            if self._receiver.conflicts(request.calling_ae_title) == ConflictAnswer.REFUSE:
                 raise CannotUnderstandError(
                     what, subject=request.sop_instance_uid, remedy="give changed objects a UID of their own"
                 )
@@ -207,6 +216,21 @@ class IncomingInstance:
                 calling_ae_title=request.calling_ae_title,
             )
         return SUCCESS
+
+    def _replaces(self, received: ReceivedInstance) -> bool:
+        request, receiver = self._request, self._receiver
+        if receiver.conflicts(request.calling_ae_title) != ConflictAnswer.REPLACE:
+            return False
+        by = request.calling_ae_title
+        if not replace_instance(receiver.ledger, receiver.files, received, by=by, now=utc_now()):
+            return False
+        _log.warning(
+            "instance replaced, the first quarantined",
+            sop_instance_uid=request.sop_instance_uid,
+            association=request.association_id,
+            calling_ae_title=by,
+        )
+        return True
 
     def _quarantine(self, stored: StoredFile, reason: str) -> None:
         record_quarantine(

@@ -28,6 +28,9 @@ from dicom_node.errors import (
     ConfigurationError,
     DeliveryRefusedError,
     NodeError,
+    NotAcceptedError,
+    PeerFailedError,
+    PeerOutOfResourcesError,
     PeerUnavailableError,
 )
 from dicom_node.network.capabilities import UNCOMPRESSED
@@ -193,7 +196,7 @@ def associated(
     ------
     PeerUnavailableError
         The peer cannot be reached, or rejects or aborts the association, or is not who it should be.
-    DeliveryRefusedError
+    NotAcceptedError
         The peer accepts none of the presentation contexts.
     ConfigurationError
         The peer is to be called over TLS and this node has no certificate.
@@ -307,7 +310,7 @@ def _no_association(association: Association, where: str, *, connected: bool, se
             remedy="check both AE titles here and at the peer, and whether the peer knows this node",
         )
     if association.rejected_contexts:
-        return DeliveryRefusedError(
+        return NotAcceptedError(
             "accepts none of the presentation contexts offered",
             subject=where,
             remedy="enable the SOP classes at the peer",
@@ -429,7 +432,7 @@ def store_file(
         error = (
             DeliveryRefusedError(f"cannot be sent: {failure}", subject=file.sop_instance_uid)
             if association.is_established
-            else PeerUnavailableError("the association broke off", subject=file.sop_instance_uid)
+            else PeerFailedError("the association broke off", subject=file.sop_instance_uid)
         )
     return SendOutcome(
         file.path, file.sop_class_uid, file.sop_instance_uid, status, error, transcoded and error is None, warning
@@ -440,7 +443,7 @@ def _uncompressed(file: DicomFile, accepted: set[str]) -> Dataset:
     stored = UID(file.transfer_syntax_uid)
     if not accepted.intersection(map(str, UNCOMPRESSED)) or not stored.is_little_endian:
         name = UID(file.sop_class_uid).name
-        raise DeliveryRefusedError(
+        raise NotAcceptedError(
             f"the peer takes {name} neither in {stored.name} nor uncompressed"
             if accepted
             else f"the peer does not take {name}",
@@ -463,14 +466,18 @@ def _uncompressed(file: DicomFile, accepted: set[str]) -> Dataset:
 def judge_store_status(status: int | None, sop_instance_uid: str, comment: str = "") -> tuple[str, NodeError | None]:
     """Warning text and error of a C-STORE status (PS3.4 B.2.3, PS3.7 9.1.1.1.9); ``None`` is no answer."""
     if status is None:
-        return "", PeerUnavailableError("did not answer in time or broke off", subject=sop_instance_uid)
+        return "", PeerFailedError("did not answer in time or broke off", subject=sop_instance_uid)
     text = f"status {status:04X}" + (f", {comment}" if comment else "")
     if status == 0x0000:
         return "", None
     if status & 0xF000 == 0xB000 or status in (0x0001, 0x0107, 0x0116):
         return text, None
-    if status & 0xFF00 == 0xA700 or status in (0x0110, 0x0213):
-        return "", PeerUnavailableError(f"cannot store it now: {text}", subject=sop_instance_uid)
+    if status & 0xFF00 == 0xA700 or status == 0x0213:
+        return "", PeerOutOfResourcesError(f"cannot store it now: {text}", subject=sop_instance_uid)
+    if status == 0x0110:
+        return "", PeerFailedError(f"cannot store it now: {text}", subject=sop_instance_uid)
+    if status == 0x0122:
+        return "", NotAcceptedError(f"does not take objects of this kind: {text}", subject=sop_instance_uid)
     return "", DeliveryRefusedError(
         f"refuses it: {text}", subject=sop_instance_uid, remedy="see the peer's log, then requeue"
     )

@@ -287,7 +287,7 @@ class Listener:
         for event, *rest in self._handlers:
             association.bind(event, *rest)
         acceptor.supported_contexts = list(welcome.begin(association))
-        association.run = functools.partial(self._run, association, association.run, arrival.connection)  # type: ignore[method-assign]
+        association.run = functools.partial(self._run, association, association.run, arrival.connection)
         evt.trigger(association, evt.EVT_CONN_OPEN, {"address": arrival.address})
         # The state machine finds the request as if it had read it: Evt5, put by the socket, then Evt6.
         association.dul._recv_pdu.put(request)

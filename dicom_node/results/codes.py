@@ -55,6 +55,23 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("RVEDVI", "Right ventricular end-diastolic volume / BSA"),
         ("RVESVI", "Right ventricular end-systolic volume / BSA"),
         ("RVSVI", "Right ventricular stroke volume / BSA"),
+        # Motion.
+        ("TORSION", "Left ventricular torsion"),
+        ("PSI", "Post-systolic shortening index"),
+        ("REG_DISAGREE", "Disagreement of direct and composed registration"),
+        ("KEYFRAMES", "Keyframes of the cardiac cycle"),
+        ("KEY_PHASE", "Cardiac phase of a keyframe"),
+        ("KEY_MS", "Mid-systole: fastest contraction"),
+        ("KEY_PF", "Peak early filling: fastest relaxation"),
+        ("KEY_MD", "Mid-diastole: before atrial contraction"),
+        # Long axis and left atrium.
+        ("MAPSE", "Mitral annular plane systolic excursion"),
+        ("TAPSE", "Tricuspid annular plane systolic excursion"),
+        ("LAVMAX", "Left atrial maximum volume"),
+        ("LAVMIN", "Left atrial minimum volume"),
+        ("LASR", "Left atrial reservoir strain"),
+        ("LASCD", "Left atrial conduit strain"),
+        ("LASCT", "Left atrial booster strain"),
         # What a report says beside numbers.
         ("OMISSION", "Images received but not analysed"),
         ("DECLINED", "Analysis declined"),
@@ -75,7 +92,7 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("REF_FAILED", "Analysis failed"),
         ("REF_IDENTITY", "Images disagree in whose study it is"),
         ("REF_WITHHELD", "Results withheld by the check before delivery"),
-        # Checks of quality control; the answer is a code of CID 3114.
+        # Checks of quality control; the answer is one of the four grades at the end.
         ("QC_PHASES", "Cardiac phases"),
         ("QC_SLICES", "Slices with left ventricle"),
         ("QC_GAP", "Slice spacing"),
@@ -97,6 +114,18 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("QC_VOLUMES", "Plausibility of volumes"),
         ("QC_MASS", "Plausibility of mass"),
         ("QC_CONTRAST", "Contrast of blood and wall"),
+        ("QC_RVBODIES", "Right ventricle in one body"),
+        ("QC_RVSLICES", "Right ventricle over the slices"),
+        ("QC_RVTIME", "Right ventricle over time"),
+        ("QC_RVSIZE", "Size of the right ventricle"),
+        ("QC_BASAL", "Weight of the basal slice"),
+        # How far the numbers can be trusted. CID 3114 grades images, which is another question: good images are
+        # measured wrongly too.
+        ("CONFIDENCE", "Confidence in the measurements"),
+        ("CONF_WITHIN", "Within limits"),
+        ("CONF_GOOD", "Small departure from limits"),
+        ("CONF_POOR", "Read the measurements with caution"),
+        ("CONF_NONE", "No measurement can be reported"),
     )
 )
 
@@ -119,6 +148,8 @@ def _dcm(value: str, meaning: str) -> Code:
 def _ln(value: str, meaning: str) -> Code:
     return Code(value, "LN", meaning)
 
+
+LEFT_ATRIUM = _sct("82471001", "Left atrium")
 
 _STROKE_VOLUME = _sct("90096001", "Stroke Volume")
 _CARDIAC_OUTPUT = _sct("82799009", "Cardiac Output")
@@ -164,12 +195,12 @@ BSA_EQUATION: dict[BsaFormula, Code] = {
 """CID 3663."""
 
 GRADE: dict[Grade, Code] = {
-    Grade.EXCELLENT: _dcm("122740", "Excellent image quality"),
-    Grade.GOOD: _dcm("122741", "Good image quality"),
-    Grade.POOR: _dcm("122742", "Poor image quality"),
-    Grade.UNUSABLE: _dcm("111235", "Unusable - Quality renders image unusable"),
+    Grade.EXCELLENT: private("CONF_WITHIN"),
+    Grade.GOOD: private("CONF_GOOD"),
+    Grade.POOR: private("CONF_POOR"),
+    Grade.UNUSABLE: private("CONF_NONE"),
 }
-"""CID 3114."""
+"""Answers to the checks and to ``CONFIDENCE``."""
 
 QUALITY_CHECK: dict[QualityCheck, Code] = {
     QualityCheck.PHASES: private("QC_PHASES"),
@@ -193,6 +224,11 @@ QUALITY_CHECK: dict[QualityCheck, Code] = {
     QualityCheck.PLAUSIBLE_VOLUMES: private("QC_VOLUMES"),
     QualityCheck.PLAUSIBLE_MASS: private("QC_MASS"),
     QualityCheck.CONTRAST: private("QC_CONTRAST"),
+    QualityCheck.RV_FRAGMENTS: private("QC_RVBODIES"),
+    QualityCheck.RV_OVER_SLICES: private("QC_RVSLICES"),
+    QualityCheck.RV_OVER_TIME: private("QC_RVTIME"),
+    QualityCheck.RV_SIZE: private("QC_RVSIZE"),
+    QualityCheck.BASAL_STABILITY: private("QC_BASAL"),
 }
 
 REFUSAL_CODE: dict[RefusalReason, Code] = {
@@ -295,7 +331,7 @@ THICKENING = _ln("59092-7", "% Thickening")
 PAPILLARIES = _dcm("122670", "Papillary Muscle Included/Excluded")
 PAPILLARIES_INCLUDED = _dcm("122621", "Papillary Muscle Included")
 PAPILLARIES_EXCLUDED = _dcm("122620", "Papillary Muscle Excluded")
-STUDY_QUALITY = _dcm("122739", "Overall study quality")
+CONFIDENCE = private("CONFIDENCE")
 CARDIAC_CYCLE_POINT = _sct("272518008", "Cardiovascular cycle point")
 RANGE_LOWER = _sct("385524004", "Normal Range Lower Limit")
 RANGE_UPPER = _sct("371933006", "Normal Range Upper Limit")
@@ -325,6 +361,8 @@ _UCUM_MEANING = {
     "m2": "square meter",
     "mm": "millimeter",
     "ms": "millisecond",
+    "/s": "per second",
+    "deg/cm": "degree per centimeter",
 }
 
 

@@ -80,7 +80,7 @@ class IodFinding:
         )
 
 
-def iod_findings(dataset: Dataset, sources: Sequence[Dataset]) -> list[IodFinding]:
+def iod_findings(dataset: Dataset, sources: Sequence[Dataset] = ()) -> list[IodFinding]:
     """Check an object against its IOD.
 
     Parameters

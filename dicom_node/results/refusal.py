@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from highdicom.sr import MeasurementReport, QualitativeEvaluation
 from pydicom.dataset import Dataset
 
-from dicom_node.results.codes import GRADE, QUALITY_CHECK, REFUSAL_CODE, STUDY_QUALITY, private
+from dicom_node.results.codes import CONFIDENCE, GRADE, QUALITY_CHECK, REFUSAL_CODE, private
 from dicom_node.results.content import (
     Predecessor,
     group,
@@ -50,7 +50,7 @@ def refusal_report(
     quality: QualityAssessment | None,
     predecessors: Sequence[Predecessor],
 ) -> Dataset:
-    """Encode the refusal: TID 1500, one group with the study quality 111235 and sentences.
+    """Encode the refusal: TID 1500, one group with the confidence ``CONF_NONE`` and sentences.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def refusal_report(
     reasons = dict.fromkeys(cause.reason for causes in declined.values() for cause in causes)
     if not reasons:
         raise ValueError("a refusal report needs a refusal")
-    evaluations = [QualitativeEvaluation(name=STUDY_QUALITY, value=GRADE[Grade.UNUSABLE])]
+    evaluations = [QualitativeEvaluation(name=CONFIDENCE, value=GRADE[Grade.UNUSABLE])]
     evaluations += [QualitativeEvaluation(name=private("DECLINED"), value=REFUSAL_CODE[reason]) for reason in reasons]
     if quality is not None:
         evaluations += [
@@ -69,7 +69,7 @@ def refusal_report(
             for finding in quality.findings
         ]
     items = [
-        *(text_item(private("DECLINED"), sentence) for sentence in declined_sentences(declined)),
+        *(text_item(private("DECLINED"), sentence) for sentence in declined_sentences(declined, of_all=True)),
         *quality_sentences(quality),
         *omission_items(study.omissions),
         text_item(private("LIMITS"), BANNER),

@@ -51,12 +51,16 @@ def study_reading(ledger: Ledger, configuration: Configuration, study_instance_u
         A row does not hold what it should.
     """
     directory = configuration.storage.directory
-    unread = unread_instances(ledger, study_instance_uid)
-    if unread:
-        record_facts(ledger, [(one, instance_facts(directory / one.path).to_json()) for one in unread])
-    # The steps first: an image that comes in between then counts as missing, and its arrival makes a new reading.
-    steps = study_steps(ledger, study_instance_uid)
-    return read_study(study_contents(ledger, study_instance_uid), configuration.routes, steps)
+    while True:
+        unread = unread_instances(ledger, study_instance_uid)
+        if unread:
+            record_facts(ledger, [(one, instance_facts(directory / one.path).to_json()) for one in unread])
+        # The steps first: an image that comes in between then counts as missing, and its arrival makes a new reading.
+        steps = study_steps(ledger, study_instance_uid)
+        contents = study_contents(ledger, study_instance_uid)
+        # An image that has come since the headers were read has no facts yet.
+        if all(facts for series in contents.series for facts in series.facts):
+            return read_study(contents, configuration.routes, steps)
 
 
 def read_study(contents: StudyContents, routes: Mapping[str, Route], steps: StudySteps = NO_STEPS) -> StudyReading:
@@ -64,7 +68,7 @@ def read_study(contents: StudyContents, routes: Mapping[str, Route], steps: Stud
     facts = [[InstanceFacts.from_json(one) for one in series.facts] for series in contents.series]
     return StudyReading(
         contents=contents,
-        completeness=completeness([one for series in facts for one in series]),
+        completeness=completeness([one for series in facts for one in series if not one.own_output]),
         routes=explain(
             routes, [_series(summary, of_series) for summary, of_series in zip(contents.series, facts, strict=True)]
         ),
@@ -98,7 +102,8 @@ def decide(reading: StudyReading, settings: ExecutionSettings, *, open_associati
     Never while an association that sent to it is open. Then after ``complete_quiet_time_s`` of silence when every slice
     has all its phases. Where the scanner did not say how many slices there will be, the silence must be twice the
     longest pause that the sender has made so far, because scanners that send slice by slice pause for each
-    breath-hold. After ``quiet_time_s`` any study is taken as it is.
+    breath-hold. After ``quiet_time_s`` any study is taken as it is, but one whose short axis is plainly incomplete only
+    after ``incomplete_quiet_time_s``: half a stack gives results that the whole one contradicts.
 
     Performed procedure steps that have ended, completed or discontinued, say more. When every image that they name is
     here, the study is taken at once. While an image is missing of a series that has begun to come, it is waited for,
@@ -118,6 +123,13 @@ def decide(reading: StudyReading, settings: ExecutionSettings, *, open_associati
     if steps.ended and steps.missing and quiet_s < settings.missing_images_quiet_time_s:
         wanted_s = settings.missing_images_quiet_time_s
         return Decision(False, f"{state}; quiet for {max(0.0, quiet_s):.0f} of {wanted_s:g} s")
+    doubts = [stack.doubt for stack in reading.completeness.stacks if stack.short_axis]
+    if doubts and all(doubts):
+        state = f"{state}; more may come: {doubts[0]}"
+        if quiet_s < settings.incomplete_quiet_time_s:
+            wanted_s = settings.incomplete_quiet_time_s
+            return Decision(False, f"{state}; quiet for {max(0.0, quiet_s):.0f} of {wanted_s:g} s")
+        return Decision(True, f"{state}; quiet for {settings.incomplete_quiet_time_s:g} s")
     if quiet_s >= settings.quiet_time_s:
         return Decision(True, f"{state}; quiet for {settings.quiet_time_s:g} s")
     if not reading.completeness.complete:

@@ -6,6 +6,7 @@ APScheduler is the clock and nothing else: all state is in the ledger, so a sche
 from __future__ import annotations
 
 import datetime as dt
+import resource
 from collections.abc import Callable, Iterator
 
 import structlog
@@ -13,13 +14,16 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
+from dicom_node.deliver.rejection import reject_superseded
+from dicom_node.errors import raised_at
 from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.routing import RouteExplanation
 from pipelines.package import packages
-from storage.files import InstanceFiles
+from storage.files import UNEXPLAINED, InstanceFiles
+from storage.identity import IdentityError
 from storage.jobs import (
     RoutedJob,
     WaitingStudy,
@@ -33,12 +37,15 @@ from storage.ledger import Ledger, open_ledger, utc_now
 from storage.retention import (
     expire_commitments,
     expire_events,
+    expire_history,
     expire_quarantine,
     expire_steps,
     expire_studies,
     sweep_files,
 )
 from storage.schema import JobSlot
+from storage.set_aside import set_study_aside, why_set_aside
+from storage.transfers import pass_over_untold
 
 __all__ = ["StudyScheduler", "serve_scheduler"]
 
@@ -46,9 +53,14 @@ _log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 0.2
 RELEASE_EVERY_S = 10.0
+REJECT_EVERY_S = 2.0
 CLEAN_EVERY_S = 3600.0
 UNREADABLE_PAUSE = dt.timedelta(seconds=30)
-"""Between two tries to read a study whose files cannot be read."""
+"""Between two tries to read a study while its files cannot be reached."""
+SET_ASIDE = dt.timedelta(days=1)
+"""How long a study that failed is passed over, unless something comes in for it: a later version may read it."""
+MEMORY_BYTES = 2 << 30
+"""What the scheduler may take: a header that asks for more ends in a reason, not in the death of the process."""
 SWEEP_GRACE = dt.timedelta(hours=6)
 """Longer than any transfer or job lasts."""
 
@@ -60,7 +72,8 @@ class StudyScheduler:
         self._ledger = ledger
         self._configuration = configuration
         self._readings: dict[str, tuple[WaitingStudy, StudyReading]] = {}
-        self._unreadable: dict[str, tuple[WaitingStudy, dt.datetime]] = {}
+        self._passed_over: dict[str, tuple[WaitingStudy, dt.datetime | None]] = {}
+        """What was last seen of each study that waits, and until when it is passed over."""
         self._ahead: dict[str, tuple[dt.datetime, dt.datetime]] = {}
         """Of studies that came in at a time that has not come yet: that time, and when it was first seen."""
 
@@ -73,6 +86,11 @@ class StudyScheduler:
             for one in waiting
             if one.study_instance_uid in self._readings
         }
+        self._passed_over = {
+            one.study_instance_uid: self._passed_over[one.study_instance_uid]
+            for one in waiting
+            if one.study_instance_uid in self._passed_over
+        }
         created: list[int] = []
         for study in waiting:
             told = self._by_its_clock(study, now)
@@ -80,24 +98,52 @@ class StudyScheduler:
             too_early = quiet_s < min(settings.complete_quiet_time_s, settings.quiet_time_s)
             if study.open_associations or (too_early and study.step_changed_at is None):
                 continue
-            failed, again_at = self._unreadable.get(study.study_instance_uid, (None, now))
-            if failed == study and now < again_at:
+            again_at = self._passed_over_until(study)
+            if again_at is not None and now < again_at:
                 continue
+            failure = ""
             try:
                 reading = self._read(study)
-            except (OSError, ValueError) as error:
-                # One study must not hold up the others; storage may come back, and a new image may mend it.
-                self._unreadable[study.study_instance_uid] = (study, now + UNREADABLE_PAUSE)
+                decision = decide(reading, settings, open_associations=study.open_associations, now=told)
+                if decision.ready:
+                    created.extend(self._schedule(reading, decision.sentence, now))
+            except SQLAlchemyError:
+                raise
+            except OSError as error:
+                # Storage may come back.
+                self._passed_over[study.study_instance_uid] = (study, now + UNREADABLE_PAUSE)
                 _log.error(
-                    "study cannot be scheduled: its facts cannot be read; restore the storage, or send it again",
+                    "study cannot be scheduled: its files cannot be read; restore the storage, or send it again",
                     study_instance_uid=study.study_instance_uid,
-                    error=f"{type(error).__name__}: {error.strerror if isinstance(error, OSError) else error}",
+                    error=f"{type(error).__name__}: {error.strerror}",
                 )
-                continue
-            decision = decide(reading, settings, open_associations=study.open_associations, now=told)
-            if decision.ready:
-                created.extend(self._schedule(reading, decision.sentence, now))
+            except Exception as error:  # noqa: BLE001 - one study must not hold up the others, whatever it holds
+                # The text of an unforeseen exception may quote the data set.
+                failure = f"what it holds cannot be read ({type(error).__name__})"
+                _log.error("study failed", study_instance_uid=study.study_instance_uid, at=raised_at(error))
+            if failure:
+                # Only now is what the exception held let go: it may have been all memory.
+                self._set_aside(study, failure, now)
         return tuple(created)
+
+    def _passed_over_until(self, study: WaitingStudy) -> dt.datetime | None:
+        """Until when to pass over a study: as remembered, or as an earlier life of the scheduler wrote down."""
+        seen, until = self._passed_over.get(study.study_instance_uid, (None, None))
+        if seen != study:
+            aside = why_set_aside(self._ledger, study)
+            until = None if aside is None else aside.at + SET_ASIDE
+            self._passed_over[study.study_instance_uid] = (study, until)
+        return until
+
+    def _set_aside(self, study: WaitingStudy, reason: str, now: dt.datetime) -> None:
+        set_study_aside(self._ledger, study, reason, now=now)
+        self._passed_over[study.study_instance_uid] = (study, now + SET_ASIDE)
+        self._readings.pop(study.study_instance_uid, None)
+        _log.error(
+            "study set aside; the others go on; it is looked at again when something comes in for it, or in a day",
+            study_instance_uid=study.study_instance_uid,
+            reason=reason,
+        )
 
     def _by_its_clock(self, study: WaitingStudy, now: dt.datetime) -> dt.datetime:
         """The time by the clock that the study came in by: when it was set back since, nothing is to wait for that."""
@@ -162,16 +208,34 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
         _log.info("study removed by retention", study_instance_uid=study_instance_uid)
     expire_commitments(ledger, retention=retention, now=now)
     expire_steps(ledger, retention=retention, now=now)
-    expire_events(ledger, retention=dt.timedelta(days=storage.history_days), now=now)
+    if configuration.audit.file is None:
+        pass_over_untold(ledger)
+    history = dt.timedelta(days=storage.history_days)
+    expire_events(ledger, retention=history, now=now)
+    expire_history(ledger, retention=history, now=now)
     forgotten = expire_quarantine(ledger, retention=dt.timedelta(days=storage.quarantine_days), now=now)
     KeptFindings(storage.directory).sweep(inputs_in_work(ledger))
-    swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
-    if forgotten or swept:
-        _log.info("files removed", files=swept, quarantined_objects_forgotten=forgotten)
+    try:
+        swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
+    except IdentityError as error:
+        _log.error("storage not swept", what=str(error))
+        return
+    if forgotten or swept.removed:
+        _log.info("files removed", files=swept.removed, quarantined_objects_forgotten=forgotten)
+    if swept.set_aside:
+        _log.error(
+            "files set aside that the ledger does not explain: nothing of them is deleted; is this the latest ledger? "
+            "`dicom-node adopt` reads them into it",
+            files=swept.set_aside,
+            folder=str(files.absolute(UNEXPLAINED)),
+        )
 
 
 def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
     """Run the scheduler role until told to stop."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     ledger = open_ledger(configuration.storage.database)
     files = InstanceFiles(configuration.storage.directory)
     studies = StudyScheduler(ledger, configuration)
@@ -183,6 +247,7 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
         RELEASE_EVERY_S,
         lambda now: release_expired_jobs(ledger, watch.expired(leases_of(ledger)), now=now, retry_at=backing_off(now)),
     )
+    _every(clock, REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now))
     _every(clock, CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
     clock.start()
     context.ready()

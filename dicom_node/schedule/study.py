@@ -11,8 +11,11 @@ from dicom_node.schedule.routing import RouteExplanation
 from pipelines.cine.facts import Completeness
 from storage.jobs import studies_to_consider
 from storage.ledger import Ledger
+from storage.set_aside import why_set_aside
 
 __all__ = ["StudyDescription", "describe"]
+
+NOTHING = Completeness((), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,14 @@ def describe(
     LedgerError
         There is no such study.
     """
-    reading = study_reading(ledger, configuration, study_instance_uid)
     waiting = next((one for one in studies_to_consider(ledger) if one.study_instance_uid == study_instance_uid), None)
+    aside = None if waiting is None else why_set_aside(ledger, waiting)
+    if aside is not None:
+        # Not read again here: what failed in the scheduler would fail in the hands of whoever asks.
+        at = aside.at.isoformat(sep=" ", timespec="seconds")
+        sentence = f"set aside at {at}: {aside.reason}; looked at again when something comes in for it, or in a day"
+        return StudyDescription(sentence, True, NOTHING, ())
+    reading = study_reading(ledger, configuration, study_instance_uid)
     if waiting is None:
         sentence = f"{reading.completeness.sentence}; scheduled as version {reading.contents.version}"
     else:

@@ -22,6 +22,8 @@ from dicom_node.errors import (
     ConfigurationError,
     DeliveryRefusedError,
     NodeError,
+    NotAcceptedError,
+    PeerFailedError,
     PeerUnavailableError,
 )
 from dicom_node.network.sender import SLOWEST_LINK_BYTES_PER_S, DicomFile, EchoResult, judge_store_status
@@ -34,8 +36,8 @@ LONGEST_ANSWER_S = 90.0
 """To a large request, whose answer may take longer than ``delivery.response_timeout_s``."""
 _PAGE = 1000
 _DUPLICATE = 0x0111
-_NOT_NOW = frozenset({401, 403, 404, 407, 408, 421, 425, 429})
-"""Refusals that end when somebody mends an account, a path or a load, not the instances."""
+_NOT_NOW = frozenset({401, 403, 404, 407, 408, 421, 425, 429, 502, 503, 504, 507})
+"""Refusals that end when somebody mends an account, a path, a gateway or a load, not the instances."""
 
 
 class DicomWebClient:
@@ -202,7 +204,9 @@ class DicomWebClient:
         try:
             return self._http.request(method, self._url + path, timeout=self._timeout(size), **request)  # type: ignore[arg-type]
         except httpx.TransportError as error:
-            raise PeerUnavailableError(
+            broke_off = isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError))
+            kind = PeerFailedError if broke_off else PeerUnavailableError
+            raise kind(
                 f"does not answer: {type(error).__name__}: {error}",
                 subject=self._url,
                 remedy="check the URL, the certificates and whether it runs",
@@ -223,8 +227,12 @@ class DicomWebClient:
             )
         if status in (401, 403, 407):
             return PeerUnavailableError(what, subject=self._url, remedy="check the credentials of this destination")
-        if status in _NOT_NOW or status >= 500 or status < 400:
+        if status in _NOT_NOW:
             return PeerUnavailableError(what, subject=self._url, retry_after_s=_retry_after_s(response))
+        if status >= 500 or status < 400:
+            return PeerFailedError(what, subject=self._url, retry_after_s=_retry_after_s(response))
+        if status == 415:
+            return NotAcceptedError(what, subject=self._url, remedy="enable the media type at the service")
         return DeliveryRefusedError(what, subject=self._url, remedy="see the log of the service, then requeue")
 
 
@@ -276,7 +284,7 @@ def _by_instance(
         uid = file.sop_instance_uid
         one = said.get(uid)
         if one is None:
-            missing = None if silence_is_consent else PeerUnavailableError("the answer leaves it out", subject=uid)
+            missing = None if silence_is_consent else PeerFailedError("the answer leaves it out", subject=uid)
             answers[uid] = "", missing
         elif one.failure_reason is None:
             answers[uid] = f"warning {one.warning_reason:04X}" if one.warning_reason else "", None
@@ -286,7 +294,7 @@ def _by_instance(
         else:
             warning, error = judge_store_status(one.failure_reason, uid)
             # A warning among the failures.
-            answers[uid] = "", error or PeerUnavailableError(f"did not store it: {warning}", subject=uid)
+            answers[uid] = "", error or PeerFailedError(f"did not store it: {warning}", subject=uid)
     return answers
 
 

@@ -82,7 +82,7 @@ def serve_web(
         room = Room(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
-        instances = InstanceReceiver(ledger, files, room, storage.conflicts)
+        instances = InstanceReceiver(ledger, files, room, configuration.conflict_answer)
         stack.callback(instances.commit.close)
         uploads = Uploads(ledger, server, node.ae_title, instances.commit.forget)
         pool = stack.enter_context(ThreadPoolExecutor(THREADS, "store"))

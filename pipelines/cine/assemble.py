@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import structlog
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from pipelines.cine import elements
+from pipelines.cine.declared import MAX_STUDY_PIXELS, DeclaredError
+from pipelines.cine.decoder import start_decoder
 from pipelines.cine.elements import number, text
 from pipelines.cine.files import dicom_files
 from pipelines.cine.geometry import parallel_groups
 from pipelines.cine.headers import FrameHeader, frame_headers, origin
-from pipelines.cine.pixels import UndecodableError, decode_frame
+from pipelines.cine.order import disorder, median_allowed, single_allowed
+from pipelines.cine.phases import OrderedBy
+from pipelines.cine.pixels import DecoderStoppedError, PixelFormat, UndecodableError, check_frame, decode_frame
+from pipelines.cine.reading import read_object
 from pipelines.cine.selection import excluded_frame, excluded_object
-from pipelines.cine.slices import LeftOut, StackPlan, not_chosen, plan_slices, plan_stack, rank
+from pipelines.cine.slices import LeftOut, SlicePlan, StackPlan, not_chosen, plan_slices, plan_stack, rank
 from pipelines.cine.stack import (
     CineStack,
     CineStudy,
@@ -40,10 +45,19 @@ _log = structlog.get_logger(__name__)
 
 MIN_SHORT_AXIS_SLICES = 3
 MAX_LONG_AXIS_SLICES = 3
-SHORT_AXIS_PITCH_MM = (4.5, 20.5)
+SHORT_AXIS_PITCH_MM = (1.5, 20.5)
+"""From thin stacks, on which the apical cap has slices of its own, to sparse ones."""
+THIN_MM = 4.5
+MIN_SHORT_AXIS_EXTENT_MM = 25.0
+"""Thin slices over less than this, a third of a ventricle, are something else; three of 9 mm are more."""
 
 _DEFER_BYTES = 65536
 """Elements above this size stay on disk until they are asked for: pixel data of frames that nobody chooses."""
+
+
+_QUOTED = re.compile(r" \('[^']*'\)")
+_MAX_DEATHS = 2
+"""Frames of one study that the decoder does not survive; then no more of its compressed frames are tried."""
 
 
 @dataclass(slots=True)
@@ -56,7 +70,7 @@ class _Study:
     omissions: list[Omission] = field(default_factory=list)
 
 
-def assemble(paths: Iterable[Path]) -> list[CineStudy]:
+def assemble(paths: Iterable[Path], seen: Callable[[Path, Dataset], None] | None = None) -> list[CineStudy]:
     """Assemble the cine stacks of DICOM files.
 
     Parameters
@@ -64,6 +78,9 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
     paths : iterable of Path
         Files in any order; of several studies, with other modalities among them. Files that cannot be read become
         omissions (of the only study, or of a study with an empty UID when there are several).
+    seen : callable, optional
+        Told each file and its data set as it was read, before anything is made of it: whoever needs the headers, too,
+        need not read the files again. Large elements, pixel data among them, are still on disk.
 
     Returns
     -------
@@ -74,10 +91,14 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
     unreadable: list[Omission] = []
     for path in paths:
         try:
-            dataset = pydicom.dcmread(path, defer_size=_DEFER_BYTES, force=True)
+            dataset = read_object(path, defer_size=_DEFER_BYTES, force=True)
             if not dataset:
                 raise ValueError("it holds no DICOM element")
             datasets.append(dataset)
+            if seen is not None:
+                seen(path, dataset)
+            if len(datasets) == 1 and _goes_apart(dataset):
+                start_decoder()
         except elements.DAMAGE as error:
             unreadable.append(
                 Omission(
@@ -93,6 +114,14 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
 def assemble_datasets(datasets: Iterable[Dataset]) -> list[CineStudy]:
     """Assemble the cine stacks of data sets that hold their pixel data; otherwise as `assemble`."""
     return _assembled(datasets, [])
+
+
+def _goes_apart(dataset: Dataset) -> bool:
+    """Tell whether the frames of an object go to the decoder in the other process."""
+    try:
+        return PixelFormat.of(dataset).apart
+    except UndecodableError:
+        return False
 
 
 def _assembled(datasets: Iterable[Dataset], unreadable: Sequence[Omission]) -> list[CineStudy]:
@@ -142,29 +171,41 @@ def _take(dataset: Dataset, studies: dict[str, _Study]) -> None:
     elif identity.sop_instance_uid in study.datasets:
         omit(OmissionReason.DUPLICATE, "The same object was given more than once.")
     else:
-        study.frames.extend(frame_headers(dataset))
-        study.datasets[identity.sop_instance_uid] = dataset
+        try:
+            study.frames.extend(frame_headers(dataset))
+        except DeclaredError as error:
+            omit(OmissionReason.UNREADABLE, str(error))
+        else:
+            study.datasets[identity.sop_instance_uid] = dataset
 
 
 def _study(uid: str, study: _Study) -> CineStudy:
     cine: list[FrameHeader] = []
     left_out: list[LeftOut] = []
+    said: dict[tuple[str, str], str] = {}
     for frame in sorted(study.frames, key=lambda frame: frame.key):
         verdict = excluded_frame(frame)
         if verdict is None:
             cine.append(frame)
         else:
-            left_out.append(LeftOut(verdict.reason, verdict.detail, (frame,)))
+            # Of the values that cannot be read, one is quoted for all images of the series.
+            same = (frame.origin.series_instance_uid, _QUOTED.sub("", verdict.detail))
+            left_out.append(LeftOut(verdict.reason, said.setdefault(same, verdict.detail), (frame,)))
     # A frame that cannot be decoded shows only now; the plan is then made again without it.
+    decoding = _Decoding(study.datasets)
     while True:
         plans, rejected = _plan(cine)
-        undecodable: dict[tuple[str, int], LeftOut] = {}
-        stacks = [_stack(plan, view, study.datasets, undecodable) for plan, view in plans]
-        if not undecodable:
+        plans, too_large = _within_limit(plans)
+        # Before anything is made in the size that headers declare.
+        decoding.check(plan for plan, _ in plans)
+        stacks = [] if decoding.undecodable else [_stack(plan, view, decoding) for plan, view in plans]
+        if not decoding.undecodable and not decoding.contradicted:
             break
-        left_out.extend(undecodable.values())
-        cine = [frame for frame in cine if frame.key not in undecodable]
-    omissions = [*study.omissions, *(_omission(entry) for entry in left_out + rejected)]
+        left_out.extend(decoding.undecodable.values())
+        cine = [decoding.distrusting(frame) for frame in cine if frame.key not in decoding.undecodable]
+        decoding.undecodable.clear()
+        decoding.contradicted.clear()
+    omissions = [*study.omissions, *(_omission(entry) for entry in left_out + rejected + too_large)]
     result = CineStudy(
         context=_context(uid, study, stacks),
         stacks=tuple(stacks),
@@ -269,7 +310,9 @@ def _unfit_short_axis(plan: StackPlan) -> str | None:
         return f"{count} slice(s) in short-axis direction; a short-axis stack has at least {MIN_SHORT_AXIS_SLICES}."
     pitch = float(np.median(np.diff([part.along for part in plan.slices])))
     if not SHORT_AXIS_PITCH_MM[0] <= pitch <= SHORT_AXIS_PITCH_MM[1]:
-        return f"The slices in short-axis direction are {pitch:.1f} mm apart; a short-axis stack has 5 to 20 mm."
+        return f"The slices in short-axis direction are {pitch:.1f} mm apart; a short-axis stack has 2 to 20 mm."
+    if len(plan.slices) * pitch < MIN_SHORT_AXIS_EXTENT_MM and pitch < THIN_MM:
+        return f"The slices in short-axis direction cover {len(plan.slices) * pitch:.0f} mm: too little of a ventricle."
     return None
 
 
@@ -296,20 +339,48 @@ def _geometry(plan: StackPlan) -> StackGeometry:
     )
 
 
-def _stack(
-    plan: StackPlan, view: View, datasets: dict[str, Dataset], undecodable: dict[tuple[str, int], LeftOut]
-) -> CineStack:
-    """Decode the frames of a plan; those that cannot be decoded are put into ``undecodable``."""
+def _within_limit(plans: Sequence[tuple[StackPlan, View]]) -> tuple[list[tuple[StackPlan, View]], list[LeftOut]]:
+    """The stacks, the most wanted first, that `MAX_STUDY_PIXELS` leaves room for."""
+    kept: list[tuple[StackPlan, View]] = []
+    left_out: list[LeftOut] = []
+    room = MAX_STUDY_PIXELS
+    for plan, view in plans:
+        lead = plan.slices[0].frames[0]
+        frames = sum(len(part.frames) for part in plan.slices)
+        wanted = lead.rows * lead.columns * max(frames, len(plan.mixes[0]) * len(plan.slices))
+        if wanted <= room:
+            room -= wanted
+            kept.append((plan, view))
+        else:
+            detail = (
+                f"{frames} images of {lead.rows} × {lead.columns} pixels are more than is decoded of one study "
+                f"({MAX_STUDY_PIXELS // 1_000_000} million pixels)."
+            )
+            left_out.append(LeftOut(OmissionReason.TOO_LARGE, detail, _frames(plan)))
+    return kept, left_out
+
+
+def _frames(plan: StackPlan) -> tuple[FrameHeader, ...]:
+    return tuple(frame for part in plan.slices for frame in part.frames)
+
+
+def _stack(plan: StackPlan, view: View, decoding: _Decoding) -> CineStack:
+    """Decode the frames of a plan; those that cannot be decoded are put into ``decoding.undecodable``."""
     lead = plan.slices[0].frames[0]
     phases = len(plan.mixes[0])
     pixels = np.empty((phases, len(plan.slices), lead.rows, lead.columns), dtype=np.float32)
     sources: list[list[FrameSource]] = [[] for _ in range(phases)]
+    uncertain: list[tuple[SlicePlan, float | None]] = []
     for index, (part, mixes) in enumerate(zip(plan.slices, plan.mixes, strict=True)):
-        decoded = [_decoded(frame, datasets, (lead.rows, lead.columns), undecodable) for frame in part.frames]
+        decoded = [decoding.decode(frame, (lead.rows, lead.columns)) for frame in part.frames]
+        if not part.certain and not decoding.undecodable:
+            uncertain.append((part, disorder(np.stack(decoded))))
         for phase, mix in enumerate(mixes):
             first, second = decoded[mix.first], decoded[mix.second]
             pixels[phase, index] = first if mix.weight == 0 else first + np.float32(mix.weight) * (second - first)
             sources[phase].append(_source(part.frames[mix.nearest]))
+    for part in _contradicted(uncertain):
+        decoding.contradicted.update((frame.key, part.by) for frame in part.frames)
     return CineStack(
         view=view,
         pixels=pixels,
@@ -323,21 +394,83 @@ def _stack(
     )
 
 
-def _decoded(
-    frame: FrameHeader,
-    datasets: dict[str, Dataset],
-    shape: tuple[int, int],
-    undecodable: dict[tuple[str, int], LeftOut],
-) -> NDArray[np.float32]:
-    try:
-        values = decode_frame(datasets[frame.origin.sop_instance_uid], frame.frame_number)
-        if values.shape != shape:
-            raise UndecodableError("the image has another size than its header says")
-    except UndecodableError as error:
-        detail = f"Its pixels cannot be decoded ({error})."
-        undecodable[frame.key] = LeftOut(OmissionReason.UNREADABLE, detail, (frame,))
-        return np.zeros(shape, dtype=np.float32)
-    return values
+@dataclass(slots=True)
+class _Decoding:
+    """The frames of one study on their way to grey values."""
+
+    datasets: dict[str, Dataset]
+    formats: dict[str, PixelFormat] = field(default_factory=dict)
+    undecodable: dict[tuple[str, int], LeftOut] = field(default_factory=dict)
+    """What the last plan held and cannot be decoded."""
+    contradicted: dict[tuple[str, int], OrderedBy] = field(default_factory=dict)
+    """Frames of the last plan whose order the pixels contradict, and the attribute that gave it."""
+    deaths: int = 0
+    """How often the decoder did not survive a frame of the study."""
+
+    def check(self, plans: Iterable[StackPlan]) -> None:
+        """Note the frames whose pixels are not there, or not in the size of their headers."""
+        for plan in plans:
+            for frame in _frames(plan):
+                try:
+                    dataset, form = self._object(frame)
+                    check_frame(dataset, frame.frame_number, form)
+                except UndecodableError as error:
+                    self._note(frame, str(error))
+
+    def distrusting(self, frame: FrameHeader) -> FrameHeader:
+        """The frame, its order no longer taken from an attribute that the pixels contradicted."""
+        by = self.contradicted.get(frame.key)
+        return frame if by is None else replace(frame, distrusted=frame.distrusted | {by})
+
+    def decode(self, frame: FrameHeader, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Grey values of a frame; zeros, and a note, when it cannot be decoded."""
+        try:
+            dataset, form = self._object(frame)
+            if self.deaths >= _MAX_DEATHS and form.apart:
+                raise UndecodableError("the decoder ended over other frames of the study")
+            values = decode_frame(dataset, frame.frame_number, form)
+            if values.shape != shape:
+                raise UndecodableError("the image has another size than its header says")
+        except UndecodableError as error:
+            self.deaths += isinstance(error, DecoderStoppedError)
+            self._note(frame, str(error))
+            return np.zeros(shape, dtype=np.float32)
+        return values
+
+    def _object(self, frame: FrameHeader) -> tuple[Dataset, PixelFormat]:
+        uid = frame.origin.sop_instance_uid
+        if uid not in self.formats:
+            self.formats[uid] = PixelFormat.of(self.datasets[uid])
+        return self.datasets[uid], self.formats[uid]
+
+    def _note(self, frame: FrameHeader, why: str) -> None:
+        detail = f"Its pixels cannot be decoded ({why})."
+        self.undecodable[frame.key] = LeftOut(OmissionReason.UNREADABLE, detail, (frame,))
+
+
+def _contradicted(uncertain: Sequence[tuple[SlicePlan, float | None]]) -> list[SlicePlan]:
+    """The slices of one stack whose order the pixels contradict.
+
+    Parameters
+    ----------
+    uncertain : sequence of (SlicePlan, float or None)
+        Slices that an attribute ordered which does not say the phase itself, each with its `disorder`.
+
+    Returns
+    -------
+    list of SlicePlan
+        All that one attribute ordered when that is so for most of them, else those of which it is plain.
+    """
+    found: list[SlicePlan] = []
+    for by in dict.fromkeys(part.by for part, _ in uncertain):
+        judged = [(part, value) for part, value in uncertain if part.by is by]
+        # Each against what is allowed for its number of frames.
+        known = [value / median_allowed(len(part.frames)) for part, value in judged if value is not None]
+        most = bool(known) and float(np.median(known)) > 1.0
+        found += [
+            part for part, value in judged if most or (value is not None and value > single_allowed(len(part.frames)))
+        ]
+    return found
 
 
 def _source(frame: FrameHeader) -> FrameSource:

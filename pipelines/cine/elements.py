@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "seconds",
     "text",
     "texts",
+    "unreadable",
 ]
 
 DAMAGE: tuple[type[Exception], ...] = (
@@ -36,6 +38,7 @@ DAMAGE: tuple[type[Exception], ...] = (
     EOFError,
     InvalidDicomError,
     LookupError,
+    MemoryError,
     NotImplementedError,
     OSError,
     RecursionError,
@@ -44,11 +47,14 @@ DAMAGE: tuple[type[Exception], ...] = (
     ValueError,
     struct.error,
 )
-"""What pydicom and its decoders raise on damaged input."""
+"""What pydicom and its decoders raise on damaged input; a length that is not there may ask for all memory."""
 
 Layers = Sequence[Mapping[Any, DataElement | RawDataElement]]
 """Attribute tables, the most specific first: per-frame and shared functional groups, then the data set."""
 
+_DECIMAL_COMMA = re.compile(r"[+-]?([0-9]+,[0-9]*|,[0-9]+)([eE][+-]?[0-9]{1,2})?")
+_DS_LENGTH = 16
+"""Characters of one decimal string (PS3.5 6.2)."""
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 
 
@@ -107,15 +113,59 @@ def text(layers: Layers, where: int | str) -> str:
 
 
 def numbers(layers: Layers, where: int | str) -> tuple[float, ...]:
-    """Values of a numeric element; empty when absent or when any value is not a finite number."""
+    """Values of a numeric element; empty when absent or when any value is not a finite number.
+
+    A decimal comma is read as a point, and empty values behind the last are passed over.
+    """
     element = _element(layers, where)
     if element is None:
         return ()
-    try:
-        values = tuple(float(value) for value in _values(element))
-    except (ValueError, TypeError, OverflowError):
-        return ()
-    return values if all(math.isfinite(value) for value in values) else ()
+    raw = element.value
+    if type(raw) is bytes and b"_" not in raw:
+        # Nearly all, and so without a look at each.
+        try:
+            found = tuple(map(float, _values(element)))
+        except ValueError:
+            pass
+        else:
+            return found if all(map(math.isfinite, found)) else ()
+    values = _numbers(_present(element))
+    return () if None in values else tuple(value for value in values if value is not None)
+
+
+def unreadable(layers: Layers, keyword: str) -> str:
+    """Which value of a numeric element cannot be read, as a sentence; ``""`` when there is none."""
+    element = _element(layers, keyword)
+    if element is None:
+        return ""
+    present = _present(element)
+    for index, (value, read) in enumerate(zip(present, _numbers(present), strict=True), 1):
+        if read is None:
+            which = f"Value {index} of {keyword}" if len(present) > 1 else keyword
+            shown = "".join(char if char.isascii() and char.isprintable() else "?" for char in str(value)[:_DS_LENGTH])
+            return f"{which} cannot be read as a number ('{shown}')."
+    return ""
+
+
+def _present(element: DataElement | RawDataElement) -> list[Any]:
+    values = _values(element)
+    while values and values[-1] in ("", None):
+        values = values[:-1]
+    return values
+
+
+def _numbers(values: Iterable[Any]) -> list[float | None]:
+    """Each value as a number, ``None`` where it is none."""
+    read: list[float | None] = []
+    for value in values:
+        try:
+            found = float(value)
+            # Python takes 1_000 for a number; DICOM does not.
+            read.append(found if math.isfinite(found) and not (isinstance(value, str) and "_" in value) else None)
+        except (ValueError, TypeError, OverflowError):
+            comma = isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value)
+            read.append(float(value.replace(",", ".")) if comma else None)
+    return read
 
 
 def number(layers: Layers, where: int | str) -> float | None:
@@ -134,7 +184,7 @@ def items(dataset: Dataset, where: int | str) -> list[Dataset]:
 
 
 def private_number(layers: Layers, group: int, creator: str, offset: int) -> float | None:
-    """A private number, its block resolved by its private creator (PS3.5 7.8.1)."""
+    """A private number, its block resolved by its private creator (PS3.5 7.8.1), however that is spelt."""
     for layer in layers:
         for block in range(0x10, 0x100):
             reserved = layer.get((group << 16) | block)
@@ -143,12 +193,17 @@ def private_number(layers: Layers, group: int, creator: str, offset: int) -> flo
                 if block > 0x20:
                     break
                 continue
-            if text([layer], (group << 16) | block) == creator:
+            if _spelling(text([layer], (group << 16) | block)) == _spelling(creator):
                 where = (group << 16) | (block << 8) | offset
                 element = layer.get(where)
                 if element is not None:
                     return _private_value(element)
     return None
+
+
+def _spelling(creator: str) -> str:
+    """A private creator as it is compared: scanners and archives write one in several cases and with other blanks."""
+    return " ".join(creator.casefold().split())
 
 
 def _private_value(element: DataElement | RawDataElement) -> float | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pydicom
-
 from pipelines.cine import elements
+from pipelines.cine.reading import read_object
 
 __all__ = ["dicom_files", "files_by_study", "looks_like_dicom"]
 
@@ -84,7 +83,7 @@ def files_by_study(paths: Iterable[Path]) -> dict[str, list[Path]]:
     by_study: dict[str, list[Path]] = {}
     for path in paths:
         try:
-            header = pydicom.dcmread(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True, force=True)
+            header = read_object(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True, force=True)
             uid = elements.text([header], "StudyInstanceUID")
         except elements.DAMAGE:
             uid = ""

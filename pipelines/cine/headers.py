@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 
 from pipelines.cine import elements
+from pipelines.cine.declared import frames_there
 from pipelines.cine.elements import Layers, number, numbers, private_number, seconds, text, texts
 
 __all__ = [
@@ -117,6 +118,12 @@ class FrameHeader:
     heart_rate_bpm: float | None
     declared_phases: int | None
     """CardiacNumberOfImages, NumberOfTemporalPositions or Philips (2001,xx17)."""
+    geometry_problem: str = ""
+    """What is wrong with position, orientation or spacing where one is ``None``: sentences."""
+    unreadable: tuple[str, ...] = ()
+    """Sentences on the values of phase and time that are there but cannot be read."""
+    distrusted: frozenset[str] = frozenset()
+    """Attributes that put it in an order which the pixels contradict."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -146,28 +153,35 @@ def origin(dataset: Dataset) -> Origin:
     )
 
 
-def frame_headers(dataset: Dataset) -> tuple[FrameHeader, ...]:
+def frame_headers(dataset: Dataset, *, size: int | None = None) -> tuple[FrameHeader, ...]:
     """Read the frames of an MR image object.
 
     Parameters
     ----------
     dataset : pydicom.Dataset
         Classic or Enhanced MR; pixels are not needed.
+    size : int, optional
+        Bytes of its file, where the data set was read without pixels: room for frames that it declares.
 
     Returns
     -------
     tuple of FrameHeader
         One for a classic object, one for each frame of a multi-frame object.
+
+    Raises
+    ------
+    DeclaredError
+        The object declares more frames than it holds, or more than are read.
     """
     identity = origin(dataset)
     top = _table(dataset)
-    frames = int(number((top,), "NumberOfFrames") or 1)
-    if identity.sop_class_uid not in ENHANCED_MR and frames <= 1:
+    per_frame = elements.items(dataset, "PerFrameFunctionalGroupsSequence")
+    frames = frames_there(dataset, top, len(per_frame), size=size)
+    if identity.sop_class_uid not in ENHANCED_MR and frames == 1:
         return (_frame(identity, (top,), None),)
     shared: dict[Any, DataElement | RawDataElement] = {}
     for item in elements.items(dataset, "SharedFunctionalGroupsSequence")[:1]:
         shared = _macros(item)
-    per_frame = elements.items(dataset, "PerFrameFunctionalGroupsSequence")
     tables = [_macros(item) for item in per_frame[:frames]]
     tables += [{}] * (frames - len(tables))
     return tuple(_frame(identity, (table, shared, top), index) for index, table in enumerate(tables, 1))
@@ -217,7 +231,9 @@ def _frame(identity: Origin, layers: Layers, frame_number: int | None) -> FrameH
         acquired = seconds(text(layers, "AcquisitionDate"), text(layers, "AcquisitionTime"))
     if acquired is None:
         acquired = seconds("", text(layers, "AcquisitionDateTime"))
-    return FrameHeader(
+    trigger = first("TriggerTime", "NominalCardiacTriggerDelayTime")
+    temporal = first("TemporalPositionIndex", "TemporalPositionIdentifier", "TemporalPositionTimeOffset")
+    header = FrameHeader(
         origin=identity,
         acquisition=_acquisition(layers),
         frame_number=frame_number,
@@ -231,15 +247,56 @@ def _frame(identity: Origin, layers: Layers, frame_number: int | None) -> FrameH
         pixel_spacing=(spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None,
         slice_thickness=first("SliceThickness"),
         frame_of_reference_uid=text(layers, "FrameOfReferenceUID"),
-        trigger_time_ms=first("TriggerTime", "NominalCardiacTriggerDelayTime"),
-        temporal_index=first("TemporalPositionIndex", "TemporalPositionIdentifier", "TemporalPositionTimeOffset"),
+        trigger_time_ms=trigger,
+        temporal_index=temporal,
         private_phase=private,
         acquired_s=acquired,
         created_s=seconds(text(layers, "ContentDate"), text(layers, "ContentTime")),
         nominal_interval_ms=first("NominalInterval", "RRIntervalTimeNominal"),
         heart_rate_bpm=first("HeartRate"),
         declared_phases=None if declared is None or declared < 2 else int(declared),
+        unreadable=_unreadable(layers) if trigger is None and temporal is None and private is None else (),
     )
+    if header.position is None or header.orientation is None or header.pixel_spacing is None:
+        return replace(header, geometry_problem=_geometry_problem(header, layers))
+    return header
+
+
+_OF_PHASE = (
+    "TriggerTime",
+    "NominalCardiacTriggerDelayTime",
+    "TemporalPositionIndex",
+    "TemporalPositionIdentifier",
+    "InstanceNumber",
+)
+
+
+def _unreadable(layers: Layers) -> tuple[str, ...]:
+    return tuple(said for keyword in _OF_PHASE if (said := elements.unreadable(layers, keyword)))
+
+
+def _geometry_problem(header: FrameHeader, layers: Layers) -> str:
+    """Which attribute keeps a frame from having a place, and why."""
+    wanted = (
+        ("ImagePositionPatient", header.position, 3, "is not a point"),
+        ("ImageOrientationPatient", header.orientation, 6, "does not hold two perpendicular unit vectors"),
+        ("PixelSpacing", header.pixel_spacing, 2, "is not positive"),
+    )
+    said: list[str] = []
+    for keyword, found, count, otherwise in wanted:
+        if found is not None:
+            continue
+        values = numbers(layers, keyword)
+        unreadable = elements.unreadable(layers, keyword)
+        if unreadable:
+            said.append(unreadable)
+        elif not values:
+            said.append(f"{keyword} is absent.")
+        elif len(values) != count:
+            said.append(f"{keyword} has {len(values)} value{'s' if len(values) > 1 else ''}; it takes {count}.")
+        else:
+            said.append(f"{keyword} {otherwise}.")
+    return " ".join(said)
 
 
 def _unit_orientation(values: tuple[float, ...]) -> tuple[float, float, float, float, float, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ __all__ = [
     "free_running",
     "order_phases",
     "rr_interval",
+    "without_order",
 ]
 
 _Reader = Callable[[FrameHeader], float | None]
@@ -55,12 +57,15 @@ class Ordered:
     by : OrderedBy
     anchored : bool
         Slot 0 is known to be the first phase (numbered phases), so a missing first frame shows.
+    certain : bool
+        The attribute says the phase itself, and says it regularly. Any other order is held against the pixels.
     """
 
     frames: tuple[FrameHeader, ...]
     slots: tuple[int, ...]
     by: OrderedBy
     anchored: bool
+    certain: bool = True
 
     @property
     def step_ms(self) -> float | None:
@@ -91,7 +96,7 @@ def order_phases(frames: Sequence[FrameHeader]) -> Ordered | None:
 
     Usable means present on every frame, distinct, evenly spaced where it is a time, and within the cardiac cycle
     where it is a trigger time: Philips may write the begin of the dynamic as TriggerTime and number instances at
-    random.
+    random. Attributes that the pixels contradicted (``FrameHeader.distrusted``) are passed over.
 
     Returns
     -------
@@ -120,11 +125,26 @@ def order_phases(frames: Sequence[FrameHeader]) -> Ordered | None:
     ]
     if within_cycle:
         others.insert(2, (OrderedBy.TRIGGER_TIME, _trigger))
+    distrusted = frozenset[str]().union(*(frame.distrusted for frame in frames))
     for by, read in others:
-        column = _column(frames, read)
+        column = None if by in distrusted else _column(frames, read)
         if column is not None:
-            return _ordered(frames, column, _ranks(column), by, anchored=False)
+            return _ordered(frames, column, _ranks(column), by, anchored=False, certain=False)
     return None
+
+
+def without_order(frames: Sequence[FrameHeader]) -> str:
+    """Why the frames of one acquisition cannot be put in order of phase, in sentences."""
+    distrusted = frozenset[str]().union(*(frame.distrusted for frame in frames))
+    said = dict.fromkeys(sentence for frame in frames for sentence in frame.unreadable[:1])
+    about_values = "".join(f" {sentence}" for sentence in itertools.islice(said, 1))
+    if not distrusted:
+        return f"Nothing in the headers puts its images in order of phase.{about_values}"
+    names = " and ".join(by.value for by in OrderedBy if by in distrusted)
+    return (
+        f"Only {names} could put its images in order of phase, and in that order neighbouring images do not resemble "
+        f"one another.{about_values}"
+    )
 
 
 def _column(frames: Sequence[FrameHeader], read: _Reader) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
@@ -140,7 +160,8 @@ def _within_cycle(frames: Sequence[FrameHeader], trigger: np.ndarray) -> bool:
     """Tell whether trigger times lie within one cycle, whose stated length is doubted before they are."""
     rr = rr_interval(frames)
     span = float(np.ptp(trigger))
-    if trigger.min() < -1.0 or span > _LONGEST_RR_MS:
+    # A grid may begin before the R wave: some scanners centre the cycle on it.
+    if trigger.min() < -_LONGEST_RR_MS or span > _LONGEST_RR_MS:
         return False
     return rr is None or span <= 1.1 * rr or not _contradicted(frames, trigger)
 
@@ -184,7 +205,13 @@ def _numbered_slots(values: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _ordered(
-    frames: Sequence[FrameHeader], values: np.ndarray, slots: np.ndarray, by: OrderedBy, *, anchored: bool
+    frames: Sequence[FrameHeader],
+    values: np.ndarray,
+    slots: np.ndarray,
+    by: OrderedBy,
+    *,
+    anchored: bool,
+    certain: bool = True,
 ) -> Ordered:
     order = np.argsort(values, kind="stable")
     return Ordered(
@@ -192,6 +219,7 @@ def _ordered(
         slots=tuple(int(slots[index]) for index in order),
         by=by,
         anchored=anchored,
+        certain=certain,
     )
 
 
@@ -287,7 +315,8 @@ def acquisitions(frames: Sequence[FrameHeader]) -> list[tuple[FrameHeader, ...]]
     reconstructions; the split uses, in this order, reconstruction, RR interval, series, acquisition number and
     creation order, and only where the frames cannot be one acquisition.
     """
-    if _is_single(frames):
+    # What the pixels have contradicted is one acquisition that cannot be put in order, not many of one image.
+    if _is_single(frames) or (any(frame.distrusted for frame in frames) and order_phases(frames) is None):
         return [tuple(frames)]
     splits: tuple[Callable[[FrameHeader], Hashable], ...] = (
         _reconstruction,

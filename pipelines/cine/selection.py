@@ -90,10 +90,7 @@ def excluded_frame(frame: FrameHeader) -> Exclusion | None:
     for reason, detail in _acquisition_verdicts(kind):
         return Exclusion(reason, detail)
     if frame.position is None or frame.orientation is None or frame.pixel_spacing is None:
-        return Exclusion(
-            OmissionReason.NO_GEOMETRY,
-            "ImagePositionPatient, ImageOrientationPatient or PixelSpacing is absent or not a valid geometry.",
-        )
+        return Exclusion(OmissionReason.NO_GEOMETRY, frame.geometry_problem or "It has no geometry.")
     if frame.rows < 16 or frame.columns < 16:
         return Exclusion(OmissionReason.NO_GEOMETRY, "Rows and Columns do not describe an image.")
     return None

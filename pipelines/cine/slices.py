@@ -13,6 +13,7 @@ from pipelines.cine.geometry import ParallelGroup, slice_positions
 from pipelines.cine.headers import FrameHeader
 from pipelines.cine.phases import (
     Ordered,
+    OrderedBy,
     acquisitions,
     beats_apart,
     declared_phases,
@@ -20,6 +21,7 @@ from pipelines.cine.phases import (
     free_running,
     order_phases,
     rr_interval,
+    without_order,
 )
 from pipelines.cine.selection import MIN_PHASES, MIN_SCORE, cine_score, described_otherwise
 from pipelines.cine.stack import OmissionReason
@@ -67,6 +69,9 @@ class SlicePlan:
     missing: int | None
     rr_ms: float
     coverage: float
+    by: OrderedBy
+    certain: bool
+    """Whether ``by`` alone decides the order; else the pixels must agree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +128,7 @@ def plan_slices(group: ParallelGroup) -> tuple[list[SlicePlan], list[LeftOut]]:
             if verdict is not None:
                 left_out.append(LeftOut(*verdict, part))
             elif ordered is None:
-                left_out.append(
-                    LeftOut(OmissionReason.NOT_CINE, "Nothing in the headers puts its images in order of phase.", part)
-                )
+                left_out.append(LeftOut(OmissionReason.NOT_CINE, without_order(part), part))
             else:
                 candidates.append(_Candidate(ordered, declared_phases(part)))
         if candidates:
@@ -277,6 +280,8 @@ def _assess(along: float, candidate: _Candidate, norm: _Norm) -> SlicePlan | Non
         missing=missing[0] if missing else None,
         rr_ms=rr,
         coverage=coverage,
+        by=ordered.by,
+        certain=ordered.certain,
     )
 
 

@@ -209,6 +209,7 @@ class OmissionReason(enum.StrEnum):
     MISSING_FRAMES = "missing frames"
     DIFFERENT_GEOMETRY = "different geometry"
     REAL_TIME = "real time"
+    TOO_LARGE = "too large"
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,9 +170,9 @@ class ChamberFunction:
     peak_filling_rate_ml_s: float | None
     curve: VolumeCurve
     edv_interval_ml: Interval
-    """95 % bounds: scatter of the curve, place of the base within a slice, basal slices in doubt. Not in it: a contour
-    that is wrong throughout."""
+    """95 % bounds of this and the others: :mod:`pipelines.function.uncertainty` says what is in them."""
     esv_interval_ml: Interval
+    stroke_volume_interval_ml: Interval
     ejection_fraction_interval_percent: Interval | None
 
 
@@ -217,6 +217,8 @@ class VentricularFunction:
         ``None`` when the right ventricle was not seen.
     lv_mass_g : float
         Myocardial volume at ED × 1.05 g/ml.
+    lv_mass_interval_g : Interval
+        95 % bounds.
     lv_mass_curve_g : (T,) float64
         The same at every phase: constant in truth.
     wall : SegmentalWall or None
@@ -232,6 +234,7 @@ class VentricularFunction:
     lv: ChamberFunction
     rv: ChamberFunction | None
     lv_mass_g: float
+    lv_mass_interval_g: Interval
     lv_mass_index_g_m2: float | None
     lv_mass_curve_g: NDArray[np.float64]
     wall: SegmentalWall | None
@@ -250,7 +253,10 @@ class VentricularFunction:
         """Every number that is available, in the order of the report."""
         yield from _of_chamber(self.lv)
         yield Measurement(
-            Quantity.LVM, self.lv_mass_g, "myocardial volume at end diastole × 1.05 g/ml, papillary muscles excluded"
+            Quantity.LVM,
+            self.lv_mass_g,
+            "myocardial volume at end diastole × 1.05 g/ml, papillary muscles excluded",
+            self.lv_mass_interval_g,
         )
         if self.lv_mass_index_g_m2 is not None:
             yield Measurement(Quantity.LVMI, self.lv_mass_index_g_m2, "LV mass ÷ body surface area")
@@ -268,7 +274,7 @@ def _of_chamber(chamber: ChamberFunction) -> Iterator[Measurement]:
     rows: tuple[tuple[str, float | None, str, Interval | None], ...] = (
         ("EDV_ml", chamber.edv_ml, "sum of areas × slice interval at end diastole", chamber.edv_interval_ml),
         ("ESV_ml", chamber.esv_ml, "sum of areas × slice interval at end systole", chamber.esv_interval_ml),
-        ("SV_ml", chamber.stroke_volume_ml, "EDV − ESV", None),
+        ("SV_ml", chamber.stroke_volume_ml, "EDV − ESV", chamber.stroke_volume_interval_ml),
         (
             "EF_percent",
             chamber.ejection_fraction_percent,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.cine.stack import CineStack, StudyContext
 from pipelines.errors import AnalysisRefused, RefusalReason
@@ -13,20 +12,17 @@ from pipelines.function.findings import (
     BsaFormula,
     Chamber,
     ChamberFunction,
-    Interval,
     Keyframes,
     VentricularFunction,
-    VolumeCurve,
 )
 from pipelines.function.segments import segmental_wall
 from pipelines.function.slices import SliceMeasures
+from pipelines.function.uncertainty import difference_bounds, ejection_fraction_bounds, mass_bounds, volume_bounds
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 
 __all__ = ["measure_function"]
 
 HEART_RATE_BPM = (20.0, 250.0)
-DOUBTFUL_RING = (0.25, 0.75)
-"""A basal slice whose ring fraction lies between could have been counted either way."""
 RV_MIN_ML = 5.0
 """Less than this at end diastole is no right ventricle but specks."""
 
@@ -64,12 +60,10 @@ def measure_function(
         )
     heart_rate = _heart_rate(stack, context)
     bsa = body_surface_area(context.height_m, context.weight_kg, formula)
-    lv_base = _base_error(np.where(slices.counted, slices.lv_mm2, 0.0), slices)
-    lv = _chamber(Chamber.LV, stack, slices.lv_ml, lv_base[:, None] + _basal_doubt(slices), keyframes, heart_rate, bsa)
+    lv = _chamber(Chamber.LV, stack, slices, keyframes, heart_rate, bsa)
     rv = None
     if slices.rv_ml[keyframes.end_diastole] >= RV_MIN_ML:
-        rv_base = np.repeat(_base_error(slices.rv_mm2, slices)[:, None], 2, axis=1)
-        rv = _chamber(Chamber.RV, stack, slices.rv_ml, rv_base, keyframes, heart_rate, bsa)
+        rv = _chamber(Chamber.RV, stack, slices, keyframes, heart_rate, bsa)
     mass = slices.myo_ml * MYOCARDIAL_DENSITY_G_ML
     counted = np.flatnonzero(slices.counted[keyframes.end_diastole])
     base, apex = (counted[0], counted[-1]) if slices.base_first else (counted[-1], counted[0])
@@ -77,6 +71,7 @@ def measure_function(
         lv=lv,
         rv=rv,
         lv_mass_g=float(mass[keyframes.end_diastole]),
+        lv_mass_interval_g=mass_bounds(float(mass[keyframes.end_diastole])),
         lv_mass_index_g_m2=None if bsa is None else float(mass[keyframes.end_diastole]) / bsa,
         lv_mass_curve_g=mass,
         wall=segmental_wall(stack, slices, keyframes),
@@ -94,20 +89,18 @@ def measure_function(
 def _chamber(
     chamber: Chamber,
     stack: CineStack,
-    ml: NDArray[np.float64],
-    base_error_ml: NDArray[np.float64],
+    slices: SliceMeasures,
     keyframes: Keyframes,
     heart_rate: float | None,
     bsa: float | None,
 ) -> ChamberFunction:
+    ml = slices.lv_ml if chamber is Chamber.LV else slices.rv_ml
     curve = volume_curve(stack, ml)
     edv, esv = float(ml[keyframes.end_diastole]), float(ml[keyframes.end_systole])
     stroke = edv - esv
     output = None if heart_rate is None else stroke * heart_rate / 1000.0
     peak = rates(curve, cyclic=stack.retrospective)
-    edv_bounds, esv_bounds = (
-        _bounds(curve, base_error_ml, phase) for phase in (keyframes.end_diastole, keyframes.end_systole)
-    )
+    edv_bounds, esv_bounds = volume_bounds(chamber, slices, curve, keyframes)
     return ChamberFunction(
         chamber=chamber,
         edv_ml=edv,
@@ -124,7 +117,8 @@ def _chamber(
         curve=curve,
         edv_interval_ml=edv_bounds,
         esv_interval_ml=esv_bounds,
-        ejection_fraction_interval_percent=_ejection_fraction_bounds(edv, esv, edv_bounds, esv_bounds),
+        stroke_volume_interval_ml=difference_bounds(edv_bounds, esv_bounds, edv, esv),
+        ejection_fraction_interval_percent=ejection_fraction_bounds(edv_bounds, esv_bounds, edv, esv),
     )
 
 
@@ -139,53 +133,6 @@ def _heart_rate(stack: CineStack, context: StudyContext) -> float | None:
     if context.heart_rate_bpm is not None:
         candidates.append(context.heart_rate_bpm)
     return next((rate for rate in candidates if HEART_RATE_BPM[0] <= rate <= HEART_RATE_BPM[1]), None)
-
-
-def _base_error(mm2: NDArray[np.float64], slices: SliceMeasures) -> NDArray[np.float64]:
-    """95 % error of a volume, ml, (T,), because the base lies anywhere within half a slice of the last one with cavity.
-
-    The largest error of summing slices: a uniform distribution over one interval has a standard deviation of
-    interval ÷ √12, and the ventricle has its largest area there.
-    """
-    order = slices.from_base()
-    volumes = (mm2 * slices.intervals_mm / 1000.0)[:, order]
-    basal = np.argmax(volumes > 0, axis=1)
-    return np.asarray(1.96 / np.sqrt(12.0) * volumes[np.arange(len(volumes)), basal])
-
-
-def _basal_doubt(slices: SliceMeasures) -> NDArray[np.float64]:
-    """Volume of basal slices that could have been counted either way, ml, (T, 2): if left out, if added."""
-    volumes = slices.lv_mm2 * slices.intervals_mm / 1000.0
-    doubt = np.zeros((len(volumes), 2))
-    for phase in range(len(volumes)):
-        for index in slices.from_base():
-            if volumes[phase, index] == 0:
-                continue
-            if not slices.ring[phase, index] <= DOUBTFUL_RING[1]:
-                break
-            if slices.counted[phase, index]:
-                doubt[phase, 0] += volumes[phase, index]
-            elif slices.ring[phase, index] >= DOUBTFUL_RING[0]:
-                doubt[phase, 1] += volumes[phase, index]
-    return doubt
-
-
-def _bounds(curve: VolumeCurve, base_error_ml: NDArray[np.float64], phase: int) -> Interval:
-    """95 % bounds: scatter of the curve about its smoothed course, in quadrature with the error of the base."""
-    scatter = 1.96 * float(np.sqrt(np.mean((curve.ml - curve.smoothed_ml) ** 2)))
-    below, above = base_error_ml[phase]
-    value = float(curve.ml[phase])
-    return Interval(max(value - float(np.hypot(scatter, below)), 0.0), value + float(np.hypot(scatter, above)))
-
-
-def _ejection_fraction_bounds(edv: float, esv: float, d: Interval, s: Interval) -> Interval | None:
-    """Bounds of 100·(1 − ESV/EDV), the errors of both volumes taken as independent."""
-    if edv <= 0:
-        return None
-    value = 100.0 * (1.0 - esv / edv)
-    lower = 100.0 * float(np.hypot((s.upper - esv) / edv, esv * (edv - d.lower) / edv**2))
-    upper = 100.0 * float(np.hypot((esv - s.lower) / edv, esv * (d.upper - edv) / edv**2))
-    return Interval(value - lower, min(value + upper, 100.0))
 
 
 def _notes(

@@ -16,7 +16,7 @@ from pipelines.function.findings import Keyframes, SegmentalWall
 from pipelines.function.slices import MYOCARDIAL_RING_MIN, SliceMeasures
 from pipelines.function.thickness import SeptalArc, WallProfile, septal_arc, wall_profile
 
-__all__ = ["SegmentReference", "segment_of", "segmental_wall"]
+__all__ = ["SegmentMap", "SegmentReference", "segment_map", "segment_of", "segmental_wall"]
 
 LEVELS = ("basal", "mid", "apical")
 ANTERIOR_SUPERIOR = np.array([0.0, -1.0, 1.0]) / np.sqrt(2.0)
@@ -63,10 +63,10 @@ def segment_of(angles: NDArray[np.float64], level: str, reference: SegmentRefere
     turn = np.rad2deg(reference.sign * (angles - reference.septum))
     if level == "apical":
         # 13 anterior, 14 septal, 15 inferior, 16 lateral: quarters, the septal one around the middle of the septum.
-        quarter = np.floor((turn + 45.0) % 360.0 / 90.0).astype(np.intp)
+        quarter = np.floor((turn + 45.0) / 90.0).astype(np.intp)
         return np.asarray(np.array([14, 15, 16, 13])[quarter % 4])
     # From the anterior insertion on: 2 anteroseptal, 3 inferoseptal, 4 inferior, 5 inferolateral, 6 anterolateral, 1.
-    sixth = np.floor((turn + 60.0) % 360.0 / 60.0).astype(np.intp)
+    sixth = np.floor((turn + 60.0) / 60.0).astype(np.intp)
     return np.asarray(np.array([2, 3, 4, 5, 6, 1])[sixth % 6] + (0 if level == "basal" else 6))
 
 
@@ -210,3 +210,24 @@ def _cap_thickness(slices: SliceMeasures, phase: int) -> tuple[float, list[int]]
             break
         beyond.append(index)
     return float(sum(slices.intervals_mm[beyond])), beyond
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentMap:
+    """How the slices of one phase divide into AHA segments.
+
+    Attributes
+    ----------
+    levels : tuple of S str or None
+        ``"basal"``, ``"mid"`` or ``"apical"``; ``None`` for slices without a ringed cavity.
+    reference : SegmentReference
+    """
+
+    levels: tuple[str | None, ...]
+    reference: SegmentReference
+
+
+def segment_map(stack: CineStack, slices: SliceMeasures, phase: int) -> SegmentMap | None:
+    """Segments of one phase, or ``None`` when the RV insertion points cannot be found on it."""
+    found = _Phase.of(stack, slices, phase)
+    return None if found is None else SegmentMap(found.levels, found.reference)

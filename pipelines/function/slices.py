@@ -11,6 +11,7 @@ from scipy import ndimage
 from pipelines.cine.stack import CineStack, StackGeometry
 from pipelines.cine.views import LONG_AXIS
 from pipelines.errors import AnalysisRefused, RefusalReason
+from pipelines.function.findings import Chamber
 from pipelines.segmentation.labels import CineSegmentation, Label
 
 __all__ = ["SliceMeasures", "cyclic_median", "fill_cavity", "measure_slices"]
@@ -33,7 +34,8 @@ class SliceMeasures:
     Attributes
     ----------
     labels : (T, S, R, C) uint8
-        Labels with the papillary muscles filled into the cavity; all measures are taken on these.
+        Labels with the papillary muscles filled into the cavity; all measures are taken on these. What is counted of
+        them, drawn and sent, gives :meth:`reported`.
     lv_mm2, myo_mm2, rv_mm2 : (T, S) float64
         Areas.
     ring : (T, S) float64
@@ -68,17 +70,31 @@ class SliceMeasures:
     @property
     def lv_ml(self) -> NDArray[np.float64]:
         """LV cavity volume of each phase, ml, shape (T,): sum of counted areas × interval."""
-        return np.asarray(np.where(self.counted, self.lv_mm2, 0.0) @ self.intervals_mm / 1000.0)
+        return np.asarray(self.areas(Chamber.LV) @ self.intervals_mm / 1000.0)
 
     @property
     def rv_ml(self) -> NDArray[np.float64]:
         """RV cavity volume of each phase, ml, shape (T,)."""
-        return np.asarray(self.rv_mm2 @ self.intervals_mm / 1000.0)
+        return np.asarray(self.areas(Chamber.RV) @ self.intervals_mm / 1000.0)
 
     @property
     def myo_ml(self) -> NDArray[np.float64]:
         """LV myocardial volume of each phase, ml, shape (T,)."""
         return np.asarray(np.where(self.above_base, 0.0, self.myo_mm2) @ self.intervals_mm / 1000.0)
+
+    def areas(self, chamber: Chamber) -> NDArray[np.float64]:
+        """Areas of a cavity that are counted, mm², (T, S)."""
+        return np.where(self.counted, self.lv_mm2, 0.0) if chamber is Chamber.LV else self.rv_mm2
+
+    def reported(self, phase: int) -> NDArray[np.uint8]:
+        """Labels of one phase as the numbers count them, (S, R, C): the one map that is measured, drawn and sent.
+
+        Without the LV cavity of slices that are not counted, and without the wall of those above the valves.
+        """
+        labels = self.labels[phase]
+        left_out = ~self.counted[phase, :, None, None] & (labels == Label.LV)
+        left_out |= self.above_base[:, None, None] & (labels == Label.MYO)
+        return np.where(left_out, np.uint8(Label.BACKGROUND), labels)
 
     def from_base(self) -> NDArray[np.intp]:
         """Slice indices from base to apex."""

@@ -15,17 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
+from pipelines.phantom.law import JointLaw
+from pipelines.phantom.lesions import Lesions, build_lesions
 from pipelines.phantom.population import Subject
-from pipelines.phantom.ventricle import (
-    ANGLES,
-    LeftVentricle,
-    MotionState,
-    angle_grid,
-    angular_distance,
-    build_left_ventricle,
-    level_grid,
-    smooth_table,
-)
+from pipelines.phantom.tables import ANGLES, angle_grid, angular_distance, smooth_table
+from pipelines.phantom.ventricle import LeftVentricle, MotionState, build_left_ventricle, level_grid
 
 __all__ = ["Atrium", "Heart", "HeartState", "Layer", "build_heart"]
 
@@ -60,10 +54,13 @@ class Layer(enum.IntEnum):
     TEXTURE_ENDO = 9
     """Relative signal variation of the inner wall, not a radius."""
     TEXTURE_EPI = 10
-    INFARCT = 11
-    """Outer border of the infarct, which starts at the endocardium; equal to ENDO where there is none."""
-    OBSTRUCTION_INNER = 12
-    OBSTRUCTION_OUTER = 13
+    AT_RISK = 11
+    """Outer border of the area at risk, which starts at the endocardium; equal to ENDO where there is none."""
+    SCAR_INNER = 12
+    """Borders of what enhances; equal to ENDO where nothing does."""
+    SCAR_OUTER = 13
+    OBSTRUCTION_INNER = 14
+    OBSTRUCTION_OUTER = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +130,7 @@ class Heart:
     trabecula: Array
     texture_endo: Array
     texture_epi: Array
-    infarct_depth: Array | None
+    lesions: Lesions
     obstruction: tuple[Array, Array] | None
     """Inner and outer depth of the microvascular obstruction as fractions of the wall; equal where there is none."""
     papillary: tuple[tuple[float, float, float, float, float], ...]
@@ -153,10 +150,30 @@ class Heart:
         """Patient coordinates (LPS, mm) of heart-frame points (x, y, s)."""
         return points @ self.axes + self.origin
 
-    def state(self, contraction: float, twist: float) -> HeartState:
-        """The heart at contraction g and twist fraction (each 0 at end diastole, 1 at end systole)."""
+    def at_time(self, time: float) -> HeartState:
+        """The heart at a time in fractions of RR."""
+        cycle, delay = self.subject.cycle, self.lesions.delay
+        contraction, twist = float(cycle.contraction(np.array(time))), float(cycle.twist(np.array(time)))
+        if delay is None:
+            return self.state(contraction, twist)
+        return self.state(contraction, twist, cycle.contraction(time - delay) - cycle.contraction(-delay))
+
+    @property
+    def end_systole(self) -> float:
+        """Time of the smallest left ventricular volume, fractions of RR."""
+        cycle = self.subject.cycle
+        if self.lesions.delay is None:
+            return cycle.systole_end
+        times = np.linspace(0.7 * cycle.systole_end, cycle.filling_end, 60)
+        return float(times[int(np.argmin([self.at_time(float(time)).lv_volume_ml for time in times]))])
+
+    def state(self, contraction: float, twist: float, local: Array | None = None) -> HeartState:
+        """The heart at contraction g and twist fraction (each 0 at end diastole, 1 at end systole).
+
+        ``local`` is the contraction of each place, (1 or N, ANGLES), where they differ.
+        """
         lv = self.lv
-        motion = lv.state(contraction, twist)
+        motion = lv.state(contraction if local is None else local, twist)
         lid = float(np.interp(lv.length, lv.levels, motion.level))
         endo, epi = lv.cavity(motion), lv.epicardium(motion)
         volume = enclosed_volume_ml(motion, None, endo, lid)
@@ -194,8 +211,14 @@ class Heart:
     @property
     def present_layers(self) -> tuple[Layer, ...]:
         """The layers that this heart has: those of the lesions only where there is one."""
-        last = Layer.INFARCT if self.infarct_depth is None else Layer.OBSTRUCTION_INNER
-        return tuple(layer for layer in Layer if layer < last or self.obstruction is not None)
+        absent: set[Layer] = set()
+        if self.lesions.at_risk is None:
+            absent.add(Layer.AT_RISK)
+        if self.lesions.scar is None:
+            absent |= {Layer.SCAR_INNER, Layer.SCAR_OUTER}
+        if self.obstruction is None:
+            absent |= {Layer.OBSTRUCTION_INNER, Layer.OBSTRUCTION_OUTER}
+        return tuple(layer for layer in Layer if layer not in absent)
 
     def layers(self, state: HeartState, positions: Array) -> Array:
         """Spatial tables of the present layers at levels ``positions`` (spatial s, mm): (positions, ANGLES, layers)."""
@@ -221,10 +244,12 @@ class Heart:
         columns[Layer.PAPILLARY_OUTER] = papillary_outer
         columns[Layer.TEXTURE_ENDO] = self.texture_endo
         columns[Layer.TEXTURE_EPI] = self.texture_epi
-        columns[Layer.INFARCT] = endo
-        columns[Layer.OBSTRUCTION_INNER : Layer.OBSTRUCTION_OUTER + 1] = endo
-        if self.infarct_depth is not None:
-            columns[Layer.INFARCT] = self._depth_layer(motion, self.infarct_depth, endo)
+        columns[Layer.AT_RISK :] = endo
+        if self.lesions.at_risk is not None:
+            columns[Layer.AT_RISK] = self._depth_layer(motion, self.lesions.at_risk, endo)
+        if self.lesions.scar is not None:
+            columns[Layer.SCAR_INNER] = self._depth_layer(motion, self.lesions.scar[0], endo)
+            columns[Layer.SCAR_OUTER] = self._depth_layer(motion, self.lesions.scar[1], endo)
         if self.obstruction is not None:
             columns[Layer.OBSTRUCTION_INNER] = self._depth_layer(motion, self.obstruction[0], endo)
             columns[Layer.OBSTRUCTION_OUTER] = self._depth_layer(motion, self.obstruction[1], endo)
@@ -293,13 +318,20 @@ def _atrium(
     return Atrium(*place, roof - half, radius, half, bends)
 
 
-def build_heart(subject: Subject, rng: np.random.Generator) -> Heart:
-    """Build the heart of a subject: fit the left ventricle, then the right, then draw the details."""
+def build_heart(subject: Subject, law: JointLaw, rng: np.random.Generator) -> Heart:
+    """Build the heart of a subject: fit the left ventricle, then the right, then draw the details.
+
+    Parameters
+    ----------
+    law : JointLaw
+        How the motion of the wall follows from its lesions.
+    """
     apex = 5.0 + rng.normal(0, 0.4)
     length = subject.long_axis_mm + apex
     levels = level_grid(length)
-    depth, distance = _infarct_patch(subject, levels, length, rng)
-    lv = build_left_ventricle(subject, depth, levels, apex)
+    outline = smooth_table(rng.standard_normal((levels.size, ANGLES)), 7.0, 12.0)
+    lesions = build_lesions(subject, law, levels, length, outline, np.random.default_rng([subject.number, 0x4C45]))
+    lv = build_left_ventricle(subject, lesions, levels, apex)
     rest = lv.state(0.0, 0.0)
     epi = lv.epi2
     radius = np.sqrt(np.maximum(epi, 0))
@@ -346,8 +378,8 @@ def build_heart(subject: Subject, rng: np.random.Generator) -> Heart:
         trabecula=np.minimum(subject.trabeculation * ridges * towards_apex, 0.38),
         texture_endo=texture_endo,
         texture_epi=texture_epi,
-        infarct_depth=depth,
-        obstruction=_obstruction_depth(subject, depth, distance, rng),
+        lesions=lesions,
+        obstruction=_obstruction_depth(subject, lesions, rng),
         papillary=(
             (rng.normal(48, 7), rng.normal(5.4, 0.6) * surface / 1.9, 0.2, rng.normal(0.64, 0.03), 0.68),
             (rng.normal(248, 8), rng.normal(5.6, 0.6) * surface / 1.9, 0.2, rng.normal(0.62, 0.03), 0.68),
@@ -385,32 +417,14 @@ def _rv_shape(subject: Subject, lv: LeftVentricle) -> Array:
     return smooth_table(36.0 * crescent * along * towards_valve, 3.0, 5.0)
 
 
-def _infarct_patch(
-    subject: Subject, levels: Array, length: float, rng: np.random.Generator
-) -> tuple[Array | None, Array]:
-    """Depth of the infarct as a fraction of the wall, and relative distance from its centre (1 at its border)."""
-    outline = smooth_table(rng.standard_normal((levels.size, ANGLES)), 7.0, 12.0)
-    patch = subject.infarct
-    if patch is None:
-        return None, outline
-    around = angular_distance(angle_grid(), patch.angle_deg)[None, :] / patch.half_width_deg
-    fraction = (levels / length)[:, None]
-    along = (fraction - patch.level) / patch.half_length
-    # An apical infarct closes over the apex, where angles lose their meaning.
-    wrap = np.clip(fraction / 0.18, 0.25, 1)
-    distance = np.sqrt((around * wrap) ** 2 + along**2) + 0.10 * outline / outline.std()
-    depth = patch.transmurality * np.sqrt(np.clip((1 - distance) / 0.3, 0, 1))
-    return smooth_table(depth, 1.0, 2.0) * (depth > 0), distance
-
-
-def _obstruction_depth(
-    subject: Subject, depth: Array | None, distance: Array, rng: np.random.Generator
-) -> tuple[Array, Array] | None:
+def _obstruction_depth(subject: Subject, lesions: Lesions, rng: np.random.Generator) -> tuple[Array, Array] | None:
     """Inner and outer depth of the obstructed core: subendocardial, in the middle of the infarct, patchy."""
+    distance = lesions.distance
     spots = smooth_table(rng.standard_normal(distance.shape), 4.0, 7.0)
     reach = rng.uniform(0.35, 0.65)
-    if subject.infarct is None or depth is None or not subject.infarct.obstruction:
+    if subject.infarct is None or lesions.scar is None or not subject.infarct.obstruction:
         return None
+    depth = lesions.scar[1]
     inside = np.clip((reach - distance + 0.12 * spots / spots.std()) / 0.2, 0, 1)
     inner = 0.12 * depth
     return inner, inner + 0.5 * depth * np.sqrt(inside)

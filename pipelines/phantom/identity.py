@@ -50,6 +50,10 @@ _GIVEN = {
     Disease.HCM: "Hypertrophic",
     Disease.INFARCT: "Infarct",
     Disease.RV_OVERLOAD: "Overload",
+    Disease.HIBERNATION: "Hibernating",
+    Disease.MYOCARDITIS: "Myocarditis",
+    Disease.AMYLOID: "Amyloid",
+    Disease.BUNDLE_BRANCH_BLOCK: "Bundle",
 }
 _GIVEN_CYRILLIC = {
     Disease.NORMAL: "Норма",
@@ -57,6 +61,10 @@ _GIVEN_CYRILLIC = {
     Disease.HCM: "Гипертрофия",
     Disease.INFARCT: "Инфаркт",
     Disease.RV_OVERLOAD: "Перегрузка",
+    Disease.HIBERNATION: "Гибернация",
+    Disease.MYOCARDITIS: "Миокардит",
+    Disease.AMYLOID: "Амилоид",
+    Disease.BUNDLE_BRANCH_BLOCK: "Блокада",
 }
 
 

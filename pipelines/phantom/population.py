@@ -14,7 +14,20 @@ import numpy as np
 from pipelines.phantom.cycle import CardiacCycle, draw_cycle
 from pipelines.phantom.recipe import Disease, Fault, PhantomRecipe, Territory
 
-__all__ = ["Body", "Hypertrophy", "Infarct", "Subject", "draw_subject"]
+__all__ = [
+    "AkineticPatch",
+    "Body",
+    "Conduction",
+    "Fibrosis",
+    "Hypertrophy",
+    "Infarct",
+    "Patch",
+    "Subject",
+    "draw_subject",
+]
+
+_CENTRES = {Territory.LAD: (122.0, 0.34), Territory.RCA: (248.0, 0.62), Territory.LCX: (345.0, 0.58)}
+"""Angle (degrees) and level (fraction of the length) of the middle of each coronary territory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +49,59 @@ class Body:
         return math.sqrt(self.height_m * 100 * self.weight_kg / 3600)
 
 
-@dataclass(frozen=True, slots=True)
-class Infarct:
-    """One infarct as an elliptical patch on the unrolled ventricle.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """An elliptical patch on the unrolled ventricle.
 
     Attributes
     ----------
-    territory : Territory
     angle_deg, half_width_deg : float
         Centre and half extent around the ventricle; 0 lateral, 90 anterior, 180 septal, 270 inferior.
     level, half_length : float
         Centre and half extent along the long axis, fractions of its length (0 apex, 1 base).
+    """
+
+    angle_deg: float
+    half_width_deg: float
+    level: float
+    half_length: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AkineticPatch(Patch):
+    """Stunned or hibernating muscle: ``severity`` of its contractility is lost (1 akinetic), and nothing enhances."""
+
+    severity: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fibrosis(Patch):
+    """Enhancement without infarction between two depths of the wall (0 endocardium, 1 epicardium).
+
+    ``severity`` of the contractility is lost in its middle.
+    """
+
+    inner: float
+    outer: float
+    severity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Conduction:
+    """Left bundle branch block or pacing: what is activated first, and how much later the opposite wall follows."""
+
+    early_deg: float
+    spread: float
+    """Fraction of RR between the earliest and the latest wall."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Infarct(Patch):
+    """One infarct.
+
+    Attributes
+    ----------
+    territory : Territory
     transmurality : float
         Depth from the endocardium as a fraction of the wall, 0.25 … 1.
     contractility : float
@@ -59,10 +114,6 @@ class Infarct:
     """
 
     territory: Territory
-    angle_deg: float
-    half_width_deg: float
-    level: float
-    half_length: float
     transmurality: float
     contractility: float
     acute: bool
@@ -109,8 +160,19 @@ class Subject:
     trabeculation: float
     la_maximum_ml: float
     la_minimum_ml: float
-    infarct: Infarct | None
+    infarcts: tuple[Infarct, ...]
+    """The first is the one that the recipe describes."""
     hypertrophy: Hypertrophy | None
+    akinesia: tuple[AkineticPatch, ...] = ()
+    fibrosis: tuple[Fibrosis, ...] = ()
+    conduction: Conduction | None = None
+    basal_loss: float = 0.0
+    """Contractility lost at the base; less towards the apex (apical sparing of amyloid)."""
+
+    @property
+    def infarct(self) -> Infarct | None:
+        """The first infarct."""
+        return self.infarcts[0] if self.infarcts else None
 
 
 def draw_subject(recipe: PhantomRecipe, rng: np.random.Generator) -> Subject:
@@ -150,8 +212,22 @@ def draw_subject(recipe: PhantomRecipe, rng: np.random.Generator) -> Subject:
         rv_ratio = rng.normal(1.65, 0.18)
         flattening = rng.uniform(0.10, 0.22)
         ejection = rng.normal(0.55, 0.05)
+    elif disease is Disease.HIBERNATION:
+        edv_index, mass_index = rng.normal(92, 12), rng.normal(60, 8)
+        la_index, la_emptying = rng.normal(44, 6), rng.normal(0.47, 0.05)
+    elif disease is Disease.AMYLOID:
+        edv_index, mass_index = rng.normal(66, 8), rng.normal(98, 14)
+        ejection, shortening, twist = rng.normal(0.60, 0.05), rng.normal(0.12, 0.02), rng.normal(0.7, 0.1)
+        la_index, la_emptying = rng.normal(56, 8), rng.normal(0.30, 0.06)
+    elif disease is Disease.BUNDLE_BRANCH_BLOCK:
+        edv_index, mass_index = rng.normal(105, 20), rng.normal(62, 9)
+        ejection, shortening, twist = rng.normal(0.48, 0.08), rng.normal(0.13, 0.025), rng.normal(0.6, 0.15)
+        la_index, la_emptying = rng.normal(46, 8), rng.normal(0.45, 0.06)
     ejection = float(np.clip(ejection, 0.12, 0.74))
     edv = float(np.clip(edv_index, 45, 190)) * surface
+    # Draws of their own: what the law adds does not change who the person is.
+    more = np.random.default_rng([recipe.seed, 0x4C41])
+    infarcts = _draw_infarcts(recipe, rng, more) if disease is Disease.INFARCT else ()
     la_maximum = float(np.clip(la_index, 22, 80)) * surface
     return Subject(
         number=recipe.seed,
@@ -176,8 +252,12 @@ def draw_subject(recipe: PhantomRecipe, rng: np.random.Generator) -> Subject:
         trabeculation=rng.uniform(0.07, 0.16),
         la_maximum_ml=la_maximum,
         la_minimum_ml=la_maximum * (1 - float(np.clip(la_emptying, 0.2, 0.68))),
-        infarct=_draw_infarct(recipe, rng) if disease is Disease.INFARCT else None,
+        infarcts=infarcts,
         hypertrophy=hypertrophy,
+        akinesia=_draw_akinesia(recipe, infarcts, more),
+        fibrosis=_draw_fibrosis(recipe, hypertrophy, more),
+        conduction=_draw_conduction(more) if disease is Disease.BUNDLE_BRANCH_BLOCK else None,
+        basal_loss=float(more.uniform(0.3, 0.7)) if disease is Disease.AMYLOID else 0.0,
     )
 
 
@@ -218,11 +298,7 @@ def _draw_infarct(recipe: PhantomRecipe, rng: np.random.Generator) -> Infarct:
     obstruction = acute and (obstructed if recipe.obstruction is None else recipe.obstruction)
     if obstruction and recipe.transmurality is None:
         transmurality = 0.5 + 0.5 * transmurality  # obstruction is a mark of large, deep infarcts
-    angle, centre = {
-        Territory.LAD: (122.0, 0.34),
-        Territory.RCA: (248.0, 0.62),
-        Territory.LCX: (345.0, 0.58),
-    }[territory]
+    angle, centre = _CENTRES[territory]
     return Infarct(
         territory=territory,
         angle_deg=angle + offset,
@@ -235,3 +311,116 @@ def _draw_infarct(recipe: PhantomRecipe, rng: np.random.Generator) -> Infarct:
         obstruction=obstruction,
         thinning=0.0 if acute else thinning * transmurality,
     )
+
+
+def _draw_infarcts(recipe: PhantomRecipe, rng: np.random.Generator, more: np.random.Generator) -> tuple[Infarct, ...]:
+    """The infarct of the recipe and, with the probability of the law, an old one in another territory."""
+    first = _draw_infarct(recipe, rng)
+    second, transmurality, thinning = more.random(), more.uniform(0.25, 0.8), more.uniform(0.05, 0.4)
+    others = [territory for territory in Territory if territory is not first.territory]
+    territory = others[int(more.integers(len(others)))]
+    angle, level = _CENTRES[territory]
+    width, length = more.uniform(30, 50), more.uniform(0.2, 0.35)
+    if second >= recipe.law.second_infarct:
+        return (first,)
+    old = Infarct(
+        territory=territory,
+        angle_deg=angle,
+        half_width_deg=width,
+        level=level,
+        half_length=length,
+        transmurality=transmurality,
+        contractility=float(np.clip(0.60 - 0.72 * transmurality, -0.1, 0.5)),
+        acute=False,
+        obstruction=False,
+        thinning=thinning * transmurality,
+    )
+    return first, old
+
+
+def _draw_akinesia(
+    recipe: PhantomRecipe, infarcts: tuple[Infarct, ...], rng: np.random.Generator
+) -> tuple[AkineticPatch, ...]:
+    """A territory that stands still without scar: always in hibernation, sometimes beside a chronic infarct."""
+    beside, severity = rng.random(), rng.uniform(0.55, 1.1)
+    taken = {infarct.territory for infarct in infarcts}
+    free = [territory for territory in Territory if territory not in taken]
+    angle, level = _CENTRES[free[int(rng.integers(len(free)))]]
+    width, length, offset = rng.uniform(40, 75), rng.uniform(0.3, 0.5), rng.normal(0, 10)
+    chronic = bool(infarcts) and not infarcts[0].acute
+    if recipe.disease is not Disease.HIBERNATION and not (chronic and beside < recipe.law.hibernation):
+        return ()
+    return (
+        AkineticPatch(
+            angle_deg=angle + offset, half_width_deg=width, level=level, half_length=length, severity=severity
+        ),
+    )
+
+
+def _draw_fibrosis(
+    recipe: PhantomRecipe, hypertrophy: Hypertrophy | None, rng: np.random.Generator
+) -> tuple[Fibrosis, ...]:
+    """Enhancement that is no infarct, by disease and the prevalences of the law."""
+    present = rng.random()
+    if recipe.disease is Disease.DCM and present < recipe.law.midwall_fibrosis_dcm:
+        # A stripe in the middle of the septum.
+        return (
+            Fibrosis(
+                angle_deg=rng.normal(175, 12),
+                half_width_deg=rng.uniform(25, 50),
+                level=rng.uniform(0.55, 0.75),
+                half_length=rng.uniform(0.2, 0.4),
+                inner=rng.uniform(0.3, 0.4),
+                outer=rng.uniform(0.55, 0.7),
+                severity=rng.uniform(0.0, 0.3),
+            ),
+        )
+    if recipe.disease is Disease.HCM and hypertrophy is not None and present < recipe.law.patchy_fibrosis_hcm:
+        # The insertions of the right ventricle and the thickest wall, patchy.
+        places = [(118.0, 10.0), (245.0, 10.0), (hypertrophy.angle_deg, 18.0), (hypertrophy.angle_deg + 20, 14.0)]
+        chosen = rng.permutation(len(places))[: int(rng.integers(1, len(places) + 1))]
+        return tuple(
+            Fibrosis(
+                angle_deg=places[index][0] + rng.normal(0, 6),
+                half_width_deg=places[index][1] * rng.uniform(0.7, 1.4),
+                level=float(np.clip(hypertrophy.level + rng.normal(0, 0.1), 0.3, 0.9)),
+                half_length=rng.uniform(0.08, 0.22),
+                inner=rng.uniform(0.2, 0.35),
+                outer=rng.uniform(0.6, 0.85),
+                severity=rng.uniform(0.0, 0.2),
+            )
+            for index in chosen
+        )
+    if recipe.disease is Disease.MYOCARDITIS and present < recipe.law.lesion_myocarditis:
+        return tuple(
+            Fibrosis(
+                angle_deg=rng.normal(330, 30),
+                half_width_deg=rng.uniform(15, 40),
+                level=rng.uniform(0.35, 0.75),
+                half_length=rng.uniform(0.1, 0.25),
+                inner=rng.uniform(0.5, 0.65),
+                outer=1.0,
+                severity=rng.uniform(0.0, 0.25),
+            )
+            for _ in range(int(rng.integers(1, 4)))
+        )
+    if recipe.disease is Disease.AMYLOID:
+        # All around, from the endocardium, deeper in advanced disease.
+        return (
+            Fibrosis(
+                angle_deg=0.0,
+                half_width_deg=4000.0,
+                level=0.6,
+                half_length=rng.uniform(0.8, 1.5),
+                inner=0.0,
+                outer=rng.uniform(0.35, 1.0),
+                severity=0.0,
+            ),
+        )
+    return ()
+
+
+def _draw_conduction(rng: np.random.Generator) -> Conduction:
+    """Left bundle branch block (the septum first) or right ventricular pacing (its apex and inferior septum first)."""
+    first = 180 if rng.random() < 0.7 else 215
+    return Conduction(early_deg=rng.normal(first, 15), spread=rng.uniform(0.08, 0.2))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from pipelines.phantom.law import DEFAULT_LAW, JointLaw
+
 __all__ = ["Dialect", "Disease", "Fault", "PhantomRecipe", "RecipeError", "Territory"]
 
 
@@ -24,6 +26,14 @@ class Disease(enum.StrEnum):
     """Myocardial infarction, acute or chronic."""
     RV_OVERLOAD = "rv-overload"
     """Dilated right ventricle with a flattened septum."""
+    HIBERNATION = "hibernation"
+    """A coronary territory that stands still without scar: stunned or hibernating muscle."""
+    MYOCARDITIS = "myocarditis"
+    """Subepicardial lateral lesions; motion is often normal."""
+    AMYLOID = "amyloid"
+    """Thick walls with diffuse enhancement; longitudinal motion is lost at the base and spared at the apex."""
+    BUNDLE_BRANCH_BLOCK = "bundle-branch-block"
+    """Left bundle branch block or right ventricular pacing: septal flash, late lateral wall, no scar."""
 
 
 class Territory(enum.StrEnum):
@@ -107,6 +117,8 @@ class PhantomRecipe:
         ``obstruction`` asks for a microvascular obstruction, which only an acute infarct has.
     coils : int
         Receiver coil elements, 1 … 16.
+    law : JointLaw
+        How motion and scar belong together.
     faults : frozenset of Fault
     """
 
@@ -127,6 +139,7 @@ class PhantomRecipe:
     acute: bool | None = None
     obstruction: bool | None = None
     coils: int = 4
+    law: JointLaw = DEFAULT_LAW
     faults: frozenset[Fault] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:

@@ -15,9 +15,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_matrix
 
 from pipelines.phantom.heart import ATRIAL_WIDTH, GRAIN, LID_TILT, Atrium, Heart, HeartState, Layer
+from pipelines.phantom.tables import ANGLES
 from pipelines.phantom.thorax import Texture, Thorax
 from pipelines.phantom.tissue import Tissue
-from pipelines.phantom.ventricle import ANGLES
 from pipelines.segmentation.labels import Label
 
 __all__ = ["HeartMovie", "Plane", "RenderedSlice", "film_heart", "render_slice"]
@@ -83,8 +83,8 @@ class HeartMovie:
 class RenderedSlice:
     """Signed signal (T, R, C) float32 and what is where, (T, R, C) uint8.
 
-    ``labels`` holds values of :class:`Label`; ``atria`` 1 left and 2 right atrium; ``lesions`` 1 infarct, 2
-    microvascular obstruction (within the myocardium).
+    ``labels`` holds values of :class:`Label`; ``atria`` 1 left and 2 right atrium; ``lesions`` 1 what
+    enhances late, 2 microvascular obstruction (within the myocardium).
     """
 
     signal: NDArray[np.float32]
@@ -164,7 +164,7 @@ def render_slice(
     local = {tissue: values[inside] for tissue, values in signal.items()}
     blood = _blood_texture(plane, inside, phases, rng, flow)
     heart_sum = np.zeros((inside.size, phases))
-    coverage = _Coverage.empty(inside.size, phases, lesions=Layer.INFARCT in movie.layers)
+    coverage = _Coverage.empty(inside.size, phases, lesions=Layer.SCAR_OUTER in movie.layers)
     shifts = sub_slices(samples, plane)
     # Two depths suffice for what does not move.
     near, far = (thorax.paint(plane.points(*shift), signal, texture, plane.spacing) for shift in sub_slices(2, plane))
@@ -194,7 +194,7 @@ class _Coverage:
     rv: Array
     left_atrium: Array
     right_atrium: Array
-    infarct: Array | None
+    scar: Array | None
     obstruction: Array | None
 
     @classmethod
@@ -215,9 +215,9 @@ class _Coverage:
             np.uint8(0),
         )
         lesions = np.zeros_like(labels)
-        if self.infarct is not None and self.obstruction is not None:
+        if self.scar is not None and self.obstruction is not None:
             muscle = labels == Label.MYO
-            lesions[muscle & (self.infarct > 0.5 * self.myocardium)] = 1
+            lesions[muscle & (self.scar > 0.5 * self.myocardium)] = 1
             lesions[muscle & (self.obstruction > 0.5 * self.myocardium)] = 2
         return labels.T, atria.astype(np.uint8).T, lesions.T
 
@@ -333,10 +333,12 @@ def _paint_heart(
     grain = values[:, movie.layers.index(Layer.TEXTURE_ENDO)] * (1 - within)
     grain += values[:, movie.layers.index(Layer.TEXTURE_EPI)] * within
     paint(image, epi_cover, muscle * (1 + grain))
-    infarct_cover = obstruction_cover = None
-    if Layer.INFARCT in movie.layers:
-        infarct_cover = cover(Layer.INFARCT)
-        paint(image, infarct_cover, signal[Tissue.INFARCT][:, None] * (1 + grain))
+    scar_cover = obstruction_cover = None
+    if Layer.AT_RISK in movie.layers:
+        paint(image, cover(Layer.AT_RISK), signal[Tissue.OEDEMA][:, None] * (1 + grain))
+    if Layer.SCAR_OUTER in movie.layers:
+        scar_cover = np.maximum(cover(Layer.SCAR_OUTER) - np.maximum(cover(Layer.SCAR_INNER), endo_cover), 0)
+        paint(image, scar_cover, signal[Tissue.INFARCT][:, None] * (1 + grain))
     if Layer.OBSTRUCTION_OUTER in movie.layers:
         obstruction_cover = np.maximum(cover(Layer.OBSTRUCTION_OUTER) - cover(Layer.OBSTRUCTION_INNER), 0)
         paint(image, obstruction_cover, signal[Tissue.OBSTRUCTION][:, None] * (1 + grain))
@@ -353,8 +355,8 @@ def _paint_heart(
     total.lv += endo_cover * lid
     total.myocardium += np.maximum(epi_cover - endo_cover, 0) * lid
     total.rv += rv_cover * lid
-    if infarct_cover is not None and total.infarct is not None:
-        total.infarct += np.maximum(infarct_cover - endo_cover, 0) * lid
+    if scar_cover is not None and total.scar is not None:
+        total.scar += scar_cover * lid
     if obstruction_cover is not None and total.obstruction is not None:
         total.obstruction += np.maximum(obstruction_cover - endo_cover, 0) * lid
     rows = np.flatnonzero(lid.min(axis=1) < 1)

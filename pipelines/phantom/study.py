@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipelines.cine.stack import StackGeometry, View
 from pipelines.phantom.heart import Heart, HeartState, build_heart
+from pipelines.phantom.lesions import Appearance
 from pipelines.phantom.population import Subject, breathing_sd_mm, draw_subject
 from pipelines.phantom.recipe import Dialect, Fault, PhantomRecipe
 from pipelines.phantom.render import HeartMovie, Plane, RenderedSlice, film_heart, render_slice
@@ -159,7 +160,7 @@ def simulate(recipe: PhantomRecipe, *, workers: int = 2) -> PhantomStudy:
     person, build, room_stream, images = streams
     subject = draw_subject(recipe, np.random.default_rng(person))
     build_rng = np.random.default_rng(build)
-    heart = build_heart(subject, build_rng)
+    heart = build_heart(subject, recipe.law, build_rng)
     thorax = build_thorax(heart, build_rng)
     room = _prepare_room(recipe, heart, thorax, np.random.default_rng(room_stream))
     states = _states(heart, recipe.phases)
@@ -191,10 +192,8 @@ def simulate(recipe: PhantomRecipe, *, workers: int = 2) -> PhantomStudy:
 
 
 def _states(heart: Heart, phases: int) -> tuple[HeartState, ...]:
-    cycle = heart.subject.cycle
     times = np.arange(phases) / phases
-    contraction, twist = cycle.contraction(times), cycle.twist(times)
-    return tuple(heart.state(float(g), float(t)) for g, t in zip(contraction, twist, strict=True))
+    return tuple(heart.at_time(float(time)) for time in times)
 
 
 def _prepare_room(recipe: PhantomRecipe, heart: Heart, thorax: Thorax, rng: np.random.Generator) -> _Room:
@@ -322,6 +321,7 @@ def _image_slice(
     infarct = room.heart.subject.infarct
     acute = infarct is not None and infarct.acute
     signals = cine_signals(plane, room.protocol, room.shim, acute=acute, inflow=room.inflow)
+    _alter_cine(signals, room.heart.lesions.appearance)
     rendered = render_slice(movie, room.thorax, plane, signals, rng, flow=room.flow)
     blood = float(bssfp(relaxation(room.protocol.field_t)[Tissue.BLOOD], room.protocol, np.zeros(1))[0])
     image = acquire(
@@ -336,18 +336,28 @@ def _image_slice(
     return _stored(image), rendered
 
 
+def _alter_cine(signals: dict[Tissue, Array], appearance: Appearance) -> None:
+    """Give lesions the signal of this subject: fat in the scar, how far oedema and the obstructed core stand out."""
+    muscle, scar = signals[Tissue.MYOCARDIUM], signals[Tissue.INFARCT]
+    signals[Tissue.OEDEMA] = muscle + appearance.oedema * (signals[Tissue.OEDEMA] - muscle)
+    signals[Tissue.OBSTRUCTION] = scar + appearance.core * (signals[Tissue.OBSTRUCTION] - scar)
+    signals[Tissue.INFARCT] = (1 - appearance.fat) * scar + appearance.fat * signals[Tissue.FAT]
+
+
 def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence, workers: int) -> Enhancement:
     """Acquire the late enhancement stack: one phase at mid-diastole, magnitude and PSIR of the same k-space."""
     heart, recipe = room.heart, room.recipe
     cycle = heart.subject.cycle
     time = np.array([0.5 * (cycle.filling_end + cycle.atrial_start)])
-    state = heart.state(float(cycle.contraction(time)[0]), float(cycle.twist(time)[0]))
+    state = heart.at_time(float(time[0]))
     movie = film_heart(heart, (state,))
     rng = np.random.default_rng(seed.spawn(1)[0])
     repetition = 2 * cycle.rr_ms
     timing = EnhancementTiming(myocardial_null_ms(repetition) * float(rng.uniform(0.93, 1.15)), repetition)
     table = relaxation(room.protocol.field_t)
     level = {tissue: enhancement_signal(tissue, timing, values.density) for tissue, values in table.items()}
+    enhanced = heart.lesions.appearance.enhancement
+    level[Tissue.INFARCT] = level[Tissue.MYOCARDIUM] + enhanced * (level[Tissue.INFARCT] - level[Tissue.MYOCARDIUM])
     reconstruction = Reconstruction(0.7, 0.85, 0.8, 0.45, room.reconstruction.uniformity, 0.9 * room.reconstruction.snr)
     true = [_shifted(plane, rng.normal(0, breathing_sd_mm(recipe))) for plane in planned]
 

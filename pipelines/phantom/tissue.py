@@ -26,6 +26,8 @@ class Tissue(enum.Enum):
     VENOUS_BLOOD = "venous blood"
     """Right heart and veins: deoxygenated haemoglobin shortens T2, so it is darker."""
     MYOCARDIUM = "myocardium"
+    OEDEMA = "oedema"
+    """Area at risk of an acute infarct beyond it."""
     INFARCT = "infarct"
     OBSTRUCTION = "obstruction"
     FAT = "fat"
@@ -53,6 +55,7 @@ _AT_1_5 = {
     Tissue.BLOOD: Relaxation(1.0, 1550, 240),
     Tissue.VENOUS_BLOOD: Relaxation(1.0, 1550, 185),
     Tissue.MYOCARDIUM: Relaxation(0.83, 1017, 48),
+    Tissue.OEDEMA: Relaxation(0.85, 1120, 60),
     Tissue.INFARCT: Relaxation(0.83, 1060, 50),
     Tissue.OBSTRUCTION: Relaxation(0.83, 1000, 46),
     Tissue.FAT: Relaxation(0.95, 260, 85),
@@ -143,6 +146,7 @@ _ENHANCED_T1 = {
     Tissue.BLOOD: 330.0,
     Tissue.VENOUS_BLOOD: 330.0,
     Tissue.MYOCARDIUM: 440.0,
+    Tissue.OEDEMA: 425.0,
     Tissue.INFARCT: 270.0,
     Tissue.OBSTRUCTION: 560.0,
     Tissue.FAT: 250.0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from pipelines.phantom.cycle import KeyTimes
 from pipelines.phantom.heart import ATRIAL_WIDTH, LID_TILT, Heart, HeartState
 from pipelines.phantom.identity import phantom_uid, recipe_key
 from pipelines.phantom.study import LONG_AXIS_ANGLES_DEG, CineAcquisition, PhantomStudy
-from pipelines.phantom.ventricle import angle_grid
+from pipelines.phantom.tables import angle_grid
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 
 __all__ = ["Keyframes", "PhantomTruth", "TruthError", "TruthFacts", "measure_truth", "read_truth", "write_truth"]
@@ -80,7 +80,7 @@ class TruthFacts:
     la_conduit_percent: float
     la_booster_percent: float
     infarct_percent: float
-    """Infarct including obstruction, % of left ventricular mass."""
+    """What enhances late, obstruction included, % of left ventricular mass."""
     obstruction_percent: float
     infarct_territory: str
     infarct_transmurality: float
@@ -107,7 +107,7 @@ class PhantomTruth:
         Mean Green–Lagrange strain of each AHA segment in the wall's own axes, %; segment 1 is index 0.
     aha_thickness_mm : (T, 17) float64
     aha_transmurality : (17,) float64
-        Mean depth of infarct as a fraction of the wall.
+        Mean depth of scar as a fraction of the wall.
     point_material : (N, 3) float64
         Depth in the wall (0 … 1), angle (rad, 0 lateral, counter-clockwise seen from the apex), S (mm from the apex).
     point_segment : (N,) uint8
@@ -205,7 +205,8 @@ def measure_truth(study: PhantomStudy) -> PhantomTruth:
     heart, states = study.heart, study.states
     lv = heart.lv
     # The curves of a movie may miss the extremes; the facts use the exact moments.
-    end_systole = heart.state(1.0, 1.0)
+    systole_end = heart.end_systole
+    end_systole = heart.state(1.0, 1.0) if heart.lesions.delay is None else heart.at_time(systole_end)
     end_diastole = heart.state(0.0, 0.0)
     moments = (*states, end_diastole, end_systole)
     longitudinal = np.array([_long_axis_length(heart, state) for state in moments])
@@ -223,14 +224,14 @@ def measure_truth(study: PhantomStudy) -> PhantomTruth:
     gls = float(relative(longitudinal)[-1])
     la = relative(la_arc)
     cycle = study.subject.cycle
-    before_kick = heart.state(float(cycle.contraction(np.array([cycle.atrial_start]))[0]), 0.0)
+    before_kick = heart.at_time(cycle.atrial_start)
     booster = 100 * (_atrial_arc(before_kick) / la_arc[-2] - 1)
     patch = study.subject.infarct
     probability, event = _outcome(study, infarct, obstruction, gls, float(la[-1]))
     rest = lv.state(0.0, 0.0)
     muscle = lv.volume_ml(lv.epicardium(rest), rest) - lv.volume_ml(lv.cavity(rest), rest)
     phases = len(states)
-    times = cycle.key_times
+    times = replace(cycle.key_times, end_systole=systole_end)
     body = study.subject.body
     facts = TruthFacts(
         version=TRUTH_VERSION,
@@ -295,7 +296,8 @@ def measure_truth(study: PhantomStudy) -> PhantomTruth:
         aha_longitudinal=100 * by_segment(strain[..., 2]),
         aha_thickness_mm=_segment_thickness(heart, states),
         aha_transmurality=_segment_mean(
-            heart, np.zeros_like(lv.endo2) if heart.infarct_depth is None else heart.infarct_depth
+            heart,
+            np.zeros_like(lv.endo2) if heart.lesions.scar is None else heart.lesions.scar[1] - heart.lesions.scar[0],
         ),
         point_material=np.column_stack([depth, material[:, 1], material[:, 2]]),
         point_segment=segment,
@@ -483,17 +485,17 @@ def _wall_slope(heart: Heart, material: Array) -> Array:
 
 def _lesion_share(heart: Heart) -> tuple[float, float]:
     """Infarct (with obstruction) and obstruction as % of the left ventricular wall volume."""
-    if heart.infarct_depth is None:
+    if heart.lesions.scar is None:
         return 0.0, 0.0
     lv = heart.lv
     state = lv.state(0.0, 0.0)
-    endo = lv.surfaces(state, 0.0)
+    inner, outer = (lv.surfaces(state, depth) for depth in heart.lesions.scar)
 
     def shell(inner: Array, outer: Array) -> float:
         return lv.volume_ml(outer, state) - lv.volume_ml(inner, state)
 
     muscle = shell(lv.cavity(state), lv.epicardium(state))
-    infarct = shell(endo, lv.surfaces(state, heart.infarct_depth))
+    infarct = shell(inner, outer)
     obstruction = 0.0
     if heart.obstruction is not None:
         low, high = heart.obstruction

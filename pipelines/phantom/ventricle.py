@@ -22,24 +22,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import map_coordinates
 
+from pipelines.phantom.lesions import Lesions
 from pipelines.phantom.population import Subject
+from pipelines.phantom.tables import ANGLES, STEP_MM, angle_grid, angular_distance
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 
-__all__ = ["ANGLES", "LeftVentricle", "MotionState", "angle_grid", "build_left_ventricle"]
+__all__ = ["LeftVentricle", "MotionState", "build_left_ventricle", "level_grid"]
 
 Array = NDArray[np.float64]
 
-ANGLES = 120
-"""Angular samples of the material tables (3° apart)."""
-_STEP = 1.0
 _BELOW = 14
-
-
-def angle_grid() -> Array:
-    """Material angles of the tables, rad, shape (ANGLES,)."""
-    return np.arange(ANGLES, dtype=np.float64) * (2 * math.pi / ANGLES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,13 +42,13 @@ class MotionState:
 
     Attributes
     ----------
-    contraction : float
-        c·g(t): the relative loss of cavity area of healthy muscle.
+    loss : (N, ANGLES) float64
+        c·A(Θ, S)·g(t): the relative loss of cavity area.
     stretch, level, torsion : (N,) float64
         λ(S), f(S) in mm and τ(S) in rad on the levels of the ventricle.
     """
 
-    contraction: float
+    loss: Array
     stretch: Array
     level: Array
     torsion: Array
@@ -89,16 +83,19 @@ class LeftVentricle:
     twist_base: float
     twist_apex: float
 
-    def state(self, contraction: float, twist: float) -> MotionState:
-        """Motion at contraction g and twist fraction (both 0 at end diastole, 1 at end systole)."""
-        mean_activation = np.clip(self.activation.mean(axis=1), -0.2, 1.2)
-        stretch = 1 - self.shortening * mean_activation * contraction
+    def state(self, contraction: float | Array, twist: float) -> MotionState:
+        """Motion at contraction g and twist fraction (both 0 at end diastole, 1 at end systole).
+
+        A dyssynchronous ventricle has a contraction of its own at each place: a table (N, ANGLES).
+        """
+        local = self.activation * contraction
+        stretch = 1 - self.shortening * np.clip(local.mean(axis=1), -0.2, 1.2)
         steps = 0.5 * (stretch[1:] + stretch[:-1]) * np.diff(self.levels)
         level = np.concatenate([[0.0], np.cumsum(steps)])
         level = level - np.interp(0.0, self.levels, level)
         fraction = np.clip(self.levels / self.length, 0, 1.2)
         torsion = twist * (self.twist_apex + (self.twist_base - self.twist_apex) * fraction)
-        return MotionState(self.contraction * contraction, stretch, level, torsion)
+        return MotionState(self.contraction * local, stretch, level, torsion)
 
     def surfaces(self, state: MotionState, fraction: Array | float) -> Array:
         """Squared radius, mm², of the surface at wall depth ``fraction`` (0 endocardium, 1 epicardium).
@@ -108,12 +105,12 @@ class LeftVentricle:
         inner = np.sqrt(np.maximum(self.endo2, 0))
         outer = np.sqrt(np.maximum(self.epi2, 0))
         radius2 = (inner + fraction * (outer - inner)) ** 2
-        moved = self.endo2 * (1 - state.contraction * self.activation)
+        moved = self.endo2 * (1 - state.loss)
         return (radius2 - np.maximum(self.endo2, 0)) / state.stretch[:, None] + np.maximum(moved, 0)
 
     def cavity(self, state: MotionState) -> Array:
         """Squared endocardial radius, mm², negative below the apex; shape (N, ANGLES)."""
-        return self.endo2 * (1 - state.contraction * self.activation)
+        return self.endo2 * (1 - state.loss)
 
     def epicardium(self, state: MotionState) -> Array:
         """Squared epicardial radius, mm², negative below the apex; shape (N, ANGLES)."""
@@ -130,7 +127,7 @@ class LeftVentricle:
         radius, angle, level = material[..., 0], material[..., 1], material[..., 2]
         stretch = np.interp(level, self.levels, state.stretch)
         inner2 = np.maximum(self.at(self.endo2, level, angle), 0)
-        moved2 = inner2 * (1 - state.contraction * self.at(self.activation, level, angle))
+        moved2 = inner2 * (1 - self.at(state.loss, level, angle))
         r2 = (radius**2 - inner2) / stretch + moved2
         return np.stack(
             [
@@ -148,7 +145,7 @@ class LeftVentricle:
         material_angle = angle - np.interp(level, self.levels, state.torsion)
         stretch = np.interp(level, self.levels, state.stretch)
         inner2 = np.maximum(self.at(self.endo2, level, material_angle), 0)
-        moved2 = inner2 * (1 - state.contraction * self.at(self.activation, level, material_angle))
+        moved2 = inner2 * (1 - self.at(state.loss, level, material_angle))
         r2 = (radius**2 - moved2) * stretch + inner2
         return np.stack([np.sqrt(np.maximum(r2, 0)), material_angle, level], axis=-1)
 
@@ -158,9 +155,9 @@ class LeftVentricle:
         deformed = self.deform(material, state)
         r = deformed[..., 0]
         stretch = np.interp(level, self.levels, state.stretch)
-        stretch_slope = np.interp(level, self.levels, np.gradient(state.stretch, _STEP))
+        stretch_slope = np.interp(level, self.levels, np.gradient(state.stretch, STEP_MM))
         inner2 = np.maximum(self.endo2, 0)
-        moved2 = inner2 * (1 - state.contraction * self.activation)
+        moved2 = inner2 * (1 - state.loss)
         spacing = 2 * math.pi / ANGLES
         inner_angle, inner_level = _slopes(inner2, spacing)
         moved_angle, moved_level = _slopes(moved2, spacing)
@@ -177,7 +174,7 @@ class LeftVentricle:
         gradient[..., 0, 1] = slope_angle / (2 * r * radius)
         gradient[..., 0, 2] = slope_level / (2 * r)
         gradient[..., 1, 1] = r / radius
-        gradient[..., 1, 2] = r * np.interp(level, self.levels, np.gradient(state.torsion, _STEP))
+        gradient[..., 1, 2] = r * np.interp(level, self.levels, np.gradient(state.torsion, STEP_MM))
         gradient[..., 2, 2] = stretch
         return gradient
 
@@ -189,30 +186,19 @@ class LeftVentricle:
 def sample_table(table: Array, first_level: float, level: Array, angle: Array) -> Array:
     """Bilinear value of a (levels, angles) table, periodic in angle, at S in mm and angle in rad."""
     wrapped = np.concatenate([table, table[:, :1]], axis=1)
-    rows = (level - first_level) / _STEP
+    rows = (level - first_level) / STEP_MM
     columns = np.mod(angle, 2 * math.pi) * (ANGLES / (2 * math.pi))
     return map_coordinates(wrapped, [rows, columns], order=1, mode="nearest")
 
 
-def smooth_table(table: Array, length_mm: float, angle_deg: float) -> Array:
-    """Gaussian smoothing of a (levels, angles) table, periodic in angle; sigmas in mm and degrees."""
-    sigma = (length_mm / _STEP, angle_deg / 360 * ANGLES)
-    return gaussian_filter(table, sigma, mode=("nearest", "wrap"))
-
-
-def angular_distance(angle: Array, centre_deg: float) -> Array:
-    """Signed angle from a centre, degrees, −180 … 180."""
-    return np.mod(np.degrees(angle) - centre_deg + 180, 360) - 180
-
-
-def build_left_ventricle(subject: Subject, infarct_depth: Array | None, levels: Array, apex: float) -> LeftVentricle:
+def build_left_ventricle(subject: Subject, lesions: Lesions, levels: Array, apex: float) -> LeftVentricle:
     """Fit the end-diastolic shape to the subject's volume and mass, and the contraction to the ejection fraction.
 
     Parameters
     ----------
     subject : Subject
-    infarct_depth : (N, ANGLES) float64 or None
-        Depth of the infarct as a fraction of the wall.
+    lesions : Lesions
+        What thins the wall and lowers its contractility.
     levels : (N,) float64
         Material levels, mm.
     apex : float
@@ -232,9 +218,7 @@ def build_left_ventricle(subject: Subject, infarct_depth: Array | None, levels: 
         around = np.exp(-0.5 * (angular_distance(angles, patch.angle_deg) / patch.width_deg) ** 2)
         along = np.exp(-0.5 * ((levels / length - patch.level) / patch.length) ** 2)
         thickening = thickening + patch.gain * along[:, None] * around * taper
-    if subject.infarct is not None and infarct_depth is not None:
-        thinned = smooth_table((infarct_depth > 0).astype(np.float64), 5, 9)
-        thickening = thickening - subject.infarct.thinning * thinned * taper
+    thickening = thickening - lesions.thinning * taper
     equator = apex + 0.66 * (length - apex)
 
     def shape(inner: float, wall: float) -> tuple[Array, Array]:
@@ -262,10 +246,6 @@ def build_left_ventricle(subject: Subject, infarct_depth: Array | None, levels: 
         inner *= math.sqrt(subject.lv_edv_ml / cavity) ** 0.8
         wall = min(max(wall * (subject.lv_mass_g / mass) ** 0.8, 3.0), 24.0)
     endo2, epi2 = shape(inner, wall)
-    activation = np.ones_like(endo2)
-    if subject.infarct is not None and infarct_depth is not None:
-        loss = (1 - subject.infarct.contractility) * infarct_depth / subject.infarct.transmurality
-        activation = 1 - smooth_table(loss, 6.0, 12.0)
     shortening = subject.shortening
     # Cavity at end systole is (1 − c) λ times that at end diastole in muscle without infarct.
     contraction = 1 - (1 - subject.ejection_fraction) / (1 - shortening)
@@ -273,7 +253,7 @@ def build_left_ventricle(subject: Subject, infarct_depth: Array | None, levels: 
         levels=levels,
         endo2=endo2,
         epi2=epi2,
-        activation=activation,
+        activation=1 - lesions.loss,
         length=length,
         apex=apex,
         contraction=contraction,
@@ -285,7 +265,7 @@ def build_left_ventricle(subject: Subject, infarct_depth: Array | None, levels: 
 
 def level_grid(length: float) -> Array:
     """Material levels of the tables for a ventricle of that length, mm."""
-    return np.arange(-_BELOW, math.ceil(length) + 18, _STEP)
+    return np.arange(-_BELOW, math.ceil(length) + 18, STEP_MM)
 
 
 def _ellipsoid(levels: Array, tip: float, equator: float, base: float) -> Array:
@@ -297,7 +277,7 @@ def _ellipsoid(levels: Array, tip: float, equator: float, base: float) -> Array:
 
 def _slopes(table: Array, spacing: float) -> tuple[Array, Array]:
     around = (np.roll(table, -1, axis=1) - np.roll(table, 1, axis=1)) / (2 * spacing)
-    return around, np.gradient(table, _STEP, axis=0)
+    return around, np.gradient(table, STEP_MM, axis=0)
 
 
 def _integrate_to(levels: Array, area: Array, end: float) -> float:

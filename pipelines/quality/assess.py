@@ -6,9 +6,10 @@ from pipelines.cine.stack import CineStack
 from pipelines.function.findings import VentricularFunction
 from pipelines.function.slices import SliceMeasures
 from pipelines.quality.acquisition import acquisition_findings
-from pipelines.quality.findings import Grade, QualityAssessment
+from pipelines.quality.findings import BEST_OVERALL, Grade, QualityAssessment
 from pipelines.quality.limits import QualityLimits
 from pipelines.quality.measurement import measurement_findings
+from pipelines.quality.right_ventricle import right_ventricle_findings
 from pipelines.segmentation.labels import CineSegmentation
 
 __all__ = ["assess_quality"]
@@ -25,11 +26,13 @@ def assess_quality(
 ) -> QualityAssessment:
     """Make every check of the acquisition and of the measurement.
 
-    The overall grade is the worst of all. One finding that is unusable means that no number is reported.
+    The overall grade is the worst of all, and never better than :data:`BEST_OVERALL`. One finding that is unusable
+    means that no number is reported.
     """
     findings = acquisition_findings(stack, slices, function.keyframes, limits)
     findings += measurement_findings(stack, segmentation, slices, function, limits)
-    overall = max(finding.grade for finding in findings)
+    findings += right_ventricle_findings(stack, slices, function, limits)
+    overall = max(BEST_OVERALL, *(finding.grade for finding in findings))
     refusal = None
     if overall is Grade.UNUSABLE:
         refusal = " ".join(finding.sentence for finding in findings if finding.grade is Grade.UNUSABLE)

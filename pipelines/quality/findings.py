@@ -5,20 +5,27 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["Grade", "QualityAssessment", "QualityCheck", "QualityFinding", "QualityStage"]
+__all__ = ["BEST_OVERALL", "Grade", "QualityAssessment", "QualityCheck", "QualityFinding", "QualityStage"]
 
 
 class Grade(enum.IntEnum):
-    """Grade of one check or of the whole, best first (DICOM 122739 Study quality)."""
+    """Grade of one check, or confidence in the measurement as a whole; best first. It does not grade images."""
 
     EXCELLENT = 0
-    """DCM 122740: within limits."""
+    """Within limits. Never the grade of the whole, see :data:`BEST_OVERALL`."""
     GOOD = 1
-    """DCM 122741: a small departure; the numbers stand."""
+    """A small departure; the numbers stand."""
     POOR = 2
-    """DCM 122742: read the numbers with this finding in mind."""
+    """Read the numbers with this finding in mind."""
     UNUSABLE = 3
-    """DCM 111235: no number may be reported."""
+    """No number may be reported."""
+
+
+BEST_OVERALL = Grade.GOOD
+"""The whole is never graded better: on phantoms the errors of studies without a finding are not small enough for it.
+
+``benchmarks/badge.py`` prints the error of each grade; this goes when the grades are calibrated.
+"""
 
 
 class QualityStage(enum.StrEnum):
@@ -50,6 +57,11 @@ class QualityCheck(enum.StrEnum):
     CROP = "heart inside the analysed region"
     MYOCARDIAL_RING = "closed myocardium"
     RIGHT_VENTRICLE = "right ventricle"
+    RV_FRAGMENTS = "right ventricle in one body"
+    RV_OVER_SLICES = "right ventricle over the slices"
+    RV_OVER_TIME = "right ventricle over time"
+    RV_SIZE = "size of the right ventricle"
+    BASAL_STABILITY = "weight of the basal slice"
     PLAUSIBLE_VOLUMES = "plausibility of volumes"
     PLAUSIBLE_MASS = "plausibility of mass"
 
@@ -109,3 +121,8 @@ class QualityAssessment:
     def concerns(self) -> tuple[QualityFinding, ...]:
         """Findings graded poor or unusable, worst first."""
         return tuple(sorted((f for f in self.findings if f.grade >= Grade.POOR), key=lambda f: -f.grade))
+
+    @property
+    def departures(self) -> tuple[QualityFinding, ...]:
+        """Every finding that is not within its limits, worst first."""
+        return tuple(sorted((f for f in self.findings if f.grade > Grade.EXCELLENT), key=lambda f: -f.grade))

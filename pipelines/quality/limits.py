@@ -9,6 +9,9 @@ from pipelines.quality.findings import Grade
 
 __all__ = ["Limit", "QualityLimits"]
 
+PHANTOMS = "this network on 40 phantoms (benchmarks/badge.py --first 10000 --count 40 --limits): "
+QUARTILE = PHANTOMS + "exceeded by a quarter and a tenth of the studies whose numbers are right, by half of the others"
+LARGEST = PHANTOMS + "exceeded by a tenth of the studies whose numbers are right, and the largest of them"
 ACDC = "95th percentile of the expert contours of 80 ACDC patients (Bernard et al., IEEE TMI 2018;37:2514)"
 
 
@@ -57,8 +60,14 @@ class QualityLimits:
     minima: Limit = Limit(1, 1, math.inf, "a cardiac cycle has one systole")
     ejection_fraction_low_percent: Limit = Limit(15, 8, 3, "the least of 80 ACDC patients with heart failure is 10 %")
     ejection_fraction_high_percent: Limit = Limit(80, 85, 95, "the largest of 80 ACDC patients is 82 %")
-    stroke_volume_mismatch_percent: Limit = Limit(25, 50, math.inf, "25 % is the usual alarm; " + ACDC + " is 51 %")
-    mass_change_percent: Limit = Limit(20, 35, 75, ACDC + " is 36 %")
+    stroke_volume_mismatch_percent: Limit = Limit(15, 20, math.inf, QUARTILE)
+    mass_change_percent: Limit = Limit(16, 22, 75, LARGEST)
+    basal_spread_points: Limit = Limit(10, 11, math.inf, QUARTILE)
+    rv_fragments_percent: Limit = Limit(6, 15, math.inf, LARGEST)
+    rv_dips_percent: Limit = Limit(1, 5, math.inf, LARGEST)
+    rv_flicker_percent: Limit = Limit(3, 5, math.inf, LARGEST)
+    rv_to_lv_low: Limit = Limit(0.7, 0.5, 0.0, "1 of 20 ACDC patients of the training folds is below 0.36")
+    rv_to_lv_high: Limit = Limit(1.8, 2.2, math.inf, "1 of 20 ACDC patients of the training folds is above 2.2")
     agreement: Limit = Limit(
         0.92, 0.85, 0.6, "mean Dice of the ensemble with its consensus; below 0.85 a person should look"
     )

@@ -6,8 +6,9 @@ import numpy as np
 from scipy.signal import find_peaks
 
 from pipelines.cine.stack import CineStack
+from pipelines.function.basal import basal_alternatives
 from pipelines.function.curves import SMOOTHED_FROM_PHASES
-from pipelines.function.findings import VentricularFunction
+from pipelines.function.findings import Chamber, VentricularFunction
 from pipelines.function.slices import SliceMeasures
 from pipelines.quality.findings import Grade, QualityCheck, QualityFinding
 from pipelines.quality.limits import QualityLimits
@@ -17,8 +18,6 @@ __all__ = ["measurement_findings"]
 
 MINIMUM_PROMINENCE = 0.25
 """A second dip of the volume curve counts when it is this deep, as a fraction of the stroke volume."""
-SMALL_STROKE_VOLUME_ML = 15.0
-"""Differences of stroke volume below this are within the error of contouring the base of the RV."""
 
 
 def measurement_findings(
@@ -40,6 +39,7 @@ def measurement_findings(
         _contraction(function, limits),
         _stroke_volumes(function, limits),
         _mass_constancy(function, limits),
+        _basal_stability(slices, function, limits),
         _volumes(function, limits),
         _mass(function, limits),
     )
@@ -180,8 +180,6 @@ def _stroke_volumes(function: VentricularFunction, limits: QualityLimits) -> Qua
         return None
     percent = 100.0 * abs(left - right) / ((left + right) / 2.0)
     grade = limits.stroke_volume_mismatch_percent.grade(percent)
-    if abs(left - right) < SMALL_STROKE_VOLUME_ML:
-        grade = min(grade, Grade.GOOD)
     sentence = f"Stroke volumes: LV {left:.0f} ml, RV {right:.0f} ml, {percent:.0f} % apart."
     if grade >= Grade.POOR:
         sentence += " Regurgitation or a shunt would explain it; otherwise look at the basal contours of the RV."
@@ -191,16 +189,33 @@ def _stroke_volumes(function: VentricularFunction, limits: QualityLimits) -> Qua
 
 
 def _mass_constancy(function: VentricularFunction, limits: QualityLimits) -> QualityFinding | None:
+    """Over the whole cycle: its middle 90 %, so that one phase does not decide, or all phases where they are few."""
     mass = function.lv_mass_curve_g
-    at_ed, at_es = mass[function.keyframes.end_diastole], mass[function.keyframes.end_systole]
-    if at_ed <= 0:
+    if mass.mean() <= 0:
         return None
-    percent = 100.0 * abs(float(at_es / at_ed) - 1.0)
+    low, high = np.percentile(mass, [5, 95]) if len(mass) >= SMOOTHED_FROM_PHASES else (mass.min(), mass.max())
+    percent = 100.0 * float((high - low) / mass.mean())
     grade = limits.mass_change_percent.grade(percent)
-    sentence = f"Myocardial mass {at_ed:.0f} g at end diastole, {at_es:.0f} g at end systole ({percent:.0f} % apart)."
+    sentence = f"Myocardial mass is {low:.0f} to {high:.0f} g over the cycle ({percent:.0f} % apart)."
     if grade >= Grade.POOR:
-        sentence += " Muscle does not change its mass: the contours of one phase are wrong."
+        sentence += " Muscle does not change its mass: contours of some phases are wrong."
     return QualityFinding(QualityCheck.MASS_CONSTANCY, grade, sentence, percent, "%", limits.mass_change_percent.poor)
+
+
+def _basal_stability(slices: SliceMeasures, function: VentricularFunction, limits: QualityLimits) -> QualityFinding:
+    """How much ejection fraction hangs on which slice is taken to be the basal one."""
+    spread = {
+        chamber: basal_alternatives(slices, function.keyframes, chamber).ejection_fraction_spread
+        for chamber in ((Chamber.LV,) if function.rv is None else (Chamber.LV, Chamber.RV))
+    }
+    points = spread[Chamber.LV]
+    grade = limits.basal_spread_points.grade(points)
+    sentence = "With another choice of the basal slice, ejection fraction moves by up to " + " and ".join(
+        f"{value:.0f} points ({chamber})" for chamber, value in spread.items()
+    )
+    return QualityFinding(
+        QualityCheck.BASAL_STABILITY, grade, sentence + ".", points, "{points}", limits.basal_spread_points.poor
+    )
 
 
 def _volumes(function: VentricularFunction, limits: QualityLimits) -> QualityFinding:

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-__all__ = ["displacement_grid", "vary_appearance"]
+__all__ = ["displacement_grid", "remap_background", "vary_appearance"]
 
 
 def _uniform(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
@@ -183,6 +183,32 @@ def _shade_tissue(images: Tensor, labels: Tensor, generator: Generator) -> Tenso
     """Change the contrast between blood, muscle and the rest, as inflow, field strength and flip angle do."""
     factors = torch.exp(0.15 * _normal(generator, images.shape[0], labels.shape[1], 1, 1))
     return images * (factors * labels).sum(1, keepdim=True)
+
+
+def remap_background(images: Tensor, labels: Tensor, generator: Generator, probability: float = 0.5) -> Tensor:
+    """Give what is not heart other grey values, by a random curve that need not rise: liver may be darker than lung.
+
+    Simulated surroundings look alike from phantom to phantom; a network that leans on them fails in patients.
+
+    Parameters
+    ----------
+    images : (N, K, H, W) float32
+    labels : (N, L, H, W) float32
+        Share of each label; label 0 is the background.
+    probability : float
+        Of each image to be changed.
+    """
+    count, knots = images.shape[0], 7
+    curve = torch.rand(count, knots, generator=generator)
+    position = images.clamp(0, 1) * (knots - 1)
+    index = position.floor().long().clamp(max=knots - 2)
+    flat = index.flatten(1)
+    low = curve.gather(1, flat).view_as(images)
+    high = curve.gather(1, flat + 1).view_as(images)
+    changed = low + (high - low) * (position - index)
+    chosen = (torch.rand(count, 1, 1, 1, generator=generator) < probability).float()
+    strength = chosen * _uniform(generator, 0.3, 1.0, count, 1, 1, 1) * labels[:, :1]
+    return images + strength * (changed - images)
 
 
 _APPEARANCE: tuple[tuple[float, Callable[[Tensor, Generator], Tensor]], ...] = (

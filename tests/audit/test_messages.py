@@ -9,6 +9,7 @@ from lxml import etree
 
 from audit.reading import SCHEMA, ReadMessage, read_line
 from dicom_node.audit.messages import (
+    Access,
     AuditMessage,
     Outcome,
     Participant,
@@ -16,9 +17,11 @@ from dicom_node.audit.messages import (
     Transfer,
     application_activity,
     begin_transferring,
+    instances_accessed,
     instances_transferred,
     node_authentication_failed,
     query,
+    study_deleted,
 )
 from dicom_node.audit.trail import line
 
@@ -71,6 +74,22 @@ def test_instances_transferred_tell_who_sent_what_to_whom() -> None:
     assert patient.get("ParticipantObjectID") == "P1"
     assert (patient.get("ParticipantObjectTypeCode"), patient.get("ParticipantObjectTypeCodeRole")) == ("1", "1")
     assert not patient.findtext("ParticipantObjectName")
+
+
+def test_what_a_person_did_to_a_study_is_told_with_the_reason() -> None:
+    person, study = Participant("ada", "", "node.example"), Study("1.2.3", {}, "P1")
+    accessed = instances_accessed(person, NODE, study, access=Access.UPDATE, reason="mixed up", at=AT)
+    deleted = study_deleted(person, NODE, study, reason="mixed up", at=AT)
+    for message, event, action in ((read(accessed), "110103", "U"), (read(deleted), "110105", "D")):
+        assert (message.event, message.action, message.outcome) == (event, action, 0)
+        assert message.root.findtext("EventIdentification/EventOutcomeDescription") == "mixed up"
+        participants = message.root.findall("ActiveParticipant")
+        assert [(one.get("UserID"), one.get("UserIsRequestor")) for one in participants] == [
+            ("ada", "true"),
+            ("receiver-0", "false"),
+        ]
+        (told,), (patient,) = message.objects("110180"), message.objects("2")
+        assert (told.get("ParticipantObjectID"), patient.get("ParticipantObjectID")) == ("1.2.3", "P1")
 
 
 def test_a_transfer_that_broke_off_is_a_minor_failure_and_a_warning() -> None:

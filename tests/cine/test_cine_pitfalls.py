@@ -660,6 +660,10 @@ def test_too_few_or_too_dense_short_axis_slices() -> None:
     assert short_axis(stack(slices=3)).slices == 3
     dense = edit(stack(slices=8, pitch=2.5), SliceThickness=2.5)
     assert reasons(assembled(dense)) == {OmissionReason.DIFFERENT_GEOMETRY}
+    # Over a whole ventricle, thin slices are a short axis: only on them does AHA segment 17 have a thickness.
+    thin = edit(stack(slices=24, pitch=3.0, phases=12), SliceThickness=3.0)
+    assert short_axis(thin).geometry.pitch == pytest.approx(3.0, abs=1e-4)
+    assert short_axis(thin).slices == 24
     assert short_axis(stack(slices=5, pitch=17.7)).geometry.pitch == pytest.approx(17.7, abs=1e-4)
 
 

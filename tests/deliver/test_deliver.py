@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import socket
 import threading
 import time
@@ -13,9 +14,12 @@ from pathlib import Path
 import pytest
 from interop.orthanc import AE_TITLE, Modality, Orthanc
 from interop.ports import free_port, wait_until
+from ledger_rows import close_versions
 from network.objects import data_set_bytes
 from network.running_node import NODE, configuration, destination_sections, pacs_peer, receiver_thread
 from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pynetdicom import evt
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
@@ -23,15 +27,18 @@ from deliver.results_due import STUDY, files_of, overview, result_objects, resul
 from dicom_node.config import Configuration, DeliveryPolicy, NodeSettings
 from dicom_node.deliver.deliver import Deliverer, serve_deliverer
 from dicom_node.network.pacs import CommitmentAnswer, Pacs, PacsSettings
-from storage.deliveries import claim_deliveries, requeue_delivery
+from storage.deliveries import Selection, claim_deliveries, dismiss_deliveries, requeue_deliveries
 from storage.ledger import Ledger, open_ledger, utc_now
+from storage.overview import outages
+from storage.retention import expire_studies
 from storage.schema import DeliveryState, EventRow
 
 # A thread of pynetdicom that dies leaves its peer without an answer.
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 COMMITTED, DEAD, QUEUED = DeliveryState.COMMITTED, DeliveryState.DEAD, DeliveryState.QUEUED
-AWAITING = DeliveryState.AWAITING_COMMITMENT
+AWAITING, NOT_VERIFIED = DeliveryState.AWAITING_COMMITMENT, DeliveryState.NOT_VERIFIED
+NOT_ACCEPTED = DeliveryState.NOT_ACCEPTED
 
 
 class Bench:
@@ -211,20 +218,76 @@ def test_a_full_pacs_is_tried_again_until_it_has_room(tmp_path: Path) -> None:
         b.rounds_until(COMMITTED)
 
 
-def test_a_pacs_that_is_down_makes_dead_letters_and_an_operator_requeues_them(tmp_path: Path) -> None:
+def test_a_pacs_that_is_down_is_waited_for_however_long_it_takes(tmp_path: Path) -> None:
     with bench(tmp_path, count=2) as b:
         b.pacs.__exit__(None, None, None)
-        b.rounds_until(DEAD)
-        assert {one.failed_attempts for one in overview(b.ledger)} == {b.node.delivery.maximum_attempts}
+        for _ in range(3 * b.node.delivery.maximum_attempts):
+            wait_until(b.deliverer.destinations_with_work, seconds=20, what="the next call is due")
+            assert b.deliverer.deliver_once("pacs") == 2
+            assert states(b.ledger) == [QUEUED] * 2
+        assert [one.failed_attempts for one in overview(b.ledger)] == [0, 0]
         assert all("cannot be reached" in (one.error or "") for one in overview(b.ledger))
-        assert b.deliverer.deliver_once("pacs") == 0
+        (outage,) = outages(b.ledger)
+        assert (outage.destination, outage.attempts, outage.waiting) == (
+            "pacs",
+            3 * b.node.delivery.maximum_attempts,
+            2,
+        )
+        assert len(b.events("destination unreachable")) == 1
         with Pacs(b.pacs.settings):
-            for one in overview(b.ledger):
-                requeue_delivery(b.ledger, one.id, now=utc_now())
+            b.rounds_until(COMMITTED)
+        assert outages(b.ledger) == ()
+        assert len(b.events("destination reached again")) == 1
+
+
+def test_nothing_is_sent_to_a_destination_before_the_end_of_its_pause(tmp_path: Path) -> None:
+    with bench(tmp_path, count=1) as b:
+        b.pacs.__exit__(None, None, None)
+        slow = b.node.model_copy(update={"delivery": DeliveryPolicy(first_delay_s=3600, maximum_delay_s=3600)})
+        deliverer = dataclasses.replace(b.deliverer, configuration=slow)
+        deliverer.deliver_once("pacs")
+        results_due(b.node, b.ledger, result_objects(1), study="1.2.4")
+        assert deliverer.destinations_with_work() == ()
+        assert deliverer.deliver_once("pacs") == 0
+        with Pacs(b.pacs.settings):
+            # An operator who knows that it is back need not wait.
+            assert requeue_deliveries(b.ledger, Selection("pacs"), now=utc_now(), states=(QUEUED,)) == 2
             b.rounds_until(COMMITTED)
 
 
-def test_a_class_that_the_pacs_does_not_take_is_dead_at_once(tmp_path: Path) -> None:
+def test_an_object_over_which_the_pacs_breaks_off_stops_no_other(tmp_path: Path) -> None:
+    with bench(tmp_path, count=4) as b:
+        poison = overview(b.ledger)[0].sop_instance_uid
+        b.pacs.__exit__(None, None, None)
+        pacs = Pacs(b.pacs.settings)
+        store = pacs._store
+
+        def breaks_off(event: evt.Event) -> int:
+            if str(event.request.AffectedSOPInstanceUID) == poison:
+                event.assoc.abort()
+                return 0x0110
+            return store(event)
+
+        pacs._store = breaks_off  # type: ignore[method-assign]
+        with pacs:
+            b.rounds_until(COMMITTED, DEAD)
+        assert states(b.ledger) == [DEAD, COMMITTED, COMMITTED, COMMITTED]
+        assert overview(b.ledger)[0].failed_attempts == b.node.delivery.maximum_attempts
+
+
+def test_without_an_answer_to_a_query_in_an_outage_nothing_dies(tmp_path: Path) -> None:
+    with bench(tmp_path, count=1, answer=CommitmentAnswer.NEVER, commitment_timeout_s=0.05) as b:
+        once = b.node.model_copy(update={"delivery": b.node.delivery.model_copy(update={"maximum_attempts": 1})})
+        deliverer = dataclasses.replace(b.deliverer, configuration=once)
+        deliverer.deliver_once("pacs")
+        assert states(b.ledger) == [AWAITING]
+        b.pacs.__exit__(None, None, None)
+        time.sleep(0.1)
+        assert deliverer.deliver_once("pacs") == 1
+        assert states(b.ledger) == [AWAITING]
+
+
+def test_a_kind_that_the_pacs_does_not_take_is_no_failure_and_stops_nothing(tmp_path: Path) -> None:
     with bench(tmp_path, count=1) as b:
         b.pacs.__exit__(None, None, None)
         with Pacs(dataclasses.replace(b.pacs.settings, labelmaps=False)):
@@ -232,15 +295,43 @@ def test_a_class_that_the_pacs_does_not_take_is_dead_at_once(tmp_path: Path) -> 
             labelmap.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
             results_due(b.node, b.ledger, [labelmap], study="1.2.4")
             b.deliverer.deliver_once("pacs")
-        first, second = overview(b.ledger)
-        assert (first.state, second.state, second.failed_attempts) == (COMMITTED, DEAD, 1)
-        assert "does not take" in (second.error or "")
+            first, second = overview(b.ledger)
+            assert (first.state, second.state, second.failed_attempts) == (COMMITTED, NOT_ACCEPTED, 0)
+            assert "does not take" in (second.error or "")
+            # Alone, so that the association itself offers nothing that is accepted.
+            results_due(b.node, b.ledger, [*_other_labelmap()], study="1.2.5")
+            b.deliverer.deliver_once("pacs")
+            assert states(b.ledger) == [COMMITTED, NOT_ACCEPTED, NOT_ACCEPTED]
+        close_versions(b.ledger, utc_now())
+        later = utc_now() + dt.timedelta(days=400)
+        assert set(expire_studies(b.ledger, retention=dt.timedelta(days=14), now=later)) == {STUDY, "1.2.4", "1.2.5"}
+
+
+def _other_labelmap() -> list[Dataset]:
+    other = result_objects(9)[8]
+    other.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
+    return [other]
+
+
+def test_a_dead_letter_that_was_dismissed_lets_the_study_go(tmp_path: Path) -> None:
+    with bench(tmp_path, count=1) as b:
+        files_of(b.deliverer)[0].unlink()
+        b.deliverer.deliver_once("pacs")
+        assert states(b.ledger) == [DEAD]
+        close_versions(b.ledger, utc_now())
+        later = utc_now() + dt.timedelta(days=400)
+        assert expire_studies(b.ledger, retention=dt.timedelta(days=14), now=later) == ()
+        done = dismiss_deliveries(b.ledger, Selection("pacs"), reason="not wanted there", by="ada", now=utc_now())
+        assert (done, states(b.ledger)) == (1, [DeliveryState.DISMISSED])
+        (event,) = b.events("delivery dismissed")
+        assert event.detail == {"destination": "pacs", "reason": "not wanted there", "by": "ada"}
+        assert expire_studies(b.ledger, retention=dt.timedelta(days=14), now=later) == (STUDY,)
 
 
 def test_a_pacs_that_does_not_offer_commitment_is_recorded_and_not_asked_for_ever(tmp_path: Path) -> None:
     with bench(tmp_path, answer=CommitmentAnswer.NOT_OFFERED) as b:
         b.deliverer.deliver_once("pacs")
-        assert states(b.ledger) == [COMMITTED] * 3
+        assert states(b.ledger) == [NOT_VERIFIED] * 3
         assert len(b.pacs.held()) == 3
         (event,) = b.events("commitment not offered")
         assert event.subject == "pacs"
@@ -250,7 +341,7 @@ def test_a_pacs_that_does_not_offer_commitment_is_recorded_and_not_asked_for_eve
 def test_a_destination_that_is_not_to_be_asked_is_not_asked(tmp_path: Path) -> None:
     with bench(tmp_path, answer=CommitmentAnswer.NEVER, storage_commitment=False) as b:
         b.deliverer.deliver_once("pacs")
-        assert states(b.ledger) == [COMMITTED] * 3
+        assert states(b.ledger) == [NOT_VERIFIED] * 3
         assert b.events("commitment not offered") == []
 
 

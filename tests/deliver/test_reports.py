@@ -105,6 +105,22 @@ def test_an_unknown_transaction_is_answered_and_changes_nothing(waiting: Running
     assert states(waiting.ledger) == [DeliveryState.AWAITING_COMMITMENT] * 2
 
 
+def test_a_report_of_a_peer_that_is_not_the_destination_changes_nothing(tmp_path: Path) -> None:
+    sections = destination_sections(pacs_peer(free_port()))
+    sections["peers"] = {**sections["peers"], "other": pacs_peer(free_port(), "OTHER")}  # type: ignore[dict-item]
+    node = configuration(tmp_path, **sections)
+    with receiver_thread(node) as receiver:
+        results_due(node, receiver.ledger, result_objects(2))
+        claimed = claim_deliveries(receiver.ledger, "pacs", 10, "test", utc_now(), 60)
+        delivery_sent(receiver.ledger, [one.id for one in claimed], TRANSACTION, utc_now(), now=utc_now())
+        with pacs_association(receiver, title="OTHER") as association:
+            assert report(association, event_information(TRANSACTION, references(receiver), {}), 1) == 0x0000
+        assert states(receiver.ledger) == [DeliveryState.AWAITING_COMMITMENT] * 2
+        with pacs_association(receiver) as association:
+            assert report(association, event_information(TRANSACTION, references(receiver), {}), 1) == 0x0000
+        assert states(receiver.ledger) == [DeliveryState.COMMITTED] * 2
+
+
 def test_a_malformed_report_is_answered_with_invalid_argument(waiting: RunningReceiver) -> None:
     information = event_information(TRANSACTION, references(waiting), {})
     del information.TransactionUID

@@ -24,12 +24,13 @@ from deliver.results_due import files_of, overview, result_objects, results_due,
 from deliver.web_pacs import Asked, Said, WebPacs, store_response, web_pacs
 from dicom_node.config import Configuration, DeliveryPolicy, DestinationProfile, ResultSettings, Secret, WebDestination
 from dicom_node.deliver.deliver import Deliverer
-from storage.deliveries import requeue_delivery
+from storage.deliveries import Selection, requeue_deliveries
 from storage.ledger import Ledger, open_ledger
-from storage.schema import DeliveryRow, DeliveryState, EventRow
+from storage.schema import DeliveryState, EventRow, OutageRow
 
 COMMITTED, DEAD, QUEUED = DeliveryState.COMMITTED, DeliveryState.DEAD, DeliveryState.QUEUED
-AWAITING = DeliveryState.AWAITING_COMMITMENT
+AWAITING, NOT_ACCEPTED = DeliveryState.AWAITING_COMMITMENT, DeliveryState.NOT_ACCEPTED
+NOT_VERIFIED = DeliveryState.NOT_VERIFIED
 
 
 class Bench:
@@ -156,7 +157,7 @@ def test_a_round_is_one_store_and_one_query(b: Bench, pacs: WebPacs) -> None:
 
 def test_without_commitment_nothing_is_looked_up(tmp_path: Path, pacs: WebPacs) -> None:
     with bench(tmp_path, pacs.root, storage_commitment=False) as b:
-        assert b.deliver() == [COMMITTED] * 3
+        assert b.deliver() == [NOT_VERIFIED] * 3
         assert [one.method for one in pacs.asked] == ["POST"]
         assert {event.detail["commitment"] for event in b.events("delivery sent")} == {"not asked"}
 
@@ -173,14 +174,14 @@ def test_each_instance_has_its_own_fate(tmp_path: Path, pacs: WebPacs) -> None:
 
         pacs.on_store = partly
         with capture_logs() as logs:
-            assert b.deliver() == [COMMITTED, COMMITTED, QUEUED, DEAD, DEAD, QUEUED]
+            assert b.deliver() == [COMMITTED, COMMITTED, QUEUED, DEAD, NOT_ACCEPTED, QUEUED]
         assert [entry["remark"] for entry in logs if entry["event"] == "delivered with a remark"] == ["warning B000"]
         errors = b.errors()
         assert "cannot store it now: status A700" in (errors[2] or "")
         assert "refuses it: status C000" in (errors[3] or "")
         assert "the answer leaves it out" in (errors[5] or "")
         pacs.on_store = pacs.store
-        b.rounds_until(COMMITTED, DEAD)
+        b.rounds_until(COMMITTED, DEAD, NOT_ACCEPTED)
         assert set(pacs.stores()[-1].files()) == {uids[2], uids[5]}
 
 
@@ -212,10 +213,10 @@ def test_all_refused_is_a_dead_letter_each(b: Bench, pacs: WebPacs) -> None:
     pacs.on_store = lambda asked: Said(409, store_response({}, dict.fromkeys(asked.files(), 0xA900)))
     assert b.deliver() == [DEAD] * 3
     assert len(pacs.stores()) == 1
-    requeue_delivery(b.ledger, overview(b.ledger)[0].id, now=dt.datetime.now(dt.UTC))
+    assert requeue_deliveries(b.ledger, Selection("pacs", "summary"), now=dt.datetime.now(dt.UTC)) == 3
     pacs.on_store = pacs.store
     b.rounds_until(COMMITTED, DEAD)
-    assert states(b.ledger) == [COMMITTED, DEAD, DEAD]
+    assert states(b.ledger) == [COMMITTED] * 3
 
 
 @pytest.mark.parametrize("said", [Said(500), Said(403), Said(404), Said(0), Said(202)])
@@ -234,7 +235,7 @@ def test_it_comes_back_when_it_was_told_to(tmp_path: Path, pacs: WebPacs) -> Non
         before = dt.datetime.now(dt.UTC)
         assert b.deliver() == [QUEUED]
         with b.ledger.reading() as session:
-            due = session.scalars(select(DeliveryRow.due_at)).one()
+            due = session.scalars(select(OutageRow.retry_at)).one()
         assert 119 < (due - before).total_seconds() < 125
 
 
@@ -243,7 +244,7 @@ def test_nobody_can_make_it_wait_for_ever(b: Bench, pacs: WebPacs, value: str) -
     pacs.on_store = lambda _asked: Said(503, None, {"Retry-After": value.encode().decode("latin-1")})
     b.deliver()
     with b.ledger.reading() as session:
-        for due in session.scalars(select(DeliveryRow.due_at)):
+        for due in session.scalars(select(OutageRow.retry_at)).all():
             assert (due - dt.datetime.now(dt.UTC)).total_seconds() <= b.node.delivery.maximum_delay_s
     pacs.on_store = pacs.store
     b.rounds_until(COMMITTED)
@@ -330,7 +331,7 @@ def test_a_service_without_queries_is_asked_for_metadata(b: Bench, pacs: WebPacs
 
 def test_a_service_that_cannot_be_asked_is_recorded_and_closed_as_sent(b: Bench, pacs: WebPacs) -> None:
     pacs.on_query = lambda _asked: Said(501)
-    assert b.deliver() == [COMMITTED] * 3
+    assert b.deliver() == [NOT_VERIFIED] * 3
     (event,) = b.events("commitment not offered")
     assert "storage_commitment: false" in event.detail["remedy"]
 

@@ -59,7 +59,7 @@ def _configuration(folder: Path, **execution: object) -> Configuration:
         peers={"pacs": Peer(ae_title="PACS", host="localhost", port=104, may=frozenset({"receive"}))},
         routes={"cine": Route(destinations=("pacs",))},
         storage=StorageSettings(database=f"sqlite:///{folder}/ledger.sqlite", directory=folder / "instances"),
-        execution=ExecutionSettings(threads_per_slot=1, **execution),
+        execution=ExecutionSettings(threads_per_slot=1, **{"background_slots": 0, **execution}),
         results=ResultSettings(destinations={"pacs": DestinationProfile(peer="pacs")}),
     )
 
@@ -270,7 +270,7 @@ def test_each_package_has_its_verdict_and_the_front_page_tells_of_all(execute) -
 
 
 def test_a_slow_job_holds_no_quick_one_up(execute, tmp_path: Path) -> None:
-    ledger, configuration = execute(slow_roles.hang_when_slow, packages=("slow",), slots_per_device=1)
+    ledger, configuration = execute(slow_roles.hang_when_slow, packages=("slow",), background_slots=1)
     _wait_for(ledger, JobState.RUNNING, "slow")
     study = derive_uid("b", "study")
     _receive_another(ledger, configuration, tmp_path, study)
@@ -283,7 +283,7 @@ def test_a_slow_job_holds_no_quick_one_up(execute, tmp_path: Path) -> None:
 
 
 def test_what_gives_way_computes_at_the_lowest_priority_and_talks_to_the_ledger_at_the_usual_one(execute) -> None:
-    ledger, _ = execute(slow_roles.tell_priorities, packages=(PACKAGE, "slow"))
+    ledger, _ = execute(slow_roles.tell_priorities, packages=(PACKAGE, "slow"), background_slots=1)
     _wait_for(ledger, JobState.SUCCEEDED, "slow")
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     assert _job(ledger).key_numbers == (f"{usual} {usual}",)

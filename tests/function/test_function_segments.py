@@ -186,3 +186,20 @@ def test_segment_numbers_around_the_ring(sign: int) -> None:
     assert segment_of(angles + 6 * np.pi, "mid", reference).tolist() == [8, 9, 10, 11, 12, 7]
     quarters = 0.7 + sign * np.deg2rad(np.array([0, 90, 180, -90, 44, -44]))
     assert segment_of(quarters, "apical", reference).tolist() == [14, 15, 16, 13, 14, 14]
+
+
+@pytest.mark.parametrize("turns", [-3, -1, 0, 1, 2])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_every_direction_has_its_segment_however_often_it_went_around(turns: int, sign: int) -> None:
+    """Each degree but the borders, as Cerqueira et al. draw them, on every level."""
+    reference = SegmentReference(2.5, sign, np.zeros(3), np.zeros(3), True)
+    degrees = np.arange(-179.5, 180.0)
+    angles = 2.5 + sign * np.deg2rad(degrees + 360.0 * turns)
+    apical = np.select([abs(degrees) < 45, abs(degrees) > 135, degrees > 0], [14, 16, 15], 13)
+    assert segment_of(angles, "apical", reference).tolist() == apical.tolist()
+    ends = [(-60, 2), (0, 3), (60, 4), (120, 5)]
+    basal = np.where(degrees < -120, 6, 1)
+    for start, segment in ends:
+        basal[(degrees > start) & (degrees < start + 60)] = segment
+    assert segment_of(angles, "basal", reference).tolist() == basal.tolist()
+    assert segment_of(angles, "mid", reference).tolist() == (basal + 6).tolist()

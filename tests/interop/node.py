@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +21,14 @@ from interop.ports import free_port, wait_until
 from interop.tools import script
 from storage.ledger import Ledger, open_ledger
 from storage.overview import delivery_overviews, job_overviews, study_overviews
-from storage.schema import DeliveryState, JobState
+from storage.schema import ENDED, DeliveryState, JobState
 
 AE_TITLE = "DICOMNODE"
 START_S = 300
 """Loading the models takes seconds on an idle machine."""
 STOP_S = 60
 JOB_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.SUPERSEDED})
-DELIVERY_ENDS = frozenset({DeliveryState.COMMITTED, DeliveryState.DEAD})
+DELIVERY_ENDS = ENDED | {DeliveryState.DEAD}
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,32 @@ class NodeUnderTest:
         Where it listens; a free port unless given.
     quiet_time_s
         Silence after which an unrecognised study counts as complete.
+    analyses
+        Packages that its one route asks for.
+    execution
+        Further settings of execution.
     """
 
     def __init__(
-        self, folder: Path, destination: Destination, *, scanner: str, port: int | None = None, quiet_time_s: float = 5
+        self,
+        folder: Path,
+        destination: Destination,
+        *,
+        scanner: str,
+        port: int | None = None,
+        quiet_time_s: float = 5,
+        analyses: Sequence[str] = ("ventricular_function",),
+        execution: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.port = port or free_port()
         self.configuration_file = folder / "config.yaml"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        self.configuration_file.write_text(
-            yaml.safe_dump(self._settings(destination, scanner, quiet_time_s), sort_keys=False), encoding="utf-8"
-        )
+        settings = self._settings(destination, scanner, quiet_time_s)
+        settings["routes"]["cine"]["analyses"] = list(analyses)
+        settings["execution"] |= execution or {}
+        self.configuration_file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
     @property
     def configuration(self) -> Configuration:
@@ -179,7 +192,7 @@ class NodeUnderTest:
                 "high_watermark_mb": 100,
             },
             # A loaded machine of CI runs the tests several at once: a job that is killed for it proves nothing.
-            "execution": {"quiet_time_s": quiet_time_s, "job_timeout_s": 900},
+            "execution": {"quiet_time_s": quiet_time_s, "incomplete_quiet_time_s": quiet_time_s, "job_timeout_s": 900},
             "results": {"destinations": {"pacs": {"peer": "pacs"}}},
             "delivery": {"first_delay_s": 0.5, "maximum_delay_s": 5},
         }

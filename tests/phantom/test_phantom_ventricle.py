@@ -21,7 +21,7 @@ from pipelines.phantom.truth import (
 def heart_of(seed: int, disease: Disease = Disease.NORMAL) -> Heart:
     recipe = PhantomRecipe(seed=seed, disease=disease)
     person, build, *_ = np.random.SeedSequence(seed).spawn(4)
-    return build_heart(draw_subject(recipe, np.random.default_rng(person)), np.random.default_rng(build))
+    return build_heart(draw_subject(recipe, np.random.default_rng(person)), recipe.law, np.random.default_rng(build))
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +150,11 @@ def test_diseases_have_their_ejection_fraction(disease: Disease, low: float, hig
 def test_an_infarct_moves_less_than_remote_muscle() -> None:
     recipe = PhantomRecipe(seed=1, disease=Disease.INFARCT, transmurality=1.0, acute=True)
     person, build, *_ = np.random.SeedSequence(1).spawn(4)
-    heart = build_heart(draw_subject(recipe, np.random.default_rng(person)), np.random.default_rng(build))
-    assert heart.infarct_depth is not None
+    heart = build_heart(draw_subject(recipe, np.random.default_rng(person)), recipe.law, np.random.default_rng(build))
+    assert heart.lesions.scar is not None
     gain = _thickness(heart, heart.state(1, 1)) - _thickness(heart, heart.state(0, 0))
     inside = (heart.lv.levels > heart.lv.apex + 15) & (heart.lv.levels < heart.lv.length)
-    core = (heart.infarct_depth > 0.9) & inside[:, None]
+    core = (heart.lesions.scar[1] > 0.9) & inside[:, None]
     remote = (heart.lv.activation > 0.97) & inside[:, None]
     assert gain[core].mean() < 0.3 * gain[remote].mean()
 
@@ -164,7 +164,8 @@ def test_lesion_sizes_lie_in_the_stated_ranges() -> None:
     for seed in range(10):
         recipe = PhantomRecipe(seed=seed, disease=Disease.INFARCT, obstruction=True)
         person, build, *_ = np.random.SeedSequence(seed).spawn(4)
-        heart = build_heart(draw_subject(recipe, np.random.default_rng(person)), np.random.default_rng(build))
+        subject = draw_subject(recipe, np.random.default_rng(person))
+        heart = build_heart(subject, recipe.law, np.random.default_rng(build))
         shares.append(_lesion_share(heart))
     infarct, obstruction = np.array(shares).T
     assert (infarct > 3).all()

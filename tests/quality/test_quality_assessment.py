@@ -9,6 +9,8 @@ from dataclasses import fields, replace
 import hearts
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.cine.stack import CineStack, StudyContext
 from pipelines.function.curves import find_keyframes
@@ -16,8 +18,16 @@ from pipelines.function.measure import measure_function
 from pipelines.function.slices import measure_slices
 from pipelines.quality.acquisition import shift_residuals_mm
 from pipelines.quality.assess import assess_quality
-from pipelines.quality.findings import Grade, QualityAssessment, QualityCheck, QualityFinding, QualityStage
+from pipelines.quality.findings import (
+    BEST_OVERALL,
+    Grade,
+    QualityAssessment,
+    QualityCheck,
+    QualityFinding,
+    QualityStage,
+)
 from pipelines.quality.limits import Limit, QualityLimits
+from pipelines.quality.right_ventricle import area_dips, fragmented_slices
 from pipelines.segmentation.labels import CineSegmentation, Label
 
 PHASES = 12
@@ -287,7 +297,128 @@ def test_mass_that_changes() -> None:
     shapes = [hearts.half_ellipsoid(26.0 * np.sqrt(1 - 0.75 * c), 9.0, 85.0) for c in hearts.contraction(PHASES)]
     found = finding(assess(*hearts.draw(shapes, grid(), SIZE)), QualityCheck.MASS_CONSTANCY)
     assert found.grade is Grade.POOR
-    assert "g at end systole" in found.sentence
+    assert "over the cycle" in found.sentence
+
+
+def test_mass_that_changes_in_mid_cycle_only(good) -> None:
+    """ED and ES may agree while the phases between do not."""
+    stack, segmentation = good
+    key = find_keyframes(stack, measure_slices(stack, segmentation).lv_ml)
+    between = [p for p in range(PHASES) if p not in (key.end_diastole, key.end_systole)][2:6]
+
+    def thinner(labels) -> None:
+        for phase in between:
+            wall = labels[phase, 3:] == Label.MYO
+            wall[:, ::2] = False
+            labels[phase, 3:][wall] = Label.BACKGROUND
+
+    found = finding(assess(stack, relabelled(segmentation, thinner)), QualityCheck.MASS_CONSTANCY)
+    assert found.grade is Grade.POOR
+
+
+def test_small_stroke_volumes_are_not_exempt() -> None:
+    """14 ml beside 7 ml is as wrong as 140 beside 70."""
+    shapes = hearts.beating(PHASES, ef=0.1, rv_size=0.95)
+    found = finding(
+        assess(*hearts.draw(shapes, grid(spacing=(1.5, 1.5), size=(96, 96)), (96, 96))), QualityCheck.STROKE_VOLUMES
+    )
+    assert found.value > 25
+    assert found.grade is Grade.POOR
+
+
+def test_right_ventricle_in_fragments(good) -> None:
+    stack, segmentation = good
+
+    def tear(labels) -> None:
+        for index in range(2, 8):
+            where = np.argwhere((labels[:, index] == Label.RV).any(axis=0))
+            middle = int(np.median(where[:, 0]))
+            strip = labels[:, index, middle - 1 : middle + 2]
+            strip[strip == Label.RV] = Label.BACKGROUND
+
+    assessment = assess(stack, relabelled(segmentation, tear))
+    found = finding(assessment, QualityCheck.RV_FRAGMENTS)
+    assert found.grade is Grade.POOR
+    assert set(found.slices) <= set(range(2, 8))
+    assert len(found.slices) >= 4
+    assert "in pieces" in found.sentence
+    assert assessment.overall is Grade.POOR
+
+
+def test_bodies_of_the_right_ventricle() -> None:
+    plane = np.zeros((3, 20, 20), dtype=np.uint8)
+    plane[0, 2:8, 2:8] = Label.RV
+    plane[1] = plane[0]
+    plane[1, 12:18, 12:18] = Label.RV
+    plane[2] = plane[0]
+    plane[2, 12:15, 12:15] = Label.RV  # nine pixels: a ragged edge
+    assert fragmented_slices(plane, 2.0).tolist() == [False, True, False]
+    assert not fragmented_slices(np.zeros_like(plane), 2.0).any()
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1, max_size=12))
+def test_areas_with_one_maximum_have_no_dip(areas: list[float]) -> None:
+    ordered = sorted(areas)
+    assert area_dips(np.array(ordered[::2] + ordered[1::2][::-1])) == pytest.approx(0.0, abs=1e-9)
+    assert 0.0 <= area_dips(np.array(areas)) <= len(areas)
+
+
+def test_dip_of_areas() -> None:
+    assert area_dips(np.array([10.0, 4.0, 8.0])) == pytest.approx(4 / 22)
+    assert area_dips(np.array([5.0, 0.0, 0.0, 5.0])) == pytest.approx(1.0)
+    assert area_dips(np.zeros(4)) == 0.0
+
+
+def test_right_ventricle_that_is_lost_on_slices_between(good) -> None:
+    stack, segmentation = good
+
+    def lose(labels) -> None:
+        labels[:, 3:5][labels[:, 3:5] == Label.RV] = Label.BACKGROUND
+
+    found = finding(assess(stack, relabelled(segmentation, lose)), QualityCheck.RV_OVER_SLICES)
+    assert found.grade is Grade.POOR
+    assert "Slices between others" in found.sentence
+
+
+def test_right_ventricle_that_flickers(good) -> None:
+    stack, segmentation = good
+
+    def flicker(labels) -> None:
+        for index in range(1, 9):
+            lost = labels[index % 2 :: 2, index]
+            lost[:, ::2][lost[:, ::2] == Label.RV] = Label.BACKGROUND
+
+    found = finding(assess(stack, relabelled(segmentation, flicker)), QualityCheck.RV_OVER_TIME)
+    assert found.grade is Grade.POOR
+    assert "jump" in found.sentence
+
+
+def test_right_ventricle_that_is_hardly_there(good) -> None:
+    stack, segmentation = good
+
+    def shrink(labels) -> None:
+        labels[:, 3:][labels[:, 3:] == Label.RV] = Label.BACKGROUND
+
+    found = finding(assess(stack, relabelled(segmentation, shrink)), QualityCheck.RV_SIZE)
+    assert found.grade is Grade.POOR
+    assert "not found" in found.sentence
+
+
+def test_weight_of_the_basal_slice() -> None:
+    """Thick slices of a small heart: one of them is a large part of the whole."""
+    shapes = hearts.beating(PHASES, ef=0.6, radius=20.0, length=50.0)
+    assessment = assess(*hearts.draw(shapes, grid(slices=7, pitch=14.0, above_base=14.0), SIZE))
+    found = finding(assessment, QualityCheck.BASAL_STABILITY)
+    assert found.grade >= Grade.GOOD
+    fine = assess(*hearts.draw(hearts.beating(PHASES), grid(slices=22, pitch=5.0, above_base=5.0), SIZE))
+    assert finding(fine, QualityCheck.BASAL_STABILITY).value < found.value
+    assert finding(fine, QualityCheck.BASAL_STABILITY).grade is Grade.EXCELLENT
+
+
+def test_the_whole_is_never_better_than_good_until_it_is_calibrated(good) -> None:
+    assessment = assess(*good)
+    assert assessment.overall is BEST_OVERALL is Grade.GOOD
+    assert all(f.grade > Grade.EXCELLENT for f in assessment.departures)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from pipelines.cine.stack import (
 from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import VentricularFunction
 from pipelines.function.measure import measure_function
-from pipelines.function.slices import measure_slices
+from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.models.identity import ModelIdentity
 from pipelines.quality.assess import assess_quality
 from pipelines.quality.findings import QualityAssessment
@@ -198,7 +198,14 @@ def findings_of(cine: Cine) -> Findings:
     key = find_keyframes(stack, slices.lv_ml)
     function = measure_function(stack, slices, key, cine.study.context)
     quality = assess_quality(stack, cine.segmentation, slices, function)
-    return Findings({CineSegmentation: cine.segmentation, VentricularFunction: function, QualityAssessment: quality})
+    return Findings(
+        {
+            CineSegmentation: cine.segmentation,
+            SliceMeasures: slices,
+            VentricularFunction: function,
+            QualityAssessment: quality,
+        }
+    )
 
 
 def encoded(

@@ -6,19 +6,24 @@ import dataclasses
 import datetime
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from interop.judges import entity_errors, frames_of, masks_as_sent, masks_by_dcmqi, report_by_dcmqi
 from interop.tools import tool
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from dicom_node.config import DestinationProfile, ResultSettings
-from dicom_node.results.codes import SEGMENTS
+from dicom_node.results.codes import QUANTITY, SEGMENTS
 from dicom_node.results.gate import check
 from dicom_node.results.objects import ExpectedMask, ResultObject
+from dicom_node.results.report import significant
 from dicom_node.results.roles import REFUSAL, REPORT, SUMMARY, SUMMARY_PDF, ResultRole
 from dicom_node.results.ventricular_function.groups import KEY_PHASE, SEGMENTATION
 from pipelines.analysis import Findings
@@ -28,7 +33,7 @@ from pipelines.errors import Refusal, RefusalReason
 from pipelines.function.findings import Quantity, VentricularFunction
 from pipelines.function.normals import reference_interval
 from pipelines.function.slices import SliceMeasures, measure_slices
-from pipelines.quality.findings import QualityAssessment
+from pipelines.quality.findings import Grade, QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation, Label
 from results.conftest import DESTINATIONS, Encoded
 from results.synthetic import CREATED, MODEL, Cine, encoded, findings_of, heart, unaccepted, write_cine
@@ -254,8 +259,21 @@ def test_quality_and_omissions_are_in_the_report_in_words(result: Encoded) -> No
     for finding in result.findings[QualityAssessment].findings:
         assert any(finding.sentence in text for text in texts)
     assert any("Localizer of 3 images" in text for text in texts)
-    quality = [item for path, item in _items(report) if path[-1] == ("DCM", "122739")]
-    assert len(quality) == 1
+    (confidence,) = [item for path, item in _items(report) if path[-1] == ("99DICOMNODE", "CONFIDENCE")]
+    overall = result.findings[QualityAssessment].overall
+    assert confidence.ConceptCodeSequence[0].CodeValue == {Grade.GOOD: "CONF_GOOD", Grade.POOR: "CONF_POOR"}[overall]
+
+
+def test_confidence_is_not_coded_as_the_quality_of_images(result: Encoded) -> None:
+    """CID 3114 says how good images are, which a viewer would show beside the images."""
+    image_quality = {"122739", "122740", "122741", "122742", "122743", "111235"}
+    said = [
+        code.CodeValue
+        for _, item in _items(result.written(ResultRole.REPORT)[0])
+        for keyword in ("ConceptNameCodeSequence", "ConceptCodeSequence")
+        for code in item.get(keyword, [])
+    ]
+    assert not image_quality & set(said)
 
 
 def test_dcmqi_and_dcmtk_read_the_report(result: Encoded, tmp_path: Path, dcmtk: None) -> None:
@@ -329,7 +347,7 @@ def test_a_declined_study_gets_a_reason_and_no_number(tmp_path: Path, with_quali
     report = objects[0].dataset
     assert _numbers(report) == []
     evaluations = {path[-1]: item for path, item in _items(report) if item.ValueType == "CODE"}
-    assert evaluations["DCM", "122739"].ConceptCodeSequence[0].CodeValue == "111235"
+    assert evaluations["99DICOMNODE", "CONFIDENCE"].ConceptCodeSequence[0].CodeValue == "CONF_NONE"
     assert evaluations["99DICOMNODE", "DECLINED"].ConceptCodeSequence[0].CodeValue == "REF_QUALITY"
     texts = [item.TextValue for _, item in _items(report) if item.ValueType == "TEXT"]
     assert any("only 2 of 9 slices" in text for text in texts)
@@ -415,3 +433,71 @@ def test_the_seg_shows_what_the_numbers_count(tmp_path: Path) -> None:
         assert not (shown[1] == Label.LV).any()
         assert np.array_equal(shown[1] == Label.MYO, truth[1] == Label.MYO)
         assert np.array_equal(shown[2:], truth[2:])
+
+
+def test_the_report_adds_up(result: Encoded) -> None:
+    """The stroke volume is the difference of the volumes beside it, to the last digit."""
+    report = result.written(REPORT)[0]
+    for chamber in ("LV", "RV"):
+        values = _of_group(report, f"{chamber} function")
+        edv, esv, stroke = (values[Quantity(f"{chamber}{name}_ml")] for name in ("EDV", "ESV", "SV"))
+        assert round(edv - esv, 2) == stroke
+
+
+@given(st.floats(0, 600), st.floats(0, 1))
+def test_a_difference_of_reported_volumes_is_the_reported_difference(edv: float, part: float) -> None:
+    first, second = significant(edv), significant(edv * part)
+    assert str(first) != "-0.0"
+    assert abs(round(first - second, 2) - (edv - edv * part)) <= 0.11
+
+
+def _of_group(report: Dataset, tracking: str) -> dict[Quantity, float]:
+    """Numbers of one measurement group."""
+    found = {}
+    for container in _groups(report):
+        names = [item.get("TextValue") for item in container.ContentSequence]
+        if tracking in names:
+            for item in container.ContentSequence:
+                if item.ValueType == "NUM":
+                    code = item.ConceptNameCodeSequence[0]
+                    for quantity, known in QUANTITY.items():
+                        if known.value == code.CodeValue and quantity.value.startswith(tracking[:2]):
+                            found[quantity] = float(item.MeasuredValueSequence[0].NumericValue)
+    return found
+
+
+def _groups(dataset: Dataset) -> Iterator[Dataset]:
+    for item in dataset.get("ContentSequence", []):
+        if item.ValueType == "CONTAINER":
+            yield item
+            yield from _groups(item)
+
+
+def test_what_is_measured_is_what_is_drawn_and_sent(tmp_path: Path) -> None:
+    """A papillary muscle in the segmentation: filled in the number, in the SEG and in the volume of its segment."""
+    cine = write_cine(tmp_path, phases=8, slices=5, size=64)
+    labels = cine.segmentation.labels.copy()
+    labels[:, 1, 31:33, 34:36] = Label.MYO
+    assert (labels != cine.segmentation.labels).any()
+    cine = dataclasses.replace(cine, segmentation=dataclasses.replace(cine.segmentation, labels=labels))
+    findings = findings_of(cine)
+    objects, sources = encoded(cine, findings)
+    assert not any(check(objects, sources))
+    function = findings[VentricularFunction]
+    report = next(each.dataset for each in objects if each.role == REPORT)
+    stack = cine.study.short_axis
+    voxel = np.prod(stack.geometry.pixel_spacing) * stack.geometry.slice_intervals() / 1000
+    for when, role, ml in (
+        ("ED", SEGMENTATION["ED"], function.lv.edv_ml),
+        ("ES", SEGMENTATION["ES"], function.lv.esv_ml),
+    ):
+        seg = next(each for each in objects if each.role == role)
+        assert float((seg.expected.labels == Label.LV).sum(axis=(1, 2)) @ voxel) == pytest.approx(ml, rel=1e-9)
+        volumes = [
+            float(item.MeasuredValueSequence[0].NumericValue)
+            for container in _groups(report)
+            if f"LV blood pool {when}" in [child.get("TextValue") for child in container.ContentSequence]
+            for item in container.ContentSequence
+            if item.ValueType == "NUM"
+        ]
+        assert volumes == [pytest.approx(ml, abs=0.06)]

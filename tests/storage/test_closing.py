@@ -198,16 +198,25 @@ def test_packages_that_end_at_once_make_one_closing_job(ledger: Ledger) -> None:
 
 
 def test_workers_take_what_their_slot_is_for(ledger: Ledger) -> None:
-    _receive(ledger, route(package="on_gpu", slot=JobSlot.GPU), route(package="slow", background=True, priority=100))
-    cpu = frozenset({JobSlot.CPU})
-    assert claim_job(ledger, "w", NOW, slots=cpu, background=False) is None
-    slow = claim_job(ledger, "w", NOW, slots=cpu, background=True)
+    _receive(ledger, route(package="on_gpu", slot=JobSlot.GPU), route(package="on_cpu"))
+    cpu = claim_job(ledger, "w", NOW, slots={JobSlot.CPU})
+    assert cpu is not None
+    assert cpu.package == "on_cpu"
+    assert claim_job(ledger, "w", NOW, slots={JobSlot.CPU}) is None
+    assert claim(ledger).package == "on_gpu"
+
+
+def test_what_gives_way_waits_for_the_quick_packages_of_its_study(ledger: Ledger) -> None:
+    _receive(ledger, route(), route(package="slow", background=True, priority=100))
+    assert claim_job(ledger, "w", NOW, background=True) is None
+    quick = claim(ledger)
+    assert quick.package == FUNCTION
+    assert claim_job(ledger, "w", NOW) is None
+    complete_job(ledger, quick, [], DELIVERED, now=NOW)
+    assert claim_job(ledger, "w", NOW, background=False) is None
+    slow = claim_job(ledger, "w", NOW, background=True)
     assert slow is not None
     assert slow.package == "slow"
-    assert claim_job(ledger, "w", NOW, background=True) is None
-    both = claim_job(ledger, "w", NOW)
-    assert both is not None
-    assert both.package == "on_gpu"
 
 
 def test_what_gives_way_is_taken_last(ledger: Ledger) -> None:

@@ -6,26 +6,29 @@ import concurrent.futures
 import datetime as dt
 
 import pytest
-from ledger_rows import DELIVERED, NOW, a_result, receive_and_schedule
+from ledger_rows import DELIVERED, NOW, a_result, claim, receive_and_schedule
+from sqlalchemy import update
 
 from storage.deliveries import (
     Delivery,
+    Selection,
     claim_deliveries,
     commitment_reported,
     delivery_confirmed,
     delivery_failed,
     delivery_sent,
     destinations_with_work,
+    dismiss_deliveries,
     extend_deliveries,
     overdue_commitments,
     release_deliveries,
     release_expired_deliveries,
-    requeue_delivery,
+    requeue_deliveries,
 )
 from storage.jobs import claim_job, complete_job
-from storage.ledger import Ledger, LedgerError
+from storage.ledger import Ledger, LedgerError, open_ledger
 from storage.overview import DeliveryOverview, delivery_overviews
-from storage.schema import DeliveryState
+from storage.schema import DeliveryRow, DeliveryState
 
 SOON = NOW + dt.timedelta(seconds=30)
 LATER = NOW + dt.timedelta(seconds=90)
@@ -51,6 +54,7 @@ def _report(ledger: Ledger, transaction: str, committed: set[str], failed: dict[
         transaction,
         committed,
         failed or {},
+        destinations={"pacs", "archive"},
         now=SOON,
         retry_at=lambda failures: LATER if failures < 2 else None,
     )
@@ -75,10 +79,10 @@ def test_claims_at_once_share_the_work(queued: Ledger) -> None:
     assert sorted(ids) == [1, 3]
 
 
-def test_without_commitment_sent_is_the_end(queued: Ledger) -> None:
+def test_without_commitment_sent_is_the_end_and_said_to_be_unverified(queued: Ledger) -> None:
     delivery_sent(queued, [one.id for one in _claim(queued)], None, None, now=SOON)
     one = _by_id(queued)[1]
-    assert (one.state, one.transaction_uid, one.committed_at) == (DeliveryState.COMMITTED, None, SOON)
+    assert (one.state, one.transaction_uid, one.committed_at) == (DeliveryState.NOT_VERIFIED, None, None)
     with pytest.raises(LedgerError, match="both"):
         delivery_sent(queued, [1], "7.7", None, now=SOON)
 
@@ -134,11 +138,10 @@ def test_failures_wait_and_then_die_and_can_be_requeued(queued: Ledger) -> None:
     delivery_failed(queued, 1, "refused: C000", None, now=SOON)
     one = _by_id(queued)[1]
     assert (one.state, one.failed_attempts, one.error) == (DeliveryState.DEAD, 2, "refused: C000")
-    with pytest.raises(LedgerError, match="not dead"):
-        requeue_delivery(queued, 3, now=SOON)
-    with pytest.raises(LedgerError, match="no such delivery: 99"):
-        requeue_delivery(queued, 99, now=SOON)
-    requeue_delivery(queued, 1, now=SOON)
+    assert requeue_deliveries(queued, Selection(destination="archive"), now=SOON) == 0
+    assert requeue_deliveries(queued, Selection(job_id=99), now=SOON) == 0
+    assert requeue_deliveries(queued, Selection(role="role-2"), now=SOON) == 0
+    assert requeue_deliveries(queued, Selection("pacs", "role-1", study_instance_uid="1.2.3"), now=SOON) == 1
     assert [one.failed_attempts for one in _claim(queued, SOON)] == [0]
 
 
@@ -150,3 +153,41 @@ def test_what_a_dead_owner_was_sending_is_sent_again_at_once(queued: Ledger) -> 
     extend_deliveries(queued, "c", SOON, 60)
     assert release_expired_deliveries(queued, NOW + dt.timedelta(seconds=61)) == 1  # b's
     assert release_expired_deliveries(queued, LATER + dt.timedelta(seconds=1)) == 2
+
+
+def test_a_report_closes_only_deliveries_of_those_whom_the_reporter_speaks_for(queued: Ledger) -> None:
+    delivery_sent(queued, [one.id for one in _claim(queued)], "7.7", SOON, now=NOW)
+    for said in ({"2.25.1", "2.25.2"}, set()):
+        failed = dict.fromkeys({"2.25.1", "2.25.2"} - said, "no such object instance")
+        told = commitment_reported(
+            queued, "7.7", said, failed, destinations={"archive"}, now=SOON, retry_at=lambda _failures: None
+        )
+        assert told == 0
+    assert _by_id(queued)[1].state is DeliveryState.AWAITING_COMMITMENT
+    assert _report(queued, "7.7", {"2.25.1"}) == 1
+
+
+def test_an_operator_chooses_by_destination_kind_job_and_study(queued: Ledger) -> None:
+    for destination in ("pacs", "archive"):
+        for one in _claim(queued, destination=destination):
+            delivery_failed(queued, one.id, "refused", None, now=NOW)
+    given = {"reason": "the archive is gone", "by": "ada", "now": SOON}
+    assert dismiss_deliveries(queued, Selection("pacs", "role-9"), **given) == 0  # type: ignore[arg-type]
+    assert dismiss_deliveries(queued, Selection(study_instance_uid="9.9"), **given) == 0  # type: ignore[arg-type]
+    assert dismiss_deliveries(queued, Selection("archive"), **given) == 1  # type: ignore[arg-type]
+    assert {one.destination for one in _by_id(queued).values() if one.state is DeliveryState.DEAD} == {"pacs"}
+    assert requeue_deliveries(queued, Selection(role="role-1"), now=SOON) == 1
+    assert requeue_deliveries(queued, Selection(), now=SOON, states=(DeliveryState.DISMISSED,)) == 1
+    assert requeue_deliveries(queued, Selection(), now=SOON) == 1
+    assert {one.state for one in _by_id(queued).values()} == {DeliveryState.QUEUED}
+
+
+def test_every_dead_letter_of_a_job_is_requeued_however_many_there_are(sqlite_url: str) -> None:
+    ledger = open_ledger(sqlite_url)
+    receive_and_schedule(ledger)
+    many = 1001
+    complete_job(ledger, claim(ledger), [a_result(number) for number in range(many)], DELIVERED, now=NOW)
+    with ledger.transaction() as session:
+        session.execute(update(DeliveryRow).values(state=DeliveryState.DEAD, ended_at=NOW))
+    assert requeue_deliveries(ledger, Selection(job_id=1), now=SOON) == many
+    ledger.close()

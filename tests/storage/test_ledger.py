@@ -15,13 +15,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from ledger_rows import NOW, associate
 from sqlalchemy import create_engine, inspect, select, text
-from sqlalchemy.exc import OperationalError, StatementError
+from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 
 from storage import ledger as ledger_module
 from storage.ledger import Ledger, LedgerError, open_ledger
 from storage.migrate import MIGRATIONS
-from storage.overview import events_of_study, ledger_overview, study_overviews
-from storage.schema import Association, Base, EventRow, StudyRow
+from storage.overview import events_of_study, job_overviews, ledger_overview, study_overviews
+from storage.schema import Association, Base, EventRow, JobRow, JobState, StudyRow, Verdict
 
 
 def test_migrations_make_the_schema_of_the_models(ledger: Ledger) -> None:
@@ -117,6 +117,61 @@ def test_a_ledger_of_the_first_version_keeps_all_that_counts(url: str) -> None:
     with ledger.reading() as session:
         counted = dict(session.execute(select(StudyRow.study_instance_uid, StudyRow.instances)).all())
     assert counted == {"1.1": 2, "1.2": 1, "1.3": 1}
+    ledger.close()
+
+
+JOBS_OF_ONE_ANALYSIS = tuple(
+    "INSERT INTO job (id, study_id, study_version, route, series_instance_uids, input_digest, priority, state, "
+    "attempts, maximum_attempts, correlation_id, created_at, due_at, deadline_at, worker, lease_until, ended_at, "
+    f"error, summary) VALUES ({number}, {study}, {number}, 'cine', '[]', 'i{number}', 50, '{state}', {attempts}, 3, "
+    f"'a', {{at}}, {{at}}, {{at}}, {worker}, {lease}, {{at}}, {error}, {summary})"
+    for number, study, state, attempts, worker, lease, error, summary in (
+        (1, 1, "succeeded", 1, "NULL", "NULL", "NULL", """'{{"refusals": [], "rejected": []}}'"""),
+        (2, 1, "succeeded", 1, "NULL", "NULL", "NULL", """'{{"refusals": ["No heart."], "rejected": []}}'"""),
+        (3, 1, "succeeded", 1, "NULL", "NULL", "NULL", """'{{"refusals": [], "rejected": [{{"role": "x"}}]}}'"""),
+        (4, 1, "failed", 3, "NULL", "NULL", "'ZeroDivisionError: DOE^JOHN divided by zero'", "NULL"),
+        (5, 1, "failed", 1, "NULL", "NULL", "'1.2.3: is not a heart (send a heart)'", "NULL"),
+        (6, 1, "running", 2, "'w'", "{at}", "NULL", "NULL"),
+        (7, 2, "failed", 3, "NULL", "NULL", "'1.2.3: 3 of 3 input files are gone'", "NULL"),
+    )
+)
+EVENT_OF_A_DEFECT = (
+    "INSERT INTO event (at, study_id, kind, subject, detail) VALUES ({at}, 1, 'job failed', 'job 4', "
+    """'{{"error": "ZeroDivisionError: DOE^JOHN divided by zero", "attempt": 3}}')"""
+)
+
+
+def test_jobs_of_the_one_analysis_that_there_was_keep_what_they_came_to(url: str) -> None:
+    _create_as_of(url, "0004")
+    engine = create_engine(url)
+    result = (
+        "INSERT INTO result (job_id, role, sop_class_uid, sop_instance_uid, series_instance_uid, series_description, "
+        "path, digest, size) VALUES (1, 'report', '1.2', '1.3', '1.4', 'x', 'p', 'd', 1)"
+    )
+    with engine.begin() as connection:
+        for statement in (*FIRST_LEDGER, *JOBS_OF_ONE_ANALYSIS, EVENT_OF_A_DEFECT, result):
+            connection.exec_driver_sql(statement.format(at="'2026-03-01 12:00:00.000000'"))
+    engine.dispose()
+    ledger = open_ledger(url)
+    jobs = {job.id: job for job in job_overviews(ledger)}
+    assert {job.package for job in jobs.values()} == {"ventricular_function"}
+    assert {number: (job.state, job.verdict, job.sentences) for number, job in jobs.items()} == {
+        1: (JobState.SUCCEEDED, Verdict.DELIVERED, ()),
+        2: (JobState.SUCCEEDED, Verdict.DECLINED, ("No heart.",)),
+        3: (JobState.SUCCEEDED, Verdict.PARTIAL, ()),
+        4: (JobState.FAILED, Verdict.FAILED, ("ZeroDivisionError",)),
+        5: (JobState.FAILED, Verdict.FAILED, ("1.2.3: is not a heart (send a heart)",)),
+        6: (JobState.QUEUED, None, ()),
+        7: (JobState.FAILED, Verdict.FAILED, ("1.2.3: 3 of 3 input files are gone",)),
+    }
+    assert (jobs[4].error, jobs[6].attempts, jobs[6].worker, jobs[1].results) == ("ZeroDivisionError", 1, None, 1)
+    assert not [event for event in events_of_study(ledger, "1.1") if "DOE" in str(event.detail)]
+    with ledger.reading() as session:
+        rows = {row.id: row for row in session.scalars(select(JobRow))}
+    assert {number for number, row in rows.items() if row.inputs_removed_at is not None} == {7}
+    assert {row.identity == row.input_digest for row in rows.values()} == {True}
+    with pytest.raises(IntegrityError), ledger.transaction() as session:
+        session.execute(text("DELETE FROM job WHERE id = 1"))
     ledger.close()
 
 

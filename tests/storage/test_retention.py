@@ -18,9 +18,10 @@ from ledger_rows import (
     retry_at_once,
     route,
 )
+from sqlalchemy import func, select
 
 from storage import retention
-from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
+from storage.deliveries import claim_deliveries, delivery_confirmed, delivery_failed, delivery_sent
 from storage.files import RESULTS, InstanceFiles, StoredFile
 from storage.instances import (
     QuarantinedObject,
@@ -33,12 +34,25 @@ from storage.instances import (
 from storage.jobs import claim_job, complete_job, create_jobs, fail_job, requeue_job, study_contents
 from storage.ledger import Ledger, LedgerError, utc_now
 from storage.overview import events_of_study, job_overviews, quarantine_overviews, study_overviews
-from storage.retention import expire_events, expire_quarantine, expire_studies, sweep_files
-from storage.schema import JobState
+from storage.retention import Swept, expire_events, expire_history, expire_quarantine, expire_studies, sweep_files
+from storage.schema import (
+    Association,
+    CommitmentRequest,
+    DeliveryRow,
+    InstanceRow,
+    JobRow,
+    JobState,
+    ResultRow,
+    SeriesRow,
+    StudyRow,
+)
+from storage.transfers import pass_over_untold, untold_associations
 
 MONTH = dt.timedelta(days=30)
 LATER = NOW + MONTH + dt.timedelta(seconds=1)
 HOUR = dt.timedelta(hours=1)
+KNOWN = (Association, StudyRow, SeriesRow, InstanceRow, JobRow, ResultRow, DeliveryRow, CommitmentRequest)
+NOTHING = Swept(0, 0)
 
 
 def _expire(ledger: Ledger, now: dt.datetime = LATER) -> tuple[str, ...]:
@@ -171,7 +185,9 @@ def _named(instance: ReceivedInstance, stored: StoredFile) -> ReceivedInstance:
     return ReceivedInstance(**fields | {"digest": stored.digest, "path": str(stored.path)})
 
 
-def test_the_sweep_takes_old_files_that_nothing_names(ledger: Ledger, files: InstanceFiles) -> None:
+def test_the_sweep_takes_what_the_ledger_let_go_of_and_moves_aside_what_nothing_explains(
+    ledger: Ledger, files: InstanceFiles
+) -> None:
     association = associate(ledger)
     named, orphan, young, aside = (_store(files, data) for data in (b"named", b"orphan", b"young", b"aside"))
     result = files.store(b"result", file_meta=b"", transfer_syntax_uid="1.2", folder=RESULTS)
@@ -181,13 +197,18 @@ def test_the_sweep_takes_old_files_that_nothing_names(ledger: Ledger, files: Ins
     abandoned.write_bytes(b"half")
     for stored in (named, orphan, aside, result, StoredFile(str(abandoned.relative_to(files.root)), "", 4)):
         _age(files, stored)
-    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 3
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == Swept(removed=1, set_aside=2)
     assert {str(path) for path in files.stored_paths()} == {named.path, young.path, aside.path}
+    assert {str(path) for path in files.unexplained_paths()} == {
+        f"unexplained/{orphan.path}",
+        f"unexplained/{result.path}",
+    }
     assert not abandoned.exists()
     assert expire_quarantine(ledger, retention=MONTH, now=NOW + MONTH) == 0
     assert expire_quarantine(ledger, retention=MONTH, now=LATER) == 1
     assert quarantine_overviews(ledger) == ()
-    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 1
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == Swept(removed=1, set_aside=0)
+    assert not files.absolute(aside.path).exists()
 
 
 def test_images_that_come_again_after_they_were_removed_are_new_and_stay(ledger: Ledger, files: InstanceFiles) -> None:
@@ -202,11 +223,11 @@ def test_images_that_come_again_after_they_were_removed_are_new_and_stay(ledger:
     # The sender's file is written before its commit; the sweep between the two must leave it.
     again = _store(files, b"image")
     assert again.path == stored.path
-    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 0
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == NOTHING
     resent = _named(an_instance(associate(ledger, at=LATER), 1), again)
     assert record_instances(ledger, [resent], at=LATER) == [Reception.NEW]
     _age(files, again)
-    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == 0
+    assert sweep_files(ledger, files, grace=HOUR, now=utc_now()) == NOTHING
     (overview,) = study_overviews(ledger)
     assert (overview.removed_at, overview.instances_waiting) == (None, 1)
 
@@ -263,3 +284,47 @@ def test_a_job_that_runs_again_restores_no_result_twice(ledger: Ledger) -> None:
     requeue_job(ledger, 1, now=LATER)
     _process(ledger, at=LATER)
     assert claim_deliveries(ledger, "pacs", 9, "d", LATER, 60) == []
+
+
+def test_a_study_is_forgotten_whole_long_after_its_files_and_associations_with_it(ledger: Ledger) -> None:
+    year = dt.timedelta(days=365)
+    receive_and_schedule(ledger)
+    _process(ledger)
+    claimed = claim_deliveries(ledger, "pacs", 9, "d", NOW, 60)
+    delivery_sent(ledger, [one.id for one in claimed], "7.7", LATER, now=NOW)
+    delivery_confirmed(ledger, [one.id for one in claimed], how="found", now=NOW)
+    receive_and_schedule(ledger, "1.2.4", routed=route("other", ("1.2.4.1",)))  # waits for ever
+    idle = associate(ledger)
+    close_association(ledger, idle, outcome="released", at=NOW)
+    assert _expire(ledger) == ("1.2.3",)
+    assert expire_history(ledger, retention=year, now=LATER + year) == 0  # nobody was told of the associations
+    assert pass_over_untold(ledger) == 3
+    assert untold_associations(ledger, 9) == ()
+    assert expire_history(ledger, retention=year, now=LATER + year) == 1  # the idle one
+    assert expire_history(ledger, retention=year, now=LATER + year + HOUR) == 2
+    assert [one.study_instance_uid for one in study_overviews(ledger)] == ["1.2.4"]
+    with ledger.reading() as session:
+        counts = {
+            row.__tablename__: session.scalar(select(func.count()).select_from(row))
+            for row in (
+                Association,
+                StudyRow,
+                SeriesRow,
+                InstanceRow,
+                JobRow,
+                ResultRow,
+                DeliveryRow,
+                CommitmentRequest,
+            )
+        }
+    assert counts == {
+        "association": 1,
+        "study": 1,
+        "series": 1,
+        "instance": 3,
+        "job": 1,
+        "result": 0,
+        "delivery": 0,
+        "commitment_request": 0,
+    }
+    assert expire_history(ledger, retention=year, now=LATER + 9 * year) == 0

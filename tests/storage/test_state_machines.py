@@ -16,14 +16,19 @@ from sqlalchemy import func, select
 
 from storage.closing import FRONT_PAGE, package_outcomes
 from storage.deliveries import (
+    Selection,
     claim_deliveries,
     commitment_reported,
     delivery_failed,
+    delivery_not_accepted,
     delivery_sent,
+    destination_unreachable,
+    destinations_with_work,
+    dismiss_deliveries,
     overdue_commitments,
     release_deliveries,
     release_expired_deliveries,
-    requeue_delivery,
+    requeue_deliveries,
 )
 from storage.instances import Reception, close_association, record_instances
 from storage.jobs import (
@@ -43,7 +48,7 @@ from storage.jobs import (
 from storage.leases import LeaseWatch, beat, leases_of
 from storage.ledger import LedgerError, open_ledger
 from storage.overview import JobOverview, delivery_overviews, job_overviews
-from storage.schema import DeliveryRow, DeliveryState, InstanceRow, JobState, ResultRow, Verdict
+from storage.schema import ENDED, DeliveryRow, DeliveryState, InstanceRow, JobState, ResultRow, Verdict
 
 STUDIES = ("1.1", "1.2")
 WORKERS = ("w1", "w2")
@@ -331,7 +336,6 @@ class DeliveryMachine(_LedgerMachine):
     def sends_without_commitment(self, owner: str) -> None:
         ids = {number for number, holder in self.sending.items() if holder == owner}
         delivery_sent(self.ledger, ids, None, None, now=self.now)
-        self.committed |= ids
         for number in ids:
             del self.sending[number]
 
@@ -343,6 +347,7 @@ class DeliveryMachine(_LedgerMachine):
             transaction,
             committed,
             dict.fromkeys(failed, "processing failure"),
+            destinations={"pacs", "archive"},
             now=self.now,
             retry_at=lambda failures: self.now if failures < 3 else None,
         )
@@ -378,8 +383,32 @@ class DeliveryMachine(_LedgerMachine):
 
     @rule()
     def operator_requeues(self) -> None:
-        for one in delivery_overviews(self.ledger, states=(DeliveryState.DEAD,)):
-            requeue_delivery(self.ledger, one.id, now=self.now)
+        requeue_deliveries(self.ledger, Selection(), now=self.now, states=(DeliveryState.DEAD, *ENDED - REACHED))
+
+    @rule()
+    def operator_dismisses(self) -> None:
+        dismiss_deliveries(self.ledger, Selection(), reason="no longer wanted", by="test", now=self.now)
+
+    @rule(owner=st.sampled_from(["a", "b"]), destination=st.sampled_from(["pacs", "archive"]))
+    def destination_cannot_be_reached(self, owner: str, destination: str) -> None:
+        mine = [number for number, holder in self.sending.items() if holder == owner]
+        mine = [one.id for one in delivery_overviews(self.ledger) if one.id in mine and one.destination == destination]
+        before = {one.id: one.failed_attempts for one in delivery_overviews(self.ledger)}
+        until = self.now + dt.timedelta(seconds=5)
+        destination_unreachable(
+            self.ledger, destination, mine, "cannot be reached", retry_at=lambda _tries: until, now=self.now
+        )
+        for number in mine:
+            del self.sending[number]
+        assert {one.id: one.failed_attempts for one in delivery_overviews(self.ledger)} == before
+        assert claim_deliveries(self.ledger, destination, 9, "c", self.now, 60) == []
+        assert destination not in destinations_with_work(self.ledger, self.now)
+
+    @rule(owner=st.sampled_from(["a", "b"]))
+    def kind_is_not_accepted(self, owner: str) -> None:
+        for number in [number for number, holder in self.sending.items() if holder == owner][:1]:
+            delivery_not_accepted(self.ledger, number, "does not take it", now=self.now)
+            del self.sending[number]
 
     @invariant()
     def committed_is_for_ever_and_nothing_else_is(self) -> None:
@@ -388,6 +417,7 @@ class DeliveryMachine(_LedgerMachine):
         assert {one.id for one in deliveries if one.state is DeliveryState.SENDING} == set(self.sending)
         for one in deliveries:
             assert (one.committed_at is not None) == (one.state is DeliveryState.COMMITTED)
+            assert (one.ended_at is not None) == (one.state in ENDED | {DeliveryState.DEAD})
 
     @invariant()
     def each_result_has_one_delivery_a_destination(self) -> None:
@@ -396,7 +426,7 @@ class DeliveryMachine(_LedgerMachine):
             assert session.scalar(select(func.count()).select_from(DeliveryRow)) == 3
 
     def teardown(self) -> None:
-        # A PACS that at last answers gets everything committed, whatever was before.
+        # A PACS that at last answers gets everything, whatever was before.
         self.now += dt.timedelta(seconds=120)
         self.leases_run_out()
         self.operator_requeues()
@@ -407,10 +437,11 @@ class DeliveryMachine(_LedgerMachine):
                 self.sends(owner)
         for transaction in [*self.requests]:
             self.pacs_reports(transaction, {"2.25.1", "2.25.2"})
-        assert {one.state for one in delivery_overviews(self.ledger)} == {DeliveryState.COMMITTED}
+        assert {one.state for one in delivery_overviews(self.ledger)} <= REACHED
         super().teardown()
 
 
+REACHED = frozenset({DeliveryState.COMMITTED, DeliveryState.NOT_VERIFIED})
 _SETTINGS = settings(
     max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -18,12 +18,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipelines.cine.assemble import assemble
-from pipelines.cine.stack import CineStack, StackGeometry
-from pipelines.segmentation.evaluate import dice
+from pipelines.cine.stack import CineStack, StackGeometry, StudyContext
+from pipelines.evaluation.segmentation import dice
+from pipelines.function.curves import find_keyframes
+from pipelines.function.findings import Quantity
+from pipelines.function.measure import measure_function
+from pipelines.function.slices import measure_slices
+from pipelines.quality.assess import assess_quality
 from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.segment import segment
 
 __all__ = [
+    "AnnotatedFrames",
     "AnnotationError",
     "ContourComparison",
     "SurfaceComparison",
@@ -32,6 +38,7 @@ __all__ = [
     "contour_distance",
     "cut_surface",
     "fill_segments",
+    "read_annotated_frames",
     "read_surface",
 ]
 
@@ -58,6 +65,11 @@ class ContourComparison:
     """Measured, annotated."""
     esv_ml: tuple[float, float]
     ef_percent: tuple[float, float]
+    product: dict[str, float]
+    """What the node reports of the same images, all slices and its own key phases: EDV, ESV, ml, and EF, %, each with
+    the bounds of its interval."""
+    confidence: str
+    """Grade of the whole, as the node reports it."""
     agreement: float
 
     def to_json(self) -> dict[str, Any]:
@@ -142,6 +154,42 @@ def _of_phase(masks: dict[tuple[int, int], NDArray[np.bool_]], phase: int) -> tu
     return slices, np.stack([masks[phase, index] for index in slices])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotatedFrames:
+    """A Sunnybrook patient with its contours as regions (R, C), by (phase, slice) of the short-axis stack."""
+
+    stack: CineStack
+    endocardium: dict[tuple[int, int], NDArray[np.bool_]]
+    epicardium: dict[tuple[int, int], NDArray[np.bool_]]
+    end_diastole: int
+    end_systole: int
+
+
+def read_annotated_frames(patient: Path) -> AnnotatedFrames:
+    """Read one patient of Sunnybrook Cardiac Data.
+
+    Parameters
+    ----------
+    patient : Path
+        Folder as in :func:`compare_with_contours`.
+
+    Raises
+    ------
+    AnnotationError
+        Contours are missing, malformed or belong to other images.
+    """
+    stack = _short_axis(patient / "dicom")
+    folder = patient / "contours"
+    inner = _masks(_read_contours(folder / "i-contours"), stack, folder)
+    outer = _masks(_read_contours(folder / "o-contours"), stack, folder)
+    diastole = max({phase for phase, _ in outer}, key=lambda phase: sum(at == phase for at, _ in outer))
+    others = {phase for phase, _ in inner} - {diastole}
+    if not others:
+        raise AnnotationError(f"{folder} has endocardial contours of one phase only")
+    systole = max(others, key=lambda phase: sum(at == phase for at, _ in inner))
+    return AnnotatedFrames(stack, inner, outer, diastole, systole)
+
+
 def compare_with_contours(patient: Path) -> ContourComparison:
     """Segment one patient of Sunnybrook Cardiac Data and compare with its contours.
 
@@ -160,15 +208,9 @@ def compare_with_contours(patient: Path) -> ContourComparison:
     SegmentationRefused
         The stack could not be segmented.
     """
-    stack = _short_axis(patient / "dicom")
-    folder = patient / "contours"
-    inner = _masks(_read_contours(folder / "i-contours"), stack, folder)
-    outer = _masks(_read_contours(folder / "o-contours"), stack, folder)
-    diastole = max({phase for phase, _ in outer}, key=lambda phase: sum(at == phase for at, _ in outer))
-    others = {phase for phase, _ in inner} - {diastole}
-    if not others:
-        raise AnnotationError(f"{folder} has endocardial contours of one phase only")
-    systole = max(others, key=lambda phase: sum(at == phase for at, _ in inner))
+    frames = read_annotated_frames(patient)
+    stack, inner, outer = frames.stack, frames.endocardium, frames.epicardium
+    diastole, systole = frames.end_diastole, frames.end_systole
     segmentation = segment(stack)
     spacing = stack.geometry.pixel_spacing
     tissue = stack.geometry.slice_intervals() * spacing[0] * spacing[1] / 1000
@@ -186,6 +228,7 @@ def compare_with_contours(patient: Path) -> ContourComparison:
     slices, truth = _of_phase(outer, diastole)
     found = np.isin(segmentation.labels[diastole, slices], (Label.LV, Label.MYO))
     fractions = [100 * (first - second) / first for first, second in (measured, annotated)]
+    product, confidence = _as_reported(stack, segmentation)
     return ContourComparison(
         patient=patient.name,
         endocardium_slices=(counts[0], counts[1]),
@@ -196,8 +239,23 @@ def compare_with_contours(patient: Path) -> ContourComparison:
         edv_ml=(measured[0], annotated[0]),
         esv_ml=(measured[1], annotated[1]),
         ef_percent=(fractions[0], fractions[1]),
+        product=product,
+        confidence=confidence,
         agreement=float(segmentation.agreement.mean()),
     )
+
+
+def _as_reported(stack: CineStack, segmentation: CineSegmentation) -> tuple[dict[str, float], str]:
+    """The node's numbers of the left ventricle and its grade, whether or not it would report them."""
+    slices = measure_slices(stack, segmentation)
+    keyframes = find_keyframes(stack, slices.lv_ml)
+    function = measure_function(stack, slices, keyframes, StudyContext(""))
+    numbers: dict[str, float] = {}
+    for each in function.measurements():
+        if each.quantity in (Quantity.LVEDV, Quantity.LVESV, Quantity.LVEF) and each.interval is not None:
+            name = each.quantity.value.split("_")[0]
+            numbers |= {name: each.value, f"{name}_lower": each.interval.lower, f"{name}_upper": each.interval.upper}
+    return numbers, assess_quality(stack, segmentation, slices, function).overall.name
 
 
 def read_surface(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -364,7 +422,7 @@ def compare_with_surfaces(subject: Path) -> SurfaceComparison:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare one subject and print one JSON object."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.segmentation.external", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.evaluation.external", description=__doc__)
     parser.add_argument("kind", choices=("contours", "surfaces"), help="contours of Sunnybrook, or fitted surfaces")
     parser.add_argument("folder", type=Path, help="folder of one patient")
     options = parser.parse_args(arguments)

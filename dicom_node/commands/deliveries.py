@@ -1,0 +1,138 @@
+"""``dicom-node deliveries list | requeue | dismiss``: results on their way, and those that did not arrive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.audit.messages import Access, Study, instances_accessed
+from dicom_node.commands.consent import ReasonOption, YesFlag, consent
+from dicom_node.commands.ledger import opened
+from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
+from dicom_node.config_file import load_configuration
+from dicom_node.errors import ConfigurationError
+from storage.deliveries import Selection, dismiss_deliveries, requeue_deliveries, selected_studies
+from storage.ledger import utc_now
+from storage.overview import count_deliveries, delivery_overviews, outages
+from storage.schema import DeliveryState
+
+__all__ = ["deliveries_app"]
+
+deliveries_app = typer.Typer(help="Results on their way to destinations, and those that did not arrive.")
+DEFAULT = Path("config.yaml")
+Destination = Annotated[str | None, typer.Option("--destination", help="Only to this one.")]
+Kind = Annotated[str | None, typer.Option("--kind", help="Only objects of this role, such as summary-pdf.")]
+JobNumber = Annotated[int | None, typer.Option("--job", help="Only results of this job.")]
+StudyUid = Annotated[str | None, typer.Option("--study", help="Only of this StudyInstanceUID.")]
+All = Annotated[bool, typer.Option("--all", help="All there are.")]
+NOT_THERE = (DeliveryState.DEAD, DeliveryState.NOT_ACCEPTED, DeliveryState.QUEUED)
+
+
+@deliveries_app.command("list")
+def list_deliveries(
+    destination: Destination = None,
+    kind: Kind = None,
+    job: JobNumber = None,
+    study: StudyUid = None,
+    every: Annotated[bool, typer.Option("--all", help="Those that arrived, too.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 100,
+    config: ConfigurationFile = DEFAULT,
+    as_json: JsonFlag = False,
+) -> None:
+    """List what has not arrived, and which destinations cannot be reached."""
+    states = tuple(DeliveryState) if every else (*NOT_THERE, DeliveryState.SENDING, DeliveryState.AWAITING_COMMITMENT)
+    chosen = Selection(destination, kind, job, study)
+    with opened(load_configuration(config)) as ledger:
+        overviews = delivery_overviews(ledger, states=states, selection=chosen, limit=limit)
+        total = count_deliveries(ledger, states, chosen)
+        away = outages(ledger)
+    if as_json:
+        print_json({"deliveries": overviews, "total": total, "outages": away})
+        return
+    if away:
+        table(
+            "Destinations that cannot be reached",
+            ["destination", "since", "tries>", "next", "waiting>", "error"],
+            (
+                (
+                    one.destination,
+                    one.since.astimezone().isoformat(sep=" ", timespec="seconds"),
+                    one.attempts,
+                    one.retry_at.astimezone().isoformat(sep=" ", timespec="seconds"),
+                    one.waiting,
+                    one.error,
+                )
+                for one in away
+            ),
+        )
+    table(
+        "Deliveries",
+        ["job>", "destination", "kind", "state", "failed>", "error"],
+        ((one.job_id, one.destination, one.role, one.state.value, one.failed_attempts, one.error) for one in overviews),
+        caption=f"{total - len(overviews)} more" if total > len(overviews) else None,
+    )
+
+
+@deliveries_app.command()
+def requeue(
+    destination: Destination = None,
+    kind: Kind = None,
+    job: JobNumber = None,
+    study: StudyUid = None,
+    every: All = False,
+    not_accepted: Annotated[
+        bool, typer.Option("--not-accepted", help="Also what the destination did not take by its kind.")
+    ] = False,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Also what waits for its next attempt.")] = False,
+    config: ConfigurationFile = DEFAULT,
+) -> None:
+    """Send dead letters again, with all their attempts."""
+    chosen = _chosen(destination, kind, job, study, every=every)
+    states = [DeliveryState.DEAD]
+    states += [DeliveryState.NOT_ACCEPTED] if not_accepted else []
+    states += [DeliveryState.QUEUED] if waiting else []
+    with opened(load_configuration(config)) as ledger:
+        done = requeue_deliveries(ledger, chosen, now=utc_now(), states=states)
+    console.print(f"{done} deliveries queued")
+
+
+@deliveries_app.command()
+def dismiss(
+    destination: Destination = None,
+    kind: Kind = None,
+    job: JobNumber = None,
+    study: StudyUid = None,
+    every: All = False,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Also what waits for its next attempt.")] = False,
+    reason: ReasonOption = "",
+    yes: YesFlag = False,
+    config: ConfigurationFile = DEFAULT,
+) -> None:
+    """Give dead letters up: nobody is to look at them any more, and their studies may go."""
+    chosen = _chosen(destination, kind, job, study, every=every)
+    states = (DeliveryState.DEAD, DeliveryState.QUEUED) if waiting else (DeliveryState.DEAD,)
+    configuration = load_configuration(config)
+    with opened(configuration) as ledger:
+        total = count_deliveries(ledger, states, chosen)
+        given = consent(f"Give up {total} deliveries?", reason, yes=yes)
+        studies = selected_studies(ledger, chosen, states)
+        done = dismiss_deliveries(ledger, chosen, reason=given.reason, by=given.by, now=utc_now(), states=states)
+        given.audit(
+            configuration,
+            (Study(uid, {}, None) for uid in studies),
+            lambda person, node, one: instances_accessed(
+                person, node, one, access=Access.UPDATE, reason=f"deliveries dismissed: {given.reason}", at=utc_now()
+            ),
+        )
+    console.print(f"{done} deliveries dismissed")
+
+
+def _chosen(destination: str | None, kind: str | None, job: int | None, study: str | None, *, every: bool) -> Selection:
+    chosen = Selection(destination, kind, job, study)
+    if every == (chosen != Selection()):
+        raise ConfigurationError(
+            "say which deliveries", subject="deliveries", remedy="--destination, --kind, --job or --study; or --all"
+        )
+    return chosen

@@ -1,0 +1,107 @@
+"""``dicom-node quarantine list | accept | drop``: objects that were kept aside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.audit.messages import Access, Study, instances_accessed
+from dicom_node.commands.consent import Consent, ReasonOption, YesFlag, consent
+from dicom_node.commands.ledger import opened, storage_of
+from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
+from dicom_node.config import Configuration
+from dicom_node.config_file import load_configuration
+from storage.files import InstanceFiles
+from storage.ledger import utc_now
+from storage.overview import QuarantineOverview, quarantine_overviews
+from storage.quarantine import leave_quarantine, quarantined_object
+
+__all__ = ["quarantine_app"]
+
+quarantine_app = typer.Typer(
+    help="Objects that were kept aside: not understood, in conflict with what is held, or kept back by the gate.",
+    no_args_is_help=True,
+)
+DEFAULT = Path("config.yaml")
+Number = Annotated[int, typer.Argument(help="Number of the object, from `quarantine list`.")]
+
+
+@quarantine_app.command("list")
+def list_objects(
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 100,
+    config: ConfigurationFile = DEFAULT,
+    as_json: JsonFlag = False,
+) -> None:
+    """List what is in quarantine."""
+    with opened(load_configuration(config)) as ledger:
+        overviews = quarantine_overviews(ledger, limit=limit)
+    if as_json:
+        print_json(overviews)
+        return
+    table(
+        "Quarantine",
+        ["object>", "at", "SOPInstanceUID", "reason"],
+        (
+            (one.id, one.at.astimezone().isoformat(sep=" ", timespec="seconds"), one.sop_instance_uid, one.reason)
+            for one in overviews
+        ),
+    )
+
+
+@quarantine_app.command()
+def accept(
+    number: Number,
+    reason: ReasonOption = "",
+    yes: YesFlag = False,
+    config: ConfigurationFile = DEFAULT,
+) -> None:
+    """Take an object in; it replaces what is held under its SOP Instance UID, which goes to quarantine."""
+    from dicom_node.network.quarantine import accept_quarantined
+
+    configuration = load_configuration(config)
+    with opened(configuration) as ledger:
+        files = storage_of(configuration, ledger)
+        one = quarantined_object(ledger, number)
+        given = consent(f"Take in {_named(one)} in place of what is held under its UID?", reason, yes=yes)
+        _audit(configuration, files, one, given, Access.UPDATE)
+        accept_quarantined(configuration, ledger, files, one)
+        leave_quarantine(ledger, number, accepted=True, reason=given.reason, by=given.by, now=utc_now())
+    console.print(f"object {number} taken in; its study is scheduled again", soft_wrap=True)
+
+
+@quarantine_app.command()
+def drop(
+    number: Number,
+    reason: ReasonOption = "",
+    yes: YesFlag = False,
+    config: ConfigurationFile = DEFAULT,
+) -> None:
+    """Delete an object that was kept aside."""
+    configuration = load_configuration(config)
+    with opened(configuration) as ledger:
+        files = storage_of(configuration, ledger)
+        one = quarantined_object(ledger, number)
+        given = consent(f"Delete {_named(one)}? It cannot be had back", reason, yes=yes)
+        _audit(configuration, files, one, given, Access.DELETE)
+        leave_quarantine(ledger, number, accepted=False, reason=given.reason, by=given.by, now=utc_now())
+    console.print(f"object {number} dropped")
+
+
+def _named(one: QuarantineOverview) -> str:
+    return f"object {one.id}, {one.sop_instance_uid or one.digest} ({one.reason})"
+
+
+def _audit(
+    configuration: Configuration, files: InstanceFiles, one: QuarantineOverview, given: Consent, access: Access
+) -> None:
+    from dicom_node.network.quarantine import study_of
+
+    given.audit(
+        configuration,
+        [Study(study_of(files, one) or "unknown", {}, None)],
+        lambda person, node, study: instances_accessed(
+            person, node, study, access=access, reason=given.reason, at=utc_now()
+        ),
+    )

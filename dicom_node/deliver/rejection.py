@@ -1,0 +1,164 @@
+"""Rejecting results that became void: writes the notes, and puts them on their way."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import structlog
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
+
+from dicom_node.config import Configuration
+from dicom_node.network.file_meta import decode_file_meta
+from dicom_node.results.rejection import (
+    REJECTION_SERIES,
+    SERIES_DESCRIPTION,
+    RejectedObject,
+    RejectionReason,
+    rejection_note,
+)
+from storage.files import RESULTS, InstanceFiles
+from storage.jobs import ResultRecord
+from storage.ledger import Ledger
+from storage.rejection import REJECTION_ROLE, VoidResult, VoidSet, reject, superseded_sets
+
+__all__ = ["reject_set", "reject_superseded"]
+
+_log = structlog.get_logger(__name__)
+
+
+def reject_superseded(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> int:
+    """Reject the results of earlier versions for which later ones have come; returns how many sets there were."""
+    rejected = 0
+    for void in superseded_sets(ledger):
+        sentence = (
+            f"Superseded: version {void.study_version} of this study, with images that came later or were corrected, "
+            "has results of its own. Do not use those listed here."
+        )
+        reason = f"superseded by job {void.job_id}, version {void.study_version}"
+        try:
+            rejected += reject_set(
+                ledger,
+                files,
+                configuration,
+                void,
+                RejectionReason.PATIENT_SAFETY,
+                sentence=sentence,
+                reason=reason,
+                by="scheduler",
+                now=now,
+            )
+        except OSError as error:
+            # The next look finds it again.
+            _log.error(
+                "results not rejected: the note cannot be written",
+                study_instance_uid=void.study_instance_uid,
+                error=error.strerror,
+            )
+    return rejected
+
+
+def reject_set(
+    ledger: Ledger,
+    files: InstanceFiles,
+    configuration: Configuration,
+    void: VoidSet,
+    why: RejectionReason | None,
+    *,
+    sentence: str,
+    reason: str,
+    by: str,
+    now: dt.datetime,
+) -> bool:
+    """Reject one set.
+
+    Parameters
+    ----------
+    why
+        Title of the notes; ``None`` sends none.
+    sentence
+        For those who read the notes.
+    reason
+        For the record.
+
+    Returns
+    -------
+    bool
+        False, and nothing done, when one of the results has come under way to a destination meanwhile.
+    """
+    notes = [] if why is None else _notes(files, configuration, void, why, sentence)
+    if not reject(ledger, void, notes, reason=reason, by=by, now=now):
+        return False
+    _log.info(
+        "results rejected",
+        study_instance_uid=void.study_instance_uid,
+        results=len(void.results),
+        notes=len(notes),
+        reason=reason,
+    )
+    return True
+
+
+def _notes(
+    files: InstanceFiles, configuration: Configuration, void: VoidSet, why: RejectionReason, sentence: str
+) -> list[ResultRecord]:
+    """One note for all destinations that have the same of the set."""
+    takes = {name for name, profile in configuration.results.destinations.items() if profile.rejection_notes}
+    held: dict[str, list[VoidResult]] = {}
+    for one in void.results:
+        for destination in one.arrived_at & takes:
+            held.setdefault(destination, []).append(one)
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for destination, results in held.items():
+        alike.setdefault(tuple(one.id for one in results), []).append(destination)
+    notes = []
+    for destinations in alike.values():
+        results = held[destinations[0]]
+        reference = _reference(files, results)
+        if reference is None:
+            _log.error(
+                "results cannot be rejected: their files are gone; reject them at the destination",
+                study_instance_uid=void.study_instance_uid,
+                destinations=destinations,
+            )
+            continue
+        note = rejection_note(
+            reference,
+            [RejectedObject(one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid) for one in results],
+            why,
+            sentence=sentence,
+            series_number=configuration.results.series_number_base + REJECTION_SERIES,
+            at=void.since,
+        )
+        begin = decode_file_meta(note.content).length
+        file = files.store(
+            note.content[begin:],
+            file_meta=note.content[:begin],
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            folder=RESULTS,
+        )
+        notes.append(
+            ResultRecord(
+                role=REJECTION_ROLE,
+                sop_class_uid=KeyObjectSelectionDocumentStorage,
+                sop_instance_uid=note.sop_instance_uid,
+                series_instance_uid=note.series_instance_uid,
+                series_description=SERIES_DESCRIPTION,
+                path=file.path,
+                digest=file.digest,
+                size=file.size,
+                destinations=tuple(sorted(destinations)),
+            )
+        )
+    return notes
+
+
+def _reference(files: InstanceFiles, results: list[VoidResult]) -> Dataset | None:
+    for one in results:
+        try:
+            return dcmread(files.absolute(one.path), stop_before_pixels=True)
+        except (OSError, InvalidDicomError):
+            continue
+    return None

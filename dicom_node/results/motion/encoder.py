@@ -1,0 +1,47 @@
+"""From what was found of motion to the parts of the results."""
+
+from __future__ import annotations
+
+from dicom_node.results.motion.groups import motion_part
+from dicom_node.results.motion.keyframes import KEYFRAMES, keyframe_selections
+from dicom_node.results.motion.pages import motion_page, motion_text
+from dicom_node.results.parts import EncodingRequest, Parts, SummaryPart
+from pipelines.cine.stack import CineStack, View
+from pipelines.motion.findings import CardiacMotion
+
+__all__ = ["encode"]
+
+
+def encode(request: EncodingRequest) -> Parts:
+    """Encode keyframes and strain."""
+    found = request.found.findings[CardiacMotion]
+    stacks = _stacks(request, found)
+    selections = keyframe_selections(request.context, found.keyframes, stacks)
+    part = motion_part(request.context, found, stacks)
+    return Parts(
+        report=lambda _variant: part,
+        objects=tuple(request.object(KEYFRAMES, dataset, sources) for dataset, sources in selections),
+        summary=SummaryPart(
+            stacks=tuple(stacks.values()),
+            pages=lambda theme: [motion_page(theme, found)],
+            text=motion_text(found),
+        ),
+        key_numbers=_key_numbers(found),
+    )
+
+
+def _stacks(request: EncodingRequest, found: CardiacMotion) -> dict[View, CineStack]:
+    """The stack that the keyframes of each view count on."""
+    stacks: dict[View, CineStack] = {}
+    for view in (entry.view for entry in found.keyframes.views):
+        stack = request.study.short_axis if view is View.SAX else None
+        stack = stack or next((each for each in request.study.stacks if each.view is view), None)
+        if stack is None:
+            raise ValueError(f"keyframes of {view} without a stack of it")
+        stacks[view] = stack
+    return stacks
+
+
+def _key_numbers(found: CardiacMotion) -> tuple[str, ...]:
+    said = [f"{curve.component} {curve.peak_percent:.1f} %" for curve in found.strain.curves()]
+    return (f"Peak global strain: {', '.join(said)}.",)

@@ -1,0 +1,263 @@
+"""The long-axis network against phantoms that it has not seen, and against fitted surfaces of one real subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.cine.assemble import assemble
+from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
+from pipelines.evaluation.external import AnnotationError, cut_surface, fill_segments, read_surface
+from pipelines.evaluation.segmentation import dice
+from pipelines.long_axis.annulus import annulus_points, apex_points
+from pipelines.long_axis.findings import LongAxisLabel, Valve
+from pipelines.long_axis.measure import read_view
+from pipelines.long_axis.valve_plane import ValvePlanes, valve_planes
+from pipelines.models.registry import PACKAGED
+from pipelines.phantom.heart import LID_TILT
+from pipelines.phantom.study import CineAcquisition, PhantomStudy, simulate
+from pipelines.training.long_axis import view_recipe
+
+__all__ = ["PhantomViews", "SurfaceViews", "compare_with_phantoms", "compare_with_surfaces", "open_cut"]
+
+_CLOSED_BY = {"LV": LongAxisLabel.LV, "RV": LongAxisLabel.RV}
+
+
+@dataclass(frozen=True, slots=True)
+class PhantomViews:
+    """Figures over phantoms; Dice over all phases of a view, distances in mm over all phases.
+
+    ``mitral_mm`` and ``tricuspid_mm`` are distances along the long axis between the fitted valve plane and the true one
+    at the middle of the annulus; ``apex_mm`` between endocardial apices found and true labels give.
+    """
+
+    phantoms: int
+    first_seed: int
+    dice: dict[str, dict[str, float]]
+    """By view and label."""
+    mitral_mm: float
+    mitral_bias_mm: float
+    mitral_worst_mm: float
+    tricuspid_mm: float | None
+    apex_mm: float
+    annulus_missed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SurfaceViews:
+    """One subject with fitted surfaces: Dice of the cavities over all phases and distance of the mitral plane."""
+
+    dice: dict[str, dict[str, float]]
+    mitral_mm: dict[str, float]
+    """By view: mean distance of the annulus points to the rim of the fitted endocardium, mm."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def _stack_of(cine: CineAcquisition) -> CineStack:
+    source = FrameSource("", "", "", None, None, None)
+    return CineStack(
+        view=cine.view,
+        pixels=cine.pixels.astype(np.float32),
+        geometry=cine.geometry,
+        sources=((source,),) * len(cine.pixels),
+        trigger_times=cine.trigger_times,
+        rr_intervals=cine.rr_intervals,
+        frame_of_reference_uid="2.25.1",
+    )
+
+
+def _true_labels(cine: CineAcquisition) -> NDArray[np.uint8]:
+    atria, labels = cine.atria[:, 0], cine.labels[:, 0]
+    return np.where((atria > 0) & (labels == 0), atria + LongAxisLabel.LA - 1, labels).astype(np.uint8)
+
+
+def _true_lids(study: PhantomStudy) -> NDArray[np.float64]:
+    return np.array([state.lid for state in study.states])
+
+
+def _plane_error(study: PhantomStudy, planes: ValvePlanes) -> NDArray[np.float64]:
+    """Height of the fitted plane over the true one at the middle of the annulus, (T,), mm, towards the atrium."""
+    local = study.heart.to_heart(planes.points)
+    return local[:, 2] - (_true_lids(study) + LID_TILT * local[:, 0])
+
+
+def compare_with_phantoms(
+    count: int,
+    first_seed: int,
+    *,
+    models: Path = PACKAGED,
+    phases: int = 20,
+    report: Callable[[int, int], None] | None = None,
+) -> PhantomViews:
+    """Read the long-axis views of phantoms and compare with what is true.
+
+    Parameters
+    ----------
+    first_seed : int
+        Of phantoms that the network has not been trained on.
+    """
+    from dataclasses import replace
+
+    overlaps: dict[str, dict[str, list[float]]] = {}
+    mitral: list[NDArray[np.float64]] = []
+    tricuspid: list[NDArray[np.float64]] = []
+    apices: list[float] = []
+    missed = 0
+    for index in range(count):
+        study = simulate(replace(view_recipe(first_seed + index), phases=phases), workers=1)
+        centre = study.heart.to_patient(np.array([0.0, 0.0, 0.55 * study.heart.lv.length]))
+        views = []
+        for cine in study.cines[1:]:
+            view = read_view(_stack_of(cine), centre, models=models)
+            views.append(view)
+            truth = _true_labels(cine)
+            of_view = overlaps.setdefault(str(cine.view), {})
+            for label in LongAxisLabel:
+                if label is not LongAxisLabel.BACKGROUND and (truth == label).sum() > 40 * len(truth):
+                    of_view.setdefault(label.name, []).append(dice(view.labels == label, truth == label))
+            true_mitral = annulus_points(truth, cine.geometry, Valve.MITRAL)
+            if true_mitral is not None and np.isfinite(view.apex).all():
+                true_apex = apex_points(truth, cine.geometry, true_mitral)
+                apices.append(float(np.linalg.norm(view.apex - true_apex, axis=1).mean()))
+        for valve, errors in ((Valve.MITRAL, mitral), (Valve.TRICUSPID, tricuspid)):
+            planes = valve_planes(views, valve, study.heart.axes[2], phases)
+            if planes is None:
+                missed += valve is Valve.MITRAL
+            else:
+                errors.append(_plane_error(study, planes))
+        if report is not None:
+            report(index + 1, count)
+    errors_mm = np.concatenate(mitral)
+    return PhantomViews(
+        phantoms=count,
+        first_seed=first_seed,
+        dice={
+            view: {label: float(np.mean(values)) for label, values in labels.items()}
+            for view, labels in overlaps.items()
+        },
+        mitral_mm=float(np.abs(errors_mm).mean()),
+        mitral_bias_mm=float(errors_mm.mean()),
+        mitral_worst_mm=float(np.abs(errors_mm).max()),
+        tricuspid_mm=float(np.abs(np.concatenate(tricuspid)).mean()) if tricuspid else None,
+        apex_mm=float(np.mean(apices)),
+        annulus_missed=missed,
+    )
+
+
+def open_cut(
+    points: NDArray[np.float64], triangles: NDArray[np.int64], geometry: StackGeometry
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Cut a surface that is open at its base with a plane, and close the curve across its open end.
+
+    Returns
+    -------
+    segments : (N, 2, 2) float64
+        From (row, column) to (row, column), pixels; the closing one last.
+    rim : (2, 2) float64
+        The two ends that were closed.
+    """
+    offset = points - geometry.positions[0]
+    height = offset @ geometry.normal + 1e-9
+    place = np.stack(
+        [
+            offset @ geometry.column_direction / geometry.pixel_spacing[0],
+            offset @ geometry.row_direction / geometry.pixel_spacing[1],
+        ],
+        axis=1,
+    )
+    above = height[triangles] > 0
+    cut = triangles[(above.sum(1) == 1) | (above.sum(1) == 2)]
+    if not len(cut):
+        return None
+    edges = cut[:, [[0, 1], [1, 2], [2, 0]]]
+    crosses = (height[edges[..., 0]] > 0) != (height[edges[..., 1]] > 0)
+    crossed = np.sort(edges[crosses].reshape(-1, 2, 2), axis=2)
+    flat = crossed.reshape(-1, 2)
+    names, uses = np.unique(flat, axis=0, return_counts=True)
+    ends = names[uses == 1]
+    if len(ends) != 2:
+        return None
+
+    def at(edge: NDArray[np.int64]) -> NDArray[np.float64]:
+        first, second = edge[..., 0], edge[..., 1]
+        share = height[first] / (height[first] - height[second])
+        result: NDArray[np.float64] = place[first] + share[..., None] * (place[second] - place[first])
+        return result
+
+    rim = at(ends)
+    return np.concatenate([at(crossed), rim[None]]), rim
+
+
+def compare_with_surfaces(subject: Path, *, models: Path = PACKAGED) -> SurfaceViews:
+    """Read the 2CH, 3CH and 4CH views of a subject with fitted endocardial surfaces of every phase.
+
+    Raises
+    ------
+    AnnotationError
+        Surfaces are missing or not one a phase, or the subject has no long-axis view.
+    """
+    studies = assemble(sorted(path for path in (subject / "dicom").rglob("*") if path.is_file()))
+    stacks = [
+        stack
+        for study in studies
+        for stack in study.stacks
+        if stack.view in (View.LAX_2CH, View.LAX_3CH, View.LAX_4CH) and stack.slices == 1
+    ]
+    if not stacks:
+        raise AnnotationError(f"{subject} has no long-axis view")
+    overlaps: dict[str, dict[str, float]] = {}
+    rims: dict[str, float] = {}
+    for number, stack in enumerate(stacks):
+        surfaces = {name: _surfaces(subject, name, stack.phases) for name in _CLOSED_BY}
+        centre = surfaces["LV"][0][0].mean(axis=0)
+        view = read_view(stack, centre, models=models)
+        name = f"{stack.view} {number + 1}"
+        overlaps[name] = {}
+        shape = (stack.pixels.shape[2], stack.pixels.shape[3])
+        distances: list[float] = []
+        for chamber, label in _CLOSED_BY.items():
+            both, total = 0, 0
+            for phase, surface in enumerate(surfaces[chamber]):
+                found = view.labels[phase] == label
+                if (opened := open_cut(*surface, stack.geometry)) is not None:
+                    segments, rim = opened
+                    if chamber == "LV" and Valve.MITRAL in view.annuli:
+                        distances += _rim_distances(rim, view.annuli[Valve.MITRAL][phase], stack.geometry)
+                elif (closed := cut_surface(*surface, stack.geometry, 0)) is not None:
+                    segments = closed
+                else:
+                    continue
+                truth = fill_segments(segments, shape)
+                both += 2 * int((found & truth).sum())
+                total += int(found.sum()) + int(truth.sum())
+            if total:
+                overlaps[name][chamber] = both / total
+        if distances:
+            rims[name] = float(np.mean(distances))
+    return SurfaceViews(overlaps, rims)
+
+
+def _rim_distances(rim: NDArray[np.float64], annulus: NDArray[np.float64], geometry: StackGeometry) -> list[float]:
+    truth = geometry.to_patient(0.0, rim[:, 0], rim[:, 1])
+    straight = np.linalg.norm(annulus - truth, axis=1)
+    crossed = np.linalg.norm(annulus - truth[::-1], axis=1)
+    return list(min(straight, crossed, key=lambda pair: float(pair.sum())))
+
+
+def _surfaces(subject: Path, name: str, phases: int) -> Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    paths = sorted((subject / "meshes").glob(f"*_{name}_ENDOCARDIAL_*.vtk"))
+    if len(paths) != phases:
+        raise AnnotationError(f"{subject / 'meshes'} has {len(paths)} {name} surfaces, the view {phases} phases")
+    return [read_surface(path) for path in paths]

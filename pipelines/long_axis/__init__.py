@@ -1,0 +1,1 @@
+"""Long-axis cine: chambers, valve annuli and apex on every phase."""

@@ -1,0 +1,118 @@
+"""What is found on long-axis cine."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.cine.stack import CineStack, View
+from pipelines.models.identity import ModelIdentity
+
+__all__ = ["LongAxisLabel", "LongAxisView", "LongAxisViews", "Valve"]
+
+
+class LongAxisLabel(enum.IntEnum):
+    """Pixel labels of long-axis views."""
+
+    BACKGROUND = 0
+    LV = 1
+    MYO = 2
+    RV = 3
+    LA = 4
+    RA = 5
+
+
+class Valve(enum.StrEnum):
+    """Atrioventricular valve whose annulus is followed."""
+
+    MITRAL = "mitral"
+    TRICUSPID = "tricuspid"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LongAxisView:
+    """One long-axis view, segmented.
+
+    Attributes
+    ----------
+    stack : CineStack
+        One slice, T phases.
+    labels : (T, R, C) uint8
+        Values of :class:`LongAxisLabel`.
+    agreement : (T,) float32
+        Mean Dice between the members of the test-time ensemble and their consensus.
+    annuli : mapping of Valve to (T, 2, 3) float64
+        Patient coordinates (LPS, mm) of the two points where the annulus crosses the plane, the same wall first in
+        every phase; only the valves that this view shows.
+    apex : (T, 3) float64
+        Endocardial apex of the left ventricle, patient coordinates, mm.
+    """
+
+    view: View
+    stack: CineStack
+    labels: NDArray[np.uint8]
+    agreement: NDArray[np.float32]
+    annuli: dict[Valve, NDArray[np.float64]]
+    apex: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LongAxisViews:
+    """All long-axis views of a study that could be read."""
+
+    views: tuple[LongAxisView, ...]
+    models: tuple[ModelIdentity, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AtrialFunction:
+    """Left atrium over the cycle.
+
+    Attributes
+    ----------
+    volume_ml : (T,) float64
+        Area–length volume of the left atrium.
+    strain_percent : (T,) float64
+        Change of the length of the atrial wall, annulus to annulus, relative to end diastole.
+    maximum_ml, minimum_ml : float
+    reservoir_percent, conduit_percent, booster_percent : float
+        Strain in the three phases; conduit = reservoir − booster.
+    views : tuple of View
+        What it was measured on: 2CH and 4CH (biplane), or one of them.
+    """
+
+    volume_ml: NDArray[np.float64]
+    strain_percent: NDArray[np.float64]
+    maximum_ml: float
+    minimum_ml: float
+    reservoir_percent: float
+    conduit_percent: float
+    booster_percent: float
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LongAxisFunction:
+    """What long-axis cine says of the heart.
+
+    Attributes
+    ----------
+    excursion_mm : mapping of Valve to (T,) float64
+        Descent of the middle of the annulus towards the apex since end diastole, mean over the views that show it.
+    plane_excursion_mm : mapping of Valve to float
+        Largest descent: MAPSE and TAPSE of the plane.
+    atrium : AtrialFunction or None
+        ``None`` where no view shows the whole left atrium.
+    views : tuple of View
+    agreement : float
+        Mean over views and phases of the agreement of the test-time ensemble.
+    """
+
+    excursion_mm: dict[Valve, NDArray[np.float64]]
+    plane_excursion_mm: dict[Valve, float]
+    atrium: AtrialFunction | None
+    views: tuple[View, ...]
+    agreement: float

@@ -1,0 +1,163 @@
+"""Segmentation of one long-axis view on every phase."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipelines.cine.stack import CineStack
+from pipelines.long_axis.findings import LongAxisLabel
+from pipelines.long_axis.grid import FIELD_MM
+from pipelines.models.registry import PACKAGED
+from pipelines.segmentation.grid import Square, intensity_window, sample_image, sample_square, scale_intensity
+from pipelines.segmentation.parallel import each
+from pipelines.segmentation.segment import smooth_in_time
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipelines.models.registry import LoadedModel
+
+__all__ = ["MODEL", "segment_view"]
+
+MODEL = "long-axis-segmentation"
+_BATCH = 8
+_TURNS = ((0, False), (1, True))
+"""Members of the test-time ensemble: quarter turns, then whether to mirror."""
+_LEFT = (LongAxisLabel.LV, LongAxisLabel.MYO)
+
+
+def segment_view(
+    stack: CineStack, centre: NDArray[np.float64] | None, device: str = "cpu", models: Path = PACKAGED
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Label ventricles, myocardium and atria of a long-axis view.
+
+    Parameters
+    ----------
+    stack : CineStack
+        One slice.
+    centre : (3,) float64 or None
+        Centre of the left ventricle, patient coordinates (LPS, mm), as the short axis tells it; ``None`` looks at the
+        middle of the image.
+
+    Returns
+    -------
+    labels : (T, R, C) uint8
+        Values of :class:`LongAxisLabel`.
+    agreement : (T,) float32
+        Mean Dice between the members of the ensemble and their consensus.
+
+    Raises
+    ------
+    ModelUnavailable
+        The network is not installed.
+    """
+    import torch
+
+    from pipelines.models.registry import loaded_model
+
+    model = loaded_model(MODEL, device, models)
+    pixels = np.ascontiguousarray(stack.pixels[:, 0])
+    spacing = stack.geometry.pixel_spacing
+    square = _square(stack, centre)
+    with torch.inference_mode():
+        crops = sample_square(torch.from_numpy(pixels)[None], spacing, square, model.card.input.size)[0]
+        crops = scale_intensity(crops, intensity_window(pixels))
+        mean, members = _probabilities(crops, model)
+        consensus = mean.argmax(1).astype(np.uint8)
+        agreement = _agreement(members, consensus)
+        smooth = smooth_in_time(mean, cyclic=stack.retrospective)
+        rows, columns = pixels.shape[1:]
+        native = sample_image(torch.from_numpy(smooth), spacing, square, (0, rows), (0, columns)).argmax(1).numpy()
+    labels = native.astype(np.uint8)
+    labels[:, ~_inside(square, spacing, (rows, columns))] = LongAxisLabel.BACKGROUND
+    return np.stack([keep_plausible(phase) for phase in labels]), agreement
+
+
+def _square(stack: CineStack, centre: NDArray[np.float64] | None) -> Square:
+    spacing = stack.geometry.pixel_spacing
+    rows, columns = stack.pixels.shape[2:]
+    if centre is None:
+        return Square((rows - 1) / 2 * spacing[0], (columns - 1) / 2 * spacing[1], FIELD_MM)
+    offset = centre - stack.geometry.positions[0]
+    return Square(
+        float(offset @ stack.geometry.column_direction), float(offset @ stack.geometry.row_direction), FIELD_MM
+    )
+
+
+def _inside(square: Square, spacing: tuple[float, float], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    half = square.field_mm / 2
+    rows = np.abs(np.arange(shape[0]) * spacing[0] - square.row_mm) <= half
+    columns = np.abs(np.arange(shape[1]) * spacing[1] - square.column_mm) <= half
+    return rows[:, None] & columns[None, :]
+
+
+def _probabilities(crops: torch.Tensor, model: LoadedModel) -> tuple[NDArray[np.float32], list[NDArray[np.uint8]]]:
+    """Mean probability (T, L, n, n) of the ensemble over crops (T, n, n), and the labels of each member."""
+    import torch
+
+    phases, size, _ = crops.shape
+    around = torch.arange(phases)
+    inputs = 2 * torch.stack([crops[(around - 1) % phases], crops, crops[(around + 1) % phases]], dim=1) - 1
+    mean = np.zeros((phases, len(LongAxisLabel), size, size), dtype=np.float32)
+    members = [np.empty((phases, size, size), dtype=np.uint8) for _ in _TURNS]
+    # Weighted cross-entropy is least for probabilities that are too large by the weights.
+    excess = torch.tensor(model.card.label_weights).view(1, -1, 1, 1)
+
+    def run(start: int) -> None:
+        batch = inputs[start : start + _BATCH]
+        for (quarter, mirror), labels in zip(_TURNS, members, strict=True):
+            turned = torch.rot90(batch, quarter, (2, 3))
+            turned = (turned.flip(3) if mirror else turned).contiguous(memory_format=torch.channels_last)
+            seen = model.probabilities(turned) / excess
+            seen = seen / seen.sum(1, keepdim=True)
+            output = torch.rot90(seen.flip(3) if mirror else seen, -quarter, (2, 3)).contiguous().numpy()
+            mean[start : start + _BATCH] += output / len(_TURNS)
+            labels[start : start + _BATCH] = output.argmax(1)
+
+    each(run, range(0, phases, _BATCH))
+    return mean, members
+
+
+def _agreement(members: list[NDArray[np.uint8]], consensus: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Mean Dice (T,) between members and consensus over the labels that either has."""
+    total, count = np.zeros(len(consensus)), np.zeros(len(consensus))
+    for member in members:
+        for label in LongAxisLabel:
+            if label is LongAxisLabel.BACKGROUND:
+                continue
+            first, second = member == label, consensus == label
+            areas = first.sum((1, 2)) + second.sum((1, 2))
+            total += np.divide(2 * (first & second).sum((1, 2)), areas, out=np.zeros(len(areas)), where=areas > 0)
+            count += areas > 0
+    return np.where(count > 0, total / np.maximum(count, 1), 1.0).astype(np.float32)
+
+
+def keep_plausible(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """One body of each chamber, (R, C): the left ventricle with its wall first, then what lies against it."""
+    left = _largest(np.isin(labels, _LEFT))
+    result = np.where(left, labels, np.uint8(LongAxisLabel.BACKGROUND))
+    near = ndimage.binary_dilation(left, iterations=4)
+    for label in (LongAxisLabel.RV, LongAxisLabel.LA, LongAxisLabel.RA):
+        bodies, count = ndimage.label(labels == label)
+        if count == 0:
+            continue
+        sizes = np.bincount(bodies.ravel(), minlength=count + 1)[1:]
+        touching = np.unique(bodies[near])
+        touching = touching[touching > 0]
+        kept = 1 + int(np.argmax(sizes))
+        if touching.size and label is not LongAxisLabel.RA:
+            kept = int(touching[np.argmax(sizes[touching - 1])])
+        result[bodies == kept] = label
+    return result.astype(np.uint8)
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    bodies, count = ndimage.label(mask)
+    if count == 0:
+        return mask
+    return bodies == 1 + int(np.argmax(np.bincount(bodies.ravel())[1:]))

@@ -1,0 +1,1 @@
+"""Motion of the heart on cine MR: registration, keyframes, strain."""

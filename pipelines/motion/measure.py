@@ -1,0 +1,169 @@
+"""Keyframes and strain of a study from its motion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.cine.stack import CineStack, CineStudy, View
+from pipelines.errors import AnalysisRefused, RefusalReason
+from pipelines.function.curves import phase_times_ms
+from pipelines.function.segments import segment_map
+from pipelines.function.slices import MYOCARDIAL_RING_MIN, SliceMeasures
+from pipelines.motion.crop import SIDE_MM, centre_of_ventricle
+from pipelines.motion.findings import CardiacMotion, Keyframe, MotionKeyframes, ViewKeyframes
+from pipelines.motion.keyframes import PHASES_MIN, find_keyframes, motion_descriptor
+from pipelines.motion.strain import LongAxisTrack, Timing, measure_strain, track_line, track_rings
+from pipelines.motion.track import LONG_AXIS_VIEWS, CineMotion, ViewMotion, follow_cycle, follow_from
+from pipelines.motion.wall import long_axis_lines
+
+if TYPE_CHECKING:
+    from pipelines.models.registry import LoadedModel
+
+__all__ = ["follow_study", "keyframes_of", "measure_motion"]
+
+KEYFRAME_VIEWS = (View.SAX, View.LAX_4CH)
+
+
+def follow_study(study: CineStudy, short_axis: CineStack, slices: SliceMeasures, model: LoadedModel) -> CineMotion:
+    """Motion between consecutive frames of the short axis and of the first stack of each long-axis view.
+
+    Raises
+    ------
+    AnalysisRefused
+        The phases are too few or do not span the cycle, or there is no left ventricle.
+    """
+    if short_axis.phases < PHASES_MIN:
+        sentence = f"The short-axis cine has {short_axis.phases} phases; {PHASES_MIN} are needed to follow motion."
+        raise AnalysisRefused(RefusalReason.TOO_FEW_PHASES, sentence)
+    if not short_axis.retrospective:
+        sentence = "The short-axis cine does not span the cardiac cycle: its motion cannot be followed around it."
+        raise AnalysisRefused(RefusalReason.TOO_FEW_PHASES, sentence)
+    centre = centre_of_ventricle(slices.labels, short_axis.geometry)
+    if centre is None:
+        raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, "No left ventricle was found in the short-axis stack.")
+    chosen = {}
+    for stack in study.stacks:
+        whole = stack.retrospective and stack.phases >= PHASES_MIN
+        if (
+            whole
+            and stack.view in LONG_AXIS_VIEWS
+            and stack.frame_of_reference_uid == short_axis.frame_of_reference_uid
+        ):
+            chosen.setdefault(stack.view, stack)
+    long_axis = tuple(follow_cycle(chosen[view], centre, model) for view in LONG_AXIS_VIEWS if view in chosen)
+    return CineMotion(follow_cycle(short_axis, centre, model), long_axis, (model.identity,))
+
+
+def keyframes_of(motion: CineMotion) -> MotionKeyframes:
+    """The five keyframes of the short axis and of 4CH.
+
+    Raises
+    ------
+    AnalysisRefused
+        The short axis neither contracts nor relaxes.
+    """
+    found = []
+    for view in KEYFRAME_VIEWS:
+        part = motion.view(view)
+        entry = None if part is None else _keyframes(part)
+        if entry is not None:
+            found.append(entry)
+    if not found or found[0].view is not View.SAX:
+        sentence = "The motion of the short axis shows no contraction and relaxation: keyframes cannot be told."
+        raise AnalysisRefused(RefusalReason.QUALITY_TOO_LOW, sentence)
+    return MotionKeyframes(tuple(found), "motion descriptor of Koehler et al. from learned registration of the frames")
+
+
+def _keyframes(motion: ViewMotion) -> ViewKeyframes | None:
+    descriptor = motion_descriptor(motion.displacement, SIDE_MM)
+    moments = find_keyframes(descriptor.direction)
+    if moments is None:
+        return None
+    times, _ = phase_times_ms(motion.stack)
+    phases = {Keyframe(name): frame for name, frame in moments.frames(motion.stack.phases).items()}
+    return ViewKeyframes(
+        motion.stack.view, phases, {name: float(times[frame]) for name, frame in phases.items()}, descriptor
+    )
+
+
+def measure_motion(
+    motion: CineMotion, keyframes: MotionKeyframes, slices: SliceMeasures, model: LoadedModel
+) -> CardiacMotion:
+    """Strain of the left ventricle, with what says how far to trust it.
+
+    Raises
+    ------
+    AnalysisRefused
+        No slice shows the whole ring of the wall at end diastole.
+    """
+    stack = motion.short_axis.stack
+    frames = keyframes.views[0].phases
+    reference = frames[Keyframe.END_DIASTOLE]
+    followed = follow_from(motion.short_axis, reference, model)
+    whole = slices.counted[reference] & (np.nan_to_num(slices.ring[reference]) >= MYOCARDIAL_RING_MIN)
+    rings = track_rings(
+        slices.labels,
+        stack.geometry,
+        followed.displacement,
+        motion.short_axis.square,
+        reference,
+        whole,
+        base_first=slices.base_first,
+    )
+    if rings is None:
+        sentence = "No short-axis slice shows the whole wall of the left ventricle at end diastole."
+        raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, sentence)
+    lines: list[LongAxisTrack] = []
+    for view in motion.long_axis:
+        lines += _lines(view, stack, slices, whole, reference, model)
+    times, period = phase_times_ms(stack)
+    strain = measure_strain(
+        rings,
+        lines,
+        segment_map(stack, slices, reference),
+        Timing(times, period, reference, frames[Keyframe.END_SYSTOLE]),
+        stack.geometry,
+        base_first=slices.base_first,
+    )
+    return CardiacMotion(
+        keyframes=keyframes,
+        strain=strain,
+        disagreement_mm=_rms(followed.disagreement_mm),
+        closure_mm=_rms(followed.closure_mm),
+        folded_percent=100 * followed.folded,
+        models=motion.models,
+    )
+
+
+def _lines(
+    view: ViewMotion,
+    stack: CineStack,
+    slices: SliceMeasures,
+    whole: NDArray[np.bool_],
+    reference: int,
+    model: LoadedModel,
+) -> list[LongAxisTrack]:
+    own = round(reference * view.stack.phases / stack.phases) % view.stack.phases
+    found = long_axis_lines(slices.labels[reference], stack.geometry, whole, view.stack.geometry)
+    if not found:
+        return []
+    followed = follow_from(view, own, model)
+    return [
+        track_line(
+            line,
+            view.stack.geometry,
+            view.square,
+            followed.displacement[:, 0],
+            followed.composed[:, 0],
+            stack.geometry.normal,
+            stack.phases,
+        )
+        for line in found
+    ]
+
+
+def _rms(values: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))

@@ -1,0 +1,246 @@
+"""Results that became void: by a later version of their study, or because somebody deleted it.
+
+What was not sent is not sent any more. What reached a destination is rejected there by a note (IHE RAD, Imaging Object
+Change Management), a result object of its own that is delivered like any other.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from sqlalchemy import Table, exists, select
+from sqlalchemy.orm import Session, aliased, selectinload
+
+from storage.deliveries import dismiss
+from storage.jobs import ResultRecord
+from storage.ledger import Ledger, insert_if_absent, record_event
+from storage.schema import DeliveryRow, DeliveryState, JobRow, JobState, ResultRow, StudyRow
+
+__all__ = [
+    "REJECTION_ROLE",
+    "VoidResult",
+    "VoidSet",
+    "reject",
+    "results_of_study",
+    "superseded_sets",
+]
+
+REJECTION_ROLE = "rejection-note"
+_GOING_OUT = (DeliveryState.SENDING, DeliveryState.AWAITING_COMMITMENT)
+_UNSENT = (DeliveryState.QUEUED, DeliveryState.DEAD)
+
+
+@dataclass(frozen=True, slots=True)
+class VoidResult:
+    """One result that is void and that no note names yet."""
+
+    id: int
+    role: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    path: str
+    """Relative to the storage directory."""
+    present: bool
+    """Whether its file is still there."""
+    arrived_at: frozenset[str]
+    """Destinations that said that they stored it, whether or not they committed to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoidSet:
+    """Results of one study that became void together."""
+
+    study_instance_uid: str
+    job_id: int
+    """Whose results stand in for them; or, where nothing does, the last that the study had."""
+    study_version: int
+    since: dt.datetime
+    """When they became void."""
+    results: tuple[VoidResult, ...]
+
+
+def superseded_sets(ledger: Ledger) -> tuple[VoidSet, ...]:
+    """Results of jobs for which a later job of the same study, route and package has succeeded.
+
+    What is being sent or waits for commitment is left for the next look, with all that became void with it.
+    """
+    earlier, later = aliased(JobRow), aliased(JobRow)
+    comes_after = (later.study_version > earlier.study_version) | (
+        (later.study_version == earlier.study_version) & (later.revision > earlier.revision)
+    )
+    again = exists().where(
+        JobRow.study_id == StudyRow.id,
+        JobRow.state == JobState.SUCCEEDED,
+        (JobRow.study_version > 1) | (JobRow.revision > 0),
+    )
+    with ledger.reading() as session:
+        # Of the studies that are present, few beside all that the ledger remembers, those that came more than once.
+        studies = session.scalars(select(StudyRow.id).where(StudyRow.removed_at.is_(None), again)).all()
+        rows = session.execute(
+            select(ResultRow.id, later)
+            .join(earlier, earlier.id == ResultRow.job_id)
+            .join(
+                later,
+                (later.study_id == earlier.study_id)
+                & (later.route == earlier.route)
+                & (later.package == earlier.package),
+            )
+            .where(
+                earlier.study_id.in_(studies),
+                ResultRow.rejected_at.is_(None),
+                ResultRow.role != REJECTION_ROLE,
+                comes_after,
+            )
+            .order_by(later.study_version, later.revision)
+        )
+        # The last row of each result names the latest of the jobs that came after it.
+        latest: dict[int, JobRow] = {result_id: job for result_id, job in rows if job.state is JobState.SUCCEEDED}
+        by_job: dict[int, tuple[JobRow, list[int]]] = {}
+        for result_id, job in latest.items():
+            by_job.setdefault(job.id, (job, []))[1].append(result_id)
+        sets = (_void_set(session, job, ids) for job, ids in by_job.values())
+        return tuple(one for one in sets if one is not None)
+
+
+def results_of_study(ledger: Ledger, study_instance_uid: str, *, now: dt.datetime) -> VoidSet | None:
+    """All results of a study that no note names yet, to be made void together; ``None`` when it never had a job."""
+    with ledger.reading() as session:
+        job = session.scalars(
+            select(JobRow)
+            .join(StudyRow, StudyRow.id == JobRow.study_id)
+            .where(StudyRow.study_instance_uid == study_instance_uid)
+            .order_by(JobRow.id.desc())
+            .limit(1)
+        ).one_or_none()
+        if job is None:
+            return None
+        ids = session.scalars(
+            select(ResultRow.id)
+            .join(JobRow, JobRow.id == ResultRow.job_id)
+            .where(JobRow.study_id == job.study_id, ResultRow.rejected_at.is_(None), ResultRow.role != REJECTION_ROLE)
+        ).all()
+        results = _results(session, ids)
+        return VoidSet(job.study.study_instance_uid, job.id, job.study_version, now, tuple(map(_void, results)))
+
+
+def reject(
+    ledger: Ledger, void: VoidSet, notes: Sequence[ResultRecord], *, reason: str, by: str, now: dt.datetime
+) -> bool:
+    """Record notes whose files are on disk, dismiss what of the set was not sent, and queue the notes.
+
+    Parameters
+    ----------
+    reason
+        For the record of the deliveries that are dismissed.
+    by
+        Who made them void.
+
+    Returns
+    -------
+    bool
+        False, and nothing done, when one of the results has come under way to a destination meanwhile.
+    """
+    with ledger.transaction() as session:
+        rows = session.scalars(
+            select(ResultRow)
+            .where(ResultRow.id.in_([one.id for one in void.results]), ResultRow.rejected_at.is_(None))
+            .order_by(ResultRow.id)
+            .with_for_update(of=ResultRow)
+        ).all()
+        deliveries = session.scalars(
+            select(DeliveryRow)
+            .where(DeliveryRow.result_id.in_([row.id for row in rows]))
+            .order_by(DeliveryRow.id)
+            .with_for_update(of=DeliveryRow)
+        ).all()
+        arrived = {(row.result_id, row.destination) for row in deliveries if row.sent_at is not None}
+        seen = {(one.id, destination) for one in void.results for destination in one.arrived_at}
+        if arrived != seen or any(row.state in _GOING_OUT for row in deliveries):
+            return False
+        for delivery in deliveries:
+            if delivery.state in _UNSENT:
+                dismiss(session, delivery, reason=reason, by=by, now=now)
+        for row in rows:
+            row.rejected_at = now
+        job = session.get_one(JobRow, void.job_id)
+        for note in notes:
+            _add_note(session, job, note, now)
+        record_event(
+            session,
+            "results rejected",
+            f"job {job.id}",
+            at=now,
+            correlation_id=job.correlation_id,
+            study_id=job.study_id,
+            results=len(rows),
+            notes=[note.sop_instance_uid for note in notes],
+            reason=reason,
+            by=by,
+        )
+        return True
+
+
+def _void_set(session: Session, job: JobRow, result_ids: Collection[int]) -> VoidSet | None:
+    results = _results(session, result_ids)
+    if any(delivery.state in _GOING_OUT for row in results for delivery in row.deliveries):
+        return None
+    since = job.ended_at or job.created_at
+    return VoidSet(job.study.study_instance_uid, job.id, job.study_version, since, tuple(map(_void, results)))
+
+
+def _results(session: Session, result_ids: Collection[int]) -> Sequence[ResultRow]:
+    return session.scalars(
+        select(ResultRow)
+        .where(ResultRow.id.in_(result_ids))
+        .order_by(ResultRow.id)
+        .options(selectinload(ResultRow.deliveries))
+    ).all()
+
+
+def _void(row: ResultRow) -> VoidResult:
+    return VoidResult(
+        id=row.id,
+        role=row.role,
+        sop_class_uid=row.sop_class_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        path=row.path,
+        present=row.removed_at is None,
+        arrived_at=frozenset(one.destination for one in row.deliveries if one.sent_at is not None),
+    )
+
+
+def _add_note(session: Session, job: JobRow, note: ResultRecord, now: dt.datetime) -> None:
+    insert_if_absent(
+        session,
+        cast(Table, ResultRow.__table__),
+        {
+            "job_id": job.id,
+            "role": note.role,
+            "sop_class_uid": note.sop_class_uid,
+            "sop_instance_uid": note.sop_instance_uid,
+            "series_instance_uid": note.series_instance_uid,
+            "series_description": note.series_description,
+            "path": note.path,
+            "digest": note.digest,
+            "size": note.size,
+        },
+    )
+    held = session.scalars(select(ResultRow).where(ResultRow.sop_instance_uid == note.sop_instance_uid)).one()
+    for destination in note.destinations:
+        insert_if_absent(
+            session,
+            cast(Table, DeliveryRow.__table__),
+            {
+                "result_id": held.id,
+                "destination": destination,
+                "state": DeliveryState.QUEUED,
+                "attempts": 0,
+                "created_at": now,
+                "due_at": now,
+            },
+        )

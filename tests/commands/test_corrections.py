@@ -1,0 +1,379 @@
+"""Corrections, deletions and losses, as an administrator meets them: what is held, what is told, what stays."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from deliver.results_due import overview
+from ledger_rows import DELIVERED, close_versions, route
+from network.objects import MR, encoded, mr_image
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from sqlalchemy import select
+
+from dicom_node import cli
+from dicom_node.config import Configuration
+from dicom_node.config_file import load_configuration
+from dicom_node.deliver.rejection import reject_superseded
+from dicom_node.network.file_meta import encode_file_meta
+from dicom_node.network.reception import InstanceReceiver, StoreRequest
+from dicom_node.network.room import Room
+from dicom_node.results.iod import iod_findings
+from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
+from storage.files import RESULTS, InstanceFiles
+from storage.identity import bind
+from storage.instances import close_association, open_association
+from storage.jobs import ResultRecord, claim_job, complete_job, create_jobs, study_contents
+from storage.ledger import Ledger, open_ledger, utc_now
+from storage.overview import quarantine_overviews, study_overviews
+from storage.retention import sweep_files
+from storage.schema import DeliveryState, EventRow, InstanceRow, JobState
+
+STUDY, SERIES = "1.2.3", "1.2.3.1"
+CONFIGURATION = """
+node: {ae_title: NODE, port: 11119}
+peers:
+  scanner: {ae_title: MR1, conflicts: replace}
+  other: {ae_title: MR2}
+  pacs: {ae_title: PACS, host: 127.0.0.1, port: 11118, may: [receive]}
+routes: {cine: {destinations: [pacs, plain]}}
+storage: {low_watermark_mb: 0, high_watermark_mb: 0}
+results:
+  destinations:
+    pacs: {peer: pacs}
+    plain: {peer: pacs, rejection_notes: false}
+audit: {file: audit.log}
+"""
+
+
+class Node:
+    """A node that does not run: its configuration, ledger and files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = folder / "config.yaml"
+        self.config.write_text(CONFIGURATION)
+        self.configuration: Configuration = load_configuration(self.config)
+        self.ledger: Ledger = open_ledger(self.configuration.storage.database)
+        self.files = InstanceFiles(self.configuration.storage.directory)
+        bind(self.ledger, self.files, now=utc_now())
+
+    def receive(self, *images: Dataset, sender: str = "MR1") -> list[int]:
+        room = Room(self.files.free_bytes, low_watermark_mb=0, high_watermark_mb=0)
+        receiver = InstanceReceiver(self.ledger, self.files, room, self.configuration.conflict_answer)
+        association = open_association(
+            self.ledger,
+            calling_ae_title=sender,
+            called_ae_title="NODE",
+            address="10.0.0.9",
+            at=utc_now(),
+            receiver="n/r",
+        )
+        statuses = [
+            receiver.receive(
+                StoreRequest(MR, str(one.SOPInstanceUID), str(one.file_meta.TransferSyntaxUID), association, sender),
+                (encoded(one),),
+            ).status
+            for one in images
+        ]
+        receiver.commit.close()
+        close_association(self.ledger, association, outcome="released", at=utc_now())
+        return statuses
+
+    def analyse(self, *, deliver: bool = True) -> None:
+        """Close a version, make one result of it, and deliver that to both destinations."""
+        created = create_jobs(
+            self.ledger, study_contents(self.ledger, STUDY), [route(series=(SERIES,))], reason="test", now=utc_now()
+        )
+        assert created
+        job = claim_job(self.ledger, "w", utc_now())
+        assert job is not None
+        source = dcmread(self.files.absolute(job.paths[0]))
+        result = mr_image(study=STUDY, series="1.2.3.900", seed=job.id)
+        for keyword in ("PatientID", "PatientName", "StudyDate", "StudyTime"):
+            setattr(result, keyword, source.get(keyword))
+        syntax = str(result.file_meta.TransferSyntaxUID)
+        meta = encode_file_meta(MR, str(result.SOPInstanceUID), syntax)
+        stored = self.files.store(encoded(result), file_meta=meta, transfer_syntax_uid=syntax, folder=RESULTS)
+        record = ResultRecord(
+            role="report",
+            sop_class_uid=MR,
+            sop_instance_uid=str(result.SOPInstanceUID),
+            series_instance_uid="1.2.3.900",
+            series_description="report",
+            path=stored.path,
+            digest=stored.digest,
+            size=stored.size,
+            destinations=("pacs", "plain"),
+        )
+        assert complete_job(self.ledger, job, [record], DELIVERED, now=utc_now())
+        close_versions(self.ledger, utc_now())
+        if deliver:
+            self.deliver()
+
+    def deliver(self) -> None:
+        for destination in ("pacs", "plain"):
+            claimed = claim_deliveries(self.ledger, destination, 99, "d", utc_now(), 60)
+            delivery_sent(self.ledger, [one.id for one in claimed], None, None, now=utc_now())
+
+    def patient_ids(self) -> set[str]:
+        with self.ledger.reading() as session:
+            paths = session.scalars(select(InstanceRow.path).where(InstanceRow.removed_at.is_(None))).all()
+        return {str(dcmread(self.files.absolute(path)).PatientID) for path in paths}
+
+    def events(self, kind: str) -> list[EventRow]:
+        with self.ledger.reading() as session:
+            return list(session.scalars(select(EventRow).where(EventRow.kind == kind)))
+
+    def notes(self) -> list[Dataset]:
+        roles = {one.sop_instance_uid: one for one in overview(self.ledger) if one.role == "rejection-note"}
+        paths = self.files.root.glob("results/*/*.dcm")
+        return [one for one in map(dcmread, sorted(paths)) if str(one.SOPInstanceUID) in roles]
+
+    def audit(self) -> str:
+        log = self.config.parent / "audit.log"
+        return log.read_text() if log.exists() else ""
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    one = Node(tmp_path)
+    yield one
+    one.ledger.close()
+
+
+@pytest.fixture
+def run(
+    node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., str]]:
+    def ran(*arguments: object, status: int = 0) -> str:
+        monkeypatch.setattr("sys.argv", ["dicom-node", *map(str, arguments), "--config", str(node.config)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert int(stopped.value.code or 0) == status, out + err
+        return out + err
+
+    yield ran
+    structlog.reset_defaults()
+
+
+def _images(count: int = 3) -> list[Dataset]:
+    return [mr_image(study=STUDY, series=SERIES, seed=seed) for seed in range(count)]
+
+
+def _corrected(images: list[Dataset], patient_id: str = "P2") -> list[Dataset]:
+    corrected = []
+    for one in images:
+        other = mr_image(study=STUDY, series=SERIES)
+        other.update(one)
+        other.file_meta = one.file_meta
+        other.PatientID = patient_id
+        corrected.append(other)
+    return corrected
+
+
+def test_a_corrected_patient_replaces_the_wrong_one_and_the_first_results_are_rejected(node: Node) -> None:
+    images = _images()
+    node.receive(*images)
+    node.analyse()
+    assert node.receive(*_corrected(images)) == [0x0000] * 3
+    assert node.patient_ids() == {"P2"}
+    assert [one.reason for one in quarantine_overviews(node.ledger)] == [
+        "replaced by other bytes under the same SOP Instance UID"
+    ] * 3
+    (study,) = study_overviews(node.ledger)
+    assert (study.instances, study.instances_waiting) == (3, 3)
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 0
+    node.analyse()
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 0
+    (note,) = node.notes()
+    first = overview(node.ledger)[0]
+    # Filed where the rejected results are: under the patient that was wrong.
+    assert (note.PatientID, note.StudyInstanceUID) == ("P1", STUDY)
+    assert note.ConceptNameCodeSequence[0].CodeValue == "113037"
+    (series,) = note.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert [item.ReferencedSOPInstanceUID for item in series.ReferencedSOPSequence] == [first.sop_instance_uid]
+    assert "version 2" in note.ContentSequence[0].TextValue
+    due = [one for one in overview(node.ledger) if one.role == "rejection-note"]
+    assert [(one.destination, one.state) for one in due] == [("pacs", DeliveryState.QUEUED)]
+
+
+def test_a_note_is_what_its_iod_says(node: Node, tmp_path: Path) -> None:
+    images = _images()
+    node.receive(*images)
+    node.analyse()
+    node.receive(*_corrected(images))
+    node.analyse()
+    reject_superseded(node.ledger, node.files, node.configuration, utc_now())
+    (path,) = (one for one in node.files.root.glob("results/*/*.dcm") if dcmread(one).get("Modality") == "KO")
+    findings = iod_findings(dcmread(path))
+    assert [one for one in findings if one.error and not one.inherited] == []
+
+
+def test_results_of_an_earlier_version_that_were_not_sent_are_not_sent_any_more(node: Node) -> None:
+    images = _images(6)
+    node.receive(*images[:3])
+    node.analyse(deliver=False)
+    node.receive(*images[3:])
+    node.analyse(deliver=False)
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    states = [one.state for one in overview(node.ledger)]
+    assert states == [DeliveryState.DISMISSED] * 2 + [DeliveryState.QUEUED] * 2
+    assert node.notes() == []
+
+
+def test_results_under_way_are_rejected_once_it_is_known_what_became_of_them(node: Node) -> None:
+    images = _images(6)
+    node.receive(*images[:3])
+    node.analyse(deliver=False)
+    (sending,) = claim_deliveries(node.ledger, "pacs", 99, "d", utc_now(), 60)
+    node.receive(*images[3:])
+    node.analyse(deliver=False)
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 0
+    delivery_sent(node.ledger, [sending.id], None, None, now=utc_now())
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    assert len(node.notes()) == 1
+
+
+def test_what_was_stored_and_never_committed_is_rejected_as_well(node: Node) -> None:
+    images = _images(6)
+    node.receive(*images[:3])
+    node.analyse(deliver=False)
+    for one in claim_deliveries(node.ledger, "pacs", 99, "d", utc_now(), 60):
+        delivery_sent(node.ledger, [one.id], "2.25.7", utc_now(), now=utc_now())
+        delivery_failed(node.ledger, one.id, "storage commitment did not come in time", utc_now(), now=utc_now())
+    node.receive(*images[3:])
+    node.analyse(deliver=False)
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    (note,) = node.notes()
+    assert note.ConceptNameCodeSequence[0].CodeValue == "113037"
+
+
+def test_who_may_not_replace_is_quarantined_and_an_operator_decides(node: Node, run: Callable[..., str]) -> None:
+    images = _images(1)
+    node.receive(*images)
+    assert node.receive(*_corrected(images), sender="MR2") == [0x0000]
+    assert node.patient_ids() == {"P1"}
+    (aside,) = json.loads(run("quarantine", "list", "--json"))
+    assert "other bytes are held" in aside["reason"]
+    assert "--reason" in run("quarantine", "accept", aside["id"], "--yes", status=2)
+    assert node.patient_ids() == {"P1"}
+    run("quarantine", "accept", aside["id"], "--yes", "--reason", "patient mixed up at the console")
+    assert node.patient_ids() == {"P2"}
+    (event,) = node.events("quarantined object accepted")
+    assert event.detail["reason"] == "patient mixed up at the console"
+    assert 'originalText="DICOM Instances Accessed"' in node.audit()
+    (first,) = json.loads(run("quarantine", "list", "--json"))
+    assert first["reason"] == "replaced by other bytes under the same SOP Instance UID"
+    run("quarantine", "drop", first["id"], "--yes", "--reason", "the wrong patient")
+    assert json.loads(run("quarantine", "list", "--json")) == []
+    sweep_files(node.ledger, node.files, grace=dt.timedelta(0), now=utc_now() + dt.timedelta(seconds=1))
+    assert len(list(node.files.stored_paths())) == 1
+    assert list(node.files.unexplained_paths()) == []
+
+
+def test_an_instance_does_not_move_to_another_study(node: Node) -> None:
+    (image,) = _images(1)
+    node.receive(image)
+    (moved,) = _corrected([image])
+    moved.StudyInstanceUID = "1.2.9"
+    assert node.receive(moved) == [0x0000]
+    assert node.patient_ids() == {"P1"}
+    assert len(quarantine_overviews(node.ledger)) == 1
+
+
+def test_a_deleted_study_is_gone_and_rejected_and_comes_again_as_new(node: Node, run: Callable[..., str]) -> None:
+    images = _images()
+    node.receive(*images)
+    node.analyse()
+    assert "--reason" in run("delete", STUDY, "--yes", status=2)
+    run("delete", STUDY, "--yes", "--reason", "sent to the wrong node", "--reject", "retention")
+    assert node.patient_ids() == set()
+    (event,) = node.events("study deleted")
+    assert event.detail["reason"] == "sent to the wrong node"
+    assert 'originalText="DICOM Study Deleted"' in node.audit()
+    (note,) = node.notes()
+    assert note.ConceptNameCodeSequence[0].CodeValue == "113039"
+    sweep_files(node.ledger, node.files, grace=dt.timedelta(0), now=utc_now() + dt.timedelta(seconds=1))
+    assert [path.parts[0] for path in node.files.stored_paths()] == [RESULTS]  # the note, until it is delivered
+    assert list(node.files.unexplained_paths()) == []
+    assert node.receive(*_corrected(images), sender="MR2") == [0x0000] * 3
+    assert node.patient_ids() == {"P2"}
+    assert quarantine_overviews(node.ledger) == ()
+    node.analyse()
+    (study,) = study_overviews(node.ledger)
+    assert study.jobs[JobState.SUCCEEDED] == 4
+
+
+def test_deleting_asks_first(node: Node, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    node.receive(*_images())
+    monkeypatch.setattr("typer.confirm", lambda *_args, **_kwargs: False)
+    run("delete", STUDY, "--reason", "by mistake", status=1)
+    assert node.patient_ids() == {"P1"}
+
+
+def test_a_lost_ledger_is_refused_and_the_files_are_read_into_a_new_one(
+    node: Node, run: Callable[..., str], tmp_path: Path
+) -> None:
+    node.receive(*_images(4))
+    node.analyse()
+    node.ledger.close()
+    for name in ("", "-wal", "-shm"):
+        (tmp_path / f"var/ledger.sqlite{name}").unlink(missing_ok=True)
+    assert "belongs to another ledger" in run("serve", status=2)
+    before = {path.name: path.read_bytes() for path in node.files.root.glob("instances/*/*.dcm")}
+    assert len(before) == 4
+    (damaged,) = [*node.files.root.glob("instances/*/*.dcm")][:1]
+    damaged.write_bytes(damaged.read_bytes()[:-2])
+    out = json.loads(run("adopt", "--yes", "--reason", "the ledger's disk failed", "--json", status=1))
+    assert (out["taken"], len(out["left"]), out["in_quarantine"]) == (3, 1, [])
+    node.ledger = open_ledger(node.configuration.storage.database)
+    bind(node.ledger, node.files, now=utc_now())
+    assert node.patient_ids() == {"P1"}
+    (study,) = study_overviews(node.ledger)
+    assert (study.study_instance_uid, study.instances_waiting) == (STUDY, 3)
+    with node.ledger.reading() as session:
+        assert set(session.scalars(select(InstanceRow.digest))) == {path.split(".")[0] for path in before} - {
+            damaged.stem
+        }
+    node.analyse()
+
+
+def test_files_that_were_set_aside_are_read_in_again(node: Node, run: Callable[..., str]) -> None:
+    node.receive(*_images(2))
+    with node.ledger.transaction() as session:
+        # As in a ledger that was restored from before the second image.
+        session.delete(session.scalars(select(InstanceRow).order_by(InstanceRow.id.desc())).first())
+    swept = sweep_files(node.ledger, node.files, grace=dt.timedelta(0), now=utc_now() + dt.timedelta(seconds=1))
+    assert (swept.removed, swept.set_aside) == (0, 1)
+    assert "1 of 1 files read" in run("adopt", "--yes", "--reason", "restored from Monday")
+    assert list(node.files.unexplained_paths()) == []
+    assert len(list(node.files.stored_paths())) == 2
+    with node.ledger.reading() as session:
+        assert len(session.scalars(select(InstanceRow.id)).all()) == 2
+
+
+def test_dead_letters_are_counted_requeued_and_dismissed(node: Node, run: Callable[..., str]) -> None:
+    node.receive(*_images())
+    node.analyse(deliver=False)
+    for destination in ("pacs", "plain"):
+        for one in claim_deliveries(node.ledger, destination, 99, "d", utc_now(), 60):
+            delivery_failed(node.ledger, one.id, "refused", None, now=utc_now())
+    listed = json.loads(run("deliveries", "list", "--limit", "1", "--json"))
+    assert (len(listed["deliveries"]), listed["total"]) == (1, 2)
+    assert "1 more" in run("jobs", "--limit", "1")
+    assert "say which" in run("deliveries", "requeue", status=2)
+    assert "1 deliveries queued" in run("deliveries", "requeue", "--destination", "pacs")
+    assert "--reason" in run("deliveries", "dismiss", "--all", "--yes", status=2)
+    assert "1 deliveries dismissed" in run("deliveries", "dismiss", "--all", "--yes", "--reason", "never wanted there")
+    states = [one.state for one in overview(node.ledger)]
+    assert states == [DeliveryState.QUEUED, DeliveryState.DISMISSED]
+    assert "deliveries dismissed: never wanted there" in node.audit()

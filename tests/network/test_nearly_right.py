@@ -1,0 +1,228 @@
+"""Data sets that are nearly right: taken by the receiver, and read by the analyses as they are meant."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
+
+from dicom_node.errors import CannotUnderstandError
+from dicom_node.network.data_set import read_header
+from dicom_node.network.file_meta import encode_file_meta
+from dicom_node.network.identity import IDENTIFYING, identify
+from dicom_node.results.sources import SourceDatasets
+from network.objects import encoded, mr_image
+from pipelines.cine.facts import instance_facts
+from pipelines.cine.reading import read_object
+
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+UNDEFINED = b"\xff\xff\xff\xff"
+IMAGE = mr_image(side=16)
+WHOLE = encoded(IMAGE)
+PIXELS = IMAGE.PixelData
+
+
+def tag(number: int) -> bytes:
+    return struct.pack("<HH", number >> 16, number & 0xFFFF)
+
+
+def delimiter(number: int) -> bytes:
+    return tag(number) + bytes(4)
+
+
+def implicit(number: int, value: bytes) -> bytes:
+    return tag(number) + struct.pack("<L", len(value)) + value
+
+
+def item(content: bytes, defined: bool) -> bytes:
+    if defined:
+        return tag(ITEM) + struct.pack("<L", len(content)) + content
+    return tag(ITEM) + UNDEFINED + content + delimiter(ITEM_END)
+
+
+def even(value: bytes) -> bytes:
+    return value + b"\0" * (len(value) % 2)
+
+
+values = st.binary(max_size=24).map(even)
+# Two capitals that PS3.5 6.2 does not list; (0021,1001) stands before Rows, behind all identifiers of the study.
+unlisted = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=2, max_size=2).filter(
+    lambda vr: (
+        vr
+        not in "AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV"
+    )
+)
+
+
+def odd(number: int) -> st.SearchStrategy[bytes]:
+    """One private element in one of the ways in which scanners get it wrong."""
+    where = tag(number)
+    inner = st.tuples(values, st.booleans()).map(
+        lambda drawn: item(implicit(0x00080016, b"1.2\0") + implicit(0x00081155, drawn[0]), drawn[1])
+    )
+    items = st.lists(inner, max_size=3).map(b"".join)
+    return st.one_of(
+        st.tuples(unlisted, values).map(
+            lambda drawn: where + drawn[0].encode() + b"\0\0" + struct.pack("<L", len(drawn[1])) + drawn[1]
+        ),
+        values.map(lambda value: where + b"??\0\0" + struct.pack("<L", len(value)) + value),
+        values.map(lambda value: where + b"\6\0" + struct.pack("<H", len(value)) + value),
+        values.map(lambda value: implicit(number, value)),
+        items.map(lambda content: where + UNDEFINED + content + delimiter(SEQUENCE_END)),
+        items.map(lambda content: where + b"SQ\0\0" + UNDEFINED + content + delimiter(SEQUENCE_END)),
+        st.tuples(unlisted, items).map(
+            lambda drawn: where + drawn[0].encode() + b"\0\0" + UNDEFINED + drawn[1] + delimiter(SEQUENCE_END)
+        ),
+    )
+
+
+@st.composite
+def in_a_sequence(draw: st.DrawFn) -> bytes:
+    """An odd element within an item of an explicit sequence of undefined length, before one that is right."""
+    content = draw(odd(0x00081101)) + tag(0x00081155) + b"UI" + struct.pack("<H", 4) + b"1.2\0"
+    return tag(0x00081140) + b"SQ\0\0" + UNDEFINED + item(content, draw(st.booleans())) + delimiter(SEQUENCE_END)
+
+
+ends = st.sampled_from(
+    [b"", b" ", b"  ", bytes(1), bytes(12), delimiter(ITEM_END), delimiter(SEQUENCE_END), delimiter(ITEM_END) + b" "]
+)
+
+
+def before(data: bytes, number: int, parts: bytes) -> bytes:
+    """Put encoded elements before the first element of a tag."""
+    vr = {0x00280002: b"US", 0x00100010: b"PN"}[number]
+    place = data.index(tag(number) + vr)
+    return data[:place] + parts + data[place:]
+
+
+def accepted(data: bytes, syntax: UID = ExplicitVRLittleEndian, image: Dataset = IMAGE) -> None:
+    found = identify(
+        read_header(data, syntax, IDENTIFYING),
+        affected_sop_class_uid=str(image.SOPClassUID),
+        affected_sop_instance_uid=str(image.SOPInstanceUID),
+    )
+    assert found.series_instance_uid == image.SeriesInstanceUID
+
+
+def read_alike(data: bytes, folder: Path, syntax: UID = ExplicitVRLittleEndian) -> None:
+    path = folder / "object.dcm"
+    path.write_bytes(encode_file_meta(IMAGE.SOPClassUID, IMAGE.SOPInstanceUID, syntax) + data)
+    dataset = read_object(path, force=True)
+    assert dataset.SOPInstanceUID == IMAGE.SOPInstanceUID
+    assert (dataset.Rows, dataset.Columns, dataset.BitsStored) == (16, 16, 12)
+    assert bytes(dataset.PixelData)[: len(PIXELS)] == PIXELS
+    np.testing.assert_array_equal(dataset.pixel_array, IMAGE.pixel_array)
+    deferred = read_object(path, defer_size=64, force=True)
+    assert bytes(deferred.PixelData)[: len(PIXELS)] == PIXELS
+    facts = instance_facts(path)
+    assert (facts.rows, facts.columns, facts.problem) == (16, 16, "")
+    header = SourceDatasets.index([path]).header(str(IMAGE.SOPInstanceUID))
+    assert (header.Rows, header.StudyInstanceUID) == (16, IMAGE.StudyInstanceUID)
+
+
+folders = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@given(st.lists(st.integers(1, 0xEF), min_size=1, max_size=4, unique=True).map(sorted), st.data(), ends)
+@folders
+def test_odd_private_elements_and_ends_are_taken_and_read(tmp_path: Path, numbers, data, end) -> None:
+    parts = b"".join(data.draw(odd(0x00211000 | number)) for number in numbers)
+    whole = before(WHOLE, 0x00280002, parts) + end
+    accepted(whole)
+    read_alike(whole, tmp_path)
+
+
+@given(in_a_sequence(), ends)
+@folders
+def test_odd_elements_within_items_are_taken_and_read(tmp_path: Path, sequence: bytes, end: bytes) -> None:
+    whole = before(WHOLE, 0x00100010, sequence) + end
+    accepted(whole)
+    read_alike(whole, tmp_path)
+    assert read_object(tmp_path / "object.dcm")[0x00081140].value[0].ReferencedSOPInstanceUID == "1.2"
+
+
+@given(ends)
+@folders
+def test_ends_in_implicit_vr(tmp_path: Path, end: bytes) -> None:
+    whole = encoded(IMAGE, ImplicitVRLittleEndian) + end
+    accepted(whole, ImplicitVRLittleEndian)
+    read_alike(whole, tmp_path, ImplicitVRLittleEndian)
+
+
+@given(st.sampled_from([ITEM_END, SEQUENCE_END]))
+@folders
+def test_a_stray_delimiter_between_elements(tmp_path: Path, number: int) -> None:
+    whole = before(WHOLE, 0x00280002, delimiter(number))
+    accepted(whole)
+    read_alike(whole, tmp_path)
+
+
+def test_a_standard_element_in_implicit_vr_is_read(tmp_path: Path) -> None:
+    explicit = tag(0x00280010) + b"US" + struct.pack("<HH", 2, 16)
+    assert WHOLE.count(explicit) == 1
+    whole = WHOLE.replace(explicit, implicit(0x00280010, struct.pack("<H", 16)))
+    accepted(whole)
+    read_alike(whole, tmp_path)
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_what_is_cut_short_is_refused_behind_odd_elements_too(data: st.DataObject) -> None:
+    whole = before(WHOLE, 0x00280002, data.draw(odd(0x00211001)))
+    start = whole.index(tag(0x7FE00010) + b"OW")
+    cut = data.draw(st.integers(start + 1, len(whole) - 1))
+    with pytest.raises(CannotUnderstandError):
+        read_header(whole[:cut], ExplicitVRLittleEndian, IDENTIFYING)
+
+
+def jpeg(fragments: list[bytes], end: bytes, frames: int = 1) -> bytes:
+    image = mr_image(side=16)
+    image.SOPInstanceUID, image.SeriesInstanceUID = IMAGE.SOPInstanceUID, IMAGE.SeriesInstanceUID
+    del image.PixelData
+    if frames > 1:
+        image.NumberOfFrames = frames
+    content = item(b"", True) + b"".join(item(one, True) for one in fragments)
+    return encoded(image) + tag(0x7FE00010) + b"OB\0\0" + UNDEFINED + content + end
+
+
+@pytest.mark.parametrize("end", [b"", bytes(1), bytes(8), bytes(40)])
+@pytest.mark.parametrize("last", [b"\xff\xd8\xff\xd9", b"\xff\xd8\x01\xff\xd9\0"])
+def test_fragments_without_a_delimiter_are_taken_when_whole(tmp_path: Path, end: bytes, last: bytes) -> None:
+    whole = jpeg([b"\xff\xd8\x01\x02", last], end)
+    accepted(whole, JPEGLosslessSV1)
+    path = tmp_path / "object.dcm"
+    path.write_bytes(encode_file_meta(IMAGE.SOPClassUID, IMAGE.SOPInstanceUID, JPEGLosslessSV1) + whole)
+    assert last in bytes(read_object(path, force=True).PixelData)
+
+
+@pytest.mark.parametrize(
+    ("fragments", "frames"),
+    [
+        ([b"\xff\xd8\x01\x02", b"\xff\xd8\x01\x02"], 1),
+        ([b"\xff\xd8\xff\xd9"], 2),
+        ([b"\xff\xd8\xff\xd9"] * 3, 4),
+    ],
+)
+def test_fragments_that_are_cut_short_are_refused(fragments: list[bytes], frames: int) -> None:
+    with pytest.raises(CannotUnderstandError):
+        read_header(jpeg(fragments, b"", frames), JPEGLosslessSV1, IDENTIFYING)
+
+
+def test_rle_without_a_delimiter_is_counted() -> None:
+    accepted(jpeg([b"\x01\x00"], b""), RLELossless)
+    with pytest.raises(CannotUnderstandError):
+        read_header(jpeg([b"\x01\x00"], b"", 2), RLELossless, IDENTIFYING)
+
+
+@pytest.mark.parametrize("end", [b" ", b"  ", b"\x20\0"])
+def test_a_blank_that_may_be_the_rest_of_a_cut_is_not_padding(end: bytes) -> None:
+    """(0020,xxxx) begins with one."""
+    place = WHOLE.index(tag(0x0020000D) + b"UI")
+    with pytest.raises(CannotUnderstandError):
+        read_header(WHOLE[:place] + end, ExplicitVRLittleEndian, IDENTIFYING)

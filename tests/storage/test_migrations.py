@@ -1,0 +1,42 @@
+"""Every ledger that a landed revision ever made reaches the present schema, with what it held."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from ledger_rows import NOW
+from sqlalchemy import func, select
+
+from storage.ledger import open_ledger
+from storage.overview import ledger_overview, study_overviews
+from storage.schema import Base, EventRow, JobState
+
+LANDED = sorted((Path(__file__).parent / "landed").glob("*.sql"))
+
+
+@pytest.mark.parametrize("landed", LANDED, ids=lambda path: path.stem)
+def test_a_ledger_of_every_landed_revision_is_brought_to_the_head(landed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    database = sqlite3.connect(path)
+    database.executescript(landed.read_text(encoding="utf-8"))
+    database.close()
+    ledger = open_ledger(f"sqlite:///{path}")
+    try:
+        with ledger.engine.connect() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        (study,) = study_overviews(ledger)
+        assert (study.study_instance_uid, study.version, study.instances, study.removed_at) == ("1.2.3", 1, 2, None)
+        assert study.jobs == {JobState.SUCCEEDED: 1}
+        assert ledger_overview(ledger, now=NOW).instances == 2
+        with ledger.reading() as session:
+            assert session.scalar(select(func.count()).select_from(EventRow)) == 1
+    finally:
+        ledger.close()
+
+
+def test_there_is_a_ledger_for_each_revision() -> None:
+    assert {path.stem.split("-")[0] for path in LANDED} >= {"0001", "0003", "0004"}
