@@ -10,8 +10,9 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from dicom_node.config import Configuration, PeerPermission
+from dicom_node.config import Configuration, PeerPermission, WebSettings
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError
 
@@ -233,3 +234,29 @@ def test_reading_the_configuration_loads_no_analysis(tmp_path: Path) -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "fits"),
+    [
+        ("127.0.0.1", {}, True),
+        ("localhost", {}, True),
+        ("::1", {}, True),
+        ("0.0.0.0", {}, False),
+        ("::", {}, False),
+        ("", {}, False),
+        ("10.1.2.3", {}, False),
+        ("10.1.2.3", {"without_tls": True}, True),
+        ("10.1.2.3", {"certificate": "node.pem", "key": "node.key"}, True),
+        ("10.1.2.3", {"port": None}, True),
+    ],
+)
+def test_web_services_without_tls_are_for_this_machine_unless_said_otherwise(
+    address: str, said: dict[str, object], fits: bool
+) -> None:
+    settings = {"address": address, "port": 8443, **said}
+    if fits:
+        assert WebSettings.model_validate(settings).address == address
+    else:
+        with pytest.raises(ValidationError, match="without_tls: true"):
+            WebSettings.model_validate(settings)

@@ -30,7 +30,7 @@ from results.synthetic import STUDY_UID, write_cine
 
 from dicom_node.config import Peer
 from dicom_node.network.pacs import Pacs, PacsSettings
-from dicom_node.results.gate import iod_findings
+from dicom_node.results.iod import iod_findings
 
 TOY = Path(__file__).parent / "toy"
 FIRST = 9000 + 20 * 45
@@ -91,7 +91,7 @@ def check_results(paths: list[Path]) -> None:
     assert {one.SOPClassUID for one in series[FIRST + 6]} == {SecondaryCaptureImageStorage}
     assert [one.SOPClassUID for one in series[FIRST + 7]] == [EncapsulatedPDFStorage]
     for path in paths:
-        assert not [finding for finding in iod_findings(path.read_bytes()) if finding.error]
+        assert not [finding for finding in iod_findings(dcmread(path)) if finding.error]
 
 
 def test_it_is_listed_with_its_model() -> None:

@@ -90,6 +90,8 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("REF_STUDY", "Study not suitable for the analysis"),
         ("REF_MODEL", "Model unavailable"),
         ("REF_FAILED", "Analysis failed"),
+        ("REF_IDENTITY", "Images disagree in whose study it is"),
+        ("REF_WITHHELD", "Results withheld by the check before delivery"),
         # Checks of quality control; the answer is one of the four grades at the end.
         ("QC_PHASES", "Cardiac phases"),
         ("QC_SLICES", "Slices with left ventricle"),
@@ -238,6 +240,8 @@ REFUSAL_CODE: dict[RefusalReason, Code] = {
     RefusalReason.NOT_SUITABLE: private("REF_STUDY"),
     RefusalReason.MODEL_UNAVAILABLE: private("REF_MODEL"),
     RefusalReason.ANALYSIS_FAILED: private("REF_FAILED"),
+    RefusalReason.IDENTITY_CONFLICT: private("REF_IDENTITY"),
+    RefusalReason.RESULTS_WITHHELD: private("REF_WITHHELD"),
 }
 
 _LEFT_VENTRICLE = _sct("87878005", "Left ventricle")

@@ -240,7 +240,7 @@ def _changes(stack: CineStack, index: int) -> str:
 
 def _related_series(context: ResultContext, source: FrameSource) -> Dataset:
     item = Dataset()
-    item.StudyInstanceUID = context.carried.value("StudyInstanceUID")
+    item.StudyInstanceUID = context.carried.text("StudyInstanceUID")
     item.SeriesInstanceUID = source.series_instance_uid
     item.PurposeOfReferenceCodeSequence = [code_item(SOURCE_SERIES)]
     return item

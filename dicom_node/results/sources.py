@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import BaseTag
 
 from dicom_node.errors import ProcessingFailureError
+from dicom_node.results.agreement import IDENTIFYING
+from dicom_node.results.dates import ACQUIRED, last_acquired
 from pipelines.cine import elements
 from pipelines.cine.elements import DAMAGE
 from pipelines.cine.reading import read_object
@@ -20,6 +24,9 @@ from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 
 __all__ = ["SourceDatasets", "frame_layers"]
 
+_IDENTITY = tuple(
+    BaseTag(tag_for_keyword(keyword) or 0) for keyword in ("SpecificCharacterSet", *IDENTIFYING, *ACQUIRED)
+)
 _PIXELS = 0x7FE0_0000
 
 
@@ -68,6 +75,26 @@ class SourceDatasets:
             if uid:
                 found.setdefault(uid, path)
         return cls(found)
+
+    def identities(self, study_instance_uid: str) -> list[Dataset]:
+        """What the instances of a study say of whose study it is and when: ``IDENTIFYING`` and ``ACQUIRED`` alone.
+
+        Copies: what is read of them leaves the headers as raw as they are.
+        """
+        found = []
+        for uid in sorted(self.paths):
+            header = self.header(uid)
+            if str(header.get("StudyInstanceUID", "")) == study_instance_uid:
+                identity = Dataset()
+                for tag in _IDENTITY:
+                    if tag in header:
+                        identity[tag] = header.get_item(tag)
+                found.append(identity)
+        return found
+
+    def last_acquired(self, study_instance_uid: str) -> datetime.datetime | None:
+        """When the last image of a study was acquired, as its clock said."""
+        return last_acquired(self.identities(study_instance_uid))
 
     def header(self, sop_instance_uid: str) -> Dataset:
         """Data set of an instance, without pixels.

@@ -23,7 +23,7 @@ from dicom_node.deliver.rejection import reject_superseded
 from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.room import Room
-from dicom_node.results.gate import iod_findings
+from dicom_node.results.iod import iod_findings
 from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
 from storage.files import RESULTS, InstanceFiles
 from storage.identity import bind
@@ -214,7 +214,7 @@ def test_a_note_is_what_its_iod_says(node: Node, tmp_path: Path) -> None:
     node.analyse()
     reject_superseded(node.ledger, node.files, node.configuration, utc_now())
     (path,) = (one for one in node.files.root.glob("results/*/*.dcm") if dcmread(one).get("Modality") == "KO")
-    findings = iod_findings(path.read_bytes())
+    findings = iod_findings(dcmread(path))
     assert [one for one in findings if one.error and not one.inherited] == []
 
 
