@@ -79,7 +79,7 @@ def keyframes_of(motion: CineMotion) -> MotionKeyframes:
 
 def _keyframes(motion: ViewMotion) -> ViewKeyframes | None:
     descriptor = motion_descriptor(motion.displacement, SIDE_MM)
-    moments = find_keyframes(descriptor.direction)
+    moments = find_keyframes(descriptor.direction, descriptor.speed_mm)
     if moments is None:
         return None
     times, _ = phase_times_ms(motion.stack)
