@@ -64,6 +64,9 @@ def read_header(data: bytes | memoryview, transfer_syntax_uid: str, tags: Contai
 def _header(view: memoryview, implicit: bool, tags: Container[int]) -> Header:
     values: dict[int, bytes] = {}
     offset, end, found, last = 0, len(view), False, 0
+    if not implicit and end and not bytes(view[4:6]).isalpha():
+        # One element may be in implicit VR; a data set that begins so is in another transfer syntax than it says.
+        raise CannotUnderstandError("the data set does not begin in explicit VR, as its transfer syntax says")
     try:
         while offset < end:
             if not implicit and offset + 8 <= end:
