@@ -83,6 +83,7 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("DATAQUALITY", "Quality of acquisition and measurement"),
         # Why an analysis was declined.
         ("REF_NOSAX", "No short-axis stack"),
+        ("REF_SPLIT", "Short-axis stack continued in other images"),
         ("REF_SLICES", "Too few slices"),
         ("REF_PHASES", "Too few cardiac phases"),
         ("REF_NOLV", "No left ventricle found"),
@@ -233,6 +234,7 @@ QUALITY_CHECK: dict[QualityCheck, Code] = {
 
 REFUSAL_CODE: dict[RefusalReason, Code] = {
     RefusalReason.NO_SHORT_AXIS_STACK: private("REF_NOSAX"),
+    RefusalReason.SPLIT_STACK: private("REF_SPLIT"),
     RefusalReason.TOO_FEW_SLICES: private("REF_SLICES"),
     RefusalReason.TOO_FEW_PHASES: private("REF_PHASES"),
     RefusalReason.NO_VENTRICLE_FOUND: private("REF_NOLV"),
