@@ -25,7 +25,7 @@ from dicom_node.config import Configuration, Peer
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError, ExecutionTimeoutError, NodeError
 from storage.overview import delivery_overviews, job_overviews, study_overviews
-from storage.schema import ENDED, DeliveryState, JobState
+from storage.schema import ENDED, DeliveryState, JobState, Verdict
 
 if TYPE_CHECKING:
     from pipelines.function.findings import Quantity
