@@ -349,11 +349,11 @@ def measure_strain(
     thickness_field, thickness_contour = muscle(rings.thickness_field), muscle(rings.thickness_contour)
     circumferential = _curve(
         Component.CIRCUMFERENTIAL,
-        _mean_change(length_field.sum(axis=2), reference),
         _mean_change(length_contour.sum(axis=2), reference),
+        _mean_change(length_field.sum(axis=2), reference),
         timing,
-        "length of the mid-wall line of each short-axis slice, followed by registration",
         "length of the mid-wall line of each short-axis slice, from the contours of every phase",
+        "length of the mid-wall line of each short-axis slice, followed by registration",
     )
     radial = _curve(
         Component.RADIAL,
@@ -368,10 +368,10 @@ def measure_strain(
         longitudinal = _curve(
             Component.LONGITUDINAL,
             _total_change([line.length_direct for line in lines], reference),
-            100 * (stretch - 1),
+            _total_change([line.length_composed for line in lines], reference),
             timing,
-            "length of the mid-wall lines of the long-axis views, followed by registration",
-            "the growth of the wall's cross-section on the short axis, the muscle keeping its volume",
+            "length of the mid-wall lines of the long-axis views, followed by registration with end diastole",
+            "the same lines, followed from frame to frame",
         )
     notes = []
     if not lines:
@@ -416,7 +416,7 @@ def _total_change(lengths: list[NDArray[np.float64]], reference: int) -> NDArray
     return np.asarray(100 * (total / total[reference] - 1))
 
 
-_FLOOR_POINTS = {Component.LONGITUDINAL: 1.5, Component.CIRCUMFERENTIAL: 1.5, Component.RADIAL: 6.0}
+_FLOOR_POINTS = {Component.LONGITUDINAL: 2.5, Component.CIRCUMFERENTIAL: 2.0, Component.RADIAL: 20.0}
 """Half width of the interval where both ways agree, points of strain: what both do wrong together."""
 
 
