@@ -205,8 +205,7 @@ def evaluate_long_axis(
     ] = None,
 ) -> None:
     """Compare long-axis contours and valve planes with simulated truth or with fitted surfaces; prints JSON."""
-    from pipelines.long_axis.evaluate import compare_with_phantoms, compare_with_surfaces
-
+    from pipelines.evaluation.long_axis import compare_with_phantoms, compare_with_surfaces
     from pipelines.models.registry import PACKAGED, ModelUnavailable
 
     if (phantoms is None) == (surfaces is None):
