@@ -35,7 +35,7 @@ from pipelines.motion.findings import (
 from pipelines.motion.keyframes import MotionDescriptor
 from pipelines.motion.package import PACKAGE
 from pipelines.study import PackageFindings
-from results.synthetic import CREATED, MODEL, Cine, write_cine
+from results.synthetic import CREATED, MODEL, Cine, unaccepted, write_cine
 
 PHASES = {
     Keyframe.END_DIASTOLE: 0,
