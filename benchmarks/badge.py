@@ -32,7 +32,7 @@ from pipelines.function.measure import measure_function
 from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.function.uncertainty import KeyPhase, endocardial_surface, other_errors
 from pipelines.models.registry import list_models
-from pipelines.phantom import Dialect, Disease, Fault, PhantomRecipe, simulate
+from pipelines.phantom import Dialect, Disease, Fault, PhantomRecipe, measure_truth, simulate
 from pipelines.quality.assess import assess_quality
 from pipelines.quality.findings import Grade, QualityAssessment, QualityCheck
 from pipelines.segmentation.labels import CineSegmentation
@@ -122,18 +122,16 @@ def phantom_case(seed: int) -> Case:
     path = RUNS / f"phantom-{seed}-{phantom_code()}-{weights()}.npz"
     if not path.exists():
         study = simulate(recipe, workers=1)
-        cine, lv = study.short_axis, study.heart.lv
+        cine = study.short_axis
         stack = _stack(cine.pixels.astype(np.float32), cine.geometry, cine.trigger_times, cine.rr_intervals)
         found = segment(stack)
-        rest, systole = study.heart.state(0.0, 0.0), study.heart.state(1.0, 1.0)
-        motion = lv.state(0.0, 0.0)
-        muscle = lv.volume_ml(lv.epicardium(motion), motion) - lv.volume_ml(lv.cavity(motion), motion)
+        facts = measure_truth(study).facts
         truth = {
-            "LVEDV": rest.lv_volume_ml,
-            "LVESV": systole.lv_volume_ml,
-            "RVEDV": rest.rv_volume_ml,
-            "RVESV": systole.rv_volume_ml,
-            "LVM": muscle * DENSITY_G_ML,
+            "LVEDV": facts.lv_edv_ml,
+            "LVESV": facts.lv_esv_ml,
+            "RVEDV": facts.rv_edv_ml,
+            "RVESV": facts.rv_esv_ml,
+            "LVM": facts.lv_mass_g,
         }
         _keep(path, stack, found, truth)
     stack, found, truth = _read(path)

@@ -297,8 +297,11 @@ class SeriesRule(_Section):
     series_description: Pattern | None = None
     calling_ae_title: Pattern | None = None
     body_part_examined: Pattern | None = None
-    minimum_phases: int | None = Field(default=None, ge=1)
+    minimum_phases: int | None = Field(default=10, ge=1)
+    """Cardiac phases at one slice position, which make a cine; late enhancement and flow go with the cine of their
+    study. Null takes series of any kind."""
     minimum_slices: int | None = Field(default=None, ge=1)
+    """Slice positions of all series that match the other keys."""
     exclude_series_description: Pattern | None = None
 
 

@@ -12,6 +12,7 @@ class RefusalReason(enum.StrEnum):
     """Kind of obstacle that keeps an analysis from giving a result."""
 
     NO_SHORT_AXIS_STACK = "no short-axis stack"
+    SPLIT_STACK = "short-axis stack split"
     TOO_FEW_SLICES = "too few slices"
     TOO_FEW_PHASES = "too few phases"
     NO_VENTRICLE_FOUND = "no left ventricle found"

@@ -278,8 +278,8 @@ def contour_sheet(
             zorder=1.2,
         )
         window_of = np.s_[index, first_row:end_row, first_column:end_column]
-        drawn = _boundaries(labels[window_of])
-        for label, mask in _boundaries(found[window_of]).items():
+        drawn = _boundaries(labels[window_of], found[window_of])
+        for label, mask in _boundaries(found[window_of], found[window_of]).items():
             # Contours are in pixel centres; the image's corner is half a pixel before the first centre.
             place, scale_by = (
                 np.array([at_x, at_y]),
@@ -298,11 +298,12 @@ def contour_sheet(
             )
 
 
-def _boundaries(tile: NDArray[np.uint8]) -> dict[Label, NDArray[np.bool_]]:
-    """What the contour of each label goes around."""
+def _boundaries(tile: NDArray[np.uint8], found: NDArray[np.uint8]) -> dict[Label, NDArray[np.bool_]]:
+    """What the contour of each label goes around; that of the wall includes the cavity found in it."""
+    wall = tile == Label.MYO
     return {
         Label.LV: tile == Label.LV,
-        Label.MYO: (tile == Label.LV) | (tile == Label.MYO),
+        Label.MYO: wall | (found == Label.LV) if wall.any() else wall,
         Label.RV: tile == Label.RV,
     }
 

@@ -84,4 +84,11 @@ def _series(study: CineStudy, sources: SourceDatasets, measured: Sequence[CineSt
             header = sources.header(first[uid])
             number = str(header.get("SeriesNumber") or "–")
             found.append(InputSeries(number, str(header.get("SeriesDescription") or ""), len(images), use))
+    for enhanced in study.late_enhancement:
+        use = f"late enhancement, {enhanced.view.value} view, {enhanced.reconstruction.value}, not measured"
+        for uid in enhanced.series_instance_uids:
+            own = [source for source in enhanced.sources if source.series_instance_uid == uid]
+            header = sources.header(own[0].sop_instance_uid)
+            number = str(header.get("SeriesNumber") or "–")
+            found.append(InputSeries(number, str(header.get("SeriesDescription") or ""), len(own), use))
     return tuple(found)

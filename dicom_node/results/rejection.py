@@ -19,8 +19,8 @@ from pydicom.sequence import Sequence as ItemSequence
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
 
+from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.results.codes import code_item
-from dicom_node.results.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.results.identity import CARRIED
 from dicom_node.results.uids import derive_uid
 

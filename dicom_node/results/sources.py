@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
@@ -16,6 +17,7 @@ from pydicom.tag import BaseTag
 from dicom_node.errors import ProcessingFailureError
 from dicom_node.results.agreement import IDENTIFYING
 from dicom_node.results.dates import ACQUIRED, last_acquired
+from pipelines.cine import elements
 from pipelines.cine.elements import DAMAGE
 from pipelines.cine.reading import read_object
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
@@ -58,7 +60,7 @@ class SourceDatasets:
         )
         header.set_original_encoding(implicit, little_endian, dataset.original_character_set)
         self.paths[uid] = path
-        self._headers[uid] = header
+        self._headers[uid] = _with_points(header)
 
     @classmethod
     def index(cls, paths: Iterable[Path]) -> SourceDatasets:
@@ -113,7 +115,7 @@ class SourceDatasets:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    self._headers[sop_instance_uid] = read_object(path, stop_before_pixels=True)
+                    self._headers[sop_instance_uid] = _with_points(read_object(path, stop_before_pixels=True))
             except (InvalidDicomError, *DAMAGE) as error:
                 raise ProcessingFailureError(
                     f"a source instance cannot be read again: {type(error).__name__}",
@@ -162,6 +164,23 @@ def _sop_instance_uid(dataset: Dataset) -> str:
     value = None if element is None else element.value
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
     return text.strip(" \0")
+
+
+def _with_points(header: Dataset) -> Dataset:
+    """The data set with a point in each decimal string that has a comma: what results carry over must be legal."""
+    for tag in list(header.keys()):
+        element = header.get_item(tag)
+        if not isinstance(element, RawDataElement) or not element.value or b"," not in element.value:
+            continue
+        if _is_decimal(element) and elements.numbers(({tag: element},), int(tag)):
+            points = element.value.replace(b",", b".").rstrip(b"\\ ")
+            header[tag] = element._replace(VR="DS", value=points, length=len(points))
+    return header
+
+
+def _is_decimal(element: RawDataElement) -> bool:
+    implied = element.VR is None and dictionary_has_tag(element.tag) and dictionary_VR(element.tag) == "DS"
+    return element.VR == "DS" or implied
 
 
 def frame_layers(header: Dataset, frame_number: int | None) -> list[Dataset]:

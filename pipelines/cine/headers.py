@@ -67,10 +67,12 @@ class Acquisition:
     sequence_name: str = ""
     """SequenceName and PulseSequenceName."""
     steady_state: str = ""
+    spoiling: str = ""
     echo_pulse_sequence: str = ""
     echo_planar: str = ""
     inversion_recovery: str = ""
     inversion_time_ms: float | None = None
+    """InversionTime, or the first value of InversionTimes that is a time."""
     saturation_recovery: str = ""
     tagging: str = ""
     phase_contrast: str = ""
@@ -329,10 +331,11 @@ def _acquisition(layers: Layers) -> Acquisition:
         acquisition_type=value("MRAcquisitionType"),
         sequence_name=" ".join((text(layers, "SequenceName"), text(layers, "PulseSequenceName"))).strip(),
         steady_state=value("SteadyStatePulseSequence"),
+        spoiling=value("Spoiling"),
         echo_pulse_sequence=value("EchoPulseSequence"),
         echo_planar=value("EchoPlanarPulseSequence"),
         inversion_recovery=value("InversionRecovery"),
-        inversion_time_ms=number(layers, "InversionTime"),
+        inversion_time_ms=_inversion_time(layers),
         saturation_recovery=value("SaturationRecovery"),
         tagging=value("Tagging"),
         phase_contrast=value("PhaseContrast"),
@@ -344,3 +347,12 @@ def _acquisition(layers: Layers) -> Acquisition:
         flip_angle_deg=number(layers, "FlipAngle"),
         manufacturer=text(layers, "Manufacturer"),
     )
+
+
+_LONGEST_INVERSION_MS = 60_000.0
+
+
+def _inversion_time(layers: Layers) -> float | None:
+    """InversionTime, else of InversionTimes (0018,9079), in which Philips writes the largest double for no time."""
+    stated = [*numbers(layers, "InversionTime")[:1], *numbers(layers, "InversionTimes")]
+    return next((value for value in stated if 0 < value < _LONGEST_INVERSION_MS), None)

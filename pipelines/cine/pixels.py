@@ -190,7 +190,7 @@ def decode_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat |
     frame_number : int or None
         1-based frame of a multi-frame object.
     form : PixelFormat, optional
-        Of the object, where it was read before.
+        Of the object, where `check_frame` has passed the frame.
 
     Returns
     -------
@@ -203,7 +203,9 @@ def decode_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat |
     UndecodableError
         The frame cannot be decoded; `DecoderStoppedError` when the decoder did not survive it.
     """
-    form = form or PixelFormat.of(dataset)
+    if form is None:
+        form = PixelFormat.of(dataset)
+        check_frame(dataset, frame_number, form)
     lowest = form.high + 1 - form.stored
     try:
         if form.apart:
@@ -213,7 +215,6 @@ def decode_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat |
         elif form.plain:
             stored = _plain(dataset, frame_number, form)
         else:
-            check_frame(dataset, frame_number, form)
             # HighBit decides which bits count, not BitsStored alone.
             stored = pixel_array(dataset, index=(frame_number or 1) - 1, raw=True, correct_unused_bits=False)
     except DecoderDiedError as error:
@@ -236,7 +237,6 @@ def decode_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat |
 
 def _plain(dataset: Dataset, frame_number: int | None, form: PixelFormat) -> NDArray[np.generic]:
     """Stored cells of a native frame, little endian."""
-    check_frame(dataset, frame_number, form)
     count = form.rows * form.columns
     kind = np.dtype(f"<{'i' if form.signed else 'u'}{form.allocated // 8}")
     place = ((frame_number or 1) - 1) * count * kind.itemsize

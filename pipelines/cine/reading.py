@@ -16,7 +16,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from pipelines.cine import elements
 from pipelines.cine.declared import MAX_ITEMS, DeclaredError
-from pipelines.structure import LONG_VRS, SHORT_VRS, StructureError, mended
+from pipelines.cine.structure import LONG_VRS, SHORT_VRS, StructureError, mended
 
 __all__ = ["read_object"]
 

@@ -25,8 +25,8 @@ from pipelines.motion.findings import CardiacMotion, Component, Keyframe, Strain
 from pipelines.motion.keyframes import MotionDescriptor, find_keyframes
 from pipelines.motion.measure import follow_study, keyframes_of, measure_motion
 from pipelines.motion.network import REGISTRATION_MODEL
-from pipelines.motion.phantoms import cine_study, measured_recipe
-from pipelines.motion.track import CineMotion, ViewMotion, displacement_between, follow_from
+from pipelines.motion.phantoms import cine_study, measured_recipe, seen_points
+from pipelines.motion.track import CineMotion, follow_from, motion_between
 from pipelines.phantom.study import simulate
 from pipelines.phantom.truth import PhantomTruth, measure_truth
 from pipelines.segmentation.grid import Square, sample_square
@@ -46,9 +46,6 @@ __all__ = [
     "evaluate_folder",
     "evaluate_phantoms",
 ]
-
-_NEAR_MM = 2.0
-"""Material points this close to a plane at end diastole are taken to lie in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +73,8 @@ class PhantomResult:
     torsion: tuple[float, float]
     """True, measured."""
     end_point_mm: dict[str, float]
-    """By view: mean distance between where material points go, within the plane, and where they are taken to go, from
-    end diastole to end systole."""
+    """By view: mean distance between where points of the wall are seen at end systole and where they are taken to be.
+    On the short axis these are lines of muscle seen where they cross the plane, see :func:`seen_points`."""
     motion_mm: dict[str, float]
     """By view: how far they go."""
     disagreement_mm: float
@@ -320,40 +317,22 @@ def _end_points(
     errors: dict[str, float] = {}
     moved: dict[str, float] = {}
     for view in (motion.short_axis, *motion.long_axis):
-        distances = _distances(view, displacement_between(view, 0, end_systole, model), truth, end_systole)
-        if len(distances):
-            name = "SAX" if view.stack.view is View.SAX else str(view.stack.view)
-            errors[name], moved[name] = (float(value) for value in distances.mean(axis=0))
-    return errors, moved
-
-
-def _distances(
-    view: ViewMotion, displacement: NDArray[np.float32], truth: PhantomTruth, phase: int
-) -> NDArray[np.float64]:
-    geometry = view.stack.geometry
-    start, end = truth.point_position[0].astype(np.float64), truth.point_position[phase].astype(np.float64)
-    corner = np.array([view.square.row_mm, view.square.column_mm])
-    found = [np.zeros((0, 2))]
-    for index in range(view.stack.slices):
-        near = np.abs((start - geometry.positions[index]) @ geometry.normal) < _NEAR_MM
-        if not near.any():
-            continue
-        before, after = (
-            np.stack(
-                [
-                    (points[near] - geometry.positions[index]) @ geometry.column_direction,
-                    (points[near] - geometry.positions[index]) @ geometry.row_direction,
-                ],
-                axis=-1,
+        displacement = motion_between(view, 0, end_systole, model)
+        found = [np.zeros((0, 2))]
+        for index in range(view.stack.slices):
+            through = view.stack.view is View.SAX
+            seen = seen_points(truth, view.stack.geometry, index, view.square, through=through)
+            before, after = (
+                frame[np.isfinite(seen[[0, end_systole]]).all(axis=(0, 2))] for frame in seen[[0, end_systole]]
             )
-            - corner
-            for points in (start, end)
-        )
-        followed = displace_points(before, displacement[index], SIDE_MM)
-        found.append(
-            np.stack([np.linalg.norm(followed - after, axis=1), np.linalg.norm(after - before, axis=1)], axis=-1)
-        )
-    return np.concatenate(found)
+            followed = displace_points(before, displacement[index], SIDE_MM)
+            found.append(
+                np.stack([np.linalg.norm(followed - after, axis=1), np.linalg.norm(after - before, axis=1)], axis=-1)
+            )
+        distances = np.concatenate(found)
+        if len(distances):
+            errors[str(view.stack.view)], moved[str(view.stack.view)] = (float(part) for part in distances.mean(axis=0))
+    return errors, moved
 
 
 def _errors(pairs: Sequence[tuple[float, float]]) -> Errors:
@@ -389,8 +368,7 @@ def _summarise(results: Sequence[PhantomResult], model: str) -> MotionEvaluation
             for name in (result.disease, result.vendor, *(result.faults or ("no fault",))):
                 groups.setdefault(name, []).append(result)
         strain[str(component)] = {
-            name: _errors([result.strain[component][:2] for result in members])  # type: ignore[misc]
-            for name, members in groups.items()
+            name: _errors([result.strain[component][:2] for result in members]) for name, members in groups.items()
         }
         strain[str(component)]["second way"] = _errors(
             [(result.strain[component][0], result.strain[component][2]) for result in with_it]
@@ -475,7 +453,7 @@ def _study(study: CineStudy, folder: Path, model: LoadedModel) -> StudyResult:
             np.stack([np.where(frames.endocardium[phase, index], np.uint8(Label.LV), np.uint8(0)) for index in both])
             for phase in (frames.end_diastole, frames.end_systole)
         )
-        field = displacement_between(found.motion.short_axis, frames.end_diastole, frames.end_systole, model)[both]
+        field = motion_between(found.motion.short_axis, frames.end_diastole, frames.end_systole, model)[both]
         drawn = warped_overlap(before, after, field, found.motion.short_axis.square, stack.geometry.pixel_spacing)
         warped["contours"], unmoved["contours"] = drawn[0]["LV"], drawn[1]["LV"]
     return StudyResult(

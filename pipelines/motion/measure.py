@@ -44,7 +44,7 @@ def follow_study(study: CineStudy, short_axis: CineStack, slices: SliceMeasures,
     centre = centre_of_ventricle(slices.labels, short_axis.geometry)
     if centre is None:
         raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, "No left ventricle was found in the short-axis stack.")
-    chosen = {}
+    chosen: dict[View, CineStack] = {}
     for stack in study.stacks:
         whole = stack.retrospective and stack.phases >= PHASES_MIN
         if (
@@ -79,7 +79,7 @@ def keyframes_of(motion: CineMotion) -> MotionKeyframes:
 
 def _keyframes(motion: ViewMotion) -> ViewKeyframes | None:
     descriptor = motion_descriptor(motion.displacement, SIDE_MM)
-    moments = find_keyframes(descriptor.direction)
+    moments = find_keyframes(descriptor.direction, descriptor.speed_mm)
     if moments is None:
         return None
     times, _ = phase_times_ms(motion.stack)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipelines.motion.fields import compose, integrate, warp
 from pipelines.segmentation.parallel import each
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from pipelines.models.registry import LoadedModel
 
-__all__ = ["REGISTRATION_MODEL", "STRIDE", "network_input", "velocity_between"]
+__all__ = ["REGISTRATION_MODEL", "STRIDE", "displacement_between", "network_input", "velocity_between"]
 
 REGISTRATION_MODEL = "motion-registration"
 STRIDE = 2
@@ -54,3 +55,24 @@ def velocity_between(fixed: torch.Tensor, moving: torch.Tensor, model: LoadedMod
         return velocity.contiguous()
 
     return torch.cat(each(run, range(0, len(fixed), _BATCH)))
+
+
+def displacement_between(
+    fixed: torch.Tensor, moving: torch.Tensor, model: LoadedModel, side_mm: float, passes: int
+) -> torch.Tensor:
+    """Motion of the tissue from each fixed to each moving image, (N, 2, n/2, n/2), mm.
+
+    Parameters
+    ----------
+    fixed, moving : (N, n, n) tensors
+    side_mm : float
+        Side of the square that the images cover.
+    passes : int
+        After the first pass the moving image is pulled back by what was found, and what is left is registered again.
+    """
+    displacement = integrate(velocity_between(fixed, moving, model), side_mm)
+    for _ in range(passes - 1):
+        pulled = warp(moving[:, None], displacement, side_mm)[:, 0]
+        rest = integrate(velocity_between(fixed, pulled, model), side_mm)
+        displacement = compose(rest, displacement, side_mm)
+    return displacement

@@ -287,7 +287,7 @@ def of_the_same_muscle(
     Linear between neighbouring slices that have a value, and at most half a slice beyond the last.
     """
     phases, count, _ = values.shape
-    seen = ~np.isnan(values).any(axis=2)
+    seen = np.asarray(~np.isnan(values).any(axis=2))
     result = np.full_like(values, np.nan)
     for phase in range(phases):
         known = np.flatnonzero(seen[phase])
@@ -543,7 +543,7 @@ def _long_axis_change(
 
 def _segment_change(values: NDArray[np.float64], place: NDArray[np.intp], reference: int) -> NDArray[np.float64]:
     """Relative change (T, 16) of the sum over the pieces (T, K, A) of each segment, %."""
-    known = ~np.isnan(values).any(axis=(0, 2))
+    known = np.asarray(~np.isnan(values).any(axis=(0, 2)))
     result = np.full((len(values), SEGMENTS), np.nan)
     for number in range(1, SEGMENTS + 1):
         members = (place == number) & known[:, None]

@@ -12,7 +12,7 @@ from pipelines.cine.stack import CineStack, View
 from pipelines.models.identity import ModelIdentity
 from pipelines.motion.crop import SIDE_MM, sample_cine, square_at
 from pipelines.motion.fields import compose, integrate, jacobian
-from pipelines.motion.network import velocity_between
+from pipelines.motion.network import displacement_between, velocity_between
 from pipelines.segmentation.grid import Square
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 LONG_AXIS_VIEWS = (View.LAX_2CH, View.LAX_3CH, View.LAX_4CH)
+PASSES = {View.SAX: 1, View.LAX_2CH: 3, View.LAX_3CH: 3, View.LAX_4CH: 3}
+"""Of the registration with the reference frame: more than one pays on the long axis, where the base moves farthest."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,8 +145,9 @@ def follow_from(motion: ViewMotion, reference: int, model: LoadedModel) -> Refer
     stack = motion.stack
     images = sample_cine(stack.pixels, stack.geometry.pixel_spacing, motion.square)
     fixed = images[reference : reference + 1].expand_as(images)
-    velocity = velocity_between(fixed.flatten(0, 1), images.flatten(0, 1), model)
-    direct = integrate(velocity, SIDE_MM).unflatten(0, images.shape[:2])
+    moving = images.flatten(0, 1)
+    direct = displacement_between(fixed.flatten(0, 1), moving, model, SIDE_MM, PASSES[stack.view])
+    direct = direct.unflatten(0, images.shape[:2])
     direct[reference] = 0
     composed, closure = composed_from(torch.from_numpy(motion.velocity), reference)
     difference = (direct - composed).square().sum(2).mean((-2, -1)).sqrt()
@@ -159,11 +162,12 @@ def follow_from(motion: ViewMotion, reference: int, model: LoadedModel) -> Refer
     )
 
 
-def displacement_between(motion: ViewMotion, first: int, second: int, model: LoadedModel) -> NDArray[np.float32]:
+def motion_between(motion: ViewMotion, first: int, second: int, model: LoadedModel) -> NDArray[np.float32]:
     """Motion of the tissue from one phase to another, (S, 2, h, w), mm."""
     stack = motion.stack
     images = sample_cine(stack.pixels, stack.geometry.pixel_spacing, motion.square)
-    found: NDArray[np.float32] = integrate(velocity_between(images[first], images[second], model), SIDE_MM).numpy()
+    passes = PASSES[stack.view]
+    found: NDArray[np.float32] = displacement_between(images[first], images[second], model, SIDE_MM, passes).numpy()
     return found
 
 

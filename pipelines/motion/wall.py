@@ -44,12 +44,12 @@ class WallRing:
     def points(self, radius: NDArray[np.float64]) -> NDArray[np.float64]:
         """Points (ANGLES, 2) at radii about the centre."""
         turn = ring_angles()
-        return self.centre + radius[:, None] * np.stack([np.sin(turn), np.cos(turn)], axis=-1)
+        return np.asarray(self.centre + radius[:, None] * np.stack([np.sin(turn), np.cos(turn)], axis=-1))
 
     @property
     def middle(self) -> NDArray[np.float64]:
         """Radius halfway through the wall, mm, (ANGLES,)."""
-        return (self.inner + self.outer) / 2
+        return np.asarray((self.inner + self.outer) / 2)
 
     def at_wall_share(self, share: NDArray[np.float64]) -> NDArray[np.float64]:
         """Radius that has a share of the wall's area inside it, mm: where incompressible muscle of that share lies."""
@@ -63,7 +63,7 @@ class WallRing:
 
 def ring_angles() -> NDArray[np.float64]:
     """Directions of the samples of a ring, radians."""
-    return np.arange(ANGLES) * (2 * np.pi / ANGLES)
+    return np.asarray(np.arange(ANGLES) * (2 * np.pi / ANGLES), dtype=np.float64)
 
 
 def wall_ring(labels: NDArray[np.uint8], spacing: tuple[float, float]) -> WallRing | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStack, StackGeometry, View
 from pipelines.motion.crop import SPACING_MM, centre_of_ventricle, sample_cine, square_at
+from pipelines.motion.phantoms import seen_points
 from pipelines.phantom.generator import training_recipe
 from pipelines.phantom.recipe import PhantomRecipe
 from pipelines.phantom.study import CineAcquisition, simulate
@@ -29,7 +30,6 @@ SIZE = 112
 """A margin about the square of the network, for augmentation."""
 _SLICES = 4
 _FAULT_RATE = 0.4
-_NEAR_MM = 4.0
 _POINTS = 160
 LABELS = 5
 """LV cavity, myocardium, RV cavity, left atrium, right atrium."""
@@ -96,56 +96,19 @@ def phantom_crops(seed: int) -> list[CineCrop]:
                 f"phantom-{seed}/{cine.view}/{index}",
                 images[:, place],
                 masks[:, place],
-                seen_points(truth, cine.geometry, index, centre, through=cine.view is View.SAX),
+                _points(truth, cine, index, centre),
             )
             for place, index in enumerate(chosen)
         ]
     return crops
 
 
-def seen_points(
-    truth: PhantomTruth, geometry: StackGeometry, index: int, centre: NDArray[np.float64], *, through: bool
-) -> NDArray[np.float32]:
-    """Where points of the wall are seen on one slice over the cycle, (T, N, 2), mm from the centre of the square.
-
-    Parameters
-    ----------
-    truth : PhantomTruth
-    geometry : StackGeometry
-    index : int
-        Slice.
-    centre : (3,) float64
-        Centre of the square, patient coordinates.
-    through : bool
-        The muscle moves through the plane (short axis): a point is one of a line of muscle of one angle and depth,
-        seen where the line crosses the plane at each phase. Otherwise points near the plane at end diastole, projected.
-    """
-    lines = truth.point_position.reshape(len(truth.point_position), *_material_shape(truth), 3).astype(np.float64)
-    relative = lines - geometry.positions[index]
-    height = relative @ geometry.normal
-    square = square_at(centre, geometry)
-    place = np.stack([relative @ geometry.column_direction, relative @ geometry.row_direction], axis=-1)
-    place = place - np.array([square.row_mm, square.column_mm])
-    if not through:
-        near = np.flatnonzero(np.abs(height[0]).ravel() < _NEAR_MM)
-        chosen = np.random.default_rng(index).permutation(near)[:_POINTS]
-        return np.asarray(place.reshape(len(place), -1, 2)[:, chosen], dtype=np.float32)
-    below, above = height[:, :, :-1], height[:, :, 1:]
-    crosses = (below <= 0) != (above <= 0)
-    first = crosses.argmax(axis=2)[:, :, None]
-    low, high = (np.take_along_axis(part, first, axis=2) for part in (below, above))
-    share = (low / np.where(low == high, 1.0, low - high))[..., None]
-    start = np.take_along_axis(place[:, :, :-1], first[..., None], axis=2)
-    end = np.take_along_axis(place[:, :, 1:], first[..., None], axis=2)
-    seen = (start + share * (end - start))[:, :, 0]
-    seen[~crosses.any(axis=2)] = np.nan
-    return np.asarray(seen.reshape(len(seen), -1, 2), dtype=np.float32)
-
-
-def _material_shape(truth: PhantomTruth) -> tuple[int, int, int]:
-    """Depths, levels and angles of the grid of material points."""
-    depths, angles = (len(np.unique(truth.point_material[:, axis].round(6))) for axis in (0, 1))
-    return depths, len(truth.point_material) // (depths * angles), angles
+def _points(truth: PhantomTruth, cine: CineAcquisition, index: int, centre: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Where points of the wall are seen on one slice; at most 160 of them on a long-axis view."""
+    seen = seen_points(truth, cine.geometry, index, square_at(centre, cine.geometry), through=cine.view is View.SAX)
+    if cine.view is not View.SAX:
+        seen = seen[:, np.random.default_rng(index).permutation(seen.shape[1])[:_POINTS]]
+    return seen.astype(np.float32)
 
 
 def _images(pixels: NDArray[np.float32], geometry: StackGeometry, centre: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -191,7 +154,7 @@ def study_crops(folder: Path) -> Iterator[CineCrop]:
 def write_crops(crops: Iterable[CineCrop], path: Path, key: str) -> None:
     """Write crops to one ``.npz`` without pickled objects; ``key`` says what they were made from."""
     arrays: dict[str, NDArray[Any]] = {}
-    names = []
+    names: list[str] = []
     for crop in crops:
         arrays[f"images_{len(names)}"] = crop.images
         if crop.labels is not None:

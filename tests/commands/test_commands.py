@@ -261,6 +261,31 @@ def test_analyze_twice_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
     assert files[0]
 
 
+@pytest.mark.parametrize("failing", ["1.2.3.4", "1.2.3.5"])
+def test_a_study_that_fails_costs_the_others_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    from dicom_node.execute import process
+
+    real = process.process_study
+
+    def fails(paths: object, *, study_instance_uid: str, **rest: object) -> object:
+        if study_instance_uid == failing:
+            raise MemoryError
+        return real(paths, study_instance_uid=study_instance_uid, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(process, "process_study", fails)
+    write_localizer(tmp_path / "in" / "a")
+    write_localizer(tmp_path / "in" / "b", study="1.2.3.5")
+    out = tmp_path / "out"
+    assert run("analyze", tmp_path / "in", "--output", out).status == ExitCode.FAILED
+    studies = json.loads((out / "results.json").read_text(encoding="utf-8"))["studies"]
+    for one in studies:
+        assert (one["failed"] is not None) == (one["study_instance_uid"] == failing)
+        assert bool(one["objects"]) == (one["study_instance_uid"] != failing)
+    assert len(studies) == 2
+
+
 def test_analyze_without_dicom_is_usage(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("words", encoding="utf-8")

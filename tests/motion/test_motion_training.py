@@ -11,10 +11,12 @@ import torch
 from pipelines.models.registry import load_model
 from pipelines.motion.crop import SIDE_MM, SPACING_MM
 from pipelines.motion.network import REGISTRATION_MODEL, velocity_between
+from pipelines.motion.phantoms import seen_points
 from pipelines.phantom.recipe import PhantomRecipe
 from pipelines.phantom.study import simulate
 from pipelines.phantom.truth import measure_truth
-from pipelines.training.cine_crops import CineCrop, read_crops, seen_points, write_crops
+from pipelines.segmentation.grid import Square
+from pipelines.training.cine_crops import CineCrop, read_crops, write_crops
 from pipelines.training.registration import (
     RegistrationRecipe,
     local_correlation,
@@ -119,8 +121,7 @@ def test_points_seen_on_a_slice_lie_in_its_wall_at_every_phase() -> None:
         PhantomRecipe(seed=3, slices=5, phases=6, rows=96, columns=96, spacing_mm=2.0, long_axis=False), workers=1
     )
     cine, truth = study.short_axis, measure_truth(study)
-    centre = cine.geometry.to_patient(2, 47.5, 47.5)
-    points = seen_points(truth, cine.geometry, 2, centre, through=True)
+    points = seen_points(truth, cine.geometry, 2, Square(95.0, 95.0, SIDE_MM), through=True)
     for phase in range(6):
         seen = points[phase][np.isfinite(points[phase]).all(axis=1)]
         assert len(seen) > 60

@@ -269,7 +269,7 @@ def test_confidence_is_not_coded_as_the_quality_of_images(result: Encoded) -> No
     image_quality = {"122739", "122740", "122741", "122742", "122743", "111235"}
     said = [
         code.CodeValue
-        for _, item in _items(result.written(ResultRole.REPORT)[0])
+        for _, item in _items(result.written(REPORT)[0])
         for keyword in ("ConceptNameCodeSequence", "ConceptCodeSequence")
         for code in item.get(keyword, [])
     ]

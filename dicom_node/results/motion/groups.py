@@ -82,8 +82,8 @@ def motion_part(context: ResultContext, found: CardiacMotion, stacks: Mapping[Vi
 
 def _keyframes(context: ResultContext, entry: ViewKeyframes, stack: CineStack, method: str) -> Dataset:
     """Times of the keyframes of one view, and the image of each: that of the middle slice."""
-    measurements = []
-    items = [text_item(private("METHOD"), method)]
+    measurements: list[Measurement] = []
+    items: list[Dataset] = [text_item(private("METHOD"), method)]
     for keyframe, phase in entry.phases.items():
         time = entry.times_ms[keyframe]
         if np.isfinite(time):

@@ -120,6 +120,7 @@ class _Images:
                     frame_of_reference_uid=stack.frame_of_reference_uid,
                     index=index,
                     source=source,
+                    regridded=index in stack.regridded_slices,
                 )
                 yield self.request.object(role, dataset, [source], expected, names)
 

@@ -67,8 +67,8 @@ def function_text(content: ReportContent) -> tuple[TextBlock, ...]:
         how.append(f"Wall: {function.wall.method}.")
     how.append(
         "Intervals are made of the scatter of the volume curve, the choice of the basal slice, and the errors of this "
-        "network's contours on phantoms. They aim at 95 %; on phantoms held out, 80 to 95 % held the truth. How often "
-        "they do in patients is not known."
+        "network's contours on phantoms. They aim at 95 %. The truth lay in 80 to 95 % of them on 20 phantoms held "
+        "out, and on 16 patients in 94 to 100 % for the left ventricle and 62 to 100 % for the right."
     )
     blocks: list[TextBlock] = [Heading("How the numbers came about"), *(Paragraph(text) for text in how)]
     ranges: dict[str, list[str]] = {}
