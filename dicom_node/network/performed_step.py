@@ -60,7 +60,7 @@ class PerformedStepService:
     ledger: Ledger
 
     def create(self, event: evt.Event) -> Answer:
-        """A step begins."""
+        """Handle N-CREATE: a step begins."""
         try:
             _check_class(event.request.AffectedSOPClassUID, event)
             attributes = _attributes(event, "attribute_list")
@@ -93,7 +93,7 @@ class PerformedStepService:
             return _refusal(error), None
 
     def set(self, event: evt.Event) -> Answer:
-        """A step changes or ends."""
+        """Handle N-SET: a step changes or ends."""
         try:
             _check_class(event.request.RequestedSOPClassUID, event)
             attributes = _attributes(event, "modification_list")
