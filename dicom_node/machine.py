@@ -22,12 +22,21 @@ __all__ = ["free_space_mistakes", "serving_mistakes"]
 
 _DEVICE_COUNT = "import torch; print(torch.cuda.device_count(), torch.backends.mps.is_available())"
 _DEVICES_TIMEOUT_S = 120.0
+_EXTRAS = {
+    "analysis": ("torch", "monai", "safetensors", "scipy", "skimage", "highdicom", "matplotlib"),
+    "web": ("fastapi", "uvicorn"),
+}
+"""Libraries of the optional dependencies (pyproject.toml) that a node may have to do without."""
 
 
 def serving_mistakes(configuration: Configuration) -> Iterator[Mistake]:
     """What would keep the node from doing any work: no route, no storage, absent devices, analyses that do not work."""
     if not configuration.routes:
         yield Mistake((("routes",),), "there is no route, so no study would be analysed: add one")
+    elif absent := _absent("analysis"):
+        yield Mistake((("routes",),), f"routes cannot be analysed, for {absent}")
+    if configuration.web.port is not None and (absent := _absent("web")):
+        yield Mistake((("web", "port"),), f"there can be no web services, for {absent}")
     yield from _storage(configuration)
     yield from _devices(configuration)
     yield from _analyses(configuration)
@@ -44,6 +53,12 @@ def free_space_mistakes(configuration: Configuration) -> Iterator[Mistake]:
             f"only {free_mb:.0f} MB are free in {directory}, so that every image would be refused (A700): free space, "
             "or lower the watermark",
         )
+
+
+def _absent(extra: str) -> str:
+    """What of an extra is not installed, and what to do about it; empty when nothing is missing."""
+    missing = [name for name in _EXTRAS[extra] if importlib.util.find_spec(name) is None]
+    return f"{', '.join(missing)} is not installed: pip install 'dicom-node[{extra}]'" if missing else ""
 
 
 def _analyses(configuration: Configuration) -> Iterator[Mistake]:
