@@ -184,7 +184,7 @@ def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
     problem = ""
     if excluded_object(identity) is None and identity.sop_class_uid in MR_IMAGES:
         try:
-            frames = frame_headers(dataset, size=size)
+            frames = frame_headers(dataset, identity=identity, size=size)
         except DeclaredError as error:
             problem = str(error)
         except elements.DAMAGE as error:
