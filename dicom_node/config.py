@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import re
+import zoneinfo
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -87,6 +88,14 @@ def _host(value: str) -> str:
 def _device(value: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", value):
         raise ValueError("a device is cpu, or cuda:0, cuda:1 and so on for the first, second and further GPU")
+    return value
+
+
+def _time_zone(value: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("must be the name of a time zone, such as Europe/Berlin") from None
     return value
 
 
@@ -201,6 +210,8 @@ class NodeSettings(_Section):
     maximum_pdu: int = Field(default=131072, ge=4096, le=1048576)
     """Maximum PDU length offered to peers, bytes."""
     maximum_associations: int = Field(default=32, ge=1, le=256)
+    maximum_associations_per_address: int | None = Field(default=None, ge=1)
+    """Unset: three quarters of ``maximum_associations``."""
     """Associations that peers may have open at once, over all receiver processes."""
     network_timeout_s: Seconds = 60
     """Idle and partial-PDU time limit of an association."""
@@ -257,7 +268,7 @@ class Peer(_Section):
     conflicts: ConflictAnswer | None = None
     """Answer to other bytes under a SOP Instance UID that is held already; unset means ``storage.conflicts``."""
     maximum_associations: int | None = Field(default=None, ge=1)
-    """Associations that it may have open at once, within ``node.maximum_associations``."""
+    """Associations that it may have open at once; unset means three quarters of ``node.maximum_associations``."""
     tls: bool = False
     """Call it over TLS, and take no association from it without."""
     certificate: str | None = Field(default=None, min_length=1)
@@ -286,8 +297,11 @@ class SeriesRule(_Section):
     series_description: Pattern | None = None
     calling_ae_title: Pattern | None = None
     body_part_examined: Pattern | None = None
-    minimum_phases: int | None = Field(default=None, ge=1)
+    minimum_phases: int | None = Field(default=10, ge=1)
+    """Cardiac phases at one slice position, which make a cine; late enhancement and flow go with the cine of their
+    study. Null takes series of any kind."""
     minimum_slices: int | None = Field(default=None, ge=1)
+    """Slice positions of all series that match the other keys."""
     exclude_series_description: Pattern | None = None
 
 
@@ -486,6 +500,11 @@ class ResultSettings(_Section):
     institution: str = ""
     contact: str = ""
     """Whom to ask about a result; printed on the summary page."""
+    time_zone: Annotated[str, AfterValidator(_time_zone)] | None = None
+    """IANA name of the zone of dates and times in results of images that state none; the system's when unset."""
+    patient_on_pages: bool = True
+    """Name, ID, birth date, study date and accession number at the head of each page. Off for research sites: what is
+    drawn into pixels stays when headers lose their identity."""
     destinations: dict[Name, DestinationProfile] = Field(default_factory=dict)
 
 
@@ -518,6 +537,8 @@ class WebSettings(_Section):
     certificate: ConfigurationPath | None = None
     """Server certificate (PEM), with its chain; unset means http://."""
     key: ConfigurationPath | None = None
+    without_tls: bool = False
+    """Serve http:// on an address that other machines reach, too."""
     maximum_object_mb: float = Field(default=2048, gt=0)
     """A larger instance is refused, megabytes (10⁶ bytes)."""
     maximum_requests: int = Field(default=16, ge=1, le=256)
@@ -528,6 +549,12 @@ class WebSettings(_Section):
     def _is_consistent(self) -> WebSettings:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("'certificate' and 'key' belong together")
+        nearby = self.address in ("localhost", "::1") or self.address.startswith("127.")
+        if self.port is not None and self.certificate is None and not nearby and not self.without_tls:
+            raise ValueError(
+                f"tokens and images over http:// can be read on the way to {self.address or 'every address'}: "
+                "give 'certificate' and 'key', or say 'without_tls: true' where a proxy does TLS"
+            )
         digests = [peer.token_sha256 for peer in self.peers.values()]
         if len(set(digests)) != len(digests):
             raise ValueError("two peers have the same token")

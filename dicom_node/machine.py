@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from dicom_node.config import Configuration
 from dicom_node.config_file import Mistake
+from pipelines.errors import AnalysisSetupError
+from pipelines.package import packages
 
 __all__ = ["free_space_mistakes", "serving_mistakes"]
 
@@ -22,11 +25,12 @@ _DEVICES_TIMEOUT_S = 120.0
 
 
 def serving_mistakes(configuration: Configuration) -> Iterator[Mistake]:
-    """What would keep the node from doing any work: no route, storage that cannot be written, absent devices."""
+    """What would keep the node from doing any work: no route, no storage, absent devices, analyses that do not work."""
     if not configuration.routes:
         yield Mistake((("routes",),), "there is no route, so no study would be analysed: add one")
     yield from _storage(configuration)
     yield from _devices(configuration)
+    yield from _analyses(configuration)
 
 
 def free_space_mistakes(configuration: Configuration) -> Iterator[Mistake]:
@@ -40,6 +44,20 @@ def free_space_mistakes(configuration: Configuration) -> Iterator[Mistake]:
             f"only {free_mb:.0f} MB are free in {directory}, so that every image would be refused (A700): free space, "
             "or lower the watermark",
         )
+
+
+def _analyses(configuration: Configuration) -> Iterator[Mistake]:
+    try:
+        known = packages()
+    except AnalysisSetupError as error:
+        yield Mistake((("routes",),), f"the analyses do not fit together: {error}; mend or remove the package")
+        return
+    for route, settings in configuration.routes.items():
+        for index, name in enumerate(settings.analyses):
+            # Looked for and not imported: an encoder draws pages, which the supervisor need not.
+            if name in known and importlib.util.find_spec(f"dicom_node.results.{name}") is None:
+                key = ("routes", route, "analyses", index)
+                yield Mistake((key,), f"analysis {name} has no encoder: put dicom_node/results/{name}.py beside it")
 
 
 def _storage(configuration: Configuration) -> Iterator[Mistake]:

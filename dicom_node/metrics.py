@@ -63,8 +63,8 @@ def _counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
     return Counter(f"dicom_node_{name}", text, labels)
 
 
-def _gauge(name: str, text: str, mode: str) -> Gauge:
-    return Gauge(f"dicom_node_{name}", text, multiprocess_mode=mode)  # type: ignore[arg-type]
+def _gauge(name: str, text: str, mode: str, labels: Sequence[str] = ()) -> Gauge:
+    return Gauge(f"dicom_node_{name}", text, labels, multiprocess_mode=mode)  # type: ignore[arg-type]
 
 
 def _histogram(name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
@@ -89,7 +89,11 @@ ASSOCIATIONS_ENDED = _counter(
     "associations_ended_total", "Accepted associations that ended: released, aborted, connection lost.", ("outcome",)
 )
 CERTIFICATE_EXPIRES = _gauge(
-    "certificate_not_after_timestamp_seconds", "When the certificate of this node expires (node.tls).", "livemin"
+    "certificate_not_after_timestamp_seconds",
+    "When the certificate of this node expires (node.tls); absent without TLS.",
+    "livemin",
+    # A gauge without a label is 0 in each process that never sets it, and 0 would be the least.
+    ("service",),
 )
 ECHOES = _counter("echoes_total", "C-ECHO requests answered.")
 

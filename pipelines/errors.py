@@ -12,6 +12,7 @@ class RefusalReason(enum.StrEnum):
     """Kind of obstacle that keeps an analysis from giving a result."""
 
     NO_SHORT_AXIS_STACK = "no short-axis stack"
+    SPLIT_STACK = "short-axis stack split"
     TOO_FEW_SLICES = "too few slices"
     TOO_FEW_PHASES = "too few phases"
     NO_VENTRICLE_FOUND = "no left ventricle found"
@@ -19,8 +20,16 @@ class RefusalReason(enum.StrEnum):
     NOT_SUITABLE = "study not suitable"
     """Any other obstacle that lies in the study; the sentence says which."""
     MODEL_UNAVAILABLE = "model unavailable"
+    IDENTITY_CONFLICT = "images disagree in whose study it is"
+    RESULTS_WITHHELD = "results withheld by the check before delivery"
+    """A defect of this software: the same study fails in the same way."""
     ANALYSIS_FAILED = "analysis failed"
     """A defect of this software or its surroundings, not of the study; the log has the traceback."""
+
+    @property
+    def of_this_software(self) -> bool:
+        """Whether this software or its surroundings are the obstacle, and not the study."""
+        return self.retry_can_help or self is RefusalReason.RESULTS_WITHHELD
 
     @property
     def retry_can_help(self) -> bool:

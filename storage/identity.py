@@ -47,6 +47,11 @@ def bind(ledger: Ledger, files: InstanceFiles, *, now: dt.datetime) -> None:
     if ours == theirs:
         return
     if ours is None:
+        assert theirs is not None
+        if any(files.absolute(path).exists() for path in _named(ledger)):
+            # Restored from a backup of a version that gave no identity.
+            _bind(ledger, files, theirs, now)
+            return
         raise IdentityError(
             "the storage directory belongs to another ledger than this one, which is new or was mistyped: give back "
             "its ledger; if that is lost, `dicom-node adopt` reads the files into this one"

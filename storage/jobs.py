@@ -486,7 +486,7 @@ def shares_input(ledger: Ledger, job: Job) -> bool:
         return session.scalar(other.limit(1)) is not None
 
 
-def _present_inputs(row: JobRow) -> Select[tuple[str]]:
+def _present_inputs(row: JobRow) -> Select[str]:
     return (
         select(InstanceRow.path)
         .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)

@@ -37,7 +37,11 @@ def leases_of(ledger: Ledger, workers: Collection[str] | None = None) -> tuple[L
     if workers is not None:
         query = query.where(JobRow.worker.in_(workers))
     with ledger.reading() as session:
-        return tuple(Lease(*row) for row in session.execute(query.order_by(JobRow.id)))
+        return tuple(
+            Lease(job_id, worker, token, heartbeat, timeout_s)
+            for job_id, worker, token, heartbeat, timeout_s in session.execute(query.order_by(JobRow.id))
+            if worker is not None and token is not None
+        )
 
 
 def beat(ledger: Ledger, tokens: Collection[str]) -> frozenset[str]:

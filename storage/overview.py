@@ -116,6 +116,8 @@ class StudyOverview:
     instances: int
     instances_waiting: int
     open_associations: int
+    senders: tuple[str, ...]
+    """AE titles that sent its series."""
     jobs: Mapping[JobState, int]
     verdicts: Mapping[str, Verdict]
     """By package: of its last job that has ended for good; ``route/package`` where the study took several routes."""
@@ -229,6 +231,8 @@ class Event:
     kind: str
     subject: str
     detail: Mapping[str, Any]
+    sender: str | None
+    """AE title that called in the association it belongs to."""
 
 
 _WAITS = InstanceRow.study_version.is_(None) & InstanceRow.removed_at.is_(None)
@@ -367,6 +371,14 @@ def study_overviews(
                 .group_by(AssociationStudy.study_id)
             ).all()
         )
+        senders: dict[int, list[str]] = {}
+        for study_id, title in session.execute(
+            select(SeriesRow.study_id, SeriesRow.calling_ae_title)
+            .where(SeriesRow.study_id.in_(ids))
+            .distinct()
+            .order_by(SeriesRow.calling_ae_title)
+        ):
+            senders.setdefault(study_id, []).append(title)
         jobs: dict[int, dict[JobState, int]] = {}
         for study_id, job_state, count in session.execute(
             select(JobRow.study_id, JobRow.state, func.count())
@@ -402,6 +414,7 @@ def study_overviews(
                 instances=held.get(study.id, nothing)[1],
                 instances_waiting=held.get(study.id, nothing)[2],
                 open_associations=associations.get(study.id, 0),
+                senders=tuple(senders.get(study.id, ())),
                 jobs=jobs.get(study.id, {}),
                 verdicts=_by_package(verdicts.get(study.id, {})),
                 deliveries=deliveries.get(study.id, {}),
@@ -609,11 +622,15 @@ def quarantine_overviews(ledger: Ledger, *, limit: int = 100) -> tuple[Quarantin
 def events_of_study(ledger: Ledger, study_instance_uid: str, *, limit: int = 1000) -> tuple[Event, ...]:
     """The latest events of a study, in the order they happened."""
     with ledger.reading() as session:
-        rows = session.scalars(
-            select(EventRow)
+        rows = session.execute(
+            select(EventRow, Association.calling_ae_title)
             .join(StudyRow, StudyRow.id == EventRow.study_id)
+            .outerjoin(Association, Association.id == EventRow.correlation_id)
             .where(StudyRow.study_instance_uid == study_instance_uid)
             .order_by(EventRow.id.desc())
             .limit(limit)
         ).all()
-        return tuple(Event(row.at, row.correlation_id, row.kind, row.subject, row.detail) for row in reversed(rows))
+        return tuple(
+            Event(row.at, row.correlation_id, row.kind, row.subject, row.detail, sender)
+            for row, sender in reversed(rows)
+        )

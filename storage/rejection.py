@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from sqlalchemy import Table, select
+from sqlalchemy import Table, exists, select
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from storage.deliveries import dismiss
@@ -30,7 +30,6 @@ __all__ = [
 
 REJECTION_ROLE = "rejection-note"
 _GOING_OUT = (DeliveryState.SENDING, DeliveryState.AWAITING_COMMITMENT)
-_ARRIVED = (DeliveryState.COMMITTED, DeliveryState.NOT_VERIFIED)
 _UNSENT = (DeliveryState.QUEUED, DeliveryState.DEAD)
 
 
@@ -48,7 +47,7 @@ class VoidResult:
     present: bool
     """Whether its file is still there."""
     arrived_at: frozenset[str]
-    """Destinations that have stored it."""
+    """Destinations that said that they stored it, whether or not they committed to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +72,17 @@ def superseded_sets(ledger: Ledger) -> tuple[VoidSet, ...]:
     comes_after = (later.study_version > earlier.study_version) | (
         (later.study_version == earlier.study_version) & (later.revision > earlier.revision)
     )
+    again = exists().where(
+        JobRow.study_id == StudyRow.id,
+        JobRow.state == JobState.SUCCEEDED,
+        (JobRow.study_version > 1) | (JobRow.revision > 0),
+    )
     with ledger.reading() as session:
+        # Of the studies that are present, few beside all that the ledger remembers, those that came more than once.
+        studies = session.scalars(select(StudyRow.id).where(StudyRow.removed_at.is_(None), again)).all()
         rows = session.execute(
             select(ResultRow.id, later)
             .join(earlier, earlier.id == ResultRow.job_id)
-            # By way of the studies that are present: few, beside all that the ledger remembers.
-            .join(StudyRow, StudyRow.id == earlier.study_id)
             .join(
                 later,
                 (later.study_id == earlier.study_id)
@@ -86,16 +90,15 @@ def superseded_sets(ledger: Ledger) -> tuple[VoidSet, ...]:
                 & (later.package == earlier.package),
             )
             .where(
-                StudyRow.removed_at.is_(None),
+                earlier.study_id.in_(studies),
                 ResultRow.rejected_at.is_(None),
                 ResultRow.role != REJECTION_ROLE,
-                later.state == JobState.SUCCEEDED,
                 comes_after,
             )
             .order_by(later.study_version, later.revision)
         )
         # The last row of each result names the latest of the jobs that came after it.
-        latest: dict[int, JobRow] = dict(rows.all())
+        latest: dict[int, JobRow] = {result_id: job for result_id, job in rows if job.state is JobState.SUCCEEDED}
         by_job: dict[int, tuple[JobRow, list[int]]] = {}
         for result_id, job in latest.items():
             by_job.setdefault(job.id, (job, []))[1].append(result_id)
@@ -154,7 +157,7 @@ def reject(
             .order_by(DeliveryRow.id)
             .with_for_update(of=DeliveryRow)
         ).all()
-        arrived = {(row.result_id, row.destination) for row in deliveries if row.state in _ARRIVED}
+        arrived = {(row.result_id, row.destination) for row in deliveries if row.sent_at is not None}
         seen = {(one.id, destination) for one in void.results for destination in one.arrived_at}
         if arrived != seen or any(row.state in _GOING_OUT for row in deliveries):
             return False
@@ -207,7 +210,7 @@ def _void(row: ResultRow) -> VoidResult:
         series_instance_uid=row.series_instance_uid,
         path=row.path,
         present=row.removed_at is None,
-        arrived_at=frozenset(one.destination for one in row.deliveries if one.state in _ARRIVED),
+        arrived_at=frozenset(one.destination for one in row.deliveries if one.sent_at is not None),
     )
 
 

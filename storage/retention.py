@@ -238,7 +238,8 @@ def expire_history(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime)
     """
     before = now - retention
     with ledger.reading() as session:
-        studies = session.scalars(select(StudyRow.id).where(StudyRow.removed_at < before).order_by(StudyRow.id)).all()
+        removed = select(StudyRow.id).where(StudyRow.removed_at < before).order_by(StudyRow.removed_at)
+        studies = session.scalars(removed).all()
     # One transaction a study: scanners wait for each.
     forgotten = sum(_forget_study(ledger, study_id, before) for study_id in studies)
     while True:

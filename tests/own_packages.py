@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,11 +54,14 @@ def on_pythonpath(folder: Path) -> Iterator[None]:
     root = str(folder / "pipelines")
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), before]))
+    # Processes that multiprocessing spawns get the path of this one, and not the environment's.
+    sys.path.append(str(folder))
     pipelines.__path__.append(root)
     packages.cache_clear()
     try:
         yield
     finally:
+        sys.path.remove(str(folder))
         pipelines.__path__.remove(root)
         packages.cache_clear()
         if before is None:

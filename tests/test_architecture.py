@@ -64,6 +64,28 @@ def test_analyses_never_see_dicom() -> None:
     assert not offences, "\n".join(offences)
 
 
+def test_analyses_know_neither_their_training_nor_their_evaluation() -> None:
+    """``training`` and ``evaluation`` are above the analyses, and evaluation above training."""
+    offences = [
+        f"{file.relative_to(ROOT)}:{line} imports pipelines.{room}"
+        for file in sorted((ROOT / "pipelines").rglob("*.py"))
+        for line, room in _rooms_of_pipelines(file.read_text(encoding="utf-8"))
+        if room == "evaluation" != file.relative_to(ROOT).parts[1]
+        or (room == "training" and file.relative_to(ROOT).parts[1] not in ("training", "evaluation"))
+    ]
+    assert not offences, "\n".join(offences)
+
+
+def _rooms_of_pipelines(source: str) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(source)):
+        names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [node.module] if node.module != "pipelines" else [f"pipelines.{name.name}" for name in node.names]
+        for name in names:
+            if name.startswith("pipelines."):
+                yield node.lineno, name.split(".")[1]
+
+
 @pytest.mark.parametrize(
     ("source", "package"),
     [

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from dicom_node.config import Configuration, PeerPermission
+from dicom_node.config import Configuration, PeerPermission, WebSettings
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError
 
@@ -209,3 +212,51 @@ def test_paths_of_the_audit_trail_are_relative_to_the_file(tmp_path: Path) -> No
 def test_what_is_wrong_with_metrics_and_audit_trail_is_named(tmp_path: Path, text: str, what: str) -> None:
     with pytest.raises(ConfigurationError, match=what):
         load_configuration(write(tmp_path, text), {})
+
+
+def test_an_analysis_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    path = write(tmp_path, "routes:\n  r:\n    analyses: [fortune_telling]\n    destinations: []\n")
+    with pytest.raises(ConfigurationError, match=r"'fortune_telling'.*there are: .*ventricular_function"):
+        load_configuration(path, {})
+    path = write(
+        tmp_path, "routes:\n  r:\n    analyses: [ventricular_function, ventricular_function]\n    destinations: []\n"
+    )
+    with pytest.raises(ConfigurationError, match="twice"):
+        load_configuration(path, {})
+
+
+def test_reading_the_configuration_loads_no_analysis(tmp_path: Path) -> None:
+    path = write(tmp_path, "routes:\n  r:\n    analyses: [ventricular_function]\n    destinations: []\n")
+    script = (
+        "import sys; from pathlib import Path; from dicom_node.config_file import load_configuration; "
+        "load_configuration(Path(sys.argv[1]), {}); "
+        "print(*sorted({'torch', 'monai', 'scipy', 'pipelines.ventricular_function.package'} & set(sys.modules)))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "fits"),
+    [
+        ("127.0.0.1", {}, True),
+        ("localhost", {}, True),
+        ("::1", {}, True),
+        ("0.0.0.0", {}, False),
+        ("::", {}, False),
+        ("", {}, False),
+        ("10.1.2.3", {}, False),
+        ("10.1.2.3", {"without_tls": True}, True),
+        ("10.1.2.3", {"certificate": "node.pem", "key": "node.key"}, True),
+        ("10.1.2.3", {"port": None}, True),
+    ],
+)
+def test_web_services_without_tls_are_for_this_machine_unless_said_otherwise(
+    address: str, said: dict[str, object], fits: bool
+) -> None:
+    settings = {"address": address, "port": 8443, **said}
+    if fits:
+        assert WebSettings.model_validate(settings).address == address
+    else:
+        with pytest.raises(ValidationError, match="without_tls: true"):
+            WebSettings.model_validate(settings)

@@ -80,7 +80,7 @@ def _configuration(folder: Path, pacs_port: int, analyses: tuple[str, ...]) -> C
             maximum_attempts=1000,
             quiet_time_s=3600,
             complete_quiet_time_s=0.3,
-            incomplete_quiet_time_s=0.3,
+            incomplete_quiet_time_s=3600,
             job_timeout_s=60,
             threads_per_slot=1,
         ),

@@ -53,6 +53,40 @@ def test_an_image_is_counted_in_microseconds_by_a_process_that_imports_little_fo
     assert {path.name for path in tmp_path.iterdir()} >= {"counter_MainProcess.db", "histogram_MainProcess.db"}
 
 
+_CERTIFICATE = """
+import sys
+from dicom_node import metrics
+if sys.argv[1] == "tls":
+    metrics.CERTIFICATE_EXPIRES.labels("dicom").set(2e9)
+"""
+
+_COLLECTED = """
+import sys
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+registry = CollectorRegistry()
+MultiProcessCollector(registry, sys.argv[1])
+print(generate_latest(registry).decode())
+"""
+
+
+def test_the_certificate_is_told_by_the_process_that_has_one_and_by_no_other(tmp_path: Path) -> None:
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+
+    def run(*command: str) -> str:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    def told() -> list[str]:
+        said = run(sys.executable, "-c", _COLLECTED, str(tmp_path)).splitlines()
+        return [line for line in said if line.startswith("dicom_node_certificate_not_after")]
+
+    run(sys.executable, "-c", _CERTIFICATE, "none")
+    assert told() == []
+    run(sys.executable, "-c", _CERTIFICATE, "tls")
+    run(sys.executable, "-c", _CERTIFICATE, "none")
+    assert told() == ['dicom_node_certificate_not_after_timestamp_seconds{service="dicom"} 2e+09']
+
+
 def test_the_watermarks_show() -> None:
     STORAGE_CLOSED.set(1)
     free = [10_000_000]
@@ -85,9 +119,11 @@ def test_a_scrape_tells_what_waits_and_what_failed(tmp_path: Path) -> None:
     complete_job(ledger, first, [a_result(1, "pacs", "removed")], DELIVERED, now=NOW)
     claim_deliveries(ledger, "pacs", 1, "me", NOW, 60)
     seen = scraped(settings, ledger)
-    assert seen["dicom_node_jobs queued"] == 1
+    # One of the second study, and the closing job of the first.
+    assert seen["dicom_node_jobs queued"] == 2
     assert seen["dicom_node_jobs failed"] == 0
-    assert seen["dicom_node_jobs_late"] == 1
+    assert seen["dicom_node_jobs_late"] == 2
+    assert seen["dicom_node_destination_unreachable pacs"] == 0
     assert seen["dicom_node_jobs_oldest_timestamp_seconds"] == NOW.timestamp()
     assert seen["dicom_node_deliveries pacs sending"] == 1
     assert seen["dicom_node_deliveries pacs dead"] == 0

@@ -30,7 +30,7 @@ from results.synthetic import STUDY_UID, write_cine
 
 from dicom_node.config import Peer
 from dicom_node.network.pacs import Pacs, PacsSettings
-from dicom_node.results.gate import iod_findings
+from dicom_node.results.iod import iod_findings
 
 TOY = Path(__file__).parent / "toy"
 FIRST = 9000 + 20 * 45
@@ -91,7 +91,7 @@ def check_results(paths: list[Path]) -> None:
     assert {one.SOPClassUID for one in series[FIRST + 6]} == {SecondaryCaptureImageStorage}
     assert [one.SOPClassUID for one in series[FIRST + 7]] == [EncapsulatedPDFStorage]
     for path in paths:
-        assert not [finding for finding in iod_findings(path.read_bytes()) if finding.error]
+        assert not [finding for finding in iod_findings(dcmread(path)) if finding.error]
 
 
 def test_it_is_listed_with_its_model() -> None:
@@ -121,6 +121,22 @@ def test_without_the_folder_a_route_that_names_it_is_refused_with_the_names_ther
     assert "ventricular_function" in ended.stderr
 
 
+def test_a_package_without_an_encoder_keeps_the_node_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "plugin" / "pipelines").mkdir(parents=True)
+    (tmp_path / "plugin" / "pipelines" / "toy").symlink_to(TOY / "pipelines" / "toy")
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(configured(tmp_path, free_port(), 2)), encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-m", "dicom_node", "serve", "--config", str(config)],
+        env={**environment(), "PYTHONPATH": str(tmp_path / "plugin")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "analysis toy has no encoder" in ended.stderr
+
+
 def test_it_analyses_a_folder(images: Path, tmp_path: Path) -> None:
     document = json.loads(command("analyze", images, "--output", tmp_path, "--analysis", "toy", "--json"))
     (study,) = document["studies"]
@@ -148,6 +164,70 @@ def test_a_study_that_it_declines_gets_a_refusal_in_its_block(tmp_path: Path) ->
     series = by_series_number([out / one["path"] for one in study["objects"]])
     assert set(series) == {FIRST + 6, FIRST + 7, FIRST + 8}
     assert series[FIRST + 8][0].SeriesDescription == "AI toy brightness NOT ANALYSED - RESEARCH"
+
+
+TOGETHER = """
+import json, sys
+from pathlib import Path
+from dicom_node.config import ResultSettings
+from dicom_node.results.circumstances import Circumstances
+from dicom_node.results.encode import encode_study
+from dicom_node.results.gate import check
+from dicom_node.results.sources import SourceDatasets
+from pipelines.analysis import Findings
+from pipelines.errors import Refusal, RefusalReason
+from pipelines.package import packages
+from pipelines.study import PackageFindings
+from pipelines.toy.package import Brightness
+from results.synthetic import CREATED, findings_of, write_cine
+
+cine = write_cine(Path(sys.argv[1]), phases=12, slices=4, size=64)
+function = PackageFindings(packages()["ventricular_function"], findings_of(cine))
+toy = PackageFindings(packages()["toy"], Findings({Brightness: Brightness((1.0, 2.0) * 6, 1)}))
+refusal = Refusal("brightness", RefusalReason.NOT_SUITABLE, "The short-axis stack is black.")
+declined = PackageFindings(packages()["toy"], Findings({}, (refusal,)))
+sources = SourceDatasets.index(cine.paths)
+told = {}
+for name, found in {"both": [function, toy], "turned": [toy, function], "one": [function, declined]}.items():
+    made = encode_study(cine.study, found, sources, {}, Circumstances(("x",), "cine", ResultSettings(), CREATED))
+    assert not any(check(made.objects, sources)), check(made.objects, sources)
+    (report,) = [each.dataset for each in made.objects if each.role.value == "report"]
+    groups = [item for item in report.ContentSequence[-1].ContentSequence]
+    told[name] = {
+        "series": sorted({int(each.dataset.SeriesNumber) for each in made.objects}),
+        "groups": [group.ContentSequence[0].TextValue for group in groups],
+        "texts": [each.TextValue for group in groups for each in group.ContentSequence if each.ValueType == "TEXT"],
+        "pages": sum(each.role.value == "summary" for each in made.objects),
+        "roles": list(dict.fromkeys(each.role.value for each in made.objects)),
+        "description": report.SeriesDescription,
+    }
+print(json.dumps(told))
+"""
+
+
+def test_packages_that_report_together_share_report_and_pages_in_the_order_of_the_route(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(TOY), str(TOY.parent)])
+    ended = subprocess.run(
+        [sys.executable, "-c", TOGETHER, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout.splitlines()[-1])
+    both, turned, one = told["both"], told["turned"], told["one"]
+    assert set(both["series"]) == {9001, 9002, 9003, 9004, 9005, 9006, 9007, FIRST + 1}
+    assert set(turned["series"]) == {9001, 9002, 9003, 9004, FIRST + 1, FIRST + 5, FIRST + 6, FIRST + 7}
+    assert both["description"] == "AI cardiac MR report - RESEARCH"
+    assert both["groups"][-2:] == ["Brightness", "Quality"]
+    assert turned["groups"][0] == "Brightness"
+    assert sorted(both["groups"]) == sorted(turned["groups"])
+    assert both["roles"][-3:] == ["report", "summary", "summary-pdf"]
+    # The one that was declined withholds nothing of the other, and the report says why it is not there.
+    assert set(one["series"]) == set(both["series"]) - {FIRST + 1}
+    assert both["pages"] == one["pages"] + 1
+    assert "Toy brightness: The short-axis stack is black." in one["texts"]
 
 
 def configured(folder: Path, node_port: int, pacs_port: int) -> dict[str, object]:

@@ -16,13 +16,13 @@ from scipy.ndimage import gaussian_filter
 
 from pipelines.analysis import Analysis, analysis, plan
 from pipelines.cine.stack import CineStack, CineStudy, StudyContext, View
-from pipelines.errors import RefusalReason
+from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.function.findings import Keyframes, UncheckedFunction, VentricularFunction
 from pipelines.package import Device
 from pipelines.quality.findings import Grade, QualityAssessment
-from pipelines.segmentation.labels import CineSegmentation
+from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.study import analyse_study
-from pipelines.ventricular_function.steps import STEPS, ShortAxis
+from pipelines.ventricular_function.steps import STEPS, ShortAxis, in_short_axis
 
 CONTEXT = StudyContext("1.2.3", sex="F", height_m=1.7, weight_kg=65.0)
 SIZE = (72, 72)
@@ -168,3 +168,14 @@ def test_start_up_needs_no_networks() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == ""
+
+
+def test_a_stack_of_open_view_is_measured_only_when_its_images_show_the_short_axis() -> None:
+    stack, truth = heart()
+    unusual = replace(stack, view_open=True)
+    assert in_short_axis(unusual, truth) is truth
+    without_wall = replace(truth, labels=np.where(truth.labels == Label.MYO, np.uint8(0), truth.labels))
+    assert in_short_axis(stack, without_wall) is without_wall
+    with pytest.raises(AnalysisRefused, match="show no short axis") as refused:
+        in_short_axis(unusual, without_wall)
+    assert refused.value.reason is RefusalReason.NO_SHORT_AXIS_STACK

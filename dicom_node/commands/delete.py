@@ -10,7 +10,7 @@ import typer
 
 from dicom_node.audit.messages import Study, study_deleted
 from dicom_node.commands.consent import ReasonOption, YesFlag, consent
-from dicom_node.commands.ledger import opened
+from dicom_node.commands.ledger import opened, storage_of
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import NodeError
@@ -45,7 +45,6 @@ def delete(
     from dicom_node.deliver.rejection import reject_set
     from dicom_node.results.rejection import RejectionReason
     from storage.deletion import delete_study
-    from storage.files import InstanceFiles
     from storage.holdings import held_series
     from storage.ledger import utc_now
     from storage.overview import study_overviews
@@ -62,7 +61,7 @@ def delete(
         given = consent(
             f"Delete study {study} with its {overview.instances} instances from this node?", reason, yes=yes
         )
-        files = InstanceFiles(configuration.storage.directory, durable=configuration.storage.durable)
+        files = storage_of(configuration, ledger)
         void = results_of_study(ledger, study, now=utc_now())
         sentence = f"The study was deleted from the analysis node, and its results with it: {given.reason}"
         if void is not None and void.results:

@@ -25,7 +25,7 @@ from dicom_node.config import Configuration, Peer
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError, ExecutionTimeoutError, NodeError
 from storage.overview import delivery_overviews, job_overviews, study_overviews
-from storage.schema import ENDED, DeliveryState, JobState
+from storage.schema import ENDED, DeliveryState, JobState, Verdict
 
 if TYPE_CHECKING:
     from pipelines.function.findings import Quantity
@@ -222,10 +222,9 @@ def _watch(ledger: Ledger, configuration: Configuration) -> None:
 
 def _show_jobs(ledger: Ledger) -> None:
     for job in job_overviews(ledger):
-        if job.error:
-            console.print(f"[red]job {job.id} {job.state.value}[/red]: {job.error}")
-        for sentence in (job.summary or {}).get("refusals", []):
-            console.print(f"[yellow]refused[/yellow]: {sentence}")
+        came_to = job.verdict.value if job.verdict is not None else job.state.value
+        colour = "green" if job.verdict is Verdict.DELIVERED else "yellow" if job.error is None else "red"
+        console.print(f"[{colour}]{job.package} {came_to}[/{colour}]: {' '.join(job.sentences) or job.error or ''}")
         seconds = (job.summary or {}).get("seconds", {})
         if seconds:
             table("Seconds", ["step", ">"], ((step, f"{value:.2f}") for step, value in seconds.items()))
@@ -247,7 +246,7 @@ def _show_results(held: Collection[Path], output: Path, truth: Mapping[Quantity,
         rows[key] = rows.get(key, 0) + 1
         if dataset.SOPClassUID == SecondaryCaptureImageStorage:
             name = re.sub(r"[^0-9A-Za-z.]", "_", str(dataset.StudyInstanceUID))[-24:]
-            page = output / f"summary-{name}-{dataset.InstanceNumber}.png"
+            page = output / f"summary-{name}-{dataset.SeriesNumber}-{dataset.InstanceNumber}.png"
             Image.fromarray(dataset.pixel_array).save(page)
             pages.append(page)
         elif dataset.SOPClassUID == Comprehensive3DSRStorage:

@@ -14,11 +14,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
 from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
-from dicom_node.errors import NodeError, OutOfResourcesError
+from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
 from storage.deliveries import Selection, requeue_deliveries
+from storage.files import InstanceFiles
+from storage.finding import find_studies
+from storage.identity import is_bound
 from storage.jobs import requeue_job
 from storage.ledger import Ledger, LedgerError, open_ledger, utc_now
 from storage.overview import (
+    Event,
     count_deliveries,
     count_jobs,
     delivery_overviews,
@@ -29,9 +33,11 @@ from storage.overview import (
 )
 from storage.schema import DeliveryState, JobState
 
-__all__ = ["explain", "jobs", "opened", "studies"]
+__all__ = ["explain", "jobs", "opened", "storage_of", "studies"]
 
 DEFAULT = Path("config.yaml")
+EVENTS_SHOWN = 20
+"""The last of a study's events that `explain` shows unless asked for all."""
 
 
 @contextlib.contextmanager
@@ -61,25 +67,54 @@ def opened(configuration: Configuration) -> Iterator[Ledger]:
         ledger.close()
 
 
+def storage_of(configuration: Configuration, ledger: Ledger) -> InstanceFiles:
+    """The storage directory that a ledger belongs to.
+
+    Raises
+    ------
+    ConfigurationError
+        The configured directory is another one.
+    """
+    files = InstanceFiles(configuration.storage.directory, durable=configuration.storage.durable)
+    if not is_bound(ledger, files):
+        raise ConfigurationError(
+            "is not the directory of this ledger",
+            subject=f"storage.directory {configuration.storage.directory}",
+            remedy="correct storage.directory or storage.database",
+        )
+    return files
+
+
 def studies(
     config: ConfigurationFile = DEFAULT,
+    find: Annotated[
+        str | None,
+        typer.Option(
+            help="Beginning of the StudyInstanceUID, accession number, patient ID, or AE title of the sender."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
     """List the studies received last and how far each has come."""
-    with opened(load_configuration(config)) as ledger:
-        overviews = study_overviews(ledger, limit=limit)
+    configuration = load_configuration(config)
+    with opened(configuration) as ledger:
+        if find is None:
+            overviews = study_overviews(ledger, limit=limit)
+        else:
+            named = _named(ledger, configuration, find, limit)
+            overviews = tuple(study_overviews(ledger, study_instance_uid=uid)[0] for uid in named)
     if as_json:
         print_json(overviews)
         return
     table(
         "Studies",
-        ["StudyInstanceUID", "received", "series>", "instances>", "waiting>", "jobs", "came to", "deliveries"],
+        ["StudyInstanceUID", "from", "received", "images>", "waiting>", "jobs", "came to", "deliveries"],
         (
             (
                 one.study_instance_uid,
+                ", ".join(one.senders),
                 _time(one.last_received_at),
-                one.series,
                 one.instances,
                 one.instances_waiting,
                 _counts(one.jobs),
@@ -182,8 +217,11 @@ def jobs(
 
 
 def explain(
-    study: Annotated[str, typer.Argument(help="StudyInstanceUID.")],
+    study: Annotated[
+        str, typer.Argument(help="StudyInstanceUID, the beginning of one, accession number or patient ID.")
+    ],
     config: ConfigurationFile = DEFAULT,
+    every: Annotated[bool, typer.Option("--all", help="Show every event, not only the last.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Tell which series of a study went to which route and why, what it waits for, and all that happened to it."""
@@ -191,6 +229,7 @@ def explain(
 
     configuration = load_configuration(config)
     with opened(configuration) as ledger:
+        study = _only(ledger, configuration, study)
         description = describe(ledger, configuration, study, now=utc_now())
         overview = study_overviews(ledger, study_instance_uid=study)[0]
         of_study = job_overviews(ledger, study_instance_uid=study)
@@ -199,9 +238,15 @@ def explain(
         print_json({"study": overview, "decision": description, "jobs": of_study, "events": events})
         return
     console.print(
-        f"[bold]{study}[/bold], version {overview.version}: {overview.instances} instances in {overview.series} series"
+        f"[bold]{study}[/bold], version {overview.version}: {overview.instances} instances in {overview.series} series "
+        f"from {', '.join(overview.senders) or 'nobody'}",
+        soft_wrap=True,
     )
-    console.print(description.sentence)
+    console.print(description.sentence, soft_wrap=True)
+    for package, verdict in overview.verdicts.items():
+        console.print(f"{package}: {verdict.value}")
+    if overview.deliveries:
+        console.print(f"results: {_counts(overview.deliveries)}")
     for route in description.routes:
         table(
             f"Route {route.route}",
@@ -236,11 +281,47 @@ def explain(
             for one in reversed(of_study)
         ),
     )
+    shown = events if every else events[-EVENTS_SHOWN:]
     table(
         "Events",
-        ["at", "correlation", "what", "subject", "detail"],
-        ((_time(one.at), (one.correlation_id or "")[:8], one.kind, one.subject, _detail(one.detail)) for one in events),
+        ["at", "what", "subject", "detail"],
+        ((_time(one.at), one.kind, _subject(one, study), _detail(one.detail)) for one in shown),
+        caption=None if len(shown) == len(events) else f"{len(events) - len(shown)} earlier: --all shows them",
     )
+
+
+def _named(ledger: Ledger, configuration: Configuration, text: str, limit: int) -> tuple[str, ...]:
+    """Studies that a text names; what only headers tell is read from one of the files of each study first."""
+    from dicom_node.network.query_scp import describe_new_studies
+
+    found = find_studies(ledger, text, limit=limit)
+    if not found and configuration.storage.directory.is_dir():
+        describe_new_studies(ledger, storage_of(configuration, ledger))
+        found = find_studies(ledger, text, limit=limit)
+    return found
+
+
+def _only(ledger: Ledger, configuration: Configuration, text: str) -> str:
+    """The one study that a text names.
+
+    Raises
+    ------
+    LedgerError
+        It names none, or several.
+    """
+    found = _named(ledger, configuration, text, 3)
+    if not found:
+        raise LedgerError(f"no study {text} in the ledger: dicom-node studies lists them")
+    if len(found) > 1:
+        raise LedgerError(f"{text!r} names several studies, such as {found[0]} and {found[1]}: say more of it")
+    return found[0]
+
+
+def _subject(event: Event, study: str) -> str:
+    """What an event is about: the sender for what came in of the study, nothing for the study itself."""
+    if event.kind == "reception started":
+        return f"from {event.sender}" if event.sender else ""
+    return "" if event.subject == study else event.subject
 
 
 def _more(left: int, remark: str = "") -> str | None:

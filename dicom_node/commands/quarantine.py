@@ -9,7 +9,7 @@ import typer
 
 from dicom_node.audit.messages import Access, Study, instances_accessed
 from dicom_node.commands.consent import Consent, ReasonOption, YesFlag, consent
-from dicom_node.commands.ledger import opened
+from dicom_node.commands.ledger import opened, storage_of
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
 from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
@@ -62,7 +62,7 @@ def accept(
 
     configuration = load_configuration(config)
     with opened(configuration) as ledger:
-        files = InstanceFiles(configuration.storage.directory, durable=configuration.storage.durable)
+        files = storage_of(configuration, ledger)
         one = quarantined_object(ledger, number)
         given = consent(f"Take in {_named(one)} in place of what is held under its UID?", reason, yes=yes)
         _audit(configuration, files, one, given, Access.UPDATE)
@@ -81,7 +81,7 @@ def drop(
     """Delete an object that was kept aside."""
     configuration = load_configuration(config)
     with opened(configuration) as ledger:
-        files = InstanceFiles(configuration.storage.directory, durable=configuration.storage.durable)
+        files = storage_of(configuration, ledger)
         one = quarantined_object(ledger, number)
         given = consent(f"Delete {_named(one)}? It cannot be had back", reason, yes=yes)
         _audit(configuration, files, one, given, Access.DELETE)

@@ -85,7 +85,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     """Print a table; columns whose name ends in ``>`` are aligned to the right."""
     view = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in columns:
-        view.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
+        # A UID that is cut is of no use to the next command: what does not fit goes on in the next line.
+        view.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     for row in rows:
         view.add_row(*("" if cell is None else str(cell) for cell in row))
     console.print(view)

@@ -12,8 +12,8 @@ from dicom_node.commands.terminal import JsonFlag, console, print_json, table
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pipelines.motion.evaluate import MotionEvaluation
-    from pipelines.segmentation.evaluate import CaseResult, SegmentationEvaluation
+    from pipelines.evaluation.motion import MotionEvaluation
+    from pipelines.evaluation.segmentation import CaseResult, SegmentationEvaluation
     from pipelines.training.segmentation import Progress as TrainingProgress
 
 __all__ = ["evaluate_app", "train_app"]
@@ -150,6 +150,76 @@ def train_registration(
     )
 
 
+@train_app.command("long-axis")
+def train_long_axis(
+    phantoms: Annotated[int, typer.Option(min=1, help="Number of phantoms.")] = 220,
+    phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 500000,
+    output: Annotated[Path, typer.Option(help="Folder for images, checkpoint, weights and card.")] = Path("runs"),
+    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the long-axis network on simulated views; a stopped run goes on where it stopped."""
+    from pipelines.training.long_axis import MODEL, pack_views
+    from pipelines.training.long_axis import train_long_axis as train_network
+
+    with _progress(as_json) as progress:
+        task = progress.add_task("long axis", total=None, detail="")
+
+        def packed(done: int) -> None:
+            progress.update(task, completed=done, total=phantoms, detail="phantoms made")
+
+        def report(state: TrainingProgress) -> None:
+            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
+            progress.update(task, completed=state.step, total=state.steps, detail=detail)
+
+        views = output / f"{MODEL}-views-{phantom_seed}-{phantoms}.npz"
+        try:
+            if not views.is_file():
+                pack_views(phantoms, phantom_seed, views, packed)
+            result = train_network(
+                views, output / MODEL, steps=steps, seed=seed, device=device, resume=resume, report=report
+            )
+        except ValueError as error:
+            raise ConfigurationError(str(error), subject="train long-axis") from error
+    if as_json:
+        print_json(result)
+        return
+    console.print(
+        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
+    )
+
+
+@evaluate_app.command("long-axis")
+def evaluate_long_axis(
+    phantoms: Annotated[int | None, typer.Option(min=1, help="Number of phantoms to compare with.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom: none that was trained on.")] = 700000,
+    surfaces: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="One subject with DICOM and fitted surfaces of every phase."),
+    ] = None,
+    models: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the network; left out: the package's.")
+    ] = None,
+) -> None:
+    """Compare long-axis contours and valve planes with simulated truth or with fitted surfaces; prints JSON."""
+    from pipelines.evaluation.long_axis import compare_with_phantoms, compare_with_surfaces
+    from pipelines.models.registry import PACKAGED, ModelUnavailable
+
+    if (phantoms is None) == (surfaces is None):
+        raise ConfigurationError("give either --phantoms or --surfaces", subject="evaluate long-axis")
+    root = models or PACKAGED
+    try:
+        if surfaces is not None:
+            print_json(compare_with_surfaces(surfaces, models=root).to_json())
+        else:
+            print_json(compare_with_phantoms(phantoms or 1, seed, models=root).to_json())
+    except (ValueError, ModelUnavailable) as error:
+        raise ConfigurationError(str(error), subject="evaluate long-axis") from error
+
+
 @evaluate_app.command("segmentation")
 def evaluate_segmentation(
     data: AcdcFolder,
@@ -168,8 +238,8 @@ def evaluate_segmentation(
     as_json: JsonFlag = False,
 ) -> None:
     """Segment every case as the node would, localiser included, and compare with its annotation."""
+    from pipelines.evaluation.segmentation import evaluate
     from pipelines.models.registry import PACKAGED, ModelUnavailable
-    from pipelines.segmentation.evaluate import evaluate
 
     with _progress(as_json) as progress:
         task = progress.add_task("cases", total=None, detail="")
@@ -206,9 +276,9 @@ def evaluate_motion(
     as_json: JsonFlag = False,
 ) -> None:
     """Follow motion, find keyframes and measure strain as the node would, and compare with what is true."""
+    from pipelines.evaluation.external import AnnotationError
+    from pipelines.evaluation.motion import PhantomResult, evaluate_acdc, evaluate_folder, evaluate_phantoms
     from pipelines.models.registry import PACKAGED, ModelUnavailable
-    from pipelines.motion.evaluate import PhantomResult, evaluate_acdc, evaluate_folder, evaluate_phantoms
-    from pipelines.segmentation.external import AnnotationError
     from pipelines.training.acdc import AcdcLayoutError
 
     if (data is None) == (phantoms is None):

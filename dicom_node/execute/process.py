@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicom_node.config import DestinationProfile, ResultSettings, Route
-from dicom_node.errors import CannotUnderstandError, ProcessingFailureError
+from dicom_node.errors import CannotUnderstandError, GateError, ProcessingFailureError
 from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.content import Predecessor
-from dicom_node.results.encode import EncodedPackage, encode_study
+from dicom_node.results.encode import EncodedPackage, EncodedStudy, encode_refusal, encode_study
 from dicom_node.results.front_page import ListedPackage, front_page
 from dicom_node.results.gate import check
 from dicom_node.results.objects import ResultObject
-from dicom_node.results.problems import Problem
 from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.verdict import Verdict, VerdictKind
+from dicom_node.results.whole import RejectedObject, checked_set, identity_refusal
 from pipelines.analysis import Findings
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStudy
@@ -30,15 +30,7 @@ from pipelines.errors import Refusal
 from pipelines.package import packages
 from pipelines.study import analyse_study, findings_of
 
-__all__ = ["Processed", "ProcessedStudy", "RejectedObject", "process_front_page", "process_study"]
-
-
-@dataclass(frozen=True, slots=True)
-class RejectedObject:
-    """A result object that the gate kept back, and why."""
-
-    object: ResultObject
-    problems: tuple[Problem, ...]
+__all__ = ["Processed", "ProcessedStudy", "process_front_page", "process_study"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +40,9 @@ class Processed:
     Attributes
     ----------
     objects : tuple of ResultObject
-        Passed the gate; in the order of delivery.
+        In the order of delivery: the whole set, or a refusal alone.
     rejected : tuple of RejectedObject
+        What the gate found something in; the rest of its set is withheld with it.
     seconds : mapping of str to float
         By step, in order; the analyses under their own names.
     verdicts : tuple of Verdict
@@ -132,33 +125,50 @@ def process_study(
         A package failed (not: declined) and attempts are left, or a source instance cannot be read again.
     """
     seconds: dict[str, float] = {}
+    sources = SourceDatasets()
     asked = [packages()[name] for name in (route.analyses if package is None else (package,))]
     with _timed("assemble", seconds, on_step):
-        study = next((one for one in assemble(paths) if one.context.study_instance_uid == study_instance_uid), None)
+        read = assemble(paths, sources.take)
+        study = next((one for one in read if one.context.study_instance_uid == study_instance_uid), None)
     if study is None:
         raise CannotUnderstandError(
             f"none of {len(paths)} files belongs to the study",
             subject=study_instance_uid,
             remedy="send the study again",
         )
-    findings = analyse_study(study, [one.gives for one in asked], on_start=on_step, device=device, known=known)
+    with _timed("identity", seconds, on_step):
+        contradiction = identity_refusal(sources, study_instance_uid)
+    if contradiction is None:
+        findings = analyse_study(study, [one.gives for one in asked], on_start=on_step, device=device, known=known)
+    else:
+        findings = Findings({}, (contradiction,))
     seconds |= findings.seconds
     _raise_failure(findings.refusals, last_attempt)
     with _timed("encode", seconds, on_step):
-        sources = SourceDatasets.index(paths)
         profiles = _profiles(route, results)
         circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors))
-        encoded = encode_study(study, [findings_of(one, findings) for one in asked], sources, profiles, circumstances)
+        found = [findings_of(one, findings) for one in asked]
+
+        def refused(refusal: Refusal) -> EncodedStudy:
+            return encode_refusal(study, found, refusal, sources, profiles, circumstances)
+
+        if contradiction is None:
+            encoded = encode_study(study, found, sources, profiles, circumstances)
+        else:
+            encoded = refused(contradiction)
     _raise_failure([cause for one in encoded.packages for cause in one.causes], last_attempt)
     with _timed("gate", seconds, on_step):
-        problems = check(encoded.objects, sources, [one.sop_instance_uid for one in predecessors])
-    judged = list(zip(encoded.objects, problems, strict=True))
-    rejected = tuple(RejectedObject(one, found) for one, found in judged if found)
+        earlier = [one.sop_instance_uid for one in predecessors]
+        checked = checked_set(encoded.objects, sources, lambda refusal: refused(refusal).objects, earlier)
+    if checked.withheld is not None:
+        # What does not leave is not told in other ways either.
+        encoded = refused(checked.withheld)
+        findings = Findings({}, (*findings.refusals, checked.withheld), findings.seconds)
     return ProcessedStudy(
-        objects=tuple(one for one, found in judged if not found),
-        rejected=rejected,
+        objects=checked.objects,
+        rejected=checked.rejected,
         seconds=seconds,
-        verdicts=tuple(_verdict(one, len(judged), rejected) for one in encoded.packages),
+        verdicts=tuple(map(_verdict, encoded.packages)),
         study=study,
         findings=findings,
         numbers={one.package.name: one.numbers for one in encoded.packages},
@@ -194,6 +204,8 @@ def process_front_page(
     ------
     ProcessingFailureError
         No file of the study can be read.
+    GateError
+        The front page does not pass the gate.
     """
     seconds: dict[str, float] = {}
     with _timed("encode", seconds):
@@ -203,13 +215,14 @@ def process_front_page(
     with _timed("gate", seconds):
         earlier = [each.sop_instance_uid for one in listed for each in one.results]
         problems = check(objects, sources, [*earlier, *(one.sop_instance_uid for one in predecessors)])
-    judged = list(zip(objects, problems, strict=True))
-    return Processed(
-        objects=tuple(one for one, found in judged if not found),
-        rejected=tuple(RejectedObject(one, found) for one, found in judged if found),
-        seconds=seconds,
-        verdicts=(),
-    )
+    if any(problems):
+        raise GateError(
+            "the front page was found unfit by the check before delivery: "
+            + "; ".join(str(problem) for found in problems for problem in found),
+            subject=objects[0].sop_instance_uid,
+            remedy="report this as a defect",
+        )
+    return Processed(objects, (), seconds, ())
 
 
 def _profiles(route: Route, results: ResultSettings) -> dict[str, DestinationProfile]:
@@ -232,22 +245,11 @@ def _raise_failure(causes: Sequence[Refusal], last_attempt: bool) -> None:
         raise ProcessingFailureError(failed.sentence, subject=failed.analysis, remedy="see the log of the worker")
 
 
-def _verdict(encoded: EncodedPackage, objects: int, rejected: Sequence[RejectedObject]) -> Verdict:
+def _verdict(encoded: EncodedPackage) -> Verdict:
     name = encoded.package.name
     sentences = tuple(dict.fromkeys(cause.sentence for cause in encoded.causes))
-    if any(cause.reason.retry_can_help for cause in encoded.causes):
+    if any(cause.reason.of_this_software for cause in encoded.causes):
         return Verdict(name, VerdictKind.FAILED, sentences)
     if encoded.causes:
         return Verdict(name, VerdictKind.DECLINED, sentences)
-    if not rejected:
-        return Verdict(name, VerdictKind.DELIVERED, key_numbers=encoded.key_numbers)
-    kept_back = tuple(
-        dict.fromkeys(
-            f"{one.object.series_description}: kept back by the gate ({problem})"
-            for one in rejected
-            for problem in one.problems
-        )
-    )
-    if len(rejected) == objects:
-        return Verdict(name, VerdictKind.FAILED, kept_back)
-    return Verdict(name, VerdictKind.PARTIAL, kept_back, encoded.key_numbers)
+    return Verdict(name, VerdictKind.DELIVERED, key_numbers=encoded.key_numbers)

@@ -44,10 +44,11 @@ from storage.ledger import Ledger, open_ledger, utc_now
 from storage.schema import Verdict
 
 if TYPE_CHECKING:
-    from dicom_node.execute.process import Processed, ProcessedStudy, RejectedObject
+    from dicom_node.execute.process import Processed, ProcessedStudy
     from dicom_node.results.content import Predecessor
     from dicom_node.results.front_page import ListedPackage
     from dicom_node.results.objects import ResultObject
+    from dicom_node.results.whole import RejectedObject
 
 __all__ = ["ProcessStudy", "serve_worker"]
 

@@ -14,7 +14,16 @@ from dicom_node.network.places import Places
 from dicom_node.network.refusals import RefusalReason
 from dicom_node.network.tls import PeerCertificate
 
-__all__ = ["Admitted", "HostResolver", "Refused", "Rejection", "admit", "normalised_address", "take_place"]
+__all__ = [
+    "Admitted",
+    "HostResolver",
+    "Refused",
+    "Rejection",
+    "admit",
+    "counted_under",
+    "normalised_address",
+    "take_place",
+]
 
 
 class Rejection(enum.Enum):
@@ -160,11 +169,22 @@ def admit(
     )
 
 
-def take_place(configuration: Configuration, admitted: Admitted, places: Places) -> Refused | None:
-    """Count an association in, unless the node or its peer has too many open; ``None`` when it is counted."""
-    names = admitted.peers
+def counted_under(peers: tuple[str, ...], address: str) -> tuple[str, ...]:
+    """Names under which an association is counted: each entry that it is opened under, and its address."""
+    return *peers, normalised_address(address)
+
+
+def take_place(configuration: Configuration, admitted: Admitted, address: str, places: Places) -> Refused | None:
+    """Count an association in, unless the node, its peer or its address has too many open; ``None`` when counted.
+
+    A peer and an address without a limit of their own may have three quarters of what the node has, so that none of
+    them alone keeps everybody else out.
+    """
+    names = counted_under(admitted.peers, address)
     places.enter(names)
     limit = configuration.node.maximum_associations
+    share = limit - limit // 4
+    of_address = configuration.node.maximum_associations_per_address or share
     refused = None
     if places.table.total() > limit:
         refused = Refused(
@@ -172,9 +192,15 @@ def take_place(configuration: Configuration, admitted: Admitted, places: Places)
             RefusalReason.NODE_LIMIT,
             f"{limit} associations are open already (node.maximum_associations)",
         )
-    for name in names:
-        of_peer = configuration.peers[name].maximum_associations
-        if refused is None and of_peer is not None and places.table.total(name) > of_peer:
+    if refused is None and places.table.total(names[-1]) > of_address:
+        refused = Refused(
+            Rejection.LOCAL_LIMIT_EXCEEDED,
+            RefusalReason.PEER_LIMIT,
+            f"{of_address} associations from its address are open already (node.maximum_associations_per_address)",
+        )
+    for name in admitted.peers:
+        of_peer = configuration.peers[name].maximum_associations or share
+        if refused is None and places.table.total(name) > of_peer:
             refused = Refused(
                 Rejection.LOCAL_LIMIT_EXCEEDED,
                 RefusalReason.PEER_LIMIT,

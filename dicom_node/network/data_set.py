@@ -3,7 +3,7 @@
 pydicom takes a truncated data set for a short one and says nothing. A receiver must not: Success for half an image is a
 lost image. So the structure is walked here, to the last byte, values untouched, and what identifies the object is
 picked up on the way, without the cost of a data set of pydicom's. How an element is told from the next is in
-:mod:`pipelines.structure`.
+:mod:`pipelines.cine.structure`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydicom.charset import convert_encodings
 from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_node.errors import CannotUnderstandError
-from pipelines.structure import SHORT_VRS, StructureError, element_at, padding
+from pipelines.cine.structure import SHORT_VRS, StructureError, element_at, padding
 
 __all__ = ["SPECIFIC_CHARACTER_SET", "Header", "read_header"]
 
@@ -64,6 +64,9 @@ def read_header(data: bytes | memoryview, transfer_syntax_uid: str, tags: Contai
 def _header(view: memoryview, implicit: bool, tags: Container[int]) -> Header:
     values: dict[int, bytes] = {}
     offset, end, found, last = 0, len(view), False, 0
+    if not implicit and end and not bytes(view[4:6]).isalpha():
+        # One element may be in implicit VR; a data set that begins so is in another transfer syntax than it says.
+        raise CannotUnderstandError("the data set does not begin in explicit VR, as its transfer syntax says")
     try:
         while offset < end:
             if not implicit and offset + 8 <= end:

@@ -49,7 +49,7 @@ MAXIMUM_WAITING = 4
 """Messages that wait to be served; a peer that does not wait for answers is not read from while there are more."""
 
 _P_DATA_TF, _A_RELEASE_RQ, _A_ABORT = 0x04, 0x05, 0x07
-_C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
+_C_STORE_RQ, _C_STORE_RSP, _C_ECHO_RQ, _NO_DATA_SET = 0x0001, 0x8001, 0x0030, 0x0101
 _LONGEST_UID = 64
 _COMMAND, _LAST = 1, 2
 """Bits of the message control header (PS3.8 E.2)."""
@@ -470,6 +470,8 @@ class _DirectProvider(DULServiceProvider):
     def _message(self, command: bytes) -> None:
         fields = read_command(command)
         has_data_set = _unsigned(fields, 0x0800) != _NO_DATA_SET
+        if _unsigned(fields, 0x0100) == _C_ECHO_RQ and not _uid(fields, 0x0002):
+            command = self._with_class(command)
         if _unsigned(fields, 0x0100) != _C_STORE_RQ:
             self._forward(_COMMAND | _LAST, command)
             self._forwarded = 0 if has_data_set else None
@@ -483,6 +485,17 @@ class _DirectProvider(DULServiceProvider):
             raise _ProtocolError("a C-STORE request with a UID that is too long")
         self._store = StoreCommand(message_id, _uid(fields, 0x0002), _uid(fields, 0x1000))
         self._sink = self._begin_store(self.assoc, context.as_tuple, self._store)
+
+    def _with_class(self, command: bytes) -> bytes:
+        """A C-ECHO request with the SOP Class that it leaves out: that of its presentation context."""
+        context = self.assoc._accepted_cx.get(self._context_id)
+        fields = read_command(command)
+        if context is None or context.abstract_syntax is None:
+            return command
+        fields[0x0002] = _padded(str(context.abstract_syntax).encode("ascii"), b"\0")
+        fields.pop(0x0000, None)
+        body = b"".join(_element(number, value) for number, value in sorted(fields.items()))
+        return _element(0x0000, struct.pack("<L", len(body))) + body
 
     def _forward(self, control: int, fragment: bytes) -> None:
         """Hand a fragment to pynetdicom's DIMSE provider, as its state machine does (PS3.8 9.2.3, DT-2)."""

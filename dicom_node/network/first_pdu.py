@@ -74,7 +74,7 @@ def ae_titles(request: bytes | bytearray) -> tuple[str, str]:
         called, calling = request[10:26].decode("ascii"), request[26:42].decode("ascii")
     except UnicodeDecodeError as error:
         raise FirstPduError(RefusalReason.PDU_CONTENT) from error
-    return calling.strip(), called.strip()
+    return calling.strip(" \0"), called.strip(" \0")
 
 
 def reject(result: int, source: int, reason: int) -> bytes:

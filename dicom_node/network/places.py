@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import threading
+import zlib
 from collections.abc import Iterable, Sequence
 
 __all__ = ["PlaceTable", "Places"]
 
 _OPEN, _ARRIVING, _FIXED = 0, 1, 2
+_OTHERS = 1024
 
 
 class PlaceTable:
@@ -23,13 +25,14 @@ class PlaceTable:
     processes
         Number of rows.
     peers
-        Names whose associations are counted apart.
+        Names whose associations are counted apart. Any other name, such as an address, shares one of many columns with
+        those of the same checksum.
     """
 
     def __init__(self, processes: int, peers: Iterable[str] = ()) -> None:
         self.processes = processes
         self.columns = {name: _FIXED + number for number, name in enumerate(sorted(peers))}
-        self._width = _FIXED + len(self.columns)
+        self._width = _FIXED + len(self.columns) + _OTHERS
         # Not shared by a lock: a process that is killed while it holds one would stop its siblings.
         self._cells = multiprocessing.get_context("spawn").RawArray(ctypes.c_int32, processes * self._width)
 
@@ -46,9 +49,15 @@ class PlaceTable:
         """Set one cell of one's own row."""
         self._cells[row * self._width + column] = value
 
-    def total(self, peer: str | None = None) -> int:
-        """Open associations of a peer, or of all, in all processes."""
-        column = _OPEN if peer is None else self.columns[peer]
+    def column_of(self, name: str) -> int:
+        """Where the associations of a peer or an address are counted."""
+        if name in self.columns:
+            return self.columns[name]
+        return self._width - 1 - zlib.crc32(name.encode()) % _OTHERS
+
+    def total(self, name: str | None = None) -> int:
+        """Open associations of a peer or an address, or of all, in all processes."""
+        column = _OPEN if name is None else self.column_of(name)
         return sum(self.read(row, column) for row in range(self.processes))
 
     def load(self, row: int) -> int:
@@ -64,17 +73,17 @@ class Places:
         self._lock = threading.Lock()
         table.clear(row)
 
-    def enter(self, peers: Sequence[str] = ()) -> None:
-        """Count one more association, also for each of these peers.
+    def enter(self, names: Sequence[str] = ()) -> None:
+        """Count one more association, also for each of these peers and addresses.
 
         Count first, then look whether there are too many: two processes that do so at once may both give up, but never
         both go on.
         """
-        self._add(peers, 1)
+        self._add(names, 1)
 
-    def leave(self, peers: Sequence[str] = ()) -> None:
+    def leave(self, names: Sequence[str] = ()) -> None:
         """Count one association less."""
-        self._add(peers, -1)
+        self._add(names, -1)
 
     def arriving(self, connections: int) -> None:
         """Publish how many connections have come in just now and are not yet associations."""
@@ -84,7 +93,7 @@ class Places:
         """How much more this process has to serve than the one with the least."""
         return self.table.load(self._row) - min(self.table.load(row) for row in range(self.table.processes))
 
-    def _add(self, peers: Sequence[str], change: int) -> None:
+    def _add(self, names: Sequence[str], change: int) -> None:
         with self._lock:
-            for column in (_OPEN, *(self.table.columns[name] for name in peers)):
+            for column in (_OPEN, *map(self.table.column_of, names)):
                 self.table.write(self._row, column, self.table.read(self._row, column) + change)

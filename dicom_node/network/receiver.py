@@ -26,7 +26,7 @@ from dicom_node.errors import (
     SopClassNotSupportedError,
     classify,
 )
-from dicom_node.network.admission import Admitted, HostResolver, Refused, Rejection, admit, take_place
+from dicom_node.network.admission import Admitted, HostResolver, Refused, Rejection, admit, counted_under, take_place
 from dicom_node.network.capabilities import supported_contexts
 from dicom_node.network.commitment import CommitmentReport
 from dicom_node.network.commitment_scp import CommitmentService
@@ -93,7 +93,7 @@ class _Visits:
         """Give back the place of an association that did not start."""
         with self._lock:
             self._open = {association: other for association, other in self._open.items() if other is not visit}
-        self._places.leave(visit.peers)
+        self._places.leave(counted_under(visit.peers, visit.address))
 
     def of(self, association: Association) -> _Visit:
         with self._lock:
@@ -120,7 +120,7 @@ class _Visits:
             return
         if visit.outcome is None:
             visit.outcome = outcome
-            self._places.leave(visit.peers)
+            self._places.leave(counted_under(visit.peers, visit.address))
             metrics.ASSOCIATIONS_ENDED.labels(outcome).inc()
         if visit.ledger_id is None:
             return
@@ -200,7 +200,7 @@ class _Doorkeeper:
             resolve=self._resolve,
         )
         if isinstance(decision, Admitted):
-            decision = take_place(self._configuration, decision, self._places) or decision
+            decision = take_place(self._configuration, decision, request.address, self._places) or decision
         if isinstance(decision, Refused):
             self._refusals.tell(decision.reason, request.address, decision.why)
             return decision.rejection
@@ -325,7 +325,7 @@ def _doors(front_door: FrontDoor, tls: TlsSettings | None) -> tuple[Door, ...]:
     doors = [] if front_door.plain is None else [Door(front_door.plain)]
     if front_door.secure is not None and tls is not None:
         doors.append(Door(front_door.secure, server_context(tls)))
-        metrics.CERTIFICATE_EXPIRES.set(expires_at(tls).timestamp())
+        metrics.CERTIFICATE_EXPIRES.labels("dicom").set(expires_at(tls).timestamp())
     return tuple(doors)
 
 

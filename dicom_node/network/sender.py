@@ -35,7 +35,7 @@ from dicom_node.errors import (
 )
 from dicom_node.network.capabilities import UNCOMPRESSED
 from dicom_node.network.tls import client_context
-from dicom_node.network.transport import EventHandlers, application_entity, prompt_socket
+from dicom_node.network.transport import EventHandlers, application_entity, lenient_answer, prompt_socket
 
 __all__ = [
     "DicomFile",
@@ -225,6 +225,7 @@ def associated(
             tls_args=secure,
             evt_handlers=[
                 *prompt_socket(settings.response_timeout_s),
+                *lenient_answer(),
                 (evt.EVT_CONN_OPEN, lambda _event: connected.set()),
                 *handlers,
             ],

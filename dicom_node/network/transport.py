@@ -18,15 +18,17 @@ import structlog
 from pynetdicom import AE, _config, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
-from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from dicom_node.errors import raised_at
 from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.network.admission import Rejection
 from dicom_node.network.first_pdu import ABORT, FirstPduError, ae_titles, reject
 from dicom_node.network.lobby import Arrival, Door, Lobby, LobbyLimits
+from dicom_node.network.negotiation import MalformedPduError, cleaned
 from dicom_node.network.places import Places
 from dicom_node.network.refusals import RefusalReason, Refusals
 from dicom_node.network.tls import PeerCertificate, peer_certificate
@@ -38,6 +40,7 @@ __all__ = [
     "OpenHouse",
     "Welcome",
     "application_entity",
+    "lenient_answer",
     "listening",
     "prompt_socket",
 ]
@@ -106,6 +109,29 @@ def prompt_socket(timeout_s: float) -> EventHandlers:
         wrapper.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         wrapper.socket.settimeout(timeout_s)
         wrapper.recv = functools.partial(_read_promptly, wrapper.socket)
+
+    return ((evt.EVT_CONN_OPEN, opened),)
+
+
+def lenient_answer() -> EventHandlers:
+    """Handlers that have the peer's answer to an association request made clean before it is decoded."""
+
+    def opened(event: evt.Event) -> None:
+        provider = event.assoc.dul
+        otherwise = provider._decode_pdu
+
+        def decode(pdu: bytearray) -> tuple[Any, str]:
+            try:
+                decoded, happened = otherwise(bytearray(cleaned(bytes(pdu))))
+            except MalformedPduError:
+                # Its own decoder says what it says of damaged PDUs.
+                return otherwise(pdu)
+            if isinstance(decoded, A_ASSOCIATE_AC):
+                # What the state machine does with it, where an exception would leave the connection open.
+                decoded.to_primitive()
+            return decoded, happened
+
+        provider._decode_pdu = decode
 
     return ((evt.EVT_CONN_OPEN, opened),)
 
@@ -261,17 +287,32 @@ class Listener:
         for event, *rest in self._handlers:
             association.bind(event, *rest)
         acceptor.supported_contexts = list(welcome.begin(association))
+        association.run = functools.partial(self._run, association, association.run, arrival.connection)
         evt.trigger(association, evt.EVT_CONN_OPEN, {"address": arrival.address})
         # The state machine finds the request as if it had read it: Evt5, put by the socket, then Evt6.
         association.dul._recv_pdu.put(request)
         association.dul.event_queue.put("Evt6")
         return association
 
+    def _run(self, association: Association, run: Callable[[], None], connection: socket.socket) -> None:
+        """Run the thread of an association; if that fails, the peer, both threads and the place are let go of."""
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001 - without this thread nobody would ever end the association
+            _log.error("association broken off", address=association.requestor.address, place=raised_at(error))
+            self._refusals.count(RefusalReason.FAILURE)
+            association.dul.kill_dul()
+            with contextlib.suppress(OSError):
+                connection.sendall(ABORT)
+            self.shutdown_request(connection)
+            association.is_established, association.is_aborted, association._kill = False, True, True
+            evt.trigger(association, evt.EVT_ABORTED, {})
+
 
 def _decoded(request: bytes) -> A_ASSOCIATE_RQ:
     pdu = _WholeRequest()
     try:
-        pdu.decode(request)
+        pdu.decode(cleaned(request))
         # What the state machine does with it: an exception there would leave the peer without an answer.
         pdu.primitive = pdu.to_primitive()
     except Exception as error:

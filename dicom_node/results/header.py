@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.config import ResultSettings
@@ -22,7 +22,8 @@ from dicom_node.results.codes import (
     code_item,
     private_scheme_item,
 )
-from dicom_node.results.identity import CarriedIdentity, ResultIdentity
+from dicom_node.results.dates import last_acquired, local_time, offset_text
+from dicom_node.results.identity import CarriedIdentity, ResultIdentity, one_line
 from dicom_node.results.roles import USUAL, ResultRole, Variant
 from dicom_node.results.uids import derive_uid
 from pipelines.cine.headers import OWN_MODEL_NAME
@@ -62,6 +63,8 @@ class ResultContext:
         attempt repeated after a crash yields the same bytes.
     models : tuple of ModelIdentity
         Every network that took part; empty for a refusal before any ran.
+    acquired : datetime.datetime or None
+        When the last image was acquired, as its clock said, without time zone; that of ``reference`` when ``None``.
     """
 
     title: str
@@ -72,19 +75,22 @@ class ResultContext:
     created: datetime.datetime
     settings: ResultSettings
     models: tuple[ModelIdentity, ...]
+    acquired: datetime.datetime | None = None
     _local: datetime.datetime = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.created.tzinfo is None:
             raise ValueError("created must have a time zone")
-        local = self.created
-        match = re.fullmatch(r"([+-])(\d{2})(\d{2})", self.carried.timezone_offset.strip())
-        if match:
-            # TimezoneOffsetFromUTC governs every date and time of the object that has none of its own (C.12.1).
-            offset = datetime.timedelta(hours=int(match[2]), minutes=int(match[3])) * (-1 if match[1] == "-" else 1)
-            if abs(offset) < datetime.timedelta(hours=24):
-                local = local.astimezone(datetime.timezone(offset))
+        known = [moment for moment in (self.acquired, last_acquired([self.reference])) if moment is not None]
+        local = local_time(
+            self.created, self.carried.timezone_offset, self.settings.time_zone, max(known, default=None)
+        )
         object.__setattr__(self, "_local", local)
+
+    @property
+    def timezone_offset(self) -> str:
+        """TimezoneOffsetFromUTC: it governs every date and time of the object that has none of its own (C.12.1)."""
+        return offset_text(self._local.utcoffset() or datetime.timedelta())
 
     @property
     def date(self) -> str:
@@ -185,17 +191,27 @@ def complete(context: ResultContext, dataset: Dataset) -> None:
     dataset.ContributingEquipmentSequence = _contributing_equipment(context)
 
 
+_EQUIPMENT = (
+    ("InstitutionName", 64),
+    ("StationName", 16),
+    ("ManufacturerModelName", 64),
+    ("DeviceSerialNumber", 64),
+)
+"""What is said of the scanner, with the most characters of its VR (PS3.5 6.2)."""
+
+
 def _contributing_equipment(context: ResultContext) -> list[Dataset]:
     acquisition = Dataset()
     acquisition.PurposeOfReferenceCodeSequence = [code_item(ACQUISITION_EQUIPMENT)]
-    acquisition.Manufacturer = _text(context.reference, "Manufacturer") or "unknown"
-    for keyword in ("InstitutionName", "StationName", "ManufacturerModelName", "DeviceSerialNumber"):
-        value = _text(context.reference, keyword)
+    acquisition.Manufacturer = _text(context.reference, "Manufacturer", 64) or "unknown"
+    for keyword, limit in _EQUIPMENT:
+        value = _text(context.reference, keyword, limit)
         if value:
             setattr(acquisition, keyword, value)
-    software = context.reference.get("SoftwareVersions")
-    if software:
-        acquisition.SoftwareVersions = software
+    versions = context.reference.get("SoftwareVersions") or []
+    named = [one_line(str(one), 64) for one in ([versions] if isinstance(versions, str) else versions)]
+    if any(named):
+        acquisition.SoftwareVersions = named
 
     node = _processing(context, OWN_MODEL_NAME, [SOFTWARE_VERSION], device_uid(context.models))
     node.ContributionDescription = "assembly of the cine, quality control, measurement, encoding"
@@ -221,8 +237,9 @@ def _processing(context: ResultContext, model_name: str, versions: list[str], ui
     return item
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
-    return str(dataset.get(keyword) or "").strip()
+def _text(dataset: Dataset, keyword: str, limit: int) -> str:
+    value = dataset.get(keyword) or ""
+    return one_line(str(value) if isinstance(value, str) else " ".join(map(str, value)), limit)
 
 
 def encoded(context: ResultContext, dataset: Dataset) -> bytes:
@@ -232,6 +249,9 @@ def encoded(context: ResultContext, dataset: Dataset) -> bytes:
     """
     if _uses_private_code(dataset):
         dataset.CodingSchemeIdentificationSequence = [private_scheme_item()]
+    # Before raw elements are put in, after which pydicom does it no more.
+    correct_ambiguous_vr(dataset, is_little_endian=True)
+    dataset.TimezoneOffsetFromUTC = context.timezone_offset
     context.carried.apply(dataset)
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"

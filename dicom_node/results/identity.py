@@ -7,22 +7,24 @@ and its character set: a name then reads in the results as it reads in the image
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pydicom.charset import convert_encodings, python_encoding
+from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, PersonName
+from pydicom.tag import BaseTag
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, MAX_VALUE_LEN, STR_VR, PersonName
 
 from dicom_node.results.uids import derive_uid
+from pipelines.cine.stack import CineStack, CineStudy
 from pipelines.models.identity import ModelIdentity
 
-__all__ = ["CARRIED", "CarriedIdentity", "ResultIdentity", "ascii_text"]
+__all__ = ["CARRIED", "CarriedIdentity", "ResultIdentity", "ascii_text", "one_line", "with_frames_of_reference"]
 
 _PATIENT = (
     "PatientName",
@@ -133,7 +135,7 @@ _PATIENT_STUDY = (
 )
 """Patient Study Module, PS3.3 C.7.2.2."""
 
-CARRIED: tuple[str, ...] = (*_PATIENT, *_CLINICAL_TRIAL, *_STUDY, *_PATIENT_STUDY, "TimezoneOffsetFromUTC")
+CARRIED: tuple[str, ...] = (*_PATIENT, *_CLINICAL_TRIAL, *_STUDY, *_PATIENT_STUDY)
 """Keywords of the elements that results take over from a source instance."""
 
 _TYPE_2 = (
@@ -147,6 +149,9 @@ _TYPE_2 = (
     "StudyID",
     "AccessionNumber",
 )
+
+_STRINGS = frozenset(vr.value for vr in STR_VR)
+"""VRs whose values are characters: what stands in the source can be put into a result byte by byte."""
 
 _ASCII = str.maketrans(
     {
@@ -177,6 +182,12 @@ def ascii_text(text: str) -> str:
     """The text in ASCII, for objects whose character set cannot hold anything else for certain."""
     folded = unicodedata.normalize("NFKD", text.translate(_ASCII))
     return "".join(c for c in folded if not unicodedata.combining(c)).encode("ascii", "replace").decode("ascii")
+
+
+def one_line(text: str, limit: int) -> str:
+    """The text as an LO or SH of at most ``limit`` characters can hold it: no control character, no backslash."""
+    kept = "".join(" " if unicodedata.category(c) == "Cc" or c == "\\" else c for c in text)
+    return kept.strip()[:limit].strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,32 +247,31 @@ class CarriedIdentity:
 
     Attributes
     ----------
-    elements : tuple of DataElement
-        In the form in which they are written: text as the bytes of the source.
+    elements : tuple of DataElement or RawDataElement
+        In the form in which they are written: strings of every VR as the bytes of the source, whatever they hold.
     character_set : tuple of str
         SpecificCharacterSet of the source, and of the results; empty when the source has none.
+    timezone_offset : str
+        TimezoneOffsetFromUTC of the source, ``""`` when absent; see :mod:`dicom_node.results.dates`.
     """
 
-    elements: tuple[DataElement, ...]
+    elements: tuple[DataElement | RawDataElement, ...]
     character_set: tuple[str, ...]
+    timezone_offset: str
 
     @classmethod
     def of(cls, source: Dataset) -> CarriedIdentity:
         """Take it from a source data set (pixels are not needed)."""
-        declared = _declared(source)
-        carried = (_carried(source, tag_for_keyword(keyword), declared) for keyword in CARRIED)
-        return cls(tuple(element for element in carried if element is not None), declared)
+        carried = (_carried(source, tag_for_keyword(keyword)) for keyword in CARRIED)
+        offset = str(source.get("TimezoneOffsetFromUTC") or "")
+        return cls(tuple(element for element in carried if element is not None), _declared(source), offset)
 
-    @property
-    def timezone_offset(self) -> str:
-        """TimezoneOffsetFromUTC of the source, ``""`` when absent; it also governs the dates of the results."""
-        value = self.value("TimezoneOffsetFromUTC") or ""
-        return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-
-    def value(self, keyword: str) -> Any:
-        """Value carried for a keyword (text as bytes), ``None`` when the source has none."""
+    def text(self, keyword: str) -> str:
+        """Value of a single-valued ASCII element, without padding; ``""`` when the source has none."""
         tag = tag_for_keyword(keyword)
-        return next((element.value for element in self.elements if element.tag == tag), None)
+        value = next((element.value for element in self.elements if element.tag == tag), None) or ""
+        plain = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+        return plain.strip(" \0")
 
     def apply(self, dataset: Dataset) -> None:
         """Make a result belong to the patient and the study; call it last, it also settles the character set.
@@ -282,6 +292,23 @@ class CarriedIdentity:
         for keyword in _TYPE_2:
             if keyword not in dataset:
                 setattr(dataset, keyword, "")
+        _write_as_read(dataset)
+
+
+def with_frames_of_reference(study: CineStudy) -> CineStudy:
+    """The study with a Frame of Reference UID on every stack.
+
+    A source without one gets one that follows from its series: SEG and images of a stack share it, whichever analysis
+    made them, and claim no relation to another stack.
+    """
+    return dataclasses.replace(study, stacks=tuple(map(_with_frame_of_reference, study.stacks)))
+
+
+def _with_frame_of_reference(stack: CineStack) -> CineStack:
+    if stack.frame_of_reference_uid:
+        return stack
+    series = sorted({source.series_instance_uid for line in stack.sources for source in line})
+    return dataclasses.replace(stack, frame_of_reference_uid=derive_uid("frame of reference", *series))
 
 
 def _declared(dataset: Dataset) -> tuple[str, ...]:
@@ -298,13 +325,18 @@ def _codec(declared: tuple[str, ...]) -> str:
     return python_encoding.get(declared[0], "ascii")
 
 
+def _write_as_read(dataset: Dataset) -> None:
+    """Have the raw elements written byte by byte: pydicom decodes and encodes them again where it sees a change."""
+    dataset.set_original_encoding(False, True, dataset._character_set)
+
+
 def _vr(element: DataElement | RawDataElement) -> str:
     if element.VR in (None, "UN"):
         return dictionary_VR(element.tag) if keyword_for_tag(element.tag) else "UN"
     return str(element.VR)
 
 
-def _carried(source: Dataset, tag: int | None, declared: tuple[str, ...]) -> DataElement | None:
+def _carried(source: Dataset, tag: int | None) -> DataElement | RawDataElement | None:
     if tag is None or tag not in source:
         return None
     raw = source.get_item(tag)
@@ -312,36 +344,28 @@ def _carried(source: Dataset, tag: int | None, declared: tuple[str, ...]) -> Dat
     if vr == "SQ":
         items = []
         for item in source[tag].value:
-            own = _declared(item) or declared
             copied = Dataset()
             for inner in list(item.keys()):
-                element = _carried(item, inner, own)
+                element = _carried(item, inner)
                 if element is not None:
                     copied[inner] = element
+            _write_as_read(copied)
             items.append(copied)
         return DataElement(tag, "SQ", items)
-    if vr in CUSTOMIZABLE_CHARSET_VR and isinstance(raw, RawDataElement):
-        value = bytes(raw.value or b"")
-        if vr == "PN":
-            return DataElement(tag, vr, _names(value, declared))
-        return DataElement(tag, vr, value.rstrip(b" \0"), already_converted=True)
+    if isinstance(raw, RawDataElement) and vr in _STRINGS:
+        value = bytes(raw.value or b"").rstrip(b" \0")
+        value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
+        return RawDataElement(BaseTag(tag), vr, len(value), value, 0, False, True)
     element = source[tag]
     return DataElement(element.tag, element.VR, element.value, already_converted=True)
 
 
-def _names(value: bytes, declared: tuple[str, ...]) -> Any:
-    # With the encodings of the source a PersonName is written as the bytes it was read from.
-    encodings = convert_encodings(list(declared) if declared else None)
-    names = [PersonName(part, encodings) for part in value.rstrip(b" \0").split(b"\\")]
-    return names if len(names) > 1 else names[0]
-
-
 def _fit(dataset: Dataset, codec: str) -> None:
-    def fitting(text: str) -> str:
+    def fitting(text: str, limit: int | None) -> str:
         try:
             text.encode(codec)
         except UnicodeEncodeError:
-            return ascii_text(text)
+            return ascii_text(text)[:limit]
         return text
 
     for element in dataset:
@@ -349,7 +373,9 @@ def _fit(dataset: Dataset, codec: str) -> None:
             for item in element.value:
                 _fit(item, codec)
         elif element.VR in CUSTOMIZABLE_CHARSET_VR and element.value:
+            # ASCII can take more characters than the text had.
+            limit = MAX_VALUE_LEN.get(element.VR)
             if isinstance(element.value, (str, PersonName)):
-                element.value = fitting(str(element.value))
+                element.value = fitting(str(element.value), limit)
             else:
-                element.value = [fitting(str(part)) for part in element.value]
+                element.value = [fitting(str(part), limit) for part in element.value]

@@ -179,14 +179,14 @@ def _slice(
     layers: Sequence[Dataset],
 ) -> tuple[Dataset, StoredPixels]:
     source = stack.sources[phase][index]
-    interpolated = index in stack.resampled_slices
+    regridded = index in stack.regridded_slices
     dataset = series_dataset(context, role, sop_class_uid=MRImageStorage, modality="MR", number=index + 1)
     dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
-    dataset.DerivationDescription = f"One phase of a cine: {when}, phase {phase + 1} of {stack.phases}" + (
-        "; interpolated in time to the common number of phases" if interpolated else "; grey values unchanged"
+    dataset.DerivationDescription = f"One phase of a cine: {when}, phase {phase + 1} of {stack.phases}" + _changes(
+        stack, index
     )
     dataset.DerivationCodeSequence = [code_item(ONE_PHASE_EXTRACTED)]
-    dataset.SourceImageSequence = [source_image_item(source)]
+    dataset.SourceImageSequence = [source_image_item(source, spatial_locations_preserved=not regridded)]
     dataset.RelatedSeriesSequence = [_related_series(context, source)]
     dataset.ImageComments = f"AI-selected {when} for research; not for diagnosis"
     dataset.BurnedInAnnotation = "NO"
@@ -226,9 +226,21 @@ def _slice(
     return dataset, pixels
 
 
+def _changes(stack: CineStack, index: int) -> str:
+    """What was done to the grey values of a slice, for DerivationDescription."""
+    changes = ""
+    if index in stack.resampled_slices:
+        changes += "; interpolated in time to the common number of phases"
+    if index in stack.interpolated_slices:
+        changes += "; interpolated in the plane to the pixel grid of the stack"
+    elif index in stack.regridded_slices:
+        changes += "; rows and columns cut, added, mirrored or exchanged to the pixel grid of the stack"
+    return changes or "; grey values unchanged"
+
+
 def _related_series(context: ResultContext, source: FrameSource) -> Dataset:
     item = Dataset()
-    item.StudyInstanceUID = context.carried.value("StudyInstanceUID")
+    item.StudyInstanceUID = context.carried.text("StudyInstanceUID")
     item.SeriesInstanceUID = source.series_instance_uid
     item.PurposeOfReferenceCodeSequence = [code_item(SOURCE_SERIES)]
     return item

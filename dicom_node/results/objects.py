@@ -15,11 +15,14 @@ from dicom_node.results.codes import VOLUME, SegmentCodes
 from dicom_node.results.problems import GateCheck, Problem
 from dicom_node.results.roles import ResultRole
 from dicom_node.results.sources import SourceDatasets
+from pipelines.cine.headers import frame_headers
+from pipelines.cine.regrid import image_centre
 from pipelines.cine.stack import FrameSource, StackGeometry
 
 __all__ = ["Expected", "ExpectedAll", "ExpectedMask", "ExpectedReport", "ExpectedSlice", "ResultObject", "Surroundings"]
 
 _POSITION_TOLERANCE_MM = 0.01
+_REGRIDDED_TOLERANCE_MM = 0.5
 _DIRECTION_TOLERANCE = 1e-4
 _ROUNDING = 0.0051
 """Relative departure that three significant digits cause."""
@@ -74,6 +77,8 @@ class ExpectedSlice:
         Largest departure allowed; 0 where stored values hold the grey values exactly.
     index : int
         Slice of ``geometry``.
+    regridded : bool
+        The source image lies on another pixel grid: in the plane of the slice, but not pixel by pixel.
     """
 
     grey: NDArray[np.float32]
@@ -82,6 +87,7 @@ class ExpectedSlice:
     frame_of_reference_uid: str
     index: int
     source: FrameSource
+    regridded: bool = False
 
     def check(self, dataset: Dataset, surroundings: Surroundings) -> Iterator[Problem]:
         """Compare grey values with the stack, the plane with the stack and with the header as received."""
@@ -100,11 +106,23 @@ class ExpectedSlice:
         yield from _plane(position, orientation, _vector(dataset.PixelSpacing), self.geometry, self.index)
         yield from _frame_of_reference(dataset, self.frame_of_reference_uid)
         # Against the header as received, not only against what the assembler made of it.
+        if self.regridded:
+            yield from self._beside(position, surroundings.sources)
+            return
         for layer in surroundings.sources.layers(self.source):
             if "ImagePositionPatient" in layer:
                 if np.abs(_vector(layer.ImagePositionPatient) - position).max() > _POSITION_TOLERANCE_MM:
                     yield Problem(GateCheck.GEOMETRY, "ImagePositionPatient is not that of the source image")
                 break
+
+    def _beside(self, position: NDArray[np.float64], sources: SourceDatasets) -> Iterator[Problem]:
+        """Compare the plane with the centre of the image as received, which lies in it on any pixel grid."""
+        for header in frame_headers(sources.header(self.source.sop_instance_uid)):
+            if header.frame_number == self.source.frame_number:
+                away = abs(float((image_centre(header) - position) @ self.geometry.normal))
+                if away > _REGRIDDED_TOLERANCE_MM:
+                    sentence = f"the source image lies {away:.1f} mm beside the slice that was made of it"
+                    yield Problem(GateCheck.GEOMETRY, sentence)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dicom_node.results.header import ResultContext, device_uid
+from dicom_node.results.patient import PatientLine, patient_line
 from dicom_node.results.sources import SourceDatasets
 from pipelines.cine.stack import CineStack, CineStudy, View
 from pipelines.models.identity import ModelIdentity
@@ -25,7 +26,7 @@ class InputSeries:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where the pages come from: nothing in it names a patient."""
+    """Where the pages come from, and whose they are."""
 
     series: tuple[InputSeries, ...]
     scanner: str
@@ -34,6 +35,8 @@ class Provenance:
     created: str
     institution: str
     contact: str
+    patient: PatientLine | None
+    """``None`` where pages name no patient (``results.patient_on_pages``)."""
 
 
 def provenance(
@@ -62,6 +65,7 @@ def provenance(
         created=context.created_text,
         institution=context.settings.institution,
         contact=context.settings.contact,
+        patient=patient_line(context.reference) if context.settings.patient_on_pages else None,
     )
 
 
@@ -80,4 +84,11 @@ def _series(study: CineStudy, sources: SourceDatasets, measured: Sequence[CineSt
             header = sources.header(first[uid])
             number = str(header.get("SeriesNumber") or "–")
             found.append(InputSeries(number, str(header.get("SeriesDescription") or ""), len(images), use))
+    for enhanced in study.late_enhancement:
+        use = f"late enhancement, {enhanced.view.value} view, {enhanced.reconstruction.value}, not measured"
+        for uid in enhanced.series_instance_uids:
+            own = [source for source in enhanced.sources if source.series_instance_uid == uid]
+            header = sources.header(own[0].sop_instance_uid)
+            number = str(header.get("SeriesNumber") or "–")
+            found.append(InputSeries(number, str(header.get("SeriesDescription") or ""), len(own), use))
     return tuple(found)

@@ -69,7 +69,7 @@ def refusal_report(
             for finding in quality.findings
         ]
     items = [
-        *(text_item(private("DECLINED"), sentence) for sentence in declined_sentences(declined)),
+        *(text_item(private("DECLINED"), sentence) for sentence in declined_sentences(declined, of_all=True)),
         *quality_sentences(quality),
         *omission_items(study.omissions),
         text_item(private("LIMITS"), BANNER),

@@ -19,15 +19,15 @@ from pydicom.sequence import Sequence as ItemSequence
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
 
+from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.results.codes import code_item
-from dicom_node.results.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.results.identity import CARRIED
 from dicom_node.results.uids import derive_uid
 
 __all__ = ["REJECTION_SERIES", "RejectedObject", "RejectionNote", "RejectionReason", "rejection_note"]
 
-REJECTION_SERIES = 19
-"""Added to the first series number of results: no role has it."""
+REJECTION_SERIES = 1000
+"""Added to the first series number of results: beyond the blocks of all packages."""
 SERIES_DESCRIPTION = "AI results REJECTED"
 _EQUIPMENT = (
     "Manufacturer",

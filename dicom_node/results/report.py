@@ -31,9 +31,8 @@ __all__ = ["composed_report", "container", "declined_sentences", "significant"]
 
 
 def significant(value: float) -> float:
-    """The value as reported: one decimal below 100 (two below 10), whole from 100 on."""
-    magnitude = abs(value)
-    return round(value, 2 if magnitude < 10 else 1 if magnitude < 100 else 0)
+    """The value as reported: one decimal, two below 10; zero has no sign."""
+    return round(value, 2 if abs(value) < 10 else 1) + 0.0
 
 
 def container(name: Code, items: Sequence[Dataset]) -> Dataset:
@@ -43,10 +42,17 @@ def container(name: Code, items: Sequence[Dataset]) -> Dataset:
     return made
 
 
-def declined_sentences(declined: Mapping[str, Sequence[Refusal]]) -> list[str]:
-    """Why packages gave nothing, by title; the title is said where there are several packages to tell apart."""
+def declined_sentences(declined: Mapping[str, Sequence[Refusal]], *, of_all: bool) -> list[str]:
+    """Why packages gave nothing; with their titles, unless there is but one package.
+
+    Parameters
+    ----------
+    of_all
+        Whether these are all packages of the report.
+    """
+    alone = of_all and len(declined) == 1
     return [
-        refusal.sentence if len(declined) == 1 else f"{title[:1].upper()}{title[1:]}: {refusal.sentence}"
+        refusal.sentence if alone else f"{title[:1].upper()}{title[1:]}: {refusal.sentence}"
         for title, refusals in declined.items()
         for refusal in refusals
     ]
@@ -113,7 +119,7 @@ def _quality(
     items = [
         *quality_sentences(quality),
         *omission_items(study.omissions),
-        *(text_item(private("DECLINED"), sentence) for sentence in declined_sentences(declined)),
+        *(text_item(private("DECLINED"), sentence) for sentence in declined_sentences(declined, of_all=False)),
         text_item(private("LIMITS"), BANNER),
     ]
     return group(

@@ -131,7 +131,9 @@ def segmentation(
     organization = context.identity.uid("dimensions", role.value, variant.name)
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
-    _refer(dataset, stand_ins, references)
+    # A source image on another pixel grid is where the slice is, but not pixel by pixel.
+    moved = frozenset(row[index].sop_instance_uid for row in stack.sources for index in stack.regridded_slices)
+    _refer(dataset, stand_ins, references, moved)
     complete(context, dataset)
     return EncodedSegmentation(_plain(dataset), segments, labels, tuple(references))
 
@@ -197,7 +199,9 @@ def _algorithms(context: ResultContext) -> AlgorithmIdentificationSequence:
     return sequence
 
 
-def _refer(dataset: Dataset, stand_ins: Sequence[Dataset], references: Sequence[FrameSource]) -> None:
+def _refer(
+    dataset: Dataset, stand_ins: Sequence[Dataset], references: Sequence[FrameSource], moved: frozenset[str]
+) -> None:
     """Put the true references in place of the stand-ins, in the frames and in the common instance references."""
     true = {image.SOPInstanceUID: source for image, source in zip(stand_ins, references, strict=True)}
     used: set[str] = set()
@@ -206,7 +210,7 @@ def _refer(dataset: Dataset, stand_ins: Sequence[Dataset], references: Sequence[
             # New items: highdicom lets the segments of one slice share theirs.
             sources = [true[item.ReferencedSOPInstanceUID] for item in derivation.SourceImageSequence]
             used.update(source.sop_instance_uid for source in sources)
-            frame.DerivationImageSequence = [_derivation(sources)]
+            frame.DerivationImageSequence = [_derivation(sources, moved)]
     # The frames say it, each for itself; the list of all stand-ins has no counterpart.
     dataset.pop("SourceImageSequence", None)
     by_series: dict[str, list[FrameSource]] = {}
@@ -216,9 +220,12 @@ def _refer(dataset: Dataset, stand_ins: Sequence[Dataset], references: Sequence[
     dataset.ReferencedSeriesSequence = [_series_item(uid, sources) for uid, sources in by_series.items()]
 
 
-def _derivation(sources: Sequence[FrameSource]) -> Dataset:
+def _derivation(sources: Sequence[FrameSource], moved: frozenset[str]) -> Dataset:
     item = Dataset()
-    item.SourceImageSequence = [source_image_item(source) for source in sources]
+    item.SourceImageSequence = [
+        source_image_item(source, spatial_locations_preserved=source.sop_instance_uid not in moved)
+        for source in sources
+    ]
     item.DerivationCodeSequence = [code_item(SEGMENTATION_DERIVATION)]
     return item
 

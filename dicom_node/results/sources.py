@@ -2,33 +2,65 @@
 
 from __future__ import annotations
 
+import datetime
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom.dataset import Dataset
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import BaseTag
 
 from dicom_node.errors import ProcessingFailureError
+from dicom_node.results.agreement import IDENTIFYING
+from dicom_node.results.dates import ACQUIRED, last_acquired
+from pipelines.cine import elements
 from pipelines.cine.elements import DAMAGE
 from pipelines.cine.reading import read_object
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 
 __all__ = ["SourceDatasets", "frame_layers"]
 
+_IDENTITY = tuple(
+    BaseTag(tag_for_keyword(keyword) or 0) for keyword in ("SpecificCharacterSet", *IDENTIFYING, *ACQUIRED)
+)
+_PIXELS = 0x7FE0_0000
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceDatasets:
-    """Where each source instance lies; headers are read when asked for, once, without pixels.
+    """Where each source instance lies, and its header without pixels: as it was read, or read once when asked for.
 
     Attributes
     ----------
-    paths : mapping of SOP Instance UID to file
+    paths : dict of SOP Instance UID to file
     """
 
-    paths: Mapping[str, Path]
+    paths: dict[str, Path] = field(default_factory=dict)
     _headers: dict[str, Dataset] = field(default_factory=dict, repr=False)
+
+    def take(self, path: Path, dataset: Dataset) -> None:
+        """Take in a data set that was read from a file; of two with one UID the first counts.
+
+        What is made of the data set afterwards does not show here: text keeps the bytes of the source.
+        """
+        uid = _sop_instance_uid(dataset)
+        if not uid or uid in self.paths:
+            return
+        implicit, little_endian = dataset.original_encoding
+        header = FileDataset(
+            path,
+            {tag: element for tag, element in dataset.items() if tag < _PIXELS},
+            file_meta=dataset.file_meta,
+            is_implicit_VR=implicit,
+            is_little_endian=little_endian,
+        )
+        header.set_original_encoding(implicit, little_endian, dataset.original_character_set)
+        self.paths[uid] = path
+        self._headers[uid] = _with_points(header)
 
     @classmethod
     def index(cls, paths: Iterable[Path]) -> SourceDatasets:
@@ -36,16 +68,33 @@ class SourceDatasets:
         found: dict[str, Path] = {}
         for path in paths:
             try:
-                # Raw: no value is converted, so an invalid UID neither warns nor changes.
                 header = read_object(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
-                element = header.get_item("SOPInstanceUID")
             except (InvalidDicomError, *DAMAGE):
                 continue
-            if element is not None and element.value:
-                value = element.value
-                uid = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-                found.setdefault(uid.strip(" \0"), path)
+            uid = _sop_instance_uid(header)
+            if uid:
+                found.setdefault(uid, path)
         return cls(found)
+
+    def identities(self, study_instance_uid: str) -> list[Dataset]:
+        """What the instances of a study say of whose study it is and when: ``IDENTIFYING`` and ``ACQUIRED`` alone.
+
+        Copies: what is read of them leaves the headers as raw as they are.
+        """
+        found = []
+        for uid in sorted(self.paths):
+            header = self.header(uid)
+            if str(header.get("StudyInstanceUID", "")) == study_instance_uid:
+                identity = Dataset()
+                for tag in _IDENTITY:
+                    if tag in header:
+                        identity[tag] = header.get_item(tag)
+                found.append(identity)
+        return found
+
+    def last_acquired(self, study_instance_uid: str) -> datetime.datetime | None:
+        """When the last image of a study was acquired, as its clock said."""
+        return last_acquired(self.identities(study_instance_uid))
 
     def header(self, sop_instance_uid: str) -> Dataset:
         """Data set of an instance, without pixels.
@@ -66,7 +115,7 @@ class SourceDatasets:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    self._headers[sop_instance_uid] = read_object(path, stop_before_pixels=True)
+                    self._headers[sop_instance_uid] = _with_points(read_object(path, stop_before_pixels=True))
             except (InvalidDicomError, *DAMAGE) as error:
                 raise ProcessingFailureError(
                     f"a source instance cannot be read again: {type(error).__name__}",
@@ -107,6 +156,31 @@ class SourceDatasets:
     def layers(self, source: FrameSource) -> list[Dataset]:
         """Attributes of one frame, the most specific first."""
         return frame_layers(self.header(source.sop_instance_uid), source.frame_number)
+
+
+def _sop_instance_uid(dataset: Dataset) -> str:
+    """Raw: no value is converted, so an invalid UID neither warns nor changes."""
+    element = dataset.get_item("SOPInstanceUID")
+    value = None if element is None else element.value
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
+    return text.strip(" \0")
+
+
+def _with_points(header: Dataset) -> Dataset:
+    """The data set with a point in each decimal string that has a comma: what results carry over must be legal."""
+    for tag in list(header.keys()):
+        element = header.get_item(tag)
+        if not isinstance(element, RawDataElement) or not element.value or b"," not in element.value:
+            continue
+        if _is_decimal(element) and elements.numbers(({tag: element},), int(tag)):
+            points = element.value.replace(b",", b".").rstrip(b"\\ ")
+            header[tag] = element._replace(VR="DS", value=points, length=len(points))
+    return header
+
+
+def _is_decimal(element: RawDataElement) -> bool:
+    implied = element.VR is None and dictionary_has_tag(element.tag) and dictionary_VR(element.tag) == "DS"
+    return element.VR == "DS" or implied
 
 
 def frame_layers(header: Dataset, frame_number: int | None) -> list[Dataset]:

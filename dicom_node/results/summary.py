@@ -1,6 +1,6 @@
 """The summary: what a radiologist reads, in pages composed of the parts of packages.
 
-No patient identity is drawn; it stands in the header.
+Each page names its patient, since a page is printed and passed on alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dicom_node.results.canvas import HEIGHT, MARGIN, WIDTH, Page, Theme, clippe
 from dicom_node.results.content import omission_sentence
 from dicom_node.results.header import BANNER
 from dicom_node.results.parts import Heading, Panel, Paragraph, SummaryPart, TextBlock
+from dicom_node.results.patient import PatientLine
 from dicom_node.results.provenance import Provenance
 from dicom_node.results.refusal import without_numbers
 from dicom_node.results.report import declined_sentences
@@ -43,6 +44,12 @@ TOP, BOTTOM = 38.0, HEIGHT - 15.0
 _GAP = 5.0
 _BODY = 8.0
 """Points of running text."""
+_LEADING_MM = 0.494
+"""Line spacing of 1.4, mm for a point."""
+_TEXT_GAP = 8.0
+_SCALES = (1.0, 0.94, 0.88)
+"""Sizes of text to try where a last page would hold little."""
+_GRADE_WORDS = {Grade.EXCELLENT: "within", Grade.GOOD: "departs", Grade.POOR: "caution", Grade.UNUSABLE: "unusable"}
 
 LIMITS = (
     "Contours and numbers come from an algorithm and were checked by nobody. Do not use them for diagnosis or "
@@ -86,7 +93,10 @@ def summary_pages(
     pages += _panel_pages(theme, [panel for part in parts for panel in part.panels])
     blocks: list[_Block] = []
     if declined:
-        blocks += [Heading("Not analysed"), *(Paragraph(sentence) for sentence in declined_sentences(declined))]
+        blocks += [
+            Heading("Not analysed"),
+            *(Paragraph(sentence) for sentence in declined_sentences(declined, of_all=False)),
+        ]
     if quality is not None:
         blocks += _quality_blocks(quality)
     blocks += _omission_blocks(study.omissions) + _series_blocks(provenance)
@@ -107,7 +117,7 @@ def refusal_pages(
 ) -> list[Figure]:
     """Draw why a study was declined."""
     blocks: list[_Block] = [Heading("Not analysed")]
-    blocks += [Paragraph(sentence, size=12) for sentence in declined_sentences(declined)]
+    blocks += [Paragraph(sentence, size=12) for sentence in declined_sentences(declined, of_all=True)]
     blocks.append(Paragraph("No numbers are reported for this study.", muted=True))
     if quality is not None:
         blocks += _quality_blocks(without_numbers(quality))
@@ -128,20 +138,25 @@ def listing_pages(theme: Theme, title: str, blocks: Sequence[TextBlock], provena
 
 
 def grade_color(theme: Theme, grade: Grade) -> str:
-    """Colour of a grade of quality."""
-    return {Grade.EXCELLENT: theme.good, Grade.GOOD: theme.good, Grade.POOR: theme.caution, Grade.UNUSABLE: theme.bad}[
-        grade
-    ]
+    """Colour of a grade; green is for what was measured to be well, and that no grade of the whole is yet."""
+    return {
+        Grade.EXCELLENT: theme.muted,
+        Grade.GOOD: theme.muted,
+        Grade.POOR: theme.caution,
+        Grade.UNUSABLE: theme.bad,
+    }[grade]
 
 
 def _finish(pages: Sequence[Page], title: str, overall: Grade | None, provenance: Provenance) -> None:
     for number, page in enumerate(pages, start=1):
         theme = page.theme
-        page.text(LEFT, 16.5, headline(title), 19, bold=True)
+        if provenance.patient is not None:
+            _name_patient(page, provenance.patient)
+        page.text(LEFT, 17.5, headline(title), 17, bold=True)
         page.text(LEFT, 23, f"cardiac MR  ·  {provenance.scanner}", 9, color=theme.muted)
         page.text(RIGHT, 22.5, f"page {number} of {len(pages)}", 8.5, color=theme.muted, align="right")
         if overall is not None:
-            page.pill(RIGHT, 13.5, f"QUALITY  {overall.name}", grade_color(theme, overall))
+            page.pill(RIGHT, 15.0, f"CONFIDENCE  {overall.name}", grade_color(theme, overall))
         page.rectangle(LEFT, 26.5, RIGHT - LEFT, 6.4, theme.banner, radius=1.4)
         page.text(
             WIDTH / 2, 29.7, BANNER, 9, color=theme.on_banner, bold=True, align="center", baseline="center_baseline"
@@ -156,6 +171,20 @@ def _finish(pages: Sequence[Page], title: str, overall: Grade | None, provenance
             7.5,
             color=theme.muted,
         )
+
+
+def _name_patient(page: Page, patient: PatientLine) -> None:
+    """Write the line of identity; the details get smaller before anything is cut."""
+    details, width = "  ·  ".join(patient.details), RIGHT - LEFT
+    name_width = text_width(patient.name, 10, bold=True) + 8
+    size = 9.0
+    while size > 6.5 and name_width + text_width(details, size) > width:
+        size -= 0.5
+    details = clipped(details, size, 0.75 * width)
+    name = clipped(patient.name, 10, width - text_width(details, size) - 8, bold=True)
+    page.text(LEFT, 8.5, name, 10, bold=True)
+    page.text(RIGHT, 8.5, details, size, align="right")
+    page.line((LEFT, RIGHT), (10.4, 10.4), page.theme.faint)
 
 
 def legend(page: Page, right: float, y: float, entries: Sequence[tuple[str, str]]) -> None:
@@ -202,8 +231,10 @@ _Block = TextBlock | _Finding
 
 
 def _quality_blocks(quality: QualityAssessment) -> list[_Block]:
-    worst_first = sorted(quality.findings, key=lambda finding: -finding.grade)
-    return [Heading("Quality control"), *(_Finding(finding) for finding in worst_first)]
+    within = " ".join(finding.sentence for finding in quality.findings if finding.grade is Grade.EXCELLENT)
+    blocks: list[_Block] = [Heading("Checks of images and measurements")]
+    blocks += [_Finding(finding) for finding in quality.departures]
+    return [*blocks, Paragraph(f"Within limits: {within}", muted=True)] if within else blocks
 
 
 def _omission_blocks(omissions: Iterable[Omission]) -> list[_Block]:
@@ -241,23 +272,54 @@ def _software_blocks(provenance: Provenance) -> list[_Block]:
 
 
 def text_pages(theme: Theme, blocks: Sequence[_Block]) -> list[Page]:
-    """Flow blocks through two columns a page."""
-    gap = 8.0
-    width = (RIGHT - LEFT - gap) / 2
+    """Flow blocks through two columns a page, a little smaller where that saves a last page with little on it."""
+    width = (RIGHT - LEFT - _TEXT_GAP) / 2
+    places = _flow(blocks, width, _SCALES[0])
+    scale = _SCALES[0]
+    if _is_orphan(places):
+        for smaller in _SCALES[1:]:
+            tighter = _flow(blocks, width, smaller)
+            if tighter[-1].column // 2 < places[-1].column // 2:
+                places, scale = tighter, smaller
+                break
     pages: list[Page] = []
-    places = _columns(theme, pages, width, gap)
-    page, x = next(places)
-    at = TOP + 2.0
+    for place in places:
+        while len(pages) <= place.column // 2:
+            pages.append(Page(theme))
+        x = LEFT + place.column % 2 * (width + _TEXT_GAP)
+        _draw(pages[-1], place.block, x, place.top, width, scale)
+    return pages or [Page(theme)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a block stands: its column, counted through the pages, and its top and end, mm."""
+
+    block: _Block
+    column: int
+    top: float
+    end: float
+
+
+def _flow(blocks: Sequence[_Block], width: float, scale: float) -> list[_Place]:
+    places: list[_Place] = []
+    column, at = 0, TOP + 2.0
     for position, block in enumerate(blocks):
-        needed = _height(block, width)
+        height = needed = _height(block, width, scale)
         if isinstance(block, Heading) and position + 1 < len(blocks):
             # A heading stays with what follows it.
-            needed += min(_height(blocks[position + 1], width), 12.0)
+            needed += min(_height(blocks[position + 1], width, scale), 12.0)
         if at + needed > BOTTOM and at > TOP + 2.0:
-            page, x = next(places)
-            at = TOP + 2.0
-        at = _draw(page, block, x, at, width)
-    return pages
+            column, at = column + 1, TOP + 2.0
+        places.append(_Place(block, column, at, at + height))
+        at += height
+    return places
+
+
+def _is_orphan(places: Sequence[_Place]) -> bool:
+    """Whether the last of several pages holds less than one column."""
+    last = places[-1] if places else None
+    return last is not None and last.column >= 2 and last.column % 2 == 0
 
 
 def _columns(theme: Theme, pages: list[Page], width: float, gap: float) -> Iterator[tuple[Page, float]]:
@@ -268,12 +330,14 @@ def _columns(theme: Theme, pages: list[Page], width: float, gap: float) -> Itera
         yield page, LEFT + width + gap
 
 
-def _height(block: _Block, width: float) -> float:
+def _height(block: _Block, width: float, scale: float) -> float:
     if isinstance(block, Heading):
-        return 9.0
+        return 9.0 * scale
     if isinstance(block, _Finding):
-        return len(wrapped(_finding_text(block), _BODY, width - 22)) * _BODY * 0.494 + 1.4
-    return len(wrapped(block.text, block.size, width)) * block.size * 0.494 + 1.4
+        size = _BODY * scale
+        return len(wrapped(_finding_text(block), size, width - 22)) * size * _LEADING_MM + 1.4 * scale
+    size = block.size * scale
+    return len(wrapped(block.text, size, width)) * size * _LEADING_MM + 1.4 * scale
 
 
 def _finding_text(block: _Finding) -> str:
@@ -284,19 +348,18 @@ def _finding_text(block: _Finding) -> str:
     return f"{name[:1].upper()}{name[1:]}: {finding.sentence}"
 
 
-def _draw(page: Page, block: _Block, x: float, at: float, width: float) -> float:
+def _draw(page: Page, block: _Block, x: float, at: float, width: float, scale: float) -> None:
     theme = page.theme
     if isinstance(block, Heading):
-        page.text(x, at + 5.2, block.text, 11, bold=True)
-        page.line((x, x + width), (at + 7.2, at + 7.2), theme.faint, 0.6)
-        return at + 9.0
+        page.text(x, at + 5.2 * scale, block.text, 11 * scale, bold=True)
+        page.line((x, x + width), (at + 7.2 * scale, at + 7.2 * scale), theme.faint, 0.6)
+        return
+    base, body = at + 3.4 * scale, _BODY * scale
     if isinstance(block, _Finding):
         color = grade_color(theme, block.finding.grade)
-        page.rectangle(x, at + 0.9, 1.6, 2.7, color, radius=0.8)
-        page.text(x + 3.4, at + 3.4, block.finding.grade.name.lower(), _BODY, color=color, bold=True)
-        page.paragraph(x + 22, at + 3.4, _finding_text(block), _BODY, width - 22, leading=1.4)
+        page.rectangle(x, base - 2.5 * scale, 1.6, 2.7 * scale, color, radius=0.8)
+        page.text(x + 3.4, base, _GRADE_WORDS[block.finding.grade], body, color=color, bold=True)
+        page.paragraph(x + 22, base, _finding_text(block), body, width - 22, leading=1.4)
     else:
-        page.paragraph(
-            x, at + 3.4, block.text, block.size, width, color=theme.muted if block.muted else None, leading=1.4
-        )
-    return at + _height(block, width)
+        color_of = theme.muted if block.muted else None
+        page.paragraph(x, base, block.text, block.size * scale, width, color=color_of, leading=1.4)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dicom_node.config import Configuration, ExecutionSettings, Route
 from dicom_node.schedule.routing import RouteExplanation, Series, explain
-from pipelines.cine.facts import Completeness, InstanceFacts, completeness, instance_facts
+from pipelines.cine.facts import Completeness, InstanceFacts, PlaneFacts, completeness, instance_facts
 from storage.facts import record_facts, unread_instances
 from storage.jobs import SeriesSummary, StudyContents, study_contents
 from storage.ledger import Ledger
@@ -51,33 +51,52 @@ def study_reading(ledger: Ledger, configuration: Configuration, study_instance_u
         A row does not hold what it should.
     """
     directory = configuration.storage.directory
-    unread = unread_instances(ledger, study_instance_uid)
-    if unread:
-        record_facts(ledger, [(one, instance_facts(directory / one.path).to_json()) for one in unread])
-    # The steps first: an image that comes in between then counts as missing, and its arrival makes a new reading.
-    steps = study_steps(ledger, study_instance_uid)
-    return read_study(study_contents(ledger, study_instance_uid), configuration.routes, steps)
+    while True:
+        unread = unread_instances(ledger, study_instance_uid)
+        if unread:
+            record_facts(ledger, [(one, instance_facts(directory / one.path).to_json()) for one in unread])
+        # The steps first: an image that comes in between then counts as missing, and its arrival makes a new reading.
+        steps = study_steps(ledger, study_instance_uid)
+        contents = study_contents(ledger, study_instance_uid)
+        # An image that has come since the headers were read has no facts yet.
+        if all(facts for series in contents.series for facts in series.facts):
+            return read_study(contents, configuration.routes, steps)
 
 
 def read_study(contents: StudyContents, routes: Mapping[str, Route], steps: StudySteps = NO_STEPS) -> StudyReading:
     """Read the facts of a study: how complete its cine is, and which series go to which route."""
     facts = [[InstanceFacts.from_json(one) for one in series.facts] for series in contents.series]
+    phases_at = _phases_at(one for own in facts for one in own)
     return StudyReading(
         contents=contents,
         completeness=completeness([one for series in facts for one in series if not one.own_output]),
         routes=explain(
-            routes, [_series(summary, of_series) for summary, of_series in zip(contents.series, facts, strict=True)]
+            routes,
+            [_series(summary, own, phases_at) for summary, own in zip(contents.series, facts, strict=True)],
         ),
         steps=steps,
     )
 
 
-def _series(summary: SeriesSummary, facts: list[InstanceFacts]) -> Series:
-    frames_at: dict[tuple[float, tuple[float, float, float]], int] = {}
+_Position = tuple[float, tuple[float, float, float]]
+
+
+def _phases_at(facts: Iterable[InstanceFacts]) -> dict[_Position, int]:
+    """Images of cine at each slice position: of all series, as some scanners make one of every slice or phase."""
+    images: dict[_Position, int] = {}
     for one in facts:
-        for plane in one.planes:
-            where = (round(plane.along_mm), plane.normal)
-            frames_at[where] = frames_at.get(where, 0) + len(plane.phases)
+        for plane in one.planes if one.gated_or_named else ():
+            images[_position(plane)] = images.get(_position(plane), 0) + len(plane.phases)
+    return images
+
+
+def _position(plane: PlaneFacts) -> _Position:
+    return round(plane.along_mm), plane.normal
+
+
+def _series(summary: SeriesSummary, facts: list[InstanceFacts], phases_at: Mapping[_Position, int]) -> Series:
+    positions = {_position(plane) for one in facts for plane in one.planes}
+    cine = {_position(plane) for one in facts if one.gated_or_named for plane in one.planes}
     return Series(
         series_instance_uid=summary.series_instance_uid,
         calling_ae_title=summary.calling_ae_title,
@@ -86,9 +105,10 @@ def _series(summary: SeriesSummary, facts: list[InstanceFacts]) -> Series:
         study_description=summary.study_description,
         manufacturer=summary.manufacturer,
         body_part_examined=summary.body_part_examined,
-        phases=max(frames_at.values(), default=0),
-        slices=len(frames_at),
+        phases=max((phases_at[where] for where in cine), default=min(1, len(positions))),
+        slices=len(positions),
         own_output=any(one.own_output for one in facts),
+        beside_cine=next((one.beside_cine for one in facts if one.beside_cine), ""),
     )
 
 

@@ -23,11 +23,14 @@ class Series:
     manufacturer: str
     body_part_examined: str
     phases: int
-    """Cardiac phases at the slice position that has the most; 1 for what is not cine, 0 for what has no image."""
+    """Cardiac phases at the slice position that has the most, with those of other series there; 1 for what is not cine,
+    0 for what has no image."""
     slices: int
     """Slice positions."""
     own_output: bool
     """Whether this node made it: never routed, or a PACS that returns results would start a loop."""
+    beside_cine: str = ""
+    """``late enhancement`` or ``flow``: what the cine of its study is read with; empty for anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ def explain(routes: Mapping[str, Route], series: Sequence[Series]) -> tuple[Rout
     """Hold every series of a study against every route.
 
     A series is taken when any rule of the route matches it. ``minimum_slices`` counts the slice positions of all
-    series that match the other keys of the rule, because some vendors make a series of every slice.
+    series that match the other keys of the rule, because some vendors make a series of every slice. ``minimum_phases``
+    lets late enhancement and flow through when another series of the study has the phases: they go with the cine.
     """
     return tuple(_explain_route(name, route, series) for name, route in routes.items())
 
@@ -118,6 +122,11 @@ def _explain_series(series: Series, rules: tuple[RuleExplanation, ...]) -> Serie
 
 def _explain_rule(number: int, rule: SeriesRule, series: Sequence[Series]) -> list[RuleExplanation]:
     checks = [_check_series(rule, one) for one in series]
+    if any(all(check.matched for check in own) and not one.own_output for one, own in zip(series, checks, strict=True)):
+        checks = [
+            tuple(_beside_cine(one, check) for check in own) if one.beside_cine else own
+            for one, own in zip(series, checks, strict=True)
+        ]
     if rule.minimum_slices is not None:
         slices = sum(
             one.slices
@@ -131,6 +140,12 @@ def _explain_rule(number: int, rule: SeriesRule, series: Sequence[Series]) -> li
         )
         checks = [(*own, check) for own in checks]
     return [RuleExplanation(number, own) for own in checks]
+
+
+def _beside_cine(series: Series, check: KeyCheck) -> KeyCheck:
+    if check.key != "minimum_phases" or check.matched:
+        return check
+    return KeyCheck(check.key, True, f"minimum_phases: {series.beside_cine}, goes with the cine of its study")
 
 
 def _check_series(rule: SeriesRule, series: Series) -> tuple[KeyCheck, ...]:
@@ -154,7 +169,8 @@ def _check_series(rule: SeriesRule, series: Series) -> tuple[KeyCheck, ...]:
             KeyCheck(
                 "minimum_phases",
                 series.phases >= rule.minimum_phases,
-                f"minimum_phases: has {series.phases}, wanted at least {rule.minimum_phases}",
+                f"minimum_phases: has {series.phases} at one slice position, wanted at least {rule.minimum_phases}"
+                + ("" if series.phases >= rule.minimum_phases else " (it is not a cine)"),
             )
         )
     if rule.exclude_series_description is not None:

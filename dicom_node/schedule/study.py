@@ -16,6 +16,7 @@ from storage.set_aside import why_set_aside
 __all__ = ["StudyDescription", "describe"]
 
 NOTHING = Completeness((), "")
+_LEFT_ALONE = "left alone: no route takes any of its series"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ def describe(
         return StudyDescription(sentence, True, NOTHING, ())
     reading = study_reading(ledger, configuration, study_instance_uid)
     if waiting is None:
-        sentence = f"{reading.completeness.sentence}; scheduled as version {reading.contents.version}"
+        routed = any(one.series_instance_uids for one in reading.routes)
+        outcome = f"scheduled as version {reading.contents.version}" if routed else _LEFT_ALONE
+        sentence = f"{reading.completeness.sentence}; {outcome}"
     else:
         decision = decide(reading, configuration.execution, open_associations=waiting.open_associations, now=now)
         sentence = f"{decision.sentence}; {'to be scheduled now' if decision.ready else 'waiting'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import structlog
 
@@ -35,6 +36,8 @@ class Arrival:
         The study that the request names, if it does.
     content_type
         Of the part.
+    tell
+        Logs why a part is refused: an event and its fields.
     """
 
     def __init__(
@@ -44,9 +47,11 @@ class Arrival:
         peer: str,
         study_instance_uid: str | None,
         content_type: str,
+        tell: Callable[..., None] = _log.warning,
     ) -> None:
         self._instances, self._association_id, self._peer = instances, association_id, peer
         self._study_instance_uid = study_instance_uid
+        self._tell = tell
         self._media_type = MediaType.of(content_type or DICOM)
         self._waiting = bytearray()
         self._meta: FileMeta | None = None
@@ -71,7 +76,7 @@ class Arrival:
             try:
                 self._meta = decode_file_meta(data)
             except CannotUnderstandError as error:
-                _log.warning("part refused", what=error.what, association=self._association_id)
+                self._tell("part refused", what=error.what, association=self._association_id)
                 self._outcome = error.dimse_status
                 return
             data = data[self._meta.length :]
@@ -130,7 +135,7 @@ class Arrival:
             status, what = _CANNOT_UNDERSTAND, "the transfer syntax of the part is not that of the file in it"
         else:
             return None
-        _log.warning(
+        self._tell(
             "instance refused",
             status=f"{status:04X}",
             what=what,

@@ -58,6 +58,8 @@ _log = structlog.get_logger(__name__)
 ROOT = "/dicom-web"
 AHEAD = 3
 """Instances of one request that are being taken in while the next one is read."""
+TOLD = 10
+"""Refused parts of one request that are logged one by one; of the rest only the number."""
 _COME_AGAIN = {"Retry-After": "10"}
 _MEGABYTE = 1_000_000
 _OUT_OF_RESOURCES = OutOfResourcesError.dimse_status
@@ -94,6 +96,14 @@ class _Upload:
     """Empty before the first part begins: what brings nothing leaves no trace in the ledger."""
     instances: list[StoredInstance] = field(default_factory=list)
     other_failures: list[int] = field(default_factory=list)
+    refused: int = 0
+    """Parts whose refusal was told, or would have been."""
+
+    def tell(self, event: str, **fields: object) -> None:
+        """Log why a part is refused, as long as that is news: one request can bring a hundred thousand."""
+        self.refused += 1
+        if self.refused <= TOLD:
+            _log.warning(event, **fields)
 
     def add(self, one: StoredInstance | int) -> None:
         if isinstance(one, int):
@@ -190,6 +200,7 @@ async def _store(
                         upload.peer,
                         upload.study_instance_uid,
                         found.content_type,
+                        upload.tell,
                     )
                 elif arriving is None:
                     raise CannotUnderstandError("the body holds data outside of its parts")
@@ -223,6 +234,7 @@ async def _store(
         stored=upload.stored,
         failed=len(upload.instances) - upload.stored + len(upload.other_failures),
         what=broken and broken.what,
+        not_told=max(0, upload.refused - TOLD),
     )
     return broken
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,34 +18,63 @@ from pipelines.cine import elements
 from pipelines.cine.declared import MAX_STUDY_PIXELS, DeclaredError
 from pipelines.cine.decoder import start_decoder
 from pipelines.cine.elements import number, text
+from pipelines.cine.enhancement import assemble_late_enhancement, plan_late_enhancement
 from pipelines.cine.files import dicom_files
-from pipelines.cine.geometry import parallel_groups
+from pipelines.cine.geometry import ParallelGroup, merged, parallel_groups
 from pipelines.cine.headers import FrameHeader, frame_headers, origin
 from pipelines.cine.order import disorder, median_allowed, single_allowed
 from pipelines.cine.phases import OrderedBy
-from pipelines.cine.pixels import DecoderStoppedError, UndecodableError, check_frame, decode_frame, decoded_apart
+from pipelines.cine.pixels import DecoderStoppedError, PixelFormat, UndecodableError, check_frame, decode_frame
 from pipelines.cine.reading import read_object
-from pipelines.cine.selection import excluded_frame, excluded_object
-from pipelines.cine.slices import LeftOut, SlicePlan, StackPlan, not_chosen, plan_slices, plan_stack, rank
+from pipelines.cine.regrid import image_centre
+from pipelines.cine.selection import excluded_frame, excluded_object, flow_magnitudes
+from pipelines.cine.slices import (
+    LeftOut,
+    SlicePlan,
+    StackPlan,
+    along,
+    continued,
+    frame_source,
+    not_chosen,
+    plan_slices,
+    plan_stack,
+    rank,
+)
 from pipelines.cine.stack import (
     CineStack,
     CineStudy,
     FrameSource,
+    LateEnhancementStack,
     Omission,
     OmissionReason,
     StackGeometry,
     StudyContext,
     View,
 )
-from pipelines.cine.views import Plane, classify_long_axis, is_short_axis_direction, short_axis_confirmed
+from pipelines.cine.views import (
+    MAX_LONG_AXIS_SLICES,
+    ONE_STACK_DEG,
+    Plane,
+    ShortAxisEvidence,
+    angle_between,
+    classify_long_axis,
+    short_axis_evidence,
+)
 
 __all__ = ["assemble", "assemble_datasets", "dicom_files"]
 
 _log = structlog.get_logger(__name__)
 
 MIN_SHORT_AXIS_SLICES = 3
-MAX_LONG_AXIS_SLICES = 3
-SHORT_AXIS_PITCH_MM = (4.5, 20.5)
+SHORT_AXIS_PITCH_MM = (1.5, 20.5)
+"""From thin stacks, on which the apical cap has slices of its own, to sparse ones."""
+THIN_MM = 4.5
+MIN_SHORT_AXIS_EXTENT_MM = 25.0
+"""Thin slices over less than this, a third of a ventricle, are something else; three of 9 mm are more."""
+
+_ONE_POSITION_MM = 2.0
+_ONE_STACK_ASIDE_MM = 100.0
+"""What another field of view may move the centre of an image by."""
 
 _DEFER_BYTES = 65536
 """Elements above this size stay on disk until they are asked for: pixel data of frames that nobody chooses."""
@@ -66,7 +95,7 @@ class _Study:
     omissions: list[Omission] = field(default_factory=list)
 
 
-def assemble(paths: Iterable[Path]) -> list[CineStudy]:
+def assemble(paths: Iterable[Path], seen: Callable[[Path, Dataset], None] | None = None) -> list[CineStudy]:
     """Assemble the cine stacks of DICOM files.
 
     Parameters
@@ -74,6 +103,9 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
     paths : iterable of Path
         Files in any order; of several studies, with other modalities among them. Files that cannot be read become
         omissions (of the only study, or of a study with an empty UID when there are several).
+    seen : callable, optional
+        Told each file and its data set as it was read, before anything is made of it: whoever needs the headers, too,
+        need not read the files again. Large elements, pixel data among them, are still on disk.
 
     Returns
     -------
@@ -88,7 +120,9 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
             if not dataset:
                 raise ValueError("it holds no DICOM element")
             datasets.append(dataset)
-            if len(datasets) == 1 and decoded_apart(dataset):
+            if seen is not None:
+                seen(path, dataset)
+            if len(datasets) == 1 and _goes_apart(dataset):
                 start_decoder()
         except elements.DAMAGE as error:
             unreadable.append(
@@ -105,6 +139,14 @@ def assemble(paths: Iterable[Path]) -> list[CineStudy]:
 def assemble_datasets(datasets: Iterable[Dataset]) -> list[CineStudy]:
     """Assemble the cine stacks of data sets that hold their pixel data; otherwise as `assemble`."""
     return _assembled(datasets, [])
+
+
+def _goes_apart(dataset: Dataset) -> bool:
+    """Tell whether the frames of an object go to the decoder in the other process."""
+    try:
+        return PixelFormat.of(dataset).apart
+    except UndecodableError:
+        return False
 
 
 def _assembled(datasets: Iterable[Dataset], unreadable: Sequence[Omission]) -> list[CineStudy]:
@@ -155,7 +197,7 @@ def _take(dataset: Dataset, studies: dict[str, _Study]) -> None:
         omit(OmissionReason.DUPLICATE, "The same object was given more than once.")
     else:
         try:
-            study.frames.extend(frame_headers(dataset))
+            study.frames.extend(frame_headers(dataset, identity=identity))
         except DeclaredError as error:
             omit(OmissionReason.UNREADABLE, str(error))
         else:
@@ -174,83 +216,199 @@ def _study(uid: str, study: _Study) -> CineStudy:
             # Of the values that cannot be read, one is quoted for all images of the series.
             same = (frame.origin.series_instance_uid, _QUOTED.sub("", verdict.detail))
             left_out.append(LeftOut(verdict.reason, said.setdefault(same, verdict.detail), (frame,)))
+    flow = flow_magnitudes(
+        cine, [frame for entry in left_out for frame in entry.frames if entry.reason is OmissionReason.FLOW]
+    )
+    if flow:
+        detail = "Phase images of flow were acquired with it: it is their magnitude."
+        left_out += [LeftOut(OmissionReason.FLOW, detail, (frame,)) for frame in cine if frame.key in flow]
+        cine = [frame for frame in cine if frame.key not in flow]
     # A frame that cannot be decoded shows only now; the plan is then made again without it.
     decoding = _Decoding(study.datasets)
     while True:
         plans, rejected = _plan(cine)
         plans, too_large = _within_limit(plans)
         # Before anything is made in the size that headers declare.
-        decoding.check(plan for plan, _ in plans)
-        stacks = [] if decoding.undecodable else [_stack(plan, view, decoding) for plan, view in plans]
+        decoding.check(frame for one in plans for frame in _frames(one.plan))
+        stacks = [] if decoding.undecodable else [_stack(one, decoding) for one in plans]
         if not decoding.undecodable and not decoding.contradicted:
             break
         left_out.extend(decoding.undecodable.values())
         cine = [decoding.distrusting(frame) for frame in cine if frame.key not in decoding.undecodable]
         decoding.undecodable.clear()
         decoding.contradicted.clear()
+    enhanced, left_out = _late_enhancement(left_out, plans, decoding)
     omissions = [*study.omissions, *(_omission(entry) for entry in left_out + rejected + too_large)]
     result = CineStudy(
         context=_context(uid, study, stacks),
         stacks=tuple(stacks),
         omissions=_combined(omissions),
+        late_enhancement=tuple(enhanced),
     )
     _log.info(
         "cine assembled",
         study_instance_uid=uid,
         stacks=[f"{stack.view} {stack.phases} phases {stack.slices} slices" for stack in stacks],
+        late_enhancement=[f"{one.view} {one.reconstruction} {one.slices} slices" for one in enhanced],
         omissions=len(result.omissions),
     )
     return result
 
 
-def _plan(frames: Sequence[FrameHeader]) -> tuple[list[tuple[StackPlan, View]], list[LeftOut]]:
+def _late_enhancement(
+    left_out: Sequence[LeftOut], cine: Sequence[_Planned], decoding: _Decoding
+) -> tuple[list[LateEnhancementStack], list[LeftOut]]:
+    """Late enhancement among what was left out as prepared by inversion, and what of all is still left out."""
+    prepared = [entry for entry in left_out if entry.reason is OmissionReason.LATE_ENHANCEMENT]
+    if not prepared:
+        return [], list(left_out)
+
+    def decode(frame: FrameHeader) -> NDArray[np.float32] | None:
+        if frame.key not in decoding.undecodable:
+            decoding.check([frame])
+        image = None if frame.key in decoding.undecodable else decoding.decode(frame)
+        return None if frame.key in decoding.undecodable else image
+
+    short_axis = next((_plane(one.plan) for one in cine if one.view is View.SAX), None)
+    plans, rejected = plan_late_enhancement([frame for entry in prepared for frame in entry.frames], short_axis, decode)
+    room = MAX_STUDY_PIXELS - sum(_pixels(one.plan) for one in cine)
+    stacks: list[LateEnhancementStack] = []
+    for plan in plans:
+        room -= sum(frame.rows * frame.columns for frame in plan.frames)
+        if room < 0:
+            rejected.append(_too_large(plan.frames))
+        elif (stack := assemble_late_enhancement(plan, decode)) is not None:
+            stacks.append(stack)
+    others = [entry for entry in left_out if entry.reason is not OmissionReason.LATE_ENHANCEMENT]
+    return stacks, [*others, *rejected, *decoding.undecodable.values()]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Planned:
+    """A stack and its view."""
+
+    plan: StackPlan
+    view: View
+    view_open: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group:
+    """Frames that share a grid, and the stack that they make by themselves."""
+
+    group: ParallelGroup
+    plan: StackPlan
+    rejected: list[LeftOut]
+
+
+def _plan(frames: Sequence[FrameHeader]) -> tuple[list[_Planned], list[LeftOut]]:
     """Stacks with their views, and what no stack takes."""
     left_out: list[LeftOut] = []
-    plans: list[StackPlan] = []
+    groups: list[_Group] = []
     for group in parallel_groups(frames):
         slices, rejected = plan_slices(group)
-        left_out += rejected
         if slices:
-            plans.append(plan_stack(group, slices))
-    plans, again = _distinct(plans)
-    left_out += again
-    planes = [_plane(plan) for plan in plans]
-    short: list[int] = []
-    for index, plan in enumerate(plans):
-        others = [plane for other, plane in enumerate(planes) if other != index]
-        along_axis = is_short_axis_direction(planes[index].normal)
-        many = len(plan.slices) > MAX_LONG_AXIS_SLICES
-        if along_axis or (many and short_axis_confirmed(planes[index].normal, others)):
-            short.append(index)
-    accepted: list[tuple[StackPlan, View]] = []
-    for index in short:
-        refusal = _unfit_short_axis(plans[index])
-        if refusal is None:
-            accepted.append((plans[index], View.SAX))
+            groups.append(_Group(group, plan_stack(group, slices), rejected))
         else:
-            left_out.append(_whole(plans[index], refusal))
-    main = max(accepted, key=lambda pair: (len(pair[0].slices), len(pair[0].slices[0].frames)), default=None)
-    long = [index for index in range(len(plans)) if index not in short]
-    for index in [index for index in long if len(plans[index].slices) > MAX_LONG_AXIS_SLICES]:
-        long.remove(index)
-        left_out.append(
-            _whole(
-                plans[index],
-                f"A stack of {len(plans[index].slices)} parallel slices that is neither short axis nor long axis.",
-            )
-        )
-    views = classify_long_axis([planes[index] for index in long], None if main is None else _plane(main[0]))
-    accepted += [(plans[index], view) for index, view in zip(long, views, strict=True)]
+            left_out += rejected
+    bundles = _bundles(groups)
+    short: list[_Planned] = []
+    long: list[StackPlan] = []
+    for bundle, evidence in zip(bundles, short_axis_evidence([_bundle_plane(one) for one in bundles]), strict=True):
+        if evidence is ShortAxisEvidence.OTHER:
+            left_out += [entry for one in bundle for entry in one.rejected]
+            long += [one.plan for one in bundle]
+        else:
+            plan, rejected = _one_stack(bundle)
+            left_out += rejected
+            short.append(_Planned(plan, View.SAX, evidence is ShortAxisEvidence.OPEN))
+    kept, again = _distinct([*(one.plan for one in short), *long])
+    left_out += again
+    main, unfit = _main_short_axis([one for one in short if one.plan in kept])
+    left_out += unfit
+    if main is not None:
+        left_out = continued(main.plan, left_out)
+    planes: list[StackPlan] = []
+    for plan in (plan for plan in long if plan in kept):
+        if len(plan.slices) > MAX_LONG_AXIS_SLICES:
+            detail = f"A stack of {len(plan.slices)} parallel slices that is neither short axis nor long axis."
+            left_out.append(_whole(plan, detail))
+        else:
+            planes.append(plan)
+    views = classify_long_axis([_plane(plan) for plan in planes], None if main is None else _plane(main.plan))
+    accepted = [_Planned(plan, view) for plan, view in zip(planes, views, strict=True)]
     order = list(View)
-    accepted.sort(key=lambda pair: (order.index(pair[1]), -len(pair[0].slices), _sort_key(pair[0])))
-    return accepted, left_out
+    accepted.sort(key=lambda one: (order.index(one.view), -len(one.plan.slices), _sort_key(one.plan)))
+    return ([] if main is None else [main]) + accepted, left_out
+
+
+def _bundles(groups: Sequence[_Group]) -> list[list[_Group]]:
+    """Put groups of one Frame of Reference together whose normals are some degrees apart, in either sense."""
+    bundles: list[list[_Group]] = []
+    for one in sorted(groups, key=lambda one: (-len(one.plan.slices), -len(one.group.frames), _sort_key(one.plan))):
+        for bundle in bundles:
+            lead = bundle[0]
+            in_one_frame = lead.group.frame_of_reference_uid == one.group.frame_of_reference_uid
+            turned = angle_between(lead.plan.grid.normal, one.plan.grid.normal)
+            if in_one_frame and turned <= ONE_STACK_DEG and _aside(one.plan, lead.plan) <= _ONE_STACK_ASIDE_MM:
+                bundle.append(one)
+                break
+        else:
+            bundles.append([one])
+    return bundles
+
+
+def _aside(plan: StackPlan, other: StackPlan) -> float:
+    """Distance of the images' centres of two stacks across the normal, mm."""
+    mine, theirs = _plane(plan), _plane(other)
+    across = mine.centre - theirs.centre
+    return float(np.linalg.norm(across - (across @ theirs.normal) * theirs.normal))
+
+
+def _bundle_plane(bundle: Sequence[_Group]) -> Plane:
+    """Plane of a bundle; its slices are the positions at which any of its groups has one."""
+    lead = _plane(bundle[0].plan)
+    if len(bundle) == 1:
+        return lead
+    along = np.sort([image_centre(part.frames[0]) @ lead.normal for one in bundle for part in one.plan.slices])
+    return replace(lead, slices=1 + int((np.diff(along) > _ONE_POSITION_MM).sum()))
+
+
+def _one_stack(bundle: Sequence[_Group]) -> tuple[StackPlan, list[LeftOut]]:
+    """Stack of all groups of a bundle: planned anew, so that the choice between acquisitions is made across grids."""
+    if len(bundle) == 1:
+        return bundle[0].plan, bundle[0].rejected
+    group = merged([one.group for one in bundle])
+    slices, rejected = plan_slices(group)
+    return plan_stack(group, slices), rejected
+
+
+def _main_short_axis(short: Sequence[_Planned]) -> tuple[_Planned | None, list[LeftOut]]:
+    """Short-axis stack with the most slices, and why the others are not measured."""
+    fit: list[_Planned] = []
+    left_out: list[LeftOut] = []
+    for one in short:
+        refusal = _unfit_short_axis(one.plan)
+        if refusal is not None:
+            left_out.append(_whole(one.plan, refusal))
+        elif _pixels(one.plan) > MAX_STUDY_PIXELS:
+            left_out.append(_too_large(_frames(one.plan)))
+        else:
+            fit.append(one)
+    main = max(fit, key=lambda one: (not one.view_open, len(one.plan.slices), len(one.plan.mixes[0])), default=None)
+    for one in fit:
+        if one is not main:
+            detail = f"Another short-axis stack has more slices and was measured; this one has {len(one.plan.slices)}."
+            left_out.append(_whole(one.plan, detail))
+    return main, left_out
 
 
 def _distinct(plans: Sequence[StackPlan]) -> tuple[list[StackPlan], list[LeftOut]]:
-    """Drop stacks that show the slices of another one in another matrix or field of view."""
+    """Drop stacks that show the slices of another one in another matrix or field of view, or with other axes."""
 
     def worth(plan: StackPlan) -> tuple[object, ...]:
-        return (len(plan.slices), *rank(plan.slices[len(plan.slices) // 2]))
+        best = rank(plan.slices[len(plan.slices) // 2])
+        return (best[0], len(plan.slices), *best[1:])
 
     kept: list[StackPlan] = []
     left_out: list[LeftOut] = []
@@ -268,18 +426,15 @@ def _same_slices(plan: StackPlan, other: StackPlan) -> bool:
     """Tell whether all slices of ``plan`` lie where ``other`` has some, in one frame of reference."""
     if plan.group.frame_of_reference_uid != other.group.frame_of_reference_uid:
         return False
-    if plan.group.normal @ other.group.normal < np.cos(np.radians(1.0)):
+    normal = other.grid.normal
+    if angle_between(plan.grid.normal, normal) > 1.0 or _aside(plan, other) > 60.0:
         return False
-    mine, theirs = _plane(plan), _plane(other)
-    across = mine.centre - theirs.centre
-    if np.linalg.norm(across - (across @ theirs.normal) * theirs.normal) > 60.0:
-        return False
-    there = np.array([part.along for part in other.slices])
-    return all(np.abs(there - part.along).min() < 1.0 for part in plan.slices)
+    there = along(other.slices, normal)
+    return all(np.abs(there - where).min() < 1.0 for where in along(plan.slices, normal))
 
 
 def _sort_key(plan: StackPlan) -> tuple[float, ...]:
-    return tuple(float(value) for value in (*plan.group.normal, plan.slices[0].along))
+    return tuple(float(value) for value in (*plan.grid.normal, plan.slices[0].along))
 
 
 def _whole(plan: StackPlan, detail: str) -> LeftOut:
@@ -293,85 +448,102 @@ def _unfit_short_axis(plan: StackPlan) -> str | None:
         return f"{count} slice(s) in short-axis direction; a short-axis stack has at least {MIN_SHORT_AXIS_SLICES}."
     pitch = float(np.median(np.diff([part.along for part in plan.slices])))
     if not SHORT_AXIS_PITCH_MM[0] <= pitch <= SHORT_AXIS_PITCH_MM[1]:
-        return f"The slices in short-axis direction are {pitch:.1f} mm apart; a short-axis stack has 5 to 20 mm."
+        return f"The slices in short-axis direction are {pitch:.1f} mm apart; a short-axis stack has 2 to 20 mm."
+    if len(plan.slices) * pitch < MIN_SHORT_AXIS_EXTENT_MM and pitch < THIN_MM:
+        return f"The slices in short-axis direction cover {len(plan.slices) * pitch:.0f} mm: too little of a ventricle."
     return None
 
 
 def _plane(plan: StackPlan) -> Plane:
-    geometry = _geometry(plan)
     middle = plan.slices[len(plan.slices) // 2].frames[0]
-    centre = geometry.to_patient(len(plan.slices) // 2, (middle.rows - 1) / 2, (middle.columns - 1) / 2)
     kind = middle.acquisition
-    return Plane(geometry.normal, centre, f"{kind.series_description} {kind.protocol_name}")
+    description = f"{kind.series_description} {kind.protocol_name}"
+    return Plane(plan.grid.normal, image_centre(middle), description, len(plan.slices))
 
 
 def _geometry(plan: StackPlan) -> StackGeometry:
-    lead = plan.slices[0].frames[0]
     thickness = [frame.slice_thickness for part in plan.slices for frame in part.frames if frame.slice_thickness]
-    positions = np.array([np.median([frame.position for frame in part.frames], axis=0) for part in plan.slices])
-    gaps = np.diff(positions @ plan.group.normal)
+    positions = np.array(
+        [
+            np.median([frame.position for frame in part.frames], axis=0) if placed.position is None else placed.position
+            for part, placed in zip(plan.slices, plan.placements, strict=True)
+        ],
+        dtype=np.float64,
+    )
+    gaps = np.diff(positions @ plan.grid.normal)
     fallback = float(np.median(gaps)) if len(gaps) else 8.0
     return StackGeometry(
-        positions=positions.astype(np.float64),
-        row_direction=plan.group.row_direction,
-        column_direction=plan.group.column_direction,
-        pixel_spacing=lead.pixel_spacing or (1.0, 1.0),
+        positions=positions,
+        row_direction=plan.grid.row_direction,
+        column_direction=plan.grid.column_direction,
+        pixel_spacing=plan.grid.pixel_spacing,
         slice_thickness=float(np.median(thickness)) if thickness else fallback,
     )
 
 
-def _within_limit(plans: Sequence[tuple[StackPlan, View]]) -> tuple[list[tuple[StackPlan, View]], list[LeftOut]]:
+def _within_limit(plans: Sequence[_Planned]) -> tuple[list[_Planned], list[LeftOut]]:
     """The stacks, the most wanted first, that `MAX_STUDY_PIXELS` leaves room for."""
-    kept: list[tuple[StackPlan, View]] = []
+    kept: list[_Planned] = []
     left_out: list[LeftOut] = []
     room = MAX_STUDY_PIXELS
-    for plan, view in plans:
-        lead = plan.slices[0].frames[0]
-        frames = sum(len(part.frames) for part in plan.slices)
-        wanted = lead.rows * lead.columns * max(frames, len(plan.mixes[0]) * len(plan.slices))
+    for one in plans:
+        wanted = _pixels(one.plan)
         if wanted <= room:
             room -= wanted
-            kept.append((plan, view))
+            kept.append(one)
         else:
-            detail = (
-                f"{frames} images of {lead.rows} × {lead.columns} pixels are more than is decoded of one study "
-                f"({MAX_STUDY_PIXELS // 1_000_000} million pixels)."
-            )
-            left_out.append(LeftOut(OmissionReason.TOO_LARGE, detail, _frames(plan)))
+            left_out.append(_too_large(_frames(one.plan)))
     return kept, left_out
+
+
+def _pixels(plan: StackPlan) -> int:
+    """Pixels of the images of a stack, or of the stack that is made of them, whichever are more."""
+    images = sum(frame.rows * frame.columns for frame in _frames(plan))
+    return max(images, plan.grid.shape[0] * plan.grid.shape[1] * len(plan.mixes[0]) * len(plan.slices))
+
+
+def _too_large(frames: tuple[FrameHeader, ...]) -> LeftOut:
+    detail = (
+        f"{len(frames)} images of {frames[0].rows} × {frames[0].columns} pixels are more than is decoded of one study "
+        f"({MAX_STUDY_PIXELS // 1_000_000} million pixels)."
+    )
+    return LeftOut(OmissionReason.TOO_LARGE, detail, frames)
 
 
 def _frames(plan: StackPlan) -> tuple[FrameHeader, ...]:
     return tuple(frame for part in plan.slices for frame in part.frames)
 
 
-def _stack(plan: StackPlan, view: View, decoding: _Decoding) -> CineStack:
+def _stack(planned: _Planned, decoding: _Decoding) -> CineStack:
     """Decode the frames of a plan; those that cannot be decoded are put into ``decoding.undecodable``."""
-    lead = plan.slices[0].frames[0]
+    plan = planned.plan
     phases = len(plan.mixes[0])
-    pixels = np.empty((phases, len(plan.slices), lead.rows, lead.columns), dtype=np.float32)
+    pixels = np.empty((phases, len(plan.slices), *plan.grid.shape), dtype=np.float32)
     sources: list[list[FrameSource]] = [[] for _ in range(phases)]
     uncertain: list[tuple[SlicePlan, float | None]] = []
-    for index, (part, mixes) in enumerate(zip(plan.slices, plan.mixes, strict=True)):
-        decoded = [decoding.decode(frame, (lead.rows, lead.columns)) for frame in part.frames]
+    for index, (part, placed, mixes) in enumerate(zip(plan.slices, plan.placements, plan.mixes, strict=True)):
+        decoded = [placed.apply(decoding.decode(frame)) for frame in part.frames]
         if not part.certain and not decoding.undecodable:
             uncertain.append((part, disorder(np.stack(decoded))))
         for phase, mix in enumerate(mixes):
             first, second = decoded[mix.first], decoded[mix.second]
             pixels[phase, index] = first if mix.weight == 0 else first + np.float32(mix.weight) * (second - first)
-            sources[phase].append(_source(part.frames[mix.nearest]))
+            sources[phase].append(frame_source(part.frames[mix.nearest]))
     for part in _contradicted(uncertain):
         decoding.contradicted.update((frame.key, part.by) for frame in part.frames)
     return CineStack(
-        view=view,
+        view=planned.view,
         pixels=pixels,
         geometry=_geometry(plan),
         sources=tuple(tuple(row) for row in sources),
         trigger_times=plan.times_ms,
         rr_intervals=np.array([part.rr_ms for part in plan.slices]),
-        frame_of_reference_uid=lead.frame_of_reference_uid,
+        frame_of_reference_uid=plan.slices[0].frames[0].frame_of_reference_uid,
         resampled_slices=plan.resampled,
+        regridded_slices=tuple(i for i, placed in enumerate(plan.placements) if placed.position is not None),
+        interpolated_slices=tuple(i for i, placed in enumerate(plan.placements) if placed.interpolated),
         retrospective=plan.retrospective,
+        view_open=planned.view_open,
     )
 
 
@@ -380,6 +552,7 @@ class _Decoding:
     """The frames of one study on their way to grey values."""
 
     datasets: dict[str, Dataset]
+    formats: dict[str, PixelFormat] = field(default_factory=dict)
     undecodable: dict[tuple[str, int], LeftOut] = field(default_factory=dict)
     """What the last plan held and cannot be decoded."""
     contradicted: dict[tuple[str, int], OrderedBy] = field(default_factory=dict)
@@ -387,27 +560,28 @@ class _Decoding:
     deaths: int = 0
     """How often the decoder did not survive a frame of the study."""
 
-    def check(self, plans: Iterable[StackPlan]) -> None:
+    def check(self, frames: Iterable[FrameHeader]) -> None:
         """Note the frames whose pixels are not there, or not in the size of their headers."""
-        for plan in plans:
-            for frame in _frames(plan):
-                try:
-                    check_frame(self.datasets[frame.origin.sop_instance_uid], frame.frame_number)
-                except UndecodableError as error:
-                    self._note(frame, str(error))
+        for frame in frames:
+            try:
+                dataset, form = self._object(frame)
+                check_frame(dataset, frame.frame_number, form)
+            except UndecodableError as error:
+                self._note(frame, str(error))
 
     def distrusting(self, frame: FrameHeader) -> FrameHeader:
         """The frame, its order no longer taken from an attribute that the pixels contradicted."""
         by = self.contradicted.get(frame.key)
         return frame if by is None else replace(frame, distrusted=frame.distrusted | {by})
 
-    def decode(self, frame: FrameHeader, shape: tuple[int, int]) -> NDArray[np.float32]:
+    def decode(self, frame: FrameHeader) -> NDArray[np.float32]:
         """Grey values of a frame; zeros, and a note, when it cannot be decoded."""
-        dataset = self.datasets[frame.origin.sop_instance_uid]
+        shape = (frame.rows, frame.columns)
         try:
-            if self.deaths >= _MAX_DEATHS and decoded_apart(dataset):
+            dataset, form = self._object(frame)
+            if self.deaths >= _MAX_DEATHS and form.apart:
                 raise UndecodableError("the decoder ended over other frames of the study")
-            values = decode_frame(dataset, frame.frame_number)
+            values = decode_frame(dataset, frame.frame_number, form)
             if values.shape != shape:
                 raise UndecodableError("the image has another size than its header says")
         except UndecodableError as error:
@@ -415,6 +589,12 @@ class _Decoding:
             self._note(frame, str(error))
             return np.zeros(shape, dtype=np.float32)
         return values
+
+    def _object(self, frame: FrameHeader) -> tuple[Dataset, PixelFormat]:
+        uid = frame.origin.sop_instance_uid
+        if uid not in self.formats:
+            self.formats[uid] = PixelFormat.of(self.datasets[uid])
+        return self.datasets[uid], self.formats[uid]
 
     def _note(self, frame: FrameHeader, why: str) -> None:
         detail = f"Its pixels cannot be decoded ({why})."
@@ -444,17 +624,6 @@ def _contradicted(uncertain: Sequence[tuple[SlicePlan, float | None]]) -> list[S
             part for part, value in judged if most or (value is not None and value > single_allowed(len(part.frames)))
         ]
     return found
-
-
-def _source(frame: FrameHeader) -> FrameSource:
-    return FrameSource(
-        sop_class_uid=frame.origin.sop_class_uid,
-        sop_instance_uid=frame.origin.sop_instance_uid,
-        series_instance_uid=frame.origin.series_instance_uid,
-        frame_number=frame.frame_number,
-        instance_number=frame.instance_number,
-        trigger_time_ms=frame.trigger_time_ms,
-    )
 
 
 def _omission(entry: LeftOut) -> Omission:

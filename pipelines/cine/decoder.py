@@ -10,6 +10,7 @@ A message is four bytes of length, so many of JSON, then the bytes that the JSON
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import os
 import resource
@@ -139,7 +140,7 @@ def decode_apart(attributes: Mapping[str, Any], codestream: bytes) -> NDArray[np
     return _decoder.ask(attributes, codestream)
 
 
-def _write(file: Any, header: Mapping[str, Any], payload: bytes | memoryview) -> None:
+def _write(file: Any, header: Mapping[str, Any], payload: bytes) -> None:
     encoded = json.dumps(header).encode()
     file.write(struct.pack("<L", len(encoded)) + encoded)
     file.write(payload)
@@ -158,13 +159,18 @@ def _read(file: Any) -> dict[str, Any] | None:
     return None if encoded is None else json.loads(encoded)
 
 
-def _decoded(header: Mapping[str, Any], codestream: bytes) -> NDArray[np.generic]:
+@functools.lru_cache(maxsize=4)
+def _object(attributes: tuple[tuple[str, Any], ...]) -> Dataset:
+    """A data set of these attributes, made once for all frames of a series."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = header["TransferSyntaxUID"]
-    for keyword, value in header.items():
-        if keyword not in {"TransferSyntaxUID", "bytes"}:
-            setattr(dataset, keyword, value)
+    for keyword, value in attributes:
+        setattr(dataset.file_meta if keyword == "TransferSyntaxUID" else dataset, keyword, value)
+    return dataset
+
+
+def _decoded(header: Mapping[str, Any], codestream: bytes) -> NDArray[np.generic]:
+    dataset = _object(tuple((keyword, value) for keyword, value in header.items() if keyword != "bytes"))
     dataset.PixelData = encapsulate([codestream])
     dataset["PixelData"].VR = "OB"
     return pixel_array(dataset, index=0, raw=True, correct_unused_bits=False)
@@ -190,7 +196,7 @@ def _serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
             _write(stdout, {"error": f"{type(error).__name__}: {reason}"}, b"")
             continue
         about = {"type": values.dtype.str, "shape": values.shape, "bytes": values.nbytes}
-        _write(stdout, about, memoryview(values).cast("B"))
+        _write(stdout, about, values.tobytes())
 
 
 def _main() -> None:

@@ -120,6 +120,15 @@ def numbers(layers: Layers, where: int | str) -> tuple[float, ...]:
     element = _element(layers, where)
     if element is None:
         return ()
+    raw = element.value
+    if type(raw) is bytes and b"_" not in raw:
+        # Nearly all, and so without a look at each.
+        try:
+            found = tuple(map(float, _values(element)))
+        except ValueError:
+            pass
+        else:
+            return found if all(map(math.isfinite, found)) else ()
     values = _numbers(_present(element))
     return () if None in values else tuple(value for value in values if value is not None)
 

@@ -17,10 +17,13 @@ from pydicom.dataset import Dataset
 
 from pipelines.cine import elements
 from pipelines.cine.declared import DeclaredError
+from pipelines.cine.enhancement import may_be_late_enhancement
 from pipelines.cine.headers import MR_IMAGES, FrameHeader, frame_headers, origin
 from pipelines.cine.reading import read_object
-from pipelines.cine.selection import MIN_PHASES, excluded_frame, excluded_object
-from pipelines.cine.views import is_short_axis_direction
+from pipelines.cine.regrid import image_centre
+from pipelines.cine.selection import MIN_PHASES, MIN_SCORE, cine_score, excluded_frame, excluded_object
+from pipelines.cine.stack import OmissionReason
+from pipelines.cine.views import ONE_STACK_DEG, Plane, ShortAxisEvidence, short_axis_evidence
 
 __all__ = [
     "Completeness",
@@ -32,7 +35,7 @@ __all__ = [
     "instance_facts",
 ]
 
-_PARALLEL = np.cos(np.radians(1.0))
+_ONE_STACK = np.cos(np.radians(ONE_STACK_DEG))
 _LEAST_COVERAGE_MM = 80.0
 """A stack from above the mitral valve to below the apex covers more, but for small children: the left ventricle of an
 adult is 80 to 110 mm long at end diastole, and protocols want it whole (Kramer et al., JCMR 2020;22:17)."""
@@ -45,7 +48,7 @@ class PlaneFacts:
     """Frames of one instance that lie in one plane."""
 
     along_mm: float
-    """ImagePositionPatient · normal, mm."""
+    """Centre of the image · normal, mm."""
     normal: tuple[float, float, float]
     phases: tuple[float, ...]
     """One value for each frame that tells its phase: trigger time, ms, or phase number; frames without one count up."""
@@ -74,6 +77,11 @@ class InstanceFacts:
     """Made by this software: never routed to an analysis again."""
     problem: str = ""
     """Why nothing is known of its frames, where its header cannot be read; no patient data."""
+    gated_or_named: bool = True
+    """The heart gated it, or its sequence is one of cine: images of other organs may have as many at one position."""
+    beside_cine: str = ""
+    """What it is that the cine of its study is read with: late enhancement, or flow, by whose phase images a magnitude
+    is known; empty for anything else."""
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values."""
@@ -176,7 +184,7 @@ def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
     problem = ""
     if excluded_object(identity) is None and identity.sop_class_uid in MR_IMAGES:
         try:
-            frames = frame_headers(dataset, size=size)
+            frames = frame_headers(dataset, identity=identity, size=size)
         except DeclaredError as error:
             problem = str(error)
         except elements.DAMAGE as error:
@@ -204,14 +212,34 @@ def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
         ),
         own_output=identity.own_output,
         problem=problem,
+        gated_or_named=any(_gated_or_named(frame) for frame in usable),
+        beside_cine=next((reason for frame in frames if (reason := _beside_cine(frame))), ""),
     )
+
+
+_SCORE_UNGATED = MIN_SCORE + 4
+"""Evidence for cine that a sequence has to give where neither trigger times nor an RR interval are known."""
+
+
+def _gated_or_named(frame: FrameHeader) -> bool:
+    stated = (frame.trigger_time_ms, frame.nominal_interval_ms, frame.heart_rate_bpm)
+    gated = any(value is not None and value > 0 for value in stated)
+    return cine_score(frame.acquisition, 2 * MIN_PHASES, gated) >= (MIN_SCORE if gated else _SCORE_UNGATED)
+
+
+def _beside_cine(frame: FrameHeader) -> str:
+    verdict = excluded_frame(frame)
+    if verdict is None:
+        return ""
+    enhancement = verdict.reason is OmissionReason.LATE_ENHANCEMENT and may_be_late_enhancement(frame)
+    return verdict.reason.value if enhancement or verdict.reason is OmissionReason.FLOW else ""
 
 
 def _plane(frame: FrameHeader) -> tuple[float, tuple[float, float, float]]:
     orientation = np.asarray(frame.orientation, dtype=np.float64).reshape(2, 3)
     normal = np.cross(orientation[0], orientation[1])
     normal /= np.linalg.norm(normal)
-    along = float(np.asarray(frame.position, dtype=np.float64) @ normal)
+    along = float(image_centre(frame) @ normal)
     return round(along, 2), (round(float(normal[0]), 4), round(float(normal[1]), 4), round(float(normal[2]), 4))
 
 
@@ -243,11 +271,10 @@ def completeness(facts: Sequence[InstanceFacts]) -> Completeness:
         (CardiacNumberOfImages where it is stated, else the largest number seen in that set), and a sentence
         such as "short axis 9 of 12 slices, waiting".
     """
-    stacks: list[StackCompleteness] = []
-    for members in _parallel(facts):
-        stack = _stack(members)
-        if stack is not None:
-            stacks.append(stack)
+    groups = _parallel(facts)
+    evidence = short_axis_evidence([_direction(members) for members in groups])
+    found = [_stack(members, shown) for members, shown in zip(groups, evidence, strict=True)]
+    stacks = [stack for stack in found if stack is not None]
     stacks.sort(key=lambda stack: (not stack.short_axis, -stack.slices_seen))
     problems = Counter(one.problem for one in facts if one.problem)
     return Completeness(stacks=tuple(stacks), sentence=_sentence(stacks) + _set_aside(problems))
@@ -257,35 +284,46 @@ _Member = tuple[InstanceFacts, PlaneFacts]
 
 
 def _parallel(facts: Sequence[InstanceFacts]) -> list[list[_Member]]:
-    """Planes with the same orientation, matrix and frame of reference."""
+    """Planes of one frame of reference that the assembler would take for one stack, whatever their matrix."""
     shared = Counter(entry.frame_of_reference_uid for entry in facts for plane in entry.planes for _ in plane.phases)
-    groups: list[tuple[tuple[str, int, int], np.ndarray, list[_Member]]] = []
+    groups: list[tuple[str, np.ndarray, list[_Member]]] = []
     seen: set[tuple[str, PlaneFacts]] = set()
     for entry in sorted(facts, key=lambda entry: entry.sop_instance_uid):
         reference = entry.frame_of_reference_uid if shared[entry.frame_of_reference_uid] >= MIN_PHASES else ""
-        key = (reference, entry.rows, entry.columns)
         for plane in entry.planes:
             if (entry.sop_instance_uid, plane) in seen:
                 continue
             seen.add((entry.sop_instance_uid, plane))
             normal = np.asarray(plane.normal)
             for other, direction, members in groups:
-                if other == key and float(direction @ normal) >= _PARALLEL:
-                    members.append((entry, plane))
+                if other == reference and abs(float(direction @ normal)) >= _ONE_STACK:
+                    along = plane.along_mm if direction @ normal > 0 else -plane.along_mm
+                    members.append((entry, replace(plane, along_mm=along)))
                     break
             else:
-                groups.append((key, normal, [(entry, plane)]))
+                groups.append((reference, normal, [(entry, plane)]))
     return [members for _, _, members in groups]
 
 
-def _stack(members: Sequence[_Member]) -> StackCompleteness | None:
-    """Completeness of one set of parallel planes; ``None`` when nothing suggests a cine."""
-    frames_at: dict[int, set[tuple[str, float]]] = defaultdict(set)
+def _places(members: Sequence[_Member]) -> dict[float, int]:
+    """Number of the slice position at each distance along the normal."""
     along = sorted({plane.along_mm for _, plane in members})
     place = {along[0]: 0}
     for before, after in itertools.pairwise(along):
         # Slices of a cine are millimetres apart; less is rounding of one position.
         place[after] = place[before] + (after - before > 0.6)
+    return place
+
+
+def _direction(members: Sequence[_Member]) -> Plane:
+    """Plane of a set of parallel planes; where its images lie does not matter here."""
+    return Plane(np.asarray(members[0][1].normal), np.zeros(3), slices=1 + max(_places(members).values()))
+
+
+def _stack(members: Sequence[_Member], evidence: ShortAxisEvidence) -> StackCompleteness | None:
+    """Completeness of one set of parallel planes; ``None`` when nothing suggests a cine."""
+    frames_at: dict[int, set[tuple[str, float]]] = defaultdict(set)
+    place = _places(members)
     for entry, plane in members:
         for phase in plane.phases:
             frames_at[place[plane.along_mm]].add((entry.series_instance_uid, phase))
@@ -297,13 +335,13 @@ def _stack(members: Sequence[_Member]) -> StackCompleteness | None:
         return None
     slices_declared = max((entry.slices_declared or 0 for entry, _ in members), default=0)
     return StackCompleteness(
-        short_axis=is_short_axis_direction(np.asarray(members[0][1].normal)),
+        short_axis=evidence is not ShortAxisEvidence.OTHER,
         slices_complete=sum(count >= expected for count in received.values()),
         slices_seen=len(received),
         slices_declared=slices_declared or None,
         phases_expected=expected,
         frames_received=sum(len(phases) for phases in frames_at.values()),
-        doubt=_doubt(_positions(along, place), list(received.values()), expected, slices_declared),
+        doubt=_doubt(_positions(sorted(place), place), list(received.values()), expected, slices_declared),
     )
 
 

@@ -11,33 +11,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.headers import FrameHeader
+from pipelines.cine.regrid import orthonormal
 from pipelines.cine.selection import MIN_PHASES
 
-__all__ = ["ParallelGroup", "parallel_groups", "slice_positions"]
+__all__ = ["ParallelGroup", "merged", "parallel_groups", "slice_positions"]
 
 _PARALLEL_DEG = 1.0
 _SPACING_TOLERANCE = 2e-3
+_FRAMES_OF_REFERENCE_DRAWN = 3
+"""So many Frames of Reference with one plane each were drawn by an anonymiser and not by the patient's moves."""
 _POSITION_TOLERANCE = 0.1
 """Of the slice spacing: what breath-hold rounding may move a slice along the normal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParallelGroup:
-    """Frames that share Frame of Reference, orientation, matrix and pixel spacing.
+    """Parallel frames in one Frame of Reference.
 
     Attributes
     ----------
-    frames : tuple of FrameHeader
+    grids : tuple of tuples of FrameHeader
+        Frames that share orientation, matrix and pixel spacing; several sets of them only in what `merged` gives.
     frame_of_reference_uid : str
         ``""`` where it tells nothing.
     row_direction, column_direction : (3,) float64
         Unit vectors, exactly perpendicular, of the most frequent orientation.
     """
 
-    frames: tuple[FrameHeader, ...]
+    grids: tuple[tuple[FrameHeader, ...], ...]
     frame_of_reference_uid: str
     row_direction: NDArray[np.float64]
     column_direction: NDArray[np.float64]
+
+    @property
+    def frames(self) -> tuple[FrameHeader, ...]:
+        """Frames of all grids."""
+        return tuple(itertools.chain.from_iterable(self.grids))
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -49,9 +58,10 @@ def parallel_groups(frames: Sequence[FrameHeader]) -> list[ParallelGroup]:
     """Group frames that have geometry by Frame of Reference, orientation (within 1°), matrix and pixel spacing.
 
     A Frame of Reference UID that fewer frames share than one slice has phases tells nothing (some anonymisers
-    draw a new one for each image): such frames are taken to be in one frame of reference.
+    draw a new one for each image), and so do those of a study of which none holds more than one plane (a new one for
+    each series): such frames are taken to be in one frame of reference.
     """
-    shared = Counter(frame.frame_of_reference_uid for frame in frames)
+    shared = _shared_references(frames)
     buckets: dict[tuple[str, int, int], dict[tuple[tuple[float, ...], tuple[float, float]], list[FrameHeader]]] = {}
     for frame in frames:
         if frame.orientation is None or frame.pixel_spacing is None or frame.position is None:
@@ -67,10 +77,34 @@ def parallel_groups(frames: Sequence[FrameHeader]) -> list[ParallelGroup]:
             (orientation, spacing), _ = waiting[0]
             members = [entry for entry in waiting if _same_plane(entry[0], (orientation, spacing))]
             waiting = [entry for entry in waiting if not _same_plane(entry[0], (orientation, spacing))]
-            row, column = _orthonormal(orientation)
+            row, column = orthonormal(orientation)
             together = tuple(frame for _, part in members for frame in part)
-            groups.append(ParallelGroup(together, reference, row, column))
+            groups.append(ParallelGroup((together,), reference, row, column))
     return groups
+
+
+def _shared_references(frames: Sequence[FrameHeader]) -> Counter[str]:
+    """Frames of each Frame of Reference; none where no Frame of Reference holds more than one plane."""
+    shared: Counter[str] = Counter()
+    planes: dict[str, set[tuple[object, object]]] = {}
+    for frame in frames:
+        shared[frame.frame_of_reference_uid] += 1
+        planes.setdefault(frame.frame_of_reference_uid, set()).add((frame.position, frame.orientation))
+    drawn_for_each = len(planes) >= _FRAMES_OF_REFERENCE_DRAWN and all(len(held) == 1 for held in planes.values())
+    return Counter() if drawn_for_each else shared
+
+
+def merged(groups: Sequence[ParallelGroup]) -> ParallelGroup:
+    """Put groups of one Frame of Reference together as one; the first gives the directions.
+
+    Parameters
+    ----------
+    groups : sequence of ParallelGroup
+        Their normals are within some degrees of one another, in either sense.
+    """
+    lead = groups[0]
+    grids = tuple(itertools.chain.from_iterable(group.grids for group in groups))
+    return ParallelGroup(grids, lead.frame_of_reference_uid, lead.row_direction, lead.column_direction)
 
 
 def _same_plane(
@@ -84,34 +118,35 @@ def _same_plane(
     return aligned and bool(np.allclose(one[1], other[1], rtol=_SPACING_TOLERANCE, atol=0))
 
 
-def _orthonormal(orientation: tuple[float, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    row = np.asarray(orientation[:3], dtype=np.float64)
-    column = np.asarray(orientation[3:], dtype=np.float64)
-    row /= np.linalg.norm(row)
-    column -= (column @ row) * row
-    return row, column / np.linalg.norm(column)
-
-
 def slice_positions(group: ParallelGroup) -> list[tuple[float, tuple[FrameHeader, ...]]]:
     """Cluster the frames of a group along its normal.
 
     Returns
     -------
     list of (float, tuple of FrameHeader)
-        Distance along the normal, mm, ascending, and the frames there; positions closer than a tenth of the slice
-        spacing are one.
+        Distance of the images' centres along the normal, mm, ascending, and the frames there; positions closer than a
+        tenth of the slice spacing are one.
     """
-    normal = group.normal
-    along = np.array([np.asarray(frame.position, dtype=np.float64) @ normal for frame in group.frames])
+    frames = group.frames
+    along = _centres(frames) @ group.normal
     order = np.argsort(along, kind="stable")
     values = along[order]
     gaps = np.diff(values)
-    thickness = float(np.median([frame.slice_thickness or 8.0 for frame in group.frames])) or 8.0
+    thickness = float(np.median([frame.slice_thickness or 8.0 for frame in frames])) or 8.0
     apart = gaps[gaps > 0.25 * thickness]
     tolerance = max(0.05, _POSITION_TOLERANCE * float(np.median(apart) if len(apart) else thickness))
     starts = np.concatenate([[0], np.flatnonzero(gaps > tolerance) + 1, [len(values)]])
     clusters = []
     for start, stop in itertools.pairwise(starts):
-        members = [group.frames[index] for index in order[start:stop]]
+        members = [frames[index] for index in order[start:stop]]
         clusters.append((float(np.median(values[start:stop])), tuple(members)))
     return clusters
+
+
+def _centres(frames: Sequence[FrameHeader]) -> NDArray[np.float64]:
+    """Centres of frames that have geometry, (N, 3), mm."""
+    positions = np.array([frame.position for frame in frames], dtype=np.float64)
+    axes = np.array([frame.orientation for frame in frames], dtype=np.float64).reshape(-1, 2, 3)
+    halves = np.array([((frame.columns - 1) / 2, (frame.rows - 1) / 2) for frame in frames], dtype=np.float64)
+    spacing = np.array([frame.pixel_spacing for frame in frames], dtype=np.float64)[:, ::-1]
+    return np.asarray(positions + ((halves * spacing)[:, :, None] * axes).sum(axis=1))

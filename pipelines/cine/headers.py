@@ -67,10 +67,12 @@ class Acquisition:
     sequence_name: str = ""
     """SequenceName and PulseSequenceName."""
     steady_state: str = ""
+    spoiling: str = ""
     echo_pulse_sequence: str = ""
     echo_planar: str = ""
     inversion_recovery: str = ""
     inversion_time_ms: float | None = None
+    """InversionTime, or the first value of InversionTimes that is a time."""
     saturation_recovery: str = ""
     tagging: str = ""
     phase_contrast: str = ""
@@ -153,13 +155,17 @@ def origin(dataset: Dataset) -> Origin:
     )
 
 
-def frame_headers(dataset: Dataset, *, size: int | None = None) -> tuple[FrameHeader, ...]:
+def frame_headers(
+    dataset: Dataset, *, identity: Origin | None = None, size: int | None = None
+) -> tuple[FrameHeader, ...]:
     """Read the frames of an MR image object.
 
     Parameters
     ----------
     dataset : pydicom.Dataset
         Classic or Enhanced MR; pixels are not needed.
+    identity : Origin, optional
+        What `origin` gave, where that was asked before.
     size : int, optional
         Bytes of its file, where the data set was read without pixels: room for frames that it declares.
 
@@ -173,7 +179,7 @@ def frame_headers(dataset: Dataset, *, size: int | None = None) -> tuple[FrameHe
     DeclaredError
         The object declares more frames than it holds, or more than are read.
     """
-    identity = origin(dataset)
+    identity = identity or origin(dataset)
     top = _table(dataset)
     per_frame = elements.items(dataset, "PerFrameFunctionalGroupsSequence")
     frames = frames_there(dataset, top, len(per_frame), size=size)
@@ -255,7 +261,7 @@ def _frame(identity: Origin, layers: Layers, frame_number: int | None) -> FrameH
         nominal_interval_ms=first("NominalInterval", "RRIntervalTimeNominal"),
         heart_rate_bpm=first("HeartRate"),
         declared_phases=None if declared is None or declared < 2 else int(declared),
-        unreadable=_unreadable(layers) if trigger is None or temporal is None else (),
+        unreadable=_unreadable(layers) if trigger is None and temporal is None and private is None else (),
     )
     if header.position is None or header.orientation is None or header.pixel_spacing is None:
         return replace(header, geometry_problem=_geometry_problem(header, layers))
@@ -329,10 +335,11 @@ def _acquisition(layers: Layers) -> Acquisition:
         acquisition_type=value("MRAcquisitionType"),
         sequence_name=" ".join((text(layers, "SequenceName"), text(layers, "PulseSequenceName"))).strip(),
         steady_state=value("SteadyStatePulseSequence"),
+        spoiling=value("Spoiling"),
         echo_pulse_sequence=value("EchoPulseSequence"),
         echo_planar=value("EchoPlanarPulseSequence"),
         inversion_recovery=value("InversionRecovery"),
-        inversion_time_ms=number(layers, "InversionTime"),
+        inversion_time_ms=_inversion_time(layers),
         saturation_recovery=value("SaturationRecovery"),
         tagging=value("Tagging"),
         phase_contrast=value("PhaseContrast"),
@@ -344,3 +351,12 @@ def _acquisition(layers: Layers) -> Acquisition:
         flip_angle_deg=number(layers, "FlipAngle"),
         manufacturer=text(layers, "Manufacturer"),
     )
+
+
+_LONGEST_INVERSION_MS = 60_000.0
+
+
+def _inversion_time(layers: Layers) -> float | None:
+    """InversionTime, else of InversionTimes (0018,9079), in which Philips writes the largest double for no time."""
+    stated = [*numbers(layers, "InversionTime")[:1], *numbers(layers, "InversionTimes")]
+    return next((value for value in stated if 0 < value < _LONGEST_INVERSION_MS), None)

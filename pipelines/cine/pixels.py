@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
-from pydicom.uid import UID, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from pipelines.cine import elements
 from pipelines.cine.codestream import FrameSize, frame_size
@@ -18,7 +24,7 @@ from pipelines.cine.declared import MAX_FRAME_PIXELS
 from pipelines.cine.decoder import DecoderDiedError, decode_apart
 from pipelines.cine.elements import Layers, number, text
 
-__all__ = ["DecoderStoppedError", "UndecodableError", "check_frame", "decode_frame", "decoded_apart"]
+__all__ = ["DecoderStoppedError", "PixelFormat", "UndecodableError", "check_frame", "decode_frame"]
 
 
 class UndecodableError(ValueError):
@@ -29,8 +35,11 @@ class DecoderStoppedError(UndecodableError):
     """The decoder did not survive the frame."""
 
 
+_PLAIN = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})
+
+
 @dataclass(frozen=True, slots=True)
-class _Format:
+class PixelFormat:
     """How the pixels of an object are stored (PS3.3 C.7.6.3, PS3.5 8.1)."""
 
     syntax: UID
@@ -44,7 +53,7 @@ class _Format:
     photometric_interpretation: str
 
     @classmethod
-    def of(cls, dataset: Dataset) -> _Format:
+    def of(cls, dataset: Dataset) -> PixelFormat:
         """Read it.
 
         Raises
@@ -90,6 +99,11 @@ class _Format:
         """Whether its frames go to the decoder in the other process. RLE and native frames hold no surprise."""
         return self.encapsulated and self.syntax != RLELossless
 
+    @property
+    def plain(self) -> bool:
+        """Whether its frames lie in PixelData cell by cell, little endian."""
+        return self.syntax in _PLAIN
+
     def _check(self) -> None:
         if self.samples != 1:
             raise UndecodableError(f"SamplesPerPixel is {self.samples}; a cine frame has one sample")
@@ -105,15 +119,7 @@ class _Format:
             raise UndecodableError(f"an image of {self.rows} × {self.columns} pixels is larger than what is decoded")
 
 
-def decoded_apart(dataset: Dataset) -> bool:
-    """Tell whether the frames of an object go to the decoder in the other process."""
-    try:
-        return _Format.of(dataset).apart
-    except elements.DAMAGE:
-        return False
-
-
-def check_frame(dataset: Dataset, frame_number: int | None) -> None:
+def check_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat | None = None) -> None:
     """Hold what a frame declares against what is there, without decoding it.
 
     Parameters
@@ -122,13 +128,15 @@ def check_frame(dataset: Dataset, frame_number: int | None) -> None:
         MR image object with its pixel data.
     frame_number : int or None
         1-based frame of a multi-frame object.
+    form : PixelFormat, optional
+        Of the object, where it was read before.
 
     Raises
     ------
     UndecodableError
         Pixels are not there, its codestream has another size than Rows × Columns, or it is larger than what is decoded.
     """
-    stored = _Format.of(dataset)
+    stored = form or PixelFormat.of(dataset)
     element = dataset.get_item("PixelData")
     if element is None:
         raise UndecodableError("PixelData is absent")
@@ -141,7 +149,7 @@ def check_frame(dataset: Dataset, frame_number: int | None) -> None:
         raise UndecodableError(f"PixelData has {there} bytes; Rows, Columns and BitsAllocated ask for {wanted}")
 
 
-def _codestream(dataset: Dataset, stored: _Format, frame_number: int | None) -> tuple[bytes, FrameSize | None]:
+def _codestream(dataset: Dataset, stored: PixelFormat, frame_number: int | None) -> tuple[bytes, FrameSize | None]:
     """The bytes of one encapsulated frame, and what they say of its size."""
     top: Layers = (dict(dataset.items()),)
     try:
@@ -172,7 +180,7 @@ def _codestream(dataset: Dataset, stored: _Format, frame_number: int | None) -> 
     return codestream, size
 
 
-def decode_frame(dataset: Dataset, frame_number: int | None) -> NDArray[np.float32]:
+def decode_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat | None = None) -> NDArray[np.float32]:
     """Decode one frame.
 
     Parameters
@@ -181,6 +189,8 @@ def decode_frame(dataset: Dataset, frame_number: int | None) -> NDArray[np.float
         MR image object with its pixel data, in any transfer syntax that pydicom's plug-ins decode.
     frame_number : int or None
         1-based frame of a multi-frame object.
+    form : PixelFormat, optional
+        Of the object, where `check_frame` has passed the frame.
 
     Returns
     -------
@@ -193,15 +203,18 @@ def decode_frame(dataset: Dataset, frame_number: int | None) -> NDArray[np.float
     UndecodableError
         The frame cannot be decoded; `DecoderStoppedError` when the decoder did not survive it.
     """
-    form = _Format.of(dataset)
+    if form is None:
+        form = PixelFormat.of(dataset)
+        check_frame(dataset, frame_number, form)
     lowest = form.high + 1 - form.stored
     try:
         if form.apart:
             codestream, size = _codestream(dataset, form, frame_number)
             lowest = _lowest_bit(form, size)
             stored = decode_apart(_attributes(form), codestream)
+        elif form.plain:
+            stored = _plain(dataset, frame_number, form)
         else:
-            check_frame(dataset, frame_number)
             # HighBit decides which bits count, not BitsStored alone.
             stored = pixel_array(dataset, index=(frame_number or 1) - 1, raw=True, correct_unused_bits=False)
     except DecoderDiedError as error:
@@ -222,7 +235,16 @@ def decode_frame(dataset: Dataset, frame_number: int | None) -> NDArray[np.float
     return values * np.float32(slope) + np.float32(intercept)
 
 
-def _attributes(form: _Format) -> dict[str, Any]:
+def _plain(dataset: Dataset, frame_number: int | None, form: PixelFormat) -> NDArray[np.generic]:
+    """Stored cells of a native frame, little endian."""
+    count = form.rows * form.columns
+    kind = np.dtype(f"<{'i' if form.signed else 'u'}{form.allocated // 8}")
+    place = ((frame_number or 1) - 1) * count * kind.itemsize
+    cells = np.frombuffer(dataset.PixelData, dtype=kind, count=count, offset=place)
+    return cells.reshape(form.rows, form.columns)
+
+
+def _attributes(form: PixelFormat) -> dict[str, Any]:
     """The Image Pixel module as the decoder gets it."""
     return {
         "TransferSyntaxUID": str(form.syntax),
@@ -243,7 +265,7 @@ def _words(error: Exception) -> str:
     return reason if type(error) is ValueError else f"{type(error).__name__}: {reason}"
 
 
-def _lowest_bit(form: _Format, size: FrameSize | None) -> int:
+def _lowest_bit(form: PixelFormat, size: FrameSize | None) -> int:
     """Where the values of a codestream begin, whose samples are either whole cells or BitsStored alone."""
     lowest = form.high + 1 - form.stored
     if lowest == 0 or size is None or size.bits is None or size.bits > form.high:

@@ -16,14 +16,14 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from pipelines.cine import elements
 from pipelines.cine.declared import MAX_ITEMS, DeclaredError
-from pipelines.structure import LONG_VRS, SHORT_VRS, StructureError, mended
+from pipelines.cine.structure import LONG_VRS, SHORT_VRS, StructureError, mended
 
 __all__ = ["read_object"]
 
 _VRS = frozenset(vr.decode("ascii") for vr in SHORT_VRS | LONG_VRS)
 # pydicom names more than one where the data set decides.
 _AMBIGUOUS = frozenset({"US or SS", "OB or OW", "US or OW", "US or SS or OW"})
-_IMAGE = ("Rows", "Columns")
+_MODALITY, _ROWS, _COLUMNS, _PIXEL_DATA = 0x00080060, 0x00280010, 0x00280011, 0x7FE00010
 _ITEM = b"\xfe\xff\x00\xe0"
 _CHUNK = 1 << 24
 
@@ -64,7 +64,7 @@ def read_object(
         problem = error
     try:
         return pydicom.dcmread(io.BytesIO(_mended(path)), **options)
-    except (StructureError, struct.error, *elements.DAMAGE):
+    except elements.DAMAGE:
         # Not nearly right: what pydicom made of it stands.
         if problem is not None:
             raise problem from None
@@ -87,14 +87,18 @@ def _limit_items(path: Path) -> None:
 def _as_it_should_be(dataset: Dataset, *, complete: bool, wanted: Sequence[str] | None) -> bool:
     """Tell whether a reading shows no sign that pydicom lost its way."""
     table = dict(dataset.items())
-    if not table or not all(_listed(element) for element in table.values()):
+    if not table:
         return False
+    for element in table.values():
+        # Nearly all, and so without a call each.
+        if not (type(element) is RawDataElement and element.VR in _VRS) and not _listed(element):
+            return False
     if wanted is not None:
         return all(keyword in dataset for keyword in wanted)
     # An image without size or pixels may be one that was left in the middle.
-    if "Modality" in dataset and elements.text((table,), "Modality") == "MR":
-        return all(keyword in dataset for keyword in _IMAGE) and (not complete or "PixelData" in dataset)
-    return True
+    if elements.text((table,), _MODALITY) != "MR":
+        return True
+    return _ROWS in table and _COLUMNS in table and (not complete or _PIXEL_DATA in table)
 
 
 def _listed(element: DataElement | RawDataElement) -> bool:

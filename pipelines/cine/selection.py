@@ -5,7 +5,10 @@ Sources: dicom.md of the design (vendor headers), PS3.3 C.8.3.1 (MR image), C.8.
 
 from __future__ import annotations
 
+import enum
 import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pydicom.uid import UID
@@ -16,11 +19,14 @@ from pipelines.cine.stack import OmissionReason
 __all__ = [
     "MIN_PHASES",
     "MIN_SCORE",
+    "CineKind",
     "Exclusion",
+    "cine_kind",
     "cine_score",
     "described_otherwise",
     "excluded_frame",
     "excluded_object",
+    "flow_magnitudes",
 ]
 
 MIN_PHASES = 10
@@ -55,10 +61,13 @@ def excluded_object(origin: Origin) -> Exclusion | None:
     return Exclusion(OmissionReason.NOT_MR, f"Modality {origin.modality or 'unknown'} is not MR.")
 
 
+_PHASE_IMAGES = frozenset({"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP"})
+"""Values of ImageType."""
 _FLOW_SEQUENCE = re.compile(r"_v\d+", re.IGNORECASE)
 _TAGGED = re.compile(r"spamm|(\b|_)tag(s|ged|ging)?(\b|_)", re.IGNORECASE)
 _CINE = re.compile(r"cine|b?tfe|fiesta|trufi|true.?fisp|ssfp|sax|short.?axis|[234].?ch", re.IGNORECASE)
 _BALANCED = re.compile(r"tfi|trufi|fiesta|b.?tfe|b.?ffe|balanced|true.?fisp|ssfp", re.IGNORECASE)
+_SPOILED = re.compile(r"(^|[^a-z])fl[23]d|flash|spgr|f?grec?(\b|_)|t1.?(tfe|ffe)", re.IGNORECASE)
 _DESCRIBED = (
     (OmissionReason.LOCALIZER, re.compile(r"(\b|_)(locali[sz]er|scout|survey|loc)(\b|_)", re.IGNORECASE)),
     (OmissionReason.FLOW, re.compile(r"flow|venc|phase.?contrast", re.IGNORECASE)),
@@ -69,7 +78,20 @@ _DESCRIBED = (
     ),
     (OmissionReason.PERFUSION, re.compile(r"perf|first.?pass", re.IGNORECASE)),
     (OmissionReason.REAL_TIME, re.compile(r"real.?time|(\b|_)rt(\b|_)", re.IGNORECASE)),
+    (OmissionReason.TAGGED, re.compile(r"(\b|_)(c?spamm|grid|dense|harp)", re.IGNORECASE)),
+    (OmissionReason.LATE_ENHANCEMENT, re.compile(r"look.?locker|(\b|_)ll(\b|_)", re.IGNORECASE)),
 )
+
+
+class CineKind(enum.IntEnum):
+    """How a cine was acquired; the greater the better the blood stands out from the muscle."""
+
+    DOUBTFUL = 0
+    """Its description says that it is something else."""
+    SPOILED = 1
+    UNTOLD = 2
+    BALANCED = 3
+    """Balanced steady-state free precession."""
 
 
 def excluded_frame(frame: FrameHeader) -> Exclusion | None:
@@ -107,9 +129,22 @@ def _acquisition_verdicts(kind: Acquisition) -> list[tuple[OmissionReason, str]]
 
     exclude("LOCALIZER" in image_type, OmissionReason.LOCALIZER, "ImageType says that it is a localizer.")
     exclude(
-        bool(
-            image_type & {"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP", "FLOW_ENCODED", "PCA", "PC", "MAG_PC"}
-        )
+        any(part.endswith("MAP") for part in image_type - _PHASE_IMAGES) or "MAP" in kind.contrast.split(),
+        OmissionReason.MAPPING,
+        "ImageType says that it is a parametric map.",
+    )
+    exclude(
+        "PERFUSION" in image_type or "PERFUSION" in kind.contrast or kind.saturation_recovery == "YES",
+        OmissionReason.PERFUSION,
+        "It is a perfusion acquisition.",
+    )
+    exclude(
+        "IR" in kind.scanning_sequence or kind.inversion_recovery == "YES" or (kind.inversion_time_ms or 0) > 0,
+        OmissionReason.LATE_ENHANCEMENT,
+        "It is prepared by inversion, as late enhancement is.",
+    )
+    exclude(
+        bool(image_type & (_PHASE_IMAGES | {"FLOW_ENCODED", "PCA", "PC", "MAG_PC"}))
         or kind.complex_component == "PHASE"
         or kind.phase_contrast == "YES"
         or kind.contrast == "FLOW_ENCODED"
@@ -126,21 +161,6 @@ def _acquisition_verdicts(kind: Acquisition) -> list[tuple[OmissionReason, str]]
         kind.tagging in {"GRID", "LINE"} or kind.contrast == "TAGGING" or bool(_TAGGED.search(names)),
         OmissionReason.TAGGED,
         "The myocardium is tagged.",
-    )
-    exclude(
-        any(part.endswith("MAP") for part in image_type) or "MAP" in kind.contrast.split(),
-        OmissionReason.MAPPING,
-        "ImageType says that it is a parametric map.",
-    )
-    exclude(
-        "PERFUSION" in image_type or "PERFUSION" in kind.contrast or kind.saturation_recovery == "YES",
-        OmissionReason.PERFUSION,
-        "It is a perfusion acquisition.",
-    )
-    exclude(
-        "IR" in kind.scanning_sequence or kind.inversion_recovery == "YES" or (kind.inversion_time_ms or 0) > 0,
-        OmissionReason.LATE_ENHANCEMENT,
-        "It is prepared by inversion, as late enhancement is.",
     )
     exclude(
         "DERIVED" in image_type and bool(image_type & {"SECONDARY", "MPR", "PROJECTION IMAGE", "CSA MPR", "RESAMPLED"}),
@@ -164,6 +184,75 @@ def described_otherwise(kind: Acquisition) -> OmissionReason | None:
     """What the description says it is, when that is not cine: weight against, and the reason when cine is not shown."""
     names = f"{kind.series_description} {kind.protocol_name}"
     return next((reason for reason, pattern in _DESCRIBED if pattern.search(names)), None)
+
+
+_FLIP_ANGLES_DEG = (25.0, 35.0)
+"""Spoiled cine is acquired with less, balanced cine with more (Kramer et al., J Cardiovasc Magn Reson 2020;22:17)."""
+
+
+def cine_kind(kind: Acquisition) -> CineKind:
+    """Tell the kind of a cine from its sequence: by name, by spoiling and steady state, else by its flip angle."""
+    if described_otherwise(kind) is not None:
+        return CineKind.DOUBTFUL
+    if _BALANCED.search(kind.sequence_name):
+        return CineKind.BALANCED
+    spoiled = bool({"SP", "OSP"} & set(kind.sequence_variant)) or kind.spoiling in {"RF", "GRADIENT", "RF_AND_GRADIENT"}
+    if spoiled or _SPOILED.search(kind.sequence_name):
+        return CineKind.SPOILED
+    if kind.steady_state == "FREE_PRECESSION":
+        return CineKind.BALANCED
+    if kind.flip_angle_deg is None or _FLIP_ANGLES_DEG[0] <= kind.flip_angle_deg < _FLIP_ANGLES_DEG[1]:
+        return CineKind.UNTOLD
+    return CineKind.SPOILED if kind.flip_angle_deg < _FLIP_ANGLES_DEG[0] else CineKind.BALANCED
+
+
+_TWIN_WITHIN_S = 1.0
+
+
+def flow_magnitudes(cine: Iterable[FrameHeader], phase_images: Sequence[FrameHeader]) -> set[tuple[str, int]]:
+    """Keys of the frames whose phase images were acquired with them: the magnitude of a flow acquisition.
+
+    Parameters
+    ----------
+    cine : iterable of FrameHeader
+        Frames that may be cine.
+    phase_images : sequence of FrameHeader
+        Frames that were left out as flow.
+
+    Returns
+    -------
+    set of (str, int)
+        `FrameHeader.key` of each frame that lies where a phase image lies and was acquired within a second of it; where
+        the headers do not say when, by the same sequence.
+    """
+    twins: dict[tuple[object, ...], list[FrameHeader]] = defaultdict(list)
+    for frame in phase_images:
+        if _PHASE_IMAGES & set(frame.acquisition.image_type) or frame.acquisition.complex_component == "PHASE":
+            twins[_where(frame)].append(frame)
+    if not twins:
+        return set()
+    return {
+        frame.key for frame in cine if any(_acquired_together(frame, twin) for twin in twins.get(_where(frame), ()))
+    }
+
+
+def _where(frame: FrameHeader) -> tuple[object, ...]:
+    def rounded(values: tuple[float, ...] | None, digits: int) -> tuple[float, ...]:
+        return tuple(round(value, digits) + 0.0 for value in values or ())
+
+    return (rounded(frame.position, 1), rounded(frame.orientation, 3), frame.rows, frame.columns)
+
+
+def _acquired_together(frame: FrameHeader, twin: FrameHeader) -> bool:
+    if frame.acquired_s is not None and twin.acquired_s is not None:
+        return abs(frame.acquired_s - twin.acquired_s) <= _TWIN_WITHIN_S
+    mine, theirs = frame.acquisition, twin.acquisition
+    return (mine.sequence_name, mine.echo_time_ms, mine.flip_angle_deg, frame.nominal_interval_ms) == (
+        theirs.sequence_name,
+        theirs.echo_time_ms,
+        theirs.flip_angle_deg,
+        twin.nominal_interval_ms,
+    )
 
 
 def cine_score(kind: Acquisition, phases: int, gated: bool) -> int:

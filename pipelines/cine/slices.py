@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,23 @@ from pipelines.cine.phases import (
     rr_interval,
     without_order,
 )
-from pipelines.cine.selection import MIN_PHASES, MIN_SCORE, cine_score, described_otherwise
-from pipelines.cine.stack import OmissionReason
+from pipelines.cine.regrid import Grid, Placement, common_grid, image_centre, orthonormal, place
+from pipelines.cine.selection import MIN_PHASES, MIN_SCORE, CineKind, cine_kind, cine_score, described_otherwise
+from pipelines.cine.stack import FrameSource, OmissionReason
 
-__all__ = ["LeftOut", "PhaseMix", "SlicePlan", "StackPlan", "not_chosen", "plan_slices", "plan_stack", "rank"]
+__all__ = [
+    "LeftOut",
+    "PhaseMix",
+    "SlicePlan",
+    "StackPlan",
+    "along",
+    "continued",
+    "frame_source",
+    "not_chosen",
+    "plan_slices",
+    "plan_stack",
+    "rank",
+]
 
 _RETROSPECTIVE_COVERAGE = 0.85
 """Phases that span less of the RR interval are prospectively gated: late diastole is missing."""
@@ -93,7 +106,11 @@ class StackPlan:
     """Which frames make a stack, before any pixel is read."""
 
     group: ParallelGroup
+    grid: Grid
     slices: tuple[SlicePlan, ...]
+    """Ascending along the normal of ``grid``."""
+    placements: tuple[Placement, ...]
+    """How the images of each slice come to lie on ``grid``."""
     mixes: tuple[tuple[PhaseMix, ...], ...]
     """For each slice, one mix a phase."""
     times_ms: NDArray[np.float64]
@@ -106,6 +123,11 @@ class StackPlan:
 class _Candidate:
     ordered: Ordered
     declared: int | None
+    kind: CineKind
+
+    @property
+    def series(self) -> set[str]:
+        return {frame.origin.series_instance_uid for frame in self.ordered.frames}
 
 
 def plan_slices(group: ParallelGroup) -> tuple[list[SlicePlan], list[LeftOut]]:
@@ -119,10 +141,10 @@ def plan_slices(group: ParallelGroup) -> tuple[list[SlicePlan], list[LeftOut]]:
         Everything else in the group.
     """
     left_out: list[LeftOut] = []
-    places: list[tuple[float, list[_Candidate]]] = []
+    places: list[_Place] = []
     for along, frames in slice_positions(group):
         candidates: list[_Candidate] = []
-        for part in acquisitions(_canonical(frames)):
+        for part in _acquisitions(group, frames):
             verdict = _not_cine(part)
             ordered = None if verdict is not None else order_phases(part)
             if verdict is not None:
@@ -130,10 +152,12 @@ def plan_slices(group: ParallelGroup) -> tuple[list[SlicePlan], list[LeftOut]]:
             elif ordered is None:
                 left_out.append(LeftOut(OmissionReason.NOT_CINE, without_order(part), part))
             else:
-                candidates.append(_Candidate(ordered, declared_phases(part)))
+                candidates.append(_Candidate(ordered, declared_phases(part), cine_kind(part[0].acquisition)))
         if candidates:
             places.append((along, candidates))
 
+    places, of_other_kinds = _of_one_kind(places)
+    left_out += of_other_kinds
     norm = _Norm.of([candidate for _, candidates in places for candidate in candidates])
     slices: list[SlicePlan] = []
     for along, candidates in places:
@@ -155,8 +179,75 @@ def plan_slices(group: ParallelGroup) -> tuple[list[SlicePlan], list[LeftOut]]:
         for _, candidate in plans:
             if candidate.ordered.frames is not chosen.frames:
                 left_out.append(not_chosen(candidate.ordered.frames, chosen.frames))
+    slices, planned_twice = _of_one_prescription(group, slices)
     slices, crowded = _thin(slices)
-    return slices, left_out + crowded
+    return slices, left_out + planned_twice + crowded
+
+
+def _acquisitions(group: ParallelGroup, frames: Sequence[FrameHeader]) -> list[tuple[FrameHeader, ...]]:
+    """Acquisitions at one position: never across grids."""
+    if len(group.grids) == 1:
+        return acquisitions(_canonical(frames))
+    here = {frame.key for frame in frames}
+    parts = [[frame for frame in grid if frame.key in here] for grid in group.grids]
+    return [found for part in parts if part for found in acquisitions(_canonical(part))]
+
+
+_Place = tuple[float, list[_Candidate]]
+
+_MOST_PLACES = 0.75
+
+
+def _of_one_kind(places: Sequence[_Place]) -> tuple[list[_Place], list[LeftOut]]:
+    """Keep the acquisitions of one kind, the best that covers nearly all positions, else the one that covers most.
+
+    Acquisitions whose kind the headers do not tell go with either, but only where no acquisition of the kind lies.
+    """
+    found = {candidate.kind for _, candidates in places for candidate in candidates}
+    if len(found) < 2:
+        return list(places), []
+    covered = {kind: sum(any(each.kind is kind for each in candidates) for _, candidates in places) for kind in found}
+    kinds = sorted(found - {CineKind.DOUBTFUL}, reverse=True)
+    total = sum(any(each.kind is not CineKind.DOUBTFUL for each in candidates) for _, candidates in places)
+    chosen = next((kind for kind in kinds if covered[kind] >= _MOST_PLACES * total), None)
+    if chosen is None:
+        chosen = max(kinds, key=lambda kind: (covered[kind], kind))
+    beside = {
+        series
+        for _, candidates in places
+        if any(each.kind is chosen for each in candidates)
+        for each in candidates
+        if each.kind is not chosen
+        for series in each.series
+    }
+    kept: list[_Place] = []
+    left_out: list[LeftOut] = []
+    for along, candidates in places:
+        of_kind = [each for each in candidates if each.kind is chosen]
+        if not of_kind:
+            of_kind = [
+                each
+                for each in candidates
+                if each.kind is not CineKind.DOUBTFUL
+                and CineKind.UNTOLD in {each.kind, chosen}
+                and not each.series & beside
+            ]
+        if of_kind:
+            kept.append((along, of_kind))
+        left_out += [_of_another_kind(each) for each in candidates if all(each is not one for one in of_kind)]
+    return kept, left_out
+
+
+def _of_another_kind(candidate: _Candidate) -> LeftOut:
+    frames = candidate.ordered.frames
+    described = described_otherwise(frames[0].acquisition)
+    if described is not None:
+        return LeftOut(described, f"Its description says {described}, and a cine of these slices is there.", frames)
+    return LeftOut(
+        OmissionReason.OTHER_SEQUENCE,
+        "It was acquired by another kind of sequence than the cine that was used for its stack.",
+        frames,
+    )
 
 
 def _canonical(frames: Sequence[FrameHeader]) -> list[FrameHeader]:
@@ -289,10 +380,11 @@ def _prospective(frames: Sequence[FrameHeader]) -> bool:
     return any(frame.acquisition.synchronization == "PROSPECTIVE" for frame in frames)
 
 
-def rank(plan: SlicePlan) -> tuple[bool, bool, float, int, int, str]:
-    """Complete first, then distortion corrected, then the latest."""
+def rank(plan: SlicePlan) -> tuple[CineKind, bool, bool, float, int, int, str]:
+    """The kind first, then complete, then distortion corrected, then the latest."""
     latest = max((frame.acquired_s or frame.created_s or 0.0) for frame in plan.frames)
     return (
+        cine_kind(plan.frames[0].acquisition),
         plan.missing is None,
         distortion_corrected(plan.frames),
         latest,
@@ -304,6 +396,12 @@ def rank(plan: SlicePlan) -> tuple[bool, bool, float, int, int, str]:
 
 def not_chosen(frames: tuple[FrameHeader, ...], chosen: Sequence[FrameHeader]) -> LeftOut:
     """How to report frames in favour of which others at the same position were chosen."""
+    if cine_kind(frames[0].acquisition) < cine_kind(chosen[0].acquisition):
+        return LeftOut(
+            OmissionReason.OTHER_SEQUENCE,
+            "A cine of a better suited sequence (balanced rather than spoiled) was used for this slice.",
+            frames,
+        )
     if frames[0].acquisition.image_type != chosen[0].acquisition.image_type:
         return LeftOut(
             OmissionReason.DUPLICATE,
@@ -315,6 +413,32 @@ def not_chosen(frames: tuple[FrameHeader, ...], chosen: Sequence[FrameHeader]) -
         "The slice was acquired more than once; the latest complete acquisition was used.",
         frames,
     )
+
+
+def _of_one_prescription(group: ParallelGroup, slices: Sequence[SlicePlan]) -> tuple[list[SlicePlan], list[LeftOut]]:
+    """Remove slices that overlap those of another grid, between them: of a stack that was planned again."""
+    if len(group.grids) == 1 or len(slices) < 3:
+        return list(slices), []
+    grid_of = {frame.key: index for index, grid in enumerate(group.grids) for frame in grid}
+    by_grid: dict[int, list[SlicePlan]] = {}
+    for plan in slices:
+        by_grid.setdefault(grid_of[plan.frames[0].key], []).append(plan)
+    main = max(by_grid.values(), key=lambda plans: (len(plans), max(rank(plan) for plan in plans)))
+    places = np.array([plan.along for plan in main])
+    if len(places) < 3:
+        return list(slices), []
+    thickness = float(np.median([plan.frames[0].slice_thickness or 0.0 for plan in main]))
+    clear = 0.9 * (thickness or float(np.diff(places).min()))
+    kept: list[SlicePlan] = []
+    left_out: list[LeftOut] = []
+    for plan in slices:
+        nearest = int(np.abs(places - plan.along).argmin())
+        overlaps = abs(places[nearest] - plan.along) < clear and places[0] < plan.along < places[-1]
+        if overlaps and all(plan is not one for one in main):
+            left_out.append(not_chosen(plan.frames, main[nearest].frames))
+        else:
+            kept.append(plan)
+    return kept, left_out
 
 
 def _thin(slices: list[SlicePlan]) -> tuple[list[SlicePlan], list[LeftOut]]:
@@ -334,13 +458,91 @@ def _thin(slices: list[SlicePlan]) -> tuple[list[SlicePlan], list[LeftOut]]:
     return slices, left_out
 
 
+def frame_source(frame: FrameHeader) -> FrameSource:
+    """Where a frame came from, as the stacks tell it."""
+    return FrameSource(
+        sop_class_uid=frame.origin.sop_class_uid,
+        sop_instance_uid=frame.origin.sop_instance_uid,
+        series_instance_uid=frame.origin.series_instance_uid,
+        frame_number=frame.frame_number,
+        instance_number=frame.instance_number,
+        trigger_time_ms=frame.trigger_time_ms,
+    )
+
+
+def along(slices: Sequence[SlicePlan], normal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Positions of slices along a normal, mm: that of the centres of their images."""
+    return np.array([image_centre(plan.frames[0]) @ normal for plan in slices])
+
+
+_CONTINUES_DEG = 15.0
+_CONTINUES_ASIDE_MM = 60.0
+_LEFT_OUT_AS_GEOMETRY = frozenset({OmissionReason.DIFFERENT_GEOMETRY, OmissionReason.OTHER_SEQUENCE})
+
+
+def continued(main: StackPlan, left_out: Sequence[LeftOut]) -> list[LeftOut]:
+    """Name as such what was left out although it continues the short axis.
+
+    That is a cine of two slices or more, nearly parallel to the stack and as far apart as its slices, that lie where
+    the stack has none: beyond one of its ends, within two slice distances of it, or in a gap. One slice is an extra
+    one: how well the stack covers the ventricle then shows from the stack itself.
+
+    Parameters
+    ----------
+    main : StackPlan
+        The short-axis stack.
+    left_out : sequence of LeftOut
+        All that no stack took.
+
+    Returns
+    -------
+    list of LeftOut
+        The same, in the same order; what continues the stack has the reason ``CONTINUED_ELSEWHERE``.
+    """
+    normal = main.grid.normal
+    own = np.sort(along(main.slices, normal))
+    pitch = float(np.median(np.diff(own)))
+    centre = image_centre(main.slices[len(main.slices) // 2].frames[0])
+
+    def places(entry: LeftOut) -> list[float]:
+        frames = {frame.position: frame for frame in entry.frames}.values()
+        if entry.reason not in _LEFT_OUT_AS_GEOMETRY or any(frame.orientation is None for frame in frames):
+            return []
+        found = []
+        for frame in frames:
+            across = np.cross(*orthonormal(frame.orientation or ()))
+            away = image_centre(frame) - centre
+            aside = np.linalg.norm(away - (away @ normal) * normal)
+            if abs(across @ normal) >= np.cos(np.radians(_CONTINUES_DEG)) and aside <= _CONTINUES_ASIDE_MM:
+                found.append(float(image_centre(frame) @ normal))
+        return found
+
+    where = [[place for place in places(entry) if np.abs(own - place).min() > 0.5 * pitch] for entry in left_out]
+    outside = np.unique(np.round([place for found in where for place in found], 1))
+    if len(outside) < 2 or not 0.7 <= float(np.median(np.diff(outside))) / pitch <= 1.4:
+        return list(left_out)
+    if min(float(np.abs(own - place).min()) for place in outside) > 2 * pitch:
+        return list(left_out)
+    detail = (
+        f"{len(outside)} slices continue the short-axis stack but have another Frame of Reference, direction or "
+        "sequence and cannot be measured with it."
+    )
+    return [
+        replace(entry, reason=OmissionReason.CONTINUED_ELSEWHERE, detail=detail) if found else entry
+        for entry, found in zip(left_out, where, strict=True)
+    ]
+
+
 def plan_stack(group: ParallelGroup, slices: Sequence[SlicePlan]) -> StackPlan:
     """Bring slices to the most frequent number of phases.
 
     Slices with that many phases stay as acquired. One missing frame is interpolated from its neighbours in time,
     and a slice with another number of phases is resampled, both linearly in normalised cyclic time (in time after
-    the R wave, without wrapping around, where the gating was prospective).
+    the R wave, without wrapping around, where the gating was prospective). Slices whose images lie on another pixel
+    grid than most are placed on that of most.
     """
+    grid = common_grid([plan.frames[0] for plan in slices])
+    slices = sorted(slices, key=lambda plan: float(image_centre(plan.frames[0]) @ grid.normal))
     counts = Counter(plan.phases for plan in slices)
     phases = max(counts, key=lambda value: (counts[value], value))
     retrospective = float(np.median([plan.coverage for plan in slices])) >= _RETROSPECTIVE_COVERAGE
@@ -366,7 +568,9 @@ def plan_stack(group: ParallelGroup, slices: Sequence[SlicePlan]) -> StackPlan:
             resampled.append(index)
     return StackPlan(
         group=group,
+        grid=grid,
         slices=tuple(slices),
+        placements=tuple(place(plan.frames[0], grid) for plan in slices),
         mixes=tuple(mixes),
         times_ms=times,
         resampled=tuple(resampled),

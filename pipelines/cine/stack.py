@@ -15,8 +15,11 @@ __all__ = [
     "CineStack",
     "CineStudy",
     "FrameSource",
+    "LateEnhancementStack",
     "Omission",
     "OmissionReason",
+    "RecognisedSeries",
+    "Reconstruction",
     "StackGeometry",
     "StudyContext",
     "View",
@@ -168,8 +171,16 @@ class CineStack:
     rr_intervals: NDArray[np.float64]
     frame_of_reference_uid: str
     resampled_slices: tuple[int, ...] = ()
+    """Slices resampled in time."""
+    regridded_slices: tuple[int, ...] = ()
+    """Slices whose images lie on another pixel grid (matrix, pixel spacing, axes, a tilt of some degrees) and were
+    brought to that of the stack: a pixel is not where the source image has it."""
+    interpolated_slices: tuple[int, ...] = ()
+    """Those of ``regridded_slices`` whose grey values were interpolated in the plane."""
     retrospective: bool = True
     """False when the phases do not span the cardiac cycle (prospective gating): late diastole is missing."""
+    view_open: bool = False
+    """Whether geometry leaves open that it is a short axis: the segmentation has to show it."""
 
     @property
     def phases(self) -> int:
@@ -185,6 +196,59 @@ class CineStack:
     def series_instance_uids(self) -> tuple[str, ...]:
         """Distinct source series, in slice order."""
         return tuple(dict.fromkeys(source.series_instance_uid for source in self.sources[0]))
+
+
+class Reconstruction(enum.StrEnum):
+    """What the grey values of a late-enhancement image are."""
+
+    MAGNITUDE = "magnitude"
+    PHASE_SENSITIVE = "phase sensitive"
+    """With the sign of the magnetisation (PSIR)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LateEnhancementStack:
+    """Parallel late-enhancement slices of one reconstruction: one phase, prepared by inversion.
+
+    Attributes
+    ----------
+    view : View
+    reconstruction : Reconstruction
+    pixels : (S, R, C) float32
+        Grey values after the modality LUT.
+    geometry : StackGeometry
+        Slices ascend along its normal.
+    sources : tuple of S FrameSource
+    inversion_times_ms : (S,) float64
+        NaN where the header does not say.
+    trigger_times_ms : (S,) float64
+        Delay from the R wave; NaN where the header does not say.
+    acquired_s : (S,) float64
+        Time of acquisition on a common axis, s; NaN where the header does not say.
+    """
+
+    view: View
+    reconstruction: Reconstruction
+    pixels: NDArray[np.float32]
+    geometry: StackGeometry
+    sources: tuple[FrameSource, ...]
+    inversion_times_ms: NDArray[np.float64]
+    trigger_times_ms: NDArray[np.float64]
+    acquired_s: NDArray[np.float64]
+    frame_of_reference_uid: str
+    regridded_slices: tuple[int, ...] = ()
+    """As in :class:`CineStack`."""
+    interpolated_slices: tuple[int, ...] = ()
+
+    @property
+    def slices(self) -> int:
+        """Number of slice positions S."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def series_instance_uids(self) -> tuple[str, ...]:
+        """Distinct source series, in slice order."""
+        return tuple(dict.fromkeys(source.series_instance_uid for source in self.sources))
 
 
 class OmissionReason(enum.StrEnum):
@@ -204,12 +268,15 @@ class OmissionReason(enum.StrEnum):
     OWN_OUTPUT = "own output"
     DERIVED = "derived"
     DUPLICATE = "duplicate"
+    OTHER_SEQUENCE = "another kind of sequence"
     REPEATED_ACQUISITION = "repeated acquisition"
     TOO_FEW_PHASES = "too few phases"
     MISSING_FRAMES = "missing frames"
     DIFFERENT_GEOMETRY = "different geometry"
     REAL_TIME = "real time"
     TOO_LARGE = "too large"
+    CONTINUED_ELSEWHERE = "continued elsewhere"
+    """Slices that continue the short-axis stack and cannot be measured with it: its volumes are not the ventricle's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,16 +290,66 @@ class Omission:
     sop_instance_uids: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RecognisedSeries:
+    """A series that was recognised as something that no analysis here uses."""
+
+    kind: OmissionReason
+    """``LOCALIZER``, ``FLOW``, ``TAGGED``, ``MAPPING``, ``PERFUSION`` or ``LATE_ENHANCEMENT`` that makes no stack."""
+    series_instance_uid: str
+    instances: int
+
+
+_RECOGNISED = frozenset(
+    {
+        OmissionReason.LOCALIZER,
+        OmissionReason.FLOW,
+        OmissionReason.TAGGED,
+        OmissionReason.MAPPING,
+        OmissionReason.PERFUSION,
+        OmissionReason.LATE_ENHANCEMENT,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CineStudy:
-    """Everything the assembler made of one study."""
+    """Everything the assembler made of one study.
+
+    Attributes
+    ----------
+    context : StudyContext
+    stacks : tuple of CineStack
+        Cine: the short axis first, then the long-axis views.
+    omissions : tuple of Omission
+        What became part of nothing, and why.
+    late_enhancement : tuple of LateEnhancementStack
+        Acquired late enhancement; short axis first, the stack with the most slices first, magnitude before PSIR.
+    """
 
     context: StudyContext
     stacks: tuple[CineStack, ...]
     omissions: tuple[Omission, ...]
+    late_enhancement: tuple[LateEnhancementStack, ...] = ()
 
     @property
     def short_axis(self) -> CineStack | None:
         """The short-axis stack with the most slices (then phases), or ``None``."""
         candidates = [stack for stack in self.stacks if stack.view is View.SAX]
         return max(candidates, key=lambda stack: (stack.slices, stack.phases), default=None)
+
+    @property
+    def long_axis(self) -> tuple[CineStack, ...]:
+        """Cine of the two-, three- and four-chamber views, in that order."""
+        views = (View.LAX_2CH, View.LAX_3CH, View.LAX_4CH)
+        return tuple(stack for view in views for stack in self.stacks if stack.view is view)
+
+    @property
+    def recognised(self) -> tuple[RecognisedSeries, ...]:
+        """Series that were recognised and are not used; each is among the omissions as well."""
+        together: dict[tuple[OmissionReason, str], set[str]] = {}
+        for entry in self.omissions:
+            if entry.reason in _RECOGNISED and entry.series_instance_uid is not None:
+                key = (entry.reason, entry.series_instance_uid)
+                together.setdefault(key, set()).update(entry.sop_instance_uids)
+        return tuple(RecognisedSeries(kind, series, len(uids)) for (kind, series), uids in together.items())

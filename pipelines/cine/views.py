@@ -7,6 +7,7 @@ two-, three- and four-chamber views are about 60° apart (Kramer et al., J Cardi
 
 from __future__ import annotations
 
+import enum
 import itertools
 import re
 from collections.abc import Sequence
@@ -17,13 +18,30 @@ from numpy.typing import NDArray
 
 from pipelines.cine.stack import CineStack, View
 
-__all__ = ["LONG_AXIS", "Plane", "base_first", "classify_long_axis", "is_short_axis_direction", "short_axis_confirmed"]
+__all__ = [
+    "LONG_AXIS",
+    "MAX_LONG_AXIS_SLICES",
+    "ONE_STACK_DEG",
+    "Plane",
+    "ShortAxisEvidence",
+    "angle_between",
+    "base_first",
+    "classify_long_axis",
+    "is_short_axis_direction",
+    "short_axis_evidence",
+]
+
+MAX_LONG_AXIS_SLICES = 3
+"""More parallel slices than these are no long-axis view."""
+ONE_STACK_DEG = 5.0
+"""Short-axis slices of one Frame of Reference that are turned by less are one stack: planned again after a move."""
 
 LONG_AXIS: NDArray[np.float64] = np.array([0.60, -0.65, -0.47]) / np.linalg.norm([0.60, -0.65, -0.47])
 """Mean direction from base to apex: that of the short-axis stacks of three adults on two vendors, ± 15°."""
 
 _SHORT_AXIS_WITHIN_DEG = 45.0
 _PERPENDICULAR_DEG = (65.0, 90.0)
+_CROSSED_WITHIN_DEG = 25.0
 _THROUGH_AXIS_MM = 14.0
 _NOMINAL_DEG = {View.LAX_2CH: 0.0, View.LAX_3CH: 62.0, View.LAX_4CH: 122.0}
 _WITHIN_DEG = 31.0
@@ -38,11 +56,33 @@ _LABELS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plane:
-    """An imaging plane: its unit normal, the centre of its image (LPS, mm) and what its series is called."""
+    """An imaging plane, or several parallel ones.
+
+    Attributes
+    ----------
+    normal : (3,) float64
+        Unit vector, LPS.
+    centre : (3,) float64
+        Of the image in the middle, LPS, mm.
+    description : str
+        What its series is called.
+    slices : int
+        Positions along the normal.
+    """
 
     normal: NDArray[np.float64]
     centre: NDArray[np.float64]
     description: str = ""
+    slices: int = 1
+
+
+class ShortAxisEvidence(enum.Enum):
+    """What geometry says of a stack that may be the short axis."""
+
+    SHORT_AXIS = enum.auto()
+    OPEN = enum.auto()
+    """Nothing but its many slices speaks for it: the segmentation has to show the ventricles in short axis."""
+    OTHER = enum.auto()
 
 
 def angle_between(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -55,16 +95,61 @@ def is_short_axis_direction(normal: NDArray[np.float64]) -> bool:
     return angle_between(normal, LONG_AXIS) <= _SHORT_AXIS_WITHIN_DEG
 
 
-def short_axis_confirmed(normal: NDArray[np.float64], others: Sequence[Plane]) -> bool:
-    """Tell whether long-axis planes of the study confirm a short axis of unusual direction.
+def short_axis_evidence(planes: Sequence[Plane]) -> list[ShortAxisEvidence]:
+    """Tell which planes of one study lie in short-axis direction, from how they lie to one another.
 
-    At least two of them, turned against each other, stand 65–90° to it, and it is oblique: a transverse, coronal or
-    sagittal stack is not a short axis whatever stands perpendicular to it.
+    Parameters
+    ----------
+    planes : sequence of Plane
+        All cine planes of the study; parallel ones as one.
+
+    Returns
+    -------
+    list of ShortAxisEvidence
+        One a plane. A stack of more than three slices is the short axis when two planes of the study cross along its
+        normal, as long-axis views do, whatever the position of the patient and the side of the heart; planes of any
+        number of slices near its direction then belong to it. Where none is crossed so, the direction in an ordinary
+        patient decides; where that finds none, the oblique stack with the most slices is left open.
     """
-    if min(angle_between(normal, axis) for axis in np.eye(3)) < 12.0:
+    stacks = [plane for plane in planes if plane.slices > MAX_LONG_AXIS_SLICES]
+    crossed = [plane for plane in stacks if _crossed_along(plane.normal, planes)]
+    if crossed:
+        lead = max(crossed, key=lambda plane: (is_short_axis_direction(plane.normal), plane.slices))
+        near = [angle_between(plane.normal, lead.normal) <= _SHORT_AXIS_WITHIN_DEG for plane in planes]
+    else:
+        near = [is_short_axis_direction(plane.normal) for plane in planes]
+    found = [ShortAxisEvidence.SHORT_AXIS if one else ShortAxisEvidence.OTHER for one in near]
+    if not any(one and plane.slices > MAX_LONG_AXIS_SLICES for one, plane in zip(near, planes, strict=True)):
+        open_to_doubt = [
+            index
+            for index, plane in enumerate(planes)
+            if plane.slices > MAX_LONG_AXIS_SLICES and not near[index] and _oblique(plane.normal)
+        ]
+        if open_to_doubt:
+            found[max(open_to_doubt, key=lambda index: planes[index].slices)] = ShortAxisEvidence.OPEN
+    return found
+
+
+def _oblique(normal: NDArray[np.float64]) -> bool:
+    """Tell whether a plane is not transverse, coronal or sagittal, as the short axis of no heart is."""
+    return min(angle_between(normal, axis) for axis in np.eye(3)) >= 12.0
+
+
+def _crossed_along(normal: NDArray[np.float64], planes: Sequence[Plane]) -> bool:
+    """Tell whether two planes, turned against each other, cross along the normal of an oblique stack."""
+    if not _oblique(normal):
         return False
-    upright = [plane.normal for plane in others if angle_between(plane.normal, normal) >= _PERPENDICULAR_DEG[0]]
-    return any(angle_between(a, b) >= 30.0 for a, b in itertools.combinations(upright, 2))
+    upright = [
+        plane.normal
+        for plane in planes
+        if plane.slices <= MAX_LONG_AXIS_SLICES and angle_between(plane.normal, normal) >= _PERPENDICULAR_DEG[0]
+    ]
+    for one, other in itertools.combinations(upright, 2):
+        line = np.cross(one, other)
+        length = float(np.linalg.norm(line))
+        if length >= 0.5 and angle_between(line / length, normal) <= _CROSSED_WITHIN_DEG:
+            return True
+    return False
 
 
 def classify_long_axis(planes: Sequence[Plane], short_axis: Plane | None) -> list[View]:
@@ -82,7 +167,9 @@ def classify_long_axis(planes: Sequence[Plane], short_axis: Plane | None) -> lis
     list of View
         One a plane. The planes that cross the left ventricular axis are named by their angle about it, measured
         from the superior direction towards the right: 2CH 0°, 3CH 62°, 4CH 122°. A plane that passes the axis on
-        the right is the RVOT view when its angle fits, else ``View.LAX``.
+        the right is the RVOT view when its angle fits, else ``View.LAX``. Where the axis has the direction of no
+        ordinary heart (dextrocardia, a patient registered in another position) right and left may be exchanged: the
+        side is taken on which more of the descriptions come true, else that of a mirrored heart.
     """
     if not planes:
         return []
@@ -93,9 +180,23 @@ def classify_long_axis(planes: Sequence[Plane], short_axis: Plane | None) -> lis
     right = np.cross(axis, up)
     depths = [float(plane.centre @ axis) for plane in ([short_axis] if short_axis is not None else planes)]
     level = float(np.median(depths)) * axis
-    lines = [_trace(plane, level, up, right) for plane in planes]
-    crossing = _axis_crossing(planes, lines, short_axis, up, right)
-    return [_view(plane, line, crossing, axis) for plane, line in zip(planes, lines, strict=True)]
+
+    def views(right: NDArray[np.float64]) -> list[View]:
+        lines = [_trace(plane, level, up, right) for plane in planes]
+        crossing = _axis_crossing(planes, lines, short_axis, up, right)
+        return [_view(plane, line, crossing, axis) for plane, line in zip(planes, lines, strict=True)]
+
+    if angle_between(axis, LONG_AXIS) <= _SHORT_AXIS_WITHIN_DEG:
+        return views(right)
+    return max(views(-right), views(right), key=lambda found: _as_described(planes, found))
+
+
+def _as_described(planes: Sequence[Plane], views: Sequence[View]) -> int:
+    """Number of planes whose description names the view that they were found to be."""
+    return sum(
+        bool(view in _LABELS and _LABELS[view].search(plane.description))
+        for plane, view in zip(planes, views, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)

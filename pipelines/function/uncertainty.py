@@ -140,11 +140,16 @@ def _basal_error(
 
 
 def difference_bounds(edv: Interval, esv: Interval, edv_ml: float, esv_ml: float) -> Interval:
-    """Bounds of EDV − ESV, ml, the errors of both taken as independent."""
+    """Bounds of EDV − ESV, ml, the errors of both taken as independent; not below zero unless the value is."""
     value = edv_ml - esv_ml
     lower = float(np.hypot(edv_ml - edv.lower, esv.upper - esv_ml))
     upper = float(np.hypot(edv.upper - edv_ml, esv_ml - esv.lower))
-    return Interval(value - lower, value + upper)
+    return Interval(_not_below_zero(value - lower, value), value + upper)
+
+
+def _not_below_zero(bound: float, value: float) -> float:
+    """A lower bound; a ventricle does not fill in systole."""
+    return max(bound, min(value, 0.0))
 
 
 def ejection_fraction_bounds(edv: Interval, esv: Interval, edv_ml: float, esv_ml: float) -> Interval | None:
@@ -154,7 +159,7 @@ def ejection_fraction_bounds(edv: Interval, esv: Interval, edv_ml: float, esv_ml
     value = 100.0 * (1.0 - esv_ml / edv_ml)
     lower = 100.0 * float(np.hypot((esv.upper - esv_ml) / edv_ml, esv_ml * (edv_ml - edv.lower) / edv_ml**2))
     upper = 100.0 * float(np.hypot((esv_ml - esv.lower) / edv_ml, esv_ml * (edv.upper - edv_ml) / edv_ml**2))
-    return Interval(value - lower, min(value + upper, 100.0))
+    return Interval(_not_below_zero(value - lower, value), min(value + upper, 100.0))
 
 
 def mass_bounds(mass_g: float) -> Interval:

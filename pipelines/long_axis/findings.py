@@ -65,3 +65,54 @@ class LongAxisViews:
 
     views: tuple[LongAxisView, ...]
     models: tuple[ModelIdentity, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AtrialFunction:
+    """Left atrium over the cycle.
+
+    Attributes
+    ----------
+    volume_ml : (T,) float64
+        Area–length volume of the left atrium.
+    strain_percent : (T,) float64
+        Change of the length of the atrial wall, annulus to annulus, relative to end diastole.
+    maximum_ml, minimum_ml : float
+    reservoir_percent, conduit_percent, booster_percent : float
+        Strain in the three phases; conduit = reservoir − booster.
+    views : tuple of View
+        What it was measured on: 2CH and 4CH (biplane), or one of them.
+    """
+
+    volume_ml: NDArray[np.float64]
+    strain_percent: NDArray[np.float64]
+    maximum_ml: float
+    minimum_ml: float
+    reservoir_percent: float
+    conduit_percent: float
+    booster_percent: float
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LongAxisFunction:
+    """What long-axis cine says of the heart.
+
+    Attributes
+    ----------
+    excursion_mm : mapping of Valve to (T,) float64
+        Descent of the middle of the annulus towards the apex since end diastole, mean over the views that show it.
+    plane_excursion_mm : mapping of Valve to float
+        Largest descent: MAPSE and TAPSE of the plane.
+    atrium : AtrialFunction or None
+        ``None`` where no view shows the whole left atrium.
+    views : tuple of View
+    agreement : float
+        Mean over views and phases of the agreement of the test-time ensemble.
+    """
+
+    excursion_mm: dict[Valve, NDArray[np.float64]]
+    plane_excursion_mm: dict[Valve, float]
+    atrium: AtrialFunction | None
+    views: tuple[View, ...]
+    agreement: float

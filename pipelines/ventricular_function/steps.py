@@ -8,15 +8,16 @@ from __future__ import annotations
 from typing import Any, NewType
 
 from pipelines.analysis import Analysis, analysis
-from pipelines.cine.stack import CineStack, CineStudy, StudyContext
+from pipelines.cine.stack import CineStack, CineStudy, OmissionReason, StudyContext
 from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.function.findings import Keyframes, UncheckedFunction, VentricularFunction
 from pipelines.function.slices import SliceMeasures, measure_slices
+from pipelines.long_axis.findings import LongAxisViews
 from pipelines.package import Device
 from pipelines.quality.findings import QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation
 
-__all__ = ["STEPS", "ShortAxis"]
+__all__ = ["STEPS", "ShortAxis", "in_short_axis"]
 
 ShortAxis = NewType("ShortAxis", CineStack)
 """The short-axis stack of a study that the ventricles are measured on."""
@@ -31,6 +32,9 @@ def short_axis(study: CineStudy) -> ShortAxis:
     stack = study.short_axis
     if stack is None:
         raise AnalysisRefused(RefusalReason.NO_SHORT_AXIS_STACK, "The study holds no short-axis cine stack.")
+    continued = next((one for one in study.omissions if one.reason is OmissionReason.CONTINUED_ELSEWHERE), None)
+    if continued is not None:
+        raise AnalysisRefused(RefusalReason.SPLIT_STACK, f"The volumes are unusable: {continued.detail}")
     if stack.slices < SLICES_MIN:
         sentence = f"The short-axis stack has {stack.slices} slice(s); {SLICES_MIN} are needed to measure a volume."
         raise AnalysisRefused(RefusalReason.TOO_FEW_SLICES, sentence)
@@ -48,19 +52,39 @@ def segmentation(stack: ShortAxis, device: Device) -> CineSegmentation:
     from pipelines.segmentation.segment import segment
 
     try:
-        return segment(stack, device)
+        found = segment(stack, device)
     except SegmentationRefused as refusal:
         raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, str(refusal)) from refusal
     except ModelUnavailable as missing:
         raise AnalysisRefused(
             RefusalReason.MODEL_UNAVAILABLE, f"The ventricles were not segmented: {missing}."
         ) from missing
+    return in_short_axis(stack, found)
+
+
+def in_short_axis(stack: CineStack, found: CineSegmentation) -> CineSegmentation:
+    """Return a segmentation that shows the short axis, where geometry leaves open that the stack is one.
+
+    Raises
+    ------
+    AnalysisRefused
+        Neither geometry nor segmentation shows the short axis.
+    """
+    from pipelines.segmentation.orientation import shows_short_axis
+
+    if stack.view_open and not shows_short_axis(found.labels, stack.geometry.pixel_spacing):
+        sentence = f"The stack of {stack.slices} slices lies in no usual position, and its images show no short axis."
+        raise AnalysisRefused(RefusalReason.NO_SHORT_AXIS_STACK, sentence)
+    return found
 
 
 @analysis
-def slice_measures(stack: ShortAxis, segmentation: CineSegmentation) -> SliceMeasures:
-    """Measure areas and centres of every slice."""
-    return measure_slices(stack, segmentation)
+def slice_measures(stack: ShortAxis, segmentation: CineSegmentation, views: LongAxisViews | None) -> SliceMeasures:
+    """Measure areas and centres of every slice, cut at the valve planes where long-axis views show them."""
+    from pipelines.function.valve_cut import cut_by_views
+
+    slices = measure_slices(stack, segmentation)
+    return slices if views is None else cut_by_views(slices, stack, views)
 
 
 @analysis

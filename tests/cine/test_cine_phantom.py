@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.cine.assemble import assemble
 from pipelines.cine.files import dicom_files
-from pipelines.cine.stack import OmissionReason, View
+from pipelines.cine.stack import OmissionReason, Reconstruction, View
 from pipelines.cine.views import base_first
 from pipelines.phantom.recipe import Dialect, PhantomRecipe
 from pipelines.phantom.study import PhantomStudy, simulate
@@ -44,10 +44,20 @@ def test_every_dialect_gives_the_simulated_stacks(tmp_path, dialect) -> None:
         np.testing.assert_allclose(found.rr_intervals, rr, rtol=0.03)
         assert found.retrospective
     assert base_first(study.stacks[0]) is False
-    assert {entry.reason for entry in study.omissions} <= {
-        OmissionReason.LATE_ENHANCEMENT,
-        OmissionReason.LOCALIZER,
-        OmissionReason.NOT_AN_IMAGE,
-        OmissionReason.NOT_CINE,
-        OmissionReason.DIFFERENT_GEOMETRY,
-    }
+    assert [stack.view for stack in study.long_axis] == [View.LAX_2CH, View.LAX_3CH, View.LAX_4CH]
+    assert {entry.reason for entry in study.omissions} == {OmissionReason.NOT_AN_IMAGE}
+    assert truth.enhancement is not None
+    assert [(stack.view, stack.reconstruction) for stack in study.late_enhancement] == [
+        (View.SAX, Reconstruction.MAGNITUDE),
+        (View.SAX, Reconstruction.PHASE_SENSITIVE),
+    ]
+    for stack, pixels in zip(
+        study.late_enhancement, (truth.enhancement.magnitude, truth.enhancement.phase_sensitive), strict=True
+    ):
+        forward = float(stack.geometry.normal @ truth.enhancement.geometry.normal) > 0
+        wanted = pixels if forward else pixels[::-1]
+        assert np.corrcoef(stack.pixels.ravel(), wanted.ravel())[0, 1] > 0.999
+        np.testing.assert_allclose(stack.inversion_times_ms, truth.enhancement.timing.inversion_ms, atol=1)
+        np.testing.assert_allclose(stack.trigger_times_ms, truth.enhancement.trigger_ms, atol=1)
+        here = truth.enhancement.geometry.positions if forward else truth.enhancement.geometry.positions[::-1]
+        np.testing.assert_allclose(stack.geometry.positions, here, atol=0.01)

@@ -23,6 +23,7 @@ from dicom_node.commands.send import parse_address
 from dicom_node.commands.terminal import ExitCode, jsonable
 from dicom_node.errors import ConfigurationError
 from dicom_node.network.pacs import Pacs, PacsSettings
+from pipelines.package import packages
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Ran:
 Run = Callable[..., Ran]
 COMMANDS = (
     *("serve", "demo", "send", "analyze", "status", "studies"),
-    *("jobs", "explain", "train", "evaluate", "models", "phantom", "check"),
+    *("delete", "deliveries", "quarantine", "adopt"),
+    *("jobs", "explain", "train", "evaluate", "analyses", "models", "phantom", "check"),
 )
 
 
@@ -211,7 +213,9 @@ def test_commands_on_an_empty_ledger(run: Run, tmp_path: Path) -> None:
     assert json.loads(run("studies", "--config", config, "--json").out) == []
     assert json.loads(run("jobs", "--config", config, "--json").out) == {
         "jobs": [],
+        "jobs_in_all": 0,
         "dead_letters": [],
+        "dead_letters_in_all": 0,
         "quarantined": [],
     }
     for command in ("studies", "jobs"):
@@ -236,7 +240,7 @@ def test_analyze_declines_what_is_not_cine_with_a_report(run: Run, tmp_path: Pat
     assert document == json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert [one["study_instance_uid"] for one in document["studies"]] == ["1.2.3.4", "1.2.3.5"]
     for one in document["studies"]:
-        assert one["function"] == {}
+        assert [(each["verdict"], each["numbers"]) for each in one["analyses"]] == [("declined", {})] * len(packages())
         assert one["stacks"] == []
         assert one["omissions"]
         assert one["rejected"] == []
@@ -255,6 +259,31 @@ def test_analyze_twice_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
         files.append({path.name: path.read_bytes() for path in (tmp_path / name).rglob("*.dcm")})
     assert files[0] == files[1]
     assert files[0]
+
+
+@pytest.mark.parametrize("failing", ["1.2.3.4", "1.2.3.5"])
+def test_a_study_that_fails_costs_the_others_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    from dicom_node.execute import process
+
+    real = process.process_study
+
+    def fails(paths: object, *, study_instance_uid: str, **rest: object) -> object:
+        if study_instance_uid == failing:
+            raise MemoryError
+        return real(paths, study_instance_uid=study_instance_uid, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(process, "process_study", fails)
+    write_localizer(tmp_path / "in" / "a")
+    write_localizer(tmp_path / "in" / "b", study="1.2.3.5")
+    out = tmp_path / "out"
+    assert run("analyze", tmp_path / "in", "--output", out).status == ExitCode.FAILED
+    studies = json.loads((out / "results.json").read_text(encoding="utf-8"))["studies"]
+    for one in studies:
+        assert (one["failed"] is not None) == (one["study_instance_uid"] == failing)
+        assert bool(one["objects"]) == (one["study_instance_uid"] != failing)
+    assert len(studies) == 2
 
 
 def test_analyze_without_dicom_is_usage(run: Run, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from dicom_node.deliver.rejection import reject_superseded
 from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.room import Room
-from dicom_node.results.gate import iod_findings
-from storage.deliveries import claim_deliveries, delivery_sent
+from dicom_node.results.iod import iod_findings
+from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
 from storage.files import RESULTS, InstanceFiles
 from storage.identity import bind
 from storage.instances import close_association, open_association
@@ -214,7 +214,7 @@ def test_a_note_is_what_its_iod_says(node: Node, tmp_path: Path) -> None:
     node.analyse()
     reject_superseded(node.ledger, node.files, node.configuration, utc_now())
     (path,) = (one for one in node.files.root.glob("results/*/*.dcm") if dcmread(one).get("Modality") == "KO")
-    findings = iod_findings(path.read_bytes())
+    findings = iod_findings(dcmread(path))
     assert [one for one in findings if one.error and not one.inherited] == []
 
 
@@ -241,6 +241,20 @@ def test_results_under_way_are_rejected_once_it_is_known_what_became_of_them(nod
     delivery_sent(node.ledger, [sending.id], None, None, now=utc_now())
     assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
     assert len(node.notes()) == 1
+
+
+def test_what_was_stored_and_never_committed_is_rejected_as_well(node: Node) -> None:
+    images = _images(6)
+    node.receive(*images[:3])
+    node.analyse(deliver=False)
+    for one in claim_deliveries(node.ledger, "pacs", 99, "d", utc_now(), 60):
+        delivery_sent(node.ledger, [one.id], "2.25.7", utc_now(), now=utc_now())
+        delivery_failed(node.ledger, one.id, "storage commitment did not come in time", utc_now(), now=utc_now())
+    node.receive(*images[3:])
+    node.analyse(deliver=False)
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    (note,) = node.notes()
+    assert note.ConceptNameCodeSequence[0].CodeValue == "113037"
 
 
 def test_who_may_not_replace_is_quarantined_and_an_operator_decides(node: Node, run: Callable[..., str]) -> None:
@@ -348,8 +362,6 @@ def test_files_that_were_set_aside_are_read_in_again(node: Node, run: Callable[.
 
 
 def test_dead_letters_are_counted_requeued_and_dismissed(node: Node, run: Callable[..., str]) -> None:
-    from storage.deliveries import delivery_failed
-
     node.receive(*_images())
     node.analyse(deliver=False)
     for destination in ("pacs", "plain"):

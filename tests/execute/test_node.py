@@ -13,10 +13,12 @@ from ledger_rows import NOW, an_instance, associate
 
 from dicom_node import node
 from dicom_node.config import Configuration, NodeSettings, Peer, StorageSettings
-from dicom_node.errors import NodeError, OutOfResourcesError
+from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
 from dicom_node.network.front_door import open_front_door
 from dicom_node.network.sender import ScuSettings, echo
 from dicom_node.roles import RoleKeeper
+from storage.files import InstanceFiles
+from storage.identity import bind
 from storage.instances import record_instances
 from storage.jobs import studies_to_consider
 from storage.ledger import open_ledger
@@ -49,7 +51,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_second_node_on_the_same_storage_is_refused(tmp_path: Path) -> None:
     configuration = _configuration(tmp_path)
-    with node._alone(configuration.storage.directory), pytest.raises(NodeError, match="already serves it"):
+    with node.alone(configuration.storage.directory), pytest.raises(NodeError, match="already serves it"):
         node.serve(configuration)
 
 
@@ -68,12 +70,23 @@ def test_a_storage_directory_that_cannot_be_made_is_named(tmp_path: Path) -> Non
 def test_start_up_closes_the_associations_of_receivers_that_are_no_longer_there(tmp_path: Path) -> None:
     configuration = _configuration(tmp_path)
     ledger = open_ledger(configuration.storage.database)
+    bind(ledger, InstanceFiles(configuration.storage.directory), now=NOW)
     association = associate(ledger, f"NODE:{configuration.node.port}/receiver-7")
     record_instances(ledger, [an_instance(association, 1)], at=NOW)
     assert studies_to_consider(ledger)[0].open_associations == 1
     node._prepare(configuration)
     assert studies_to_consider(ledger)[0].open_associations == 0
     ledger.close()
+
+
+def test_a_ledger_and_a_directory_that_do_not_belong_together_are_not_served(tmp_path: Path) -> None:
+    first, second = _configuration(tmp_path), _configuration(tmp_path, directory=tmp_path / "elsewhere")
+    node._prepare(first)
+    with pytest.raises(ConfigurationError, match="belongs to another storage directory"):
+        node._prepare(second)
+    with pytest.raises(ConfigurationError, match="belongs to another ledger"):
+        node._prepare(_configuration(tmp_path, database=f"sqlite:///{tmp_path}/mistyped.sqlite"))
+    node._prepare(first)
 
 
 def test_each_receiver_process_is_a_role_of_its_own(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dicom_node.network.admission import (
     Refused,
     Rejection,
     admit,
+    counted_under,
     normalised_address,
     take_place,
 )
@@ -23,6 +24,8 @@ from dicom_node.network.places import Places, PlaceTable
 from dicom_node.network.refusals import RefusalReason
 from dicom_node.network.tls import PeerCertificate
 from network.running_node import NODE, configuration, pacs_peer, with_node
+
+ADDRESS = "10.0.0.9"
 
 SEND, RECEIVE = PeerPermission.SEND, PeerPermission.RECEIVE
 
@@ -106,20 +109,42 @@ def test_places_are_counted_over_processes_and_for_each_entry_that_applies() -> 
     table = PlaceTable(2, node.peers)
     one, other = Places(table, 0), Places(table, 1)
     first, second = Admitted(frozenset(), ("p0",)), Admitted(frozenset(), ("p1",))
-    assert [take_place(node, first, places) for places in (one, other)] == [None, None]
-    full = take_place(node, first, one)
+    assert [take_place(node, first, ADDRESS, places) for places in (one, other)] == [None, None]
+    full = take_place(node, first, ADDRESS, one)
     assert full is not None
     assert (full.reason, full.rejection) == (RefusalReason.PEER_LIMIT, Rejection.LOCAL_LIMIT_EXCEEDED)
-    assert take_place(node, second, other) is None
-    full = take_place(node, second, one)
+    assert take_place(node, second, ADDRESS, other) is None
+    full = take_place(node, second, ADDRESS, one)
     assert full is not None
     assert full.reason is RefusalReason.NODE_LIMIT
     assert (table.total(), table.total("p0"), table.total("p1")) == (3, 2, 1)
-    one.leave(("p0",))
-    assert take_place(node, first, other) is None
+    one.leave(counted_under(("p0",), ADDRESS))
+    assert take_place(node, first, ADDRESS, other) is None
     # The life after a kill -9 begins with no place taken.
     Places(table, 1)
     assert table.total() == 0
+
+
+@pytest.mark.parametrize("address", [ADDRESS, f"::ffff:{ADDRESS}"])
+def test_no_peer_and_no_address_alone_keeps_everybody_else_out(address: str) -> None:
+    node = with_node(with_peers(Peer(ae_title="MR1"), Peer(ae_title="MR2")), maximum_associations=8)
+    table = PlaceTable(1, node.peers)
+    places = Places(table, 0)
+    first, second = Admitted(frozenset(), ("p0",)), Admitted(frozenset(), ("p1",))
+    # One AE title, from wherever it calls.
+    assert [take_place(node, first, f"10.1.0.{one}", places) for one in range(6)] == [None] * 6
+    full = take_place(node, first, "10.1.0.9", places)
+    assert full is not None
+    assert full.reason is RefusalReason.PEER_LIMIT
+    assert take_place(node, second, ADDRESS, places) is None
+    places = Places(table, 0)
+    # One address, whatever it calls itself.
+    titles = [first, second] * 3
+    assert [take_place(node, one, ADDRESS, places) for one in titles] == [None] * 6
+    full = take_place(node, second, address, places)
+    assert full is not None
+    assert "maximum_associations_per_address" in full.why
+    assert take_place(node, second, "10.1.0.9", places) is None
 
 
 def test_the_one_with_more_to_serve_is_ahead() -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from dicom_node.config import DestinationProfile, ResultSettings
 from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.encode import encode_study
+from dicom_node.results.gate import origins
+from dicom_node.results.iod import IodFinding, iod_findings
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.sources import SourceDatasets
 from pipelines.analysis import Findings
@@ -29,7 +33,7 @@ from pipelines.cine.stack import (
 from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import VentricularFunction
 from pipelines.function.measure import measure_function
-from pipelines.function.slices import measure_slices
+from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.models.identity import ModelIdentity
 from pipelines.quality.assess import assess_quality
 from pipelines.quality.findings import QualityAssessment
@@ -194,7 +198,14 @@ def findings_of(cine: Cine) -> Findings:
     key = find_keyframes(stack, slices.lv_ml)
     function = measure_function(stack, slices, key, cine.study.context)
     quality = assess_quality(stack, cine.segmentation, slices, function)
-    return Findings({CineSegmentation: cine.segmentation, VentricularFunction: function, QualityAssessment: quality})
+    return Findings(
+        {
+            CineSegmentation: cine.segmentation,
+            SliceMeasures: slices,
+            VentricularFunction: function,
+            QualityAssessment: quality,
+        }
+    )
 
 
 def encoded(
@@ -212,3 +223,9 @@ def encoded(
     profiles = {"pacs": DestinationProfile(peer="pacs")} if destinations is None else destinations
     made = encode_study(cine.study, [PackageFindings(PACKAGE, found)], sources, profiles, circumstances)
     return list(made.objects), sources
+
+
+def unaccepted(each: ResultObject, sources: SourceDatasets) -> list[IodFinding]:
+    """What dciodvfy says of a result beyond the warnings that are known."""
+    reread = dcmread(io.BytesIO(each.content))
+    return [finding for finding in iod_findings(reread, origins(each, sources)) if not finding.accepted]

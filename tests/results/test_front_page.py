@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import warnings
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from dicom_node.config import DestinationProfile, ResultSettings, Route
 from dicom_node.execute.process import Processed, process_front_page
 from dicom_node.results.content import Predecessor
 from dicom_node.results.front_page import ListedPackage, ListedResult, verdict_sentences
-from dicom_node.results.gate import iod_findings
+from dicom_node.results.iod import iod_findings
 from dicom_node.results.verdict import Verdict, VerdictKind
 from results.synthetic import CREATED, STUDY_UID, Cine, write_cine
 
@@ -91,7 +92,7 @@ def test_everything_is_listed_and_every_object_is_clean(cine: Cine, tmp_path: Pa
     assert referenced(manifest) == everything | {str(report.SOPInstanceUID)}
     assert referenced(report) == everything
     for each in processed.objects:
-        assert not [finding for finding in iod_findings(each.content) if not finding.accepted]
+        assert not [finding for finding in iod_findings(dcmread(io.BytesIO(each.content))) if not finding.accepted]
         path = tmp_path / f"{each.sop_instance_uid}.dcm"
         path.write_bytes(each.content)
         with warnings.catch_warnings():
@@ -139,7 +140,7 @@ def test_a_later_front_page_names_the_one_before(cine: Cine) -> None:
     (series,) = study.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == before.series_instance_uid
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == before.sop_instance_uid
-    assert not [one for one in iod_findings(processed.objects[0].content) if not one.accepted]
+    assert not [one for one in iod_findings(dcmread(io.BytesIO(processed.objects[0].content))) if not one.accepted]
 
 
 def test_a_package_that_is_no_longer_there_is_named_all_the_same() -> None:

@@ -11,12 +11,13 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
-from dicom_node.results.gate import check, iod_findings
+from dicom_node.results.gate import check
 from dicom_node.results.objects import ResultObject
+from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.ventricular_function.groups import KEY_PHASE, SEGMENTATION
 from pipelines.cine.stack import FrameSource
 from results.conftest import DESTINATIONS
-from results.synthetic import STUDY_UID, Cine, encoded, write_cine
+from results.synthetic import STUDY_UID, Cine, encoded, unaccepted, write_cine
 
 UID = f"{STUDY_UID}.5.1"
 SERIES = f"{STUDY_UID}.5"
@@ -91,10 +92,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cine, list[ResultObj
 
 def test_they_pass_the_gate(made: tuple[Cine, list[ResultObject], list[str], Path]) -> None:
     cine, objects, problems, folder = made
+    sources = SourceDatasets.index(cine.paths)
     assert problems == []
     written = []
     for each in objects:
-        assert not [finding for finding in iod_findings(each.content) if not finding.accepted]
+        assert not unaccepted(each, sources)
         written.append(folder / f"{each.sop_instance_uid}.dcm")
         written[-1].write_bytes(each.content)
     assert entity_errors(cine.paths, written) == []

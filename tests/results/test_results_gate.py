@@ -136,17 +136,6 @@ def test_bytes_that_are_no_dicom_are_kept_back(result: Encoded) -> None:
     assert check([each], result.sources)[0]
 
 
-def test_what_refers_to_a_rejected_object_stays_too(result: Encoded) -> None:
-    objects = [each for each in result.objects if "pacs" in each.destinations]
-    objects[0] = tampered(objects[0], _flip_pixel)
-    found = {each.role: problem for each, problem in zip(objects, check(objects, result.sources), strict=True)}
-    assert found[SEGMENTATION["ED"]]
-    assert "kept back" in found[SEGMENTATION["ED"]][0].sentence
-    assert found[REPORT]
-    assert not found[SEGMENTATION["ES"]]
-    assert not found[SUMMARY_PDF]
-
-
 def test_sources_of_two_patients_are_told(tmp_path: Path) -> None:
     cine = write_cine(tmp_path, phases=8, slices=4, size=64)
     stack = cine.study.short_axis

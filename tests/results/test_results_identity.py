@@ -55,7 +55,9 @@ def source(tmp_path: Path, charset: list[str], elements: dict[str, object]) -> D
         return dcmread(path)
 
 
-def result_of(header: Dataset, created: datetime.datetime | None = None) -> bytes:
+def result_of(
+    header: Dataset, created: datetime.datetime | None = None, settings: ResultSettings | None = None
+) -> bytes:
     """A small result that belongs to the study of ``header``."""
     context = ResultContext(
         title="ventricular function",
@@ -64,7 +66,7 @@ def result_of(header: Dataset, created: datetime.datetime | None = None) -> byte
         carried=CarriedIdentity.of(header),
         reference=header,
         created=created or datetime.datetime(2025, 3, 1, 12, 0, tzinfo=datetime.UTC),
-        settings=ResultSettings(institution="Klinikum Süd"),
+        settings=settings or ResultSettings(institution="Klinikum Süd"),
         models=(MODEL,),
     )
     with disable_value_validation():

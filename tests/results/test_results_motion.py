@@ -12,7 +12,7 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage
 from dicom_node.config import DestinationProfile, ResultSettings
 from dicom_node.results.canvas import DARK
 from dicom_node.results.encode import Circumstances, encode_study
-from dicom_node.results.gate import check, iod_findings
+from dicom_node.results.gate import check
 from dicom_node.results.motion.keyframes import KEYFRAMES
 from dicom_node.results.motion.pages import motion_page
 from dicom_node.results.objects import ResultObject
@@ -35,7 +35,7 @@ from pipelines.motion.findings import (
 from pipelines.motion.keyframes import MotionDescriptor
 from pipelines.motion.package import PACKAGE
 from pipelines.study import PackageFindings
-from results.synthetic import CREATED, MODEL, Cine, write_cine
+from results.synthetic import CREATED, MODEL, Cine, unaccepted, write_cine
 
 PHASES = {
     Keyframe.END_DIASTOLE: 0,
@@ -116,7 +116,7 @@ def test_every_object_passes_the_gate_and_dciodvfy(made) -> None:
     _, sources, objects = made
     assert [tuple(map(str, found)) for found in check(objects, sources)] == [()] * len(objects)
     for each in objects:
-        assert not [finding for finding in iod_findings(each.content) if finding.error or not finding.accepted]
+        assert not unaccepted(each, sources)
 
 
 def test_each_keyframe_selects_all_slices_of_its_phase(made) -> None:

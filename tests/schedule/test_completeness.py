@@ -13,6 +13,7 @@ from ledger_rows import NOW, an_instance, associate
 from network.objects import mr_image
 from pydicom.uid import EnhancedMRImageStorage
 
+import dicom_node.schedule.completeness
 import dicom_node.schedule.scheduler
 from dicom_node.config import Configuration, DestinationProfile, ExecutionSettings, Peer, ResultSettings, Route
 from dicom_node.schedule.completeness import decide, read_study, study_reading
@@ -24,6 +25,7 @@ from storage.instances import ReceivedInstance, close_association, record_instan
 from storage.jobs import SeriesSummary, StudyContents, claim_job
 from storage.ledger import Ledger, LedgerError, open_ledger
 from storage.overview import events_of_study, job_overviews
+from storage.performed_steps import NO_STEPS, StudySteps
 from storage.schema import JobState
 
 PHASES = 20
@@ -186,7 +188,7 @@ def test_a_study_is_scheduled_once_it_is_complete_and_again_when_more_comes(ledg
     assert scheduler.consider(late + dt.timedelta(seconds=2)) == (2,)
     newest, oldest = job_overviews(ledger)
     assert (newest.study_version, newest.state, oldest.state) == (2, JobState.QUEUED, JobState.RUNNING)
-    assert (newest.priority, newest.deadline_at - newest.created_at) == (70, dt.timedelta(seconds=120))
+    assert (newest.priority, newest.deadline_at - newest.created_at) == (90, dt.timedelta(seconds=120))
 
 
 def test_what_no_route_takes_is_closed_without_a_job_and_with_a_word(ledger: Ledger) -> None:
@@ -228,7 +230,7 @@ def _waiting_study(ledger: Ledger, uid: str, facts: dict[str, object]) -> None:
 
 def _a_good_study(ledger: Ledger) -> None:
     association = associate(ledger)
-    _receive(ledger, association, _stack(3), NOW)
+    _receive(ledger, association, _stack(8), NOW)
     close_association(ledger, association, outcome="released", at=NOW)
 
 
@@ -297,6 +299,34 @@ def test_memory_that_an_exception_held_is_free_when_the_study_is_set_aside(
     monkeypatch.setattr(dicom_node.schedule.scheduler, "set_study_aside", aside)
     StudyScheduler(ledger, CONFIGURATION).consider(NOW + dt.timedelta(seconds=30))
     assert held
+
+
+def test_an_image_that_comes_while_the_headers_are_read_sets_nothing_aside(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row has no facts yet: the study was taken for one that cannot be read."""
+    configuration = CONFIGURATION.model_copy(
+        update={"storage": CONFIGURATION.storage.model_copy(update={"directory": tmp_path})}
+    )
+    mr_image().save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    association = associate(ledger)
+
+    def receive(number: int) -> None:
+        row = an_instance(association, number, study="5.5", series="5.5.1")
+        fields = {name: getattr(row, name) for name in row.__slots__} | {"path": "a.dcm", "facts": {}}
+        record_instances(ledger, [ReceivedInstance(**fields)], at=NOW)
+
+    receive(1)
+    to_come = [2, 3]
+
+    def steps(*_: object) -> StudySteps:
+        # Between the reading of headers and that of the study.
+        if to_come:
+            receive(to_come.pop())
+        return NO_STEPS
+
+    monkeypatch.setattr(dicom_node.schedule.completeness, "study_steps", steps)
+    assert study_reading(ledger, configuration, "5.5").contents.instances == 3
 
 
 def test_more_frames_than_an_object_holds_stop_nothing(ledger: Ledger, tmp_path: Path) -> None:

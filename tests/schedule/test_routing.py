@@ -34,9 +34,22 @@ def _taken(route: Route, *series: Series) -> tuple[str, ...]:
     return explanation.series_instance_uids
 
 
-def test_the_default_rule_takes_every_mr_series_and_nothing_else() -> None:
+def test_the_default_rule_takes_what_is_cine_by_phases_and_nothing_else() -> None:
     report = dataclasses.replace(CINE, series_instance_uid="1.2", modality="SR")
-    assert _taken(Route(destinations=("pacs",)), CINE, report) == ("1.1",)
+    knee = dataclasses.replace(CINE, series_instance_uid="1.3", phases=1, slices=30)
+    assert _taken(Route(destinations=("pacs",)), CINE, report, knee) == ("1.1",)
+    assert _taken(_route(SeriesRule(minimum_phases=None)), CINE, report, knee) == ("1.1", "1.3")
+
+
+@pytest.mark.parametrize("beside", ["late enhancement", "flow"])
+def test_what_the_cine_is_read_with_goes_with_it_and_not_alone(beside: str) -> None:
+    other = dataclasses.replace(CINE, series_instance_uid="1.4", phases=0, beside_cine=beside)
+    assert _taken(Route(destinations=("pacs",)), CINE, other) == ("1.1", "1.4")
+    assert _taken(Route(destinations=("pacs",)), other) == ()
+    described = SeriesRule(series_description="(?i)cine.*")
+    assert _taken(_route(described), CINE, dataclasses.replace(other, series_description="PSIR")) == ("1.1",)
+    (explanation,) = explain({"cine": Route(destinations=("pacs",))}, [CINE, other])
+    assert "goes with the cine of its study" in explanation.series[1].rules[0].checks[1].sentence
 
 
 @pytest.mark.parametrize(

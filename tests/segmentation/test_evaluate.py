@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.evaluation.segmentation import cases_of_fold, dice, evaluate, surface_distances, volumes
 from pipelines.models.registry import ModelUnavailable
-from pipelines.segmentation.evaluate import cases_of_fold, dice, evaluate, surface_distances, volumes
 from pipelines.segmentation.labels import Label
 from pipelines.training.acdc import AcdcLayoutError
 from tests.segmentation.test_segment import stack_of

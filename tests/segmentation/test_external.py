@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.segmentation.external import (
+from pipelines.evaluation.external import (
     AnnotationError,
     compare_with_contours,
     compare_with_surfaces,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
-from pipelines.segmentation.evaluate import dice
+from pipelines.evaluation.segmentation import dice
 from pipelines.segmentation.grid import Square
 from pipelines.segmentation.labels import Label
 from pipelines.segmentation.localise import square_of_votes

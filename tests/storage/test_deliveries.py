@@ -6,7 +6,8 @@ import concurrent.futures
 import datetime as dt
 
 import pytest
-from ledger_rows import DELIVERED, NOW, a_result, receive_and_schedule
+from ledger_rows import DELIVERED, NOW, a_result, claim, receive_and_schedule
+from sqlalchemy import update
 
 from storage.deliveries import (
     Delivery,
@@ -25,9 +26,9 @@ from storage.deliveries import (
     requeue_deliveries,
 )
 from storage.jobs import claim_job, complete_job
-from storage.ledger import Ledger, LedgerError
+from storage.ledger import Ledger, LedgerError, open_ledger
 from storage.overview import DeliveryOverview, delivery_overviews
-from storage.schema import DeliveryState
+from storage.schema import DeliveryRow, DeliveryState
 
 SOON = NOW + dt.timedelta(seconds=30)
 LATER = NOW + dt.timedelta(seconds=90)
@@ -179,3 +180,14 @@ def test_an_operator_chooses_by_destination_kind_job_and_study(queued: Ledger) -
     assert requeue_deliveries(queued, Selection(), now=SOON, states=(DeliveryState.DISMISSED,)) == 1
     assert requeue_deliveries(queued, Selection(), now=SOON) == 1
     assert {one.state for one in _by_id(queued).values()} == {DeliveryState.QUEUED}
+
+
+def test_every_dead_letter_of_a_job_is_requeued_however_many_there_are(sqlite_url: str) -> None:
+    ledger = open_ledger(sqlite_url)
+    receive_and_schedule(ledger)
+    many = 1001
+    complete_job(ledger, claim(ledger), [a_result(number) for number in range(many)], DELIVERED, now=NOW)
+    with ledger.transaction() as session:
+        session.execute(update(DeliveryRow).values(state=DeliveryState.DEAD, ended_at=NOW))
+    assert requeue_deliveries(ledger, Selection(job_id=1), now=SOON) == many
+    ledger.close()

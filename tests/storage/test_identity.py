@@ -85,6 +85,17 @@ def test_a_ledger_and_its_files_of_a_version_without_identities_are_bound(ledger
     assert is_bound(ledger, files)
 
 
+def test_an_older_ledger_of_a_version_without_identities_is_known_by_its_files(
+    ledger: Ledger, files: InstanceFiles
+) -> None:
+    _receive(ledger, files)
+    files.propose_identity("f" * 32)
+    files.take_identity()
+    bind(ledger, files, now=NOW)
+    assert is_bound(ledger, files)
+    assert files.identity() == "f" * 32
+
+
 @pytest.mark.parametrize("bound", [True, False])
 def test_a_second_node_with_another_directory_is_refused(
     ledger: Ledger, files: InstanceFiles, tmp_path: Path, bound: bool

@@ -11,7 +11,18 @@ import pytest
 from ledger_rows import DELIVERED, NOW, a_result, an_instance, associate, receive_and_schedule
 from sqlalchemy import Connection, event, text
 
-from storage import commitments, deliveries, holdings, instances, jobs, leases, overview, retention, transfers
+from storage import (
+    commitments,
+    deliveries,
+    holdings,
+    instances,
+    jobs,
+    leases,
+    overview,
+    rejection,
+    retention,
+    transfers,
+)
 from storage.ledger import Ledger
 
 LATER = NOW + dt.timedelta(days=400)
@@ -55,6 +66,9 @@ REPEATED: dict[str, Callable[[Ledger], object]] = {
     "look for instances of a study": lambda ledger: holdings.count_instances(ledger, study_instance_uid="1.2.3"),
     "list studies": overview.study_overviews,
     "explain a study": lambda ledger: overview.events_of_study(ledger, "1.2.3"),
+    "look for void results": rejection.superseded_sets,
+    "forget history": lambda ledger: retention.expire_history(ledger, retention=dt.timedelta(days=365), now=NOW),
+    "pass over what nobody is told": transfers.pass_over_untold,
     "expire studies": lambda ledger: retention.expire_studies(ledger, retention=dt.timedelta(days=14), now=LATER),
     "expire events": lambda ledger: retention.expire_events(ledger, retention=dt.timedelta(days=365), now=LATER),
     "expire the quarantine": lambda ledger: retention.expire_quarantine(

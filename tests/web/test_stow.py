@@ -27,6 +27,7 @@ from network.objects import MR, data_set_bytes, encoded, mr_image, save, with_me
 from network.running_node import configuration
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
+from structlog.testing import capture_logs
 
 import storage.ledger
 from dicom_node.config import (
@@ -166,6 +167,14 @@ def test_the_answer_comes_in_the_type_that_is_asked_for(web: RunningWeb) -> None
 def test_a_body_without_parts_is_malformed(web: RunningWeb) -> None:
     assert web.post(multipart(), related()).status_code == 400
     assert web.post(b"", related()).status_code == 400
+
+
+def test_a_thousand_empty_parts_fill_no_log(web: RunningWeb) -> None:
+    with capture_logs() as log:
+        assert web.post(multipart(*[b""] * 1000), related()).status_code == 409
+    refused = [entry for entry in log if entry["event"] == "part refused"]
+    ended = next(entry for entry in log if entry["event"] == "upload ended")
+    assert (len(refused), ended["failed"], ended["not_told"]) == (10, 1000, 990)
 
 
 def test_each_instance_has_its_own_answer(web: RunningWeb) -> None:

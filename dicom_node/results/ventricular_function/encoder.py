@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dicom_node.config import SegmentationTarget
 from dicom_node.results.keyphase import key_phase_series
 from dicom_node.results.objects import ExpectedMask, ExpectedSlice, ResultObject
@@ -21,7 +18,6 @@ from pipelines.function.findings import Quantity, VentricularFunction
 from pipelines.function.normals import reference_interval
 from pipelines.function.slices import SliceMeasures
 from pipelines.quality.findings import QualityAssessment
-from pipelines.segmentation.labels import CineSegmentation, Label
 
 __all__ = ["encode"]
 
@@ -52,9 +48,15 @@ def encode(request: EncodingRequest) -> Parts:
         for quantity in Quantity
         if (interval := reference_interval(quantity, study.context)) is not None
     }
-    content = ReportContent(study, stack, findings[VentricularFunction], findings[QualityAssessment], ranges)
-    found = findings[CineSegmentation]
-    images = _Images(request, content, _as_counted(found, findings.get(SliceMeasures)))
+    content = ReportContent(
+        study,
+        stack,
+        findings[SliceMeasures],
+        findings[VentricularFunction],
+        findings[QualityAssessment],
+        ranges,
+    )
+    images = _Images(request, content)
     key_phases = tuple(images.key_phases())
     segmentations = {variant: images.segmentations(variant, key_phases) for variant in request.variants}
     return Parts(
@@ -64,7 +66,7 @@ def encode(request: EncodingRequest) -> Parts:
         ),
         summary=SummaryPart(
             stacks=(stack,),
-            pages=lambda theme: function_pages(theme, content, found),
+            pages=lambda theme: function_pages(theme, content),
             text=function_text(content),
         ),
         key_numbers=_key_numbers(content.function),
@@ -86,21 +88,10 @@ def _key_numbers(function: VentricularFunction) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _as_counted(found: CineSegmentation, slices: SliceMeasures | None) -> NDArray[np.uint8]:
-    """Labels as the numbers count them: no LV cavity on a slice that is not counted, no wall above the valves."""
-    if slices is None:
-        return found.labels
-    left_out = ~slices.counted[:, :, None, None] & (found.labels == Label.LV)
-    left_out |= slices.above_base[None, :, None, None] & (found.labels == Label.MYO)
-    return np.where(left_out, np.uint8(Label.BACKGROUND), found.labels)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Images:
     request: EncodingRequest
     content: ReportContent
-    shown: NDArray[np.uint8]
-    """Labels (T, S, R, C) that the SEG shows."""
 
     def _phases(self) -> dict[str, int]:
         key = self.content.function.keyframes
@@ -129,6 +120,7 @@ class _Images:
                     frame_of_reference_uid=stack.frame_of_reference_uid,
                     index=index,
                     source=source,
+                    regridded=index in stack.regridded_slices,
                 )
                 yield self.request.object(role, dataset, [source], expected, names)
 
@@ -147,7 +139,7 @@ class _Images:
                 self.request.context,
                 role,
                 stack,
-                self.shown[phase],
+                self.content.slices.reported(phase),
                 references,
                 variant=variant,
                 when=when,

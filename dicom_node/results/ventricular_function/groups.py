@@ -65,6 +65,7 @@ from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 from pipelines.function.findings import Chamber, Quantity, SegmentalWall, VentricularFunction
 from pipelines.function.findings import Measurement as Number
 from pipelines.function.normals import ReferenceInterval
+from pipelines.function.slices import SliceMeasures
 from pipelines.quality.findings import QualityAssessment
 
 __all__ = ["KEY_PHASE", "SEGMENTATION", "ReportContent", "function_part", "range_description"]
@@ -103,6 +104,8 @@ class ReportContent:
 
     study: CineStudy
     stack: CineStack
+    slices: SliceMeasures
+    """Its ``reported`` labels are what is measured, drawn and sent."""
     function: VentricularFunction
     quality: QualityAssessment
     ranges: Mapping[Quantity, ReferenceInterval]
@@ -209,7 +212,7 @@ def _chambers(function: VentricularFunction) -> list[Chamber]:
 
 def _number(content: ReportContent, number: Number) -> Measurement:
     unit = ucum(number.quantity.unit)
-    value = significant(number.value)
+    value = _reported(content.function, number)
     uncertainty = {}
     if number.interval is not None:
         # CID 225 gives distances from the value, not bounds.
@@ -226,6 +229,14 @@ def _number(content: ReportContent, number: Number) -> Measurement:
     measurement = Measurement(name=QUANTITY[number.quantity], value=value, unit=unit, properties=properties)
     _add(measurement, text_item(private("METHOD"), number.method, RelationshipTypeValues.HAS_PROPERTIES))
     return measurement
+
+
+def _reported(function: VentricularFunction, number: Number) -> float:
+    """The value in the report; a stroke volume is the difference of the volumes that stand beside it."""
+    chamber = {Quantity.LVSV: function.lv, Quantity.RVSV: function.rv}.get(number.quantity)
+    if chamber is None:
+        return significant(number.value)
+    return round(significant(chamber.edv_ml) - significant(chamber.esv_ml), 2)
 
 
 def _range(normal: ReferenceInterval, unit: Code) -> NormalRangeProperties:
@@ -352,7 +363,7 @@ def _segments(context: ResultContext, wall: SegmentalWall) -> list[Dataset]:
         for name, value, unit, point in rows:
             if not np.isfinite(value):
                 continue
-            measurement = Measurement(name=name, value=round(float(value), 1), unit=ucum(unit))
+            measurement = Measurement(name=name, value=round(float(value), 1) + 0.0, unit=ucum(unit))
             measurements.append(measurement if point is None else _at(measurement, point))
         if measurements:
             groups.append(

@@ -17,13 +17,14 @@ from dicom_node.results.charts import (
     gauge,
     heart_crop,
     volume_curves,
+    without_minus_zero,
 )
 from dicom_node.results.parts import Heading, Paragraph, TextBlock
 from dicom_node.results.summary import BOTTOM, LEFT, RIGHT, TOP, grade_color, legend
 from dicom_node.results.ventricular_function.groups import ReportContent, range_description
 from pipelines.function.findings import Measurement, Quantity
-from pipelines.function.normals import Standing
-from pipelines.segmentation.labels import CineSegmentation, Label
+from pipelines.function.normals import POPULATION_AGE_YEARS, Standing
+from pipelines.segmentation.labels import Label
 
 __all__ = ["format_value", "function_pages", "function_text"]
 
@@ -53,9 +54,9 @@ LIMITS = (
 )
 
 
-def function_pages(theme: Theme, content: ReportContent, segmentation: CineSegmentation) -> list[Page]:
+def function_pages(theme: Theme, content: ReportContent) -> list[Page]:
     """Draw the two pages: numbers, curves and bull's eyes; contours."""
-    return [_numbers(theme, content), _contours(theme, content, segmentation)]
+    return [_numbers(theme, content), _contours(theme, content)]
 
 
 def function_text(content: ReportContent) -> tuple[TextBlock, ...]:
@@ -64,14 +65,11 @@ def function_text(content: ReportContent) -> tuple[TextBlock, ...]:
     how = list(function.notes)
     if function.wall is not None:
         how.append(f"Wall: {function.wall.method}.")
-    uncertain = [
-        f"{each.quantity.value.split('_')[0]} {each.value:.1f} {each.quantity.unit} "
-        f"({each.interval.lower:.1f} to {each.interval.upper:.1f})"
-        for each in function.measurements()
-        if each.interval is not None
-    ]
-    if uncertain:
-        how.append(f"With their uncertainty: {', '.join(uncertain)}.")
+    how.append(
+        "Intervals are made of the scatter of the volume curve, the choice of the basal slice, and the errors of this "
+        "network's contours on phantoms. They aim at 95 %. The truth lay in 80 to 95 % of them on 20 phantoms held "
+        "out, and on 16 patients in 94 to 100 % for the left ventricle and 62 to 100 % for the right."
+    )
     blocks: list[TextBlock] = [Heading("How the numbers came about"), *(Paragraph(text) for text in how)]
     ranges: dict[str, list[str]] = {}
     for quantity, normal in content.ranges.items():
@@ -108,8 +106,8 @@ def _numbers(theme: Theme, content: ReportContent) -> Page:
 
 
 def format_value(value: float, unit: str) -> str:
-    """As read aloud: whole numbers, one decimal for what is measured in litres."""
-    return f"{value:.1f}" if unit.startswith("l/min") else f"{value:.0f}"
+    """As read aloud: whole numbers, one decimal for what is measured in litres; zero has no sign."""
+    return without_minus_zero(f"{value:.1f}" if unit.startswith("l/min") else f"{value:.0f}")
 
 
 def _table(
@@ -145,11 +143,23 @@ def _table(
         f"body surface area {bsa.value:.2f} m² ({content.function.bsa_formula})"
         if bsa
         else "height or weight not known: no indices",
+        "small: 95 % interval",
     ]
-    page.text(x, at + 6.6, "  ·  ".join(facts), 7.5, color=theme.muted)
+    page.text(x, at + 6.6, clipped("  ·  ".join(facts), 7.0, width), 7.0, color=theme.muted)
+    text, fits = _reference(content)
+    page.text(x, at + 10.6, clipped(text, 6.8, width), 6.8, color=theme.muted if fits else theme.caution, bold=not fits)
+
+
+def _reference(content: ReportContent) -> tuple[str, bool]:
+    """Where the reference ranges come from, and whether they are of people of the patient's age."""
     sources = dict.fromkeys(each.source for each in content.ranges.values())
-    text = "reference: " + "; ".join(sources) if sources else "no reference range: sex or age of the patient not known"
-    page.text(x, at + 10.6, clipped(text, 6.8, width), 6.8, color=theme.muted)
+    if not sources:
+        return "no reference range: sex of the patient not known, or a child", True
+    if any(each.age_fits is False for each in content.ranges.values()):
+        low, high = POPULATION_AGE_YEARS
+        age = content.study.context.age_years
+        return f"Reference ranges are of people aged {low:.0f} to {high - 1:.0f}; this patient is {age:.0f}.", False
+    return f"reference: {'; '.join(sources)}", True
 
 
 def _cell(
@@ -163,6 +173,9 @@ def _cell(
         return
     normal = content.ranges.get(quantity)
     outside = normal is not None and normal.standing(found.value) is not Standing.WITHIN
+    if found.interval is not None:
+        bounds = (format_value(bound, quantity.unit) for bound in (found.interval.lower, found.interval.upper))
+        page.text(x, y + 2.4, " to ".join(bounds).replace("-", "−"), 6, color=theme.muted, align="right")
     page.text(
         x,
         y,
@@ -173,8 +186,8 @@ def _cell(
         color=theme.caution if outside else None,
     )
     if normal is not None:
-        gauge(page, x + 3, y - 2.6, 20, found.value, normal)
-        page.text(x + 13, y + 1.0, f"{normal.lower:.0f}–{normal.upper:.0f}", 6, color=theme.muted, align="center")
+        gauge(page, x + 3, y - 2.0, 20, found.value, normal)
+        page.text(x + 13, y + 2.4, f"{normal.lower:.0f}–{normal.upper:.0f}", 6, color=theme.muted, align="center")
 
 
 def _bulls_eyes(page: Page, content: ReportContent, x: float, y: float, width: float) -> None:
@@ -206,13 +219,13 @@ def _bulls_eyes(page: Page, content: ReportContent, x: float, y: float, width: f
 
 def _attention(page: Page, content: ReportContent, x: float, y: float, width: float) -> None:
     theme = page.theme
-    concerns = content.quality.concerns
-    title = "Read with these findings in mind" if concerns else "Quality"
+    departures = content.quality.departures
+    title = "Read with these findings in mind" if departures else "Checks"
     page.text(x, y + 7, title, 10, bold=True)
     at, end = y + 13.0, y + 36.0
-    lines: list[tuple[str, str]] = [(finding.sentence, grade_color(theme, finding.grade)) for finding in concerns]
+    lines: list[tuple[str, str]] = [(finding.sentence, grade_color(theme, finding.grade)) for finding in departures]
     if not lines:
-        lines = [("No finding of quality control asks for caution; all checks are on the following pages.", theme.good)]
+        lines = [("Every check is within its limits, which does not prove the numbers right.", theme.muted)]
     lines += [(note, theme.muted) for note in content.function.notes]
     if content.study.omissions:
         count = len(content.study.omissions)
@@ -235,12 +248,12 @@ def _attention(page: Page, content: ReportContent, x: float, y: float, width: fl
 # -- page 2: contours --------------------------------------------------------------------------------------------------
 
 
-def _contours(theme: Theme, content: ReportContent, segmentation: CineSegmentation) -> Page:
+def _contours(theme: Theme, content: ReportContent) -> Page:
     page = Page(theme)
     stack, function = content.stack, content.function
     key = function.keyframes
     phases = (key.end_diastole, key.end_systole)
-    labels = segmentation.labels
+    labels = content.slices.labels
     crop = heart_crop(stack, labels[list(phases)])
     rows, columns = slice(crop[0], crop[1]), slice(crop[2], crop[3])
     grey = stack.pixels[list(phases), :, rows, columns]
@@ -261,12 +274,10 @@ def _contours(theme: Theme, content: ReportContent, segmentation: CineSegmentati
         end = page.text(LEFT, top + 3.4, name, 10, bold=True)
         page.text(end + 2, top + 3.4, f"phase {phase + 1} of {stack.phases}{when}; base first", 8.5, color=theme.muted)
         if index == 0:
-            legend(
-                page,
-                RIGHT,
-                top + 3.4,
-                [("LV cavity", theme.lv), ("myocardium", theme.myocardium), ("RV cavity", theme.rv)],
-            )
+            entries = [("LV cavity", theme.lv), ("myocardium", theme.myocardium), ("RV cavity", theme.rv)]
+            if any((content.slices.reported(each) != labels[each]).any() for each in phases):
+                entries.append(("dotted: found, not counted", theme.muted))
+            legend(page, RIGHT, top + 3.4, entries)
         contour_sheet(
             page,
             LEFT,
@@ -275,6 +286,7 @@ def _contours(theme: Theme, content: ReportContent, segmentation: CineSegmentati
             height - 1,
             stack,
             phase,
+            content.slices.reported(phase),
             labels[phase],
             order,
             _captions(content, labels[phase], phase, order),
@@ -293,7 +305,7 @@ def _captions(content: ReportContent, labels: NDArray[np.uint8], phase: int, ord
         level = levels[index]
         if level:
             parts.append(level)
-        if labels[index].any() and not function.counted_slices[phase, index]:
+        if (labels[index] == Label.LV).any() and not function.counted_slices[phase, index]:
             parts.append("LV not counted")
         captions.append("  ".join(parts))
     return captions

@@ -179,6 +179,8 @@ def _bind() -> None:
         "(SELECT 1 FROM commitment_request WHERE commitment_request.delivery_id = delivery.id)"
     )
     op.add_column("result", sa.Column("rejected_at", sa.DateTime(), nullable=True))
+    removed = sa.text("removed_at IS NOT NULL")
+    op.create_index("ix_study_removed", "study", ["removed_at"], sqlite_where=removed, postgresql_where=removed)
     # What history forgets: the database looks for rows that refer to each association.
     op.create_index(op.f("ix_instance_association_id"), "instance", ["association_id"])
     op.create_index(op.f("ix_study_last_association_id"), "study", ["last_association_id"])

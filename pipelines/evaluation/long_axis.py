@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
+from pipelines.evaluation.external import AnnotationError, cut_surface, fill_segments, read_surface
+from pipelines.evaluation.segmentation import dice
 from pipelines.long_axis.annulus import annulus_points, apex_points
-from pipelines.long_axis.findings import LongAxisLabel, LongAxisView, Valve
-from pipelines.long_axis.segment import segment_view
+from pipelines.long_axis.findings import LongAxisLabel, Valve
+from pipelines.long_axis.measure import read_view
 from pipelines.long_axis.valve_plane import ValvePlanes, valve_planes
 from pipelines.models.registry import PACKAGED
 from pipelines.phantom.heart import LID_TILT
 from pipelines.phantom.study import CineAcquisition, PhantomStudy, simulate
-from pipelines.segmentation.evaluate import dice
-from pipelines.segmentation.external import AnnotationError, cut_surface, fill_segments, read_surface
 from pipelines.training.long_axis import view_recipe
 
 __all__ = ["PhantomViews", "SurfaceViews", "compare_with_phantoms", "compare_with_surfaces", "open_cut"]
@@ -78,20 +78,6 @@ def _stack_of(cine: CineAcquisition) -> CineStack:
     )
 
 
-def _read_view(stack: CineStack, centre: NDArray[np.float64] | None, models: Path) -> LongAxisView:
-    labels, agreement = segment_view(stack, centre, models=models)
-    annuli = {
-        valve: points
-        for valve in Valve
-        if (points := annulus_points(labels, stack.geometry, valve, cyclic=stack.retrospective)) is not None
-    }
-    mitral = annuli.get(Valve.MITRAL)
-    apex = np.full((stack.phases, 3), np.nan)
-    if mitral is not None:
-        apex = apex_points(labels, stack.geometry, mitral, cyclic=stack.retrospective)
-    return LongAxisView(stack.view, stack, labels, agreement, annuli, apex)
-
-
 def _true_labels(cine: CineAcquisition) -> NDArray[np.uint8]:
     atria, labels = cine.atria[:, 0], cine.labels[:, 0]
     return np.where((atria > 0) & (labels == 0), atria + LongAxisLabel.LA - 1, labels).astype(np.uint8)
@@ -134,7 +120,7 @@ def compare_with_phantoms(
         centre = study.heart.to_patient(np.array([0.0, 0.0, 0.55 * study.heart.lv.length]))
         views = []
         for cine in study.cines[1:]:
-            view = _read_view(_stack_of(cine), centre, models)
+            view = read_view(_stack_of(cine), centre, models=models)
             views.append(view)
             truth = _true_labels(cine)
             of_view = overlaps.setdefault(str(cine.view), {})
@@ -236,7 +222,7 @@ def compare_with_surfaces(subject: Path, *, models: Path = PACKAGED) -> SurfaceV
     for number, stack in enumerate(stacks):
         surfaces = {name: _surfaces(subject, name, stack.phases) for name in _CLOSED_BY}
         centre = surfaces["LV"][0][0].mean(axis=0)
-        view = _read_view(stack, centre, models)
+        view = read_view(stack, centre, models=models)
         name = f"{stack.view} {number + 1}"
         overlaps[name] = {}
         shape = (stack.pixels.shape[2], stack.pixels.shape[3])

@@ -18,8 +18,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipelines.cine.assemble import assemble
-from pipelines.cine.stack import CineStack, StackGeometry
-from pipelines.segmentation.evaluate import dice
+from pipelines.cine.stack import CineStack, StackGeometry, StudyContext
+from pipelines.evaluation.segmentation import dice
+from pipelines.function.curves import find_keyframes
+from pipelines.function.findings import Quantity
+from pipelines.function.measure import measure_function
+from pipelines.function.slices import measure_slices
+from pipelines.quality.assess import assess_quality
 from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.segment import segment
 
@@ -60,6 +65,11 @@ class ContourComparison:
     """Measured, annotated."""
     esv_ml: tuple[float, float]
     ef_percent: tuple[float, float]
+    product: dict[str, float]
+    """What the node reports of the same images, all slices and its own key phases: EDV, ESV, ml, and EF, %, each with
+    the bounds of its interval."""
+    confidence: str
+    """Grade of the whole, as the node reports it."""
     agreement: float
 
     def to_json(self) -> dict[str, Any]:
@@ -218,6 +228,7 @@ def compare_with_contours(patient: Path) -> ContourComparison:
     slices, truth = _of_phase(outer, diastole)
     found = np.isin(segmentation.labels[diastole, slices], (Label.LV, Label.MYO))
     fractions = [100 * (first - second) / first for first, second in (measured, annotated)]
+    product, confidence = _as_reported(stack, segmentation)
     return ContourComparison(
         patient=patient.name,
         endocardium_slices=(counts[0], counts[1]),
@@ -228,8 +239,23 @@ def compare_with_contours(patient: Path) -> ContourComparison:
         edv_ml=(measured[0], annotated[0]),
         esv_ml=(measured[1], annotated[1]),
         ef_percent=(fractions[0], fractions[1]),
+        product=product,
+        confidence=confidence,
         agreement=float(segmentation.agreement.mean()),
     )
+
+
+def _as_reported(stack: CineStack, segmentation: CineSegmentation) -> tuple[dict[str, float], str]:
+    """The node's numbers of the left ventricle and its grade, whether or not it would report them."""
+    slices = measure_slices(stack, segmentation)
+    keyframes = find_keyframes(stack, slices.lv_ml)
+    function = measure_function(stack, slices, keyframes, StudyContext(""))
+    numbers: dict[str, float] = {}
+    for each in function.measurements():
+        if each.quantity in (Quantity.LVEDV, Quantity.LVESV, Quantity.LVEF) and each.interval is not None:
+            name = each.quantity.value.split("_")[0]
+            numbers |= {name: each.value, f"{name}_lower": each.interval.lower, f"{name}_upper": each.interval.upper}
+    return numbers, assess_quality(stack, segmentation, slices, function).overall.name
 
 
 def read_surface(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -396,7 +422,7 @@ def compare_with_surfaces(subject: Path) -> SurfaceComparison:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare one subject and print one JSON object."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.segmentation.external", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.evaluation.external", description=__doc__)
     parser.add_argument("kind", choices=("contours", "surfaces"), help="contours of Sunnybrook, or fitted surfaces")
     parser.add_argument("folder", type=Path, help="folder of one patient")
     options = parser.parse_args(arguments)

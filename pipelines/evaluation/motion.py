@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStack, CineStudy, View
 from pipelines.errors import AnalysisRefused
+from pipelines.evaluation.external import read_annotated_frames
+from pipelines.evaluation.segmentation import dice
 from pipelines.function.curves import find_keyframes as volume_keyframes
 from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.models.registry import PACKAGED, load_model
@@ -27,8 +29,6 @@ from pipelines.motion.phantoms import cine_study, measured_recipe, seen_points
 from pipelines.motion.track import CineMotion, follow_from, motion_between
 from pipelines.phantom.study import simulate
 from pipelines.phantom.truth import PhantomTruth, measure_truth
-from pipelines.segmentation.evaluate import dice
-from pipelines.segmentation.external import read_annotated_frames
 from pipelines.segmentation.grid import Square, sample_square
 from pipelines.segmentation.labels import Label
 from pipelines.segmentation.refusal import SegmentationRefused

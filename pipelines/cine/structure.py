@@ -22,7 +22,7 @@ _KNOWN = SHORT_VRS | LONG_VRS
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _DELIMITERS = frozenset({_ITEM_END, _SEQUENCE_END})
-_PIXEL_DATA, _NUMBER_OF_FRAMES = 0x7FE00010, 0x00280008
+_CHARACTER_SET, _NUMBER_OF_FRAMES, _PIXEL_DATA = 0x00080005, 0x00280008, 0x7FE00010
 _BULK = frozenset(
     {
         0x00420011,  # EncapsulatedDocument
@@ -289,6 +289,8 @@ def _all_frames(view: memoryview, value: int, fragments: int, last: bytes) -> bo
 def mended(view: memoryview, implicit: bool) -> bytes:
     """Write a data set as PS3.5 has it: what has no listed value representation as UN, sequences with delimiters.
 
+    A Specific Character Set that cannot be one is left out.
+
     Raises
     ------
     StructureError
@@ -304,7 +306,7 @@ def _mended(view: memoryview, offset: int, end: int, implicit: bool, depth: int)
             return
         element = element_at(view, offset, end, implicit, depth)
         start, offset, last = offset, element.end, element.tag
-        if element.delimiter:
+        if element.delimiter or (element.tag == _CHARACTER_SET and not _text(view, element)):
             continue
         tag = struct.pack("<HH", element.tag >> 16, element.tag & 0xFFFF)
         content = view[element.value : element.value + element.length]
@@ -322,6 +324,12 @@ def _mended(view: memoryview, offset: int, end: int, implicit: bool, depth: int)
                 yield struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
         else:
             yield bytes(view[start : element.end])
+
+
+def _text(view: memoryview, element: Element) -> bool:
+    """Tell whether a value is printable ASCII, padded at its end at most."""
+    value = bytes(view[element.value : element.value + element.length]).rstrip(b"\0 ")
+    return all(0x20 <= byte < 0x7F for byte in value)
 
 
 def _mended_items(view: memoryview, sequence: Element, depth: int) -> Iterator[bytes]:

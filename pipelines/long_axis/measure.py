@@ -1,0 +1,120 @@
+"""From the long-axis cine of a study to annulus motion and atrial function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.cine.stack import CineStack, CineStudy, View
+from pipelines.errors import AnalysisRefused, RefusalReason
+from pipelines.long_axis.annulus import annulus_points, apex_points
+from pipelines.long_axis.atrium import atrial_function
+from pipelines.long_axis.findings import LongAxisFunction, LongAxisView, LongAxisViews, Valve
+from pipelines.long_axis.segment import MODEL, segment_view
+from pipelines.long_axis.valve_plane import resample_phases
+from pipelines.models.registry import PACKAGED, loaded_model
+from pipelines.motion.crop import centre_of_ventricle
+from pipelines.segmentation.labels import CineSegmentation
+
+__all__ = ["long_axis_stacks", "measure_long_axis", "read_view", "read_views"]
+
+_VIEWS = (View.LAX_2CH, View.LAX_3CH, View.LAX_4CH)
+_AGREEMENT_MIN = 0.7
+"""A view in which the members of the ensemble agree less is not believed."""
+
+
+def long_axis_stacks(study: CineStudy) -> tuple[CineStack, ...]:
+    """The 2CH, 3CH and 4CH cine of a study: stacks of one slice with more than one phase."""
+    return tuple(stack for stack in study.stacks if stack.view in _VIEWS and stack.slices == 1 and stack.phases > 1)
+
+
+def read_view(
+    stack: CineStack, centre: NDArray[np.float64] | None, device: str = "cpu", models: Path = PACKAGED
+) -> LongAxisView:
+    """Segment a view and follow its annuli and apex.
+
+    Parameters
+    ----------
+    centre : (3,) float64 or None
+        Centre of the left ventricle, patient coordinates, mm.
+    """
+    labels, agreement = segment_view(stack, centre, device, models)
+    cyclic = stack.retrospective
+    annuli = {
+        valve: points
+        for valve in Valve
+        if (points := annulus_points(labels, stack.geometry, valve, cyclic=cyclic)) is not None
+    }
+    mitral = annuli.get(Valve.MITRAL)
+    apex = np.full((stack.phases, 3), np.nan)
+    if mitral is not None:
+        apex = apex_points(labels, stack.geometry, mitral, cyclic=cyclic)
+    return LongAxisView(stack.view, stack, labels, agreement, annuli, apex)
+
+
+def read_views(
+    stacks: Sequence[CineStack],
+    short_axis: CineStack | None,
+    segmentation: CineSegmentation | None,
+    device: str = "cpu",
+    models: Path = PACKAGED,
+) -> LongAxisViews:
+    """Read all long-axis views.
+
+    Raises
+    ------
+    AnalysisRefused
+        The members of the ensemble agree on none of them.
+    """
+    centre = None
+    if short_axis is not None and segmentation is not None:
+        centre = centre_of_ventricle(segmentation.labels, short_axis.geometry)
+    views = tuple(read_view(stack, centre, device, models) for stack in stacks)
+    believed = tuple(view for view in views if float(view.agreement.mean()) >= _AGREEMENT_MIN)
+    if not believed:
+        sentence = "No long-axis view could be read: the segmentations of each disagree with one another."
+        raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, sentence)
+    return LongAxisViews(believed, (loaded_model(MODEL, device, models).identity,))
+
+
+def measure_long_axis(views: LongAxisViews) -> LongAxisFunction:
+    """Annulus motion and atrial function.
+
+    Raises
+    ------
+    AnalysisRefused
+        No view shows the mitral annulus and the apex.
+    """
+    shown = [view for view in views.views if Valve.MITRAL in view.annuli]
+    if not shown:
+        sentence = "No long-axis view shows the mitral valve between ventricle and atrium in enough phases."
+        raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, sentence)
+    phases = max(view.stack.phases for view in shown)
+    excursion: dict[Valve, NDArray[np.float64]] = {}
+    for valve in Valve:
+        descents = [
+            resample_phases(_descent(view, valve), phases)
+            for view in shown
+            if valve in view.annuli and np.isfinite(view.apex).all()
+        ]
+        if descents:
+            excursion[valve] = np.mean(descents, axis=0)
+    return LongAxisFunction(
+        excursion_mm=excursion,
+        plane_excursion_mm={valve: float(curve.max()) for valve, curve in excursion.items()},
+        atrium=atrial_function(views.views),
+        views=tuple(view.view for view in views.views),
+        agreement=float(np.mean([view.agreement.mean() for view in views.views])),
+    )
+
+
+def _descent(view: LongAxisView, valve: Valve) -> NDArray[np.float64]:
+    """Way of the middle of an annulus towards the apex since the phase farthest from it, mm, (T,)."""
+    middle = view.annuli[valve].mean(axis=1)
+    mitral = view.annuli[Valve.MITRAL].mean(axis=1)
+    axis = mitral.mean(axis=0) - view.apex.mean(axis=0)
+    height = middle @ (axis / np.linalg.norm(axis))
+    return height.max() - height

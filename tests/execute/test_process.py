@@ -1,0 +1,137 @@
+"""One study through assembly, analysis, encoding and gate."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pydicom import filereader
+from results.synthetic import CREATED, STUDY_UID, findings_of, write_cine
+
+from dicom_node.config import DestinationProfile, ResultSettings, Route
+from dicom_node.errors import ProcessingFailureError
+from dicom_node.execute import process
+from dicom_node.execute.process import ProcessedStudy, process_study
+from dicom_node.results.circumstances import Circumstances
+from dicom_node.results.encode import encode_study
+from dicom_node.results.gate import check
+from dicom_node.results.sources import SourceDatasets
+from dicom_node.results.verdict import VerdictKind
+from pipelines.analysis import Findings
+from pipelines.cine.assemble import assemble
+from pipelines.errors import Refusal, RefusalReason
+from pipelines.study import PackageFindings
+from pipelines.ventricular_function.package import PACKAGE
+
+
+def processed(paths: list[Path], **changes: object) -> ProcessedStudy:
+    arguments: dict[str, object] = {
+        "study_instance_uid": STUDY_UID,
+        "inputs": ["digest"],
+        "created": dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC),
+        "route_name": "cine",
+        "route": Route(destinations=("pacs",)),
+        "results": ResultSettings(destinations={"pacs": DestinationProfile(peer="pacs")}),
+    }
+    return process_study(paths, **{**arguments, **changes})  # type: ignore[arg-type]
+
+
+def test_each_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_cine(tmp_path, phases=12, slices=2, size=32).paths
+    parsed: Counter[str] = Counter()
+    read = filereader.read_partial
+
+    def counted(file, *arguments, **keywords):
+        parsed[str(getattr(file, "name", ""))] += 1
+        return read(file, *arguments, **keywords)
+
+    monkeypatch.setattr(filereader, "read_partial", counted)
+    done = processed(paths)
+    assert done.rejected == ()
+    assert {path: parsed[str(path)] for path in paths} == dict.fromkeys(paths, 1)
+
+
+def test_headers_taken_while_reading_give_the_bytes_of_headers_read_again(tmp_path: Path) -> None:
+    cine = write_cine(tmp_path, phases=12, slices=4, size=48, series_per_slice=True, slope=1.7, intercept=-20.0)
+    taken = SourceDatasets()
+    assemble(cine.paths, taken.take)
+    again = SourceDatasets.index(cine.paths)
+    assert taken.paths == again.paths
+    circumstances = Circumstances(("digest",), "cine", ResultSettings(), CREATED)
+    found = [PackageFindings(PACKAGE, findings_of(cine))]
+    first, second = (
+        encode_study(cine.study, found, sources, {"pacs": DestinationProfile(peer="pacs")}, circumstances)
+        for sources in (taken, again)
+    )
+    assert [one.content for one in first.objects] == [one.content for one in second.objects]
+    assert not any(check(first.objects, taken))
+
+
+def test_a_declined_package_has_its_verdict_and_another_identity_for_another_reason(tmp_path: Path) -> None:
+    paths = write_cine(tmp_path, phases=12, slices=2, size=32).paths
+    done = processed(paths)
+    (verdict,) = done.verdicts
+    assert (verdict.package, verdict.kind) == ("ventricular_function", VerdictKind.DECLINED)
+    assert verdict.sentences == ("The study holds no short-axis cine stack.",)
+    assert verdict.key_numbers == ()
+    assert [one.content for one in processed(paths).objects] == [one.content for one in done.objects]
+
+
+def _refused(reason: RefusalReason, sentence: str) -> Findings:
+    return Findings({}, (Refusal("segmentation", reason, sentence),))
+
+
+def test_a_failure_is_raised_while_attempts_are_left_and_told_at_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_cine(tmp_path, phases=12, slices=2, size=32).paths
+    broken = _refused(RefusalReason.ANALYSIS_FAILED, "The step segmentation failed.")
+    monkeypatch.setattr(process, "analyse_study", lambda *_arguments, **_keywords: broken)
+    with pytest.raises(ProcessingFailureError, match="The step segmentation failed"):
+        processed(paths, last_attempt=False)
+    failed = processed(paths)
+    assert failed.verdicts[0].kind is VerdictKind.FAILED
+    assert failed.objects
+    other = _refused(RefusalReason.NO_VENTRICLE_FOUND, "No left ventricle was found.")
+    monkeypatch.setattr(process, "analyse_study", lambda *_arguments, **_keywords: other)
+    declined = processed(paths)
+    assert declined.verdicts[0].kind is VerdictKind.DECLINED
+    uids = [{one.sop_instance_uid for one in each.objects} for each in (failed, declined)]
+    assert not uids[0] & uids[1]
+
+
+def test_refusal_and_success_share_no_uid(tmp_path: Path) -> None:
+    cine = write_cine(tmp_path, phases=12, slices=4, size=48)
+    found = findings_of(cine)
+    values = {kind: value for kind, value in found.values.items() if kind is not PACKAGE.gives}
+    refusal = Refusal("ventricular_function", RefusalReason.QUALITY_TOO_LOW, "Quality is too low.")
+    sources = SourceDatasets.index(cine.paths)
+    circumstances = Circumstances(("digest",), "cine", ResultSettings(), CREATED)
+    success, refused = (
+        encode_study(cine.study, [PackageFindings(PACKAGE, each)], sources, {}, circumstances)
+        for each in (found, Findings(values, (refusal,)))
+    )
+    uids = [
+        {uid for one in each.objects for uid in (one.sop_instance_uid, one.series_instance_uid)}
+        for each in (success, refused)
+    ]
+    assert not uids[0] & uids[1]
+
+
+def test_a_failing_encoder_is_a_recorded_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cine = write_cine(tmp_path, phases=12, slices=4, size=48)
+
+    def broken(_request: object) -> None:
+        raise ZeroDivisionError("Müller^Jörg")
+
+    monkeypatch.setattr("dicom_node.results.encode.encoder_of", lambda _package: broken)
+    circumstances = Circumstances(("digest",), "cine", ResultSettings(), CREATED)
+    sources = SourceDatasets.index(cine.paths)
+    made = encode_study(cine.study, [PackageFindings(PACKAGE, findings_of(cine))], sources, {}, circumstances)
+    (cause,) = made.packages[0].causes
+    assert cause.reason is RefusalReason.ANALYSIS_FAILED
+    assert "ZeroDivisionError" in cause.sentence
+    assert "Müller" not in cause.sentence
+    assert made.objects[0].role.value == "refusal"

@@ -1,0 +1,316 @@
+"""What PS3.8 has ignored is ignored, in requests and in answers, and nothing is left behind by an association."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from interop.ports import free_port, wait_until
+from pydicom.uid import ImplicitVRLittleEndian, MRImageStorage
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+
+from dicom_node.config import Peer
+from dicom_node.network.negotiation import MalformedPduError, cleaned
+from dicom_node.network.sender import ScuSettings, echo
+from network.running_node import NODE, SCANNER, RunningReceiver, configuration, receiver_thread
+from network.wire import ABORT_BY_USER, RELEASE_RQ, VERIFICATION, data_pdus, pdu
+
+IVLE = str(ImplicitVRLittleEndian)
+NAME_OF_17 = (0x55, b"A" * 17)
+
+
+def item(kind: int, value: bytes) -> bytes:
+    return struct.pack(">BxH", kind, len(value)) + value
+
+
+def context(context_id: int, abstract: str, *syntaxes: bytes) -> bytes:
+    inner = item(0x30, abstract.encode()) + b"".join(item(0x40, one) for one in syntaxes)
+    return item(0x20, bytes((context_id, 0, 0, 0)) + inner)
+
+
+def request(
+    *extra: tuple[int, bytes],
+    contexts: bytes = context(1, VERIFICATION, IVLE.encode()),
+    maximum: bool = True,
+    fill: bytes = b" ",
+) -> bytes:
+    user = (item(0x51, struct.pack(">L", 16384)) if maximum else b"") + item(0x52, b"1.2.3")
+    user += b"".join(item(*one) for one in extra)
+    titles = NODE.encode().ljust(16, fill) + SCANNER.encode().ljust(16, fill)
+    application = item(0x10, b"1.2.840.10008.3.1.1.1")
+    return pdu(0x01, b"\0\1\0\0" + titles + bytes(32) + application + contexts + item(0x50, user))
+
+
+def answer(
+    *extra: tuple[int, bytes], maximum: bool = True, titles: bytes = b"", syntax: bytes = IVLE.encode()
+) -> bytes:
+    user = (item(0x51, struct.pack(">L", 16384)) if maximum else b"") + item(0x52, b"1.2.3")
+    user += b"".join(item(*one) for one in extra)
+    accepted = item(0x21, b"\1\0\0\0" + item(0x40, syntax))
+    fields = b"\0\1\0\0" + (titles or b"PACS".ljust(16) + NODE.encode().ljust(16)) + bytes(32)
+    return pdu(0x02, fields + item(0x10, b"1.2.840.10008.3.1.1.1") + accepted + item(0x50, user))
+
+
+SUB_ITEMS = st.tuples(st.integers(0x51, 0x5F), st.binary(max_size=40)) | st.tuples(st.integers(0, 255), st.binary())
+IDENTITY_9 = (0x58, b"\x09\0" + struct.pack(">H", 2) + b"ab" + struct.pack(">H", 0))
+
+
+@given(st.lists(SUB_ITEMS, max_size=6), st.booleans(), st.sampled_from([b" ", b"\0"]))
+@example([NAME_OF_17], True, b" ")
+@example([(0x55, b"V8\0\0")], True, b"\0")
+@example([(0x55, "Müller".encode("latin-1"))], True, b" ")
+@example([(0x5F, b"abcd"), IDENTITY_9], False, b" ")
+def test_any_user_information_can_be_decoded(extra: list[tuple[int, bytes]], maximum: bool, fill: bytes) -> None:
+    decoded = A_ASSOCIATE_RQ()
+    decoded.decode(cleaned(request(*extra, maximum=maximum, fill=fill)))
+    asked = decoded.to_primitive()
+    assert str(asked.calling_ae_title).strip() == SCANNER
+    assert [one.context_id for one in asked.presentation_context_definition_list] == [1]
+    assert asked.maximum_length_received is not None
+    answered = A_ASSOCIATE_AC()
+    answered.decode(cleaned(answer(*extra, maximum=maximum, titles=fill * 32)))
+    given_back = answered.to_primitive()
+    assert [one.result for one in given_back.presentation_context_definition_results_list] == [0]
+    assert given_back.maximum_length_received is not None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.binary(max_size=70), st.lists(st.binary(max_size=70) | st.just(IVLE.encode() + b"\0"), max_size=4)
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_any_presentation_context_can_be_decoded_and_has_a_transfer_syntax(
+    proposed: list[tuple[bytes, list[bytes]]],
+) -> None:
+    contexts = b"".join(
+        item(0x20, bytes((2 * i + 1, 0, 0, 0)) + item(0x30, abstract) + b"".join(item(0x40, one) for one in syntaxes))
+        for i, (abstract, syntaxes) in enumerate(proposed)
+    )
+    decoded = A_ASSOCIATE_RQ()
+    decoded.decode(cleaned(request(contexts=contexts)))
+    asked = decoded.to_primitive().presentation_context_definition_list
+    assert [one.context_id for one in asked] == [2 * i + 1 for i in range(len(proposed))]
+    assert all(one.transfer_syntax and one.abstract_syntax for one in asked)
+
+
+@given(st.binary(max_size=300), st.sampled_from([1, 2]))
+def test_any_bytes_are_cleaned_or_told_malformed(body: bytes, kind: int) -> None:
+    whole = pdu(kind, body)
+    try:
+        made = cleaned(whole)
+    except MalformedPduError:
+        return
+    assert cleaned(made) == made
+
+
+@given(st.integers(3, 7), st.binary(max_size=40))
+def test_other_pdus_are_left_alone(kind: int, body: bytes) -> None:
+    assert cleaned(pdu(kind, body)) == pdu(kind, body)
+
+
+# -- as acceptor -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReceiver]:
+    settings = configuration(tmp_path_factory.mktemp("node"))
+    with receiver_thread(settings) as running:
+        yield running
+
+
+def _receive(connection: socket.socket) -> tuple[int, bytes]:
+    def exactly(count: int) -> bytes:
+        received = b""
+        while len(received) < count:
+            part = connection.recv(count - len(received))
+            assert part, "the node closed the connection"
+            received += part
+        return received
+
+    header = exactly(6)
+    return header[0], exactly(int.from_bytes(header[2:], "big"))
+
+
+def _dialogue(port: int, asked: bytes, command: bytes | None = None) -> tuple[bytes, int]:
+    """Body of the A-ASSOCIATE-AC and status of the echo."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(asked)
+        kind, body = _receive(connection)
+        assert kind == 0x02, f"PDU of type {kind}"
+        connection.sendall(b"".join(data_pdus(1, command or _echo(VERIFICATION), None)))
+        kind, data = _receive(connection)
+        assert kind == 0x04
+        status = data[data.index(struct.pack("<HHL", 0, 0x0900, 2)) + 8 :][:2]
+        connection.sendall(RELEASE_RQ)
+        assert _receive(connection)[0] == 0x06
+    return body, int.from_bytes(status, "little")
+
+
+def _echo(sop_class: str | None) -> bytes:
+    def element(number: int, value: bytes) -> bytes:
+        return struct.pack("<HHL", 0, number, len(value)) + value
+
+    body = b"" if sop_class is None else element(2, sop_class.encode() + b"\0" * (len(sop_class) % 2))
+    body += element(0x0100, b"\x30\0") + element(0x0110, b"\1\0") + element(0x0800, b"\1\1")
+    return element(0, struct.pack("<L", len(body))) + body
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        request(NAME_OF_17),
+        request((0x55, b"V8\0\0")),
+        request((0x55, "Müller".encode("latin-1"))),
+        request((0x5F, b"abcd")),
+        request(IDENTITY_9),
+        request(maximum=False),
+        request(fill=b"\0"),
+        request(contexts=context(3, MRImageStorage) + context(1, VERIFICATION, IVLE.encode())),
+        request(contexts=context(3, MRImageStorage, b"") + context(1, VERIFICATION, IVLE.encode() + b"\0")),
+    ],
+    ids=[
+        "long name",
+        "NUL in name",
+        "latin name",
+        "unknown item",
+        "identity 9",
+        "no maximum",
+        "NUL titles",
+        "no syntax",
+        "empty syntax",
+    ],
+)
+def test_the_node_accepts_and_answers(node: RunningReceiver, asked: bytes) -> None:
+    body, status = _dialogue(node.configuration.node.port, asked)
+    assert status == 0
+    if body.count(b"\x21\0") > 1:
+        # Context 3: result 4, transfer syntaxes not supported.
+        assert b"\3\0\4\0" in body
+
+
+def test_an_echo_without_class_uid_is_answered(node: RunningReceiver) -> None:
+    assert _dialogue(node.configuration.node.port, request(), _echo(None))[1] == 0
+
+
+def test_an_association_whose_thread_fails_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pynetdicom.acse import ACSE
+
+    def failing(_self: ACSE) -> None:
+        raise IndexError("a defect")
+
+    settings = configuration(tmp_path)
+    with receiver_thread(settings) as running:
+        port = running.configuration.node.port
+        _dialogue(port, request())
+        monkeypatch.setattr(ACSE, "_negotiate_as_acceptor", failing)
+        before = psutil.Process().num_fds()
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                connection.sendall(request())
+                received = connection.recv(16)
+                assert received[0] == ABORT_BY_USER[0]
+                assert connection.recv(16) == b""
+
+        def gone() -> bool:
+            threads = [one for one in threading.enumerate() if one.name.startswith("association ")]
+            return not threads and psutil.Process().num_fds() <= before
+
+        wait_until(gone, seconds=30, what="threads and descriptors of the associations are let go of")
+        monkeypatch.undo()
+        # None of their places is taken any more.
+        for _ in range(3):
+            assert _dialogue(port, request())[1] == 0
+
+
+# -- as requestor ------------------------------------------------------------------------------------------------------
+
+
+class OddPeer:
+    """An acceptor that answers with given bytes and serves one echo."""
+
+    def __init__(self, reply: bytes) -> None:
+        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._reply = reply
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> OddPeer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self._thread.join(30)
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.settimeout(30)
+            _receive(connection)
+            connection.sendall(self._reply)
+            kind, _ = _receive(connection)
+            if kind != 0x04:
+                return
+            response = _echo(VERIFICATION).replace(struct.pack("<HHLH", 0, 0x0100, 2, 0x30), b"")
+            body = response[12:] + struct.pack("<HHLH", 0, 0x0900, 2, 0)
+            body = struct.pack("<HHLH", 0, 0x0100, 2, 0x8030) + struct.pack("<HHLH", 0, 0x0120, 2, 1) + body
+            elements = sorted(_split(body).items())
+            encoded = b"".join(struct.pack("<HHL", 0, n, len(v)) + v for n, v in elements if n not in (0, 0x0110))
+            command = struct.pack("<HHLL", 0, 0, 4, len(encoded)) + encoded
+            connection.sendall(b"".join(data_pdus(1, command, None)))
+            assert _receive(connection)[0] == 0x05
+            connection.sendall(pdu(0x06, bytes(4)))
+            time.sleep(0.1)
+
+
+def _split(command: bytes) -> dict[int, bytes]:
+    fields, at = {}, 0
+    while at < len(command):
+        _, number, length = struct.unpack_from("<HHL", command, at)
+        fields[number] = command[at + 8 : at + 8 + length]
+        at += 8 + length
+    return fields
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        lambda: answer(NAME_OF_17),
+        lambda: answer((0x55, b"V8\0\0")),
+        lambda: answer((0x55, "Müller".encode("latin-1"))),
+        lambda: answer((0x5F, b"abcd"), (0x59, b"\0\0\0")),
+        lambda: answer(maximum=False),
+        lambda: answer(titles=bytes(32)),
+        lambda: answer(titles=b"\xff" * 32, syntax=IVLE.encode() + b"\0"),
+    ],
+    ids=["long name", "NUL in name", "latin name", "unknown items", "no maximum", "NUL titles", "odd titles"],
+)
+def test_the_node_understands_the_answer(reply: Callable[[], bytes]) -> None:
+    with OddPeer(reply()) as peer:
+        result = echo(Peer(ae_title="PACS", host="127.0.0.1", port=peer.port), ScuSettings(NODE, acse_timeout_s=20))
+    assert result.error is None
+
+
+@pytest.mark.parametrize("context_id", [0, 2, 99])
+def test_an_answer_to_what_was_not_proposed_is_told_at_once(context_id: int) -> None:
+    odd = answer().replace(b"\x21\0\0\x19\1\0\0\0", b"\x21\0\0\x19" + bytes((context_id, 0, 0, 0)))
+    assert odd != answer()
+    started = time.monotonic()
+    with OddPeer(odd) as peer:
+        result = echo(Peer(ae_title="PACS", host="127.0.0.1", port=peer.port), ScuSettings(NODE, acse_timeout_s=60))
+    assert "accepts none of the presentation contexts" in str(result.error)
+    assert time.monotonic() - started < 30
