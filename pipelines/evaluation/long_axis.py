@@ -253,7 +253,7 @@ def _rim_distances(rim: NDArray[np.float64], annulus: NDArray[np.float64], geome
     truth = geometry.to_patient(0.0, rim[:, 0], rim[:, 1])
     straight = np.linalg.norm(annulus - truth, axis=1)
     crossed = np.linalg.norm(annulus - truth[::-1], axis=1)
-    return list(min(straight, crossed, key=lambda pair: float(pair.sum())))
+    return list(crossed if crossed.sum() < straight.sum() else straight)
 
 
 def _surfaces(subject: Path, name: str, phases: int) -> Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]:
