@@ -126,7 +126,7 @@ def _with_method(measurement: Measurement, method: str) -> Measurement:
 
 
 def _global(context: ResultContext, found: CardiacMotion) -> Dataset:
-    measurements = []
+    measurements: list[Measurement] = []
     for curve in found.strain.curves():
         measurements += _of_curve(curve)
     torsion = found.strain.torsion
