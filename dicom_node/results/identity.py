@@ -363,9 +363,13 @@ def _carried(source: Dataset, tag: int | None) -> DataElement | RawDataElement |
 def _fit(dataset: Dataset, codec: str) -> None:
     def fitting(text: str, limit: int | None) -> str:
         try:
-            text.encode(codec)
+            excess = 0 if limit is None else len(text.encode(codec)) - limit
         except UnicodeEncodeError:
             return ascii_text(text)[:limit]
+        # The limit is one of characters (PS3.5 6.2), but who cannot read the character set counts bytes.
+        while excess > 0:
+            text = text[: -max(1, excess // 4)]
+            excess = len(text.encode(codec)) - (limit or 0)
         return text
 
     for element in dataset:
