@@ -24,7 +24,15 @@ from dicom_node.results.uids import derive_uid
 from pipelines.cine.stack import CineStack, CineStudy
 from pipelines.models.identity import ModelIdentity
 
-__all__ = ["CARRIED", "CarriedIdentity", "ResultIdentity", "ascii_text", "one_line", "with_frames_of_reference"]
+__all__ = [
+    "CARRIED",
+    "CarriedIdentity",
+    "ResultIdentity",
+    "ascii_text",
+    "one_line",
+    "with_frames_of_reference",
+    "write_as_read",
+]
 
 _PATIENT = (
     "PatientName",
@@ -292,7 +300,7 @@ class CarriedIdentity:
         for keyword in _TYPE_2:
             if keyword not in dataset:
                 setattr(dataset, keyword, "")
-        _write_as_read(dataset)
+        write_as_read(dataset)
 
 
 def with_frames_of_reference(study: CineStudy) -> CineStudy:
@@ -325,9 +333,15 @@ def _codec(declared: tuple[str, ...]) -> str:
     return python_encoding.get(declared[0], "ascii")
 
 
-def _write_as_read(dataset: Dataset) -> None:
-    """Have the raw elements written byte by byte: pydicom decodes and encodes them again where it sees a change."""
-    dataset.set_original_encoding(False, True, dataset._character_set)
+def write_as_read(dataset: Dataset, read: Dataset | None = None) -> None:
+    """Have the raw elements written byte by byte: pydicom decodes and encodes them again where it sees a change.
+
+    Parameters
+    ----------
+    read
+        Where they were read from, unless ``dataset`` itself: its character set is theirs.
+    """
+    dataset.set_original_encoding(False, True, (dataset if read is None else read)._character_set)
 
 
 def _vr(element: DataElement | RawDataElement) -> str:
@@ -349,7 +363,7 @@ def _carried(source: Dataset, tag: int | None) -> DataElement | RawDataElement |
                 element = _carried(item, inner)
                 if element is not None:
                     copied[inner] = element
-            _write_as_read(copied)
+            write_as_read(copied)
             items.append(copied)
         return DataElement(tag, "SQ", items)
     if isinstance(raw, RawDataElement) and vr in _STRINGS:
@@ -363,13 +377,13 @@ def _carried(source: Dataset, tag: int | None) -> DataElement | RawDataElement |
 def _fit(dataset: Dataset, codec: str) -> None:
     def fitting(text: str, limit: int | None) -> str:
         try:
-            excess = 0 if limit is None else len(text.encode(codec)) - limit
+            length = len(text.encode(codec))
         except UnicodeEncodeError:
             return ascii_text(text)[:limit]
         # The limit is one of characters (PS3.5 6.2), but who cannot read the character set counts bytes.
-        while excess > 0:
-            text = text[: -max(1, excess // 4)]
-            excess = len(text.encode(codec)) - (limit or 0)
+        while limit is not None and length > limit:
+            text = text[: -max(1, (length - limit) // 4)]
+            length = len(text.encode(codec))
         return text
 
     for element in dataset:
