@@ -15,6 +15,8 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.valuerep import STR_VR, PersonName
 
+from pipelines.cine.elements import raw as raw_element
+
 __all__ = ["IDENTIFYING", "disagreements", "plain", "same"]
 
 IDENTIFYING = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
@@ -32,7 +34,7 @@ def plain(value: object) -> object:
 
 def _comparable(dataset: Dataset, tag: int) -> object:
     """Comparable form of an element of an item: the same whether it was converted yet, and from implicit VR."""
-    raw = dataset.get_item(tag)
+    raw = raw_element(dataset, tag)
     if isinstance(raw, RawDataElement) and _written_vr(raw) in STR_VR:
         value = bytes(raw.value or b"").strip(b" \0")
         if value.isascii():
@@ -65,7 +67,7 @@ def _alike(value: object) -> tuple[object, ...]:
 
 
 def _bytes(dataset: Dataset, keyword: str) -> bytes | None:
-    raw = dataset.get_item(keyword) if keyword in dataset else None
+    raw = raw_element(dataset, keyword) if keyword in dataset else None
     if isinstance(raw, RawDataElement) and raw.VR not in (None, "SQ", "UN"):
         return bytes(raw.value or b"").strip(b" \0")
     name = raw.value if isinstance(raw, DataElement) else None

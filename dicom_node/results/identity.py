@@ -21,6 +21,7 @@ from pydicom.tag import BaseTag
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, MAX_VALUE_LEN, STR_VR, PersonName
 
 from dicom_node.results.uids import derive_uid
+from pipelines.cine.elements import raw as raw_element
 from pipelines.cine.stack import CineStack, CineStudy
 from pipelines.models.identity import ModelIdentity
 
@@ -353,7 +354,8 @@ def _vr(element: DataElement | RawDataElement) -> str:
 def _carried(source: Dataset, tag: int | None) -> DataElement | RawDataElement | None:
     if tag is None or tag not in source:
         return None
-    raw = source.get_item(tag)
+    raw = raw_element(source, tag)
+    assert raw is not None
     vr = _vr(raw)
     if vr == "SQ":
         items = []

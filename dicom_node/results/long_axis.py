@@ -6,12 +6,11 @@ import numpy as np
 from highdicom.sr import FindingSite, Measurement
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from dicom_node.results.canvas import Page, Theme
 from dicom_node.results.codes import LEFT_ATRIUM, private, ucum
-from dicom_node.results.content import group, text_item
+from dicom_node.results.content import MeasurementGroup, group, text_item
 from dicom_node.results.header import ResultContext
 from dicom_node.results.parts import (
     EncodingRequest,
@@ -55,8 +54,8 @@ def encode(request: EncodingRequest) -> Parts:
     )
 
 
-def _groups(context: ResultContext, found: LongAxisFunction) -> list[Dataset]:
-    groups = []
+def _groups(context: ResultContext, found: LongAxisFunction) -> list[MeasurementGroup]:
+    groups: list[MeasurementGroup] = []
     numbers = [
         Measurement(name=private(_EXCURSION[valve]), value=round(value, 1), unit=ucum("mm"))
         for valve, value in found.plane_excursion_mm.items()

@@ -125,7 +125,7 @@ def _near_the_base(
 
 
 def _window(labels: NDArray[np.uint8]) -> tuple[slice, slice]:
-    inside: NDArray[np.bool_] = (labels > 0).any(axis=(0, 1))
+    inside = np.asarray((labels > 0).any(axis=(0, 1)))
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 

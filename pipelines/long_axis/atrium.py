@@ -85,9 +85,9 @@ def _of_view(view: LongAxisView) -> tuple[NDArray[np.float64], NDArray[np.float6
     """Area (mm²), length from annulus to roof (mm) and length of the wall (mm) of each phase, (T,)."""
     geometry = view.stack.geometry
     pixel_mm2 = geometry.pixel_spacing[0] * geometry.pixel_spacing[1]
-    areas: list[NDArray[np.float64]] = []
-    lengths: list[NDArray[np.float64]] = []
-    walls: list[NDArray[np.float64]] = []
+    areas: list[float] = []
+    lengths: list[float] = []
+    walls: list[float] = []
     for labels, annulus in zip(view.labels, view.annuli[Valve.MITRAL], strict=True):
         atrium = labels == LongAxisLabel.LA
         areas.append(atrium.sum() * pixel_mm2)
