@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from dicom_node.config import Configuration
-from dicom_node.network.front_door import open_front_door
+from dicom_node.network.listening_ports import open_listening_ports
 from dicom_node.node import receiver_roles
 from dicom_node.roles import RoleKeeper, stop_on_signals
 
@@ -19,8 +19,8 @@ from dicom_node.roles import RoleKeeper, stop_on_signals
 def main() -> None:
     stop = stop_on_signals()
     configuration = Configuration.model_validate_json(Path(sys.argv[1]).read_text())
-    front_door = open_front_door(configuration)
-    keeper = RoleKeeper(receiver_roles(configuration, front_door))
+    ports = open_listening_ports(configuration)
+    keeper = RoleKeeper(receiver_roles(configuration, ports))
     try:
         ready = Path(sys.argv[2])
         while not stop.wait(0.1):
@@ -28,7 +28,7 @@ def main() -> None:
             if keeper.all_ready() and not ready.exists():
                 ready.touch()
     finally:
-        front_door.close()
+        ports.close()
         keeper.stop(10)
 
 

@@ -120,7 +120,7 @@ class NodeState(Collector):
         self._files = InstanceFiles(configuration.storage.directory)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: what there is to say is known when it is asked."""
+        """Describe no metrics ahead: they are known at each scrape."""
         return []
 
     def collect(self) -> Iterator[Metric]:

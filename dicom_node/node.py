@@ -17,7 +17,7 @@ from dicom_node.config import Configuration
 from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
 from dicom_node.exposition import exposed
 from dicom_node.logs import configure_logging
-from dicom_node.network.front_door import FrontDoor, listening_socket, open_front_door
+from dicom_node.network.listening_ports import ListeningPorts, listening_socket, open_listening_ports
 from dicom_node.network.tls import check_credentials
 from dicom_node.process_states import exclusive_service, states_file
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
@@ -73,25 +73,25 @@ def serve(
     stop = stop_on_signals()
     with alone(configuration.storage.directory):
         _prepare(configuration)
-        with contextlib.closing(_front_door(configuration)) as front_door, exposed(configuration, front_door.places):
+        with contextlib.closing(_listening_ports(configuration)) as ports, exposed(configuration, ports.places):
             # Counts, and so is imported only where it is said by now where the numbers go.
             from dicom_node.audit.auditor import audited
 
             with audited(configuration):
-                _keep(configuration, front_door, process, stop, on_ready or _print_ready)
+                _keep(configuration, ports, process, stop, on_ready or _print_ready)
     _log.info("stopped")
     return True
 
 
 def _keep(
     configuration: Configuration,
-    front_door: FrontDoor,
+    ports: ListeningPorts,
     process: ProcessStudy | None,
     stop: threading.Event,
     on_ready: Callable[[], None],
 ) -> None:
     keeper = RoleKeeper(
-        node_roles(configuration, front_door, process), states_file(configuration.storage.directory, "supervisor")
+        node_roles(configuration, ports, process), states_file(configuration.storage.directory, "supervisor")
     )
     told_ready = False
     try:
@@ -103,17 +103,17 @@ def _keep(
                 on_ready()
     finally:
         _log.info("stopping")
-        front_door.close()
+        ports.close()
         keeper.stop(GRACE_S)
 
 
 def node_roles(
-    configuration: Configuration, front_door: FrontDoor, process: ProcessStudy | None = None
+    configuration: Configuration, ports: ListeningPorts, process: ProcessStudy | None = None
 ) -> tuple[Role, ...]:
     """The processes of a node, in the order they are started."""
     web = (Role("web", _serve_web, (configuration,)),) if configuration.web.port is not None else ()
     return (
-        *receiver_roles(configuration, front_door),
+        *receiver_roles(configuration, ports),
         *web,
         Role("scheduler", _schedule, (configuration,)),
         Role("executor", _execute, (configuration, process)),
@@ -122,15 +122,15 @@ def node_roles(
     )
 
 
-def receiver_roles(configuration: Configuration, front_door: FrontDoor) -> tuple[Role, ...]:
+def receiver_roles(configuration: Configuration, ports: ListeningPorts) -> tuple[Role, ...]:
     """The processes that receive."""
     return tuple(
         Role(
             f"receiver-{number}",
             _receive,
-            (configuration, front_door, number),
+            (configuration, ports, number),
             # Until it lives again, it holds no place.
-            on_death=lambda _how, row=number: front_door.places.clear(row),  # type: ignore[misc]
+            on_death=lambda _how, row=number: ports.places.clear(row),  # type: ignore[misc]
         )
         for number in range(configuration.node.receiver_processes)
     )
@@ -139,10 +139,10 @@ def receiver_roles(configuration: Configuration, front_door: FrontDoor) -> tuple
 # Imported by each process for itself: none pays for what the others need.
 
 
-def _receive(context: RoleContext, configuration: Configuration, front_door: FrontDoor, row: int) -> None:
+def _receive(context: RoleContext, configuration: Configuration, ports: ListeningPorts, row: int) -> None:
     from dicom_node.network.receiver import serve_receiver
 
-    serve_receiver(configuration, context.stop, name=context.name, front_door=front_door, row=row, ready=context.ready)
+    serve_receiver(configuration, context.stop, name=context.name, ports=ports, row=row, ready=context.ready)
 
 
 def _schedule(context: RoleContext, configuration: Configuration) -> None:
@@ -204,8 +204,8 @@ def _prepare(configuration: Configuration) -> None:
         _patiently("web.port", lambda: listening_socket(web.address, port).close())
 
 
-def _front_door(configuration: Configuration) -> FrontDoor:
-    return _patiently("node.port", lambda: open_front_door(configuration))
+def _listening_ports(configuration: Configuration) -> ListeningPorts:
+    return _patiently("node.port", lambda: open_listening_ports(configuration))
 
 
 def _patiently(key: str, listen: Callable[[], _T]) -> _T:

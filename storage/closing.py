@@ -99,7 +99,7 @@ def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:
 
 
 def reopen_version(session: Session, row: JobRow, now: dt.datetime) -> None:
-    """A package runs again: a closing job that has not ended would tell what is no longer so."""
+    """Withdraw a closing job that has not ended, because a package runs again."""
     closing = session.scalars(
         select(JobRow)
         .where(

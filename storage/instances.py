@@ -41,7 +41,7 @@ __all__ = [
 
 
 class Reception(enum.Enum):
-    """What the ledger made of an instance."""
+    """Outcome of recording an instance."""
 
     NEW = "new"
     DUPLICATE = "duplicate"
@@ -123,7 +123,7 @@ def close_association(ledger: Ledger, association_id: str, *, outcome: str, at: 
 
 
 def close_abandoned_associations(ledger: Ledger, receiver: str, *, at: dt.datetime) -> int:
-    """Close what an earlier life of this receiver process left open; returns how many there were.
+    """Close the associations that this receiver process left open before it was restarted; returns how many there were.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ def lock_studies(session: Session, study_ids: Collection[int]) -> None:
 
 
 def leave(row: JobRow) -> None:
-    """Nobody holds the job any more."""
+    """Clear the lease of a job: nobody holds it any more."""
     row.worker = row.lease = None
 
 

@@ -11,10 +11,10 @@ from sqlalchemy import select, update
 from storage.ledger import Ledger
 from storage.schema import JobRow, JobState
 
-__all__ = ["BEAT_EVERY_S", "LEASE_S", "Lease", "LeaseWatch", "beat", "leases_of"]
+__all__ = ["LEASE_S", "RENEW_EVERY_S", "Lease", "LeaseWatch", "leases_of", "renew"]
 
 LEASE_S = 60.0
-BEAT_EVERY_S = LEASE_S / 4
+RENEW_EVERY_S = LEASE_S / 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def leases_of(ledger: Ledger, workers: Collection[str] | None = None) -> tuple[L
         )
 
 
-def beat(ledger: Ledger, tokens: Collection[str]) -> frozenset[str]:
+def renew(ledger: Ledger, tokens: Collection[str]) -> frozenset[str]:
     """Keep leases alive; returns those that still hold, the others are lost."""
     if not tokens:
         return frozenset()

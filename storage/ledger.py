@@ -60,7 +60,7 @@ class Ledger:
         """Wait for the turn among processes that write often.
 
         SQLite lets a writer that finds the database locked sleep for milliseconds, and ever longer: two processes that
-        write all the time would mostly sleep. The turn is a courtesy: who does not get it in time goes on, and the
+        write all the time would mostly sleep. The turn is advisory: who does not get it in time goes on, and the
         database decides.
         """
         database = self.engine.url.database

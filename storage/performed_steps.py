@@ -20,7 +20,7 @@ _UIDS_A_QUERY = 500
 
 
 class StepOutcome(enum.Enum):
-    """What the ledger made of a change."""
+    """Outcome of recording a change."""
 
     CHANGED = "changed"
     UNKNOWN = "unknown"
@@ -35,7 +35,7 @@ class StepOutcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class StepChange:
-    """An N-SET; what is ``None`` stays as it is."""
+    """The change of an N-SET request; what is ``None`` stays as it is."""
 
     state: StepState | None = None
     made: Mapping[str, Sequence[str]] | None = None

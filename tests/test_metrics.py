@@ -15,7 +15,7 @@ from dicom_node.config import Configuration
 from dicom_node.exposition import NodeState, exposed
 from dicom_node.metrics import STORAGE_CLOSED
 from dicom_node.network.places import PlaceTable
-from dicom_node.network.room import Room
+from dicom_node.network.watermarks import Watermarks
 from storage.deliveries import claim_deliveries, commitment_reported, delivery_sent
 from storage.jobs import claim_job, complete_job
 from storage.ledger import Ledger, open_ledger
@@ -90,10 +90,10 @@ def test_the_certificate_is_told_by_the_process_that_has_one_and_by_no_other(tmp
 def test_the_watermarks_show() -> None:
     STORAGE_CLOSED.set(1)
     free = [10_000_000]
-    room = Room(lambda: free[0], low_watermark_mb=5, high_watermark_mb=8)
+    watermarks = Watermarks(lambda: free[0], low_watermark_mb=5, high_watermark_mb=8)
     seen = []
     for free[0] in (10_000_000, 5_500_000, 7_000_000, 8_000_000):
-        room.admits(1_000_000)
+        watermarks.admits(1_000_000)
         seen.append(STORAGE_CLOSED._value.get())
     assert seen == [0, 1, 1, 0]
 

@@ -1,4 +1,4 @@
-"""A folder on PYTHONPATH adds an analysis: through every door of the node, and without touching another file.
+"""A folder on PYTHONPATH adds an analysis to every command and role of the node, without touching another file.
 
 The folder is ``tests/toy``: a package, an encoder and a model card. Everything here runs in real processes.
 """

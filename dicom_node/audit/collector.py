@@ -267,7 +267,7 @@ class Collector:
         try:
             metrics.AUDIT_UNSENT_BYTES.set(self._spool.unsent_bytes(self._kept))
         except FileNotFoundError:
-            # Renamed this instant; the next beat sees it.
+            # Renamed this instant; the next run sees it.
             return
 
 

@@ -1,4 +1,4 @@
-"""``dicom-node demo``: the whole hospital on one machine — scanner, node and PACS, over real DICOM associations."""
+"""``dicom-node demo``: scanner, node and PACS on one machine, over real DICOM associations."""
 
 from __future__ import annotations
 

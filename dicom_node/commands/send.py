@@ -1,4 +1,4 @@
-"""``dicom-node send``: be a scanner."""
+"""``dicom-node send``: send files to a peer, as a scanner does."""
 
 from __future__ import annotations
 

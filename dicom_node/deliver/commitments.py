@@ -63,7 +63,7 @@ class CommitmentReporter:
 
     def _report(self, ae_title: str, due: Sequence[CommitmentTransaction]) -> None:
         left = list(due)
-        luck = random.random()
+        jitter = random.random()
         try:
             context = build_context(StorageCommitmentPushModel, list(UNCOMPRESSED))
             settings = ScuSettings.of(self.configuration)
@@ -85,7 +85,7 @@ class CommitmentReporter:
                     )
         except NodeError as error:
             for transaction in left:
-                self._failed(transaction, error, luck)
+                self._failed(transaction, error, jitter)
 
     def _peer(self, ae_title: str) -> Peer:
         peers = [
@@ -101,7 +101,7 @@ class CommitmentReporter:
             )
         return peers[0]
 
-    def _failed(self, transaction: CommitmentTransaction, error: NodeError, luck: float) -> None:
+    def _failed(self, transaction: CommitmentTransaction, error: NodeError, jitter: float) -> None:
         now, attempts = utc_now(), transaction.failed_attempts + 1
         policy = self.configuration.delivery
         retry_at = None
@@ -109,9 +109,9 @@ class CommitmentReporter:
             # Waits as long as what it reports is kept.
             kept = dt.timedelta(days=self.configuration.storage.retention_days)
             if now < transaction.requested_at + kept:
-                retry_at = next_try(policy, attempts, now, luck)
+                retry_at = next_try(policy, attempts, now, jitter)
         elif error.retryable:
-            retry_at = next_attempt(policy, attempts, now, luck)
+            retry_at = next_attempt(policy, attempts, now, jitter)
         commitment_unreported(self.ledger, transaction.id, str(error), retry_at, now=now)
         _log.warning(
             "commitment not reported" if retry_at else "commitment report dead",

@@ -21,11 +21,11 @@ from dicom_node import metrics
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
 from dicom_node.deliver.commitments import CommitmentReporter
+from dicom_node.deliver.dimse_destination import DimseDestinationClient
 from dicom_node.deliver.retry import next_attempt, next_try
-from dicom_node.deliver.round import LEASE_S, Parcel, Round, Visitor
+from dicom_node.deliver.round import LEASE_S, DeliveryItem, DestinationClient, Round
 from dicom_node.deliver.turnaround import observe_commitments
-from dicom_node.deliver.visit import DicomVisitor
-from dicom_node.deliver.web_visit import WebVisitor
+from dicom_node.deliver.web_destination import WebDestinationClient
 from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NodeError, PeerUnavailableError, classify
 from dicom_node.network.sender import ScuSettings, read_dicom_file
 from storage.deliveries import (
@@ -112,7 +112,7 @@ def serve_deliverer(
 
 @dataclass(frozen=True, slots=True)
 class Deliverer:
-    """Makes rounds; several may work on one ledger under different owner names."""
+    """Delivers results in rounds of one destination; several may work on one ledger under different owner names."""
 
     configuration: Configuration
     ledger: Ledger
@@ -153,20 +153,22 @@ class Deliverer:
             AuditTrail.of(self.configuration, self.owner.rpartition("/")[2]),
         )
 
-    def _visitor(self, present: Round) -> Visitor:
+    def _client(self, present: Round) -> DestinationClient:
         profile = present.profile
         if profile.web is not None:
-            return WebVisitor(present, profile.web)
+            return WebDestinationClient(present, profile.web)
         assert profile.peer is not None
-        return DicomVisitor(present, self.configuration.peers[profile.peer], ScuSettings.of(self.configuration))
+        return DimseDestinationClient(
+            present, self.configuration.peers[profile.peer], ScuSettings.of(self.configuration)
+        )
 
     def _pursue_overdue(self, destination: str) -> int:
         """Put back what was not committed in time; at the last attempt, being held counts as committed."""
         overdue = [d for d in overdue_commitments(self.ledger, utc_now()) if d.destination == destination]
         last: list[Delivery] = []
-        now, luck = utc_now(), random.random()
+        now, jitter = utc_now(), random.random()
         for delivery in overdue:
-            retry_at = next_attempt(self.configuration.delivery, delivery.failed_attempts + 1, now, luck)
+            retry_at = next_attempt(self.configuration.delivery, delivery.failed_attempts + 1, now, jitter)
             if retry_at is None:
                 last.append(delivery)
             else:
@@ -194,15 +196,15 @@ class Deliverer:
         present = self._round(destination)
         if present is None:
             return "", frozenset()
-        visitor = self._visitor(present)
+        client = self._client(present)
         try:
-            return visitor.found_by, visitor.held(deliveries)
+            return client.found_by, client.held(deliveries)
         except PeerUnavailableError as error:
             _log.warning("destination could not be queried", destination=destination, what=error.what)
-            return visitor.found_by, None
+            return client.found_by, None
         except NodeError as error:
             _log.warning("destination does not answer queries", destination=destination, what=error.what)
-            return visitor.found_by, frozenset()
+            return client.found_by, frozenset()
 
     def _send(self, destination: str, deliveries: Sequence[Delivery]) -> None:
         present = self._round(destination)
@@ -212,10 +214,10 @@ class Deliverer:
                 delivery_failed(self.ledger, delivery.id, why, None, now=utc_now())
                 metrics.DELIVERIES.labels(destination, "dead").inc()
             return
-        parcels: list[Parcel] = []
+        items: list[DeliveryItem] = []
         for delivery in deliveries:
             try:
-                parcels.append(Parcel(delivery, read_dicom_file(self.files.absolute(delivery.path))))
+                items.append(DeliveryItem(delivery, read_dicom_file(self.files.absolute(delivery.path))))
             except (CannotUnderstandError, OSError) as error:
                 unreadable = DeliveryRefusedError(
                     f"the result file cannot be read: {type(error).__name__}",
@@ -223,8 +225,8 @@ class Deliverer:
                     remedy="restore the file or run the job again, then requeue",
                 )
                 present.failed(delivery, unreadable)
-        if parcels:
-            self._visitor(present).deliver(parcels)
+        if items:
+            self._client(present).deliver(items)
 
 
 def _in_words(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Rejecting results that became void: writes the notes, and puts them on their way."""
+"""Rejects results that became void: writes the rejection notes and queues them."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def record_report(
     destinations
         Whom the reporter speaks for: a transaction of any other is as unknown to it as one that never was.
     """
-    now, luck = utc_now(), random.random()
+    now, jitter = utc_now(), random.random()
     changed = commitment_reported(
         ledger,
         report.transaction_uid,
@@ -54,7 +54,7 @@ def record_report(
         {uid: FAILURE_REASONS.get(reason, f"reason {reason:04X}") for uid, reason in report.failed.items()},
         destinations=destinations,
         now=now,
-        retry_at=lambda failed_attempts: next_attempt(policy, failed_attempts, now, luck),
+        retry_at=lambda failed_attempts: next_attempt(policy, failed_attempts, now, jitter),
     )
     observe_commitments(ledger, at=now, transaction_uid=report.transaction_uid)
     (_log.warning if report.failed else _log.info)(

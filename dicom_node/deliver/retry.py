@@ -20,7 +20,7 @@ def longest_delay_s(policy: DeliveryPolicy, failed_attempts: int) -> float:
 
 
 def next_try(
-    policy: DeliveryPolicy, tries: int, now: dt.datetime, luck: float, retry_after_s: float = 0.0
+    policy: DeliveryPolicy, tries: int, now: dt.datetime, jitter: float, retry_after_s: float = 0.0
 ) -> dt.datetime:
     """When to try again.
 
@@ -31,19 +31,19 @@ def next_try(
     ----------
     tries
         Tries in vain so far, the one just made included; at least 1.
-    luck
+    jitter
         Uniform in [0, 1), drawn once for all that failed together, so that it comes back over one association.
     retry_after_s
         What the peer asks for, obeyed up to the policy's longest delay.
     """
-    jittered = luck * longest_delay_s(policy, tries)
-    return now + dt.timedelta(seconds=max(jittered, min(retry_after_s, policy.maximum_delay_s)))
+    delay_s = jitter * longest_delay_s(policy, tries)
+    return now + dt.timedelta(seconds=max(delay_s, min(retry_after_s, policy.maximum_delay_s)))
 
 
 def next_attempt(
-    policy: DeliveryPolicy, failed_attempts: int, now: dt.datetime, luck: float, retry_after_s: float = 0.0
+    policy: DeliveryPolicy, failed_attempts: int, now: dt.datetime, jitter: float, retry_after_s: float = 0.0
 ) -> dt.datetime | None:
     """When to try again what counts, see :func:`next_try`; ``None`` when the attempts are used up: a dead letter."""
     if failed_attempts >= policy.maximum_attempts:
         return None
-    return next_try(policy, failed_attempts, now, luck, retry_after_s)
+    return next_try(policy, failed_attempts, now, jitter, retry_after_s)

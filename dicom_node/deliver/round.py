@@ -1,4 +1,4 @@
-"""One round of one destination: what is brought, and what the ledger is told of it."""
+"""One round of one destination: what is sent, and what the ledger records of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from storage.deliveries import (
 )
 from storage.ledger import Ledger, record_event, utc_now
 
-__all__ = ["LEASE_S", "Parcel", "Round", "Visitor"]
+__all__ = ["LEASE_S", "DeliveryItem", "DestinationClient", "Round"]
 
 _log = structlog.get_logger(__name__)
 
@@ -48,22 +48,22 @@ LEASE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """A delivery and the file it brings."""
+class DeliveryItem:
+    """A delivery and the file that it sends."""
 
     delivery: Delivery
     file: DicomFile
 
 
-class Visitor(Protocol):
-    """Brings parcels to a destination, by whatever protocol it speaks."""
+class DestinationClient(Protocol):
+    """Sends deliveries to a destination and asks what it holds, by the protocol that it speaks."""
 
     @property
     def found_by(self) -> str:
         """What :meth:`held` asks with, in words."""
 
-    def deliver(self, parcels: Sequence[Parcel]) -> None:
-        """Bring parcels; afterwards each is sent, committed, failed or dead in the ledger.
+    def deliver(self, items: Sequence[DeliveryItem]) -> None:
+        """Send; afterwards each is sent, committed, failed or dead in the ledger.
 
         Raises
         ------
@@ -90,23 +90,23 @@ class Round:
     destination: str
     profile: DestinationProfile
     policy: DeliveryPolicy
-    luck: float
-    """Jitter of this round, uniform in [0, 1)."""
+    jitter: float
+    """Of this round, uniform in [0, 1), see :func:`~dicom_node.deliver.retry.next_try`."""
     trail: AuditTrail
 
     def sending(
-        self, receiver: Participant, parcels: Collection[Parcel]
+        self, receiver: Participant, items: Collection[DeliveryItem]
     ) -> contextlib.AbstractContextManager[set[str]]:
         """Tell the audit trail what is sent to whom, see :func:`dicom_node.audit.sent.sending`."""
         outgoing = [
             Outgoing(
-                parcel.delivery.study_instance_uid,
-                parcel.delivery.sop_class_uid,
-                parcel.delivery.sop_instance_uid,
-                parcel.file.path,
-                parcel.delivery.correlation_id,
+                item.delivery.study_instance_uid,
+                item.delivery.sop_class_uid,
+                item.delivery.sop_instance_uid,
+                item.file.path,
+                item.delivery.correlation_id,
             )
-            for parcel in parcels
+            for item in items
         ]
         return sending(self.trail, receiver, outgoing)
 
@@ -122,7 +122,7 @@ class Round:
             delivery_not_accepted(self.ledger, delivery.id, str(error), now=now)
             self._noted(delivery, error, "not accepted")
         elif isinstance(error, PeerOutOfResourcesError):
-            retry_at = next_try(self.policy, delivery.put_off + 1, now, self.luck, error.retry_after_s)
+            retry_at = next_try(self.policy, delivery.put_off + 1, now, self.jitter, error.retry_after_s)
             delivery_put_off(self.ledger, delivery.id, str(error), retry_at, now=now)
             self._noted(delivery, error, "put off")
         elif isinstance(error, PeerUnavailableError) and not isinstance(error, PeerFailedError):
@@ -134,7 +134,7 @@ class Round:
         attempts = delivery.failed_attempts + 1
         retry_at = None
         if error.retryable:
-            retry_at = next_attempt(self.policy, attempts, now, self.luck, error.retry_after_s)
+            retry_at = next_attempt(self.policy, attempts, now, self.jitter, error.retry_after_s)
         delivery_failed(self.ledger, delivery.id, str(error), retry_at, now=now)
         self._noted(delivery, error, "failed" if retry_at else "dead", attempts=attempts)
 
@@ -158,7 +158,7 @@ class Round:
             self.destination,
             [one.id for one in deliveries],
             str(error),
-            retry_at=lambda tries: next_try(self.policy, tries, now, self.luck, retry_after_s),
+            retry_at=lambda tries: next_try(self.policy, tries, now, self.jitter, retry_after_s),
             now=now,
         )
         metrics.DELIVERIES.labels(self.destination, "unreachable").inc(len(deliveries))
@@ -216,7 +216,7 @@ class Round:
         _log.warning("destination does not offer storage commitment", destination=self.destination)
 
     def lease_keeper(self) -> Callable[[], None]:
-        """To be called often while parcels are brought: prolongs the lease of all of them from time to time."""
+        """The function that prolongs the lease of all items; call it often while they are sent."""
         extend_at = time.monotonic() + LEASE_S / 3
 
         def keep() -> None:

@@ -23,7 +23,7 @@ FOLDER = "kept"
 
 
 class KeptFindings:
-    """Segmentations of study versions.
+    """Segmentations of study versions, kept on disk.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from dicom_node.execute.worker import ProcessStudy, serve_worker
 from dicom_node.process_states import states_file
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper
 from storage.jobs import release_lease, release_worker
-from storage.leases import BEAT_EVERY_S, beat, leases_of
+from storage.leases import RENEW_EVERY_S, leases_of, renew
 from storage.ledger import Ledger, open_ledger, utc_now
 
 __all__ = ["serve_executor"]
@@ -79,16 +79,16 @@ class _RunningJobs:
         self._ledger, self._keeper, self._workers = ledger, keeper, workers
         self._since: dict[str, float] = {}
         """By lease: when it was first seen."""
-        self._beaten_at = time.monotonic()
+        self._renewed_at = time.monotonic()
 
     def watch(self) -> None:
         now = time.monotonic()
         # What a dead worker held was released when its death was noticed, so all of these are held by the living.
         leases = leases_of(self._ledger, self._workers)
         self._since = {lease.token: self._since.get(lease.token, now) for lease in leases}
-        if now - self._beaten_at >= BEAT_EVERY_S:
-            beat(self._ledger, [lease.token for lease in leases])
-            self._beaten_at = now
+        if now - self._renewed_at >= RENEW_EVERY_S:
+            renew(self._ledger, [lease.token for lease in leases])
+            self._renewed_at = now
         for lease in leases:
             if now - self._since[lease.token] <= lease.timeout_s:
                 continue

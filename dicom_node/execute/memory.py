@@ -1,4 +1,4 @@
-"""How much memory is free for this process, and letting go of models when it is little."""
+"""Measures the memory that is free for this process, and frees models when it is little."""
 
 from __future__ import annotations
 

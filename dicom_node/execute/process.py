@@ -1,4 +1,4 @@
-"""One study through the whole of the science: assemble, analyse, encode, gate. No network, no ledger.
+"""Processes one study: assemble, analyse, encode, gate. No network, no ledger.
 
 The worker calls it for a job, ``dicom-node analyze`` for a folder: both get the same objects.
 """
@@ -35,7 +35,7 @@ __all__ = ["Processed", "ProcessedStudy", "process_front_page", "process_study"]
 
 @dataclass(frozen=True, slots=True)
 class Processed:
-    """What a job gives.
+    """Results and verdict of one job.
 
     Attributes
     ----------

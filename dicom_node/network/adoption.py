@@ -15,7 +15,7 @@ from dicom_node.config import Configuration, ConflictAnswer
 from dicom_node.errors import CannotUnderstandError
 from dicom_node.network.file_meta import FileMeta, decode_file_meta
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
-from dicom_node.network.room import Room
+from dicom_node.network.watermarks import Watermarks
 from storage.files import INSTANCES, UNEXPLAINED, InstanceFiles
 from storage.identity import rebind
 from storage.instances import close_abandoned_associations, close_association, open_association, stored_digest
@@ -65,10 +65,10 @@ def adopt_files(configuration: Configuration, ledger: Ledger, files: InstanceFil
     """
     rebind(ledger, files, now=utc_now())
     node, storage = configuration.node, configuration.storage
-    room = Room(
+    watermarks = Watermarks(
         files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
     )
-    receiver = InstanceReceiver(ledger, files, room, lambda _sender: ConflictAnswer.REFUSE)
+    receiver = InstanceReceiver(ledger, files, watermarks, lambda _sender: ConflictAnswer.REFUSE)
     name = f"{node.ae_title}:{node.port}/adopt"
     close_abandoned_associations(ledger, name, at=utc_now())
     associations: dict[str, str] = {}

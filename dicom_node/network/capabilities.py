@@ -119,12 +119,12 @@ def image_transfer_syntaxes() -> tuple[UID, ...]:
 
 
 def verification_context() -> PresentationContext:
-    """C-ECHO, for every known peer."""
+    """Presentation context of C-ECHO, for every known peer."""
     return build_context(Verification, list(UNCOMPRESSED))
 
 
 def storage_contexts() -> list[PresentationContext]:
-    """C-STORE, for peers that may send."""
+    """Presentation contexts of C-STORE, for peers that may send."""
     images: list[str | UID] = list(image_transfer_syntaxes())
     return [build_context(uid, images) for uid in IMAGE_CLASSES] + [
         build_context(uid, list(UNCOMPRESSED)) for uid in DOCUMENT_CLASSES

@@ -1,4 +1,4 @@
-"""Storage Commitment Push Model (PS3.4 annex J): the data sets that go to and fro, and their reading."""
+"""Storage Commitment Push Model (PS3.4 annex J): makes and reads the data sets of its requests and reports."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ FAILURE_REASONS: Mapping[int, str] = {
 
 @dataclass(frozen=True, slots=True)
 class SopReference:
-    """One object."""
+    """Reference to one object, by its SOP class and instance."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -149,7 +149,7 @@ def send_report(association: Association, information: Dataset, event_type: int)
 
 
 def is_answer(status: int | None) -> bool:
-    """Whether a status ends the matter: the peer took the report, or says that it never will."""
+    """Whether a status settles a report: the peer took the report, or says that it never will."""
     return status is not None and status not in (0x0110, 0x0213)
 
 

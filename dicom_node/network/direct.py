@@ -124,7 +124,7 @@ class DirectAssociation(Association):
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
 
     def stir(self) -> None:
-        """Let the association look at its queues."""
+        """Wake the association, so that it looks at its queues."""
         self._stirred.set()
 
     def kill(self) -> None:
@@ -205,7 +205,7 @@ class _Wake:
                 os.eventfd_write(self._descriptor, 1)
 
     def clear(self) -> None:
-        """Let the next wait wait."""
+        """Reset, so that the next wait blocks."""
         if self._descriptor is not None:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._descriptor)

@@ -25,13 +25,13 @@ from dicom_node.errors import ConfigurationError, DeliveryRefusedError, PeerUnav
 from dicom_node.network.capabilities import UNCOMPRESSED, storage_contexts
 from dicom_node.network.query import find_context, find_images, find_series, offers
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
-from dicom_node.network.room import Room
 from dicom_node.network.sender import ScuSettings, associated
 from dicom_node.network.sop_classes import (
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
 )
 from dicom_node.network.typed import abstract_syntax, content, request_of
+from dicom_node.network.watermarks import Watermarks
 from storage.files import InstanceFiles
 from storage.holdings import held_instances
 from storage.instances import close_abandoned_associations, close_association, open_association
@@ -49,7 +49,7 @@ UIDS_A_REQUEST = 100
 
 
 class Way(enum.StrEnum):
-    """How images come."""
+    """Retrieval service that images are fetched by."""
 
     GET = "get"
     MOVE = "move"
@@ -159,10 +159,10 @@ def _get(
 ) -> None:
     node, storage = configuration.node, configuration.storage
     files = InstanceFiles(storage.directory, durable=storage.durable)
-    room = Room(
+    watermarks = Watermarks(
         files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
     )
-    instances = InstanceReceiver(ledger, files, room, configuration.conflict_answer)
+    instances = InstanceReceiver(ledger, files, watermarks, configuration.conflict_answer)
     storing = storage_contexts()
     contexts = [build_context(_GET, list(UNCOMPRESSED)), *storing]
     roles = [build_role(abstract_syntax(context), scp_role=True) for context in storing]

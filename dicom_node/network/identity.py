@@ -1,4 +1,4 @@
-"""Who an object says it is: the identifiers that the ledger, the routes and the sender go by."""
+"""Reads what identifies an object: the identifiers that the ledger, the routes and the sender go by."""
 
 from __future__ import annotations
 

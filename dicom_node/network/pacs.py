@@ -44,9 +44,9 @@ from dicom_node.network.commitment import (
 )
 from dicom_node.network.data_set import read_header
 from dicom_node.network.file_meta import encode_file_meta
-from dicom_node.network.front_door import listening_socket
 from dicom_node.network.identity import IDENTIFYING, identify
-from dicom_node.network.lobby import Door
+from dicom_node.network.listening_ports import listening_socket
+from dicom_node.network.pending import Endpoint
 from dicom_node.network.sender import ScuSettings, associated
 from dicom_node.network.sop_classes import (
     LabelMapSegmentationStorage,
@@ -54,7 +54,7 @@ from dicom_node.network.sop_classes import (
     StudyRootQueryRetrieveInformationModelFind,
     Verification,
 )
-from dicom_node.network.transport import OpenHouse, application_entity, listening, prompt_socket
+from dicom_node.network.transport import AcceptAll, application_entity, listening, prompt_socket
 from dicom_node.network.typed import abstract_syntax, content, request_of
 
 __all__ = ["CommitmentAnswer", "Pacs", "PacsSettings"]
@@ -135,7 +135,7 @@ class Pacs:
         self._running.enter_context(
             listening(
                 entity,
-                (Door(listening_socket(settings.address, settings.port)),),
+                (Endpoint(listening_socket(settings.address, settings.port)),),
                 (
                     *prompt_socket(60),
                     (evt.EVT_C_ECHO, lambda _event: _SUCCESS),
@@ -143,7 +143,7 @@ class Pacs:
                     (evt.EVT_C_FIND, self._find),
                     (evt.EVT_N_ACTION, self._commit),
                 ),
-                OpenHouse(tuple(self._contexts())),
+                AcceptAll(tuple(self._contexts())),
             )
         )
         return self

@@ -62,7 +62,7 @@ class PerformedStepService:
     ledger: Ledger
 
     def create(self, event: evt.Event) -> Answer:
-        """A step begins."""
+        """Handle N-CREATE: a step begins."""
         try:
             request = request_of(event, N_CREATE)
             _check_class(request.AffectedSOPClassUID, event)
@@ -96,7 +96,7 @@ class PerformedStepService:
             return _refusal(error), None
 
     def set(self, event: evt.Event) -> Answer:
-        """A step changes or ends."""
+        """Handle N-SET: a step changes or ends."""
         try:
             request = request_of(event, N_SET)
             _check_class(request.RequestedSOPClassUID, event)

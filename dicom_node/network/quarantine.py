@@ -9,7 +9,7 @@ from dicom_node.config import Configuration, ConflictAnswer
 from dicom_node.errors import NodeError
 from dicom_node.network.file_meta import decode_file_meta
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
-from dicom_node.network.room import Room
+from dicom_node.network.watermarks import Watermarks
 from storage.files import InstanceFiles
 from storage.instances import close_association, open_association, stored_digest
 from storage.ledger import Ledger, utc_now
@@ -38,10 +38,10 @@ def accept_quarantined(
             remedy=f"run job {quarantined.job_id} again once the cause is mended",
         )
     node, storage = configuration.node, configuration.storage
-    room = Room(
+    watermarks = Watermarks(
         files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
     )
-    receiver = InstanceReceiver(ledger, files, room, lambda _sender: ConflictAnswer.REPLACE)
+    receiver = InstanceReceiver(ledger, files, watermarks, lambda _sender: ConflictAnswer.REPLACE)
     content = files.absolute(quarantined.path).read_bytes()
     meta = decode_file_meta(content)
     sender = meta.source_ae_title or node.ae_title

@@ -113,7 +113,7 @@ _UNIQUE_KEY: Mapping[Level, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """An Identifier, read."""
+    """The keys of a query, as read from its Identifier."""
 
     level: Level
     values: Mapping[str, str]

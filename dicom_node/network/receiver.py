@@ -31,15 +31,14 @@ from dicom_node.network.capabilities import supported_contexts
 from dicom_node.network.commitment import CommitmentReport
 from dicom_node.network.commitment_scp import CommitmentService
 from dicom_node.network.direct import DirectAssociation, StoreCommand
-from dicom_node.network.front_door import FrontDoor, open_front_door
-from dicom_node.network.lobby import Door
+from dicom_node.network.listening_ports import ListeningPorts, open_listening_ports
+from dicom_node.network.pending import Endpoint
 from dicom_node.network.performed_step import PerformedStepService
 from dicom_node.network.places import Places
 from dicom_node.network.query_scp import QueryService
 from dicom_node.network.reception import IncomingInstance, InstanceReceiver, StoreRequest
 from dicom_node.network.refusals import Refusals
 from dicom_node.network.retrieve_scp import RetrieveService
-from dicom_node.network.room import Room
 from dicom_node.network.services import Caller, Service, serve_requests
 from dicom_node.network.tls import expires_at, server_context
 from dicom_node.network.transport import (
@@ -50,6 +49,7 @@ from dicom_node.network.transport import (
     prompt_socket,
 )
 from dicom_node.network.typed import content, request_of
+from dicom_node.network.watermarks import Watermarks
 from storage.files import InstanceFiles
 from storage.instances import close_abandoned_associations, close_association, open_association
 from storage.ledger import Ledger, open_ledger, utc_now
@@ -62,7 +62,7 @@ _SWEEP_S = 0.5
 
 
 @dataclass(slots=True)
-class _Visit:
+class _AssociationRecord:
     """One admitted association."""
 
     calling_ae_title: str
@@ -77,121 +77,121 @@ class _Visit:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class _Visits:
+class _AssociationRecords:
     """The associations that are open now, and their rows in the ledger."""
 
     def __init__(self, ledger: Ledger, receiver: str, places: Places, ending: Callable[[str], None]) -> None:
         self._ledger, self._receiver, self._places, self._ending = ledger, receiver, places, ending
-        self._open: dict[Association, _Visit] = {}
+        self._open: dict[Association, _AssociationRecord] = {}
         self._lock = threading.Lock()
 
-    def begin(self, association: Association, visit: _Visit) -> None:
+    def begin(self, association: Association, record: _AssociationRecord) -> None:
         with self._lock:
-            self._open[association] = visit
+            self._open[association] = record
         metrics.ASSOCIATIONS_ACCEPTED.inc()
 
-    def forget(self, visit: _Visit) -> None:
+    def forget(self, record: _AssociationRecord) -> None:
         """Give back the place of an association that did not start."""
         with self._lock:
-            self._open = {association: other for association, other in self._open.items() if other is not visit}
-        self._places.leave(counted_under(visit.peers, visit.address))
+            self._open = {association: other for association, other in self._open.items() if other is not record}
+        self._places.leave(counted_under(record.peers, record.address))
 
-    def of(self, association: Association) -> _Visit:
+    def of(self, association: Association) -> _AssociationRecord:
         with self._lock:
             return self._open[association]
 
-    def correlation_id(self, visit: _Visit) -> str:
-        with visit.lock:
-            if visit.ledger_id is None:
-                visit.ledger_id = open_association(
+    def correlation_id(self, record: _AssociationRecord) -> str:
+        with record.lock:
+            if record.ledger_id is None:
+                record.ledger_id = open_association(
                     self._ledger,
-                    calling_ae_title=visit.calling_ae_title,
-                    called_ae_title=visit.called_ae_title,
-                    address=visit.address,
+                    calling_ae_title=record.calling_ae_title,
+                    called_ae_title=record.called_ae_title,
+                    address=record.address,
                     at=utc_now(),
                     receiver=self._receiver,
                 )
-            return visit.ledger_id
+            return record.ledger_id
 
     def end(self, association: Association, outcome: str) -> None:
         """Record the end; when the ledger is down, :meth:`sweep` tries again."""
         with self._lock:
-            visit = self._open.pop(association, None)
-        if visit is None:
+            record = self._open.pop(association, None)
+        if record is None:
             return
-        if visit.outcome is None:
-            visit.outcome = outcome
-            self._places.leave(counted_under(visit.peers, visit.address))
+        if record.outcome is None:
+            record.outcome = outcome
+            self._places.leave(counted_under(record.peers, record.address))
             metrics.ASSOCIATIONS_ENDED.labels(outcome).inc()
-        if visit.ledger_id is None:
+        if record.ledger_id is None:
             return
-        self._ending(visit.ledger_id)
+        self._ending(record.ledger_id)
         try:
-            close_association(self._ledger, visit.ledger_id, outcome=visit.outcome, at=utc_now())
+            close_association(self._ledger, record.ledger_id, outcome=record.outcome, at=utc_now())
         except Exception as error:  # noqa: BLE001 - the ledger may be down; the sweep repeats this
-            _log.warning("end of association not recorded yet", association=visit.ledger_id, what=classify(error).what)
+            _log.warning("end of association not recorded yet", association=record.ledger_id, what=classify(error).what)
             with self._lock:
-                self._open[association] = visit
+                self._open[association] = record
             return
-        _log.info("association ended", association=visit.ledger_id, outcome=visit.outcome)
+        _log.info("association ended", association=record.ledger_id, outcome=record.outcome)
 
     def sweep(self) -> None:
         """End the associations whose end raised no event or could not be recorded."""
         with self._lock:
-            visits = list(self._open.items())
-        begun = [(association, visit) for association, visit in visits if association.ident is not None]
+            records = list(self._open.items())
+        begun = [(association, record) for association, record in records if association.ident is not None]
         # Asked for after the identifiers: a thread has its own for a moment before it counts as alive, but is among
         # these from its start to its end.
         running = set(threading.enumerate())
         ended = [
-            (association, visit.outcome or "connection lost")
-            for association, visit in begun
-            if visit.outcome is not None or association not in running
+            (association, record.outcome or "connection lost")
+            for association, record in begun
+            if record.outcome is not None or association not in running
         ]
         for association, outcome in ended:
             self.end(association, outcome)
 
 
 @dataclass(frozen=True, slots=True)
-class _Welcome:
-    """A place for an admitted request."""
+class _Acceptance:
+    """An admitted request, counted among the open associations."""
 
-    visit: _Visit
-    visits: _Visits
+    record: _AssociationRecord
+    records: _AssociationRecords
     contexts: tuple[PresentationContext, ...]
     services: Callable[[Caller], Mapping[type, Service]]
 
     def begin(self, association: Association) -> Sequence[PresentationContext]:
-        visit = self.visit
-        correlation_id = functools.partial(self.visits.correlation_id, visit)
+        record = self.record
+        correlation_id = functools.partial(self.records.correlation_id, record)
         serve_requests(
             association,
-            self.services(Caller(visit.calling_ae_title.strip(), visit.address, visit.permissions, correlation_id)),
+            self.services(Caller(record.calling_ae_title.strip(), record.address, record.permissions, correlation_id)),
         )
-        self.visits.begin(association, visit)
+        self.records.begin(association, record)
         return self.contexts
 
     def withdraw(self) -> None:
-        self.visits.forget(self.visit)
+        self.records.forget(self.record)
 
 
-class _Doorkeeper:
+class _PeerAdmission:
     """Admits peers of the configuration, each to what it may do."""
 
     def __init__(
         self,
         configuration: Configuration,
         resolve: Callable[[str], frozenset[str]],
-        visits: _Visits,
+        records: _AssociationRecords,
         places: Places,
         refusals: Refusals,
         services: Callable[[Caller], Mapping[type, Service]],
     ) -> None:
         self._configuration, self._resolve = configuration, resolve
-        self._visits, self._places, self._refusals = visits, places, refusals
+        self._records, self._places, self._refusals = records, places, refusals
         self._services = services
 
-    def admit(self, request: AssociationRequest) -> _Welcome | Rejection:
+    def admit(self, request: AssociationRequest) -> _Acceptance | Rejection:
         decision = admit(
             self._configuration,
             calling_ae_title=request.calling_ae_title,
@@ -206,10 +206,10 @@ class _Doorkeeper:
             self._refusals.tell(decision.reason, request.address, decision.why)
             return decision.rejection
         contexts = supported_contexts(decision.permissions, commitment=self._configuration.node.commitment)
-        visit = _Visit(
+        record = _AssociationRecord(
             request.calling_ae_title, request.called_ae_title, request.address, decision.peers, decision.permissions
         )
-        return _Welcome(visit, self._visits, contexts, self._services)
+        return _Acceptance(record, self._records, contexts, self._services)
 
 
 def serve_receiver(
@@ -217,7 +217,7 @@ def serve_receiver(
     stop_event: threading.Event,
     *,
     name: str = "receiver",
-    front_door: FrontDoor | None = None,
+    ports: ListeningPorts | None = None,
     row: int = 0,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
@@ -230,9 +230,9 @@ def serve_receiver(
     stop_event
         Set to end; open associations then get some seconds to finish.
     name
-        Of this process, the same after a restart: it closes what its earlier life left open. The processes of
+        Of this process, the same after a restart: it closes what it left open before a restart. The processes of
         ``node.receiver_processes`` differ in name and row.
-    front_door
+    ports
         Shared with other processes; closed here at the end. Its own unless given.
     row
         Where this process counts its associations.
@@ -249,25 +249,25 @@ def serve_receiver(
     node, storage = configuration.node, configuration.storage
     ledger = open_ledger(storage.database, durable=storage.durable)
     trail = AuditTrail.of(configuration, name)
-    door = front_door or open_front_door(configuration)
+    opened = ports or open_listening_ports(configuration)
     try:
         receiver = f"{node.ae_title}:{node.port}/{name}"
         abandoned = close_abandoned_associations(ledger, receiver, at=utc_now())
         files = InstanceFiles(storage.directory, durable=storage.durable)
         files.make_folders()
-        room = Room(
+        watermarks = Watermarks(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
-        instances = InstanceReceiver(ledger, files, room, configuration.conflict_answer)
-        places = Places(door.places, row)
-        visits = _Visits(ledger, receiver, places, instances.commit.forget)
+        instances = InstanceReceiver(ledger, files, watermarks, configuration.conflict_answer)
+        places = Places(opened.places, row)
+        records = _AssociationRecords(ledger, receiver, places, instances.commit.forget)
         refusals = Refusals(
             lambda reason: metrics.CONNECTIONS_REFUSED.labels(reason).inc(),
             lambda _reason, address, why: trail.node_authentication_failed(address=address, description=why),
         )
         resolve = HostResolver(peer.host for peer in configuration.peers.values())
         resolve.keep_looking_up(stop_event)
-        begin = _begin_store(instances, visits)
+        begin = _begin_store(instances, records)
 
         def services(caller: Caller) -> dict[type, Service]:
             commitment = CommitmentService(ledger, files, caller, node.commitment)
@@ -281,16 +281,16 @@ def serve_receiver(
             acse_timeout_s=node.acse_timeout_s,
             dimse_timeout_s=node.network_timeout_s,
         )
-        # Admission is decided by the doorkeeper; pynetdicom's limit knows this process alone.
+        # The admission policy decides; pynetdicom's limit knows this process alone.
         entity.maximum_associations = 1_000_000
         # Identifiers are taken as they come, leading zeros and all; a warning for each would be all that the log held.
         with (
             disable_value_validation(),
             listening(
                 entity,
-                _doors(door, node.tls),
-                _handlers(configuration, ledger, files, trail, begin, visits),
-                _Doorkeeper(configuration, resolve, visits, places, refusals, services),
+                _endpoints(opened, node.tls),
+                _handlers(configuration, ledger, files, trail, begin, records),
+                _PeerAdmission(configuration, resolve, records, places, refusals, services),
                 association_class=(
                     functools.partial(DirectAssociation, begin_store=begin)
                     if node.data_path is DataPath.DIRECT
@@ -298,7 +298,7 @@ def serve_receiver(
                 ),
                 refusals=refusals,
                 places=places,
-            ) as lobby,
+            ) as pending,
         ):
             _log.info(
                 "receiving",
@@ -309,37 +309,37 @@ def serve_receiver(
             )
             ready()
             while not stop_event.wait(_SWEEP_S):
-                if not lobby.is_open:
-                    raise RuntimeError("the lobby has closed")
-                visits.sweep()
-        visits.sweep()
+                if not pending.is_open:
+                    raise RuntimeError("the thread that accepts connections has ended")
+                records.sweep()
+        records.sweep()
         refusals.close()
         instances.commit.close()
         _log.info("receiver stopped")
     finally:
-        door.close()
+        opened.close()
         trail.close()
         ledger.close()
 
 
-def _doors(front_door: FrontDoor, tls: TlsSettings | None) -> tuple[Door, ...]:
-    doors = [] if front_door.plain is None else [Door(front_door.plain)]
-    if front_door.secure is not None and tls is not None:
-        doors.append(Door(front_door.secure, server_context(tls)))
+def _endpoints(ports: ListeningPorts, tls: TlsSettings | None) -> tuple[Endpoint, ...]:
+    endpoints = [] if ports.plain is None else [Endpoint(ports.plain)]
+    if ports.secure is not None and tls is not None:
+        endpoints.append(Endpoint(ports.secure, server_context(tls)))
         metrics.CERTIFICATE_EXPIRES.labels("dicom").set(expires_at(tls).timestamp())
-    return tuple(doors)
+    return tuple(endpoints)
 
 
-def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., IncomingInstance]:
+def _begin_store(instances: InstanceReceiver, records: _AssociationRecords) -> Callable[..., IncomingInstance]:
     """What begins with a C-STORE request, on either data path."""
 
     def begin(association: Association, context: PresentationContextTuple, command: StoreCommand) -> IncomingInstance:
         association_id, calling_ae_title = "", ""
         failure: NodeError | None = None
         try:
-            visit = visits.of(association)
-            calling_ae_title = visit.calling_ae_title
-            association_id = visits.correlation_id(visit)
+            record = records.of(association)
+            calling_ae_title = record.calling_ae_title
+            association_id = records.correlation_id(record)
         except KeyError:
             # Aborted by this node for what came before, while this was on its way.
             failure = OutOfResourcesError(
@@ -349,7 +349,7 @@ def _begin_store(instances: InstanceReceiver, visits: _Visits) -> Callable[..., 
             failure = OutOfResourcesError(classify(error).what, remedy=classify(error).remedy)
             failure.__cause__ = error
         else:
-            if PeerPermission.SEND not in visit.permissions:
+            if PeerPermission.SEND not in record.permissions:
                 failure = NotAuthorisedError(
                     "this peer may not send", subject=command.sop_instance_uid, remedy="let it, in section peers"
                 )
@@ -377,7 +377,7 @@ def _handlers(
     files: InstanceFiles,
     trail: AuditTrail,
     begin: Callable[..., IncomingInstance],
-    visits: _Visits,
+    records: _AssociationRecords,
 ) -> EventHandlers:
     node = configuration.node
     queries = QueryService(ledger, files, node.ae_title, node.maximum_matches)
@@ -398,24 +398,24 @@ def _handlers(
         return _status(*incoming.finish())
 
     def queried(event: evt.Event) -> Iterator[tuple[int | Dataset, Dataset | None]]:
-        visit = visits.of(event.assoc)
+        record = records.of(event.assoc)
         request = request_of(event, C_FIND)
         trail.queried(
-            calling_ae_title=visit.calling_ae_title,
-            address=visit.address,
+            calling_ae_title=record.calling_ae_title,
+            address=record.address,
             sop_class_uid=str(request.AffectedSOPClassUID),
             transfer_syntax_uid=str(event.context.transfer_syntax),
             identifier=content(request.Identifier),
         )
         return queries.find(event)
 
-    def record(report: CommitmentReport, ae_title: str) -> None:
+    def take_down(report: CommitmentReport, ae_title: str) -> None:
         record_report(ledger, configuration.delivery, report, destinations_of(configuration, ae_title))
 
-    take_report = answer_report(record)
+    take_report = answer_report(take_down)
 
     def reported(event: evt.Event) -> tuple[int, Dataset | None]:
-        if PeerPermission.RECEIVE not in visits.of(event.assoc).permissions:
+        if PeerPermission.RECEIVE not in records.of(event.assoc).permissions:
             return NotAuthorisedError.dimse_status, None
         return take_report(event)
 
@@ -424,7 +424,7 @@ def _handlers(
         return 0x0000
 
     def ended(outcome: str, event: evt.Event) -> None:
-        visits.end(event.assoc, outcome)
+        records.end(event.assoc, outcome)
 
     return (
         *prompt_socket(configuration.node.network_timeout_s),

@@ -40,7 +40,7 @@ from dicom_node.errors import (
 from dicom_node.network.data_set import read_header
 from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.identity import IDENTIFYING, InstanceIdentity, identify
-from dicom_node.network.room import Room
+from dicom_node.network.watermarks import Watermarks
 from storage.files import QUARANTINE, IncomingFile, InstanceFiles, StoredFile
 from storage.group_commit import GroupCommit
 from storage.instances import QuarantinedObject, ReceivedInstance, Reception, record_quarantine
@@ -94,9 +94,9 @@ class InstanceReceiver:
     """
 
     def __init__(
-        self, ledger: Ledger, files: InstanceFiles, room: Room, conflicts: Callable[[str], ConflictAnswer]
+        self, ledger: Ledger, files: InstanceFiles, watermarks: Watermarks, conflicts: Callable[[str], ConflictAnswer]
     ) -> None:
-        self.ledger, self.files, self.room, self.conflicts = ledger, files, room, conflicts
+        self.ledger, self.files, self.watermarks, self.conflicts = ledger, files, watermarks, conflicts
         self.commit = GroupCommit(ledger)
 
     def begin(self, request: StoreRequest) -> IncomingInstance:
@@ -104,7 +104,7 @@ class InstanceReceiver:
         return IncomingInstance(self, request)
 
     def refuse(self, request: StoreRequest, error: NodeError) -> IncomingInstance:
-        """Let an instance pass by that is refused before its data set comes; never raises."""
+        """Discard the data set of an instance that was refused before it came; never raises."""
         return IncomingInstance(self, request, error)
 
     def receive(self, request: StoreRequest, parts: Iterable[bytes]) -> StoreResponse:
@@ -148,7 +148,7 @@ class IncomingInstance:
             self._fail(error)
 
     def finish(self) -> StoreResponse:
-        """The data set is complete: take it into the record."""
+        """Record the instance, now that its data set is complete."""
         started = time.monotonic()
         try:
             if self._failure is not None:
@@ -163,7 +163,7 @@ class IncomingInstance:
         return response
 
     def abandon(self) -> None:
-        """The data set breaks off: nothing is left of it."""
+        """Remove what was written: the data set breaks off."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -173,7 +173,7 @@ class IncomingInstance:
         self.abandon()
 
     def _make_room(self, size: int) -> None:
-        if not self._receiver.room.admits(size):
+        if not self._receiver.watermarks.admits(size):
             raise OutOfResourcesError(
                 "the disk is nearly full",
                 subject=self._request.sop_instance_uid,

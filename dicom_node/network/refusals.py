@@ -28,7 +28,7 @@ class RefusalReason(enum.StrEnum):
     PROBE = "probe"
     """Closed by the peer before it had sent a whole request: load balancers, port scans."""
     SILENT = "no_request_in_time"
-    CROWDED_OUT = "crowded_out"
+    EVICTED = "evicted"
     """Too many connections waited for a request; this one had waited longest."""
     ABORTED = "aborted"
     NOT_DICOM = "not_dicom"

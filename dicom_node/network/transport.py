@@ -27,19 +27,19 @@ from dicom_node.errors import raised_at
 from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.network.admission import Rejection
 from dicom_node.network.first_pdu import ABORT, FirstPduError, ae_titles, reject
-from dicom_node.network.lobby import Arrival, Door, Lobby, LobbyLimits
 from dicom_node.network.negotiation import MalformedPduError, cleaned
+from dicom_node.network.pending import Arrival, Endpoint, PendingConnections, PendingLimits
 from dicom_node.network.places import Places
 from dicom_node.network.refusals import RefusalReason, Refusals
 from dicom_node.network.tls import PeerCertificate, peer_certificate
 from dicom_node.network.typed import replace_method, time_limit
 
 __all__ = [
+    "AcceptAll",
+    "Acceptance",
+    "AdmissionPolicy",
     "AssociationRequest",
-    "Doorkeeper",
     "EventHandlers",
-    "OpenHouse",
-    "Welcome",
     "application_entity",
     "lenient_answer",
     "listening",
@@ -165,34 +165,34 @@ class AssociationRequest:
     """Verified; none without TLS."""
 
 
-class Doorkeeper(Protocol):
-    """Decides who gets an association; called in the lobby's thread, so it must not block."""
+class AdmissionPolicy(Protocol):
+    """Decides who gets an association; called in the thread of all pending connections, so it must not block."""
 
-    def admit(self, request: AssociationRequest) -> Welcome | Rejection:
-        """Let in or reject."""
+    def admit(self, request: AssociationRequest) -> Acceptance | Rejection:
+        """Accept or reject."""
         ...
 
 
-class Welcome(Protocol):
-    """An admitted request: told what becomes of it."""
+class Acceptance(Protocol):
+    """An accepted request, notified of what becomes of it."""
 
     def begin(self, association: Association) -> Sequence[PresentationContext]:
-        """The association is about to start; returns the contexts that it may negotiate."""
+        """Note that the association is about to start; returns the contexts that it may negotiate."""
         ...
 
     def withdraw(self) -> None:
-        """There will be no association after all."""
+        """Give back the place: there will be no association after all."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class OpenHouse:
-    """Everybody is welcome to the same contexts."""
+class AcceptAll:
+    """Accepts every request, with the same presentation contexts."""
 
     contexts: tuple[PresentationContext, ...]
 
-    def admit(self, request: AssociationRequest) -> OpenHouse:  # noqa: ARG002
-        """Let in."""
+    def admit(self, request: AssociationRequest) -> AcceptAll:  # noqa: ARG002
+        """Accept."""
         return self
 
     def begin(self, association: Association) -> Sequence[PresentationContext]:  # noqa: ARG002
@@ -200,7 +200,7 @@ class OpenHouse:
         return copy.deepcopy(self.contexts)
 
     def withdraw(self) -> None:
-        """Nothing was given."""
+        """Do nothing: no place was taken."""
 
 
 class Listener:
@@ -220,11 +220,11 @@ class Listener:
         self,
         entity: AE,
         handlers: EventHandlers,
-        doorkeeper: Doorkeeper,
+        policy: AdmissionPolicy,
         refusals: Refusals,
         association_class: Callable[[AE, str], Association] = Association,
     ) -> None:
-        self._entity, self._handlers, self._doorkeeper, self._refusals = entity, handlers, doorkeeper, refusals
+        self._entity, self._handlers, self._policy, self._refusals = entity, handlers, policy, refusals
         self._association_class = association_class
 
     def _as_server(self) -> AssociationServer:
@@ -252,7 +252,7 @@ class Listener:
             self._refusals.count(error.reason)
             return error.answer
         shown = peer_certificate(arrival.connection) if isinstance(arrival.connection, ssl.SSLSocket) else None
-        decision = self._doorkeeper.admit(AssociationRequest(calling, called, arrival.address[0], shown))
+        decision = self._policy.admit(AssociationRequest(calling, called, arrival.address[0], shown))
         if isinstance(decision, Rejection):
             return reject(*decision.value)
         # Decoding a request with many presentation contexts takes pynetdicom longer than others should wait.
@@ -265,9 +265,9 @@ class Listener:
             return reject(*Rejection.TEMPORARY_CONGESTION.value)
         return None
 
-    def _associate(self, arrival: Arrival, welcome: Welcome) -> None:
+    def _associate(self, arrival: Arrival, acceptance: Acceptance) -> None:
         try:
-            self._association(arrival, welcome, _decoded(arrival.request)).start()
+            self._association(arrival, acceptance, _decoded(arrival.request)).start()
         except Exception as error:  # noqa: BLE001 - the peer gets an answer and its place is freed whatever happens
             reason = error.reason if isinstance(error, FirstPduError) else RefusalReason.FAILURE
             self._refusals.count(reason)
@@ -277,9 +277,9 @@ class Listener:
                 arrival.connection.settimeout(self._entity.acse_timeout)
                 arrival.connection.sendall(ABORT)
             self.shutdown_request(arrival.connection)
-            welcome.withdraw()
+            acceptance.withdraw()
 
-    def _association(self, arrival: Arrival, welcome: Welcome, request: A_ASSOCIATE_RQ) -> Association:
+    def _association(self, arrival: Arrival, acceptance: Acceptance, request: A_ASSOCIATE_RQ) -> Association:
         association = self._association_class(self._entity, MODE_ACCEPTOR)
         association._server = self._as_server()
         association.name = f"association {arrival.address[0]}:{arrival.address[1]}"
@@ -293,7 +293,7 @@ class Listener:
         association.requestor.address_info = AddressInformation.from_tuple(arrival.address)
         for event, *rest in self._handlers:
             association.bind(event, *rest)
-        acceptor.supported_contexts = list(welcome.begin(association))
+        acceptor.supported_contexts = list(acceptance.begin(association))
         replace_method(
             association, "run", functools.partial(self._run, association, association.run, arrival.connection)
         )
@@ -328,7 +328,7 @@ def _decoded(request: bytes) -> A_ASSOCIATE_RQ:
         raise FirstPduError(RefusalReason.PDU_CONTENT) from error
     information = pdu.user_information
     if information is not None and 0 < (information.maximum_length or 0) < SHORTEST_MAXIMUM:
-        # There is no room for a fragment in it.
+        # It is too short for a fragment.
         raise FirstPduError(RefusalReason.PDU_CONTENT)
     return pdu
 
@@ -346,38 +346,38 @@ class _WholeRequest(A_ASSOCIATE_RQ):
 @contextlib.contextmanager
 def listening(
     entity: AE,
-    doors: Sequence[Door],
+    endpoints: Sequence[Endpoint],
     handlers: EventHandlers,
-    doorkeeper: Doorkeeper,
+    policy: AdmissionPolicy,
     *,
     association_class: Callable[[AE, str], Association] = Association,
     refusals: Refusals | None = None,
     places: Places | None = None,
     grace_s: float = 5.0,
-) -> Iterator[Lobby]:
+) -> Iterator[PendingConnections]:
     """Accept associations until the block ends.
 
-    At the end the doors are closed at once and open associations get ``grace_s`` seconds to finish; what is open then
-    is aborted.
+    At the end the endpoints are closed at once and open associations get ``grace_s`` seconds to finish; what is open
+    then is aborted.
 
     Parameters
     ----------
     places
-        Where the processes that share the doors count their associations, so that the least busy one accepts.
+        Where the processes that share the endpoints count their associations, so that the least busy one accepts.
     """
     refusals = refusals or Refusals()
-    listener = Listener(entity, handlers, doorkeeper, refusals, association_class)
-    limits = LobbyLimits(artim_s=time_limit(entity.acse_timeout))
-    lobby = (
-        Lobby(doors, listener.receive, limits, refusals, ahead=places.ahead, arriving=places.arriving)
+    listener = Listener(entity, handlers, policy, refusals, association_class)
+    limits = PendingLimits(artim_s=time_limit(entity.acse_timeout))
+    pending = (
+        PendingConnections(endpoints, listener.receive, limits, refusals, ahead=places.ahead, arriving=places.arriving)
         if places
-        else Lobby(doors, listener.receive, limits, refusals)
+        else PendingConnections(endpoints, listener.receive, limits, refusals)
     )
-    lobby.start()
+    pending.start()
     try:
-        yield lobby
+        yield pending
     finally:
-        lobby.stop()
+        pending.stop()
         deadline = time.monotonic() + grace_s
         while listener.active_associations and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The gate: nothing is delivered that was not read again from its bytes and found right.
+"""The gate: checks each result object, read again from its bytes, before it is delivered.
 
 Checks of each object: the IOD (dciodvfy), whose patient and study it says it is, what its references point to, and
 what pixels and geometry come back. An error is blamed on the object unless it sits in a value that was carried over

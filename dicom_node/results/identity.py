@@ -1,4 +1,4 @@
-"""Whose study a result belongs to, carried over from a source instance as it stands, and the UIDs of the results.
+"""Carries patient and study from a source instance into results, as they stand, and derives the UIDs of results.
 
 Nothing is corrected: a date of ``20120000``, a UID with leading zeroes in a component or an empty accession number
 arrives at the archive as the modality sent it, because the archive files by those very strings. Text keeps its bytes

@@ -1,4 +1,4 @@
-"""Whose page it is: the line of identity at the head of each page, as it stands in the source."""
+"""The line of patient identity at the head of each page, as it stands in the source."""
 
 from __future__ import annotations
 

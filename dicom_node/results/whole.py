@@ -1,4 +1,4 @@
-"""A set of results leaves whole, or a short report says why it does not, alone."""
+"""Holds a set of results against the gate: it leaves whole, or a short report alone says why it does not."""
 
 from __future__ import annotations
 

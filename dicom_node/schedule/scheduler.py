@@ -1,4 +1,4 @@
-"""The scheduler role: looks at the ledger at the beat of a clock, and turns complete studies into jobs.
+"""The scheduler role: looks at the ledger at regular intervals, and turns complete studies into jobs.
 
 APScheduler is the clock and nothing else: all state is in the ledger, so a scheduler that dies loses nothing.
 """
@@ -167,7 +167,7 @@ class StudyScheduler:
         routed = [job for one in reading.routes if one.series_instance_uids for job in self._jobs(one)]
         created = create_jobs(self._ledger, reading.contents, routed, reason=why, now=now)
         if created is None:
-            # Something came in between: look again at the next beat.
+            # Something came in between: look again in the next run.
             self._readings.pop(reading.contents.study_instance_uid, None)
             return ()
         _log.info(
@@ -200,7 +200,7 @@ class StudyScheduler:
 
 
 def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> None:
-    """Let go of what retention allows."""
+    """Remove what retention allows to remove."""
     storage = configuration.storage
     retention = dt.timedelta(days=storage.retention_days)
     removed = expire_studies(ledger, retention=retention, now=now)
@@ -257,15 +257,15 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
 
 
 def _every(clock: BackgroundScheduler, seconds: float, work: Callable[[dt.datetime], object]) -> None:
-    def beat() -> None:
+    def tick() -> None:
         try:
             work(utc_now())
         except SQLAlchemyError as error:
-            # The ledger is away or locked: nothing was changed, and the next beat tries again.
+            # The ledger is away or locked: nothing was changed, and the next run tries again.
             _log.error("the ledger did not answer", error=type(error).__name__)
 
     clock.add_job(
-        beat,
+        tick,
         "interval",
         seconds=seconds,
         max_instances=1,

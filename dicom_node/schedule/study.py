@@ -43,7 +43,7 @@ def describe(
     waiting = next((one for one in studies_to_consider(ledger) if one.study_instance_uid == study_instance_uid), None)
     aside = None if waiting is None else why_set_aside(ledger, waiting)
     if aside is not None:
-        # Not read again here: what failed in the scheduler would fail in the hands of whoever asks.
+        # Not read again here: what failed in the scheduler would fail here too.
         at = aside.at.isoformat(sep=" ", timespec="seconds")
         sentence = f"set aside at {at}: {aside.reason}; looked at again when something comes in for it, or in a day"
         return StudyDescription(sentence, True, NOTHING, ())

@@ -237,7 +237,7 @@ class DicomWebClient:
 
 
 def ask(service: WebDestination, response_timeout_s: float) -> EchoResult:
-    """What C-ECHO is to a DICOM peer: does the service answer, and let this node in?"""
+    """Test whether a service answers and admits this node, as C-ECHO tests a DICOM peer."""
     started = time.monotonic()
     error: NodeError | None = None
     try:

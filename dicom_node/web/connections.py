@@ -1,4 +1,4 @@
-"""Connections that never send a request do not stay: uvicorn itself would wait for ever."""
+"""Closes connections that send no request in time: uvicorn itself would wait for ever."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["ImpatientProtocol"]
+__all__ = ["RequestTimeoutProtocol"]
 
 HEAD_S = 15.0
 """For the head of a request, once the connection is there or the answer before is out."""
 FAREWELL_S = 1.0
 
 
-class ImpatientProtocol(H11Protocol):
+class RequestTimeoutProtocol(H11Protocol):
     """HTTP/1.1 with a time limit on the head of each request."""
 
     _waiting: asyncio.TimerHandle | None = None

@@ -15,11 +15,11 @@ from pydicom.config import disable_value_validation
 
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration, WebSettings
-from dicom_node.network.front_door import listening_socket
+from dicom_node.network.listening_ports import listening_socket
 from dicom_node.network.reception import InstanceReceiver
-from dicom_node.network.room import Room
+from dicom_node.network.watermarks import Watermarks
 from dicom_node.web.app import web_application
-from dicom_node.web.connections import ImpatientProtocol
+from dicom_node.web.connections import RequestTimeoutProtocol
 from dicom_node.web.stow import StoreService, stow_router
 from dicom_node.web.uploads import Uploads
 from storage.files import InstanceFiles
@@ -79,10 +79,10 @@ def serve_web(
         stack.callback(trail.close)
         files = InstanceFiles(storage.directory, durable=storage.durable)
         files.make_folders()
-        room = Room(
+        watermarks = Watermarks(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
-        instances = InstanceReceiver(ledger, files, room, configuration.conflict_answer)
+        instances = InstanceReceiver(ledger, files, watermarks, configuration.conflict_answer)
         stack.callback(instances.commit.close)
         uploads = Uploads(ledger, server, node.ae_title, instances.commit.forget)
         pool = stack.enter_context(ThreadPoolExecutor(THREADS, "store"))
@@ -102,7 +102,7 @@ def _serve(
     server = uvicorn.Server(
         uvicorn.Config(
             web_application(routers),
-            http=ImpatientProtocol,
+            http=RequestTimeoutProtocol,
             ws="none",
             lifespan="off",
             # Requests are logged by the services, with what became of them; paths may hold identifiers.

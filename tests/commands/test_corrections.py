@@ -22,7 +22,7 @@ from dicom_node.config_file import load_configuration
 from dicom_node.deliver.rejection import reject_superseded
 from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
-from dicom_node.network.room import Room
+from dicom_node.network.watermarks import Watermarks
 from dicom_node.results.iod import iod_findings
 from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
 from storage.files import RESULTS, InstanceFiles
@@ -63,8 +63,8 @@ class Node:
         bind(self.ledger, self.files, now=utc_now())
 
     def receive(self, *images: Dataset, sender: str = "MR1") -> list[int]:
-        room = Room(self.files.free_bytes, low_watermark_mb=0, high_watermark_mb=0)
-        receiver = InstanceReceiver(self.ledger, self.files, room, self.configuration.conflict_answer)
+        watermarks = Watermarks(self.files.free_bytes, low_watermark_mb=0, high_watermark_mb=0)
+        receiver = InstanceReceiver(self.ledger, self.files, watermarks, self.configuration.conflict_answer)
         association = open_association(
             self.ledger,
             calling_ae_title=sender,

@@ -31,8 +31,8 @@ def test_the_last_attempt_is_the_last() -> None:
 
 
 @given(policies, st.integers(1, 1_000_000), st.floats(0, 1, exclude_max=True))
-def test_a_delay_is_never_negative_nor_beyond_the_cap(policy: DeliveryPolicy, failed: int, luck: float) -> None:
-    at = next_attempt(policy, failed, NOW, luck)
+def test_a_delay_is_never_negative_nor_beyond_the_cap(policy: DeliveryPolicy, failed: int, jitter: float) -> None:
+    at = next_attempt(policy, failed, NOW, jitter)
     if failed >= policy.maximum_attempts:
         assert at is None
     else:

@@ -14,7 +14,7 @@ from ledger_rows import NOW, an_instance, associate
 from dicom_node import node
 from dicom_node.config import Configuration, NodeSettings, Peer, StorageSettings
 from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
-from dicom_node.network.front_door import open_front_door
+from dicom_node.network.listening_ports import open_listening_ports
 from dicom_node.network.sender import ScuSettings, echo
 from dicom_node.roles import RoleKeeper
 from storage.files import InstanceFiles
@@ -92,9 +92,9 @@ def test_a_ledger_and_a_directory_that_do_not_belong_together_are_not_served(tmp
 def test_each_receiver_process_is_a_role_of_its_own(tmp_path: Path) -> None:
     settings = NodeSettings(address="127.0.0.1", port=free_port(), receiver_processes=3)
     configuration = Configuration(node=settings)
-    front_door = open_front_door(configuration)
-    names = [role.name for role in node.node_roles(configuration, front_door)]
-    front_door.close()
+    ports = open_listening_ports(configuration)
+    names = [role.name for role in node.node_roles(configuration, ports)]
+    ports.close()
     assert names == ["receiver-0", "receiver-1", "receiver-2", "scheduler", "executor", "deliverer"]
 
 
@@ -102,8 +102,8 @@ def test_a_receiver_is_handed_the_port_again_in_its_next_life(tmp_path: Path) ->
     configuration = _configuration(tmp_path)
     configuration = configuration.model_copy(update={"peers": {"scanner": Peer(ae_title="MR1")}})
     here = Peer(ae_title="NODE", host="127.0.0.1", port=configuration.node.port)
-    front_door = open_front_door(configuration)
-    (receiver, *_) = node.node_roles(configuration, front_door)
+    ports = open_listening_ports(configuration)
+    (receiver, *_) = node.node_roles(configuration, ports)
     keeper = RoleKeeper([receiver])
 
     def tended() -> bool:
@@ -113,16 +113,16 @@ def test_a_receiver_is_handed_the_port_again_in_its_next_life(tmp_path: Path) ->
     try:
         wait_until(tended, seconds=60, what="the receiver is ready")
         assert echo(here, ScuSettings("MR1")).reachable
-        front_door.places.write(0, 0, 7)
+        ports.places.write(0, 0, 7)
         keeper.kill(receiver.name)
         with socket.create_connection(("127.0.0.1", configuration.node.port)) as waiting:
             waiting.sendall(b"GET /")
             keeper.tend()
-            assert front_door.places.total() == 0
+            assert ports.places.total() == 0
             wait_until(tended, seconds=60, what="the receiver is ready again")
             waiting.settimeout(20)
             assert waiting.recv(1) == b"\x07"
     finally:
         keeper.stop(10)
-        front_door.close()
+        ports.close()
     assert not listening(configuration.node.port)

@@ -26,7 +26,7 @@ from dicom_node.config import (
     StorageSettings,
 )
 from dicom_node.logs import configure_logging
-from dicom_node.network.front_door import FrontDoor, open_front_door
+from dicom_node.network.listening_ports import ListeningPorts, open_listening_ports
 from dicom_node.network.receiver import serve_receiver
 from storage.ledger import Ledger, open_ledger
 from storage.schema import Association, EventRow, InstanceRow, QuarantineRow
@@ -145,24 +145,22 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 def _serve_until_killed(
-    configuration: Configuration, front_door: FrontDoor | None, row: int, log: Path, ready: Event
+    configuration: Configuration, ports: ListeningPorts | None, row: int, log: Path, ready: Event
 ) -> None:
     with log.open("a") as stream:
         os.dup2(stream.fileno(), 2)
     configure_logging(role="receiver")
-    serve_receiver(
-        configuration, threading.Event(), name=f"receiver-{row}", front_door=front_door, row=row, ready=ready.set
-    )
+    serve_receiver(configuration, threading.Event(), name=f"receiver-{row}", ports=ports, row=row, ready=ready.set)
 
 
 class ReceiverProcess:
     """A receiver in a process of its own, to be killed.
 
-    With a front door it shares the port with others, and the port stays open when it is killed.
+    With listening ports it shares the port with others, and the port stays open when it is killed.
     """
 
-    def __init__(self, configuration: Configuration, front_door: FrontDoor | None = None, row: int = 0) -> None:
-        self.configuration, self._front_door, self._row = configuration, front_door, row
+    def __init__(self, configuration: Configuration, ports: ListeningPorts | None = None, row: int = 0) -> None:
+        self.configuration, self._ports, self._row = configuration, ports, row
         self.log = configuration.storage.directory.parent / f"receiver-{row}.log"
         self.start()
 
@@ -176,7 +174,7 @@ class ReceiverProcess:
 
     def start(self) -> None:
         ready = _spawn.Event()
-        arguments = (self.configuration, self._front_door, self._row, self.log, ready)
+        arguments = (self.configuration, self._ports, self._row, self.log, ready)
         self._process = _spawn.Process(target=_serve_until_killed, args=arguments, daemon=True)
         self._process.start()
         assert ready.wait(120), (self._process.exitcode, self.log.read_text() if self.log.exists() else "no log")
@@ -185,20 +183,18 @@ class ReceiverProcess:
         if self._process.is_alive():
             os.kill(self.pid, signal.SIGKILL)
         self._process.join()
-        if self._front_door is None:
+        if self._ports is None:
             wait_until(lambda: not listening(self.configuration.node.port), seconds=5, what="the port is closed")
 
 
 @contextlib.contextmanager
 def shared_receivers(configuration: Configuration) -> Iterator[tuple[ReceiverProcess, ...]]:
     """The receiver processes of a node, on one port."""
-    front_door = open_front_door(configuration)
-    receivers = [
-        ReceiverProcess(configuration, front_door, row) for row in range(configuration.node.receiver_processes)
-    ]
+    ports = open_listening_ports(configuration)
+    receivers = [ReceiverProcess(configuration, ports, row) for row in range(configuration.node.receiver_processes)]
     try:
         yield tuple(receivers)
     finally:
         for receiver in receivers:
             receiver.kill()
-        front_door.close()
+        ports.close()

@@ -19,9 +19,9 @@ from pynetdicom import AE
 import storage.ledger
 from dicom_node.config import Configuration, Peer
 from dicom_node.network.places import Places, PlaceTable
-from dicom_node.network.receiver import _Visit, _Visits
-from dicom_node.network.room import Room
+from dicom_node.network.receiver import _AssociationRecord, _AssociationRecords
 from dicom_node.network.sender import ScuSettings, echo, send_files
+from dicom_node.network.watermarks import Watermarks
 from network.objects import MR, data_set_bytes, mr_image, save
 from network.running_node import (
     NODE,
@@ -66,14 +66,14 @@ def test_below_the_low_watermark_is_a700_with_nothing_written(dcmtk: None, tmp_p
 def test_watermarks_do_not_flap() -> None:
     free = [100_000_000, 20_000_000, 10_500_000, 10_400_000, 15_000_000, 19_999_999, 20_000_000, 12_000_000]
     coming = iter(free)
-    room = Room(lambda: next(coming), low_watermark_mb=10, high_watermark_mb=20)
-    assert [room.admits(500_000) for _ in free] == [True, True, True, False, False, False, True, True]
+    watermarks = Watermarks(lambda: next(coming), low_watermark_mb=10, high_watermark_mb=20)
+    assert [watermarks.admits(500_000) for _ in free] == [True, True, True, False, False, False, True, True]
 
 
 def test_an_object_that_would_fill_the_disk_is_refused_before_it_is_written() -> None:
-    room = Room(lambda: 30_000_000, low_watermark_mb=10, high_watermark_mb=20)
-    assert room.admits(20_000_000)
-    assert not room.admits(20_000_001)
+    watermarks = Watermarks(lambda: 30_000_000, low_watermark_mb=10, high_watermark_mb=20)
+    assert watermarks.admits(20_000_000)
+    assert not watermarks.admits(20_000_001)
 
 
 def test_a_full_disk_is_a700_without_a_partial_file_and_recovers(tiny_disk: Path, tmp_path: Path) -> None:
@@ -233,23 +233,23 @@ class Starting(threading.Thread):
 def test_an_association_that_is_just_starting_is_not_swept_away(tmp_path: Path) -> None:
     node = configuration(tmp_path)
     ledger = open_ledger(node.storage.database)
-    visits = _Visits(ledger, "receiver", Places(PlaceTable(1, node.peers), 0), lambda _association: None)
-    visit = _Visit(SCANNER, NODE, "127.0.0.1", (), frozenset())
+    records = _AssociationRecords(ledger, "receiver", Places(PlaceTable(1, node.peers), 0), lambda _association: None)
+    record = _AssociationRecord(SCANNER, NODE, "127.0.0.1", (), frozenset())
     association = Starting()
-    visits.begin(association, visit)
+    records.begin(association, record)
     threading.Thread(target=association.start, daemon=True).start()
     assert association.has_identifier.wait(10)
     assert association.ident is not None
     assert not association.is_alive()
-    visits.sweep()
-    assert visits.of(association) is visit
+    records.sweep()
+    assert records.of(association) is record
     association.go_on.set()
     wait_until(association.is_alive, seconds=10, what="it has started")
-    visits.sweep()
-    assert visits.of(association) is visit
+    records.sweep()
+    assert records.of(association) is record
     association.go_on.set()
     association.join(10)
-    visits.sweep()
+    records.sweep()
     with pytest.raises(KeyError):
-        visits.of(association)
+        records.of(association)
     ledger.close()

@@ -19,7 +19,7 @@ import pytest
 from interop.ports import wait_until
 
 from dicom_node.config import Configuration, Peer
-from dicom_node.network.front_door import open_front_door
+from dicom_node.network.listening_ports import open_listening_ports
 from dicom_node.node import receiver_roles
 from dicom_node.roles import RoleKeeper
 from network.objects import data_set_bytes, mr_image, new_uid, save
@@ -51,8 +51,8 @@ class Supervised:
     _requests: list[str] = field(default_factory=list)
 
     def run(self) -> None:
-        front_door = open_front_door(self.configuration)
-        keeper = RoleKeeper(receiver_roles(self.configuration, front_door))
+        ports = open_listening_ports(self.configuration)
+        keeper = RoleKeeper(receiver_roles(self.configuration, ports))
         try:
             while not self.stop.wait(0.02):
                 while self._requests:
@@ -63,7 +63,7 @@ class Supervised:
                 if keeper.all_ready():
                     self.ready.set()
         finally:
-            front_door.close()
+            ports.close()
             keeper.stop(20)
 
     def kill(self, name: str) -> None:

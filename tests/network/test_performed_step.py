@@ -247,7 +247,7 @@ class Scene:
                 assert modify(association, change(status, made, end=True), uid).Status == 0x0000
 
     def scheduled(self, later_s: float = 0.0) -> bool:
-        """Whether the study is taken as complete at the next beat of the clock, or ``later_s`` after it."""
+        """Whether the study is taken as complete in the next run, or ``later_s`` after it."""
         self.scheduler.consider(utc_now() + dt.timedelta(seconds=later_s))
         return not describe(self.receiver.ledger, self.receiver.configuration, STUDY, now=utc_now()).waiting
 

@@ -330,7 +330,7 @@ def test_an_image_that_comes_while_the_headers_are_read_sets_nothing_aside(
 
 
 def test_more_frames_than_an_object_holds_stop_nothing(ledger: Ledger, tmp_path: Path) -> None:
-    """2 kB that declare two thousand million frames were expanded in the scheduler, at every beat."""
+    """2 kB that declare two thousand million frames were expanded in the scheduler, in every run."""
     bomb = mr_image()
     bomb.SOPClassUID = bomb.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
     bomb.NumberOfFrames, bomb.PixelData = 2_000_000_000, b"\0\0"

@@ -34,7 +34,7 @@ from storage.jobs import (
     studies_to_consider,
     study_contents,
 )
-from storage.leases import beat
+from storage.leases import renew
 from storage.ledger import Ledger, LedgerError
 from storage.overview import delivery_overviews, events_of_study, job_overviews
 from storage.schema import JobState, Verdict
@@ -201,7 +201,7 @@ def test_a_worker_that_lost_its_job_cannot_end_it(ledger: Ledger) -> None:
     assert (quick.id, quick.attempt) == (slow.id, 2)
     assert not complete_job(ledger, slow, [a_result(1)], DELIVERED, now=LATER)
     assert not fail_job(ledger, slow, "late", retryable=False, retry_at=retry_at_once(), now=LATER)
-    assert beat(ledger, [slow.lease, quick.lease]) == {quick.lease}
+    assert renew(ledger, [slow.lease, quick.lease]) == {quick.lease}
     assert complete_job(ledger, quick, [a_result(1)], DELIVERED, now=LATER)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ledger_rows import DELIVERED, NOW, claim, receive_and_schedule, retry_at_once, route
 
 from storage.jobs import complete_job, release_expired_jobs
-from storage.leases import Lease, LeaseWatch, beat, leases_of
+from storage.leases import Lease, LeaseWatch, leases_of, renew
 from storage.ledger import Ledger
 from storage.overview import job_overviews
 from storage.schema import JobState
@@ -38,7 +38,7 @@ def test_only_the_lease_that_expired_is_released(ledger: Ledger) -> None:
     for _ in range(7):
         assert watch.expired(leases_of(ledger)) == ()
         clock.now += 9
-        assert beat(ledger, [busy.lease]) == {busy.lease}
+        assert renew(ledger, [busy.lease]) == {busy.lease}
     expired = watch.expired(leases_of(ledger))
     assert [one.job_id for one in expired] == [silent.id]
     assert release_expired_jobs(ledger, expired, now=NOW, retry_at=retry_at_once()) == (silent.id,)
@@ -62,7 +62,7 @@ def test_a_heartbeat_between_the_look_and_the_release_saves_the_lease(ledger: Le
     receive_and_schedule(ledger)
     job = claim(ledger)
     seen = leases_of(ledger)
-    beat(ledger, [job.lease])
+    renew(ledger, [job.lease])
     assert release_expired_jobs(ledger, seen, now=NOW, retry_at=retry_at_once()) == ()
     assert release_expired_jobs(ledger, leases_of(ledger), now=NOW, retry_at=retry_at_once()) == (job.id,)
 
@@ -86,7 +86,7 @@ def test_leases_are_those_of_the_workers_asked_for(ledger: Ledger) -> None:
     job = claim(ledger, "w")
     assert leases_of(ledger, ["v"]) == ()
     assert leases_of(ledger, ["w"]) == (Lease(job.id, "w", job.lease, 1, 300),)
-    assert beat(ledger, []) == beat(ledger, ["unknown"]) == frozenset()
+    assert renew(ledger, []) == renew(ledger, ["unknown"]) == frozenset()
 
 
 @given(st.lists(st.tuples(st.floats(0, 40), st.sets(st.sampled_from("abc"))), max_size=60))

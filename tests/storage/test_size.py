@@ -49,7 +49,7 @@ REPEATED: dict[str, Callable[[Ledger], object]] = {
     "claim a job": lambda ledger: jobs.claim_job(ledger, "w", NOW),
     "watch leases": leases.leases_of,
     "watch own leases": lambda ledger: leases.leases_of(ledger, ["w"]),
-    "keep leases alive": lambda ledger: leases.beat(ledger, ["t"]),
+    "keep leases alive": lambda ledger: leases.renew(ledger, ["t"]),
     "release expired jobs": lambda ledger: jobs.release_expired_jobs(
         ledger, [leases.Lease(1, "w", "t", 1, 300)], now=LATER, retry_at=lambda _attempts: LATER
     ),

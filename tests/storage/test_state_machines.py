@@ -45,7 +45,7 @@ from storage.jobs import (
     studies_to_consider,
     study_contents,
 )
-from storage.leases import LeaseWatch, beat, leases_of
+from storage.leases import LeaseWatch, leases_of, renew
 from storage.ledger import LedgerError, open_ledger
 from storage.overview import JobOverview, delivery_overviews, job_overviews
 from storage.schema import ENDED, DeliveryRow, DeliveryState, InstanceRow, JobState, ResultRow, Verdict
@@ -171,7 +171,7 @@ class JobMachine(_LedgerMachine):
     @rule(worker=st.sampled_from(WORKERS))
     def worker_beats(self, worker: str) -> None:
         if worker in self.held:
-            assert beat(self.ledger, [self.held[worker].lease]) == {self.held[worker].lease}
+            assert renew(self.ledger, [self.held[worker].lease]) == {self.held[worker].lease}
 
     @rule(seconds=st.sampled_from([1, 25, 29]))
     def monotonic_time_passes(self, seconds: int) -> None:

@@ -43,7 +43,7 @@ from dicom_node.config import (
 from dicom_node.errors import PeerUnavailableError
 from dicom_node.logs import configure_logging
 from dicom_node.network.file_meta import encode_file_meta
-from dicom_node.network.front_door import open_front_door
+from dicom_node.network.listening_ports import open_listening_ports
 from dicom_node.network.sender import read_dicom_file
 from dicom_node.node import node_roles
 from dicom_node.web import connections
@@ -458,8 +458,8 @@ def test_what_nobody_foresaw_is_told_without_its_text(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("web", [None, web_settings()])
 def test_without_a_port_there_is_no_process(tmp_path: Path, web: WebSettings | None) -> None:
     node = configuration(tmp_path, **({} if web is None else {"web": web}))
-    with contextlib.closing(open_front_door(node)) as front_door:
-        assert ("web" in [role.name for role in node_roles(node, front_door)]) == (web is not None)
+    with contextlib.closing(open_listening_ports(node)) as ports:
+        assert ("web" in [role.name for role in node_roles(node, ports)]) == (web is not None)
 
 
 def test_no_other_process_loads_the_web_server() -> None:

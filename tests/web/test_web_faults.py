@@ -23,7 +23,7 @@ from network.objects import data_set_bytes, encoded, mr_image
 from pydicom.dataset import Dataset
 
 from dicom_node.config import Configuration
-from dicom_node.network.front_door import open_front_door
+from dicom_node.network.listening_ports import open_listening_ports
 from dicom_node.node import node_roles
 from dicom_node.roles import Role, RoleKeeper
 from dicom_node.web.serve import serve_web
@@ -149,8 +149,8 @@ def test_the_role_finishes_what_is_in_flight_when_the_node_stops(tmp_path: Path)
 
 
 def roles_of(node: Configuration) -> tuple[Role, ...]:
-    with contextlib.closing(open_front_door(node)) as front_door:
-        return node_roles(node, front_door)
+    with contextlib.closing(open_listening_ports(node)) as ports:
+        return node_roles(node, ports)
 
 
 def test_memory_does_not_grow_with_the_object(process: WebProcess) -> None:

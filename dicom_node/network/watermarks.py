@@ -1,4 +1,4 @@
-"""Room on the disk: when to stop accepting objects, and when to start again."""
+"""Free space of the storage directory: when to stop accepting objects, and when to start again."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from dicom_node.metrics import STORAGE_CLOSED
 
-__all__ = ["Room"]
+__all__ = ["Watermarks"]
 
 _MEGABYTE = 1_000_000
 
 
-class Room:
-    """Two watermarks with hysteresis.
+class Watermarks:
+    """Two watermarks of free space, with hysteresis.
 
     Closed from the moment an object would leave less than the low watermark free until more than the high one is
     free again; without the gap a node at its limit would flap between accepting and refusing with every object.
@@ -31,7 +31,7 @@ class Room:
         self._low, self._high = low_watermark_mb * _MEGABYTE, high_watermark_mb * _MEGABYTE
         self._closed = False
         self._lock = threading.Lock()
-        # Said from the start: a gauge that nobody set yet reads as what another life left there.
+        # Said from the start: a gauge that nobody set yet reads as what a process before left there.
         STORAGE_CLOSED.set(self._closed)
 
     def admits(self, size: int) -> bool:

@@ -16,7 +16,7 @@ from pynetdicom.presentation import build_context
 from dicom_node.audit.messages import Participant
 from dicom_node.config import Peer
 from dicom_node.deliver.reports import answer_report, record_report
-from dicom_node.deliver.round import Parcel, Round
+from dicom_node.deliver.round import DeliveryItem, Round
 from dicom_node.errors import NodeError, PeerFailedError, PeerUnavailableError
 from dicom_node.network.capabilities import UNCOMPRESSED
 from dicom_node.network.commitment import (
@@ -31,7 +31,7 @@ from dicom_node.network.sender import ScuSettings, associated, batches, store_co
 from dicom_node.network.sop_classes import StorageCommitmentPushModel
 from storage.deliveries import Delivery
 
-__all__ = ["DicomVisitor"]
+__all__ = ["DimseDestinationClient"]
 
 REPORT_ON_SAME_ASSOCIATION_S = 1.0
 """How long an association stays open for a report on it; after that the peer reports on one of its own."""
@@ -40,44 +40,44 @@ RESERVED_CONTEXTS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class DicomVisitor:
-    """Visits a destination over associations."""
+class DimseDestinationClient:
+    """Sends to a destination over associations (C-STORE)."""
 
     round: Round
     peer: Peer
     settings: ScuSettings
     found_by: str = "C-FIND"
 
-    def deliver(self, parcels: Sequence[Parcel]) -> None:
-        """Bring parcels over as few associations as can be, see :class:`~dicom_node.deliver.round.Visitor`."""
-        by_file = {parcel.file: parcel for parcel in parcels}
+    def deliver(self, items: Sequence[DeliveryItem]) -> None:
+        """Send over as few associations as can be, see :class:`~dicom_node.deliver.round.DestinationClient`."""
+        by_file = {item.file: item for item in items}
         for part in batches(list(by_file), reserved_contexts=RESERVED_CONTEXTS):
-            self._visit([by_file[file] for file in part])
+            self._exchange([by_file[file] for file in part])
 
     def held(self, deliveries: Collection[Delivery]) -> frozenset[str]:
-        """C-FIND, see :class:`~dicom_node.deliver.round.Visitor`."""
+        """Ask by C-FIND, see :class:`~dicom_node.deliver.round.DestinationClient`."""
         with associated(self.peer, [find_context()], self.settings) as association:
             return held_instances(association, _series_of(deliveries)) or frozenset()
 
-    def _visit(self, parcels: Sequence[Parcel]) -> None:
-        left = {parcel.delivery.id: parcel for parcel in parcels}
+    def _exchange(self, items: Sequence[DeliveryItem]) -> None:
+        left = {item.delivery.id: item for item in items}
         reports: queue.Queue[threading.Thread] = queue.Queue()
 
         def record(report: CommitmentReport, _requestor: str) -> None:
             reports.put(threading.current_thread())
             record_report(self.round.ledger, self.round.policy, report, frozenset({self.round.destination}))
 
-        contexts = [*store_contexts([parcel.file for parcel in parcels]), find_context()]
+        contexts = [*store_contexts([item.file for item in items]), find_context()]
         if self.round.profile.storage_commitment:
             contexts.append(build_context(StorageCommitmentPushModel, list(UNCOMPRESSED)))
         try:
             with associated(
                 self.peer, contexts, self.settings, ((evt.EVT_N_EVENT_REPORT, answer_report(record)),)
             ) as association:
-                commits = self._commits(association, parcels[0].delivery)
-                there = self._already_there(association, parcels) if commits else frozenset[str]()
+                commits = self._commits(association, items[0].delivery)
+                there = self._already_there(association, items) if commits else frozenset[str]()
                 receiver = Participant(self.peer.ae_title, self.peer.ae_title, self.peer.host)
-                missing = [parcel for parcel in parcels if parcel.delivery.sop_instance_uid not in there]
+                missing = [item for item in items if item.delivery.sop_instance_uid not in there]
                 with self.round.sending(receiver, missing) as arrived:
                     for stored in self._store(association, left, there):
                         arrived.add(stored.delivery.sop_instance_uid)
@@ -93,10 +93,10 @@ class DicomVisitor:
                         )
         except PeerUnavailableError as error:
             # Of what was not yet offered it says nothing.
-            self.round.unreachable([parcel.delivery for parcel in left.values()], error)
+            self.round.unreachable([item.delivery for item in left.values()], error)
         except NodeError as error:
-            for parcel in left.values():
-                self.round.failed(parcel.delivery, error)
+            for item in left.values():
+                self.round.failed(item.delivery, error)
 
     def _commits(self, association: Association, delivery: Delivery) -> bool:
         if not self.round.profile.storage_commitment:
@@ -107,41 +107,43 @@ class DicomVisitor:
         self.round.commitment_not_offered(delivery, remedy)
         return False
 
-    def _already_there(self, association: Association, parcels: Sequence[Parcel]) -> frozenset[str]:
+    def _already_there(self, association: Association, items: Sequence[DeliveryItem]) -> frozenset[str]:
         # Only what was sent before can be there; its commitment was lost or late.
-        before = [parcel.delivery for parcel in parcels if parcel.delivery.transaction_uid is not None]
+        before = [item.delivery for item in items if item.delivery.transaction_uid is not None]
         return (held_instances(association, _series_of(before)) if before else None) or frozenset()
 
-    def _store(self, association: Association, left: dict[int, Parcel], there: frozenset[str]) -> Iterator[Parcel]:
+    def _store(
+        self, association: Association, left: dict[int, DeliveryItem], there: frozenset[str]
+    ) -> Iterator[DeliveryItem]:
         keep_lease = self.round.lease_keeper()
-        for parcel in list(left.values()):
-            if parcel.delivery.sop_instance_uid in there:
-                yield parcel
+        for item in list(left.values()):
+            if item.delivery.sop_instance_uid in there:
+                yield item
                 continue
-            outcome = store_file(association, parcel.file)
+            outcome = store_file(association, item.file)
             if outcome.status is not None:
                 self.round.reached()
             if outcome.error is None:
                 if outcome.warning or outcome.transcoded:
-                    self.round.remark(parcel.delivery, outcome.warning or "sent uncompressed")
-                yield parcel
+                    self.round.remark(item.delivery, outcome.warning or "sent uncompressed")
+                yield item
             else:
                 # Also where the association broke off over it: an object that a peer cannot take must not come first,
                 # and stop all others, for ever.
-                del left[parcel.delivery.id]
-                self.round.failed(parcel.delivery, outcome.error)
+                del left[item.delivery.id]
+                self.round.failed(item.delivery, outcome.error)
                 if not association.is_established:
                     raise PeerUnavailableError("the association broke off", subject=self.round.destination)
             keep_lease()
 
-    def _sent(self, left: dict[int, Parcel], parcels: Sequence[Parcel], transaction_uid: str | None) -> None:
-        self.round.sent([parcel.delivery for parcel in parcels], transaction_uid)
-        for parcel in parcels:
-            del left[parcel.delivery.id]
+    def _sent(self, left: dict[int, DeliveryItem], items: Sequence[DeliveryItem], transaction_uid: str | None) -> None:
+        self.round.sent([item.delivery for item in items], transaction_uid)
+        for item in items:
+            del left[item.delivery.id]
 
-    def _ask(self, association: Association, transaction_uid: str, parcels: Sequence[Parcel]) -> bool:
+    def _ask(self, association: Association, transaction_uid: str, items: Sequence[DeliveryItem]) -> bool:
         """N-ACTION; a request that fails puts the deliveries back."""
-        references = [SopReference(parcel.file.sop_class_uid, parcel.file.sop_instance_uid) for parcel in parcels]
+        references = [SopReference(item.file.sop_class_uid, item.file.sop_instance_uid) for item in items]
         try:
             response, _ = association.send_n_action(
                 action_information(transaction_uid, references),
@@ -158,8 +160,8 @@ class DicomVisitor:
         error = PeerFailedError(
             f"did not take the storage commitment request: {answer}", subject=self.round.destination
         )
-        for parcel in parcels:
-            self.round.failed(parcel.delivery, error)
+        for item in items:
+            self.round.failed(item.delivery, error)
         return False
 
 

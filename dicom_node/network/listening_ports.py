@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from dicom_node.config import Configuration
 from dicom_node.network.places import PlaceTable
 
-__all__ = ["FrontDoor", "listening_socket", "open_front_door"]
+__all__ = ["ListeningPorts", "listening_socket", "open_listening_ports"]
 
 BACKLOG = 512
 """Connections that wait to be accepted; the kernel caps it at net.core.somaxconn."""
 
 
 @dataclass(frozen=True, slots=True)
-class FrontDoor:
-    """Opened once by the supervisor and handed to each receiver process in each of its lives.
+class ListeningPorts:
+    """The listening sockets and the place table, opened once by the supervisor and given to each receiver process.
 
-    A connection that no process has accepted yet waits in the socket's backlog, so a process that dies loses none.
+    A connection that no process has accepted yet waits in the socket's backlog, so a process that dies loses none: the
+    one that takes its place has the same sockets.
     """
 
     plain: socket.socket | None
@@ -34,7 +35,7 @@ class FrontDoor:
                 listening.close()
 
 
-def open_front_door(configuration: Configuration) -> FrontDoor:
+def open_listening_ports(configuration: Configuration) -> ListeningPorts:
     """Listen on the ports of a node.
 
     Raises
@@ -46,11 +47,11 @@ def open_front_door(configuration: Configuration) -> FrontDoor:
     places = PlaceTable(node.receiver_processes, configuration.peers)
     first = listening_socket(node.address, node.port)
     if tls is None:
-        return FrontDoor(first, None, places)
+        return ListeningPorts(first, None, places)
     if tls.port is None:
-        return FrontDoor(None, first, places)
+        return ListeningPorts(None, first, places)
     try:
-        return FrontDoor(first, listening_socket(node.address, tls.port), places)
+        return ListeningPorts(first, listening_socket(node.address, tls.port), places)
     except OSError:
         first.close()
         raise

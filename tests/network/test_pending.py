@@ -25,8 +25,8 @@ from dicom_node.network.first_pdu import (
     missing_bytes,
     reject,
 )
-from dicom_node.network.front_door import listening_socket
-from dicom_node.network.lobby import Arrival, Door, Lobby, LobbyLimits
+from dicom_node.network.listening_ports import listening_socket
+from dicom_node.network.pending import Arrival, Endpoint, PendingConnections, PendingLimits
 from dicom_node.network.refusals import RefusalReason, Refusals
 from dicom_node.network.sender import ScuSettings, echo, send_files
 from network.objects import mr_image, save
@@ -47,25 +47,25 @@ REQUEST = associate_request(SCANNER.encode(), NODE.encode())
 CALLED_NOT_RECOGNISED = reject(*Rejection.CALLED_NOT_RECOGNISED.value)
 
 
-class Visitors:
-    """A lobby on a port of its own that hands arrivals to nobody."""
+class Acceptor:
+    """Pending connections on a port of its own, whose requests nobody answers."""
 
     def __init__(self, **limits: float) -> None:
         self.refusals = Refusals()
         self.arrivals: list[Arrival] = []
-        self.turned_away = b""
-        door = listening_socket("127.0.0.1", 0)
-        self.port: int = door.getsockname()[1]
-        self.lobby = Lobby(
-            (Door(door),),
+        self.refusal = b""
+        listening = listening_socket("127.0.0.1", 0)
+        self.port: int = listening.getsockname()[1]
+        self.pending = PendingConnections(
+            (Endpoint(listening),),
             self._receive,
-            LobbyLimits(**{"artim_s": 5, **limits}),  # type: ignore[arg-type]
+            PendingLimits(**{"artim_s": 5, **limits}),  # type: ignore[arg-type]
             self.refusals,
         )
 
     def _receive(self, arrival: Arrival) -> bytes | None:
         self.arrivals.append(arrival)
-        return self.turned_away or None
+        return self.refusal or None
 
     def counted(self, reason: RefusalReason, number: int = 1) -> None:
         wait_until(lambda: self.refusals.counts[reason] == number, seconds=10, what=f"{number} x {reason} counted")
@@ -73,14 +73,14 @@ class Visitors:
 
 
 @pytest.fixture
-def visit() -> Iterator[Callable[..., Visitors]]:
+def accepting() -> Iterator[Callable[..., Acceptor]]:
     with contextlib.ExitStack() as stack:
 
-        def start(**limits: float) -> Visitors:
-            visitors = Visitors(**limits)
-            visitors.lobby.start()
-            stack.callback(visitors.lobby.stop)
-            return visitors
+        def start(**limits: float) -> Acceptor:
+            acceptor = Acceptor(**limits)
+            acceptor.pending.start()
+            stack.callback(acceptor.pending.stop)
+            return acceptor
 
         yield start
 
@@ -131,27 +131,27 @@ def test_titles_are_read_where_they_lie(calling: str, called: str) -> None:
     ids=["http", "tls", "data", "release", "four-gigabytes", "empty", "too-long"],
 )
 def test_a_wrong_first_pdu_is_answered_by_an_abort(
-    visit: Callable[..., Visitors], first: bytes, reason: RefusalReason
+    accepting: Callable[..., Acceptor], first: bytes, reason: RefusalReason
 ) -> None:
-    visitors = visit()
-    with connected(visitors.port) as connection:
+    acceptor = accepting()
+    with connected(acceptor.port) as connection:
         connection.sendall(first)
         assert answer(connection) == ABORT_BY_USER
-    visitors.counted(reason)
-    assert visitors.arrivals == []
+    acceptor.counted(reason)
+    assert acceptor.arrivals == []
 
 
-def test_an_abort_is_not_answered(visit: Callable[..., Visitors]) -> None:
-    visitors = visit()
-    with connected(visitors.port) as connection:
+def test_an_abort_is_not_answered(accepting: Callable[..., Acceptor]) -> None:
+    acceptor = accepting()
+    with connected(acceptor.port) as connection:
         connection.sendall(ABORT_BY_USER)
         assert answer(connection) == b""
-    visitors.counted(RefusalReason.ABORTED)
+    acceptor.counted(RefusalReason.ABORTED)
 
 
-def test_a_refused_peer_that_does_not_go_is_put_out(visit: Callable[..., Visitors]) -> None:
-    visitors = visit(artim_s=0.5)
-    with connected(visitors.port) as connection:
+def test_a_refused_peer_that_does_not_go_is_put_out(accepting: Callable[..., Acceptor]) -> None:
+    acceptor = accepting(artim_s=0.5)
+    with connected(acceptor.port) as connection:
         connection.sendall(b"GET /")
         assert connection.recv(100) == ABORT_BY_USER
         time.sleep(1)
@@ -160,66 +160,66 @@ def test_a_refused_peer_that_does_not_go_is_put_out(visit: Callable[..., Visitor
 
 
 @pytest.mark.parametrize("sent", [b"", REQUEST[:3], REQUEST[:-1]], ids=["nothing", "three-bytes", "all-but-one"])
-def test_who_is_too_slow_is_closed_without_a_word(visit: Callable[..., Visitors], sent: bytes) -> None:
-    visitors = visit(artim_s=0.6)
-    with connected(visitors.port) as connection:
+def test_who_is_too_slow_is_closed_without_a_word(accepting: Callable[..., Acceptor], sent: bytes) -> None:
+    acceptor = accepting(artim_s=0.6)
+    with connected(acceptor.port) as connection:
         connection.sendall(sent)
         assert 0.3 < seconds_until_closed(connection) < 3
-    visitors.counted(RefusalReason.SILENT)
+    acceptor.counted(RefusalReason.SILENT)
 
 
-def test_dripping_a_request_does_not_extend_the_time_for_it(visit: Callable[..., Visitors]) -> None:
-    visitors = visit(artim_s=1)
+def test_dripping_a_request_does_not_extend_the_time_for_it(accepting: Callable[..., Acceptor]) -> None:
+    acceptor = accepting(artim_s=1)
     started = time.monotonic()
-    with connected(visitors.port) as connection, pytest.raises(OSError, match=r"reset|pipe"):
+    with connected(acceptor.port) as connection, pytest.raises(OSError, match=r"reset|pipe"):
         drip(connection, REQUEST, every_s=0.1)
     assert time.monotonic() - started < 4
-    visitors.counted(RefusalReason.SILENT)
-    assert visitors.arrivals == []
+    acceptor.counted(RefusalReason.SILENT)
+    assert acceptor.arrivals == []
 
 
 def test_a_request_in_pieces_arrives_whole_and_what_follows_stays_in_the_connection(
-    visit: Callable[..., Visitors],
+    accepting: Callable[..., Acceptor],
 ) -> None:
-    visitors = visit()
-    with connected(visitors.port) as connection:
+    acceptor = accepting()
+    with connected(acceptor.port) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for piece in (REQUEST[:1], REQUEST[1:7], REQUEST[7:50], REQUEST[50:] + b"next"):
             connection.sendall(piece)
             time.sleep(0.05)
-        wait_until(lambda: len(visitors.arrivals) == 1, seconds=10, what="the request arrives")
-        (arrival,) = visitors.arrivals
+        wait_until(lambda: len(acceptor.arrivals) == 1, seconds=10, what="the request arrives")
+        (arrival,) = acceptor.arrivals
         assert arrival.request == REQUEST
         assert arrival.address == connection.getsockname()
         assert arrival.connection.recv(100) == b"next"
         arrival.connection.sendall(b"taken")
         assert connection.recv(100) == b"taken"
         arrival.connection.close()
-    assert not visitors.refusals.counts
+    assert not acceptor.refusals.counts
 
 
-def test_a_refused_request_is_answered_and_the_connection_closed(visit: Callable[..., Visitors]) -> None:
-    visitors = visit()
-    visitors.turned_away = CALLED_NOT_RECOGNISED
-    with connected(visitors.port) as connection:
+def test_a_refused_request_is_answered_and_the_connection_closed(accepting: Callable[..., Acceptor]) -> None:
+    acceptor = accepting()
+    acceptor.refusal = CALLED_NOT_RECOGNISED
+    with connected(acceptor.port) as connection:
         connection.sendall(REQUEST + b"and more that nobody reads")
         assert answer(connection) == CALLED_NOT_RECOGNISED
 
 
-def test_newcomers_take_the_place_of_who_has_waited_longest(visit: Callable[..., Visitors]) -> None:
-    visitors = visit(artim_s=30, waiting=6, waiting_of_address=4)
+def test_newcomers_take_the_place_of_who_has_waited_longest(accepting: Callable[..., Acceptor]) -> None:
+    acceptor = accepting(artim_s=30, waiting=6, waiting_of_address=4)
     with contextlib.ExitStack() as stack:
-        many = [stack.enter_context(connected(visitors.port, "127.0.0.2")) for _ in range(5)]
+        many = [stack.enter_context(connected(acceptor.port, "127.0.0.2")) for _ in range(5)]
         # The fifth of an address costs the first of that address its place,
         assert answer(many[0]) == b""
-        others = [stack.enter_context(connected(visitors.port, "127.0.0.3")) for _ in range(3)]
+        others = [stack.enter_context(connected(acceptor.port, "127.0.0.3")) for _ in range(3)]
         # and the seventh of all the one that is now the oldest.
         assert answer(many[1]) == b""
-        visitors.counted(RefusalReason.CROWDED_OUT, 2)
+        acceptor.counted(RefusalReason.EVICTED, 2)
         for connection in (*many[2:], *others):
             connection.sendall(REQUEST)
-        wait_until(lambda: len(visitors.arrivals) == 6, seconds=10, what="the others are served")
-        for arrival in visitors.arrivals:
+        wait_until(lambda: len(acceptor.arrivals) == 6, seconds=10, what="the others are served")
+        for arrival in acceptor.arrivals:
             arrival.connection.close()
 
 
@@ -329,14 +329,14 @@ def test_hundreds_of_stalled_connections_cost_neither_threads_nor_time(tmp_path:
         honest()
         alone = min(honest() for _ in range(3))
         threads = process.num_threads()
-        crowd = stalled(node.node.port, 360, (b"", REQUEST[:3], REQUEST[:-1]))
+        waiting = stalled(node.node.port, 360, (b"", REQUEST[:3], REQUEST[:-1]))
         wait_until(lambda: len(process.net_connections()) > 360, seconds=20, what="all are accepted")
         assert process.num_threads() <= threads
         before = sum(process.cpu_times()[:2])
         time.sleep(1)
         assert sum(process.cpu_times()[:2]) - before < 0.1
         assert min(honest() for _ in range(3)) < 3 * alone + 0.5
-        for connection in crowd:
+        for connection in waiting:
             connection.close()
         wait_until(lambda: len(process.net_connections()) < 10, seconds=20, what="all are forgotten")
 
@@ -349,11 +349,11 @@ def test_when_file_descriptors_run_out_those_that_stall_make_room(tmp_path: Path
         process = psutil.Process(receiver.pid)
         assert [outcome.status for outcome in send_files([image], peer, SETTINGS)] == [0x0000]
         process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds() + 40,) * 2)
-        crowd = stalled(node.node.port, 100, (b"", REQUEST[:3]))
+        waiting = stalled(node.node.port, 100, (b"", REQUEST[:3]))
         for _ in range(3):
             assert [outcome.status for outcome in send_files([image], peer, SETTINGS)] == [0x0000]
         assert "Too many open files (raise the limit of open files)" in receiver.log.read_text()
-        for connection in crowd:
+        for connection in waiting:
             connection.close()
 
 

@@ -16,12 +16,12 @@ from pydicom.uid import generate_uid
 
 from dicom_node.audit.messages import Participant
 from dicom_node.config import WebDestination
-from dicom_node.deliver.round import Parcel, Round
+from dicom_node.deliver.round import DeliveryItem, Round
 from dicom_node.errors import DeliveryRefusedError, NodeError, PeerFailedError, PeerUnavailableError
 from dicom_node.web.client import DicomWebClient
 from storage.deliveries import Delivery
 
-__all__ = ["WebVisitor"]
+__all__ = ["WebDestinationClient"]
 
 _log = structlog.get_logger(__name__)
 
@@ -32,28 +32,28 @@ _LOOK_EVERY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class WebVisitor:
-    """Visits a destination by STOW-RS."""
+class WebDestinationClient:
+    """Sends to a destination over HTTP (STOW-RS)."""
 
     round: Round
     service: WebDestination
     found_by: str = "QIDO-RS"
 
-    def deliver(self, parcels: Sequence[Parcel]) -> None:
-        """Bring parcels in as few requests as can be, see :class:`~dicom_node.deliver.round.Visitor`."""
-        left = {parcel.delivery.id: parcel for parcel in parcels}
+    def deliver(self, items: Sequence[DeliveryItem]) -> None:
+        """Send in as few requests as can be, see :class:`~dicom_node.deliver.round.DestinationClient`."""
+        left = {item.delivery.id: item for item in items}
         try:
             with self._client() as client:
-                _Visit(self.round, client, self.service, left).bring(int(self.service.maximum_request_mb * _MEGABYTE))
+                _Exchange(self.round, client, self.service, left).send(int(self.service.maximum_request_mb * _MEGABYTE))
         except NodeError as error:
             if isinstance(error, PeerUnavailableError) and not isinstance(error, PeerFailedError):
-                self.round.unreachable([parcel.delivery for parcel in left.values()], error)
+                self.round.unreachable([item.delivery for item in left.values()], error)
                 return
-            for parcel in left.values():
-                self.round.failed(parcel.delivery, error)
+            for item in left.values():
+                self.round.failed(item.delivery, error)
 
     def held(self, deliveries: Collection[Delivery]) -> frozenset[str]:
-        """QIDO-RS, see :class:`~dicom_node.deliver.round.Visitor`."""
+        """Ask by QIDO-RS, see :class:`~dicom_node.deliver.round.DestinationClient`."""
         with self._client() as client:
             return _held(client, deliveries) or frozenset()
 
@@ -61,11 +61,11 @@ class WebVisitor:
         return DicomWebClient(self.service, self.round.policy.response_timeout_s)
 
 
-class _Visit:
-    """One visit; what is neither sent nor failed is left."""
+class _Exchange:
+    """The requests of one round; ``left`` keeps what is neither sent nor failed."""
 
     def __init__(
-        self, present: Round, client: DicomWebClient, service: WebDestination, left: dict[int, Parcel]
+        self, present: Round, client: DicomWebClient, service: WebDestination, left: dict[int, DeliveryItem]
     ) -> None:
         self._round, self._client, self._left = present, client, left
         host = urlsplit(service.url).hostname or ""
@@ -75,7 +75,7 @@ class _Visit:
         self._keep_lease = present.lease_keeper()
         self._sent: list[Delivery] = []
 
-    def bring(self, most_bytes: int) -> None:
+    def send(self, most_bytes: int) -> None:
         if self._verifies:
             self._take_what_is_there()
         for portion in _portions(list(self._left.values()), most_bytes):
@@ -90,40 +90,40 @@ class _Visit:
     def _take_what_is_there(self) -> None:
         # The answer to an earlier request may have been lost, or the service may have taken its time.
         before = [
-            parcel.delivery
-            for parcel in self._left.values()
-            if parcel.delivery.failed_attempts or parcel.delivery.transaction_uid is not None
+            item.delivery
+            for item in self._left.values()
+            if item.delivery.failed_attempts or item.delivery.transaction_uid is not None
         ]
         there = _held(self._client, before) or frozenset()
         self._stored([delivery for delivery in before if delivery.sop_instance_uid in there])
 
-    def _store(self, parcels: Sequence[Parcel]) -> None:
+    def _store(self, items: Sequence[DeliveryItem]) -> None:
         try:
-            with self._round.sending(self._receiver, parcels) as arrived:
-                answers = self._client.store([parcel.file for parcel in parcels], self._keep_lease)
+            with self._round.sending(self._receiver, items) as arrived:
+                answers = self._client.store([item.file for item in items], self._keep_lease)
                 arrived.update(uid for uid, (_, refusal) in answers.items() if refusal is None)
         except (DeliveryRefusedError, PeerFailedError) as error:
             # A service that fails may fail over anything: only when it does so again is it put down to one object.
-            again = isinstance(error, DeliveryRefusedError) or any(one.delivery.failed_attempts for one in parcels)
-            if len(parcels) > 1 and again:
+            again = isinstance(error, DeliveryRefusedError) or any(one.delivery.failed_attempts for one in items)
+            if len(items) > 1 and again:
                 # One object may spoil the request for the others, or all together are too much.
-                half = len(parcels) // 2
-                self._store(parcels[:half])
-                self._store(parcels[half:])
+                half = len(items) // 2
+                self._store(items[:half])
+                self._store(items[half:])
                 return
-            answers = {one.file.sop_instance_uid: ("", error) for one in parcels}
+            answers = {one.file.sop_instance_uid: ("", error) for one in items}
         self._round.reached()
         there = []
         refusal: NodeError | None
-        for parcel in parcels:
-            warning, refusal = answers[parcel.file.sop_instance_uid]
+        for item in items:
+            warning, refusal = answers[item.file.sop_instance_uid]
             if refusal is not None:
-                del self._left[parcel.delivery.id]
-                self._round.failed(parcel.delivery, refusal)
+                del self._left[item.delivery.id]
+                self._round.failed(item.delivery, refusal)
                 continue
             if warning:
-                self._round.remark(parcel.delivery, warning)
-            there.append(parcel.delivery)
+                self._round.remark(item.delivery, warning)
+            there.append(item.delivery)
         self._stored(there)
 
     def _stored(self, deliveries: Collection[Delivery]) -> None:
@@ -163,15 +163,15 @@ def _held(client: DicomWebClient, deliveries: Collection[Delivery]) -> frozenset
     return client.held_instances(instances)
 
 
-def _portions(parcels: Sequence[Parcel], most_bytes: int) -> Iterator[list[Parcel]]:
+def _portions(items: Sequence[DeliveryItem], most_bytes: int) -> Iterator[list[DeliveryItem]]:
     """Parcels of one study that go in one request; what is larger than allowed goes alone."""
-    portion: list[Parcel] = []
-    for parcel in sorted(parcels, key=lambda one: one.delivery.study_instance_uid):
-        study = parcel.delivery.study_instance_uid
-        size = sum(one.file.size for one in portion) + parcel.file.size
+    portion: list[DeliveryItem] = []
+    for item in sorted(items, key=lambda one: one.delivery.study_instance_uid):
+        study = item.delivery.study_instance_uid
+        size = sum(one.file.size for one in portion) + item.file.size
         if portion and (size > most_bytes or portion[0].delivery.study_instance_uid != study):
             yield portion
             portion = []
-        portion.append(parcel)
+        portion.append(item)
     if portion:
         yield portion
