@@ -16,6 +16,8 @@ from pipelines.long_axis.valve_plane import resample_phases
 __all__ = ["atrial_function", "wall_length_mm"]
 
 _FEWEST_PIXELS = 30
+_LARGEST_EMPTYING = 0.8
+"""An atrium that empties by more was not followed: healthy ones empty by 50 to 70 %."""
 _BOOSTER_FROM = 0.75
 """Atrial contraction begins after this share of the cycle at the earliest."""
 
@@ -33,7 +35,7 @@ def atrial_function(views: Sequence[LongAxisView]) -> AtrialFunction | None:
     Returns
     -------
     AtrialFunction or None
-        ``None`` where neither view shows atrium and annulus in every phase.
+        ``None`` where neither view shows atrium and annulus in every phase, or the contours change beyond belief.
     """
     usable = [view for view in _one_each(views) if _measurable(view)]
     if not usable:
@@ -50,6 +52,8 @@ def atrial_function(views: Sequence[LongAxisView]) -> AtrialFunction | None:
     length = np.mean(lengths, axis=0)
     product = areas[0] * areas[-1]
     volume = 8 * product / (3 * np.pi * np.maximum(length, 1.0)) / 1000.0
+    if volume.min() < (1 - _LARGEST_EMPTYING) * volume.max():
+        return None
     wall = np.sum(walls, axis=0)
     strain = 100 * (wall / wall.min() - 1)
     reservoir = float(strain.max())
