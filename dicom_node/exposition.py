@@ -32,7 +32,7 @@ from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import Backlog, backlog
 from storage.schema import ENDED, DeliveryState, JobState
 
-__all__ = ["NodeState", "exposed"]
+__all__ = ["NodeState", "exposed", "shared_numbers"]
 
 _log = structlog.get_logger(__name__)
 
@@ -91,13 +91,18 @@ def exposed(configuration: Configuration, places: PlaceTable) -> Iterator[None]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def shared_numbers(storage_directory: Path) -> Path:
+    """The directory in shared memory for the numbers of the node that serves a storage directory."""
+    name = hashlib.sha256(str(storage_directory.resolve()).encode()).hexdigest()[:16]
+    return SHARED_MEMORY / f"dicom-node-{os.geteuid()}-{name}"
+
+
 def _cleaned(storage_directory: Path) -> Path:
     """An empty directory for the numbers of all processes.
 
     In memory, not beside the instances: a process that writes to a mapped file on a full disk is killed (SIGBUS).
     """
-    name = hashlib.sha256(str(storage_directory.resolve()).encode()).hexdigest()[:16]
-    directory = SHARED_MEMORY / f"dicom-node-{os.geteuid()}-{name}"
+    directory = shared_numbers(storage_directory)
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         status = directory.lstat()

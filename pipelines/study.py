@@ -23,7 +23,8 @@ class PackageFindings:
     ----------
     package : AnalysisPackage
     findings : Findings
-        Values, refusals and seconds of the steps that lead to what the package gives, and of no others.
+        Values and seconds of the steps that lead to what the package gives, and of no others; refusals of those that
+        it cannot do without.
     """
 
     package: AnalysisPackage
@@ -94,11 +95,24 @@ def findings_of(
     available = all_steps(packages().values()) if steps is None else tuple(steps)
     own = plan(available, GIVEN, [package.gives])
     kinds, names = {*GIVEN, *(step.gives for step in own)}, {step.name for step in own}
+    needed = _needed(own, package.gives)
     return PackageFindings(
         package,
         Findings(
             {kind: value for kind, value in findings.values.items() if kind in kinds},
-            tuple(one for one in findings.refusals if one.analysis in names),
+            tuple(one for one in findings.refusals if one.analysis in needed),
             {name: seconds for name, seconds in findings.seconds.items() if name in names},
         ),
     )
+
+
+def _needed(steps: Iterable[Analysis[..., Any]], wanted: type) -> frozenset[str]:
+    """Names of the steps without which a result cannot be: what others only use where it is there is not among them."""
+    source = {step.gives: step for step in steps}
+    pending, names = [wanted], set()
+    while pending:
+        step = source.get(pending.pop())
+        if step is not None and step.name not in names:
+            names.add(step.name)
+            pending += [need.type for need in step.needs if not need.optional]
+    return frozenset(names)

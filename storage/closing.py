@@ -200,7 +200,14 @@ def _has_other_inputs_later(session: Session, row: JobRow) -> bool:
 def _identity(packages: Sequence[JobRow], version: int, revision: int) -> str:
     """Of a front page: whatever it says other than another one is part of it."""
     told = [
-        [job.package, job.identity, job.verdict, job.sentences, job.key_numbers, [one.digest for one in job.results]]
+        [
+            job.package,
+            job.identity,
+            job.verdict,
+            job.sentences,
+            job.key_numbers,
+            [one.sop_instance_uid for one in job.results],
+        ]
         for job in packages
     ]
     return hashlib.sha256(json.dumps([version, revision, told], sort_keys=True).encode()).hexdigest()

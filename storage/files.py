@@ -77,9 +77,15 @@ class InstanceFiles:
     def __init__(self, root: Path, *, durable: bool = True) -> None:
         self.root, self.durable = root, durable
         self._where = str(root)
+        new = [one for one in (root, *root.parents) if not one.exists()]
         root.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
-        for folder in (INCOMING, INSTANCES, RESULTS, QUARANTINE):
-            (root / folder).mkdir(DIRECTORY_MODE, exist_ok=True)
+        folders = [root / folder for folder in (INCOMING, INSTANCES, RESULTS, QUARANTINE)]
+        new += [one for one in folders if not one.exists()]
+        for folder in folders:
+            folder.mkdir(DIRECTORY_MODE, exist_ok=True)
+        # A file survives a power cut only if the names of all directories on the way to it do.
+        for directory in dict.fromkeys(str(one.parent) for one in new):
+            self._flush_directory(directory)
 
     def make_folders(self) -> None:
         """Make all folders that instances may go to now, not one after the other while they come.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NewType
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,19 +134,28 @@ def test_new_type_is_a_type_of_its_own() -> None:
     assert run([of_special, special], {Source: Source(5)})[Left] == Left(-5)
 
 
-def test_defect_is_recorded_with_traceback_and_not_raised(caplog: pytest.LogCaptureFixture) -> None:
+def test_defect_is_recorded_with_its_place_and_correlation_id_and_not_raised() -> None:
     @analysis
     def defective(source: Source) -> Right:
-        return Right(source.number // 0)
+        return Right(int(f"SURNAME{source.number}"))
 
-    findings = run([both, defective, left], {Source: Source(1)})
+    with (
+        structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as events,
+        structlog.contextvars.bound_contextvars(correlation_id="7f3a"),
+    ):
+        findings = run([both, defective, left], {Source: Source(1)})
     assert findings[Left] == Left(2)
     assert [(r.analysis, r.reason) for r in findings.refusals] == [
         ("defective", RefusalReason.ANALYSIS_FAILED),
         ("both", RefusalReason.ANALYSIS_FAILED),
     ]
-    assert "ZeroDivisionError" in findings.refusals[0].sentence
-    assert "ZeroDivisionError" in caplog.text
+    assert "ValueError" in findings.refusals[0].sentence
+    (event,) = events
+    assert (event["event"], event["analysis"], event["error"]) == ("analysis failed", "defective", "ValueError")
+    assert event["correlation_id"] == "7f3a"
+    assert event["at"][-1].startswith("test_analysis.py:")
+    assert event["at"][-1].endswith(" defective")
+    assert "SURNAME" not in str(events)
 
 
 def test_missing_input_names_who_needs_what() -> None:

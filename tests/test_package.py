@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.analysis import analysis
-from pipelines.errors import AnalysisSetupError
+from pipelines.analysis import Findings, analysis
+from pipelines.errors import AnalysisSetupError, Refusal, RefusalReason
 from pipelines.package import AnalysisPackage, Source, package_names, packages, steps_of, validated
+from pipelines.study import findings_of
 from pipelines.ventricular_function.package import PACKAGE
 
 
@@ -123,3 +124,12 @@ def test_a_folder_on_the_path_adds_a_package_or_says_what_is_wrong(tmp_path: Pat
     )
     assert ended.returncode == 1
     assert re.search(says, ended.stderr.splitlines()[-1])
+
+
+def test_what_a_package_can_do_without_is_no_cause_of_its_refusal() -> None:
+    package = packages()["ventricular_function"]
+    long_axis = Refusal("long_axis_views", RefusalReason.NOT_SUITABLE, "No long axis.")
+    short_axis = Refusal("short_axis", RefusalReason.NO_SHORT_AXIS_STACK, "No short axis.")
+    found = findings_of(package, Findings({}, (long_axis, short_axis)))
+    assert found.causes == (short_axis,)
+    assert findings_of(packages()["long_axis"], Findings({}, (long_axis,))).causes == (long_axis,)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import structlog
 from pynetdicom.presentation import build_context
-from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.config import Configuration, Peer, PeerPermission
 from dicom_node.deliver.retry import next_attempt, next_try
@@ -22,6 +21,7 @@ from dicom_node.network.capabilities import UNCOMPRESSED
 from dicom_node.network.commitment import is_answer, scp_role, send_report
 from dicom_node.network.commitment_scp import report_due
 from dicom_node.network.sender import ScuSettings, associated
+from dicom_node.network.sop_classes import StorageCommitmentPushModel
 from storage.commitments import (
     CommitmentTransaction,
     commitment_reported_to,

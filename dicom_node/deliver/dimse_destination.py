@@ -12,7 +12,6 @@ from pydicom.uid import generate_uid
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
-from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.audit.messages import Participant
 from dicom_node.config import Peer
@@ -29,6 +28,7 @@ from dicom_node.network.commitment import (
 )
 from dicom_node.network.query import find_context, held_instances, offers
 from dicom_node.network.sender import ScuSettings, associated, batches, store_contexts, store_file
+from dicom_node.network.sop_classes import StorageCommitmentPushModel
 from storage.deliveries import Delivery
 
 __all__ = ["DimseDestinationClient"]

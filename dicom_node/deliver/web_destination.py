@@ -164,7 +164,7 @@ def _held(client: DicomWebClient, deliveries: Collection[Delivery]) -> frozenset
 
 
 def _portions(items: Sequence[DeliveryItem], most_bytes: int) -> Iterator[list[DeliveryItem]]:
-    """Parcels of one study that go in one request; what is larger than allowed goes alone."""
+    """Items of one study that go in one request; what is larger than allowed goes alone."""
     portion: list[DeliveryItem] = []
     for item in sorted(items, key=lambda one: one.delivery.study_instance_uid):
         study = item.delivery.study_instance_uid

@@ -45,9 +45,9 @@ def let_go_of_models() -> bool:
         Whether there were any; the next study that needs one loads it again.
     """
     registry = sys.modules.get("pipelines.models.registry")
-    if registry is None or registry.loaded_model.cache_info().currsize == 0:
+    if registry is None or registry.load_model_once.cache_info().currsize == 0:
         return False
-    registry.loaded_model.cache_clear()
+    registry.load_model_once.cache_clear()
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

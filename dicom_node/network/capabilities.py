@@ -11,18 +11,6 @@ import functools
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
     UID,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    RLELossless,
-)
-from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.sop_class import (
     BasicTextSRStorage,
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
@@ -30,31 +18,43 @@ from pynetdicom.sop_class import (
     EnhancedMRColorImageStorage,
     EnhancedMRImageStorage,
     EnhancedSRStorage,
+    ExplicitVRLittleEndian,
     GeneralECGWaveformStorage,
     GrayscaleSoftcopyPresentationStateStorage,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     KeyObjectSelectionDocumentStorage,
-    LabelMapSegmentationStorage,
     LegacyConvertedEnhancedMRImageStorage,
-    ModalityPerformedProcedureStep,
     MRImageStorage,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     MultiFrameSingleBitSecondaryCaptureImageStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    TwelveLeadECGWaveformStorage,
+)
+from pynetdicom.presentation import PresentationContext, build_context
+
+from dicom_node.config import PeerPermission
+from dicom_node.network.sop_classes import (
+    LabelMapSegmentationStorage,
+    ModalityPerformedProcedureStep,
     PatientRootQueryRetrieveInformationModelFind,
     PatientRootQueryRetrieveInformationModelGet,
     PatientRootQueryRetrieveInformationModelMove,
-    SecondaryCaptureImageStorage,
-    SegmentationStorage,
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
-    TwelveLeadECGWaveformStorage,
     Verification,
 )
-
-from dicom_node.config import PeerPermission
 
 __all__ = [
     "DOCUMENT_CLASSES",
@@ -125,7 +125,7 @@ def verification_context() -> PresentationContext:
 
 def storage_contexts() -> list[PresentationContext]:
     """Presentation contexts of C-STORE, for peers that may send."""
-    images = list(image_transfer_syntaxes())
+    images: list[str | UID] = list(image_transfer_syntaxes())
     return [build_context(uid, images) for uid in IMAGE_CLASSES] + [
         build_context(uid, list(UNCOMPRESSED)) for uid in DOCUMENT_CLASSES
     ]

@@ -9,10 +9,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
-from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.errors import CannotUnderstandError
 from dicom_node.network.identity import is_uid
+from dicom_node.network.sop_classes import StorageCommitmentPushModel
 
 __all__ = [
     "ALL_COMMITTED",

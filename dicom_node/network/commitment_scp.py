@@ -18,7 +18,6 @@ from pydicom.dataset import Dataset
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.config import PeerPermission
 from dicom_node.errors import NodeError, classify
@@ -37,6 +36,8 @@ from dicom_node.network.commitment import (
     read_action_information,
 )
 from dicom_node.network.services import Caller, await_idle, decoded, encoded, exchange
+from dicom_node.network.sop_classes import StorageCommitmentPushModel
+from dicom_node.network.typed import context_id
 from storage.commitments import (
     CommitmentTransaction,
     commitment_reported_to,
@@ -133,7 +134,7 @@ class CommitmentService:
         response.AffectedSOPInstanceUID = request.RequestedSOPInstanceUID
         response.ActionTypeID = request.ActionTypeID
         response.Status = status
-        association.dimse.send_msg(response, context.context_id)
+        association.dimse.send_msg(response, context_id(context))
         if transaction_id is not None:
             self._report(association, transaction_id, context)
 
@@ -180,7 +181,7 @@ class CommitmentService:
             if await_idle(association, QUIET_S, PATIENCE_S):
                 transaction = commitment_transaction(self.ledger, transaction_id)
                 due = report_due(self.ledger, self.files, transaction, now=utc_now())
-                response = exchange(association, _request(due, context), context.context_id, PATIENCE_S)
+                response = exchange(association, _request(due, context), context_id(context), PATIENCE_S)
                 if response is not None and is_answer(response.Status):
                     commitment_reported_to(
                         self.ledger,

@@ -30,11 +30,14 @@ import structlog
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import DimsePrimitiveType
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.pdu_primitives import P_DATA, _PDUPrimitiveType
 from pynetdicom.presentation import PresentationContextTuple
+from pynetdicom.transport import AssociationSocket
 
 from dicom_node.errors import raised_at
+from dicom_node.network.typed import time_limit
 
 __all__ = ["BeginStore", "DirectAssociation", "StoreCommand", "StoreSink", "encode_store_response", "read_command"]
 
@@ -110,6 +113,7 @@ class DirectAssociation(Association):
     """
 
     is_established: bool
+    dimse: _WholeMessages
 
     def __init__(self, ae: AE, mode: str, *, begin_store: BeginStore) -> None:
         self._stirred = threading.Event()
@@ -177,7 +181,7 @@ class _WholeMessages(DIMSEServiceProvider):
         super().__init__(association)
         self.sending = threading.Lock()
 
-    def send_msg(self, primitive: object, context_id: int) -> None:
+    def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
         """Queue a message for the peer."""
         with self.sending:
             super().send_msg(primitive, context_id)
@@ -295,6 +299,7 @@ class _DirectProvider(DULServiceProvider):
 
     def __init__(self, association: DirectAssociation, begin_store: BeginStore) -> None:
         super().__init__(association)
+        self._association = association
         self._begin_store = begin_store
         self._wake = _Wake()
         self._reader: _Reader | None = None
@@ -306,7 +311,13 @@ class _DirectProvider(DULServiceProvider):
         self._forwarded: int | None = None
         """Bytes of the data set of another message so far, while one is being received."""
 
-    def send_pdu(self, primitive: object) -> None:
+    @property
+    def _connection(self) -> AssociationSocket:
+        """The connection, which an acceptor has before its thread starts."""
+        assert self.socket is not None
+        return self.socket
+
+    def send_pdu(self, primitive: _PDUPrimitiveType) -> None:
         """Queue a primitive for the peer."""
         super().send_pdu(primitive)
         # A peer that waits for the end of a long service is not silent.
@@ -320,12 +331,13 @@ class _DirectProvider(DULServiceProvider):
 
     def run_reactor(self) -> None:
         """Serve the connection until it is closed."""
-        association = self.assoc
+        association = self._association
         self._idle_timer.start()
         association._dul_ready.set()
         try:
-            connection = self.socket.socket
-            self._reader = _Reader(connection, self.network_timeout)
+            connection = self._connection.socket
+            assert connection is not None
+            self._reader = _Reader(connection, time_limit(self.network_timeout))
             poll = select.poll()
             poll.register(connection, select.POLLIN)
             poll.register(self._wake, select.POLLIN)
@@ -353,7 +365,7 @@ class _DirectProvider(DULServiceProvider):
             # An action that closes the connection puts one more event, which the state after it does not know.
             while not self._kill_thread:
                 self.state_machine.do_action(self.event_queue.get_nowait())
-                self.assoc.stir()
+                self._association.stir()
 
     def _user_wants(self) -> bool:
         if self.state_machine.current_state in ("Sta1", "Sta13"):
@@ -377,7 +389,7 @@ class _DirectProvider(DULServiceProvider):
                 ready.discard(self._wake.fileno())
             if not ready:
                 if closing:
-                    self.socket.close()
+                    self._connection.close()
                 return
         if closing:
             self._discard()
@@ -400,7 +412,9 @@ class _DirectProvider(DULServiceProvider):
         try:
             kind, length = _pdu_header(self._reader.take(6))
             if kind == _P_DATA_TF and self.state_machine.current_state == "Sta6":
-                if length > self.assoc.acceptor.maximum_length + _PDU_SLACK:
+                longest = self.assoc.acceptor.maximum_length
+                assert longest is not None
+                if length > longest + _PDU_SLACK:
                     raise _ProtocolError(f"a PDU of {length} bytes")
                 self._receive_data(length)
                 return
@@ -505,7 +519,7 @@ class _DirectProvider(DULServiceProvider):
             self.assoc.dimse.receive_primitive(primitive)
         except Exception as error:
             raise _ProtocolError("a message that cannot be decoded") from error
-        self.assoc.stir()
+        self._association.stir()
 
     def _respond(self) -> None:
         assert self._sink is not None
@@ -515,7 +529,7 @@ class _DirectProvider(DULServiceProvider):
         response = encode_store_response(self._store, status, comment)
         longest = self.assoc.requestor.maximum_length
         size = longest - 6 if longest else len(response)
-        with self.assoc.dimse.sending:
+        with self._association.dimse.sending:
             # Whatever else was said before goes first and whole.
             while self._user_wants():
                 self._act()
@@ -524,14 +538,14 @@ class _DirectProvider(DULServiceProvider):
             for start in range(0, len(response), size):
                 part = response[start : start + size]
                 control = _COMMAND | (_LAST if start + size >= len(response) else 0)
-                self.socket.send(
+                self._connection.send(
                     struct.pack(">BxLLBB", _P_DATA_TF, len(part) + 6, len(part) + 2, self._context_id, control) + part
                 )
 
     def _break_off(self) -> None:
         """A-ABORT (service provider, reason not specified) without the state machine, which cannot be trusted now."""
-        self.socket.send(struct.pack(">BxLxxBB", _A_ABORT, 4, 2, 0))
-        self.socket.close()
+        self._connection.send(struct.pack(">BxLxxBB", _A_ABORT, 4, 2, 0))
+        self._connection.close()
         self.assoc.is_aborted = True
         self.assoc.is_established = False
         self.assoc._kill = True

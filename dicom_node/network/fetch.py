@@ -17,11 +17,8 @@ import structlog
 from pydicom.dataset import Dataset
 from pynetdicom import build_role, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
-from pynetdicom.sop_class import (
-    StudyRootQueryRetrieveInformationModelGet,
-    StudyRootQueryRetrieveInformationModelMove,
-)
 
 from dicom_node.config import Configuration, Peer, PeerPermission
 from dicom_node.errors import ConfigurationError, DeliveryRefusedError, PeerUnavailableError
@@ -29,6 +26,11 @@ from dicom_node.network.capabilities import UNCOMPRESSED, storage_contexts
 from dicom_node.network.query import find_context, find_images, find_series, offers
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.sender import ScuSettings, associated
+from dicom_node.network.sop_classes import (
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+from dicom_node.network.typed import abstract_syntax, content, request_of
 from dicom_node.network.watermarks import Watermarks
 from storage.files import InstanceFiles
 from storage.holdings import held_instances
@@ -163,7 +165,7 @@ def _get(
     instances = InstanceReceiver(ledger, files, watermarks, configuration.conflict_answer)
     storing = storage_contexts()
     contexts = [build_context(_GET, list(UNCOMPRESSED)), *storing]
-    roles = [build_role(context.abstract_syntax, scp_role=True) for context in storing]
+    roles = [build_role(abstract_syntax(context), scp_role=True) for context in storing]
     with _alone(files):
         name = f"{node.ae_title}:{node.port}/fetch"
         # Of a fetch that was killed: the study would wait for its end for ever.
@@ -178,7 +180,7 @@ def _get(
         )
 
         def store(event: evt.Event) -> int:
-            request = event.request
+            request = request_of(event, C_STORE)
             return instances.receive(
                 StoreRequest(
                     sop_class_uid=str(request.AffectedSOPClassUID),
@@ -187,7 +189,7 @@ def _get(
                     association_id=association_id,
                     calling_ae_title=peer.ae_title,
                 ),
-                (request.DataSet.getvalue(),),
+                (content(request.DataSet),),
             ).status
 
         outcome = "broken off"

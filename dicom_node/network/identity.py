@@ -102,7 +102,8 @@ def _text(header: Header, keyword: str) -> str:
     if value.isascii() and b"\x1b" not in value:
         # Every character set of PS3.3 C.12.1.1.2 begins as ASCII does, but for two signs of ISO_IR 13.
         return value.decode("ascii").strip(" \0")
-    return decode_bytes(value, list(header.encodings), {"\\"}).strip(" \0")
+    # No byte resets the encoding: these have one value, and a sign of two bytes may hold any of them.
+    return decode_bytes(value, list(header.encodings), set()).strip(" \0")
 
 
 _TAGS: Mapping[str, int] = {

@@ -24,13 +24,8 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import PresentationContext, StoragePresentationContexts, build_context
-from pynetdicom.sop_class import (
-    LabelMapSegmentationStorage,
-    StorageCommitmentPushModel,
-    StudyRootQueryRetrieveInformationModelFind,
-    Verification,
-)
 
 from dicom_node.config import Peer
 from dicom_node.errors import NodeError
@@ -53,7 +48,14 @@ from dicom_node.network.identity import IDENTIFYING, identify
 from dicom_node.network.listening_ports import listening_socket
 from dicom_node.network.pending import Endpoint
 from dicom_node.network.sender import ScuSettings, associated
+from dicom_node.network.sop_classes import (
+    LabelMapSegmentationStorage,
+    StorageCommitmentPushModel,
+    StudyRootQueryRetrieveInformationModelFind,
+    Verification,
+)
 from dicom_node.network.transport import AcceptAll, application_entity, listening, prompt_socket
+from dicom_node.network.typed import abstract_syntax, content, request_of
 
 __all__ = ["CommitmentAnswer", "Pacs", "PacsSettings"]
 
@@ -158,7 +160,7 @@ class Pacs:
     def _contexts(self) -> list[PresentationContext]:
         contexts = [build_context(Verification, list(UNCOMPRESSED))]
         for known in StoragePresentationContexts:
-            contexts.append(build_context(known.abstract_syntax, list(self.settings.transfer_syntaxes)))
+            contexts.append(build_context(abstract_syntax(known), list(self.settings.transfer_syntaxes)))
         contexts = [c for c in contexts if c.abstract_syntax != LabelMapSegmentationStorage]
         if self.settings.labelmaps:
             contexts.append(build_context(LabelMapSegmentationStorage, list(self.settings.transfer_syntaxes)))
@@ -169,8 +171,8 @@ class Pacs:
         return contexts
 
     def _store(self, event: evt.Event) -> int:
-        request = event.request
-        data = request.DataSet.getvalue()
+        request = request_of(event, C_STORE)
+        data = content(request.DataSet)
         syntax = str(event.context.transfer_syntax)
         uid = str(request.AffectedSOPInstanceUID)
         if self.maximum_objects is not None and len(self._held) >= self.maximum_objects and uid not in self._held:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import structlog
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, generate_uid
 from pynetdicom import evt
-from pynetdicom.sop_class import ModalityPerformedProcedureStep
+from pynetdicom.dimse_primitives import N_CREATE, N_SET
 
 from dicom_node.errors import classify
 from dicom_node.network.identity import is_uid
+from dicom_node.network.sop_classes import ModalityPerformedProcedureStep
+from dicom_node.network.typed import request_of
 from storage.ledger import Ledger, utc_now
 from storage.performed_steps import StepChange, StepOutcome, change_step, create_step
 from storage.schema import StepState
@@ -62,14 +64,15 @@ class PerformedStepService:
     def create(self, event: evt.Event) -> Answer:
         """Handle N-CREATE: a step begins."""
         try:
-            _check_class(event.request.AffectedSOPClassUID, event)
+            request = request_of(event, N_CREATE)
+            _check_class(request.AffectedSOPClassUID, event)
             attributes = _attributes(event, "attribute_list")
             for keyword in _REQUIRED:
                 _value(attributes, keyword)
             if _value(attributes, "PerformedProcedureStepStatus") != StepState.IN_PROGRESS.value:
                 raise _RefusedError(_INVALID_VALUE, "PerformedProcedureStepStatus must be IN PROGRESS")
             studies = [_uid(item, "StudyInstanceUID") for item in attributes.ScheduledStepAttributesSequence]
-            uid = str(event.request.AffectedSOPInstanceUID or generate_uid(prefix=None))
+            uid = str(request.AffectedSOPInstanceUID or generate_uid(prefix=None))
             if not is_uid(uid):
                 raise _RefusedError(_INVALID_VALUE, "the SOP Instance UID is none")
             made = _made(attributes) or {}
@@ -85,7 +88,7 @@ class PerformedStepService:
                 raise _RefusedError(_DUPLICATE, "there is a step of this UID")
             _log.info("performed step begun", sop_instance_uid=uid, calling_ae_title=title)
             assigned = None
-            if event.request.AffectedSOPInstanceUID is None:
+            if request.AffectedSOPInstanceUID is None:
                 assigned = Dataset()
                 assigned.AffectedSOPInstanceUID = uid
             return _SUCCESS, assigned
@@ -95,7 +98,8 @@ class PerformedStepService:
     def set(self, event: evt.Event) -> Answer:
         """Handle N-SET: a step changes or ends."""
         try:
-            _check_class(event.request.RequestedSOPClassUID, event)
+            request = request_of(event, N_SET)
+            _check_class(request.RequestedSOPClassUID, event)
             attributes = _attributes(event, "modification_list")
             state = None
             if "PerformedProcedureStepStatus" in attributes:
@@ -110,7 +114,7 @@ class PerformedStepService:
                 )
                 if not end_given and state is not None and state is not StepState.IN_PROGRESS:
                     raise _RefusedError(_MISSING_VALUE, "PerformedProcedureStepEndDate or -Time has no value")
-            uid = str(event.request.RequestedSOPInstanceUID)
+            uid = str(request.RequestedSOPInstanceUID)
             change = StepChange(state, _made(attributes), end_given)
             outcome = change_step(self.ledger, uid, change, now=utc_now())
             if outcome is not StepOutcome.CHANGED:
@@ -134,7 +138,7 @@ _REFUSALS: dict[StepOutcome, tuple[int, str, int | None]] = {
 }
 
 
-def _check_class(sop_class_uid: str, event: evt.Event) -> None:
+def _check_class(sop_class_uid: UID | None, event: evt.Event) -> None:
     if not sop_class_uid == event.context.abstract_syntax == ModalityPerformedProcedureStep:
         raise _RefusedError(_NO_SUCH_CLASS, "not Modality Performed Procedure Step")
 

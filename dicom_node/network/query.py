@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from pydicom.dataset import Dataset
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicom_node.errors import DeliveryRefusedError, PeerUnavailableError
 from dicom_node.network.capabilities import UNCOMPRESSED
+from dicom_node.network.sop_classes import StudyRootQueryRetrieveInformationModelFind
 
 __all__ = ["find_context", "find_images", "find_series", "held_instances", "offers"]
 

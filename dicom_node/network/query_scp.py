@@ -20,14 +20,14 @@ from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import UID
 from pynetdicom import evt
-from pynetdicom.sop_class import (
+
+from dicom_node.errors import DataSetMismatchError, classify
+from dicom_node.network.matching import is_single_value, matches
+from dicom_node.network.sop_classes import (
     PatientRootQueryRetrieveInformationModelFind,
     PatientRootQueryRetrieveInformationModelGet,
     PatientRootQueryRetrieveInformationModelMove,
 )
-
-from dicom_node.errors import DataSetMismatchError, classify
-from dicom_node.network.matching import is_single_value, matches
 from storage.files import InstanceFiles
 from storage.holdings import (
     HeldInstance,

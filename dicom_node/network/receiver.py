@@ -12,7 +12,7 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_GET, C_MOVE, N_ACTION
+from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE, C_STORE, N_ACTION
 from pynetdicom.presentation import PresentationContext, PresentationContextTuple
 
 from dicom_node import metrics
@@ -48,6 +48,7 @@ from dicom_node.network.transport import (
     listening,
     prompt_socket,
 )
+from dicom_node.network.typed import content, request_of
 from dicom_node.network.watermarks import Watermarks
 from storage.files import InstanceFiles
 from storage.instances import close_abandoned_associations, close_association, open_association
@@ -383,7 +384,9 @@ def _handlers(
     steps = PerformedStepService(ledger)
 
     def stored(event: evt.Event) -> Dataset:
-        request = event.request
+        request = request_of(event, C_STORE)
+        # Without one it is no valid request, and pynetdicom raises no event.
+        assert request.MessageID is not None
         incoming = begin(
             event.assoc,
             event.context,
@@ -396,12 +399,13 @@ def _handlers(
 
     def queried(event: evt.Event) -> Iterator[tuple[int | Dataset, Dataset | None]]:
         record = records.of(event.assoc)
+        request = request_of(event, C_FIND)
         trail.queried(
             calling_ae_title=record.calling_ae_title,
             address=record.address,
-            sop_class_uid=str(event.request.AffectedSOPClassUID),
+            sop_class_uid=str(request.AffectedSOPClassUID),
             transfer_syntax_uid=str(event.context.transfer_syntax),
-            identifier=event.request.Identifier.getvalue(),
+            identifier=content(request.Identifier),
         )
         return queries.find(event)
 

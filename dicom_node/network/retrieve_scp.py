@@ -16,12 +16,6 @@ from pydicom.dataset import Dataset
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import (
-    PatientRootQueryRetrieveInformationModelGet,
-    PatientRootQueryRetrieveInformationModelMove,
-    StudyRootQueryRetrieveInformationModelGet,
-    StudyRootQueryRetrieveInformationModelMove,
-)
 
 from dicom_node.audit.messages import Participant
 from dicom_node.audit.sent import Outgoing, sending
@@ -40,6 +34,13 @@ from dicom_node.network.sender import (
     store_file,
 )
 from dicom_node.network.services import Caller, decoded, encoded, is_ending
+from dicom_node.network.sop_classes import (
+    PatientRootQueryRetrieveInformationModelGet,
+    PatientRootQueryRetrieveInformationModelMove,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+from dicom_node.network.typed import context_id
 from storage.files import InstanceFiles
 from storage.holdings import HeldInstance, held_instances, held_studies
 from storage.ledger import Ledger
@@ -119,7 +120,9 @@ class RetrieveService:
             _log.warning("retrieval refused: destination is not among the peers", calling_ae_title=self.caller.ae_title)
             _respond(association, request, context, _DESTINATION_UNKNOWN)
             return
-        originator = self.caller.ae_title, int(request.MessageID)
+        # Without one it is no valid request, and is not served.
+        assert request.MessageID is not None
+        originator = self.caller.ae_title, request.MessageID
 
         def send(wanted: Sequence[HeldInstance]) -> Generator[SendOutcome, None, None]:
             found = [self._file(instance) for instance in wanted]
@@ -269,4 +272,4 @@ def _respond(
             identifier = Dataset()
             identifier.FailedSOPInstanceUIDList = progress.failed[:MOST_FAILED_LISTED]
             response.Identifier = encoded(identifier, context)
-    association.dimse.send_msg(response, context.context_id)
+    association.dimse.send_msg(response, context_id(context))

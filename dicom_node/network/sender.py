@@ -20,7 +20,6 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.sop_class import Verification
 
 from dicom_node.config import Configuration, Peer, TlsSettings
 from dicom_node.errors import (
@@ -34,8 +33,10 @@ from dicom_node.errors import (
     PeerUnavailableError,
 )
 from dicom_node.network.capabilities import UNCOMPRESSED
+from dicom_node.network.sop_classes import Verification
 from dicom_node.network.tls import client_context
 from dicom_node.network.transport import EventHandlers, application_entity, lenient_answer, prompt_socket
+from dicom_node.network.typed import replace_method, time_limit
 
 __all__ = [
     "DicomFile",
@@ -261,18 +262,19 @@ def _keep_responses(association: Association) -> None:
         else:
             association.dimse.msg_queue.put((context_id, message))
 
-    association._serve_request = serve
+    replace_method(association, "_serve_request", serve)
 
 
 def _release(association: Association) -> None:
     # A request of the peer that crosses the release leaves pynetdicom waiting for ever for its own reactor: release()
     # spins until that is paused, and the thread that serves the request marks it as running. Aborting ends the wait.
+    patience_s = time_limit(association.acse_timeout) + 1
     releasing = threading.Thread(target=association.release, daemon=True)
     releasing.start()
-    releasing.join(association.acse_timeout + 1)
+    releasing.join(patience_s)
     if releasing.is_alive():
         association.abort()
-        releasing.join(association.acse_timeout + 1)
+        releasing.join(patience_s)
 
 
 def _tls(
@@ -304,6 +306,7 @@ def _handshake_failed(error: OSError, where: str) -> NodeError:
 def _no_association(association: Association, where: str, *, connected: bool, secure: bool) -> NodeError:
     if association.is_rejected:
         answer = association.acceptor.primitive
+        assert answer is not None
         return PeerUnavailableError(
             f"rejects the association: {answer.result_str}, {answer.reason_str}",
             subject=where,
@@ -418,7 +421,7 @@ def store_file(
         if context.abstract_syntax == file.sop_class_uid and context.as_scu
     }
     transcoded = file.transfer_syntax_uid not in accepted
-    association.dimse_timeout = association.ae.dimse_timeout + file.size / SLOWEST_LINK_BYTES_PER_S
+    association.dimse_timeout = time_limit(association.ae.dimse_timeout) + file.size / SLOWEST_LINK_BYTES_PER_S
     try:
         payload = _uncompressed(file, accepted) if transcoded else file.path
         originator_title, originator_id = move_originator or (None, None)

@@ -21,6 +21,7 @@ from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT, A_RELEASE
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.config import PeerPermission
+from dicom_node.network.typed import replace_method
 
 __all__ = ["Caller", "Service", "await_idle", "decoded", "encoded", "exchange", "is_ending", "serve_requests"]
 
@@ -72,7 +73,7 @@ def serve_requests(association: Association, services: Mapping[type, Service]) -
             association.abort(block=False)
         association._is_paused = False
 
-    association._serve_request = serve
+    replace_method(association, "_serve_request", serve)
 
 
 def decoded(data: io.BytesIO | None, context: PresentationContext) -> Dataset:
@@ -116,7 +117,7 @@ def await_idle(association: Association, quiet_s: float, patience_s: float) -> b
         if is_ending(association):
             return False
         context_id, message = association.dimse.get_msg(block=False)
-        if message is None:
+        if message is None or context_id is None:
             time.sleep(_POLL_S)
         else:
             association._serve_request(message, context_id)
@@ -136,7 +137,7 @@ def exchange(association: Association, request: Any, context_id: int, patience_s
     until = time.monotonic() + patience_s
     while time.monotonic() < until:
         number, message = association.dimse.get_msg(block=False)
-        if message is None:
+        if message is None or number is None:
             if is_ending(association):
                 return None
             time.sleep(_POLL_S)

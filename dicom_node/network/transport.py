@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import structlog
 from pynetdicom import AE, _config, evt
@@ -21,7 +21,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import AddressInformation, AssociationSocket
+from pynetdicom.transport import AddressInformation, AssociationServer, AssociationSocket
 
 from dicom_node.errors import raised_at
 from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -32,6 +32,7 @@ from dicom_node.network.pending import Arrival, Endpoint, PendingConnections, Pe
 from dicom_node.network.places import Places
 from dicom_node.network.refusals import RefusalReason, Refusals
 from dicom_node.network.tls import PeerCertificate, peer_certificate
+from dicom_node.network.typed import replace_method, time_limit
 
 __all__ = [
     "AcceptAll",
@@ -108,7 +109,7 @@ def prompt_socket(timeout_s: float) -> EventHandlers:
             return
         wrapper.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         wrapper.socket.settimeout(timeout_s)
-        wrapper.recv = functools.partial(_read_promptly, wrapper.socket)
+        replace_method(wrapper, "recv", functools.partial(_read_promptly, wrapper.socket))
 
     return ((evt.EVT_CONN_OPEN, opened),)
 
@@ -131,7 +132,7 @@ def lenient_answer() -> EventHandlers:
                 decoded.to_primitive()
             return decoded, happened
 
-        provider._decode_pdu = decode
+        replace_method(provider, "_decode_pdu", decode)
 
     return ((evt.EVT_CONN_OPEN, opened),)
 
@@ -226,10 +227,16 @@ class Listener:
         self._entity, self._handlers, self._policy, self._refusals = entity, handlers, policy, refusals
         self._association_class = association_class
 
+    def _as_server(self) -> AssociationServer:
+        # An association asks its server for no more than this class has.
+        return cast("AssociationServer", self)
+
     @property
     def active_associations(self) -> list[Association]:
         """Associations whose thread has not ended."""
-        return [association for association in self._entity.active_associations if association._server is self]
+        return [
+            association for association in self._entity.active_associations if association._server is self._as_server()
+        ]
 
     def shutdown_request(self, connection: socket.socket) -> None:
         """Close a connection; called by pynetdicom at the end of each association."""
@@ -274,7 +281,7 @@ class Listener:
 
     def _association(self, arrival: Arrival, acceptance: Acceptance, request: A_ASSOCIATE_RQ) -> Association:
         association = self._association_class(self._entity, MODE_ACCEPTOR)
-        association._server = self
+        association._server = self._as_server()
         association.name = f"association {arrival.address[0]}:{arrival.address[1]}"
         association.set_socket(AssociationSocket(association, client_socket=arrival.connection))
         acceptor = association.acceptor
@@ -287,7 +294,9 @@ class Listener:
         for event, *rest in self._handlers:
             association.bind(event, *rest)
         acceptor.supported_contexts = list(acceptance.begin(association))
-        association.run = functools.partial(self._run, association, association.run, arrival.connection)
+        replace_method(
+            association, "run", functools.partial(self._run, association, association.run, arrival.connection)
+        )
         evt.trigger(association, evt.EVT_CONN_OPEN, {"address": arrival.address})
         # The state machine finds the request as if it had read it: Evt5, put by the socket, then Evt6.
         association.dul._recv_pdu.put(request)
@@ -358,7 +367,7 @@ def listening(
     """
     refusals = refusals or Refusals()
     listener = Listener(entity, handlers, policy, refusals, association_class)
-    limits = PendingLimits(artim_s=entity.acse_timeout)
+    limits = PendingLimits(artim_s=time_limit(entity.acse_timeout))
     pending = (
         PendingConnections(endpoints, listener.receive, limits, refusals, ahead=places.ahead, arriving=places.arriving)
         if places

@@ -10,9 +10,12 @@ import re
 import unicodedata
 from collections.abc import Iterable, MutableSequence
 
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.valuerep import PersonName
+from pydicom.valuerep import STR_VR, PersonName
+
+from pipelines.cine.elements import raw as raw_element
 
 __all__ = ["IDENTIFYING", "disagreements", "plain", "same"]
 
@@ -30,10 +33,21 @@ def plain(value: object) -> object:
 
 
 def _comparable(dataset: Dataset, tag: int) -> object:
-    raw = dataset.get_item(tag)
-    if isinstance(raw, RawDataElement) and raw.VR not in (None, "SQ", "UN") and raw.is_little_endian:
-        return bytes(raw.value or b"").strip(b" \0")
+    """Comparable form of an element of an item: the same whether it was converted yet, and from implicit VR."""
+    raw = raw_element(dataset, tag)
+    if isinstance(raw, RawDataElement) and _written_vr(raw) in STR_VR:
+        value = bytes(raw.value or b"").strip(b" \0")
+        if value.isascii():
+            parts = value.decode("ascii").split("\\")
+            return parts[0] if len(parts) == 1 else tuple(part.strip(" \0") for part in parts)
+        return value
     return plain(dataset[tag].value)
+
+
+def _written_vr(raw: RawDataElement) -> str:
+    if raw.VR is not None:
+        return str(raw.VR)
+    return dictionary_VR(raw.tag) if dictionary_has_tag(raw.tag) else "UN"
 
 
 def same(first: Dataset, second: Dataset, keyword: str) -> bool:
@@ -53,7 +67,7 @@ def _alike(value: object) -> tuple[object, ...]:
 
 
 def _bytes(dataset: Dataset, keyword: str) -> bytes | None:
-    raw = dataset.get_item(keyword) if keyword in dataset else None
+    raw = raw_element(dataset, keyword) if keyword in dataset else None
     if isinstance(raw, RawDataElement) and raw.VR not in (None, "SQ", "UN"):
         return bytes(raw.value or b"").strip(b" \0")
     name = raw.value if isinstance(raw, DataElement) else None

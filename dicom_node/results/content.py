@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias, TypedDict, Unpack
 
 from highdicom.sr import (
     AlgorithmIdentification,
     CodeContentItem,
+    CodedConcept,
+    ContentItem,
     DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    LanguageOfContentItemAndDescendants,
+    Measurement,
     MeasurementsAndQualitativeEvaluations,
     NumContentItem,
     ObservationContext,
     ObserverContext,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
     RelationshipTypeValues,
     TextContentItem,
     TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
@@ -36,16 +46,37 @@ from pipelines.cine.stack import FrameSource, Omission
 from pipelines.quality.findings import QualityAssessment
 
 __all__ = [
+    "GroupContent",
+    "MeasurementGroup",
     "Predecessor",
     "algorithm",
+    "contain",
     "evidence",
     "group",
+    "language",
     "observation_context",
     "omission_sentence",
     "procedure_reported",
     "structured_report",
     "text_item",
 ]
+
+
+MeasurementGroup: TypeAlias = (
+    MeasurementsAndQualitativeEvaluations
+    | PlanarROIMeasurementsAndQualitativeEvaluations
+    | VolumetricROIMeasurementsAndQualitativeEvaluations
+)
+"""TID 1501, 1410 or 1411."""
+
+
+class GroupContent(TypedDict, total=False):
+    """What a measurement group (TID 1501) has beside its tracking identifiers and algorithm."""
+
+    finding_type: Code
+    finding_sites: Sequence[FindingSite]
+    measurements: Sequence[Measurement] | None
+    qualitative_evaluations: Sequence[QualitativeEvaluation] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +104,16 @@ def code_content(
 def number_content(name: Code, value: float, unit: Code, relationship: RelationshipTypeValues) -> NumContentItem:
     """NUM content item."""
     return NumContentItem(name=name, value=value, unit=unit, relationship_type=relationship)
+
+
+def contain(item: ContentItem, items: Iterable[Dataset]) -> None:
+    """Make content items the content of another."""
+    item.ContentSequence = DicomSequence(items)
+
+
+def language(code: Code) -> LanguageOfContentItemAndDescendants:
+    """TID 1204: the language of a document."""
+    return LanguageOfContentItemAndDescendants(language=CodedConcept.from_code(code))
 
 
 def algorithm(context: ResultContext) -> AlgorithmIdentification:
@@ -113,7 +154,7 @@ def procedure_reported(context: ResultContext) -> list[Code]:
 
 
 def group(
-    context: ResultContext, name: str, *, items: Sequence[Dataset] = (), **template: object
+    context: ResultContext, name: str, *, items: Sequence[Dataset] = (), **template: Unpack[GroupContent]
 ) -> MeasurementsAndQualitativeEvaluations:
     """Measurement group (TID 1501) with its tracking identifiers; ``items`` go at its end.
 

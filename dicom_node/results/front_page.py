@@ -20,7 +20,6 @@ from highdicom.sr import (
     ContainerContentItem,
     ContentItem,
     ImageContentItem,
-    LanguageOfContentItemAndDescendants,
     RelationshipTypeValues,
 )
 from matplotlib.figure import Figure
@@ -43,7 +42,9 @@ from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.codes import ENGLISH, MANIFEST, private
 from dicom_node.results.content import (
     code_content,
+    contain,
     evidence,
+    language,
     observation_context,
     procedure_reported,
     structured_report,
@@ -180,13 +181,14 @@ def _report(
 ) -> ResultObject:
     root = ContainerContentItem(name=private("FRONT_PAGE"), is_content_continuous=False)
     modifier = RelationshipTypeValues.HAS_CONCEPT_MOD
-    root.ContentSequence = [
-        *LanguageOfContentItemAndDescendants(language=ENGLISH),
+    tree = [
+        *language(ENGLISH),
         *observation_context(context),
         *(code_content(codes.DCM.ProcedureReported, code, modifier) for code in procedure_reported(context)),
         *(_section(one) for one in listed),
         text_item(private("LIMITS"), BANNER),
     ]
+    contain(root, tree)
     dataset = structured_report(
         context,
         FRONT_PAGE,
@@ -201,10 +203,11 @@ def _report(
 
 def _section(one: ListedPackage) -> ContentItem:
     section = ContainerContentItem(name=codes.DCM.Findings, relationship_type=RelationshipTypeValues.CONTAINS)
-    section.ContentSequence = [
+    items = [
         *(text_item(codes.DCM.Finding, sentence) for sentence in verdict_sentences(one.verdict)),
         *(_reference(each.sop_class_uid, each.sop_instance_uid) for each in one.results if not _is_image(each)),
     ]
+    contain(section, items)
     return section
 
 
@@ -277,12 +280,13 @@ def _manifest(
     everything = [ListedResult(own.sop_class_uid, own.sop_instance_uid, own.series_instance_uid)]
     everything += [each for one in listed for each in one.results]
     root = ContainerContentItem(name=MANIFEST, is_content_continuous=False, template_id="2010")
-    root.ContentSequence = [
-        *LanguageOfContentItemAndDescendants(language=ENGLISH),
+    tree = [
+        *language(ENGLISH),
         *observation_context(context),
         text_item(codes.DCM.KeyObjectDescription, f"Results of {TITLE}: front page and all result objects"),
         *(_reference(each.sop_class_uid, each.sop_instance_uid, image=_is_image(each)) for each in everything),
     ]
+    contain(root, tree)
     dataset.CurrentRequestedProcedureEvidenceSequence = [evidence(context, [as_source(own), *_sources(listed)])]
     for element in root:
         if element.keyword != "RelationshipType":

@@ -21,10 +21,19 @@ from pydicom.tag import BaseTag
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, MAX_VALUE_LEN, STR_VR, PersonName
 
 from dicom_node.results.uids import derive_uid
+from pipelines.cine.elements import raw as raw_element
 from pipelines.cine.stack import CineStack, CineStudy
 from pipelines.models.identity import ModelIdentity
 
-__all__ = ["CARRIED", "CarriedIdentity", "ResultIdentity", "ascii_text", "one_line", "with_frames_of_reference"]
+__all__ = [
+    "CARRIED",
+    "CarriedIdentity",
+    "ResultIdentity",
+    "ascii_text",
+    "one_line",
+    "with_frames_of_reference",
+    "write_as_read",
+]
 
 _PATIENT = (
     "PatientName",
@@ -292,7 +301,7 @@ class CarriedIdentity:
         for keyword in _TYPE_2:
             if keyword not in dataset:
                 setattr(dataset, keyword, "")
-        _write_as_read(dataset)
+        write_as_read(dataset)
 
 
 def with_frames_of_reference(study: CineStudy) -> CineStudy:
@@ -325,9 +334,15 @@ def _codec(declared: tuple[str, ...]) -> str:
     return python_encoding.get(declared[0], "ascii")
 
 
-def _write_as_read(dataset: Dataset) -> None:
-    """Have the raw elements written byte by byte: pydicom decodes and encodes them again where it sees a change."""
-    dataset.set_original_encoding(False, True, dataset._character_set)
+def write_as_read(dataset: Dataset, read: Dataset | None = None) -> None:
+    """Have the raw elements written byte by byte: pydicom decodes and encodes them again where it sees a change.
+
+    Parameters
+    ----------
+    read
+        Where they were read from, unless ``dataset`` itself: its character set is theirs.
+    """
+    dataset.set_original_encoding(False, True, (dataset if read is None else read)._character_set)
 
 
 def _vr(element: DataElement | RawDataElement) -> str:
@@ -339,7 +354,8 @@ def _vr(element: DataElement | RawDataElement) -> str:
 def _carried(source: Dataset, tag: int | None) -> DataElement | RawDataElement | None:
     if tag is None or tag not in source:
         return None
-    raw = source.get_item(tag)
+    raw = raw_element(source, tag)
+    assert raw is not None
     vr = _vr(raw)
     if vr == "SQ":
         items = []
@@ -349,7 +365,7 @@ def _carried(source: Dataset, tag: int | None) -> DataElement | RawDataElement |
                 element = _carried(item, inner)
                 if element is not None:
                     copied[inner] = element
-            _write_as_read(copied)
+            write_as_read(copied)
             items.append(copied)
         return DataElement(tag, "SQ", items)
     if isinstance(raw, RawDataElement) and vr in _STRINGS:
@@ -363,9 +379,13 @@ def _carried(source: Dataset, tag: int | None) -> DataElement | RawDataElement |
 def _fit(dataset: Dataset, codec: str) -> None:
     def fitting(text: str, limit: int | None) -> str:
         try:
-            text.encode(codec)
+            length = len(text.encode(codec))
         except UnicodeEncodeError:
             return ascii_text(text)[:limit]
+        # The limit is one of characters (PS3.5 6.2), but who cannot read the character set counts bytes.
+        while limit is not None and length > limit:
+            text = text[: -max(1, (length - limit) // 4)]
+            length = len(text.encode(codec))
         return text
 
     for element in dataset:

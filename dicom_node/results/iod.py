@@ -28,7 +28,7 @@ from pydicom.uid import UID
 from dicom_node.errors import ConfigurationError
 from dicom_node.results.agreement import plain
 from dicom_node.results.codes import PRIVATE_DESIGNATOR, PRIVATE_SCHEME_UID
-from dicom_node.results.identity import CARRIED
+from dicom_node.results.identity import CARRIED, write_as_read
 from dicom_node.results.uids import derive_uid
 
 __all__ = ["IOD_TIMEOUT_S", "IodFinding", "iod_findings"]
@@ -179,6 +179,7 @@ def _with_uids(dataset: Dataset, uids: dict[str, str]) -> Dataset:
         else:
             # Raw, where nobody has asked for it yet: it is written as it was read.
             copied[tag] = element
+    write_as_read(copied, dataset)
     return copied
 
 

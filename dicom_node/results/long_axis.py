@@ -6,12 +6,11 @@ import numpy as np
 from highdicom.sr import FindingSite, Measurement
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from dicom_node.results.canvas import Page, Theme
 from dicom_node.results.codes import LEFT_ATRIUM, private, ucum
-from dicom_node.results.content import group, text_item
+from dicom_node.results.content import MeasurementGroup, group, text_item
 from dicom_node.results.header import ResultContext
 from dicom_node.results.parts import (
     EncodingRequest,
@@ -55,8 +54,8 @@ def encode(request: EncodingRequest) -> Parts:
     )
 
 
-def _groups(context: ResultContext, found: LongAxisFunction) -> list[Dataset]:
-    groups = []
+def _groups(context: ResultContext, found: LongAxisFunction) -> list[MeasurementGroup]:
+    groups: list[MeasurementGroup] = []
     numbers = [
         Measurement(name=private(_EXCURSION[valve]), value=round(value, 1), unit=ucum("mm"))
         for valve, value in found.plane_excursion_mm.items()
@@ -124,7 +123,7 @@ def _text(found: LongAxisFunction, views: LongAxisViews) -> tuple[TextBlock, ...
     if found.atrium is not None:
         lines.append(f"Left atrium: {_atrial_method(found.atrium)}.")
     else:
-        lines.append("Left atrium: no view shows it whole.")
+        lines.append("Left atrium: not measured, since no view shows it whole or its contours change beyond belief.")
     return (Heading("How the long-axis numbers came about"), *(Paragraph(line) for line in lines))
 
 
@@ -152,7 +151,7 @@ def _page(theme: Theme, found: LongAxisFunction, views: LongAxisViews) -> Page:
     page.rectangle(right, top, half, height, theme.panel, radius=2)
     page.text(right + 5, top + 6, "Left atrium, ml", 9, bold=True)
     if found.atrium is None:
-        page.text(right + 5, top + 14, "Not measured: no view shows it whole.", 8.5)
+        page.text(right + 5, top + 14, "Not measured: not whole on any view, or implausible contours.", 8.5)
     else:
         axes = page.axes(right + 12, top + 10, half - 18, height - 26)
         _curve(axes, found.atrium.volume_ml, theme.myocardium, "volume")

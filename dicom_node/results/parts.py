@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from dicom_node.config import DestinationProfile
 from dicom_node.results.canvas import Page, Theme
+from dicom_node.results.content import MeasurementGroup
 from dicom_node.results.header import ResultContext, encoded
 from dicom_node.results.objects import Expected, ResultObject
 from dicom_node.results.roles import OWN_OFFSETS, ResultRole, Variant
@@ -95,7 +96,7 @@ class ReportPart:
 
     Attributes
     ----------
-    groups : tuple of pydicom.Dataset or highdicom template
+    groups : tuple of MeasurementGroup
         Measurement groups (TID 1411, TID 1501), made with :func:`dicom_node.results.content.group`.
     library : tuple of pydicom.Dataset
         Image library groups (TID 1602) of the images that the groups refer to.
@@ -107,7 +108,7 @@ class ReportPart:
         What the gate must find in the report, beyond what holds for every report.
     """
 
-    groups: tuple[object, ...]
+    groups: tuple[MeasurementGroup, ...]
     library: tuple[Dataset, ...] = ()
     evidence: tuple[FrameSource, ...] = ()
     looked_at: tuple[FrameSource, ...] = ()

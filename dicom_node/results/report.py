@@ -11,7 +11,9 @@ from pydicom.sr.coding import Code
 
 from dicom_node.results.codes import CONFIDENCE, GRADE, QUALITY_CHECK, private
 from dicom_node.results.content import (
+    MeasurementGroup,
     Predecessor,
+    contain,
     group,
     observation_context,
     omission_items,
@@ -38,7 +40,7 @@ def significant(value: float) -> float:
 def container(name: Code, items: Sequence[Dataset]) -> Dataset:
     """CONTAINER content item."""
     made = ContainerContentItem(name=name, relationship_type=RelationshipTypeValues.CONTAINS)
-    made.ContentSequence = list(items)
+    contain(made, items)
     return made
 
 
@@ -108,7 +110,7 @@ def _quality(
     study: CineStudy,
     declined: Mapping[str, Sequence[Refusal]],
     quality: QualityAssessment | None,
-) -> Dataset:
+) -> MeasurementGroup:
     evaluations = []
     if quality is not None:
         evaluations.append(QualitativeEvaluation(name=CONFIDENCE, value=GRADE[quality.overall]))

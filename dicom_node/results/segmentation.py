@@ -115,7 +115,7 @@ def segmentation(
         instance_number=1,
         manufacturer=header.Manufacturer,
         manufacturer_model_name=header.ManufacturerModelName,
-        software_versions=list(header.SoftwareVersions),
+        software_versions=list(header.SoftwareVersions),  # type: ignore[arg-type]  # pydicom wants a list of several
         device_serial_number=header.DeviceSerialNumber,
         content_label=content_label,
         content_description=f"{content} at {when}, by an algorithm",

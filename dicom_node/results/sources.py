@@ -11,7 +11,6 @@ from pathlib import Path
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 
 from dicom_node.errors import ProcessingFailureError
@@ -55,8 +54,8 @@ class SourceDatasets:
             path,
             {tag: element for tag, element in dataset.items() if tag < _PIXELS},
             file_meta=dataset.file_meta,
-            is_implicit_VR=implicit,
-            is_little_endian=little_endian,
+            is_implicit_VR=bool(implicit),
+            is_little_endian=little_endian is not False,
         )
         header.set_original_encoding(implicit, little_endian, dataset.original_character_set)
         self.paths[uid] = path
@@ -69,7 +68,7 @@ class SourceDatasets:
         for path in paths:
             try:
                 header = read_object(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
-            except (InvalidDicomError, *DAMAGE):
+            except DAMAGE:
                 continue
             uid = _sop_instance_uid(header)
             if uid:
@@ -116,7 +115,7 @@ class SourceDatasets:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     self._headers[sop_instance_uid] = _with_points(read_object(path, stop_before_pixels=True))
-            except (InvalidDicomError, *DAMAGE) as error:
+            except DAMAGE as error:
                 raise ProcessingFailureError(
                     f"a source instance cannot be read again: {type(error).__name__}",
                     subject=sop_instance_uid,
@@ -160,7 +159,7 @@ class SourceDatasets:
 
 def _sop_instance_uid(dataset: Dataset) -> str:
     """Raw: no value is converted, so an invalid UID neither warns nor changes."""
-    element = dataset.get_item("SOPInstanceUID")
+    element = elements.raw(dataset, "SOPInstanceUID")
     value = None if element is None else element.value
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
     return text.strip(" \0")
@@ -169,7 +168,7 @@ def _sop_instance_uid(dataset: Dataset) -> str:
 def _with_points(header: Dataset) -> Dataset:
     """The data set with a point in each decimal string that has a comma: what results carry over must be legal."""
     for tag in list(header.keys()):
-        element = header.get_item(tag)
+        element = elements.raw(header, tag)
         if not isinstance(element, RawDataElement) or not element.value or b"," not in element.value:
             continue
         if _is_decimal(element) and elements.numbers(({tag: element},), int(tag)):

@@ -197,7 +197,7 @@ def _take(dataset: Dataset, studies: dict[str, _Study]) -> None:
         omit(OmissionReason.DUPLICATE, "The same object was given more than once.")
     else:
         try:
-            study.frames.extend(frame_headers(dataset))
+            study.frames.extend(frame_headers(dataset, identity=identity))
         except DeclaredError as error:
             omit(OmissionReason.UNREADABLE, str(error))
         else:

@@ -73,7 +73,7 @@ def frames_there(
 
 def _room(dataset: Dataset, top: elements.Layers, size: int | None) -> int | None:
     """How many frames the bytes of an object have room for; ``None`` when that is not known."""
-    element = dataset.get_item("PixelData")
+    element = elements.raw(dataset, "PixelData")
     if element is not None:
         length = getattr(element, "length", None)
         size = len(element.value) if element.value is not None else length

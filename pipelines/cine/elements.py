@@ -11,7 +11,7 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
@@ -25,6 +25,7 @@ __all__ = [
     "number",
     "numbers",
     "private_number",
+    "raw",
     "seconds",
     "text",
     "texts",
@@ -56,6 +57,12 @@ _DECIMAL_COMMA = re.compile(r"[+-]?([0-9]+,[0-9]*|,[0-9]+)([eE][+-]?[0-9]{1,2})?
 _DS_LENGTH = 16
 """Characters of one decimal string (PS3.5 6.2)."""
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
+
+
+def raw(dataset: Dataset, where: int | str) -> DataElement | RawDataElement | None:
+    """An element as it was read: raw where nobody has asked for its value; ``None`` where it is absent."""
+    # The overloads of pydicom know neither raw nor absent elements.
+    return cast("DataElement | RawDataElement | None", dataset.get_item(where))
 
 
 def _tag(where: int | str) -> int:

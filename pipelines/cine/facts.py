@@ -21,7 +21,7 @@ from pipelines.cine.enhancement import may_be_late_enhancement
 from pipelines.cine.headers import MR_IMAGES, FrameHeader, frame_headers, origin
 from pipelines.cine.reading import read_object
 from pipelines.cine.regrid import image_centre
-from pipelines.cine.selection import MIN_PHASES, MIN_SCORE, cine_score, excluded_frame, excluded_object
+from pipelines.cine.selection import MIN_PHASES, MIN_SCORE, Exclusion, cine_score, excluded_frame, excluded_object
 from pipelines.cine.stack import OmissionReason
 from pipelines.cine.views import ONE_STACK_DEG, Plane, ShortAxisEvidence, short_axis_evidence
 
@@ -184,12 +184,13 @@ def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
     problem = ""
     if excluded_object(identity) is None and identity.sop_class_uid in MR_IMAGES:
         try:
-            frames = frame_headers(dataset, size=size)
+            frames = frame_headers(dataset, identity=identity, size=size)
         except DeclaredError as error:
             problem = str(error)
         except elements.DAMAGE as error:
             problem = f"its header cannot be read ({type(error).__name__})"
-    usable = [frame for frame in frames if excluded_frame(frame) is None]
+    verdicts = [(frame, excluded_frame(frame)) for frame in frames]
+    usable = [frame for frame, verdict in verdicts if verdict is None]
     together: dict[tuple[float, tuple[float, float, float]], list[FrameHeader]] = defaultdict(list)
     for frame in usable:
         together[_plane(frame)].append(frame)
@@ -213,7 +214,7 @@ def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
         own_output=identity.own_output,
         problem=problem,
         gated_or_named=any(_gated_or_named(frame) for frame in usable),
-        beside_cine=next((reason for frame in frames if (reason := _beside_cine(frame))), ""),
+        beside_cine=next((_beside_cine(*pair) for pair in verdicts if _beside_cine(*pair)), ""),
     )
 
 
@@ -227,8 +228,7 @@ def _gated_or_named(frame: FrameHeader) -> bool:
     return cine_score(frame.acquisition, 2 * MIN_PHASES, gated) >= (MIN_SCORE if gated else _SCORE_UNGATED)
 
 
-def _beside_cine(frame: FrameHeader) -> str:
-    verdict = excluded_frame(frame)
+def _beside_cine(frame: FrameHeader, verdict: Exclusion | None) -> str:
     if verdict is None:
         return ""
     enhancement = verdict.reason is OmissionReason.LATE_ENHANCEMENT and may_be_late_enhancement(frame)

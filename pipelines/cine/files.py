@@ -84,7 +84,7 @@ def files_by_study(paths: Iterable[Path]) -> dict[str, list[Path]]:
     for path in paths:
         try:
             header = read_object(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True, force=True)
-            uid = elements.text([header], "StudyInstanceUID")
+            uid = elements.text((dict(header.items()),), "StudyInstanceUID")
         except elements.DAMAGE:
             uid = ""
         by_study.setdefault(uid, []).append(path)

@@ -155,13 +155,17 @@ def origin(dataset: Dataset) -> Origin:
     )
 
 
-def frame_headers(dataset: Dataset, *, size: int | None = None) -> tuple[FrameHeader, ...]:
+def frame_headers(
+    dataset: Dataset, *, identity: Origin | None = None, size: int | None = None
+) -> tuple[FrameHeader, ...]:
     """Read the frames of an MR image object.
 
     Parameters
     ----------
     dataset : pydicom.Dataset
         Classic or Enhanced MR; pixels are not needed.
+    identity : Origin, optional
+        What `origin` gave, where that was asked before.
     size : int, optional
         Bytes of its file, where the data set was read without pixels: room for frames that it declares.
 
@@ -175,7 +179,7 @@ def frame_headers(dataset: Dataset, *, size: int | None = None) -> tuple[FrameHe
     DeclaredError
         The object declares more frames than it holds, or more than are read.
     """
-    identity = origin(dataset)
+    identity = identity or origin(dataset)
     top = _table(dataset)
     per_frame = elements.items(dataset, "PerFrameFunctionalGroupsSequence")
     frames = frames_there(dataset, top, len(per_frame), size=size)

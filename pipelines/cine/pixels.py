@@ -137,7 +137,7 @@ def check_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat | 
         Pixels are not there, its codestream has another size than Rows × Columns, or it is larger than what is decoded.
     """
     stored = form or PixelFormat.of(dataset)
-    element = dataset.get_item("PixelData")
+    element = elements.raw(dataset, "PixelData")
     if element is None:
         raise UndecodableError("PixelData is absent")
     if stored.encapsulated:

@@ -11,16 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.assemble import assemble
-from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
+from pipelines.cine.stack import CineStack, CineStudy, FrameSource, StackGeometry, View
 from pipelines.evaluation.external import AnnotationError, cut_surface, fill_segments, read_surface
 from pipelines.evaluation.segmentation import dice
+from pipelines.function.slices import measure_slices
+from pipelines.function.valve_cut import cut_by_views
 from pipelines.long_axis.annulus import annulus_points, apex_points
 from pipelines.long_axis.findings import LongAxisLabel, Valve
-from pipelines.long_axis.measure import read_view
+from pipelines.long_axis.measure import long_axis_stacks, read_view, read_views
 from pipelines.long_axis.valve_plane import ValvePlanes, valve_planes
 from pipelines.models.registry import PACKAGED
 from pipelines.phantom.heart import LID_TILT
 from pipelines.phantom.study import CineAcquisition, PhantomStudy, simulate
+from pipelines.segmentation.segment import segment
 from pipelines.training.long_axis import view_recipe
 
 __all__ = ["PhantomViews", "SurfaceViews", "compare_with_phantoms", "compare_with_surfaces", "open_cut"]
@@ -59,6 +62,10 @@ class SurfaceViews:
     dice: dict[str, dict[str, float]]
     mitral_mm: dict[str, float]
     """By view: mean distance of the annulus points to the rim of the fitted endocardium, mm."""
+    lv_ef_percent: dict[str, float]
+    """Left ventricular ejection fraction: of the fitted surfaces, of the short axis alone, cut at the valve plane."""
+    lv_esv_ml: dict[str, float]
+    lv_edv_ml: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -246,14 +253,46 @@ def compare_with_surfaces(subject: Path, *, models: Path = PACKAGED) -> SurfaceV
                 overlaps[name][chamber] = both / total
         if distances:
             rims[name] = float(np.mean(distances))
-    return SurfaceViews(overlaps, rims)
+    volumes = _lv_volumes(next(study for study in studies if study.short_axis is not None), subject, models)
+    return SurfaceViews(
+        overlaps,
+        rims,
+        {way: float(100 * (1 - ml.min() / ml.max())) for way, ml in volumes.items()},
+        {way: float(ml.min()) for way, ml in volumes.items()},
+        {way: float(ml.max()) for way, ml in volumes.items()},
+    )
+
+
+def _lv_volumes(study: CineStudy, subject: Path, models: Path) -> dict[str, NDArray[np.float64]]:
+    """Left ventricular volume of each phase, ml, by the way it was obtained."""
+    stack = study.short_axis
+    if stack is None:
+        raise AnnotationError(f"{subject} has no short-axis stack")
+    segmentation = segment(stack)
+    alone = measure_slices(stack, segmentation)
+    cut = cut_by_views(alone, stack, read_views(long_axis_stacks(study), stack, segmentation, models=models))
+    surfaces = np.array([_enclosed_ml(*surface) for surface in _surfaces(subject, "LV", stack.phases)])
+    return {"surfaces": surfaces, "short axis alone": alone.lv_ml, "cut at the valve plane": cut.lv_ml}
+
+
+def _enclosed_ml(points: NDArray[np.float64], triangles: NDArray[np.int64]) -> float:
+    """Volume within a surface that is open at its base, closed by a fan about the middle of its rim, ml."""
+    edges, uses = np.unique(
+        np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), axis=1),
+        axis=0,
+        return_counts=True,
+    )
+    rim = np.unique(edges[uses == 1])
+    # Seen from the middle of the rim the fan that closes the surface has no volume.
+    first, second, third = (points - points[rim].mean(axis=0))[triangles].transpose(1, 0, 2)
+    return float(abs(np.einsum("ij,ij->i", first, np.cross(second, third)).sum()) / 6000.0)
 
 
 def _rim_distances(rim: NDArray[np.float64], annulus: NDArray[np.float64], geometry: StackGeometry) -> list[float]:
     truth = geometry.to_patient(0.0, rim[:, 0], rim[:, 1])
     straight = np.linalg.norm(annulus - truth, axis=1)
     crossed = np.linalg.norm(annulus - truth[::-1], axis=1)
-    return list(min(straight, crossed, key=lambda pair: float(pair.sum())))
+    return list(crossed if crossed.sum() < straight.sum() else straight)
 
 
 def _surfaces(subject: Path, name: str, phases: int) -> Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]:

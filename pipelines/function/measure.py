@@ -148,10 +148,19 @@ def _notes(
         f"End diastole is phase {keyframes.end_diastole + 1}, end systole phase {keyframes.end_systole + 1} "
         f"of {stack.phases}: {keyframes.method}; the RV is read at the same phases.",
     ]
+    if slices.base_views:
+        views = " and ".join(slices.base_views)
+        chambers = "both ventricles" if len(slices.cut) > 1 else "the left ventricle"
+        notes.append(
+            f"The base of {chambers} is cut at the valve plane seen on {views} at each phase; a slice that the plane "
+            "crosses counts by the part below it."
+        )
+    else:
+        notes.append("The base was decided on the short axis alone: no long-axis view showed the valve plane.")
     if slices.above_base.any():
         numbers = ", ".join(str(i + 1) for i in np.flatnonzero(slices.above_base))
         notes.append(f"Slice {numbers} left out: its cavity does not shrink in systole, so it lies above the valves.")
-    left_out = (slices.lv_mm2 > 0) & ~slices.counted & ~slices.above_base
+    left_out = (slices.lv_mm2 > 0) & (not slices.base_views) & ~slices.counted & ~slices.above_base
     for name, phase in (("diastole", keyframes.end_diastole), ("systole", keyframes.end_systole)):
         if left_out[phase].any():
             numbers = ", ".join(str(i + 1) for i in np.flatnonzero(left_out[phase]))

@@ -66,6 +66,10 @@ class SliceMeasures:
     base_first: bool
     orientation_doubtful: bool
     intervals_mm: NDArray[np.float64]
+    base_views: tuple[str, ...] = ()
+    """Long-axis views whose valve planes cut the base; empty where the base was decided on the short axis alone."""
+    cut: frozenset[Chamber] = frozenset()
+    """Chambers that are cut at a valve plane: their areas count by the share below it."""
 
     @property
     def lv_ml(self) -> NDArray[np.float64]:

@@ -16,6 +16,8 @@ from pipelines.long_axis.valve_plane import resample_phases
 __all__ = ["atrial_function", "wall_length_mm"]
 
 _FEWEST_PIXELS = 30
+_LARGEST_EMPTYING = 0.8
+"""An atrium that empties by more was not followed: healthy ones empty by 50 to 70 %."""
 _BOOSTER_FROM = 0.75
 """Atrial contraction begins after this share of the cycle at the earliest."""
 
@@ -33,13 +35,15 @@ def atrial_function(views: Sequence[LongAxisView]) -> AtrialFunction | None:
     Returns
     -------
     AtrialFunction or None
-        ``None`` where neither view shows atrium and annulus in every phase.
+        ``None`` where neither view shows atrium and annulus in every phase, or the contours change beyond belief.
     """
     usable = [view for view in _one_each(views) if _measurable(view)]
     if not usable:
         return None
     phases = max(view.stack.phases for view in usable)
-    areas, lengths, walls = [], [], []
+    areas: list[NDArray[np.float64]] = []
+    lengths: list[NDArray[np.float64]] = []
+    walls: list[NDArray[np.float64]] = []
     for view in usable:
         area, length, wall = _of_view(view)
         cyclic = view.stack.retrospective
@@ -48,6 +52,8 @@ def atrial_function(views: Sequence[LongAxisView]) -> AtrialFunction | None:
     length = np.mean(lengths, axis=0)
     product = areas[0] * areas[-1]
     volume = 8 * product / (3 * np.pi * np.maximum(length, 1.0)) / 1000.0
+    if volume.min() < (1 - _LARGEST_EMPTYING) * volume.max():
+        return None
     wall = np.sum(walls, axis=0)
     strain = 100 * (wall / wall.min() - 1)
     reservoir = float(strain.max())
@@ -83,7 +89,9 @@ def _of_view(view: LongAxisView) -> tuple[NDArray[np.float64], NDArray[np.float6
     """Area (mm²), length from annulus to roof (mm) and length of the wall (mm) of each phase, (T,)."""
     geometry = view.stack.geometry
     pixel_mm2 = geometry.pixel_spacing[0] * geometry.pixel_spacing[1]
-    areas, lengths, walls = [], [], []
+    areas: list[float] = []
+    lengths: list[float] = []
+    walls: list[float] = []
     for labels, annulus in zip(view.labels, view.annuli[Valve.MITRAL], strict=True):
         atrium = labels == LongAxisLabel.LA
         areas.append(atrium.sum() * pixel_mm2)

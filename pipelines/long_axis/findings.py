@@ -105,7 +105,7 @@ class LongAxisFunction:
     plane_excursion_mm : mapping of Valve to float
         Largest descent: MAPSE and TAPSE of the plane.
     atrium : AtrialFunction or None
-        ``None`` where no view shows the whole left atrium.
+        ``None`` where no view shows the whole left atrium, or its contours change beyond belief.
     views : tuple of View
     agreement : float
         Mean over views and phases of the agreement of the test-time ensemble.

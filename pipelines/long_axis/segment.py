@@ -58,9 +58,9 @@ def segment_view(
     """
     import torch
 
-    from pipelines.models.registry import loaded_model
+    from pipelines.models.registry import load_model_once
 
-    model = loaded_model(MODEL, device, models)
+    model = load_model_once(MODEL, device, models)
     pixels = np.ascontiguousarray(stack.pixels[:, 0])
     spacing = stack.geometry.pixel_spacing
     square = _square(stack, centre)

@@ -15,7 +15,7 @@ from pipelines.models.identity import ModelIdentity
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PACKAGED", "LoadedModel", "ModelUnavailable", "list_models", "load_model"]
+__all__ = ["PACKAGED", "LoadedModel", "ModelUnavailable", "list_models", "load_model", "load_model_once"]
 
 PACKAGED = Path(__file__).parent
 """Folder of the models that come with this package; others may lie in ``pipelines/models`` elsewhere on the path."""
@@ -108,4 +108,13 @@ def identity_of(card: ModelCard) -> ModelIdentity:
     )
 
 
-loaded_model = cache(load_model)
+@cache
+def load_model_once(name: str, device: str = "cpu", root: Path | None = None) -> LoadedModel:
+    """Load a model as `load_model` does, and keep it: equal arguments give the same object until the cache is cleared.
+
+    Raises
+    ------
+    ModelUnavailable
+        As in `load_model`; the next call tries again.
+    """
+    return load_model(name, device, root)

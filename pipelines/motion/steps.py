@@ -46,11 +46,11 @@ def cardiac_motion(
 
 
 def _model(device: str) -> LoadedModel:
-    from pipelines.models.registry import ModelUnavailable, loaded_model
+    from pipelines.models.registry import ModelUnavailable, load_model_once
     from pipelines.motion.network import REGISTRATION_MODEL
 
     try:
-        return loaded_model(REGISTRATION_MODEL, device)
+        return load_model_once(REGISTRATION_MODEL, device)
     except ModelUnavailable as missing:
         raise AnalysisRefused(RefusalReason.MODEL_UNAVAILABLE, f"The motion was not followed: {missing}.") from missing
 

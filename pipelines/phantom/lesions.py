@@ -119,12 +119,12 @@ def build_lesions(
     for patch in subject.akinesia:
         inside = np.clip((1 - _distance(patch, fraction, outline)) / 0.3, 0, 1)
         law_loss = np.maximum(law_loss, patch.severity * np.sqrt(inside))
-    for patch in subject.fibrosis:
-        inside = np.clip((1 - _distance(patch, fraction, outline)) / 0.35, 0, 1)
+    for band in subject.fibrosis:
+        inside = np.clip((1 - _distance(band, fraction, outline)) / 0.35, 0, 1)
         here = inside > 0
-        inner = np.where(here & (outer <= inner), patch.inner, inner)
-        outer = np.where(here, np.maximum(outer, patch.inner + (patch.outer - patch.inner) * np.sqrt(inside)), outer)
-        law_loss = np.maximum(law_loss, patch.severity * inside)
+        inner = np.where(here & (outer <= inner), band.inner, inner)
+        outer = np.where(here, np.maximum(outer, band.inner + (band.outer - band.inner) * np.sqrt(inside)), outer)
+        law_loss = np.maximum(law_loss, band.severity * inside)
     law_loss += subject.basal_loss * np.clip((fraction - 0.2) / 0.8, 0, 1)
     return Lesions(
         scar=(inner, outer) if outer.any() else None,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
+    UID,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -32,7 +33,7 @@ TRANSFER_SYNTAXES = {
 }
 """Transfer syntaxes that can be written, all lossless, by their short names."""
 
-_IMPLEMENTATION_UID = "2.25.230718366418932817209117216209348573112"
+_IMPLEMENTATION_UID = UID("2.25.230718366418932817209117216209348573112")
 
 
 def study_objects(

@@ -36,9 +36,9 @@ _SMOOTHING_CYCLES = 0.02
 
 
 def _models(device: str, models: Path) -> tuple[LoadedModel, LoadedModel]:
-    from pipelines.models.registry import loaded_model
+    from pipelines.models.registry import load_model_once
 
-    return loaded_model(LOCALISER, device, models), loaded_model(FINE_MODEL, device, models)
+    return load_model_once(LOCALISER, device, models), load_model_once(FINE_MODEL, device, models)
 
 
 def warm(device: str = "cpu") -> None:

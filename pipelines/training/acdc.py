@@ -108,6 +108,7 @@ def _number(info: dict[str, str], key: str) -> float | None:
 def _load(path: Path) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
     import nibabel  # 0.3 s: not wanted at the start of the command line
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import SpatialImage
 
     candidates = [path.with_name(path.name + suffix) for suffix in (".nii.gz", ".nii")]
     existing = next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -115,6 +116,8 @@ def _load(path: Path) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
         raise AcdcLayoutError(f"{candidates[0]} is missing")
     try:
         image = nibabel.load(existing)
+        if not isinstance(image, SpatialImage):
+            raise ImageFileError(f"it is a {type(image).__name__}")
         data = np.asanyarray(image.dataobj)
     except (OSError, EOFError, ValueError, ImageFileError) as error:
         raise AcdcLayoutError(f"{existing} cannot be read as NIfTI: {error}") from error

@@ -12,6 +12,7 @@ from pipelines.cine.stack import CineStack, CineStudy, OmissionReason, StudyCont
 from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.function.findings import Keyframes, UncheckedFunction, VentricularFunction
 from pipelines.function.slices import SliceMeasures, measure_slices
+from pipelines.long_axis.findings import LongAxisViews
 from pipelines.package import Device
 from pipelines.quality.findings import QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation
@@ -78,9 +79,12 @@ def in_short_axis(stack: CineStack, found: CineSegmentation) -> CineSegmentation
 
 
 @analysis
-def slice_measures(stack: ShortAxis, segmentation: CineSegmentation) -> SliceMeasures:
-    """Measure areas and centres of every slice."""
-    return measure_slices(stack, segmentation)
+def slice_measures(stack: ShortAxis, segmentation: CineSegmentation, views: LongAxisViews | None) -> SliceMeasures:
+    """Measure areas and centres of every slice, cut at the valve planes where long-axis views show them."""
+    from pipelines.function.valve_cut import cut_by_views
+
+    slices = measure_slices(stack, segmentation)
+    return slices if views is None else cut_by_views(slices, stack, views)
 
 
 @analysis

@@ -27,7 +27,7 @@ from pynetdicom.sop_class import Verification
 from audit.reading import ReadMessage, read_trail
 from audit.serving import serve
 from dicom_node.config import AuditSettings, Configuration, MetricsSettings, Peer
-from dicom_node.exposition import SHARED_MEMORY
+from dicom_node.exposition import shared_numbers
 from dicom_node.network.sender import ScuSettings, send_files
 from storage.ledger import open_ledger
 
@@ -78,7 +78,6 @@ def kill_receiver(log: Path) -> None:
 def test_what_happens_is_counted_and_told(dcmtk: None, rsyslog: Rsyslog, tmp_path: Path) -> None:
     metrics_port, log, trail = free_port(), tmp_path / "node.log", tmp_path / "audit" / "trail.log"
     pacs = free_port()
-    others = set(SHARED_MEMORY.glob("dicom-node-*"))
     rsyslog.start()
     with scanner.storescp(tmp_path / "pacs", port=pacs):
         settings = configuration(
@@ -109,7 +108,8 @@ def test_what_happens_is_counted_and_told(dcmtk: None, rsyslog: Rsyslog, tmp_pat
             )
             wait_until(lambda: _told(trail) >= 8, seconds=20, what="all is told")
             after = scrape(metrics_port)
-    assert set(SHARED_MEMORY.glob("dicom-node-*")) <= others
+            assert shared_numbers(settings.storage.directory).is_dir()
+    assert not shared_numbers(settings.storage.directory).exists()
     _check_numbers(before, held, after, tmp_path / "instances")
     _check_trail(read_trail(trail))
     _check_secrets(log, trail)

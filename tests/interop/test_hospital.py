@@ -47,6 +47,7 @@ IDENTITY = (
     "StudyDescription",
 )
 ONE_OBJECT = ("segmentation-ed", "segmentation-es", "report", "summary-pdf")
+FRONT_PAGE = ("front-page", "front-page-image", "front-page-manifest")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,12 @@ def test_one_set_of_results(study: SentStudy, hospital: Hospital, at_pacs: dict[
     slices, pages = roles["key-phase-ed"], roles["summary"]
     assert slices >= 5
     assert pages >= 1
-    expected = {"key-phase-ed": slices, "key-phase-es": slices, "summary": pages, **dict.fromkeys(ONE_OBJECT, 1)}
+    expected = {
+        "key-phase-ed": slices,
+        "key-phase-es": slices,
+        "summary": pages,
+        **dict.fromkeys((*ONE_OBJECT, *FRONT_PAGE), 1),
+    }
     assert roles == expected
     of_study = [
         path for path in at_pacs.values() if read(path, pixels=False).StudyInstanceUID == study.study_instance_uid

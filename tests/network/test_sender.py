@@ -25,7 +25,7 @@ from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.presentation import AllStoragePresentationContexts
 
 from dicom_node.config import Peer
-from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, PeerUnavailableError
+from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NotAcceptedError, PeerUnavailableError
 from dicom_node.network.capabilities import verification_context
 from dicom_node.network.pacs import Pacs, PacsSettings
 from dicom_node.network.sender import (
@@ -105,7 +105,7 @@ def test_one_refused_class_does_not_hold_up_the_others(tmp_path: Path) -> None:
         outcomes = send_files(
             [save(labelmap, tmp_path), save(mr_image(), tmp_path)], pacs_peer(pacs.settings.port), SETTINGS
         )
-        assert [type(outcome.error) for outcome in outcomes] == [DeliveryRefusedError, type(None)]
+        assert [type(outcome.error) for outcome in outcomes] == [NotAcceptedError, type(None)]
         assert list(pacs.held()) == [outcomes[1].sop_instance_uid]
 
 

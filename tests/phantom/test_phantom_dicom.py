@@ -10,7 +10,7 @@ import pytest
 from scipy.signal import find_peaks
 
 from pipelines.cine.assemble import assemble
-from pipelines.cine.stack import CineStudy, OmissionReason, View
+from pipelines.cine.stack import CineStudy, OmissionReason, Reconstruction, View
 from pipelines.phantom import TRANSFER_SYNTAXES, Dialect, PhantomStudy, RecipeError, Script, write_study
 
 
@@ -37,8 +37,11 @@ def test_the_assembler_reads_every_dialect_back_to_the_same_stacks(
         assert np.allclose(stack.rr_intervals, truth.rr_intervals, rtol=0.02)
         assert np.allclose(stack.trigger_times, truth.trigger_times, atol=0.03 * truth.rr_intervals.max())
         assert not stack.resampled_slices
-    reasons = {omission.reason for omission in study.omissions}
-    assert OmissionReason.LATE_ENHANCEMENT in reasons
+    assert [(one.view, one.reconstruction) for one in study.late_enhancement] == [
+        (View.SAX, Reconstruction.MAGNITUDE),
+        (View.SAX, Reconstruction.PHASE_SENSITIVE),
+    ]
+    assert {omission.reason for omission in study.omissions} <= {OmissionReason.NOT_AN_IMAGE}
     body = infarct_study.subject.body
     assert study.context.sex == body.sex
     assert study.context.height_m == pytest.approx(body.height_m)

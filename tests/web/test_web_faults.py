@@ -92,16 +92,16 @@ def upload(process: WebProcess, images: list[Dataset], told: list[str]) -> None:
 
 
 def test_nothing_that_was_answered_as_stored_is_lost_when_it_is_killed(process: WebProcess) -> None:
-    luck = random.Random(0)
+    generator = random.Random(0)
     sent: dict[str, Dataset] = {}
     told: list[str] = []
     for _ in range(ROUNDS):
-        batches = [[mr_image(study="1.2.3", seed=luck.randrange(10**6)) for _ in range(6)] for _ in range(4)]
+        batches = [[mr_image(study="1.2.3", seed=generator.randrange(10**6)) for _ in range(6)] for _ in range(4)]
         sent.update({image.SOPInstanceUID: image for batch in batches for image in batch})
         senders = [threading.Thread(target=upload, args=(process, batch, told)) for batch in batches]
         for sender in senders:
             sender.start()
-        time.sleep(luck.uniform(0.01, 0.25))
+        time.sleep(generator.uniform(0.01, 0.25))
         process.kill()
         for sender in senders:
             sender.join()

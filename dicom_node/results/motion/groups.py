@@ -19,7 +19,7 @@ from dicom_node.results.codes import (
     private,
     ucum,
 )
-from dicom_node.results.content import code_content, group, text_item
+from dicom_node.results.content import MeasurementGroup, code_content, group, text_item
 from dicom_node.results.header import ResultContext
 from dicom_node.results.motion.keyframes import KEYFRAME_WORDS
 from dicom_node.results.parts import ReportPart, frames_of
@@ -80,7 +80,7 @@ def motion_part(context: ResultContext, found: CardiacMotion, stacks: Mapping[Vi
     )
 
 
-def _keyframes(context: ResultContext, entry: ViewKeyframes, stack: CineStack, method: str) -> Dataset:
+def _keyframes(context: ResultContext, entry: ViewKeyframes, stack: CineStack, method: str) -> MeasurementGroup:
     """Times of the keyframes of one view, and the image of each: that of the middle slice."""
     measurements: list[Measurement] = []
     items: list[Dataset] = [text_item(private("METHOD"), method)]
@@ -125,8 +125,8 @@ def _with_method(measurement: Measurement, method: str) -> Measurement:
     return measurement
 
 
-def _global(context: ResultContext, found: CardiacMotion) -> Dataset:
-    measurements = []
+def _global(context: ResultContext, found: CardiacMotion) -> MeasurementGroup:
+    measurements: list[Measurement] = []
     for curve in found.strain.curves():
         measurements += _of_curve(curve)
     torsion = found.strain.torsion
@@ -178,7 +178,7 @@ def _of_curve(curve: StrainCurve) -> Iterator[Measurement]:
             yield _with_method(number, when)
 
 
-def _segments(context: ResultContext, found: CardiacMotion) -> Iterator[Dataset]:
+def _segments(context: ResultContext, found: CardiacMotion) -> Iterator[MeasurementGroup]:
     """One group for each AHA segment that was measured (CID 3717 as finding site)."""
     for index in range(16):
         measurements = []

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from highdicom.sr import (
     ContainerContentItem,
     ImageContentItem,
-    LanguageOfContentItemAndDescendants,
     RelationshipTypeValues,
 )
 from pydicom.dataset import Dataset
@@ -15,7 +14,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
-from dicom_node.results.content import evidence, observation_context, text_item
+from dicom_node.results.content import contain, evidence, language, observation_context, text_item
 from dicom_node.results.header import ResultContext, series_dataset
 from dicom_node.results.roles import ResultRole
 from pipelines.cine.stack import CineStack, FrameSource, View
@@ -66,12 +65,13 @@ def _selection(
     when = f", {entry.times_ms[keyframe]:.0f} ms after the R wave" if entry.times_ms[keyframe] >= 0 else ""
     described = f"{entry.view} {KEYFRAME_WORDS[keyframe]}: phase {phase + 1} of {stack.phases}{when}"
     root = ContainerContentItem(name=codes.DCM.OfInterest, is_content_continuous=False, template_id="2010")
-    root.ContentSequence = [
-        *LanguageOfContentItemAndDescendants(language=_ENGLISH),
+    tree = [
+        *language(_ENGLISH),
         *observation_context(context),
         text_item(codes.DCM.KeyObjectDescription, f"{described}. Found by software; research use only."),
         *(_image(source) for source in sources),
     ]
+    contain(root, tree)
     dataset.CurrentRequestedProcedureEvidenceSequence = [evidence(context, sources)]
     for element in root:
         if element.keyword != "RelationshipType":

@@ -49,8 +49,10 @@ from dicom_node.results.codes import (
     ucum,
 )
 from dicom_node.results.content import (
+    MeasurementGroup,
     algorithm,
     code_content,
+    contain,
     group,
     number_content,
     text_item,
@@ -198,10 +200,11 @@ def _library(stack: CineStack, segmentations: Iterable[EncodedSegmentation]) -> 
                 referenced_frame_numbers=None if source.frame_number is None else [source.frame_number],
                 relationship_type=RelationshipTypeValues.CONTAINS,
             )
-            image.ContentSequence = [
+            position = [
                 number_content(name, float(value), ucum("mm"), context)
                 for name, value in zip(_POSITION, geometry.positions[index], strict=True)
             ]
+            contain(image, position)
             group_items.append(image)
     return container(codes.DCM.ImageLibraryGroup, group_items)
 
@@ -213,18 +216,18 @@ def _chambers(function: VentricularFunction) -> list[Chamber]:
 def _number(content: ReportContent, number: Number) -> Measurement:
     unit = ucum(number.quantity.unit)
     value = _reported(content.function, number)
-    uncertainty = {}
+    above = below = None
     if number.interval is not None:
         # CID 225 gives distances from the value, not bounds.
-        uncertainty = {
-            "upper_measurement_uncertainty": significant(max(number.interval.upper - number.value, 0.0)),
-            "lower_measurement_uncertainty": significant(max(number.value - number.interval.lower, 0.0)),
-        }
+        above = significant(max(number.interval.upper - number.value, 0.0))
+        below = significant(max(number.value - number.interval.lower, 0.0))
     normal = content.ranges.get(number.quantity)
     properties = None
-    if normal is not None or uncertainty:
+    if normal is not None or number.interval is not None:
         properties = MeasurementProperties(
-            normal_range_properties=None if normal is None else _range(normal, unit), **uncertainty
+            normal_range_properties=None if normal is None else _range(normal, unit),
+            upper_measurement_uncertainty=above,
+            lower_measurement_uncertainty=below,
         )
     measurement = Measurement(name=QUANTITY[number.quantity], value=value, unit=unit, properties=properties)
     _add(measurement, text_item(private("METHOD"), number.method, RelationshipTypeValues.HAS_PROPERTIES))
@@ -266,7 +269,7 @@ def _at(measurement: Measurement, point: Code) -> Measurement:
     return measurement
 
 
-def _patient(context: ResultContext, function: VentricularFunction) -> Dataset:
+def _patient(context: ResultContext, function: VentricularFunction) -> MeasurementGroup:
     """Heart rate, body surface area and the times of the key phases: what belongs to neither ventricle."""
     measurements = [
         Measurement(name=QUANTITY[number.quantity], value=significant(number.value), unit=ucum(number.quantity.unit))
@@ -287,7 +290,7 @@ def _patient(context: ResultContext, function: VentricularFunction) -> Dataset:
     )
 
 
-def _chamber(context: ResultContext, content: ReportContent, chamber: Chamber) -> Dataset:
+def _chamber(context: ResultContext, content: ReportContent, chamber: Chamber) -> MeasurementGroup:
     function = content.function
     measurements = [
         _number(content, number) for number in function.measurements() if number.quantity.chamber is chamber
@@ -313,7 +316,7 @@ def _region(
     when: str,
     seg: EncodedSegmentation,
     structure: SegmentCodes,
-) -> Dataset:
+) -> MeasurementGroup:
     """TID 1411: the volume of one segment as drawn, with the reference to the segment."""
     point = END_DIASTOLE if when == "ED" else END_SYSTOLE
     number = seg.segments.index(structure) + 1
@@ -350,9 +353,9 @@ def _region(
     )
 
 
-def _segments(context: ResultContext, wall: SegmentalWall) -> list[Dataset]:
+def _segments(context: ResultContext, wall: SegmentalWall) -> list[MeasurementGroup]:
     """One group for each AHA segment that was measured (CID 3717 as finding site)."""
-    groups: list[Dataset] = []
+    groups: list[MeasurementGroup] = []
     for index in range(wall.segments):
         rows = (
             (WALL_THICKNESS, wall.ed_thickness_mm[index], "mm", END_DIASTOLE),
