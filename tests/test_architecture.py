@@ -1,4 +1,4 @@
-"""The import rule of the rooms, checked on the syntax tree of every file."""
+"""The import rule of the folders, checked on the syntax tree of every file."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def imported_packages(source: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, node.args[0].value.partition(".")[0]
 
 
-@pytest.mark.parametrize("room", sorted(FORBIDDEN))
-def test_room_imports_none_of_what_it_may_not(room: str) -> None:
-    files = sorted((ROOT / room).rglob("*.py"))
-    assert files, f"no Python file under {room}"
+@pytest.mark.parametrize("folder", sorted(FORBIDDEN))
+def test_folder_imports_none_of_what_it_may_not(folder: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files, f"no Python file under {folder}"
     offences = [
         f"{file.relative_to(ROOT)}:{line} imports {package}"
         for file in files
         for line, package in imported_packages(file.read_text(encoding="utf-8"))
-        if package in FORBIDDEN[room]
+        if package in FORBIDDEN[folder]
     ]
     assert not offences, "\n".join(offences)
 
@@ -67,16 +67,16 @@ def test_analyses_never_see_dicom() -> None:
 def test_analyses_know_neither_their_training_nor_their_evaluation() -> None:
     """``training`` and ``evaluation`` are above the analyses, and evaluation above training."""
     offences = [
-        f"{file.relative_to(ROOT)}:{line} imports pipelines.{room}"
+        f"{file.relative_to(ROOT)}:{line} imports pipelines.{folder}"
         for file in sorted((ROOT / "pipelines").rglob("*.py"))
-        for line, room in _rooms_of_pipelines(file.read_text(encoding="utf-8"))
-        if room == "evaluation" != file.relative_to(ROOT).parts[1]
-        or (room == "training" and file.relative_to(ROOT).parts[1] not in ("training", "evaluation"))
+        for line, folder in _folders_of_pipelines(file.read_text(encoding="utf-8"))
+        if folder == "evaluation" != file.relative_to(ROOT).parts[1]
+        or (folder == "training" and file.relative_to(ROOT).parts[1] not in ("training", "evaluation"))
     ]
     assert not offences, "\n".join(offences)
 
 
-def _rooms_of_pipelines(source: str) -> Iterator[tuple[int, str]]:
+def _folders_of_pipelines(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(source)):
         names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:

@@ -1,1 +1,1 @@
-"""How well the analyses do against references: the one room that imports analyses and their training alike."""
+"""Measures the analyses against references; the one folder that imports analyses and their training alike."""
