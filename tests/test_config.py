@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dicom_node.config import Configuration, PeerPermission, WebSettings
 from dicom_node.config_file import load_configuration
@@ -34,6 +37,24 @@ def test_shipped_configuration_is_valid_and_shows_every_key() -> None:
             continue
         keys = set(type(getattr(loaded, name)).model_fields)
         assert keys == set(shipped[name]), f"config.yaml does not show every key of {name}"
+
+
+def sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A section and all that its keys may hold."""
+    yield model
+    for field in model.model_fields.values():
+        waiting = [field.annotation]
+        while waiting:
+            kind = waiting.pop()
+            waiting += get_args(kind)
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from sections(kind)
+
+
+@pytest.mark.parametrize("section", sorted(set(sections(Configuration)), key=lambda one: one.__name__))
+def test_the_shipped_configuration_shows_every_key_of_nested_sections_too(section: type[BaseModel]) -> None:
+    text = SHIPPED.read_text(encoding="utf-8")
+    assert [key for key in section.model_fields if not re.search(rf"(^|[#{{,-])\s*{key}:", text, re.MULTILINE)] == []
 
 
 def test_shipped_configuration_equals_the_defaults_where_there_are_defaults() -> None:
