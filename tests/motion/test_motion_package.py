@@ -11,11 +11,12 @@ from pipelines.analysis import Findings
 from pipelines.cine.stack import View
 from pipelines.errors import RefusalReason
 from pipelines.motion.findings import CardiacMotion, Keyframe
+from pipelines.motion.package import PACKAGE
 from pipelines.motion.phantoms import cine_study
 from pipelines.phantom.recipe import PhantomRecipe
 from pipelines.phantom.study import simulate
 from pipelines.phantom.truth import measure_truth
-from pipelines.study import analyse_study
+from pipelines.study import analyse_study, findings_of
 
 RECIPE = PhantomRecipe(seed=61, slices=8, phases=20, rows=160, columns=176)
 
@@ -60,7 +61,6 @@ def test_a_cine_of_two_phases_is_declined_and_says_why(study) -> None:
         sources=(sax.sources[0], sax.sources[7]),
         trigger_times=sax.trigger_times[[0, 7]],
     )
-    refusals = analyse_study(dataclasses.replace(whole, stacks=(few,)), [CardiacMotion]).refusals
-    causes = [one for one in refusals if one.because_of is None]
+    causes = findings_of(PACKAGE, analyse_study(dataclasses.replace(whole, stacks=(few,)), [CardiacMotion])).causes
     assert [one.reason for one in causes] == [RefusalReason.TOO_FEW_PHASES]
     assert "8 are needed to follow motion" in causes[0].sentence
