@@ -136,7 +136,7 @@ def _sqlite_engine(url: URL, *, durable: bool) -> Engine:
         Path(url.database).parent.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
         # SQLite would let everybody read it; the files that it puts beside it get the mode of this one.
         with contextlib.suppress(OSError):
-            os.close(os.open(url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+            os.close(os.open(url.database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_use_lifo=True)
 
     @event.listens_for(engine, "connect")

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from dicom_node import cli
+from dicom_node.commands.terminal import console
 from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
 from dicom_node.deliver.rejection import reject_superseded
@@ -152,7 +153,8 @@ def run(
 ) -> Iterator[Callable[..., str]]:
     def ran(*arguments: object, status: int = 0) -> str:
         monkeypatch.setattr("sys.argv", ["dicom-node", *map(str, arguments), "--config", str(node.config)])
-        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(console, "_width", 200)
+        monkeypatch.setattr(console, "_height", 100)
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             cli.main()

@@ -12,6 +12,7 @@ from crash_parts import write_cine
 from ledger_rows import a_result, claim, close_versions, receive_and_schedule, retry_at_once, route
 
 from dicom_node import cli
+from dicom_node.commands.terminal import console
 from pipelines.cine.facts import instance_facts
 from storage.jobs import Outcome, complete_job, fail_job
 from storage.ledger import Ledger, open_ledger, utc_now
@@ -33,7 +34,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def run(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Run]:
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(console, "_width", 400)
+    monkeypatch.setattr(console, "_height", 100)
 
     def ran(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["dicom-node", *words, "--config", str(tmp_path / "config.yaml")])

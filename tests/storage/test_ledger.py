@@ -263,6 +263,29 @@ def test_sqlite_refuses_writes_in_a_reading_transaction_that_lost_its_snapshot(s
     ledger.close()
 
 
+def _open_write_and_close(url: str) -> None:
+    ledger = open_ledger(url)
+    with ledger.transaction() as session:
+        session.add(EventRow(at=NOW, kind="another process", subject="x", detail={}))
+    ledger.close()
+
+
+def test_opening_a_ledger_twice_in_a_process_keeps_the_locks_of_the_first(sqlite_url: str) -> None:
+    # POSIX: closing any descriptor of a file takes away the locks that the process holds on it. Another process that
+    # closes the ledger would then believe to be the last, and remove the log that this one reads and writes.
+    first = open_ledger(sqlite_url)
+    associate(first)
+    open_ledger(sqlite_url).close()
+    for _ in range(2):
+        other = multiprocessing.get_context("spawn").Process(target=_open_write_and_close, args=(sqlite_url,))
+        other.start()
+        other.join()
+        assert other.exitcode == 0
+    with first.reading() as session:
+        assert [one.kind for one in session.scalars(select(EventRow)) if one.subject == "x"] == ["another process"] * 2
+    first.close()
+
+
 def test_every_foreign_key_that_is_searched_has_an_index(ledger: Ledger) -> None:
     inspector = inspect(ledger.engine)
     for table, column in (("instance", "series_id"), ("job", "study_id"), ("result", "job_id"), ("event", "study_id")):
