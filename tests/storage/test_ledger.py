@@ -276,11 +276,15 @@ def test_opening_a_ledger_twice_in_a_process_keeps_the_locks_of_the_first(sqlite
     first = open_ledger(sqlite_url)
     associate(first)
     open_ledger(sqlite_url).close()
+    log = Path(f"{first.engine.url.database}-wal")
+    before = log.stat().st_ino
     for _ in range(2):
         other = multiprocessing.get_context("spawn").Process(target=_open_write_and_close, args=(sqlite_url,))
         other.start()
         other.join()
         assert other.exitcode == 0
+        assert log.exists()
+        assert log.stat().st_ino == before
     with first.reading() as session:
         assert [one.kind for one in session.scalars(select(EventRow)) if one.subject == "x"] == ["another process"] * 2
     first.close()
