@@ -224,7 +224,8 @@ def _show_jobs(ledger: Ledger) -> None:
     for job in job_overviews(ledger):
         came_to = job.verdict.value if job.verdict is not None else job.state.value
         colour = "green" if job.verdict is Verdict.DELIVERED else "yellow" if job.error is None else "red"
-        console.print(f"[{colour}]{job.package} {came_to}[/{colour}]: {' '.join(job.sentences) or job.error or ''}")
+        why = " ".join(job.sentences) or job.error
+        console.print(f"[{colour}]{job.package} {came_to}[/{colour}]{f': {why}' if why else ''}")
         seconds = (job.summary or {}).get("seconds", {})
         if seconds:
             table("Seconds", ["step", ">"], ((step, f"{value:.2f}") for step, value in seconds.items()))
@@ -258,7 +259,7 @@ def _show_results(held: Collection[Path], output: Path, truth: Mapping[Quantity,
         ["series>", "description", "SOP class", "objects>"],
         ((number, description, name, count) for (number, description, name), count in sorted(rows.items())),
     )
-    for page in pages:
+    for page in sorted(pages):
         console.print(f"page: {page}")
     return bool(rows)
 

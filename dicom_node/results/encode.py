@@ -243,7 +243,7 @@ class _Encoder:
         stacks = [
             stack for stack in self.study.stacks if any(stack is one for each in summaries for one in each.stacks)
         ]
-        origin = provenance(context, self.study, self.sources, measured=stacks)
+        origin = provenance(context, self.study, self.sources, used=stacks)
 
         def pages(theme: Theme) -> list[Figure]:
             return summary_pages(theme, context.title, self.study, summaries, declined, quality, origin)
@@ -262,7 +262,7 @@ class _Encoder:
         context = replace(context, identity=context.identity.refined("refused", *sentences))
         report = refusal_report(context, self.study, declined, quality, self.circumstances.predecessors)
         looked_at = frames_of(self.study.stacks)
-        origin = provenance(context, self.study, self.sources, measured=())
+        origin = provenance(context, self.study, self.sources, used=())
 
         def pages(theme: Theme) -> list[Figure]:
             return refusal_pages(theme, context.title, self.study, declined, quality, origin)

@@ -164,7 +164,7 @@ class SummaryPart:
     Attributes
     ----------
     stacks : tuple of CineStack
-        What it measured.
+        What its numbers come from.
     pages : callable
         Draws whole pages in a theme, without what frames every page (title, banner, foot).
     panels : tuple of Panel

@@ -40,25 +40,25 @@ class Provenance:
 
 
 def provenance(
-    context: ResultContext, study: CineStudy, sources: SourceDatasets, *, measured: Sequence[CineStack]
+    context: ResultContext, study: CineStudy, sources: SourceDatasets, *, used: Sequence[CineStack]
 ) -> Provenance:
     """Collect it.
 
     Parameters
     ----------
-    measured
+    used
         The stacks that the numbers come from.
     """
     facts = [study.context.manufacturer, study.context.model_name]
     if study.context.field_strength_t is not None:
         facts.append(f"{study.context.field_strength_t:g} T")
     scanner = " ".join(fact for fact in facts if fact) or "scanner not named"
-    for stack in measured:
+    for stack in used:
         if stack.view is View.SAX:
             pitch = stack.geometry.pitch
             scanner += f"  ·  short axis: {stack.slices} slices × {stack.phases} phases, {pitch:.1f} mm apart"
     return Provenance(
-        series=_series(study, sources, measured),
+        series=_series(study, sources, used),
         scanner=scanner,
         models=context.models,
         device_uid=device_uid(context.models),
@@ -69,10 +69,10 @@ def provenance(
     )
 
 
-def _series(study: CineStudy, sources: SourceDatasets, measured: Sequence[CineStack]) -> tuple[InputSeries, ...]:
+def _series(study: CineStudy, sources: SourceDatasets, used: Sequence[CineStack]) -> tuple[InputSeries, ...]:
     found = []
     for stack in study.stacks:
-        use = f"{stack.view.value} view, " + ("measured" if any(stack is one for one in measured) else "not measured")
+        use = f"{stack.view.value} view, " + ("used" if any(stack is one for one in used) else "not used")
         frames: dict[str, set[tuple[str, int | None]]] = {}
         first: dict[str, str] = {}
         for line in stack.sources:
@@ -85,7 +85,7 @@ def _series(study: CineStudy, sources: SourceDatasets, measured: Sequence[CineSt
             number = str(header.get("SeriesNumber") or "–")
             found.append(InputSeries(number, str(header.get("SeriesDescription") or ""), len(images), use))
     for enhanced in study.late_enhancement:
-        use = f"late enhancement, {enhanced.view.value} view, {enhanced.reconstruction.value}, not measured"
+        use = f"late enhancement, {enhanced.view.value} view, {enhanced.reconstruction.value}, not used"
         for uid in enhanced.series_instance_uids:
             own = [source for source in enhanced.sources if source.series_instance_uid == uid]
             header = sources.header(own[0].sop_instance_uid)

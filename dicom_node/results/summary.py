@@ -162,12 +162,15 @@ def _finish(pages: Sequence[Page], title: str, overall: Grade | None, provenance
             WIDTH / 2, 29.7, BANNER, 9, color=theme.on_banner, bold=True, align="center", baseline="center_baseline"
         )
         page.line((LEFT, RIGHT), (HEIGHT - 12, HEIGHT - 12), theme.faint)
-        models = ", ".join(f"{model.name} {model.version}" for model in provenance.models) or "no model ran"
-        contact = f"  ·  contact: {provenance.contact}" if provenance.contact else ""
+        models = ", ".join(f"{model.name} {model.version}" for model in provenance.models)
+        contact = f"contact: {provenance.contact}" if provenance.contact else ""
+        foot = "  ·  ".join(
+            part for part in (f"dicom-node {SOFTWARE_VERSION}", models, provenance.created, contact) if part
+        )
         page.text(
             LEFT,
             HEIGHT - 7.5,
-            clipped(f"dicom-node {SOFTWARE_VERSION}  ·  {models}  ·  {provenance.created}{contact}", 7.5, RIGHT - LEFT),
+            clipped(foot, 7.5, RIGHT - LEFT),
             7.5,
             color=theme.muted,
         )
@@ -180,7 +183,7 @@ def _name_patient(page: Page, patient: PatientLine) -> None:
     size = 9.0
     while size > 6.5 and name_width + text_width(details, size) > width:
         size -= 0.5
-    details = clipped(details, size, 0.75 * width)
+    details = clipped(details, size, max(0.75 * width, width - name_width))
     name = clipped(patient.name, 10, width - text_width(details, size) - 8, bold=True)
     page.text(LEFT, 8.5, name, 10, bold=True)
     page.text(RIGHT, 8.5, details, size, align="right")

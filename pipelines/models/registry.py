@@ -103,7 +103,7 @@ def identity_of(card: ModelCard) -> ModelIdentity:
         version=card.version,
         weights_sha256=card.weights_sha256,
         task=card.task,
-        training_data=f"{training.name}, {len(training.cases)} patients ({training.licence})",
+        training_data=f"{training.name}, {len(training.cases)} hearts ({training.licence})",
         licence=card.licence,
     )
 

@@ -53,7 +53,7 @@ def test_a_model_is_loaded_for_evaluation_with_its_identity(tmp_path: Path) -> N
     model = load_model("small", root=tmp_path)
     assert not model.network.training
     assert model.identity.weights_sha256 == card.weights_sha256
-    assert model.identity.training_data == "nothing, 2 patients (none)"
+    assert model.identity.training_data == "nothing, 2 hearts (none)"
     assert model.network(torch.zeros(2, 3, 32, 32)).shape == (2, 4, 32, 32)
 
 

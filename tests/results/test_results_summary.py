@@ -52,7 +52,7 @@ from results.synthetic import CREATED, MODEL, Cine, encoded, findings_of, write_
 
 PATIENT_DETAILS = ("ID P-1 (HOSPITAL)", "born 1960-02-29", "study of 2025-03-01", "accession A123")
 PROVENANCE = Provenance(
-    series=(InputSeries("5", "sax 心臓 stack", 72, "SAX view, measured"),),
+    series=(InputSeries("5", "sax 心臓 stack", 72, "SAX view, used"),),
     scanner="ACME Scanner 9 1.5 T",
     models=(MODEL,),
     device_uid="2.25.1",

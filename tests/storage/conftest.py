@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from absence import absent
 from postgresql_server import MISSING, is_installed, running_postgresql
 from sqlalchemy import create_engine, text
 
@@ -18,9 +18,7 @@ from storage.ledger import Ledger, open_ledger
 def postgresql_server() -> Iterator[str]:
     """URL of a database of a PostgreSQL server that lives as long as the session."""
     if not is_installed():
-        if os.environ.get("CI") == "true":
-            pytest.fail(MISSING, pytrace=False)
-        pytest.skip(MISSING)
+        absent(MISSING)
     with running_postgresql(fsync=False) as url:
         yield url
 

@@ -65,7 +65,7 @@ def encode(request: EncodingRequest) -> Parts:
             request.context, content, {when: seg for when, (_, seg) in segmentations[variant].items()}
         ),
         summary=SummaryPart(
-            stacks=(stack,),
+            stacks=content.stacks,
             pages=lambda theme: function_pages(theme, content),
             text=function_text(content),
         ),

@@ -68,6 +68,7 @@ from pipelines.function.findings import Chamber, Quantity, SegmentalWall, Ventri
 from pipelines.function.findings import Measurement as Number
 from pipelines.function.normals import ReferenceInterval
 from pipelines.function.slices import SliceMeasures
+from pipelines.long_axis.measure import long_axis_stacks
 from pipelines.quality.findings import QualityAssessment
 
 __all__ = ["KEY_PHASE", "SEGMENTATION", "ReportContent", "function_part", "range_description"]
@@ -112,6 +113,12 @@ class ReportContent:
     quality: QualityAssessment
     ranges: Mapping[Quantity, ReferenceInterval]
 
+    @property
+    def stacks(self) -> tuple[CineStack, ...]:
+        """What the numbers come from: the short axis, and the long-axis views that say where the ventricles end."""
+        base = (view for view in long_axis_stacks(self.study) if view.view.value in self.slices.base_views)
+        return (self.stack, *base)
+
 
 def range_description(normal: ReferenceInterval) -> str:
     """Whom a reference interval holds for, and whether the patient is one of them."""
@@ -143,7 +150,7 @@ def function_part(
         ),
         library=(_library(content.stack, made),),
         evidence=(*_seg_sources(made), *(source for seg in made for source in seg.references)),
-        looked_at=frames_of([content.stack]),
+        looked_at=frames_of(content.stacks),
         expected=(ExpectedReport(content.stack.geometry),),
     )
 
