@@ -19,7 +19,7 @@ from storage.files import InstanceFiles
 from storage.holdings import held_series
 from storage.jobs import requeue_job
 from storage.ledger import Ledger, utc_now
-from storage.overview import QuarantineOverview, study_of_job
+from storage.overview import QuarantineOverview, study_of_job, study_overviews
 from storage.quarantine import leave_quarantine
 from storage.rejection import results_of_study
 from storage.schema import DeliveryState
@@ -135,9 +135,9 @@ def delete_everywhere(
     Raises
     ------
     NodeError
-        One of its results is on its way to a destination at this moment.
+        It is being received, or one of its results is on its way to a destination at this moment.
     LedgerError
-        There is no such study, or it is being received.
+        There is no such study.
     """
     from dicom_node.deliver.rejection import reject_set
     from dicom_node.results.rejection import RejectionReason
@@ -147,6 +147,10 @@ def delete_everywhere(
         Rejection.RETENTION: RejectionReason.RETENTION,
         Rejection.NONE: None,
     }[reject]
+    (overview,) = study_overviews(ledger, study_instance_uid=study)
+    if overview.open_associations:
+        # Before anything is rejected or told.
+        raise NodeError("is being received", subject=study, remedy="wait until its association has ended")
     void = results_of_study(ledger, study, now=utc_now())
     if void is not None and void.results:
         done = reject_set(

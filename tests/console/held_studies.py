@@ -13,10 +13,11 @@ from dicom_node.config import ConflictAnswer
 from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.watermarks import Watermarks
+from dicom_node.schedule.completeness import study_reading
 from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
 from storage.files import RESULTS
 from storage.instances import close_association, open_association
-from storage.jobs import Outcome, ResultRecord, claim_job, complete_job, create_jobs, study_contents
+from storage.jobs import Outcome, ResultRecord, claim_job, complete_job, create_jobs
 from storage.ledger import utc_now
 from storage.schema import Verdict
 
@@ -51,9 +52,8 @@ def receive(console: RunningConsole, *, count: int = 3, ended: bool = True) -> s
 def analyse(console: RunningConsole, outcome: Outcome = FOUND, *, names_patient: bool = True) -> int:
     """Schedule the study, and make one page of results of it; the number of the job."""
     ledger, files = console.ledger, console.files
-    created = create_jobs(
-        ledger, study_contents(ledger, STUDY), [route(series=(SERIES,))], reason="quiet for 20 s", now=utc_now()
-    )
+    contents = study_reading(ledger, console.configuration, STUDY).contents
+    created = create_jobs(ledger, contents, [route(series=(SERIES,))], reason="quiet for 20 s", now=utc_now())
     assert created
     job = claim_job(ledger, "w", utc_now())
     assert job is not None
