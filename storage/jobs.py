@@ -44,6 +44,7 @@ __all__ = [
     "SeriesSummary",
     "StudyContents",
     "WaitingStudy",
+    "add_result",
     "claim_job",
     "complete_job",
     "create_jobs",
@@ -526,7 +527,7 @@ def complete_job(
         row.verdict, row.sentences = outcome.verdict, list(outcome.sentences)
         row.key_numbers, row.summary = list(outcome.key_numbers), dict(outcome.summary)
         for result in results:
-            _add_result(session, row, result, now)
+            add_result(session, row, result, now)
         job_event(
             session,
             row,
@@ -542,7 +543,14 @@ def complete_job(
         return True
 
 
-def _add_result(session: Session, job: JobRow, result: ResultRecord, now: dt.datetime) -> None:
+def add_result(session: Session, job: JobRow, result: ResultRecord, now: dt.datetime) -> None:
+    """Record a result and queue its deliveries, within the caller's transaction; what is recorded already stays.
+
+    Raises
+    ------
+    ResultConflictError
+        Its SOP Instance UID is recorded with other bytes.
+    """
     insert_if_absent(
         session,
         cast(Table, ResultRow.__table__),

@@ -9,14 +9,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import cast
 
-from sqlalchemy import Table, exists, select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from storage.deliveries import dismiss
-from storage.jobs import ResultRecord
-from storage.ledger import Ledger, insert_if_absent, record_event
+from storage.jobs import ResultRecord, add_result
+from storage.ledger import Ledger, record_event
 from storage.schema import DeliveryRow, DeliveryState, JobRow, JobState, ResultRow, StudyRow
 
 __all__ = [
@@ -168,7 +167,7 @@ def reject(
             row.rejected_at = now
         job = session.get_one(JobRow, void.job_id)
         for note in notes:
-            _add_note(session, job, note, now)
+            add_result(session, job, note, now)
         record_event(
             session,
             "results rejected",
@@ -212,35 +211,3 @@ def _void(row: ResultRow) -> VoidResult:
         present=row.removed_at is None,
         arrived_at=frozenset(one.destination for one in row.deliveries if one.sent_at is not None),
     )
-
-
-def _add_note(session: Session, job: JobRow, note: ResultRecord, now: dt.datetime) -> None:
-    insert_if_absent(
-        session,
-        cast(Table, ResultRow.__table__),
-        {
-            "job_id": job.id,
-            "role": note.role,
-            "sop_class_uid": note.sop_class_uid,
-            "sop_instance_uid": note.sop_instance_uid,
-            "series_instance_uid": note.series_instance_uid,
-            "series_description": note.series_description,
-            "path": note.path,
-            "digest": note.digest,
-            "size": note.size,
-        },
-    )
-    held = session.scalars(select(ResultRow).where(ResultRow.sop_instance_uid == note.sop_instance_uid)).one()
-    for destination in note.destinations:
-        insert_if_absent(
-            session,
-            cast(Table, DeliveryRow.__table__),
-            {
-                "result_id": held.id,
-                "destination": destination,
-                "state": DeliveryState.QUEUED,
-                "attempts": 0,
-                "created_at": now,
-                "due_at": now,
-            },
-        )

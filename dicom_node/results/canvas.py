@@ -232,6 +232,20 @@ class Page:
         """Axes with ticks inside the page, its corner and size in mm."""
         return self.figure.add_axes((x / WIDTH, 1 - (y + height) / HEIGHT, width / WIDTH, height / HEIGHT))
 
+    def plot(self, x: float, y: float, width: float, height: float, over: str) -> Axes:
+        """Axes for curves in the colours of the page; ``over`` names what the curves run over."""
+        axes, theme = self.axes(x, y, width, height), self.theme
+        axes.set_facecolor(theme.panel)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(theme.faint)
+        axes.tick_params(colors=theme.muted, labelsize=7.5, length=2.5, width=0.6, color=theme.faint)
+        axes.grid(visible=True, color=theme.faint, linewidth=0.4)
+        axes.set_axisbelow(True)
+        axes.set_xlabel(over, fontsize=7.5, color=theme.muted, labelpad=2)
+        return axes
+
     def paragraph(
         self,
         x: float,

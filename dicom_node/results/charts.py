@@ -41,15 +41,7 @@ def volume_curves(
 ) -> None:
     """LV and RV volume over the cardiac cycle, with end diastole and end systole marked."""
     theme = page.theme
-    axes = page.axes(x + 11, y + 9, width - 15, height - 20)
-    axes.set_facecolor(theme.panel)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(theme.faint)
-    axes.tick_params(colors=theme.muted, labelsize=7.5, length=2.5, width=0.6, color=theme.faint)
-    axes.grid(visible=True, color=theme.faint, linewidth=0.4)
-    axes.set_axisbelow(True)
+    axes = page.plot(x + 11, y + 9, width - 15, height - 20, "ms after the R wave")
     top = 0.0
     for chamber in chambers:
         color = theme.lv if chamber.chamber.value == "LV" else theme.rv
@@ -84,7 +76,6 @@ def volume_curves(
         axes.annotate(
             f" {label} ", (where, top * 1.15), fontsize=7.5, color=theme.text, ha=align, va="top", fontweight="bold"
         )
-    axes.set_xlabel("ms after the R wave", fontsize=7.5, color=theme.muted, labelpad=2)
     axes.set_ylabel("ml", fontsize=7.5, color=theme.muted, labelpad=2)
 
 

@@ -142,20 +142,19 @@ def _page(theme: Theme, found: LongAxisFunction, views: LongAxisViews) -> Page:
     half = (width - _GAP) / 2
     page.rectangle(LEFT, top, half, height, theme.panel, radius=2)
     page.text(LEFT + 5, top + 6, "Way of the annuli towards the apex, mm", 9, bold=True)
-    axes = page.axes(LEFT + 12, top + 10, half - 18, height - 20)
+    axes = page.plot(LEFT + 12, top + 10, half - 18, height - 20, "% of the cycle")
     for valve, color in ((Valve.MITRAL, theme.lv), (Valve.TRICUSPID, theme.rv)):
         if valve in found.excursion_mm:
             _curve(axes, found.excursion_mm[valve], color, f"{valve} ({_EXCURSION[valve]})")
-    _dress(theme, axes)
+    _legend(theme, axes)
     right = LEFT + half + _GAP
     page.rectangle(right, top, half, height, theme.panel, radius=2)
     page.text(right + 5, top + 6, "Left atrium, ml", 9, bold=True)
     if found.atrium is None:
         page.text(right + 5, top + 14, "Not measured: not whole on any view, or implausible contours.", 8.5)
     else:
-        axes = page.axes(right + 12, top + 10, half - 18, height - 26)
+        axes = page.plot(right + 12, top + 10, half - 18, height - 26, "% of the cycle")
         _curve(axes, found.atrium.volume_ml, theme.myocardium, "volume")
-        _dress(theme, axes)
         atrium = found.atrium
         said = (
             f"reservoir {atrium.reservoir_percent:.0f} %, conduit {atrium.conduit_percent:.0f} %, booster "
@@ -176,15 +175,7 @@ def _curve(axes: Axes, values: NDArray[np.float64], color: str, name: str) -> No
     axes.plot(percent, np.r_[values, values[0]], color=color, linewidth=1.6, label=name)
 
 
-def _dress(theme: Theme, axes: Axes) -> None:
-    axes.set_facecolor(theme.panel)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(theme.faint)
-    axes.tick_params(colors=theme.muted, labelsize=7.5, length=2.5, width=0.6, color=theme.faint)
-    axes.grid(visible=True, color=theme.faint, linewidth=0.4)
-    axes.set_xlabel("% of the cycle", fontsize=7.5, color=theme.muted, labelpad=2)
+def _legend(theme: Theme, axes: Axes) -> None:
     if len(axes.lines) > 1:
         axes.legend(fontsize=7, frameon=False, labelcolor=theme.text)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pydicom.config
 import pytest
 import structlog
 from deliver.web_pacs import Said, web_pacs
+from interop.ports import free_port
 from pydicom import dcmread
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -57,12 +57,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     # What a command sets for its process must not outlive it here.
     structlog.reset_defaults()
     pydicom.config.settings.reading_validation_mode = validation
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_localizer(path: Path, study: str = "1.2.3.4") -> None:

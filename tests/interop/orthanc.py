@@ -141,7 +141,8 @@ class Orthanc:
 
     def _answers(self) -> bool:
         if self._process is None or self._process.poll() is not None:
-            raise ChildProcessError(f"Orthanc ended at its start, see {self.folder / 'orthanc.log'}")
+            said = (self.folder / "orthanc.log").read_text(errors="replace")[-2000:]
+            raise ChildProcessError(f"Orthanc ended at its start: {said}")
         try:
             return bool(self.get("/system")["DicomAet"] == AE_TITLE) and listening(self.dicom_port)
         except (urllib.error.URLError, ConnectionError, TimeoutError):

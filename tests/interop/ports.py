@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import random
 import socket
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+# Below the ports that Linux gives to outgoing connections (32768 and above): one of those would take a port between the
+# moment it is chosen and the moment somebody listens on it.
+_PORTS = range(12000, 32000)
+_CHOICE = random.SystemRandom()
+# Held open, and so locked, until this process ends: no other test process chooses the same port.
+_LOCKS: list[int] = []
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface that nobody listens on, and that no other test process on this machine gets."""
+    folder = Path(tempfile.gettempdir()) / f"dicom-node-test-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    while True:
+        port = _CHOICE.choice(_PORTS)
+        lock = os.open(folder / str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            os.close(lock)
+            continue
+        _LOCKS.append(lock)
+        return port
 
 
 def listening(port: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
 from dicom_node.results.canvas import Page, Theme
@@ -86,24 +85,10 @@ def _colors(theme: Theme) -> Callable[[StrainCurve], str]:
     return lambda curve: table[curve.component]
 
 
-def _dressed(page: Page, axes: Axes) -> None:
-    theme = page.theme
-    axes.set_facecolor(theme.panel)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(theme.faint)
-    axes.tick_params(colors=theme.muted, labelsize=7.5, length=2.5, width=0.6, color=theme.faint)
-    axes.grid(visible=True, color=theme.faint, linewidth=0.4)
-    axes.set_axisbelow(True)
-    axes.set_xlabel("ms after the R wave", fontsize=7.5, color=theme.muted, labelpad=2)
-
-
 def _curves(
     page: Page, found: CardiacMotion, x: float, y: float, width: float, color: Callable[[StrainCurve], str]
 ) -> None:
-    axes = page.axes(x + 11, y + 11, width - 16, 54)
-    _dressed(page, axes)
+    axes = page.plot(x + 11, y + 11, width - 16, 54, "ms after the R wave")
     for curve in found.strain.curves():
         axes.plot(curve.times_ms, curve.percent, color=color(curve), linewidth=1.8)
         axes.plot(curve.times_ms, curve.second_percent, color=color(curve), linewidth=0.9, linestyle=(0, (3, 2)))
@@ -115,8 +100,7 @@ def _curves(
 def _keyframes(page: Page, found: CardiacMotion, x: float, y: float, width: float) -> None:
     theme = page.theme
     page.text(x + 5, y + 7, "Motion descriptor and keyframes", 10, bold=True)
-    axes = page.axes(x + 11, y + 11, width - 16, 42)
-    _dressed(page, axes)
+    axes = page.plot(x + 11, y + 11, width - 16, 42, "ms after the R wave")
     axes.set_ylim(-1.15, 1.3)
     axes.axhline(0, color=theme.muted, linewidth=0.6)
     at = y + 66.0
