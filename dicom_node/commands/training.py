@@ -14,7 +14,7 @@ from dicom_node.errors import ConfigurationError
 if TYPE_CHECKING:
     from pipelines.evaluation.motion import MotionEvaluation
     from pipelines.evaluation.segmentation import CaseResult, SegmentationEvaluation
-    from pipelines.training.segmentation import Progress as TrainingProgress
+    from pipelines.training.steps import Progress as TrainingProgress
 
 __all__ = ["evaluate_app", "train_app"]
 
@@ -112,6 +112,7 @@ def train_registration(
     output: Annotated[Path, typer.Option(help="Folder for images, checkpoint, weights and card.")] = Path("runs"),
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's own number by default.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
@@ -136,6 +137,7 @@ def train_registration(
                 folders=data or [],
                 steps=steps,
                 seed=seed,
+                device=device,
                 resume=resume,
                 report=report,
                 report_packing=packed,

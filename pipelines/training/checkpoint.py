@@ -62,8 +62,9 @@ def load_checkpoint(
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"checkpoint {path} cannot be read: {error}; start without resuming") from error
     found = json.loads(metadata.get("settings", "{}"))
-    if found != json.loads(json.dumps(settings)):
-        different = sorted(key for key in found.keys() | settings.keys() if found.get(key) != settings.get(key))
+    expected = json.loads(json.dumps(settings))
+    if found != expected:
+        different = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
         raise ValueError(f"checkpoint {path} is of a run with another {', '.join(different)}; start without resuming")
 
     def part(prefix: str) -> dict[str, torch.Tensor]:

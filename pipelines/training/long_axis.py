@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,9 +20,8 @@ from pipelines.phantom.recipe import PhantomRecipe
 from pipelines.phantom.study import simulate
 from pipelines.segmentation.grid import intensity_window, scale_intensity
 from pipelines.training.augmentation import displacement_grid, remap_background, vary_appearance
-from pipelines.training.checkpoint import load_checkpoint, save_atomically, save_checkpoint
-from pipelines.training.schedule import learning_rate, update_average
-from pipelines.training.segmentation import Progress, TrainingResult, soft_label_loss
+from pipelines.training.segmentation import labelling_loss
+from pipelines.training.steps import Progress, TrainingResult, train_steps
 
 __all__ = ["MODEL", "LongAxisRecipe", "pack_views", "train_long_axis", "view_recipe"]
 
@@ -186,52 +182,31 @@ def train_long_axis(
             first_seed, count = (int(value) for value in archive["seeds"])
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"packed views {packed} cannot be read: {error}") from error
-    output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     architecture = Architecture(in_channels=CHANNELS, out_channels=len(LongAxisLabel), features=recipe.features)
-    network = build_network(architecture).to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.peak_rate, weight_decay=0.01)
-    average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    settings = json.loads(json.dumps({"recipe": asdict(recipe), "phantoms": [first_seed, count], "seed": seed}))
-    checkpoint, start = output / "checkpoint.safetensors", 0
-    if resume and checkpoint.is_file():
-        start, average = load_checkpoint(checkpoint, network, optimizer, settings)
-        average = {name: tensor.to(device) for name, tensor in average.items()}
+    network = build_network(architecture)
     weights = torch.tensor(recipe.label_weights, device=device)
-    network.train()
-    losses: list[float] = []
-    clock = time.perf_counter()
-    for step in range(start, steps):
-        images, shares = _batch(views, recipe, seed, step)
-        images = (2 * images - 1).to(device, memory_format=torch.channels_last)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = learning_rate(step, steps, recipe.peak_rate)
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.startswith("cuda")):
-            logits = network(images)
-        loss = soft_label_loss(logits, shares.to(device), weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
-        optimizer.step()
-        update_average(average, network, step)
-        losses.append(float(loss.detach()))
-        if not np.isfinite(losses[-1]):
-            raise ValueError(f"the loss of step {step} is {losses[-1]}: lower the learning rate of the recipe")
-        done = step + 1
-        if report is not None and done % 50 == 0:
-            now = time.perf_counter()
-            report(Progress(done, steps, float(np.mean(losses[-50:])), (now - clock) / 50))
-            clock = now
-        if done % 250 == 0 or done == steps:
-            save_checkpoint(checkpoint, done, network, average, optimizer, settings)
-            save_atomically(average, output / "weights.safetensors")
-    save_atomically(average, output / "weights.safetensors")
-    sha256 = hashlib.sha256((output / "weights.safetensors").read_bytes()).hexdigest()
+
+    def loss(step: int) -> torch.Tensor:
+        return labelling_loss(network, *_batch(views, recipe, seed, step), weights)
+
+    trained = train_steps(
+        network,
+        loss,
+        clip=2.0,
+        peak_rate=recipe.peak_rate,
+        steps=steps,
+        settings={"recipe": asdict(recipe), "phantoms": [first_seed, count], "seed": seed},
+        output=output,
+        device=device,
+        resume=resume,
+        report=report,
+    )
     cases = tuple(f"phantom-{first_seed + index}" for index in range(count))
     command = f"dicom-node train long-axis --phantoms {count} --phantom-seed {first_seed} --steps {steps} --seed {seed}"
-    write_card(_card(recipe, architecture, sha256, cases, steps, command), output / "card.yaml")
-    last = float(np.mean(losses[-200:])) if losses else float("nan")
-    return TrainingResult(MODEL, steps, cases, (), last, output / "weights.safetensors", output / "card.yaml", sha256)
+    card = output / "card.yaml"
+    write_card(_card(recipe, architecture, trained.sha256, cases, steps, command), card)
+    return TrainingResult(MODEL, steps, cases, (), trained.loss, trained.path, card, trained.sha256)
 
 
 def _card(
