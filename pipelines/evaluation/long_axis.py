@@ -26,7 +26,7 @@ from pipelines.phantom.study import CineAcquisition, PhantomStudy, simulate
 from pipelines.segmentation.segment import segment
 from pipelines.training.long_axis import view_recipe
 
-__all__ = ["PhantomViews", "SurfaceViews", "compare_with_phantoms", "compare_with_surfaces", "open_cut"]
+__all__ = ["PhantomViews", "SurfaceViews", "compare_with_phantoms", "compare_with_surfaces"]
 
 _CLOSED_BY = {"LV": LongAxisLabel.LV, "RV": LongAxisLabel.RV}
 
@@ -163,50 +163,6 @@ def compare_with_phantoms(
     )
 
 
-def open_cut(
-    points: NDArray[np.float64], triangles: NDArray[np.int64], geometry: StackGeometry
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Cut a surface that is open at its base with a plane, and close the curve across its open end.
-
-    Returns
-    -------
-    segments : (N, 2, 2) float64
-        From (row, column) to (row, column), pixels; the closing one last.
-    rim : (2, 2) float64
-        The two ends that were closed.
-    """
-    offset = points - geometry.positions[0]
-    height = offset @ geometry.normal + 1e-9
-    place = np.stack(
-        [
-            offset @ geometry.column_direction / geometry.pixel_spacing[0],
-            offset @ geometry.row_direction / geometry.pixel_spacing[1],
-        ],
-        axis=1,
-    )
-    above = height[triangles] > 0
-    cut = triangles[(above.sum(1) == 1) | (above.sum(1) == 2)]
-    if not len(cut):
-        return None
-    edges = cut[:, [[0, 1], [1, 2], [2, 0]]]
-    crosses = (height[edges[..., 0]] > 0) != (height[edges[..., 1]] > 0)
-    crossed = np.sort(edges[crosses].reshape(-1, 2, 2), axis=2)
-    flat = crossed.reshape(-1, 2)
-    names, uses = np.unique(flat, axis=0, return_counts=True)
-    ends = names[uses == 1]
-    if len(ends) != 2:
-        return None
-
-    def at(edge: NDArray[np.int64]) -> NDArray[np.float64]:
-        first, second = edge[..., 0], edge[..., 1]
-        share = height[first] / (height[first] - height[second])
-        result: NDArray[np.float64] = place[first] + share[..., None] * (place[second] - place[first])
-        return result
-
-    rim = at(ends)
-    return np.concatenate([at(crossed), rim[None]]), rim
-
-
 def compare_with_surfaces(subject: Path, *, models: Path = PACKAGED) -> SurfaceViews:
     """Read the 2CH, 3CH and 4CH views of a subject with fitted endocardial surfaces of every phase.
 
@@ -238,14 +194,15 @@ def compare_with_surfaces(subject: Path, *, models: Path = PACKAGED) -> SurfaceV
             both, total = 0, 0
             for phase, surface in enumerate(surfaces[chamber]):
                 found = view.labels[phase] == label
-                if (opened := open_cut(*surface, stack.geometry)) is not None:
-                    segments, rim = opened
+                cut = cut_surface(*surface, stack.geometry, 0)
+                if cut is None or len(cut[1]) not in (0, 2):
+                    continue
+                segments, rim = cut
+                if len(rim):
+                    # The surface is open at its base: the curve is closed from one side of the rim to the other.
+                    segments = np.concatenate([segments, rim[None]])
                     if chamber == "LV" and Valve.MITRAL in view.annuli:
                         distances += _rim_distances(rim, view.annuli[Valve.MITRAL][phase], stack.geometry)
-                elif (closed := cut_surface(*surface, stack.geometry, 0)) is not None:
-                    segments = closed
-                else:
-                    continue
                 truth = fill_segments(segments, shape)
                 both += 2 * int((found & truth).sum())
                 total += int(found.sum()) + int(truth.sum())
