@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.assemble import assemble
-from pipelines.cine.stack import CineStack, CineStudy, FrameSource, StackGeometry, View
+from pipelines.cine.stack import CineStudy, StackGeometry, View
 from pipelines.evaluation.external import AnnotationError, cut_surface, fill_segments, read_surface
 from pipelines.evaluation.segmentation import dice
 from pipelines.function.slices import measure_slices
@@ -21,10 +21,11 @@ from pipelines.long_axis.findings import LongAxisLabel, Valve
 from pipelines.long_axis.measure import long_axis_stacks, read_view, read_views
 from pipelines.long_axis.valve_plane import ValvePlanes, valve_planes
 from pipelines.models.registry import PACKAGED
+from pipelines.phantom.assembled import cine_stack
 from pipelines.phantom.heart import LID_TILT
-from pipelines.phantom.study import CineAcquisition, PhantomStudy, simulate
+from pipelines.phantom.study import PhantomStudy, simulate
 from pipelines.segmentation.segment import segment
-from pipelines.training.long_axis import view_recipe
+from pipelines.training.long_axis import true_labels, view_recipe
 
 __all__ = ["PhantomViews", "SurfaceViews", "compare_with_phantoms", "compare_with_surfaces"]
 
@@ -72,24 +73,6 @@ class SurfaceViews:
         return asdict(self)
 
 
-def _stack_of(cine: CineAcquisition) -> CineStack:
-    source = FrameSource("", "", "", None, None, None)
-    return CineStack(
-        view=cine.view,
-        pixels=cine.pixels.astype(np.float32),
-        geometry=cine.geometry,
-        sources=((source,),) * len(cine.pixels),
-        trigger_times=cine.trigger_times,
-        rr_intervals=cine.rr_intervals,
-        frame_of_reference_uid="2.25.1",
-    )
-
-
-def _true_labels(cine: CineAcquisition) -> NDArray[np.uint8]:
-    atria, labels = cine.atria[:, 0], cine.labels[:, 0]
-    return np.where((atria > 0) & (labels == 0), atria + LongAxisLabel.LA - 1, labels).astype(np.uint8)
-
-
 def _true_lids(study: PhantomStudy) -> NDArray[np.float64]:
     return np.array([state.lid for state in study.states])
 
@@ -127,9 +110,9 @@ def compare_with_phantoms(
         centre = study.heart.to_patient(np.array([0.0, 0.0, 0.55 * study.heart.lv.length]))
         views = []
         for cine in study.cines[1:]:
-            view = read_view(_stack_of(cine), centre, models=models)
+            view = read_view(cine_stack(cine), centre, models=models)
             views.append(view)
-            truth = _true_labels(cine)
+            truth = true_labels(cine)
             of_view = overlaps.setdefault(str(cine.view), {})
             for label in LongAxisLabel:
                 if label is not LongAxisLabel.BACKGROUND and (truth == label).sum() > 40 * len(truth):
