@@ -65,7 +65,7 @@ class Node:
         self.files = InstanceFiles(self.configuration.storage.directory)
         bind(self.ledger, self.files, now=utc_now())
 
-    def receive(self, *images: Dataset, sender: str = "MR1") -> list[int]:
+    def receive(self, *images: Dataset, sender: str = "MR1", close: bool = True) -> list[int]:
         watermarks = Watermarks(self.files.free_bytes, low_watermark_mb=0, high_watermark_mb=0)
         receiver = InstanceReceiver(self.ledger, self.files, watermarks, self.configuration.conflict_answer)
         association = open_association(
@@ -84,7 +84,8 @@ class Node:
             for one in images
         ]
         receiver.commit.close()
-        close_association(self.ledger, association, outcome="released", at=utc_now())
+        if close:
+            close_association(self.ledger, association, outcome="released", at=utc_now())
         return statuses
 
     def analyse(self, *, study: str = STUDY, deliver: bool = True) -> None:
@@ -357,6 +358,21 @@ def test_a_deleted_study_is_gone_and_rejected_and_comes_again_as_new(node: Node,
     node.analyse()
     (study,) = study_overviews(node.ledger)
     assert study.jobs[JobState.SUCCEEDED] == 4
+
+
+def test_a_study_that_is_being_received_keeps_its_results_when_it_cannot_be_deleted(
+    node: Node, run: Callable[..., str]
+) -> None:
+    """They were rejected at the destinations before the deletion was refused."""
+    images = _images(4)
+    node.receive(*images[:3])
+    node.analyse()
+    node.receive(images[3], close=False)
+    said = run("delete", STUDY, "--yes", "--reason", "sent to the wrong node", status=1)
+    assert "is being received" in said
+    assert node.notes() == []
+    assert node.events("results rejected") == []
+    assert "DICOM Study Deleted" not in node.audit()
 
 
 def test_deleting_asks_first(node: Node, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
