@@ -25,8 +25,9 @@ from pipelines.motion.findings import CardiacMotion, Component, Keyframe, Strain
 from pipelines.motion.keyframes import MotionDescriptor, find_keyframes
 from pipelines.motion.measure import follow_study, keyframes_of, measure_motion
 from pipelines.motion.network import REGISTRATION_MODEL
-from pipelines.motion.phantoms import cine_study, measured_recipe, seen_points
+from pipelines.motion.phantoms import measured_recipe, seen_points
 from pipelines.motion.track import CineMotion, follow_from, motion_between
+from pipelines.phantom.assembled import cine_study
 from pipelines.phantom.study import simulate
 from pipelines.phantom.truth import PhantomTruth, measure_truth
 from pipelines.segmentation.grid import Square, sample_square
