@@ -11,6 +11,7 @@ from dicom_node.commands import (
     adopt,
     analyses,
     analyze,
+    backup,
     check,
     delete,
     deliveries,
@@ -51,6 +52,8 @@ app.command()(delete.delete)
 app.add_typer(deliveries.deliveries_app, name="deliveries", no_args_is_help=True)
 app.add_typer(quarantine.quarantine_app, name="quarantine")
 app.command()(adopt.adopt)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.command()(check.check)
 app.command()(analyses.analyses)
 app.command()(models.models)
