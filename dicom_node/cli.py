@@ -16,6 +16,7 @@ from dicom_node.commands import (
     delete,
     deliveries,
     demo,
+    doctor,
     fetch,
     ledger,
     models,
@@ -55,6 +56,7 @@ app.command()(adopt.adopt)
 app.command()(backup.backup)
 app.command()(backup.restore)
 app.command()(check.check)
+app.command()(doctor.doctor)
 app.command()(analyses.analyses)
 app.command()(models.models)
 app.command()(phantom.phantom)

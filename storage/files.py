@@ -290,11 +290,13 @@ class InstanceFiles:
     @contextlib.contextmanager
     def sweeping(self) -> Iterator[bool]:
         """Whether a sweep may be made now; while one is, no backup begins."""
-        try:
-            with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB, BACKUP_LOCK):
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB, BACKUP_LOCK))
+            except BlockingIOError:
+                yield False
+            else:
                 yield True
-        except BlockingIOError:
-            yield False
 
     @contextlib.contextmanager
     def _locked(self, how: int, name: str = LOCK) -> Iterator[None]:
