@@ -41,6 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(serve.serve)
+app.command()(serve.reload)
 app.command()(demo.demo)
 app.command()(send.send)
 app.command()(fetch.fetch)
