@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dicom_node.commands.terminal import JsonFlag, console, print_json, table
 from dicom_node.errors import ConfigurationError
@@ -192,6 +192,63 @@ def train_long_axis(
     console.print(
         f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
     )
+
+
+@train_app.command("enhancement")
+def train_enhancement(
+    data: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of EMIDEC with images and labels as PNG.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for checkpoints, weights and cards.")] = Path("runs"),
+    model: Annotated[
+        str | None,
+        typer.Option(help="enhancement-localiser or enhancement-segmentation; left out: one after the other."),
+    ] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option(min=-1, max=4, help="Fold kept out, may be repeated; -1 keeps none out. [0]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's own number by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the networks of acquired late enhancement; a stopped run goes on where it stopped."""
+    from pipelines.training.enhancement import RECIPES
+    from pipelines.training.enhancement import train_enhancement as train_network
+
+    results = []
+    with _progress(as_json) as progress:
+        for name in RECIPES if model is None else [model]:
+            task = progress.add_task(name, total=None, detail="")
+
+            def report(state: TrainingProgress, task: TaskID = task) -> None:
+                detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
+                progress.update(task, completed=state.step, total=state.steps, detail=detail)
+
+            try:
+                results.append(
+                    train_network(
+                        data,
+                        output / name,
+                        model=name,
+                        held_out=tuple(one for one in ([0] if fold is None else fold) if one >= 0),
+                        steps=steps,
+                        seed=seed,
+                        device=device,
+                        resume=resume,
+                        report=report,
+                    )
+                )
+            except ValueError as error:
+                raise ConfigurationError(str(error), subject="train enhancement") from error
+    if as_json:
+        print_json(results)
+        return
+    for result in results:
+        console.print(
+            f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
+        )
 
 
 @evaluate_app.command("long-axis")
