@@ -94,8 +94,8 @@ class SyntheticEnhancement:
     slices : tuple of int
         Slices that muscle was seen on, in ascending order; nothing is predicted elsewhere.
     image : (S, R, C) float32 or None
-        0 nulled muscle, 1 dense scar, on the grid of the cine, 0 outside the square that was looked at; ``None`` where it
-        is withheld.
+        0 nulled muscle, 1 dense scar, on the grid of the cine, 0 outside the square that was looked at; ``None``
+        where it is withheld.
     uncertainty : (S, R, C) float32 or None
         Standard deviation of ``image`` over the samples.
     probability : (S, R, C) float32
