@@ -204,9 +204,7 @@ def train_enhancement(
         str | None,
         typer.Option(help="enhancement-localiser or enhancement-segmentation; left out: one after the other."),
     ] = None,
-    fold: Annotated[
-        list[int] | None, typer.Option(min=-1, max=4, help="Fold kept out, may be repeated; -1 keeps none out. [0]")
-    ] = None,
+    fold: Annotated[int, typer.Option(min=-1, max=4, help="Fold kept out of training; -1 keeps none out.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's own number by default.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
@@ -232,7 +230,7 @@ def train_enhancement(
                         data,
                         output / name,
                         model=name,
-                        held_out=tuple(one for one in ([0] if fold is None else fold) if one >= 0),
+                        fold=None if fold < 0 else fold,
                         steps=steps,
                         seed=seed,
                         device=device,

@@ -241,7 +241,9 @@ class _Encoder:
     ) -> list[ResultObject]:
         summaries = [each.summary for each in parts]
         stacks = [
-            stack for stack in self.study.stacks if any(stack is one for each in summaries for one in each.stacks)
+            stack
+            for stack in (*self.study.stacks, *self.study.late_enhancement)
+            if any(stack is one for each in summaries for one in each.stacks)
         ]
         origin = provenance(context, self.study, self.sources, used=stacks)
 
@@ -261,7 +263,7 @@ class _Encoder:
         sentences = [cause.sentence for causes in declined.values() for cause in causes]
         context = replace(context, identity=context.identity.refined("refused", *sentences))
         report = refusal_report(context, self.study, declined, quality, self.circumstances.predecessors)
-        looked_at = frames_of(self.study.stacks)
+        looked_at = frames_of((*self.study.stacks, *self.study.late_enhancement))
         origin = provenance(context, self.study, self.sources, used=())
 
         def pages(theme: Theme) -> list[Figure]:

@@ -1,8 +1,8 @@
 """Reader of EMIDEC: late enhancement of patients after or without an infarct, annotated slice by slice.
 
-Lalande et al., "Emidec: A Database Usable for the Automatic Evaluation of Myocardial Infarction from Delayed-Enhancement
-Cardiac MRI", Data 2020, doi:10.3390/data5040089. Read here as 8-bit PNG slices, ``images/CASE_sliceNNN.png`` with
-``labels/CASE_sliceNNN.png``: apex first, spacing lost.
+Lalande et al., "Emidec: A Database Usable for the Automatic Evaluation of Myocardial Infarction from
+Delayed-Enhancement Cardiac MRI", Data 2020, doi:10.3390/data5040089. Read here as 8-bit PNG slices,
+``images/CASE_sliceNNN.png`` with ``labels/CASE_sliceNNN.png``: apex first, spacing lost.
 """
 
 from __future__ import annotations

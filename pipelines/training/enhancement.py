@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,20 +11,21 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pipelines.late_enhancement.grid import scale_slices, ventricle_square
+from pipelines.late_enhancement.grid import pixels_of, scale_slices, ventricle_square
 from pipelines.late_enhancement.labels import Tissue
 from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, write_card
 from pipelines.models.network import build_network
-from pipelines.segmentation.grid import pool_factor
+from pipelines.segmentation.grid import Square, pool_factor
 from pipelines.training.augmentation import displacement_grid, vary_appearance
 from pipelines.training.data_set import folds
-from pipelines.training.emidec import ASSUMED_SPACING_MM, EmidecCase, case_group, find_cases, read_case
+from pipelines.training.emidec import ASSUMED_SPACING_MM, EmidecCase, find_cases, read_case
 from pipelines.training.segmentation import labelling_loss
 from pipelines.training.steps import Progress, TrainingResult, train_steps
 
 __all__ = ["RECIPES", "EnhancementRecipe", "emidec_folds", "train_enhancement"]
 
 LICENCE = "CC-BY-NC-SA-4.0"
+CALIBRATION_FOLD = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class EnhancementRecipe:
     elastic_mm: float
     jitter_mm: float
     batch: int = 16
+    calibration_steps: int = 0
+    """Steps before which the calibration fold is not trained on: the network of that step has not seen its cases."""
 
 
 RECIPES = {
@@ -53,32 +57,33 @@ RECIPES = {
         EnhancementRecipe(
             name="enhancement-localiser",
             task="localisation of the left ventricle on short-axis late enhancement",
-            summary="Finds the left ventricle on the whole image at 4 mm, to place the crop of the other network.",
+            summary="Finds the left ventricle on the whole image at 6 mm, to place the crop of the other network.",
             field_mm=384.0,
-            size=96,
-            features=(8, 16, 16, 32, 32, 8),
+            size=64,
+            features=(16, 24, 32, 64, 64, 16),
             outputs=("BACKGROUND", "LEFT_VENTRICLE"),
             label_weights=(0.6, 1.0),
-            steps=1000,
+            steps=1500,
             peak_rate=3e-3,
-            scale=0.45,
+            scale=0.35,
             elastic_mm=4.0,
-            jitter_mm=35.0,
+            jitter_mm=30.0,
         ),
         EnhancementRecipe(
             name="enhancement-segmentation",
             task="segmentation of LV cavity, muscle, infarct and microvascular obstruction on late enhancement",
             summary="Labels the left ventricle on a crop around it, with the neighbouring slices as context.",
             field_mm=None,
-            size=96,
+            size=80,
             features=(16, 24, 48, 96, 128, 16),
             outputs=tuple(tissue.name for tissue in Tissue),
             label_weights=(0.6, 1.0, 1.0, 1.5, 2.0),
-            steps=3600,
+            steps=2500,
             peak_rate=2e-3,
             scale=0.3,
             elastic_mm=2.5,
             jitter_mm=5.0,
+            calibration_steps=1500,
         ),
     )
 }
@@ -114,19 +119,15 @@ def _volume(case: EmidecCase, recipe: EnhancementRecipe) -> _Volume:
         centre, field = (shape - 1) / 2 * spacing, recipe.field_mm
     else:
         centre, field = np.array([square.row_mm, square.column_mm]), square.field_mm
-    # Grey values are scaled over what the network sees; a margin is kept for rotation and shift.
-    first = np.clip(np.floor((centre - field / 2) / spacing), 0, shape - 1).astype(int)
-    end = np.clip(np.ceil((centre + field / 2) / spacing) + 1, 1, shape).astype(int)
-    seen = torch.from_numpy(case.pixels[:, first[0] : end[0], first[1] : end[1]])
-    low = torch.quantile(seen.flatten(1), 0.02, dim=1)
-    high = torch.quantile(seen.flatten(1), 0.98, dim=1)
-    scaled = (torch.from_numpy(case.pixels) - low[:, None, None]) / (high - low).clamp(min=1.0)[:, None, None]
+    whole = (int(shape[0]), int(shape[1]))
+    seen = pixels_of(Square(float(centre[0]), float(centre[1]), field), (spacing, spacing), whole)
+    scaled = scale_slices(case.pixels, seen)
     factor = pool_factor(spacing, field / recipe.size)
     labels = case.labels if len(recipe.outputs) == len(Tissue) else (case.labels > 0).astype(np.uint8)
     one_hot = functional.one_hot(torch.from_numpy(labels.astype(np.int64)), len(recipe.outputs))
     shares = functional.avg_pool2d(one_hot.permute(0, 3, 1, 2).float(), factor, ceil_mode=True)
     return _Volume(
-        images=functional.avg_pool2d(scaled.clamp(0.0, 1.25), factor, ceil_mode=True),
+        images=functional.avg_pool2d(scaled, factor, ceil_mode=True),
         shares=(255 * shares).round().to(torch.uint8),
         spacing=spacing * factor,
         origin=torch.full((2,), (factor - 1) / 2 * spacing),
@@ -216,7 +217,7 @@ def train_enhancement(
     output: Path,
     *,
     model: str,
-    held_out: tuple[int, ...] = (0,),
+    fold: int | None = 0,
     steps: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -234,8 +235,10 @@ def train_enhancement(
         Receives ``checkpoint.safetensors``, ``weights.safetensors`` and ``card.yaml`` (no measurements yet).
     model : str
         A key of :data:`RECIPES`.
-    held_out : tuple of int
-        Folds (0 … 4) kept out of training.
+    fold : int or None
+        Fold (0 … 4) kept out of training; ``None`` trains on all cases. The next fold is the calibration fold: it joins
+        after ``calibration_steps`` of the recipe, and the weights of that step are kept in the folder ``calibration``,
+        to decide on what must not be decided on cases that a network has seen.
     steps : int or None
         Steps in all; the recipe's own number by default.
     device : str
@@ -258,22 +261,36 @@ def train_enhancement(
     steps = recipe.steps if steps is None else steps
     read = {name: read_case(images) for name, images in find_cases(folder).items()}
     split = folds({name: case.group for name, case in read.items()})
-    if any(not 0 <= fold < len(split) for fold in held_out):
-        raise ValueError(f"folds to hold out are 0 to {len(split) - 1}, not {held_out}")
-    kept_out = tuple(name for fold in held_out for name in split[fold])
+    if fold is not None and not 0 <= fold < len(split):
+        raise ValueError(f"there is no fold {fold}; folds are 0 to {len(split) - 1}")
+    kept_out = () if fold is None else split[fold]
+    later = split[CALIBRATION_FOLD if fold is None else (fold + 1) % len(split)] if recipe.calibration_steps else ()
     cases = tuple(name for name in read if name not in kept_out)
-    if not cases:
+    if not set(cases) - set(later):
         raise ValueError(f"nothing is left to train on: {folder} holds {len(read)} cases")
+    first: dict[str, list[_Volume]] = {}
     groups: dict[str, list[_Volume]] = {}
     for name in cases:
-        groups.setdefault(case_group(read[name].labels), []).append(_volume(read[name], recipe))
+        volume = _volume(read[name], recipe)
+        groups.setdefault(read[name].group, []).append(volume)
+        if name not in later:
+            first.setdefault(read[name].group, []).append(volume)
 
     torch.manual_seed(seed)
     network = build_network(_architecture(recipe))
     weights = torch.tensor(recipe.label_weights, device=device)
 
     def loss(step: int) -> torch.Tensor:
-        return labelling_loss(network, *_batch(groups, recipe, seed, step), weights)
+        seen = first if step < recipe.calibration_steps else groups
+        return labelling_loss(network, *_batch(seen, recipe, seed, step), weights)
+
+    def kept(done: int, sha256: str) -> None:
+        if done == recipe.calibration_steps and done > 0:
+            copy = output / "calibration" / recipe.name
+            copy.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(output / "weights.safetensors", copy / "weights.safetensors")
+            before = tuple(name for name in cases if name not in later)
+            write_card(_card(recipe, sha256, before, fold, done, seed), copy / "card.yaml")
 
     decisive = {name: value for name, value in asdict(recipe).items() if name != "steps"}
     trained = train_steps(
@@ -282,15 +299,16 @@ def train_enhancement(
         clip=2.0,
         peak_rate=recipe.peak_rate,
         steps=steps,
-        settings={"recipe": decisive, "cases": cases, "seed": seed},
+        settings={"recipe": decisive, "cases": cases, "later": later, "seed": seed},
         output=output,
         device=device,
         resume=resume,
         stop_after=stop_after,
         report=report,
+        kept=kept,
     )
     card = trained.path.with_name("card.yaml")
-    write_card(_card(recipe, trained.sha256, cases, held_out, steps, seed), card)
+    write_card(_card(recipe, trained.sha256, cases, fold, steps, seed), card)
     return TrainingResult(recipe.name, steps, cases, kept_out, trained.loss, trained.path, card, trained.sha256)
 
 
@@ -299,10 +317,10 @@ def _architecture(recipe: EnhancementRecipe) -> Architecture:
 
 
 def _card(
-    recipe: EnhancementRecipe, sha256: str, cases: tuple[str, ...], held_out: tuple[int, ...], steps: int, seed: int
+    recipe: EnhancementRecipe, sha256: str, cases: tuple[str, ...], fold: int | None, steps: int, seed: int
 ) -> ModelCard:
-    kept = " and ".join(str(fold) for fold in held_out)
-    options = " ".join(f"--fold {fold}" for fold in held_out)
+    out = "none held out" if fold is None else f"fold {fold} held out"
+    command = f"dicom-node train enhancement --data DIR --model {recipe.name} --fold {-1 if fold is None else fold}"
     return ModelCard(
         name=recipe.name,
         version="0.1.0",
@@ -325,9 +343,9 @@ def _card(
             licence=LICENCE,
             source="Lalande et al., Data 2020, doi:10.3390/data5040089",
             cases=cases,
-            split=f"5 folds by patient, stratified by infarct and obstruction, seed 0; fold {kept} held out",
+            split=f"5 folds by patient, stratified by infarct and obstruction, seed 0; {out}",
             steps=steps,
-            command=f"dicom-node train enhancement --data DIR --model {recipe.name} {options} --steps {steps} --seed {seed}",
+            command=f"{command} --steps {steps} --seed {seed}",
         ),
         limits=(
             "Trained on one hospital (Dijon) and two Siemens scanners (1.5 T and 3 T), mostly phase-sensitive images.",
