@@ -34,7 +34,7 @@ from dicom_node.results.roles import (
 )
 from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.summary import headline, refusal_pages, summary_pages
-from pipelines.cine.stack import CineStudy, FrameSource
+from pipelines.cine.stack import CineStack, CineStudy, FrameSource, LateEnhancementStack
 from pipelines.errors import Refusal, RefusalReason
 from pipelines.package import AnalysisPackage
 from pipelines.quality.findings import QualityAssessment
@@ -240,11 +240,8 @@ class _Encoder:
         quality: QualityAssessment | None,
     ) -> list[ResultObject]:
         summaries = [each.summary for each in parts]
-        stacks = [
-            stack
-            for stack in (*self.study.stacks, *self.study.late_enhancement)
-            if any(stack is one for each in summaries for one in each.stacks)
-        ]
+        every: list[CineStack | LateEnhancementStack] = [*self.study.stacks, *self.study.late_enhancement]
+        stacks = [stack for stack in every if any(stack is one for each in summaries for one in each.stacks)]
         origin = provenance(context, self.study, self.sources, used=stacks)
 
         def pages(theme: Theme) -> list[Figure]:

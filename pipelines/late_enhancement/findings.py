@@ -107,7 +107,8 @@ class AcquiredSegment:
     percent : float
         Part of the muscle of the segment that enhances (network).
     transmurality_percent : float
-        Mean depth of enhancement, % of the wall, over the directions that enhance; 0 where none does.
+        Mean depth of enhancement, % of the wall, over the directions that enhance; 0 where less than 1 % of the segment
+        does.
     enhanced : bool
         More than a tenth of the segment enhances.
     """

@@ -17,6 +17,8 @@ from pipelines.late_enhancement.transmurality import depth_by_direction, mean_de
 __all__ = ["enhancement_of_segments", "reference_on"]
 
 _ENHANCED_PERCENT = 10.0
+_TRACE_PERCENT = 1.0
+"""Less than this of a segment has no depth worth telling: some pixels at the end of a neighbour's infarct."""
 _POINTS_MIN = 5
 
 
@@ -69,5 +71,6 @@ def enhancement_of_segments(
         if np.count_nonzero(np.isfinite(share)) < _POINTS_MIN or area[number] == 0:
             continue
         percent = 100 * float(bright[number] / area[number])
-        made.append(AcquiredSegment(number, percent, mean_depth(share), percent > _ENHANCED_PERCENT))
+        deep = mean_depth(share) if percent >= _TRACE_PERCENT else 0.0
+        made.append(AcquiredSegment(number, percent, deep, percent > _ENHANCED_PERCENT))
     return tuple(made)

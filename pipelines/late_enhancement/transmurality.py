@@ -42,14 +42,15 @@ def depth_by_direction(
     centre = np.array(ndimage.center_of_mass(labels > 0)) * spacing
     reach = float(np.hypot(*(np.array(labels.shape) * spacing)))
     radii = np.arange(0.0, reach, _STEP_PX * min(spacing))
-    angles = np.arange(RAYS) * (2 * np.pi / RAYS)
+    angles = np.arange(RAYS, dtype=np.float64) * (2 * np.pi / RAYS)
     rows = np.rint((centre[0] + radii[:, None] * np.sin(angles)) / spacing[0]).astype(int)
     columns = np.rint((centre[1] + radii[:, None] * np.cos(angles)) / spacing[1]).astype(int)
     inside = (rows >= 0) & (rows < wall.shape[0]) & (columns >= 0) & (columns < wall.shape[1])
     rows, columns = np.where(inside, rows, 0), np.where(inside, columns, 0)
     thickness = (wall[rows, columns] & inside).sum(axis=0)
     deep = (wall[rows, columns] & enhanced[rows, columns] & inside).sum(axis=0)
-    return angles, np.where(thickness > 0, deep / np.maximum(thickness, 1), np.nan)
+    share = np.where(thickness > 0, deep / np.maximum(thickness, 1), np.nan)
+    return angles, np.asarray(share, dtype=np.float64)
 
 
 def mean_depth(share: NDArray[np.float64]) -> float:

@@ -27,6 +27,7 @@ __all__ = [
     "EmidecLayoutError",
     "case_group",
     "find_cases",
+    "nominal_stack",
     "read_case",
     "to_stack",
 ]
@@ -127,26 +128,30 @@ def read_case(images: Sequence[Path]) -> EmidecCase:
 
 def to_stack(case: EmidecCase) -> LateEnhancementStack:
     """The case as a late-enhancement stack of assumed spacing (1.5 mm, pitch 10 mm). Its sources are nominal."""
-    slices = case.pixels.shape[0]
-    positions = np.zeros((slices, 3))
-    positions[:, 2] = ASSUMED_PITCH_MM * np.arange(slices)
+    positions = np.zeros((case.pixels.shape[0], 3))
+    positions[:, 2] = ASSUMED_PITCH_MM * np.arange(case.pixels.shape[0])
+    geometry = StackGeometry(
+        positions=positions,
+        row_direction=np.array([1.0, 0.0, 0.0]),
+        column_direction=np.array([0.0, 1.0, 0.0]),
+        pixel_spacing=(ASSUMED_SPACING_MM, ASSUMED_SPACING_MM),
+        slice_thickness=8.0,
+    )
+    return nominal_stack(case.pixels, geometry, case.identifier)
+
+
+def nominal_stack(pixels: NDArray[np.float32], geometry: StackGeometry, identifier: str) -> LateEnhancementStack:
+    """A phase-sensitive short-axis stack that comes from no DICOM object: its sources are nominal."""
+    slices = pixels.shape[0]
     unknown = np.full(slices, math.nan)
     return LateEnhancementStack(
         view=View.SAX,
         reconstruction=Reconstruction.PHASE_SENSITIVE,
-        pixels=case.pixels,
-        geometry=StackGeometry(
-            positions=positions,
-            row_direction=np.array([1.0, 0.0, 0.0]),
-            column_direction=np.array([0.0, 1.0, 0.0]),
-            pixel_spacing=(ASSUMED_SPACING_MM, ASSUMED_SPACING_MM),
-            slice_thickness=8.0,
-        ),
-        sources=tuple(
-            FrameSource("", f"{case.identifier}.{index}", case.identifier, None, None, None) for index in range(slices)
-        ),
+        pixels=pixels,
+        geometry=geometry,
+        sources=tuple(FrameSource("", f"{identifier}.{i}", identifier, None, None, None) for i in range(slices)),
         inversion_times_ms=unknown,
         trigger_times_ms=unknown,
         acquired_s=unknown,
-        frame_of_reference_uid=case.identifier,
+        frame_of_reference_uid=identifier,
     )

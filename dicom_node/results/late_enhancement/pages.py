@@ -40,7 +40,7 @@ def enhancement_page(theme: Theme, found: LateEnhancement, stack: LateEnhancemen
     """Draw the page."""
     page = Page(theme)
     colors = _colors()
-    page.text(LEFT, TOP + 3.4, f"Acquired late enhancement, {found.reconstruction}", 10, bold=True)
+    page.text(LEFT, TOP + 3.4, f"Acquired, {found.reconstruction}", 10, bold=True)
     entries = [
         ("cavity", colors[Tissue.LV]),
         ("wall", colors[Tissue.MYO]),
