@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipelines.evaluation.segmentation import CaseResult, SegmentationEvaluation
     from pipelines.training.steps import Progress as TrainingProgress
 
-__all__ = ["evaluate_app", "train_app"]
+__all__ = ["evaluate_app", "step_progress", "train_app"]
 
 train_app = typer.Typer(help="Train a network from data on disk.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure a network against annotated data.", no_args_is_help=True)
@@ -68,7 +68,7 @@ def train_segmentation(
     if (data is None) == (phantoms is None):
         raise ConfigurationError("give either --data or --phantoms", subject="train segmentation")
     folder = output / (model if fold < 0 else f"{model}-fold{fold}")
-    with _progress(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task(model, total=None, detail="")
 
         def report(state: TrainingProgress) -> None:
@@ -119,7 +119,7 @@ def train_registration(
     """Train the registration network; a stopped run goes on where it stopped."""
     from pipelines.training.registration import train_registration as train_network
 
-    with _progress(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task("registration", total=None, detail="")
 
         def packed(done: int, total: int) -> None:
@@ -167,7 +167,7 @@ def train_long_axis(
     from pipelines.training.long_axis import MODEL, pack_views
     from pipelines.training.long_axis import train_long_axis as train_network
 
-    with _progress(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task("long axis", total=None, detail="")
 
         def packed(done: int) -> None:
@@ -243,7 +243,7 @@ def evaluate_segmentation(
     from pipelines.evaluation.segmentation import evaluate
     from pipelines.models.registry import PACKAGED, ModelUnavailable
 
-    with _progress(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task("cases", total=None, detail="")
 
         def report(result: CaseResult, number: int, total: int) -> None:
@@ -293,7 +293,7 @@ def evaluate_motion(
         if data is not None:
             print_json([result.to_json() for result in evaluate_folder(data, models=root)])
             return
-        with _progress(as_json) as progress:
+        with step_progress(as_json) as progress:
             task = progress.add_task("phantoms", total=None, detail="")
 
             def report(result: PhantomResult, number: int, total: int) -> None:
@@ -309,7 +309,8 @@ def evaluate_motion(
     _print_motion(evaluation)
 
 
-def _progress(quiet: bool) -> Progress:
+def step_progress(quiet: bool) -> Progress:
+    """Progress of steps or cases on the terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

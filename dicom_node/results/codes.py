@@ -72,6 +72,9 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("LASR", "Left atrial reservoir strain"),
         ("LASCD", "Left atrial conduit strain"),
         ("LASCT", "Left atrial booster strain"),
+        # Microvascular obstruction, from cine.
+        ("MVO_PROB", "Probability of microvascular obstruction"),
+        ("MVO_SLICES", "Probability of obstruction by slice"),
         # What a report says beside numbers.
         ("OMISSION", "Images received but not analysed"),
         ("DECLINED", "Analysis declined"),

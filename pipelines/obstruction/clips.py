@@ -14,7 +14,16 @@ from pipelines.obstruction.network import FRAMES, SIZE
 from pipelines.segmentation.grid import Square
 from pipelines.segmentation.labels import Label
 
-__all__ = ["END_SYSTOLE_FRAME", "SPACING_MM", "clips_of_stack", "in_time", "normalised_phases", "slices_with_muscle"]
+__all__ = [
+    "END_SYSTOLE_FRAME",
+    "SPACING_MM",
+    "WIDE",
+    "clips_of_stack",
+    "images_around_ventricle",
+    "in_time",
+    "normalised_phases",
+    "slices_with_muscle",
+]
 
 SPACING_MM = 1.75
 """64 pixels are 112 mm, wider than the epicardium of a dilated left ventricle."""
@@ -60,14 +69,10 @@ def slices_with_muscle(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.flatnonzero((labels == Label.MYO).any(axis=(1, 2)))
 
 
-def clips_of_stack(
-    pixels: NDArray[np.float32],
-    labels: NDArray[np.uint8],
-    geometry: StackGeometry,
-    end_diastole: int,
-    end_systole: int,
+def images_around_ventricle(
+    pixels: NDArray[np.float32], labels: NDArray[np.uint8], geometry: StackGeometry, end_diastole: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], Square]:
-    """Clips of the slices of a stack that show muscle at end diastole.
+    """Images of the slices of a stack that show muscle at end diastole.
 
     Parameters
     ----------
@@ -75,21 +80,21 @@ def clips_of_stack(
     labels : (T, S, R, C) uint8
         Values of :class:`Label`.
     geometry : StackGeometry
-    end_diastole, end_systole : int
+    end_diastole : int
 
     Returns
     -------
-    clips : (N, 30, 64, 64) float32
+    images : (T, N, 88, 88) float32
         Grey values 0 … 1.25.
     slices : (N,) int64
         Indices of the slices.
     square : Square
-        Where the clips lie.
+        Where the inner 64 × 64 pixels lie.
 
     Raises
     ------
     ValueError
-        There is no left ventricle, or no systole.
+        There is no left ventricle.
     """
     centre = centre_of_ventricle(labels, geometry)
     slices = slices_with_muscle(labels[end_diastole])
@@ -98,8 +103,31 @@ def clips_of_stack(
     middle = square_at(centre, geometry)
     wide = Square(middle.row_mm, middle.column_mm, WIDE * SPACING_MM)
     images = sample_cine(np.ascontiguousarray(pixels[:, slices]), geometry.pixel_spacing, wide, WIDE).numpy()
+    return images, slices, Square(middle.row_mm, middle.column_mm, SIZE * SPACING_MM)
+
+
+def clips_of_stack(
+    pixels: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    geometry: StackGeometry,
+    end_diastole: int,
+    end_systole: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], Square]:
+    """Clips (N, 30, 64, 64) of the slices that show muscle, grey values 0 … 1.25, their indices and their square.
+
+    Parameters
+    ----------
+    pixels, labels, geometry, end_diastole
+        See :func:`images_around_ventricle`.
+    end_systole : int
+
+    Raises
+    ------
+    ValueError
+        There is no left ventricle, or both moments are the same.
+    """
+    images, slices, square = images_around_ventricle(pixels, labels, geometry, end_diastole)
     margin = (WIDE - SIZE) // 2
     inner = images[:, :, margin : margin + SIZE, margin : margin + SIZE]
     clips = in_time(inner, normalised_phases(end_diastole, end_systole, len(images))).transpose(1, 0, 2, 3)
-    square = Square(middle.row_mm, middle.column_mm, SIZE * SPACING_MM)
     return np.ascontiguousarray(clips), slices, square

@@ -22,19 +22,29 @@ from pipelines.models.card import (
     Measurement,
     ModelCard,
     TrainingData,
+    read_card,
     write_card,
 )
-from pipelines.obstruction.clips import END_SYSTOLE_FRAME, SPACING_MM, WIDE, in_time, normalised_phases
-from pipelines.obstruction.network import FRAMES, MODEL, NARROW, SIZE, MaskBranch, ObstructionNetwork
+from pipelines.obstruction.clips import (
+    END_SYSTOLE_FRAME,
+    SPACING_MM,
+    WIDE,
+    images_around_ventricle,
+    in_time,
+    normalised_phases,
+)
+from pipelines.obstruction.network import FRAMES, FULL, MODEL, NARROW, SIZE, MaskBranch, ObstructionNetwork
 from pipelines.obstruction.predict import pooled, slice_logits
 from pipelines.segmentation.labels import Label
 from pipelines.training.checkpoint import save_atomically
-from pipelines.training.heart_clips import HeartClips, read_clips
+from pipelines.training.heart_clips import HeartClips, Population, pack_clips, read_clips
+from pipelines.training.labelled_studies import labelled_studies, read_labels
 from pipelines.training.schedule import polynomial_rate
 from pipelines.training.steps import Progress, TrainingResult, train_steps
 
 __all__ = [
     "ABLATION",
+    "PEAK_RATE",
     "Ablated",
     "LabelledHeart",
     "ablate",
@@ -50,7 +60,7 @@ _GREY = 200.0
 _BATCH = 16
 _EVENTS = 0.4
 """Share of clips with obstruction in a batch: about that of patients in the paper."""
-_PEAK_RATE = 1e-3
+PEAK_RATE = 1e-3
 """Ten times that of the paper, which starts from weights of other videos and trains five times as long."""
 _MASK_WEIGHT = 0.05
 _VALIDATED = 0.15
@@ -265,7 +275,7 @@ def pretrain(
     *,
     architecture: ClipArchitecture = NARROW,
     steps: int,
-    peak_rate: float = _PEAK_RATE,
+    peak_rate: float = PEAK_RATE,
     seed: int = 0,
     device: str = "cpu",
     resume: bool = True,
@@ -292,7 +302,9 @@ def pretrain(
         raise ValueError("places of the scar are needed to learn them")
     torch.manual_seed(seed)
     both = _joined(architecture, 16)
-    sampler = _Sampler([heart.clips for heart in hearts], [np.asarray(scar.any(axis=(1, 2))) for scar in known], scars, seed)
+    sampler = _Sampler(
+        [heart.clips for heart in hearts], [np.asarray(scar.any(axis=(1, 2))) for scar in known], scars, seed
+    )
 
     def loss(step: int) -> torch.Tensor:
         batch = sampler.draw(step)
@@ -449,7 +461,7 @@ def train_obstruction(
     *,
     architecture: ClipArchitecture = NARROW,
     steps: int,
-    peak_rate: float = _PEAK_RATE,
+    peak_rate: float = PEAK_RATE,
     seed: int = 0,
     start: dict[str, torch.Tensor] | None = None,
     data: TrainingData,
@@ -548,7 +560,7 @@ def ablate(
     names: Sequence[str] = tuple(ABLATION),
     architecture: ClipArchitecture = NARROW,
     steps: int,
-    peak_rate: float = _PEAK_RATE,
+    peak_rate: float = PEAK_RATE,
     seed: int = 0,
     start: dict[str, torch.Tensor] | None = None,
     device: str = "cpu",
@@ -632,4 +644,219 @@ def _card(
             "Diagnosis, or any decision about a patient: research use only.",
             "Hearts without an acute reperfused infarct: it was trained on nothing else.",
         ),
+    )
+
+
+def hearts_of_studies(
+    folder: Path, labels: Path, *, device: str = "cpu", report: Callable[[str, str], None] | None = None
+) -> list[LabelledHeart]:
+    """A site's own studies, segmented as the node does, with the labels of a table.
+
+    Parameters
+    ----------
+    folder : Path
+        DICOM, a folder for each study.
+    labels : Path
+        CSV with the columns ``study`` (StudyInstanceUID or folder) and ``obstruction`` (1 or 0).
+    report : callable
+        Is called with the name of each study and why it was left out, empty where it was not.
+
+    Raises
+    ------
+    LabelTableError
+        See :mod:`pipelines.training.labelled_studies`.
+    """
+    from pipelines.function.findings import Keyframes
+    from pipelines.segmentation.labels import CineSegmentation
+    from pipelines.study import analyse_study
+    from pipelines.ventricular_function.steps import ShortAxis
+
+    hearts = []
+    for each in labelled_studies(folder, read_labels(labels, "obstruction")):
+        findings = analyse_study(each.study, [cast("type", ShortAxis), CineSegmentation, Keyframes], device=device)
+        refused = "; ".join(one.sentence for one in findings.refusals if one.because_of is None)
+        stack, keyframes = each.study.short_axis, findings.get(Keyframes)
+        if report is not None:
+            report(each.name, refused)
+        if refused or stack is None or keyframes is None:
+            continue
+        masks = findings[CineSegmentation].labels
+        if keyframes.end_diastole == keyframes.end_systole:
+            continue
+        images, _, _ = images_around_ventricle(stack.pixels, masks, stack.geometry, keyframes.end_diastole)
+        hearts.append(
+            LabelledHeart(
+                each.name,
+                packed(np.float32(_GREY) * images, keyframes.end_diastole, keyframes.end_systole),
+                each.label,
+            )
+        )
+    return hearts
+
+
+def train_on_phantoms(
+    folder: Path,
+    output: Path,
+    *,
+    phantoms: int,
+    first_seed: int,
+    full: bool = False,
+    pretraining_steps: int,
+    steps: int,
+    peak_rate: float = PEAK_RATE,
+    ablation: Sequence[str] = (),
+    seed: int = 0,
+    workers: int = 1,
+    device: str = "cpu",
+    resume: bool = True,
+    prepared: Callable[[int, int], None] | None = None,
+    report: Callable[[str, Progress], None] | None = None,
+) -> TrainingResult | list[Ablated]:
+    """Make the phantoms that are missing, learn where scar lies, then learn obstruction, or compare variants.
+
+    Parameters
+    ----------
+    folder : Path
+        Packed phantoms; receives the missing ones.
+    output : Path
+        Receives ``pretraining``, and ``checkpoint.safetensors``, ``weights.safetensors``, ``card.yaml`` or a folder for
+        each variant.
+    ablation : sequence of str
+        Keys of :data:`ABLATION`, or ``all``; empty trains the network itself.
+
+    Raises
+    ------
+    ValueError
+        A variant is not known; see also :func:`train_obstruction`.
+    """
+    names = tuple(ABLATION) if "all" in ablation else tuple(ablation)
+    unknown = [name for name in names if name not in ABLATION]
+    if unknown:
+        raise ValueError(f"no variant is named {unknown[0]!r}; there are: all, {'; '.join(ABLATION)}")
+    seeds = range(first_seed, first_seed + phantoms)
+    paths = pack_clips(folder, seeds, Population.ACUTE_INFARCT, workers=workers, report=prepared)
+    hearts = list(hearts_of_clips(paths))
+    architecture = FULL if full else NARROW
+    start = None
+    if pretraining_steps:
+        start = pretrain(
+            split(hearts)[0],
+            output / "pretraining",
+            architecture=architecture,
+            steps=pretraining_steps,
+            peak_rate=peak_rate,
+            seed=seed,
+            device=device,
+            resume=resume,
+            report=None if report is None else partial(report, "pretraining"),
+        )
+    if names:
+        return ablate(
+            hearts,
+            output,
+            names=names,
+            architecture=architecture,
+            steps=steps,
+            peak_rate=peak_rate,
+            seed=seed,
+            start=start,
+            device=device,
+            resume=resume,
+            report=report,
+        )
+    size = " --full" if full else ""
+    data = TrainingData(
+        name=f"{len(hearts)} phantoms with an acute infarct, default law",
+        licence="Apache-2.0",
+        source="pipelines/phantom, docs/phantom.md",
+        cases=(),
+        split="the last 15 % of the seeds kept out; evaluation uses seeds from 900000 on",
+        steps=steps,
+        command=f"dicom-node train obstruction --clips DIR --phantoms {phantoms} --phantom-seed {first_seed}{size} "
+        f"--pretraining-steps {pretraining_steps} --steps {steps} --rate {peak_rate:g} --seed {seed}",
+    )
+    return train_obstruction(
+        hearts,
+        output,
+        architecture=architecture,
+        steps=steps,
+        peak_rate=peak_rate,
+        seed=seed,
+        start=start,
+        data=data,
+        device=device,
+        resume=resume,
+        report=None if report is None else partial(report, "obstruction"),
+    )
+
+
+def fine_tune(
+    studies: Path,
+    labels: Path,
+    output: Path,
+    *,
+    start: Path | None = None,
+    steps: int,
+    peak_rate: float = PEAK_RATE / 10,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = True,
+    prepared: Callable[[int, int], None] | None = None,
+    report: Callable[[str, Progress], None] | None = None,
+) -> TrainingResult:
+    """Fine-tune the network on a site's own studies, with labels of whole hearts.
+
+    Parameters
+    ----------
+    studies, labels : Path
+        See :func:`hearts_of_studies`.
+    start : Path, optional
+        Folder of the model to start from; that of the package when left out.
+    prepared : callable
+        Is called with the studies read and the number of labels.
+
+    Raises
+    ------
+    ValueError
+        The table or the model cannot be used; see also :func:`train_obstruction`.
+    """
+    from safetensors.torch import load_file
+
+    from pipelines.models.registry import PACKAGED
+
+    model = start or PACKAGED / MODEL
+    architecture = read_card(model / "card.yaml").architecture
+    if not isinstance(architecture, ClipArchitecture):
+        raise ValueError(f"{model} is no network of clips")
+    done = 0
+    count = len(read_labels(labels, "obstruction"))
+
+    def one_read(_name: str, _refused: str) -> None:
+        nonlocal done
+        done += 1
+        if prepared is not None:
+            prepared(done, count)
+
+    hearts = hearts_of_studies(studies, labels, device=device, report=one_read)
+    data = TrainingData(
+        name=f"{len(hearts)} studies of a site, after the weights of {model.name}",
+        licence="that of the site",
+        source="studies and labels of a site",
+        cases=(),
+        split="the last 15 % by name kept out",
+        steps=steps,
+        command=f"dicom-node train obstruction --studies DIR --labels FILE.csv --steps {steps} --rate {peak_rate:g}",
+    )
+    return train_obstruction(
+        hearts,
+        output,
+        architecture=architecture,
+        steps=steps,
+        peak_rate=peak_rate,
+        seed=seed,
+        start=load_file(model / "weights.safetensors"),
+        data=data,
+        device=device,
+        resume=resume,
+        report=None if report is None else partial(report, "fine-tuning"),
     )
