@@ -148,9 +148,9 @@ class ObstructionEvaluation:
 def ideal_order(estimate: PhantomEstimate) -> int:
     """Rank of a phantom by the likelihood ratio of what an ideal observer of the simulator's law could know.
 
-    A haemorrhage is certain; without it an infarct deeper than 62.5 % of the wall is twice as likely with obstruction as
-    without, at any such depth, and a shallower one has none. Faint cores are taken to be invisible, so a network that
-    sees them may do better. With the law's frequencies the area under the curve is 0.875.
+    A haemorrhage is certain; without it an infarct deeper than 62.5 % of the wall is twice as likely with obstruction
+    as without, at any such depth, and a shallower one has none. Faint cores are taken to be invisible, so a network
+    that sees them may do better. With the law's frequencies the area under the curve is 0.875.
     """
     if estimate.obstruction and estimate.bleeding:
         return 2

@@ -136,10 +136,14 @@ def packed(images: NDArray[np.float32], end_diastole: int, end_systole: int) -> 
 
 
 def split(hearts: Sequence[LabelledHeart]) -> tuple[list[LabelledHeart], list[LabelledHeart]]:
-    """Hearts to train on, and the last 15 % by name to validate on: a heart is in one of the two."""
-    ordered = sorted(hearts, key=lambda heart: heart.name)
-    held = max(1, round(_VALIDATED * len(ordered)))
-    return ordered[:-held], ordered[-held:]
+    """Hearts to train on, and those kept out to validate on: of either outcome the last 15 % by name, at least one."""
+    training, held_out = [], []
+    for outcome in (False, True):
+        ordered = sorted((heart for heart in hearts if heart.obstruction is outcome), key=lambda heart: heart.name)
+        held = min(max(1, round(_VALIDATED * len(ordered))), len(ordered))
+        training += ordered[: len(ordered) - held]
+        held_out += ordered[len(ordered) - held :]
+    return training, held_out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -475,7 +479,7 @@ def train_obstruction(
     Parameters
     ----------
     hearts : sequence of LabelledHeart
-        The last 15 % by name are kept out of training: the probabilities are calibrated on them.
+        Those of :func:`split` that are kept out calibrate the probabilities.
     output : Path
         Receives ``checkpoint.safetensors``, ``weights.safetensors`` and ``card.yaml``.
     architecture : ClipArchitecture
@@ -770,7 +774,7 @@ def train_on_phantoms(
         licence="Apache-2.0",
         source="pipelines/phantom, docs/phantom.md",
         cases=(),
-        split="the last 15 % of the seeds kept out; evaluation uses seeds from 900000 on",
+        split="of either outcome the last 15 % of the seeds kept out; evaluation uses seeds from 900000 on",
         steps=steps,
         command=f"dicom-node train obstruction --clips DIR --phantoms {phantoms} --phantom-seed {first_seed}{size} "
         f"--pretraining-steps {pretraining_steps} --steps {steps} --rate {peak_rate:g} --seed {seed}",
@@ -843,7 +847,7 @@ def fine_tune(
         licence="that of the site",
         source="studies and labels of a site",
         cases=(),
-        split="the last 15 % by name kept out",
+        split="of either outcome the last 15 % by name kept out",
         steps=steps,
         command=f"dicom-node train obstruction --studies DIR --labels FILE.csv --steps {steps} --rate {peak_rate:g}",
     )
