@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_node.commands.terminal import JsonFlag, console, print_json, table
-from dicom_node.commands.training import step_progress
+from dicom_node.commands.terminal import JsonFlag, print_json, table
+from dicom_node.commands.training import print_result, shown_training, step_progress
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -64,55 +64,48 @@ def train_obstruction(
         raise ConfigurationError("give either --clips or --studies", subject="train obstruction")
     if studies is not None and labels is None:
         raise ConfigurationError("--studies needs --labels", subject="train obstruction")
-    with step_progress(as_json) as progress:
-        task = progress.add_task("obstruction", total=None, detail="")
+    with shown_training("obstruction", as_json) as shown:
 
-        def prepared(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, detail="hearts prepared")
+        def report(_name: str, state: TrainingProgress) -> None:
+            shown.step(state)
 
-        def report(name: str, state: TrainingProgress) -> None:
-            detail = f"{name}: loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
-            progress.update(task, completed=state.step, total=state.steps, detail=detail)
-
-        try:
-            result: TrainingResult | list[Ablated]
-            if studies is not None and labels is not None:
-                result = fine_tune(
-                    studies,
-                    labels,
-                    output,
-                    start=start,
-                    steps=steps,
-                    peak_rate=rate,
-                    seed=seed,
-                    device=device,
-                    resume=resume,
-                    prepared=prepared,
-                    report=report,
-                )
-            else:
-                result = train_on_phantoms(
-                    clips or Path(),
-                    output,
-                    phantoms=phantoms,
-                    first_seed=phantom_seed,
-                    full=full,
-                    pretraining_steps=pretraining_steps,
-                    steps=steps,
-                    peak_rate=rate,
-                    ablation=tuple(ablation or ()),
-                    seed=seed,
-                    workers=workers,
-                    device=device,
-                    resume=resume,
-                    prepared=prepared,
-                    report=report,
-                )
-        except ValueError as error:
-            raise ConfigurationError(str(error), subject="train obstruction") from error
-    if as_json:
+        result: TrainingResult | list[Ablated]
+        if studies is not None and labels is not None:
+            result = fine_tune(
+                studies,
+                labels,
+                output,
+                start=start,
+                steps=steps,
+                peak_rate=rate,
+                seed=seed,
+                device=device,
+                resume=resume,
+                report=report,
+            )
+        else:
+            result = train_on_phantoms(
+                clips or Path(),
+                output,
+                phantoms=phantoms,
+                first_seed=phantom_seed,
+                full=full,
+                pretraining_steps=pretraining_steps,
+                steps=steps,
+                peak_rate=rate,
+                ablation=tuple(ablation or ()),
+                seed=seed,
+                workers=workers,
+                device=device,
+                resume=resume,
+                prepared=shown.packed,
+                report=report,
+            )
+    if not isinstance(result, list):
+        print_result(result, as_json)
+    elif as_json:
         print_json(result)
-    elif isinstance(result, list):
+    else:
         table(
             "Ablation, hearts kept out",
             ["", "steps>", "parameters>", "AUC>", "slice AUC>"],
@@ -127,11 +120,6 @@ def train_obstruction(
                 for one in result
             ),
         )
-    else:
-        console.print(
-            f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
-        )
-        console.print(f"kept out of training: {', '.join(result.held_out_cases)}")
 
 
 def evaluate_obstruction(
