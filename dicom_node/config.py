@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from dicom_node.errors import ConfigurationError
+from pipelines.indication import Indication
 
 __all__ = [
     "AETitle",
@@ -319,6 +320,9 @@ class Route(_Section):
     """Higher runs first."""
     deadline_s: Seconds = 600
     """A job is late when it has not ended this long after its study was complete."""
+    indication: Indication | None = None
+    """Why the patients of the studies that this route takes were examined. Analyses that are for one disease only
+    decline where it is not theirs."""
 
     @model_validator(mode="after")
     def _analyses_are_told_once(self) -> Route:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipelines.training.steps import Progress as TrainingProgress
     from pipelines.training.steps import TrainingResult
 
-__all__ = ["evaluate_app", "train_app"]
+__all__ = ["evaluate_app", "print_result", "shown_training", "step_progress", "train_app"]
 
 train_app = typer.Typer(help="Train a network from data on disk.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure a network against annotated data.", no_args_is_help=True)
@@ -73,7 +73,7 @@ def train_segmentation(
     if (data is None) == (phantoms is None):
         raise ConfigurationError("give either --data or --phantoms", subject="train segmentation")
     folder = output / (model if fold < 0 else f"{model}-fold{fold}")
-    with _training("segmentation", as_json) as shown:
+    with shown_training("segmentation", as_json) as shown:
         result = train(
             acdc_set(data) if data is not None else phantom_set(phantoms or 0, phantom_seed),
             folder,
@@ -86,7 +86,7 @@ def train_segmentation(
             resume=resume,
             report=shown.step,
         )
-    _print_result(result, as_json)
+    print_result(result, as_json)
 
 
 @train_app.command("registration")
@@ -109,7 +109,7 @@ def train_registration(
     """Train the registration network; a stopped run goes on where it stopped."""
     from pipelines.training.registration import train_registration as train_network
 
-    with _training("registration", as_json) as shown:
+    with shown_training("registration", as_json) as shown:
         result = train_network(
             output,
             phantoms=phantoms,
@@ -122,7 +122,7 @@ def train_registration(
             report=shown.step,
             report_packing=shown.packed,
         )
-    _print_result(result, as_json)
+    print_result(result, as_json)
 
 
 @train_app.command("long-axis")
@@ -141,13 +141,13 @@ def train_long_axis(
     from pipelines.training.long_axis import train_long_axis as train_network
 
     views = output / f"{MODEL}-views-{phantom_seed}-{phantoms}.npz"
-    with _training("long-axis", as_json) as shown:
+    with shown_training("long-axis", as_json) as shown:
         if not views.is_file():
             pack_views(phantoms, phantom_seed, views, shown.packed)
         result = train_network(
             views, output / MODEL, steps=steps, seed=seed, device=device, resume=resume, report=shown.step
         )
-    _print_result(result, as_json)
+    print_result(result, as_json)
 
 
 @train_app.command("enhancement")
@@ -298,7 +298,7 @@ def evaluate_segmentation(
     from pipelines.evaluation.segmentation import evaluate
     from pipelines.models.registry import PACKAGED, ModelUnavailable
 
-    with _progress(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task("cases", total=None, detail="")
 
         def report(result: CaseResult, number: int, total: int) -> None:
@@ -348,7 +348,7 @@ def evaluate_motion(
         if data is not None:
             print_json([result.to_json() for result in evaluate_folder(data, models=root)])
             return
-        with _progress(as_json) as progress:
+        with step_progress(as_json) as progress:
             task = progress.add_task("phantoms", total=None, detail="")
 
             def report(result: PhantomResult, number: int, total: int) -> None:
@@ -365,7 +365,7 @@ def evaluate_motion(
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class ShownTraining:
     """What a running training tells the terminal."""
 
     progress: Progress
@@ -382,16 +382,17 @@ class _Shown:
 
 
 @contextmanager
-def _training(command: str, quiet: bool) -> Iterator[_Shown]:
+def shown_training(command: str, quiet: bool) -> Iterator[ShownTraining]:
     """Show a training while it runs; what it cannot do is a mistake in the arguments of ``train command``."""
-    with _progress(quiet) as progress:
+    with step_progress(quiet) as progress:
         try:
-            yield _Shown(progress, progress.add_task(command, total=None, detail=""))
+            yield ShownTraining(progress, progress.add_task(command, total=None, detail=""))
         except ValueError as error:
             raise ConfigurationError(str(error), subject=f"train {command}") from error
 
 
-def _print_result(result: TrainingResult, as_json: bool) -> None:
+def print_result(result: TrainingResult, as_json: bool) -> None:
+    """Say where weights lie and what was kept out of training."""
     if as_json:
         print_json(result)
         return
@@ -402,7 +403,8 @@ def _print_result(result: TrainingResult, as_json: bool) -> None:
         console.print(f"kept out of training: {', '.join(result.held_out_cases)}")
 
 
-def _progress(quiet: bool) -> Progress:
+def step_progress(quiet: bool) -> Progress:
+    """Progress of steps or cases on the terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

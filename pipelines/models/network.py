@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.models.card import Architecture
+from pipelines.models.card import Architecture, ClipArchitecture
 
 if TYPE_CHECKING:
     import torch
@@ -12,9 +12,14 @@ if TYPE_CHECKING:
 __all__ = ["build_network"]
 
 
-def build_network(architecture: Architecture) -> torch.nn.Module:
+def build_network(architecture: Architecture | ClipArchitecture) -> torch.nn.Module:
     """Network with random weights, channels-last."""
     import torch
+
+    if isinstance(architecture, ClipArchitecture):
+        from pipelines.obstruction.network import ObstructionNetwork
+
+        return ObstructionNetwork(architecture)
     from monai.networks.nets.basic_unet import BasicUNet
 
     network: torch.nn.Module = BasicUNet(
