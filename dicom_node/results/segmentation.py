@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -131,9 +132,20 @@ def segmentation(
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
     # A source image on another pixel grid is where the slice is, but not pixel by pixel.
+    _identify_each_frame(dataset)
     refer(dataset, stand_ins, references, moved_sources(stack))
     complete(context, dataset)
     return EncodedSegmentation(plain(dataset), segments, labels, tuple(references))
+
+
+def _identify_each_frame(dataset: Dataset) -> None:
+    """Say in each frame of which segment it is: highdicom says it once where there is but one, which few readers see."""
+    (shared,) = dataset.SharedFunctionalGroupsSequence
+    if "SegmentIdentificationSequence" in shared:
+        element = shared["SegmentIdentificationSequence"]
+        del shared["SegmentIdentificationSequence"]
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            frame.add(copy.deepcopy(element))
 
 
 def moved_sources(stack: CineStack) -> frozenset[str]:
