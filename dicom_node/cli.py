@@ -22,6 +22,7 @@ from dicom_node.commands import (
     quarantine,
     send,
     serve,
+    shadow,
     status,
     training,
 )
@@ -44,6 +45,7 @@ app.command()(send.send)
 app.command()(fetch.fetch)
 app.command()(analyze.analyze)
 app.command()(status.status)
+app.command()(shadow.shadow)
 app.command()(ledger.studies)
 app.command()(ledger.jobs)
 app.command()(ledger.explain)

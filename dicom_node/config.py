@@ -423,6 +423,12 @@ class SyntheticPolicy(_Section):
     minimum_auc: float | None = Field(default=None, ge=0, le=1)
     """Area under the receiver operating characteristic of the probability of enhancement, by study."""
 
+    @model_validator(mode="after")
+    def _figures_are_of_enough_studies(self) -> SyntheticPolicy:
+        if self.minimum_studies is None and (self.minimum_r is not None or self.minimum_auc is not None):
+            raise ValueError("minimum_r and minimum_auc need minimum_studies: figures of a few studies say nothing")
+        return self
+
     @property
     def has_thresholds(self) -> bool:
         """Whether anything has to be passed."""
