@@ -139,7 +139,7 @@ def segmentation(
 
 
 def _identify_each_frame(dataset: Dataset) -> None:
-    """Say in each frame of which segment it is: highdicom says it once where there is but one, which few readers see."""
+    """Say in each frame of which segment it is, also where there is but one: few readers look for it elsewhere."""
     (shared,) = dataset.SharedFunctionalGroupsSequence
     if "SegmentIdentificationSequence" in shared:
         element = shared["SegmentIdentificationSequence"]

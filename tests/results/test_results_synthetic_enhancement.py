@@ -294,7 +294,9 @@ def _erase(dataset: Dataset, ground: tuple[slice, slice]) -> None:
 
 def _slices_of_frames(dataset: Dataset, made: Made) -> list[int]:
     """Slice of the short axis that each frame lies on."""
-    positions = [group.PlanePositionSequence[0].ImagePositionPatient for group in dataset.PerFrameFunctionalGroupsSequence]
+    positions = [
+        group.PlanePositionSequence[0].ImagePositionPatient for group in dataset.PerFrameFunctionalGroupsSequence
+    ]
     planes = made.heart.stack.geometry.positions
     return [int(np.linalg.norm(planes - np.array(one, dtype=float), axis=1).argmin()) for one in positions]
 
