@@ -45,14 +45,14 @@ def compared(
     """
     probability = predicted.get("synthetic_probability", math.nan)
     predicted_percent = predicted.get("synthetic_hyperintense_percent", math.nan)
-    present = acquired.get("infarct_present", math.nan)
-    acquired_percent = acquired.get("infarct_percent", math.nan)
+    present = acquired.get("LGE_infarct_present", math.nan)
+    acquired_percent = acquired.get("LGE_network_percent", math.nan)
     if not all(map(math.isfinite, (probability, predicted_percent, present, acquired_percent))):
         return None
     segments = {}
     for number in range(1, _SEGMENTS + 1):
         chance = predicted.get(f"synthetic_segment_{number}_probability", math.nan)
-        percent = acquired.get(f"infarct_segment_{number}_percent", math.nan)
+        percent = acquired.get(f"LGE_segment{number}_percent", math.nan)
         if math.isfinite(chance) and math.isfinite(percent):
             segments[number] = Segment(chance, percent > ENHANCED_PERCENT)
     return KeptComparison(

@@ -17,7 +17,7 @@ NUMBERS = {
         "synthetic_segment_7_probability": 0.8,
         "synthetic_deviation": float("nan"),
     },
-    "late_enhancement": {"infarct_present": 1.0, "infarct_percent": 10.0, "infarct_segment_7_percent": 35.0},
+    "late_enhancement": {"LGE_infarct_present": 1.0, "LGE_network_percent": 10.0, "LGE_segment7_percent": 35.0},
 }
 
 

@@ -119,11 +119,11 @@ PREDICTED = {
     "synthetic_segment_8_probability": 0.2,
 }
 ACQUIRED = {
-    "infarct_present": 1.0,
-    "infarct_percent": 11.0,
-    "infarct_segment_7_percent": 40.0,
-    "infarct_segment_8_percent": 9.0,
-    "infarct_segment_9_percent": 30.0,
+    "LGE_infarct_present": 1.0,
+    "LGE_network_percent": 11.0,
+    "LGE_segment7_percent": 40.0,
+    "LGE_segment8_percent": 9.0,
+    "LGE_segment9_percent": 30.0,
 }
 
 
@@ -134,7 +134,7 @@ def test_the_numbers_of_both_packages_are_put_together() -> None:
     )
 
 
-@pytest.mark.parametrize("missing", ["synthetic_probability", "synthetic_hyperintense_percent", "infarct_present"])
+@pytest.mark.parametrize("missing", ["synthetic_probability", "synthetic_hyperintense_percent", "LGE_infarct_present"])
 def test_a_package_that_found_nothing_leaves_nothing_to_compare(missing: str) -> None:
     predicted = {name: value for name, value in PREDICTED.items() if name != missing}
     acquired = {name: value for name, value in ACQUIRED.items() if name != missing}

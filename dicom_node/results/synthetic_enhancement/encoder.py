@@ -15,6 +15,7 @@ from dicom_node.results.parametric_map import ExpectedMap, Mapped, parametric_ma
 from dicom_node.results.parts import EncodingRequest, Parts, SummaryPart, as_source
 from dicom_node.results.roles import ResultRole, Variant
 from dicom_node.results.segmentation import segmentation
+from dicom_node.results.synthetic_enhancement.beside import acquired_short_axis
 from dicom_node.results.synthetic_enhancement.groups import mean_deviation, synthetic_part
 from dicom_node.results.synthetic_enhancement.images import (
     IMAGES,
@@ -70,7 +71,7 @@ def encode(request: EncodingRequest) -> Parts:
         report=lambda _variant: part,
         summary=SummaryPart(
             stacks=(stack,),
-            pages=lambda theme: synthetic_pages(theme, found, stack, heart),
+            pages=lambda theme: synthetic_pages(theme, found, stack, heart, acquired_short_axis(request.study)),
             text=synthetic_text(found),
             synthetic=True,
         ),

@@ -16,9 +16,10 @@ from dicom_node.results.canvas import Page, Theme, text_width
 from dicom_node.results.charts import bulls_eye, color_bar, heart_crop, outlines
 from dicom_node.results.parts import Heading, Paragraph, TextBlock
 from dicom_node.results.summary import BOTTOM, LEFT, RIGHT, TOP
+from dicom_node.results.synthetic_enhancement.beside import on_slice
 from dicom_node.results.synthetic_enhancement.groups import TRAINED_ON, mean_deviation
 from dicom_node.results.synthetic_enhancement.label import TEXT
-from pipelines.cine.stack import CineStack
+from pipelines.cine.stack import CineStack, LateEnhancementStack
 from pipelines.synthetic_enhancement.findings import Extent, SyntheticEnhancement
 
 __all__ = ["synthetic_pages", "synthetic_text"]
@@ -34,7 +35,11 @@ _LARGEST_DEVIATION = 0.3
 
 
 def synthetic_pages(
-    theme: Theme, found: SyntheticEnhancement, stack: CineStack, heart: NDArray[np.bool_]
+    theme: Theme,
+    found: SyntheticEnhancement,
+    stack: CineStack,
+    heart: NDArray[np.bool_],
+    acquired: LateEnhancementStack | None,
 ) -> list[Page]:
     """Draw both pages.
 
@@ -42,8 +47,10 @@ def synthetic_pages(
     ----------
     heart : (R, C) bool
         What the tiles are to show.
+    acquired
+        Late enhancement that was acquired in the same study, shown beside.
     """
-    return [_numbers(theme, found, stack), _images(theme, found, stack, heart)]
+    return [_numbers(theme, found, stack), _images(theme, found, stack, heart, acquired)]
 
 
 def synthetic_text(found: SyntheticEnhancement) -> tuple[TextBlock, ...]:
@@ -175,7 +182,13 @@ _Tile = Callable[[int], NDArray[np.uint8]]
 """Gives the tile of a slice, (r, c, 3) sRGB."""
 
 
-def _images(theme: Theme, found: SyntheticEnhancement, stack: CineStack, heart: NDArray[np.bool_]) -> Page:
+def _images(
+    theme: Theme,
+    found: SyntheticEnhancement,
+    stack: CineStack,
+    heart: NDArray[np.bool_],
+    acquired: LateEnhancementStack | None,
+) -> Page:
     page = Page(theme)
     _strip(page)
     first_row, end_row, first_column, end_column = heart_crop(stack, heart[None].astype(np.uint8))
@@ -193,14 +206,31 @@ def _images(theme: Theme, found: SyntheticEnhancement, stack: CineStack, heart: 
     if image is not None and uncertainty is not None:
         title = f"{TEXT}: standard deviation of {found.samples} samples"
         rows.append((title, lambda index: _colored(uncertainty[index][window] / _LARGEST_DEVIATION), True))
-    title = f"{TEXT}: probability of enhancement in the muscle"
-    rows.append((title, lambda index: _colored(found.probability[index][window]), True))
+    if image is None:
+        title = f"{TEXT}: probability of enhancement in the muscle"
+        rows.append((title, lambda index: _colored(found.probability[index][window]), True))
+    beside = {} if acquired is None else _beside(acquired, stack, found.slices, window)
+    if beside:
+        shades = np.concatenate([values[np.isfinite(values)] for values in beside.values()])
+        dark, bright = (float(v) for v in np.percentile(shades, (1, 99.5)))
+        empty = np.full(cine[0][window].shape, dark, np.float32)
+        title = "Acquired late enhancement, nearest slice by position; breath-holds not aligned"
+        rows.append((title, lambda index: _grey(beside.get(index, empty), dark, bright), False))
     top = TOP + _STRIP + 2
     height = (BOTTOM - top) / len(rows)
     for number, (title, tile, synthetic) in enumerate(rows):
         lines = found.enhanced if number == 1 and image is not None else None
         _row(page, found.slices, title, tile, synthetic, lines, window, stack, top + number * height, height)
     return page
+
+
+def _beside(
+    acquired: LateEnhancementStack, stack: CineStack, slices: Sequence[int], window: tuple[slice, slice]
+) -> dict[int, NDArray[np.float32]]:
+    """Acquired slices on the pixels of the tiles, by cine slice; only where any of it was imaged."""
+    found = {index: on_slice(acquired, stack, index) for index in slices}
+    cut = {index: values[window] for index, values in found.items() if values is not None}
+    return {index: values for index, values in cut.items() if np.isfinite(values).any()}
 
 
 def _row(
@@ -250,7 +280,7 @@ def _caption(page: Page, x: float, y: float, text: str) -> None:
 
 
 def _grey(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
-    scaled = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
+    scaled = np.nan_to_num(np.clip((values - low) / max(high - low, 1e-9), 0, 1))
     return np.repeat((scaled * 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
