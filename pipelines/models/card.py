@@ -8,7 +8,16 @@ from typing import Annotated, Literal
 import pydantic
 import yaml
 
-__all__ = ["Architecture", "InputSpecification", "Measurement", "ModelCard", "TrainingData", "read_card", "write_card"]
+__all__ = [
+    "Architecture",
+    "DiffusionArchitecture",
+    "InputSpecification",
+    "Measurement",
+    "ModelCard",
+    "TrainingData",
+    "read_card",
+    "write_card",
+]
 
 _Text = Annotated[str, pydantic.StringConstraints(min_length=1, strip_whitespace=True)]
 _Sha256 = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -39,6 +48,20 @@ class Architecture(_Frozen):
     features: tuple[int, int, int, int, int, int]
     """Features of the five levels, then of the last layer."""
     norm: Literal["batch", "instance"] = "batch"
+
+
+class DiffusionArchitecture(_Frozen):
+    """A network of MONAI that is told a time besides its input."""
+
+    kind: Literal["monai.DiffusionModelUNet"] = "monai.DiffusionModelUNet"
+    in_channels: int = pydantic.Field(ge=1)
+    out_channels: int = pydantic.Field(ge=1)
+    features: tuple[int, ...] = pydantic.Field(min_length=2)
+    """Features of each level."""
+    residual_blocks: int = pydantic.Field(ge=1)
+    """Of each level."""
+    groups: int = pydantic.Field(ge=1)
+    """Of the normalisation."""
 
 
 class TrainingData(_Frozen):
@@ -81,7 +104,7 @@ class ModelCard(_Frozen):
     label_weights: tuple[float, ...]
     """Weight of each output in the training loss. It makes rare labels too likely by that factor, which segmentation
     takes back before it compares labels."""
-    architecture: Architecture
+    architecture: Architecture | DiffusionArchitecture = pydantic.Field(discriminator="kind")
     training: TrainingData
     measurements: tuple[Measurement, ...] = ()
     limits: tuple[_Text, ...]
