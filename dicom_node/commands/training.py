@@ -194,6 +194,61 @@ def train_long_axis(
     )
 
 
+@train_app.command("synthetic-enhancement")
+def train_synthetic_enhancement(
+    clips: Annotated[Path, typer.Option(help="Folder of packed phantoms; those that it lacks are made.")] = Path(
+        "clips"
+    ),
+    phantoms: Annotated[int, typer.Option(min=0, help="Number of phantoms of every disease.")] = 480,
+    phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first; seeds count up.")] = 700000,
+    infarcts: Annotated[int, typer.Option(min=0, help="Number of phantoms with an acute infarct.")] = 360,
+    infarct_seed: Annotated[int, typer.Option(min=0, help="Seed of the first; seeds count up.")] = 710000,
+    output: Annotated[Path, typer.Option(help="Folder for the folders of both networks.")] = Path("runs"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the first guess.")] = None,
+    refiner_steps: Annotated[int | None, typer.Option(min=0, help="Steps of the refiner.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train first guess and refiner of synthetic late enhancement and calibrate them; stopped runs go on."""
+    from pipelines.training.synthetic_enhancement import train_synthetic_enhancement as train_networks
+
+    with _progress(as_json) as progress:
+        task = progress.add_task("synthetic enhancement", total=None, detail="")
+
+        def packed(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, detail="phantoms made")
+
+        def report(model: str, state: TrainingProgress) -> None:
+            detail = f"{model}: loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
+            progress.update(task, completed=state.step, total=state.steps, detail=detail)
+            if as_json:
+                console.print(f"{state.step} {detail}")
+
+        try:
+            results = train_networks(
+                output,
+                clips=clips,
+                seeds=range(phantom_seed, phantom_seed + phantoms),
+                infarct_seeds=range(infarct_seed, infarct_seed + infarcts),
+                steps=steps,
+                refiner_steps=refiner_steps,
+                seed=seed,
+                device=device,
+                resume=resume,
+                report=report,
+                report_packing=packed,
+            )
+        except ValueError as error:
+            raise ConfigurationError(str(error), subject="train synthetic-enhancement") from error
+    if as_json:
+        print_json(results)
+        return
+    for result in results:
+        console.print(f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, {result.weights_sha256}")
+
+
 @evaluate_app.command("long-axis")
 def evaluate_long_axis(
     phantoms: Annotated[int | None, typer.Option(min=1, help="Number of phantoms to compare with.")] = None,

@@ -1,8 +1,8 @@
 """What the networks are told of a slice: images over the cycle, masks, motion of the wall, and circumstances.
 
-Everything here can be had from a cine and the node's own segmentation. Motion is how the radii of the wall change in each
-direction: the share of the cavity's area that a direction loses, and the thickening. It is painted onto the plane, so
-that a convolution meets it beside the grey values of the same place.
+Everything here can be had from a cine and the node's own segmentation. Motion is how the radii of the wall change in
+each direction: the share of the cavity's area that a direction loses, and the thickening. It is painted onto the plane,
+so that a convolution meets it beside the grey values of the same place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.segmentation.labels import Label
-from pipelines.synthetic_enhancement.contours import ANGLES, paint, polar_coordinates, wall_radii
+from pipelines.synthetic_enhancement.contours import ANGLES, directions, paint, polar_coordinates, wall_radii
 
 if TYPE_CHECKING:
     import torch
@@ -321,9 +321,7 @@ def slice_inputs(plan: SlicePlan) -> torch.Tensor:
 
 
 def _turned(matrix: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Direction in the field, in bins (N, ANGLES), of each direction of the square; how many pixels of the field one is."""
-    from pipelines.synthetic_enhancement.contours import directions
-
+    """Direction in the field, in bins, of each direction of the square, and pixels of the field a pixel: (N, ANGLES)."""
     moved = np.einsum("nij,aj->nai", matrix, directions())
     position = np.arctan2(moved[..., 1], moved[..., 0]) * (ANGLES / (2 * np.pi))
     return (position % ANGLES).astype(np.float32), np.linalg.norm(moved, axis=-1).astype(np.float32)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipelines.synthetic_enhancement.features import CHANNELS, MOMENTS
 from pipelines.segmentation.parallel import each
+from pipelines.synthetic_enhancement.features import CHANNELS, MOMENTS
 
 if TYPE_CHECKING:
     import torch
