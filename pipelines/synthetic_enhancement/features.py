@@ -239,7 +239,7 @@ def describe(heart: HeartCrop, chosen: NDArray[np.intp] | None = None) -> SliceP
     return SlicePlan(
         matrix=matrix,
         shift=shift,
-        images=np.moveaxis(heart.images[:, places], 0, 1).astype(np.float32) / 200,
+        images=np.moveaxis(heart.images[:, places], 0, 1).astype(np.float32) / np.float32(200),
         right=heart.right[places].astype(np.float32),
         centre=heart.centre[places],
         inner=np.moveaxis(heart.inner[:, places], 0, 1),
@@ -321,7 +321,7 @@ def slice_inputs(plan: SlicePlan) -> torch.Tensor:
 
 
 def _turned(matrix: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Direction in the field, in bins, of each direction of the square, and pixels of the field a pixel: (N, ANGLES)."""
+    """Direction in the field (bins) of each direction of the square, and pixels of the field a pixel, (N, ANGLES)."""
     moved = np.einsum("nij,aj->nai", matrix, directions())
     position = np.arctan2(moved[..., 1], moved[..., 0]) * (ANGLES / (2 * np.pi))
     return (position % ANGLES).astype(np.float32), np.linalg.norm(moved, axis=-1).astype(np.float32)
