@@ -320,8 +320,8 @@ def conclude(
     departure = novelty(answer, calibration)
     if departure > calibration.novelty_refused:
         sentence = (
-            f"The heart is too unlike the simulated hearts that the networks know ({departure:.1f} standard deviations; "
-            f"{calibration.novelty_refused:.1f} are the limit): nothing is predicted."
+            f"The heart is too unlike the simulated hearts that the networks know ({departure:.1f} standard deviations, "
+            f"limit {calibration.novelty_refused:.1f}): nothing is predicted."
         )
         raise AnalysisRefused(RefusalReason.NOT_SUITABLE, sentence)
     withheld = _withheld(heart, answer, calibration, quality, stack, departure)
@@ -392,8 +392,8 @@ def _withheld(
     reasons = []
     if not heart.crop.whole_cycle:
         reasons.append(
-            f"The short-axis cine has {stack.phases} phases: too few for an image; the probability is from end diastole "
-            "and end systole alone."
+            f"The short-axis cine has {stack.phases} phases: too few for an image; the probability is from end "
+            "diastole and end systole alone."
         )
     reasons += [
         finding.sentence
@@ -403,13 +403,13 @@ def _withheld(
     deviation = answer.deviation(heart.muscle)
     if deviation > calibration.deviation_limit:
         reasons.append(
-            f"The samples of the image disagree (standard deviation {deviation:.2f} of the signal of dense scar; the limit "
-            f"is {calibration.deviation_limit:.2f})."
+            f"The samples of the image disagree (standard deviation {deviation:.2f} of the signal of dense scar, "
+            f"limit {calibration.deviation_limit:.2f})."
         )
     if departure > calibration.novelty_limit:
         reasons.append(
-            f"The heart is unlike the simulated hearts that the networks know ({departure:.1f} standard deviations; the "
-            f"limit is {calibration.novelty_limit:.1f})."
+            f"The heart is unlike the simulated hearts that the networks know ({departure:.1f} standard deviations, "
+            f"limit {calibration.novelty_limit:.1f})."
         )
     return tuple(reasons)
 
@@ -459,7 +459,7 @@ def _extent(percent: float, by_sample: list[float], method: str) -> Extent:
 
 def _notes(heart: HeartOnGrid, calibration: Calibration) -> tuple[str, ...]:
     notes = [
-        "Predicted from cine without contrast agent by networks trained on simulated hearts only; not shown on patients.",
+        "Predicted from cine without contrast agent, by networks trained on simulated hearts only: unproven in patients.",
         f"Probabilities are calibrated on {calibration.hearts} held-out simulated hearts.",
         "Stunned or hibernating muscle moves like scar and can be taken for it.",
     ]

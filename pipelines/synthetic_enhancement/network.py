@@ -6,7 +6,7 @@ Both work on blocks of 2 × 2 pixels as channels: nothing is lost, and no convol
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.segmentation.parallel import each
 from pipelines.synthetic_enhancement.features import CHANNELS, MOMENTS
@@ -117,7 +117,7 @@ def guess(inputs: torch.Tensor, model: LoadedModel) -> tuple[FirstGuess, torch.T
     return guess_output(raw, inputs), torch.cat([found[start] for start in starts])
 
 
-def _with_bottom(network: torch.nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _with_bottom(network: Any, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The forward pass of MONAI's BasicUNet, step by step, to keep what its bottom holds."""
     x0 = network.conv_0(batch)
     x1 = network.down_1(x0)

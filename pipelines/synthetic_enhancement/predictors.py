@@ -1,10 +1,12 @@
-"""What can be said of scar from motion, thickness and texture alone: the predictors of the classifiers without images.
+"""What can be said of scar from motion, thickness and texture alone: predictors of a classifier without images.
 
-Texture after the Image Biomarker Standardisation Initiative (Zwanenburg et al., Radiology 2020;295:328): first order and
-grey level co-occurrence, fixed bin width, in the muscle at end diastole.
+Texture after the Image Biomarker Standardisation Initiative (Zwanenburg et al., Radiology 2020;295:328): first order
+and grey level co-occurrence, fixed bin width, in the muscle at end diastole.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +52,7 @@ def slice_predictors(heart: HeartCrop) -> NDArray[np.float64]:
 
 
 def heart_predictors(of_slices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Predictors (len(HEART_PREDICTORS),) of a heart from those of its slices: mean, and the mean of the two extremes."""
+    """Predictors (len(HEART_PREDICTORS),) of a heart from those of its slices: mean, and mean of the two extremes."""
     found = []
     for index, name in enumerate(SLICE_PREDICTORS[:-1]):
         values = np.sort(of_slices[:, index])
@@ -92,7 +94,7 @@ def _texture(image: NDArray[np.float64], muscle: NDArray[np.bool_]) -> list[floa
     ]
 
 
-def _shift(values: NDArray[np.generic], top: int, left: int, bottom: int, right: int) -> NDArray[np.generic]:
+def _shift(values: NDArray[Any], top: int, left: int, bottom: int, right: int) -> NDArray[Any]:
     """Crop so that two calls with exchanged arguments give neighbouring pixels at the same place."""
     first_row, end_row = top, values.shape[0] - bottom
     first, end = max(left, 0) + max(-right, 0), values.shape[1] - max(right, 0) - max(-left, 0)

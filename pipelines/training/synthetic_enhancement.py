@@ -157,9 +157,9 @@ def normalised_enhancement(clips: HeartClips) -> NDArray[np.float16]:
     """
     image = clips.enhancement.astype(np.float32)
     muscle, lesion = clips.labels[0] == Label.MYO, clips.lesions > 0
-    remote = muscle & ~ndimage.binary_dilation(lesion, np.ones((1, 5, 5)))
+    remote = muscle & ~ndimage.binary_dilation(lesion, np.ones((1, 5, 5), bool))
     zero = float(np.median(image[remote if remote.sum() > 50 else muscle]))
-    blood = ndimage.binary_erosion(clips.labels[0] == Label.LV, np.ones((1, 3, 3)))
+    blood = ndimage.binary_erosion(clips.labels[0] == Label.LV, np.ones((1, 3, 3), bool))
     unit = max((float(np.median(image[blood])) - zero) / BLOOD, 0.02) if blood.any() else 0.2
     return np.clip((image - zero) / unit, -0.5, 1.5).astype(np.float16)
 
@@ -540,8 +540,6 @@ def _train(
     if steps < 1 or not (hearts.all or hearts.infarcts):
         raise ValueError(f"{steps} steps on {len(hearts.cases)} phantoms: at least one of each")
     network = build_network(run.architecture)
-    if isinstance(run.architecture, DiffusionArchitecture):
-        network = network.to(memory_format=torch.contiguous_format)
     card = output / "card.yaml"
     decisive = {name: value for name, value in asdict(recipe).items() if not name.endswith("steps")}
     trained = train_steps(
