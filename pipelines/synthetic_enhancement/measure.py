@@ -320,8 +320,8 @@ def conclude(
     departure = novelty(answer, calibration)
     if departure > calibration.novelty_refused:
         sentence = (
-            f"The heart is too unlike the simulated hearts that the networks know ({departure:.1f} standard deviations, "
-            f"limit {calibration.novelty_refused:.1f}): nothing is predicted."
+            f"The heart is too unlike the simulated hearts that the networks know ({departure:.1f} standard "
+            f"deviations, limit {calibration.novelty_refused:.1f}): nothing is predicted."
         )
         raise AnalysisRefused(RefusalReason.NOT_SUITABLE, sentence)
     withheld = _withheld(heart, answer, calibration, quality, stack, departure)
@@ -459,7 +459,7 @@ def _extent(percent: float, by_sample: list[float], method: str) -> Extent:
 
 def _notes(heart: HeartOnGrid, calibration: Calibration) -> tuple[str, ...]:
     notes = [
-        "Predicted from cine without contrast agent, by networks trained on simulated hearts only: unproven in patients.",
+        "Predicted from cine without contrast agent by networks trained on simulated hearts: unproven in patients.",
         f"Probabilities are calibrated on {calibration.hearts} held-out simulated hearts.",
         "Stunned or hibernating muscle moves like scar and can be taken for it.",
     ]
