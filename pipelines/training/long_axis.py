@@ -21,7 +21,7 @@ from pipelines.phantom.study import simulate
 from pipelines.segmentation.grid import intensity_window, scale_intensity
 from pipelines.training.augmentation import displacement_grid, remap_background, vary_appearance
 from pipelines.training.segmentation import labelling_loss
-from pipelines.training.steps import Progress, TrainingResult, train_steps
+from pipelines.training.steps import Progress, TrainingResult, train_steps, usable_device
 
 __all__ = ["MODEL", "LongAxisRecipe", "pack_views", "train_long_axis", "view_recipe"]
 
@@ -159,6 +159,8 @@ def train_long_axis(
     seed: int = 0,
     device: str = "cpu",
     resume: bool = True,
+    recipe: LongAxisRecipe | None = None,
+    stop_after: int | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> TrainingResult:
     """Train the long-axis network on packed phantoms; a function of its arguments on one kind of machine.
@@ -169,13 +171,22 @@ def train_long_axis(
         What :func:`pack_views` wrote.
     output : Path
         Receives ``checkpoint.safetensors``, ``weights.safetensors`` and ``card.yaml``.
+    device : str
+        ``cpu`` or a CUDA device; half precision (bfloat16) is used on CUDA only.
+    resume : bool
+        Go on from ``checkpoint.safetensors`` where there is one.
+    stop_after : int or None
+        Stop after this step, to go on later.
+    report : callable
+        Is called every 50 steps.
 
     Raises
     ------
     ValueError
-        The packed file cannot be read, or the checkpoint is of another run.
+        The packed file cannot be read, there is no such device, or the checkpoint is of another run.
     """
-    recipe = LongAxisRecipe()
+    recipe = recipe or LongAxisRecipe()
+    device = usable_device(device)
     try:
         with np.load(packed, allow_pickle=False) as archive:
             views = _Views(archive["images"], archive["labels"], archive["centre"], archive["group"])
@@ -200,6 +211,7 @@ def train_long_axis(
         output=output,
         device=device,
         resume=resume,
+        stop_after=stop_after,
         report=report,
     )
     cases = tuple(f"phantom-{first_seed + index}" for index in range(count))
