@@ -205,14 +205,14 @@ def train_synthetic_enhancement(
     infarct_seed: Annotated[int, typer.Option(min=0, help="Seed of the first; seeds count up.")] = 710000,
     output: Annotated[Path, typer.Option(help="Folder for the folders of both networks.")] = Path("runs"),
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the first guess.")] = None,
-    refiner_steps: Annotated[int | None, typer.Option(min=0, help="Steps of the refiner.")] = None,
+    refiner_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the refiner.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Train first guess and refiner of synthetic late enhancement and calibrate them; stopped runs go on."""
-    from pipelines.training.synthetic_enhancement import train_synthetic_enhancement as train_networks
+    from pipelines.training.synthetic_run import train_synthetic_enhancement as train_networks
 
     with _progress(as_json) as progress:
         task = progress.add_task("synthetic enhancement", total=None, detail="")

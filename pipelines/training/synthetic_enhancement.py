@@ -28,7 +28,6 @@ from pipelines.models.card import (
     write_card,
 )
 from pipelines.models.network import build_network
-from pipelines.models.registry import load_model
 from pipelines.phantom.recipe import Dialect
 from pipelines.segmentation.labels import Label
 from pipelines.synthetic_enhancement.contours import ANGLES
@@ -65,11 +64,15 @@ from pipelines.training.steps import Progress, TrainingResult, train_steps
 
 __all__ = [
     "EnhancementRecipe",
+    "Hearts",
     "TrainingHeart",
+    "circumstances_of",
+    "disturbed_heart",
     "held_out_seeds",
+    "normalised_enhancement",
+    "prepare_hearts",
     "train_first_guess",
     "train_refiner",
-    "train_synthetic_enhancement",
     "training_heart",
     "training_hearts",
 ]
@@ -138,16 +141,20 @@ class TrainingHeart:
 def training_heart(clips: HeartClips) -> TrainingHeart:
     """What is learnt from one phantom."""
     systole = int((clips.labels == Label.LV).sum(axis=(1, 2, 3)).argmin())
-    dialect = re.search(r"dialect=([\w-]+)", str(clips.facts["recipe"]))
-    maker = Dialect(dialect.group(1)).manufacturer if dialect else None
-    circumstances = Circumstances(float(clips.facts["field_strength_t"]), maker)
     return TrainingHeart(
         clips.seed,
-        crop_heart(clips.images, clips.labels, clips.height, 0, systole, circumstances),
+        crop_heart(clips.images, clips.labels, clips.height, 0, systole, circumstances_of(clips)),
         normalised_enhancement(clips),
         clips.lesions > 0,
         str(clips.facts["disease"]),
     )
+
+
+def circumstances_of(clips: HeartClips) -> Circumstances:
+    """What the header of a phantom says of its acquisition."""
+    dialect = re.search(r"dialect=([\w-]+)", str(clips.facts["recipe"]))
+    maker = Dialect(dialect.group(1)).manufacturer if dialect else None
+    return Circumstances(float(clips.facts["field_strength_t"]), maker)
 
 
 def normalised_enhancement(clips: HeartClips) -> NDArray[np.float16]:
@@ -235,6 +242,12 @@ def _disturbed(plan: SlicePlan, rng: np.random.Generator, recipe: EnhancementRec
         above=near[1].astype(np.float32),
         scalars=scalars,
     )
+
+
+def disturbed_heart(heart: TrainingHeart, rng: np.random.Generator, recipe: EnhancementRecipe) -> HeartCrop:
+    """A heart whose wall has the errors of a segmentation, and is not turned, scaled or shifted."""
+    plan = _disturbed(describe(heart.crop), rng, recipe)
+    return replace(heart.crop, inner=np.moveaxis(plan.inner, 1, 0), outer=np.moveaxis(plan.outer, 1, 0))
 
 
 def _vary(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -609,84 +622,3 @@ def _card(run: _Run, sha256: str, hearts: Hearts, steps: int) -> ModelCard:
             "Images other than short-axis balanced steady-state free precession cine.",
         ),
     )
-
-
-def train_synthetic_enhancement(
-    output: Path,
-    *,
-    clips: Path,
-    seeds: Sequence[int],
-    infarct_seeds: Sequence[int] = (),
-    steps: int | None = None,
-    refiner_steps: int | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    resume: bool = True,
-    recipe: EnhancementRecipe | None = None,
-    stop_after: int | None = None,
-    report: Callable[[str, Progress], None] | None = None,
-    report_packing: Callable[[int, int], None] | None = None,
-) -> tuple[TrainingResult, ...]:
-    """Train the first guess, then the refiner.
-
-    Parameters
-    ----------
-    output : Path
-        Receives a folder for each network, with checkpoint, weights and card.
-    clips : Path
-        Folder of packed phantoms; those that it lacks are made.
-    seeds, infarct_seeds : sequence of int
-        Phantoms of every disease, and acute infarcts; the last 15 % of each are held out.
-    steps, refiner_steps : int or None
-        Steps in all; the recipe's own numbers by default. No steps of the refiner: it is not trained.
-    stop_after : int or None
-        Stop each network after this step, to go on later.
-    report, report_packing : callable
-        Called every 50 steps with the name of the network, and after each phantom.
-
-    Raises
-    ------
-    ValueError
-        Nothing to train on, or a checkpoint of another run.
-    """
-    recipe = recipe or EnhancementRecipe()
-    hearts = prepare_hearts(clips, seeds, infarct_seeds, report_packing)
-    command = (
-        f"dicom-node train synthetic-enhancement --phantoms {len(seeds)} --phantom-seed {min(seeds, default=0)} "
-        f"--infarcts {len(infarct_seeds)} --infarct-seed {min(infarct_seeds, default=0)} "
-        f"--steps {steps or recipe.steps} --refiner-steps "
-        f"{recipe.refiner_steps if refiner_steps is None else refiner_steps} --seed {seed}"
-    )
-
-    def said(model: str) -> Callable[[Progress], None] | None:
-        return None if report is None else lambda progress: report(model, progress)
-
-    first = train_first_guess(
-        hearts,
-        output / GUESS_MODEL,
-        steps=steps,
-        seed=seed,
-        device=device,
-        resume=resume,
-        recipe=recipe,
-        stop_after=stop_after,
-        report=said(GUESS_MODEL),
-        command=command,
-    )
-    if refiner_steps == 0:
-        return (first,)
-    guesser = load_model(GUESS_MODEL, device, output).network
-    second = train_refiner(
-        hearts,
-        guesser,
-        output / REFINER_MODEL,
-        steps=refiner_steps,
-        seed=seed,
-        device=device,
-        resume=resume,
-        recipe=recipe,
-        stop_after=stop_after,
-        report=said(REFINER_MODEL),
-        command=command,
-    )
-    return first, second
