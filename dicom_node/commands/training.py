@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -362,6 +363,86 @@ def evaluate_motion(
         print_json(evaluation.to_json())
         return
     _print_motion(evaluation)
+
+
+@evaluate_app.command("lge")
+def evaluate_lge(
+    phantoms: Annotated[int | None, typer.Option(min=1, help="Number of phantoms, made for this.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom: none that was trained on.")] = 900000,
+    pessimistic: Annotated[
+        bool, typer.Option("--pessimistic", help="Phantoms whose motion and grey values tell less of the scar.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Patients in the layout of ACDC, two phases each.")
+    ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder that holds both networks; left out: the package's."),
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder that keeps each phantom, so that a run goes on where it stopped.")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="PNG of ten phantoms, the three worst among them; needs --keep.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Predict enhancement from cine as the node would, and compare with what is true."""
+    from pipelines.evaluation.synthetic_enhancement import HeartResult, evaluate_acdc, evaluate_phantoms
+    from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.training.acdc import AcdcLayoutError
+
+    if (data is None) == (phantoms is None):
+        raise ConfigurationError("give either --data or --phantoms", subject="evaluate lge")
+    if pictures is not None and (keep is None or phantoms is None):
+        raise ConfigurationError("--pictures needs --phantoms and --keep", subject="evaluate lge")
+    root = models or PACKAGED
+    with _progress(as_json) as progress:
+        task = progress.add_task("hearts", total=None, detail="")
+
+        def patient(name: str, number: int, total: int) -> None:
+            progress.update(task, completed=number, total=total, detail=name)
+
+        def phantom(result: HeartResult, number: int, total: int) -> None:
+            progress.update(task, completed=number, total=total, detail=result.declined or result.disease)
+
+        try:
+            if data is not None:
+                found = {"acdc": evaluate_acdc(data, models=root, report=patient).to_json()}
+            else:
+                evaluation = evaluate_phantoms(
+                    phantoms or 0, seed=seed, pessimistic=pessimistic, models=root, keep=keep, report=phantom
+                )
+                found = {"phantom_pessimistic" if pessimistic else "phantom": evaluation.to_json()}
+                if pictures is not None and keep is not None:
+                    from pipelines.evaluation.enhancement_pictures import draw_pictures
+
+                    draw_pictures(evaluation.results, keep, pictures)
+        except (AcdcLayoutError, ModelUnavailable) as error:
+            raise ConfigurationError(str(error), subject="evaluate lge") from error
+    if as_json:
+        print_json(found)
+        return
+    for name, figures in found.items():
+        _print_enhancement(name, figures)
+
+
+def _print_enhancement(name: str, figures: dict[str, Any]) -> None:
+    rows = [
+        (".".join((name, *path)), value)
+        for path, value in _scalars(figures)
+        if path[0] not in ("results", "probabilities")
+    ]
+    table("Synthetic enhancement", ["figure", "value>"], rows)
+
+
+def _scalars(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every number of a nested document with the way to it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _scalars(item, (*path, str(key)))
+    elif not isinstance(value, list):
+        yield path, "" if value is None else value
 
 
 def _progress(quiet: bool) -> Progress:

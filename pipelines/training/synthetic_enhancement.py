@@ -68,6 +68,7 @@ __all__ = [
     "TrainingHeart",
     "circumstances_of",
     "disturbed_heart",
+    "enhancement_scale",
     "held_out_seeds",
     "normalised_enhancement",
     "prepare_hearts",
@@ -158,17 +159,25 @@ def circumstances_of(clips: HeartClips) -> Circumstances:
 
 
 def normalised_enhancement(clips: HeartClips) -> NDArray[np.float16]:
-    """Late enhancement (S, 88, 88) on a scale where remote muscle is 0 and dense scar 1.
+    """Late enhancement (S, 88, 88) on a scale where remote muscle is 0 and dense scar 1."""
+    image = clips.enhancement.astype(np.float32)
+    zero, unit = enhancement_scale(image, clips.labels[0], clips.lesions)
+    return np.clip((image - zero) / unit, -0.5, 1.5).astype(np.float16)
+
+
+def enhancement_scale(
+    image: NDArray[np.float32], labels: NDArray[np.uint8], lesions: NDArray[np.uint8]
+) -> tuple[float, float]:
+    """Signal of remote muscle on late enhancement (S, n, n), and what dense scar exceeds it by.
 
     Remote is the median of muscle away from every lesion; the unit comes from the blood, which every heart has.
     """
-    image = clips.enhancement.astype(np.float32)
-    muscle, lesion = clips.labels[0] == Label.MYO, clips.lesions > 0
-    remote = muscle & ~ndimage.binary_dilation(lesion, np.ones((1, 5, 5), bool))
+    muscle, lesion = labels == Label.MYO, lesions > 0
+    remote = muscle & ~ndimage.binary_dilation(lesion, np.ones((1, 5, 5), np.bool_))
     zero = float(np.median(image[remote if remote.sum() > 50 else muscle]))
-    blood = ndimage.binary_erosion(clips.labels[0] == Label.LV, np.ones((1, 3, 3), bool))
+    blood = ndimage.binary_erosion(labels == Label.LV, np.ones((1, 3, 3), np.bool_))
     unit = max((float(np.median(image[blood])) - zero) / BLOOD, 0.02) if blood.any() else 0.2
-    return np.clip((image - zero) / unit, -0.5, 1.5).astype(np.float16)
+    return zero, unit
 
 
 def training_hearts(paths: Sequence[Path]) -> Iterator[TrainingHeart]:
