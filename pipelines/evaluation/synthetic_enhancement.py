@@ -280,7 +280,7 @@ def _result_from(value: dict[str, Any]) -> HeartResult:
 
 
 def shown_cases(results: Sequence[HeartResult]) -> list[int]:
-    """Seeds of ten hearts to look at: three whose hyperintense extent is most wrong, and seven at equal steps of rank."""
+    """Seeds of ten hearts to look at: the three whose hyperintense extent is most wrong, and seven at steps of rank."""
     ranked = sorted(
         (result for result in results if result.declined is None),
         key=lambda result: -abs(result.hyperintense[0] - result.hyperintense[1]),

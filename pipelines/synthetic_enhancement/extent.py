@@ -21,6 +21,8 @@ N_SD = "more than 5 SD above remote muscle"
 
 _SMOOTH_PX = 0.7
 _RIM_PX = 1.0
+_DEEP = 0.3
+"""Share of a region that lies beyond the rim."""
 _BRIGHT = 0.35
 """Muscle below this share of dense scar is no candidate for the maximum."""
 _PEAK = (0.7, 1.3)
@@ -117,7 +119,7 @@ def _regions(mask: NDArray[np.bool_], inner: NDArray[np.bool_], fewest: int) -> 
         numbered, count = ndimage.label(plane, _EIGHT)
         for number in range(1, count + 1):
             region = numbered == number
-            if region.sum() >= fewest and (region & deep).any():
+            if region.sum() >= fewest and (region & deep).sum() >= _DEEP * region.sum():
                 out |= region
     return kept
 
