@@ -333,7 +333,7 @@ def _phantom(seed: int, law: JointLaw, networks: Networks, sampling: Sampling) -
     mean = seen.samples.mean(axis=0)
     edge = (heart.crop.images.shape[-1] - SIZE) // 2
     pictures = Pictures(
-        cine=heart.crop.images[0, place, edge:-edge, edge:-edge].astype(np.float32) / 200,
+        cine=heart.crop.images[0, place, edge:-edge, edge:-edge].astype(np.float32) / np.float32(200),
         synthetic=mean[place],
         truth=image[place],
         uncertainty=seen.samples.std(axis=0)[place],
@@ -501,8 +501,7 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
     known = [value for value in values if np.isfinite(value)]
     if not known:
         return (float("nan"), float("nan"))
-    low, high = np.percentile(known, [2.5, 97.5])
-    return (float(low), float(high))
+    return (float(np.percentile(known, 2.5)), float(np.percentile(known, 97.5)))
 
 
 def _agreement(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:

@@ -627,8 +627,8 @@ def _card(run: _Run, sha256: str, hearts: Hearts, steps: int) -> ModelCard:
             "Stunned and hibernating muscle moves like scar.",
         ),
         not_for=(
-            "Anything but research: not for deciding on treatment, nor instead of contrast-enhanced imaging where that can "
-            "be had.",
+            "Anything but research: not for deciding on treatment, nor instead of contrast-enhanced imaging where that "
+            "can be had.",
             "Images other than short-axis balanced steady-state free precession cine.",
         ),
     )
