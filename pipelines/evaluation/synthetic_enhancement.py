@@ -66,7 +66,7 @@ _BOOTSTRAP = 1000
 _EXTENT_SEEN = 1.0
 """Extent, % of the muscle, from which a heart counts as shown with enhancement."""
 _PHASES = 14
-_CEILING_FIRST, _CEILING_HEARTS = 600000, 120
+_CEILING_FIRST, _CEILING_HEARTS = 600000, 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +258,7 @@ def evaluate_phantoms(
         if kept is not None and kept.is_file():
             result = _result_from(json.loads(kept.read_text(encoding="utf-8")))
         else:
-            result, pictures = _phantom(seed + number, law, networks, sampling or Sampling())
+            result, pictures = _phantom(seed + number, law, networks, sampling or Sampling(), _ceiling_model(law, keep))
             if kept is not None:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 if pictures is not None:
@@ -291,7 +291,9 @@ def shown_cases(results: Sequence[HeartResult]) -> list[int]:
     return [ranked[index].seed for index in [0, 1, 2, *rest.tolist()]]
 
 
-def _phantom(seed: int, law: JointLaw, networks: Networks, sampling: Sampling) -> tuple[HeartResult, Pictures | None]:
+def _phantom(
+    seed: int, law: JointLaw, networks: Networks, sampling: Sampling, ceiling_model: Any
+) -> tuple[HeartResult, Pictures | None]:
     recipe = replace(clip_recipe(seed, Population.ALL, law), phases=_PHASES)
     study = simulate(recipe, workers=1, matched_enhancement=True)
     truth = measure_truth(study)
@@ -304,7 +306,7 @@ def _phantom(seed: int, law: JointLaw, networks: Networks, sampling: Sampling) -
     of_segments, has_scar = _ceiling_values(truth)
     ceiling = tuple(
         (bool(scar), float(probability))
-        for scar, probability in zip(has_scar, _ceiling_model(law).predict_proba(of_segments)[:, 1], strict=True)
+        for scar, probability in zip(has_scar, ceiling_model.predict_proba(of_segments)[:, 1], strict=True)
     )
     started = time.perf_counter()
     faults = tuple(sorted(str(fault) for fault in recipe.faults))
@@ -416,11 +418,22 @@ def _neighbours(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @cache
-def _ceiling_model(law: JointLaw) -> Any:
+def _ceiling_model(law: JointLaw, keep: Path | None) -> Any:
     """An observer of the true motion of every segment, fitted to other phantoms of the same law."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    values, scarred = [], []
+    table = _ceiling_table(law, keep)
+    model = HistGradientBoostingClassifier(max_iter=120, learning_rate=0.06, max_leaf_nodes=12, random_state=0)
+    return model.fit(table[:, :-1], table[:, -1] > 0)
+
+
+def _ceiling_table(law: JointLaw, keep: Path | None) -> NDArray[np.float64]:
+    """Segments of other phantoms, (16 N, P + 1): what their true motion says, and whether they are scar."""
+    name = f"ceiling-{'pessimistic' if law == PESSIMISTIC_LAW else 'default'}-{_CEILING_FIRST}-{_CEILING_HEARTS}.npy"
+    kept = None if keep is None else keep / name
+    if kept is not None and kept.is_file():
+        return np.asarray(np.load(kept, allow_pickle=False))
+    rows = []
     for seed in range(_CEILING_FIRST, _CEILING_FIRST + _CEILING_HEARTS):
         recipe = clip_recipe(seed, Population.ALL, law)
         # Motion and scar do not depend on how the heart is imaged.
@@ -429,10 +442,12 @@ def _ceiling_model(law: JointLaw) -> Any:
             faults=frozenset(),
         )  # fmt: skip
         of_segments, has_scar = _ceiling_values(measure_truth(simulate(small, workers=1)))
-        values.append(of_segments)
-        scarred.append(has_scar)
-    model = HistGradientBoostingClassifier(max_iter=120, learning_rate=0.06, max_leaf_nodes=12, random_state=0)
-    return model.fit(np.concatenate(values), np.concatenate(scarred))
+        rows.append(np.column_stack([of_segments, has_scar]))
+    table = np.concatenate(rows)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.save(kept, table)
+    return table
 
 
 def _summarise(results: Sequence[HeartResult]) -> EnhancementEvaluation:
