@@ -526,7 +526,7 @@ def _agreement(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     def correlation(chosen: NDArray[np.float64]) -> float:
         if len(chosen) < 3 or not chosen.std(axis=0).all():
             return float("nan")
-        return float(np.corrcoef(chosen.T)[0, 1])
+        return float(np.corrcoef(chosen[:, 0], chosen[:, 1]).item(1))
 
     difference = values[:, 1] - values[:, 0]
     spread = float(difference.std(ddof=1)) if len(values) > 1 else float("nan")
