@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.models.card import Architecture, DiffusionArchitecture
+from pipelines.models.card import Architecture, ClipArchitecture, DiffusionArchitecture
 
 if TYPE_CHECKING:
     import torch
@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 __all__ = ["build_network"]
 
 
-def build_network(architecture: Architecture | DiffusionArchitecture) -> torch.nn.Module:
+def build_network(architecture: Architecture | ClipArchitecture | DiffusionArchitecture) -> torch.nn.Module:
     """Network with random weights, channels-last."""
     import torch
 
     if isinstance(architecture, DiffusionArchitecture):
         return _diffusion(architecture)
+    if isinstance(architecture, ClipArchitecture):
+        from pipelines.obstruction.network import ObstructionNetwork
+
+        return ObstructionNetwork(architecture)
     from monai.networks.nets.basic_unet import BasicUNet
 
     network: torch.nn.Module = BasicUNet(
