@@ -172,7 +172,7 @@ def train_enhancement(
     from pipelines.training.enhancement import train_enhancement as train_network
 
     results = []
-    with _progress(as_json) as progress:
+    with step_progress(as_json) as progress:
         for name in RECIPES if model is None else [model]:
             task = progress.add_task(name, total=None, detail="")
 
@@ -223,7 +223,7 @@ def train_synthetic_enhancement(
     """Train first guess and refiner of synthetic late enhancement and calibrate them; stopped runs go on."""
     from pipelines.training.synthetic_run import train_synthetic_enhancement as train_networks
 
-    with _training("synthetic-enhancement", as_json) as shown:
+    with shown_training("synthetic-enhancement", as_json) as shown:
         results = train_networks(
             output,
             clips=clips,
@@ -241,7 +241,7 @@ def train_synthetic_enhancement(
         print_json(results)
         return
     for result in results:
-        _print_result(result, as_json)
+        print_result(result, as_json)
 
 
 @evaluate_app.command("long-axis")
@@ -294,7 +294,7 @@ def evaluate_enhancement(
     if (emidec is None) == (phantoms is None):
         raise ConfigurationError("give either --emidec or --phantoms", subject="evaluate enhancement")
     root = models or PACKAGED
-    with _progress(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task("cases", total=None, detail="")
 
         def report(result: EnhancementCase, number: int, total: int) -> None:
@@ -435,7 +435,7 @@ def evaluate_lge(
     if pictures is not None and (keep is None or phantoms is None):
         raise ConfigurationError("--pictures needs --phantoms and --keep", subject="evaluate lge")
     root = models or PACKAGED
-    with _progress(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task("hearts", total=None, detail="")
 
         def patient(name: str, number: int, total: int) -> None:
@@ -462,10 +462,10 @@ def evaluate_lge(
         print_json(found)
         return
     for name, figures in found.items():
-        _print_enhancement(name, figures)
+        _print_synthetic(name, figures)
 
 
-def _print_enhancement(name: str, figures: dict[str, Any]) -> None:
+def _print_synthetic(name: str, figures: dict[str, Any]) -> None:
     rows = [
         (".".join((name, *path)), value)
         for path, value in _scalars(figures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from synthetic_hearts import ring_labels
 
 from pipelines.segmentation.labels import Label
 from pipelines.synthetic_enhancement.contours import ANGLES, paint, polar_coordinates, wall_radii
@@ -19,20 +20,22 @@ from pipelines.synthetic_enhancement.features import (
     regional_motion,
     slice_inputs,
 )
-from synthetic_hearts import ring_labels
 
 
 def test_radii_of_a_ring_are_its_radii() -> None:
     labels = np.stack([ring_labels((0.0, 0.0), 12, 18), ring_labels((-3.0, 4.0), 9, 15)])
     radii = wall_radii(labels)
     assert np.abs(radii.centre - [[0, 0], [-3, 4]]).max() < 0.1
-    assert np.abs(radii.inner - [[12], [9]]).max() < 0.6 and np.abs(radii.inner.mean(1) - [12, 9]).max() < 0.1
-    assert np.abs(radii.outer - [[18], [15]]).max() < 0.6 and np.abs(radii.outer.mean(1) - [18, 15]).max() < 0.1
+    assert np.abs(radii.inner - [[12], [9]]).max() < 0.6
+    assert np.abs(radii.inner.mean(1) - [12, 9]).max() < 0.1
+    assert np.abs(radii.outer - [[18], [15]]).max() < 0.6
+    assert np.abs(radii.outer.mean(1) - [18, 15]).max() < 0.1
 
 
 def test_a_slice_without_ventricle_has_no_radii() -> None:
     radii = wall_radii(np.zeros((1, FIELD_PX, FIELD_PX), np.uint8))
-    assert not radii.inner.any() and not radii.outer.any()
+    assert not radii.inner.any()
+    assert not radii.outer.any()
 
 
 def test_a_gap_in_the_wall_has_no_thickness() -> None:
@@ -62,18 +65,21 @@ def test_motion_of_radii_in_closed_form() -> None:
     inner = np.stack([np.full((1, ANGLES), 10.0), np.full((1, ANGLES), 7.0)]).astype(np.float32)
     outer = np.stack([np.full((1, ANGLES), 15.0), np.full((1, ANGLES), 14.0)]).astype(np.float32)
     loss, thickening = regional_motion(inner, outer)
-    assert np.allclose(loss[0], 0) and np.allclose(loss[1], 1 - 50 / 101)
+    assert np.allclose(loss[0], 0)
+    assert np.allclose(loss[1], 1 - 50 / 101)
     assert np.allclose(thickening[1], 7 / 5 - 1)
     nothing = np.zeros_like(inner)
     loss, thickening = regional_motion(nothing, nothing)
-    assert not loss.any() and not thickening.any()
+    assert not loss.any()
+    assert not thickening.any()
 
 
 def test_few_phases_give_end_diastole_and_end_systole_alone() -> None:
     assert chosen_phases(2, 0, 1) == [0, 1]
     assert chosen_phases(7, 6, 2) == [6, 2]
     phases = chosen_phases(30, 28, 10)
-    assert phases[:2] == [28, 10] and len(phases) == MOMENTS
+    assert phases[:2] == [28, 10]
+    assert len(phases) == MOMENTS
     assert phases[2:] == [(28 + round(k * 30 / 7)) % 30 for k in range(1, 7)]
 
 
@@ -102,8 +108,11 @@ def test_inputs_show_masks_motion_and_circumstances() -> None:
     expected = 1 - (64 + 1) / (144 + 1)
     assert abs(named["loss of area at end systole"][1].mean() - expected) < 0.03
     assert abs(named["mean loss of area of the heart"].mean() - expected) < 0.03
-    assert np.all(named["3 T"] == 1) and np.all(named["from siemens"] == 1) and np.all(named["from ge"] == -1)
-    assert np.allclose(named["height"][:, 0, 0], [-1, 0, 1]) and np.all(named["whole cycle"] == 1)
+    assert np.all(named["3 T"] == 1)
+    assert np.all(named["from siemens"] == 1)
+    assert np.all(named["from ge"] == -1)
+    assert np.allclose(named["height"][:, 0, 0], [-1, 0, 1])
+    assert np.all(named["whole cycle"] == 1)
 
 
 def test_two_phases_leave_the_other_moments_empty() -> None:

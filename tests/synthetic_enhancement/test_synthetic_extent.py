@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from synthetic_hearts import ring_labels
 
 from pipelines.segmentation.labels import Label
 from pipelines.synthetic_enhancement.extent import measure_extents
-from synthetic_hearts import ring_labels
 
 LABELS = np.stack([ring_labels((0.0, 0.0), 12, 20)] * 2)
 MUSCLE, CAVITY = LABELS == Label.MYO, LABELS == Label.LV

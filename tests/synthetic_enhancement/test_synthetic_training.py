@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from synthetic_hearts import ring_clips
 
 from pipelines.models.registry import ModelUnavailable, load_model
 from pipelines.segmentation.labels import Label
@@ -31,7 +32,6 @@ from pipelines.training.synthetic_enhancement import (
     train_refiner,
     training_heart,
 )
-from synthetic_hearts import ring_clips
 
 SMALL = EnhancementRecipe(features=(8, 8, 8, 8, 8, 8), refiner_features=(8, 8), batch=4)
 
@@ -75,8 +75,10 @@ def test_a_stopped_training_goes_on_as_if_never_stopped(hearts: Hearts, tmp_path
 def test_cards_name_the_hearts_and_what_was_held_out(trained: Path) -> None:
     for name, steps in ((GUESS_MODEL, 3), (REFINER_MODEL, 2)):
         card = load_model(name, root=trained).card
-        assert card.training.cases == ("ring-0", "ring-1", "ring-2", "ring-3") and card.training.steps == steps
-        assert card.licence == "Apache-2.0" and "1 of the last seeds held out" in card.training.split
+        assert card.training.cases == ("ring-0", "ring-1", "ring-2", "ring-3")
+        assert card.training.steps == steps
+        assert card.licence == "Apache-2.0"
+        assert "1 of the last seeds held out" in card.training.split
         assert any("research" in sentence for sentence in card.not_for)
 
 
@@ -84,15 +86,19 @@ def test_samples_depend_on_the_seed_alone_and_scatter(hearts: Hearts, trained: P
     first_model, refiner = (load_model(name, root=trained) for name in (GUESS_MODEL, REFINER_MODEL))
     inputs = slice_inputs(describe(hearts.all[1].crop))
     first, deep = guess(inputs, first_model)
-    assert first.image.shape == first.logit.shape == (4, SIZE, SIZE) and deep.shape == (4, 8)
+    assert first.image.shape == first.logit.shape == (4, SIZE, SIZE)
+    assert deep.shape == (4, 8)
     draws = [draw_samples(inputs, first, refiner, samples=3, steps=2, seed=seed) for seed in (1, 1, 2)]
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
-    assert draws[0].shape == (3, 4, SIZE, SIZE) and draws[0].std(0).mean() > 0.01
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert draws[0].shape == (3, 4, SIZE, SIZE)
+    assert draws[0].std(0).mean() > 0.01
 
 
 def test_batches_are_a_function_of_seed_and_step_and_keep_truth_on_the_wall(hearts: Hearts) -> None:
     first, again, other = (training._batch(hearts.all, (), SMALL, 5, step) for step in (1, 1, 2))
-    assert torch.equal(first.inputs, again.inputs) and not torch.equal(first.inputs, other.inputs)
+    assert torch.equal(first.inputs, again.inputs)
+    assert not torch.equal(first.inputs, other.inputs)
     for step in range(8):
         batch = training._batch(hearts.infarcts, (), SMALL, 0, step)
         told, true = batch.inputs[:, 8], batch.muscle
@@ -104,8 +110,10 @@ def test_batches_are_a_function_of_seed_and_step_and_keep_truth_on_the_wall(hear
 def test_ablation_tells_no_motion(hearts: Hearts) -> None:
     batch = training._batch(hearts.all, (), replace(SMALL, image_only=True), 5, 1)
     named = dict(zip(training.CHANNELS, batch.inputs.unbind(1), strict=True))
-    assert not named["loss of area at end systole"].any() and not named["thickening at end systole"].any()
-    assert named["muscle"].any() and named["image at end systole"].any()
+    assert not named["loss of area at end systole"].any()
+    assert not named["thickening at end systole"].any()
+    assert named["muscle"].any()
+    assert named["image at end systole"].any()
 
 
 def test_the_last_seeds_are_held_out() -> None:
@@ -139,7 +147,8 @@ def test_a_logistic_model_is_refitted_to_its_own_odds() -> None:
 
 def test_predictors_of_a_heart_have_their_names(hearts: Hearts) -> None:
     of_slices = slice_predictors(hearts.all[1].crop)
-    assert of_slices.shape == (4, len(SLICE_PREDICTORS)) and np.isfinite(of_slices).all()
+    assert of_slices.shape == (4, len(SLICE_PREDICTORS))
+    assert np.isfinite(of_slices).all()
     of_heart = dict(zip(HEART_PREDICTORS, heart_predictors(of_slices), strict=True))
     assert of_heart["grey level, mean"] == pytest.approx(60 / 200, abs=0.02)
     assert of_heart["least loss of area, extreme"] <= of_heart["least loss of area, mean"]
@@ -149,7 +158,9 @@ def test_texture_of_even_muscle_in_closed_form(hearts: Hearts) -> None:
     heart = hearts.all[0].crop
     even = replace(heart, images=np.full_like(heart.images, 90))
     named = dict(zip(SLICE_PREDICTORS, slice_predictors(even)[0], strict=True))
-    assert named["entropy"] == 0 and named["joint entropy"] == 0 and named["contrast"] == 0
+    assert named["entropy"] == 0
+    assert named["joint entropy"] == 0
+    assert named["contrast"] == 0
     assert named["inverse difference"] == pytest.approx(1)
 
 
