@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from dicom_node.errors import ConfigurationError
+from pipelines.indication import Indication
 
 __all__ = [
     "AETitle",
@@ -44,6 +45,8 @@ __all__ = [
     "SegmentationTarget",
     "SeriesRule",
     "StorageSettings",
+    "SyntheticImageClass",
+    "SyntheticPolicy",
     "SyslogSettings",
     "TlsSettings",
     "WebDestination",
@@ -319,6 +322,9 @@ class Route(_Section):
     """Higher runs first."""
     deadline_s: Seconds = 600
     """A job is late when it has not ended this long after its study was complete."""
+    indication: Indication | None = None
+    """Why the patients of the studies that this route takes were examined. Analyses that are for one disease only
+    decline where it is not theirs."""
 
     @model_validator(mode="after")
     def _analyses_are_told_once(self) -> Route:
@@ -397,6 +403,42 @@ class SegmentationTarget(enum.StrEnum):
     """The derived key-phase series: what OHIF draws."""
     SOURCE = "source"
     """The source cine images."""
+
+
+class SyntheticImageClass(enum.StrEnum):
+    """As what synthetic images are sent."""
+
+    SECONDARY_CAPTURE = "SC"
+    """Secondary Capture, with the plane of the cine: nobody takes it for an acquisition."""
+    MR = "MR"
+    """MR Image, where a PACS does not scroll Secondary Captures together with the cine."""
+
+
+class SyntheticPolicy(_Section):
+    """Synthetic late enhancement at a destination.
+
+    With a threshold set the destination gets nothing of it until the comparisons of this site, synthetic with acquired
+    late enhancement of the same studies (``dicom-node shadow``), pass all that are set.
+    """
+
+    sop_class: SyntheticImageClass = SyntheticImageClass.SECONDARY_CAPTURE
+    minimum_studies: int | None = Field(default=None, ge=1)
+    """Compared studies."""
+    minimum_r: float | None = Field(default=None, ge=-1, le=1)
+    """Pearson's correlation of predicted and acquired extent."""
+    minimum_auc: float | None = Field(default=None, ge=0, le=1)
+    """Area under the receiver operating characteristic of the probability of enhancement, by study."""
+
+    @model_validator(mode="after")
+    def _figures_are_of_enough_studies(self) -> SyntheticPolicy:
+        if self.minimum_studies is None and (self.minimum_r is not None or self.minimum_auc is not None):
+            raise ValueError("minimum_r and minimum_auc need minimum_studies: figures of a few studies say nothing")
+        return self
+
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether anything has to be passed."""
+        return any(one is not None for one in (self.minimum_studies, self.minimum_r, self.minimum_auc))
 
 
 class Secret(_Section):
@@ -485,6 +527,7 @@ class DestinationProfile(_Section):
     commitment_timeout_s: Seconds = 60
     commitment_reported_by: frozenset[Name] = frozenset()
     """Peers that report storage commitment for this destination, where that is not its own AE title."""
+    synthetic: SyntheticPolicy = SyntheticPolicy()
     rejection_notes: bool = True
     """Send it the notes that reject results which a later version or a deletion made void (IHE RAD IOCM)."""
 

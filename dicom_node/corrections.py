@@ -13,13 +13,13 @@ from dicom_node.audit.messages import Access, AuditMessage, Participant, Study, 
 from dicom_node.audit.trail import AuditTrail, patient_id_of
 from dicom_node.config import Configuration
 from dicom_node.errors import NodeError
-from storage.deletion import DeletedStudy, delete_study
+from storage.deletion import DeletedStudy, check_deletable, delete_study
 from storage.deliveries import Selection, dismiss_deliveries, requeue_deliveries, selected_studies
 from storage.files import InstanceFiles
 from storage.holdings import held_series
 from storage.jobs import requeue_job
 from storage.ledger import Ledger, utc_now
-from storage.overview import QuarantineOverview, study_of_job, study_overviews
+from storage.overview import QuarantineOverview, study_of_job
 from storage.quarantine import leave_quarantine
 from storage.rejection import results_of_study
 from storage.schema import DeliveryState
@@ -147,10 +147,7 @@ def delete_everywhere(
         Rejection.RETENTION: RejectionReason.RETENTION,
         Rejection.NONE: None,
     }[reject]
-    (overview,) = study_overviews(ledger, study_instance_uid=study)
-    if overview.open_associations:
-        # Before anything is rejected or told.
-        raise NodeError("is being received", subject=study, remedy="wait until its association has ended")
+    check_deletable(ledger, study)
     void = results_of_study(ledger, study, now=utc_now())
     if void is not None and void.results:
         done = reject_set(

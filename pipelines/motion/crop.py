@@ -14,7 +14,7 @@ from pipelines.segmentation.labels import Label
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SIDE_MM", "SIZE", "SPACING_MM", "centre_of_ventricle", "sample_cine", "square_at"]
+__all__ = ["SIDE_MM", "SIZE", "SPACING_MM", "centre_of_ventricle", "sample_cine", "sample_labels", "square_at"]
 
 SIZE = 96
 SPACING_MM = 1.6
@@ -64,3 +64,16 @@ def sample_cine(
     flat = torch.from_numpy(np.ascontiguousarray(pixels.reshape(phases * slices, 1, *pixels.shape[2:])))
     sampled = sample_square(flat, pixel_spacing, square, size)[:, 0]
     return scale_intensity(sampled, intensity_window(sampled.numpy())).reshape(phases, slices, size, size)
+
+
+def sample_labels(
+    labels: NDArray[np.uint8], pixel_spacing: tuple[float, float], square: Square, size: int, count: int
+) -> NDArray[np.uint8]:
+    """Labels 0 … ``count`` of images (T, S, R, C) on the square, the likeliest at each point, (T, S, size, size)."""
+    import torch
+    from torch.nn import functional
+
+    flat = torch.from_numpy(labels.reshape(-1, *labels.shape[2:]).astype(np.int64))
+    shares = functional.one_hot(flat, count + 1).permute(0, 3, 1, 2).float()
+    sampled = sample_square(shares, pixel_spacing, square, size).argmax(1)
+    return np.asarray(sampled.byte().reshape(*labels.shape[:2], size, size).numpy())

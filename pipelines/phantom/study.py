@@ -37,7 +37,7 @@ from pipelines.phantom.tissue import (
     relaxation,
 )
 
-__all__ = ["CineAcquisition", "Enhancement", "PhantomStudy", "simulate"]
+__all__ = ["CineAcquisition", "Enhancement", "PhantomStudy", "beating_heart", "simulate"]
 
 Array = NDArray[np.float64]
 BLOOD_GREY = 240.0
@@ -84,7 +84,7 @@ class CineAcquisition:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Enhancement:
-    """Late enhancement stack, acquired at mid-diastole with the planned slices of the short axis.
+    """Late enhancement stack: the planned slices of the short axis, at mid-diastole unless it was simulated as matched.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ class _Room:
     """Relative variation of the signal of moving blood."""
 
 
-def simulate(recipe: PhantomRecipe, *, workers: int = 2) -> PhantomStudy:
+def simulate(recipe: PhantomRecipe, *, workers: int = 2, matched_enhancement: bool = False) -> PhantomStudy:
     """Simulate the study of a recipe.
 
     Parameters
@@ -151,16 +151,16 @@ def simulate(recipe: PhantomRecipe, *, workers: int = 2) -> PhantomStudy:
     recipe : PhantomRecipe
     workers : int
         Threads; the result does not depend on it.
+    matched_enhancement : bool
+        Image late enhancement, where the recipe asks for it, at end diastole and in the breath-holds of the cine. No
+        scanner can: it is the target of a network that makes such images from cine.
 
     Returns
     -------
     PhantomStudy
     """
-    streams = np.random.SeedSequence(recipe.seed).spawn(4)
-    person, build, room_stream, images = streams
-    subject = draw_subject(recipe, np.random.default_rng(person))
-    build_rng = np.random.default_rng(build)
-    heart = build_heart(subject, recipe.law, build_rng)
+    _, _, room_stream, images = np.random.SeedSequence(recipe.seed).spawn(4)
+    subject, heart, build_rng = _build_heart(recipe)
     thorax = build_thorax(heart, build_rng)
     room = _prepare_room(recipe, heart, thorax, np.random.default_rng(room_stream))
     states = _states(heart, recipe.phases)
@@ -187,8 +187,23 @@ def simulate(recipe: PhantomRecipe, *, workers: int = 2) -> PhantomStudy:
         cines.append(_stack(room, view, planned, slices, rr_rng))
     enhancement = None
     if recipe.late_enhancement:
-        enhancement = _enhancement(room, stacks[0][1], images.spawn(1)[0], workers)
+        matched = stacks[0][2] if matched_enhancement else None
+        enhancement = _enhancement(room, stacks[0][1], images.spawn(1)[0], workers, matched)
     return PhantomStudy(recipe, subject, heart, states, room.protocol, tuple(cines), enhancement)
+
+
+def beating_heart(recipe: PhantomRecipe) -> tuple[Subject, Heart, tuple[HeartState, ...]]:
+    """Person and heart of a recipe, and the states of the heart at its phases, without any image."""
+    subject, heart, _ = _build_heart(recipe)
+    return subject, heart, _states(heart, recipe.phases)
+
+
+def _build_heart(recipe: PhantomRecipe) -> tuple[Subject, Heart, np.random.Generator]:
+    """Person, heart, and the generator that goes on to build the thorax."""
+    person, build, *_ = np.random.SeedSequence(recipe.seed).spawn(4)
+    subject = draw_subject(recipe, np.random.default_rng(person))
+    build_rng = np.random.default_rng(build)
+    return subject, build_heart(subject, recipe.law, build_rng), build_rng
 
 
 def _states(heart: Heart, phases: int) -> tuple[HeartState, ...]:
@@ -344,11 +359,16 @@ def _alter_cine(signals: dict[Tissue, Array], appearance: Appearance) -> None:
     signals[Tissue.INFARCT] = (1 - appearance.fat) * scar + appearance.fat * signals[Tissue.FAT]
 
 
-def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence, workers: int) -> Enhancement:
-    """Acquire the late enhancement stack: one phase at mid-diastole, magnitude and PSIR of the same k-space."""
+def _enhancement(
+    room: _Room, planned: list[Plane], seed: np.random.SeedSequence, workers: int, matched: list[Plane] | None
+) -> Enhancement:
+    """Acquire the late enhancement stack: one phase, magnitude and PSIR of the same k-space.
+
+    At mid-diastole and in breath-holds of its own, or at end diastole where the heart was in ``matched``.
+    """
     heart, recipe = room.heart, room.recipe
     cycle = heart.subject.cycle
-    time = np.array([0.5 * (cycle.filling_end + cycle.atrial_start)])
+    time = np.array([0.5 * (cycle.filling_end + cycle.atrial_start) if matched is None else 0.0])
     state = heart.at_time(float(time[0]))
     movie = film_heart(heart, (state,))
     rng = np.random.default_rng(seed.spawn(1)[0])
@@ -359,7 +379,7 @@ def _enhancement(room: _Room, planned: list[Plane], seed: np.random.SeedSequence
     enhanced = heart.lesions.appearance.enhancement
     level[Tissue.INFARCT] = level[Tissue.MYOCARDIUM] + enhanced * (level[Tissue.INFARCT] - level[Tissue.MYOCARDIUM])
     reconstruction = Reconstruction(0.7, 0.85, 0.8, 0.45, room.reconstruction.uniformity, 0.9 * room.reconstruction.snr)
-    true = [_shifted(plane, rng.normal(0, breathing_sd_mm(recipe))) for plane in planned]
+    true = matched or [_shifted(plane, rng.normal(0, breathing_sd_mm(recipe))) for plane in planned]
 
     def image(job: tuple[Plane, np.random.SeedSequence]) -> tuple[NDArray[np.float32], RenderedSlice]:
         plane, stream = job

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStack, StackGeometry, View
-from pipelines.motion.crop import SPACING_MM, centre_of_ventricle, sample_cine, square_at
+from pipelines.motion.crop import SPACING_MM, centre_of_ventricle, sample_cine, sample_labels, square_at
 from pipelines.motion.phantoms import seen_points
 from pipelines.phantom.generator import training_recipe
 from pipelines.phantom.recipe import PhantomRecipe
 from pipelines.phantom.study import CineAcquisition, simulate
 from pipelines.phantom.truth import PhantomTruth, measure_truth
-from pipelines.segmentation.grid import Square, sample_square
+from pipelines.segmentation.grid import Square
 from pipelines.segmentation.segment import segment
 
 __all__ = ["CineCrop", "motion_recipe", "phantom_crops", "read_crops", "study_crops", "write_crops"]
@@ -90,7 +90,9 @@ def phantom_crops(seed: int) -> list[CineCrop]:
             seen = [index for index in range(len(chosen)) if (labels[:, index] > 0).any()]
             chosen, labels = [chosen[index] for index in seen], labels[:, seen]
         images = _images(cine.pixels[:, chosen].astype(np.float32), cine.geometry, centre)
-        masks = _masks(labels, cine, square_at(centre, cine.geometry))
+        square = square_at(centre, cine.geometry)
+        wide = Square(square.row_mm, square.column_mm, SIZE * SPACING_MM)
+        masks = sample_labels(labels, cine.geometry.pixel_spacing, wide, SIZE, LABELS)
         crops += [
             CineCrop(
                 f"phantom-{seed}/{cine.view}/{index}",
@@ -115,18 +117,6 @@ def _images(pixels: NDArray[np.float32], geometry: StackGeometry, centre: NDArra
     square = square_at(centre, geometry)
     wide = Square(square.row_mm, square.column_mm, SIZE * SPACING_MM)
     return np.asarray((200 * sample_cine(pixels, geometry.pixel_spacing, wide, SIZE)).round().byte().numpy())
-
-
-def _masks(labels: NDArray[np.uint8], cine: CineAcquisition, square: Square) -> NDArray[np.uint8]:
-    """Labels on the wide square, the likeliest at each point, (T, S, n, n)."""
-    import torch
-    from torch.nn import functional
-
-    wide = Square(square.row_mm, square.column_mm, SIZE * SPACING_MM)
-    flat = torch.from_numpy(labels.reshape(-1, *labels.shape[2:]).astype(np.int64))
-    shares = functional.one_hot(flat, LABELS + 1).permute(0, 3, 1, 2).float()
-    sampled = sample_square(shares, cine.geometry.pixel_spacing, wide, SIZE).argmax(1)
-    return np.asarray(sampled.byte().reshape(*labels.shape[:2], SIZE, SIZE).numpy())
 
 
 def study_crops(folder: Path) -> Iterator[CineCrop]:

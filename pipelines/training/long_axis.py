@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,14 +17,13 @@ from pipelines.models.card import Architecture, InputSpecification, ModelCard, T
 from pipelines.models.network import build_network
 from pipelines.phantom.generator import training_recipe
 from pipelines.phantom.recipe import PhantomRecipe
-from pipelines.phantom.study import simulate
+from pipelines.phantom.study import CineAcquisition, simulate
 from pipelines.segmentation.grid import intensity_window, scale_intensity
 from pipelines.training.augmentation import displacement_grid, remap_background, vary_appearance
-from pipelines.training.checkpoint import load_checkpoint, save_atomically, save_checkpoint
-from pipelines.training.schedule import learning_rate, update_average
-from pipelines.training.segmentation import Progress, TrainingResult, soft_label_loss
+from pipelines.training.segmentation import labelling_loss
+from pipelines.training.steps import Progress, TrainingResult, train_steps, usable_device
 
-__all__ = ["MODEL", "LongAxisRecipe", "pack_views", "train_long_axis", "view_recipe"]
+__all__ = ["MODEL", "LongAxisRecipe", "pack_views", "train_long_axis", "true_labels", "view_recipe"]
 
 MODEL = "long-axis-segmentation"
 _PHASES = 10
@@ -62,6 +58,12 @@ def view_recipe(seed: int) -> PhantomRecipe:
     )
 
 
+def true_labels(cine: CineAcquisition) -> NDArray[np.uint8]:
+    """Labels (T, R, C) of :class:`LongAxisLabel` of a simulated long-axis view."""
+    atria, ventricles = cine.atria[:, 0], cine.labels[:, 0]
+    return np.where((atria > 0) & (ventricles == 0), atria + LongAxisLabel.LA - 1, ventricles).astype(np.uint8)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Views:
     """Packed views: images (N, T, H, H) uint8 of 0 … 1.25, labels (N, T, H, H) uint8 at one spacing.
@@ -79,7 +81,7 @@ _PACKED_MM = 1.6
 _PACKED_SIZE = 192
 
 
-def pack_views(count: int, first_seed: int, path: Path, report: Callable[[int], None] | None = None) -> None:
+def pack_views(count: int, first_seed: int, path: Path, report: Callable[[int, int], None] | None = None) -> None:
     """Simulate phantoms once and keep their long-axis views on a grid of 1.6 mm, for any number of training runs."""
     images, labels, centres, groups = [], [], [], []
     for index in range(count):
@@ -88,18 +90,13 @@ def pack_views(count: int, first_seed: int, path: Path, report: Callable[[int], 
             grid = _on_grid(cine.pixels[:, 0].astype(np.float32), cine.geometry.pixel_spacing[0], "bilinear")
             window = intensity_window(grid.numpy())
             images.append((scale_intensity(grid, window) * 200).round().to(torch.uint8).numpy())
-            whole = np.where(
-                (cine.atria[:, 0] > 0) & (cine.labels[:, 0] == 0),
-                cine.atria[:, 0] + LongAxisLabel.LA - 1,
-                cine.labels[:, 0],
-            )
-            label = _on_grid(whole.astype(np.float32), cine.geometry.pixel_spacing[0], "nearest")
+            label = _on_grid(true_labels(cine).astype(np.float32), cine.geometry.pixel_spacing[0], "nearest")
             labels.append(label.round().to(torch.uint8).numpy())
             rows, columns = np.nonzero(np.isin(labels[-1], (LongAxisLabel.LV, LongAxisLabel.MYO)).any(axis=0))
             centres.append((rows.mean(), columns.mean()) if rows.size else (_PACKED_SIZE / 2, _PACKED_SIZE / 2))
             groups.append(list(type(study.recipe.disease)).index(study.recipe.disease))
         if report is not None:
-            report(index + 1)
+            report(index + 1, count)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         path,
@@ -163,6 +160,8 @@ def train_long_axis(
     seed: int = 0,
     device: str = "cpu",
     resume: bool = True,
+    recipe: LongAxisRecipe | None = None,
+    stop_after: int | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> TrainingResult:
     """Train the long-axis network on packed phantoms; a function of its arguments on one kind of machine.
@@ -173,65 +172,54 @@ def train_long_axis(
         What :func:`pack_views` wrote.
     output : Path
         Receives ``checkpoint.safetensors``, ``weights.safetensors`` and ``card.yaml``.
+    device : str
+        ``cpu`` or a CUDA device; half precision (bfloat16) is used on CUDA only.
+    resume : bool
+        Go on from ``checkpoint.safetensors`` where there is one.
+    stop_after : int or None
+        Stop after this step, to go on later.
+    report : callable
+        Is called every 50 steps.
 
     Raises
     ------
     ValueError
-        The packed file cannot be read, or the checkpoint is of another run.
+        The packed file cannot be read, there is no such device, or the checkpoint is of another run.
     """
-    recipe = LongAxisRecipe()
+    recipe = recipe or LongAxisRecipe()
+    device = usable_device(device)
     try:
         with np.load(packed, allow_pickle=False) as archive:
             views = _Views(archive["images"], archive["labels"], archive["centre"], archive["group"])
             first_seed, count = (int(value) for value in archive["seeds"])
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"packed views {packed} cannot be read: {error}") from error
-    output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     architecture = Architecture(in_channels=CHANNELS, out_channels=len(LongAxisLabel), features=recipe.features)
-    network = build_network(architecture).to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.peak_rate, weight_decay=0.01)
-    average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    settings = json.loads(json.dumps({"recipe": asdict(recipe), "phantoms": [first_seed, count], "seed": seed}))
-    checkpoint, start = output / "checkpoint.safetensors", 0
-    if resume and checkpoint.is_file():
-        start, average = load_checkpoint(checkpoint, network, optimizer, settings)
-        average = {name: tensor.to(device) for name, tensor in average.items()}
+    network = build_network(architecture)
     weights = torch.tensor(recipe.label_weights, device=device)
-    network.train()
-    losses: list[float] = []
-    clock = time.perf_counter()
-    for step in range(start, steps):
-        images, shares = _batch(views, recipe, seed, step)
-        images = (2 * images - 1).to(device, memory_format=torch.channels_last)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = learning_rate(step, steps, recipe.peak_rate)
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.startswith("cuda")):
-            logits = network(images)
-        loss = soft_label_loss(logits, shares.to(device), weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
-        optimizer.step()
-        update_average(average, network, step)
-        losses.append(float(loss.detach()))
-        if not np.isfinite(losses[-1]):
-            raise ValueError(f"the loss of step {step} is {losses[-1]}: lower the learning rate of the recipe")
-        done = step + 1
-        if report is not None and done % 50 == 0:
-            now = time.perf_counter()
-            report(Progress(done, steps, float(np.mean(losses[-50:])), (now - clock) / 50))
-            clock = now
-        if done % 250 == 0 or done == steps:
-            save_checkpoint(checkpoint, done, network, average, optimizer, settings)
-            save_atomically(average, output / "weights.safetensors")
-    save_atomically(average, output / "weights.safetensors")
-    sha256 = hashlib.sha256((output / "weights.safetensors").read_bytes()).hexdigest()
+
+    def loss(step: int) -> torch.Tensor:
+        return labelling_loss(network, *_batch(views, recipe, seed, step), weights)
+
+    trained = train_steps(
+        network,
+        loss,
+        clip=2.0,
+        peak_rate=recipe.peak_rate,
+        steps=steps,
+        settings={"recipe": asdict(recipe), "phantoms": [first_seed, count], "seed": seed},
+        output=output,
+        device=device,
+        resume=resume,
+        stop_after=stop_after,
+        report=report,
+    )
     cases = tuple(f"phantom-{first_seed + index}" for index in range(count))
     command = f"dicom-node train long-axis --phantoms {count} --phantom-seed {first_seed} --steps {steps} --seed {seed}"
-    write_card(_card(recipe, architecture, sha256, cases, steps, command), output / "card.yaml")
-    last = float(np.mean(losses[-200:])) if losses else float("nan")
-    return TrainingResult(MODEL, steps, cases, (), last, output / "weights.safetensors", output / "card.yaml", sha256)
+    card = output / "card.yaml"
+    write_card(_card(recipe, architecture, trained.sha256, cases, steps, command), card)
+    return TrainingResult(MODEL, steps, cases, (), trained.loss, trained.path, card, trained.sha256)
 
 
 def _card(

@@ -9,12 +9,9 @@ they are known to go, as in StrainNet. On patients the images are all there is.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +24,8 @@ from pipelines.models.network import build_network
 from pipelines.motion.crop import SIDE_MM, SIZE, SPACING_MM
 from pipelines.motion.fields import integrate, warp
 from pipelines.motion.network import REGISTRATION_MODEL, STRIDE, network_input
-from pipelines.training.checkpoint import load_checkpoint, save_atomically, save_checkpoint
 from pipelines.training.cine_crops import LABELS, CineCrop, packed_crops
-from pipelines.training.schedule import learning_rate, update_average
-from pipelines.training.segmentation import Progress, TrainingResult
+from pipelines.training.steps import Progress, TrainingResult, train_steps, usable_device
 
 __all__ = ["RegistrationRecipe", "train_registration"]
 
@@ -77,6 +72,10 @@ class _Pairs:
     """(N, M, 2) of the fixed frame, normalised to −1 … 1, column first; 9 where there is no point."""
     goals: torch.Tensor
     """(N, M, 2) mm: where they go from there, row first."""
+
+    def to(self, device: str) -> _Pairs:
+        """The same pairs on a torch device."""
+        return _Pairs(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def local_correlation(first: torch.Tensor, second: torch.Tensor, window: int) -> torch.Tensor:
@@ -246,6 +245,7 @@ def train_registration(
     folders: Sequence[Path] = (),
     steps: int | None = None,
     seed: int = 0,
+    device: str = "cpu",
     resume: bool = True,
     recipe: RegistrationRecipe | None = None,
     stop_after: int | None = None,
@@ -265,6 +265,8 @@ def train_registration(
         Folders of DICOM of one patient each, used without annotation.
     steps : int or None
         Steps in all; the recipe's own number by default. A finished run can be resumed with more.
+    device : str
+        ``cpu`` or a CUDA device; single precision on both.
     resume : bool
         Go on from ``checkpoint.safetensors`` where there is one.
     stop_after : int or None
@@ -275,12 +277,13 @@ def train_registration(
     Raises
     ------
     ValueError
-        Nothing to train on, or a checkpoint of another run.
+        Nothing to train on, no such device, or a checkpoint of another run.
     """
     recipe = recipe or RegistrationRecipe()
     steps = recipe.steps if steps is None else steps
     if steps < 1 or (phantoms < 1 and not folders):
         raise ValueError(f"{steps} steps on {phantoms} phantoms and {len(folders)} patients: at least one of each")
+    device = usable_device(device)
     output.mkdir(parents=True, exist_ok=True)
     crops = packed_crops(output / "crops.npz", phantoms, phantom_seed, folders, report_packing)
     drawn = [crop for crop in crops if crop.labels is not None]
@@ -288,48 +291,26 @@ def train_registration(
     torch.manual_seed(seed)
     network = build_network(_architecture(recipe))
     _start_at_rest(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.peak_rate, weight_decay=0.01)
-    average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    settings = json.loads(json.dumps({"recipe": asdict(recipe), "crops": len(crops), "seed": seed}))
-    settings["recipe"].pop("steps")
-    checkpoint, start = output / "checkpoint.safetensors", 0
-    if resume and checkpoint.is_file():
-        start, average = load_checkpoint(checkpoint, network, optimizer, settings)
-    network.train()
-    losses: list[float] = []
-    clock = time.perf_counter()
-    last = steps if stop_after is None else min(steps, stop_after)
-    for step in range(start, last):
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = learning_rate(step, steps, recipe.peak_rate)
-        loss = _loss(network, _batch(drawn, patients, recipe, seed, step), recipe)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        update_average(average, network, step)
-        losses.append(float(loss.detach()))
-        if not np.isfinite(losses[-1]):
-            raise ValueError(f"the loss of step {step} is {losses[-1]}: lower the learning rate of the recipe")
-        done = step + 1
-        if report is not None and done % 50 == 0:
-            now = time.perf_counter()
-            report(Progress(done, steps, float(np.mean(losses[-50:])), (now - clock) / 50))
-            clock = now
-        if done % 250 == 0 or done == last:
-            save_checkpoint(checkpoint, done, network, average, optimizer, settings)
-            _finish(recipe, output, average, crops, phantoms, phantom_seed, folders, done, seed)
-    weights = output / "weights.safetensors"
-    return TrainingResult(
-        REGISTRATION_MODEL,
-        steps,
-        tuple(sorted({crop.identifier.split("/")[0] for crop in crops})),
-        (),
-        float(np.mean(losses[-200:])) if losses else float("nan"),
-        weights,
-        output / "card.yaml",
-        hashlib.sha256(weights.read_bytes()).hexdigest(),
+    cases = tuple(sorted({crop.identifier.split("/")[0] for crop in crops}))
+    card = output / "card.yaml"
+    decisive = {name: value for name, value in asdict(recipe).items() if name != "steps"}
+    trained = train_steps(
+        network,
+        lambda step: _loss(network, _batch(drawn, patients, recipe, seed, step).to(device), recipe),
+        clip=1.0,
+        peak_rate=recipe.peak_rate,
+        steps=steps,
+        settings={"recipe": decisive, "crops": len(crops), "seed": seed},
+        output=output,
+        device=device,
+        resume=resume,
+        stop_after=stop_after,
+        report=report,
+        kept=lambda done, sha256: write_card(
+            _card(recipe, sha256, cases, phantoms, phantom_seed, folders, done, seed), card
+        ),
     )
+    return TrainingResult(REGISTRATION_MODEL, steps, cases, (), trained.loss, trained.path, card, trained.sha256)
 
 
 def _start_at_rest(network: torch.nn.Module) -> None:
@@ -345,28 +326,25 @@ def _architecture(recipe: RegistrationRecipe) -> Architecture:
     return Architecture(in_channels=8, out_channels=2, features=recipe.features)
 
 
-def _finish(
+def _card(
     recipe: RegistrationRecipe,
-    output: Path,
-    average: dict[str, torch.Tensor],
-    crops: Sequence[CineCrop],
+    sha256: str,
+    cases: tuple[str, ...],
     phantoms: int,
     phantom_seed: int,
     folders: Sequence[Path],
     steps: int,
     seed: int,
-) -> None:
-    weights = output / "weights.safetensors"
-    save_atomically(average, weights)
+) -> ModelCard:
     patients = tuple(folder.name for folder in folders)
     named = f"{phantoms} phantoms, seeds {phantom_seed} to {phantom_seed + phantoms - 1}"
     options = "".join(f" --data DIR/{name}" for name in patients)
-    card = ModelCard(
+    return ModelCard(
         name=REGISTRATION_MODEL,
         version="0.1.0",
         task="registration of cine MR frames of the heart, short and long axis",
         licence="Apache-2.0",
-        weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        weights_sha256=sha256,
         summary="Gives the motion of the tissue in the plane between any two frames of one slice as a diffeomorphism.",
         input=InputSpecification(
             size=SIZE // 2,
@@ -386,7 +364,7 @@ def _finish(
             source="pipelines/phantom, docs/phantom.md; Sunnybrook Cardiac Data (Radau et al., MIDAS Journal 2009)"
             if patients
             else "pipelines/phantom, docs/phantom.md",
-            cases=tuple(sorted({crop.identifier.split("/")[0] for crop in crops})),
+            cases=cases,
             split="all cases; what the figures are reported on has other seeds or is another patient",
             steps=steps,
             command=f"dicom-node train registration --phantoms {phantoms} --phantom-seed {phantom_seed}{options}"
@@ -401,4 +379,3 @@ def _finish(
             "Children, congenital heart disease, and sequences other than cine balanced steady-state free precession.",
         ),
     )
-    write_card(card, output / "card.yaml")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,11 +15,10 @@ from pipelines.models.network import build_network
 from pipelines.segmentation.grid import heart_square, intensity_window, pool_factor, scale_intensity
 from pipelines.segmentation.labels import Label
 from pipelines.training.augmentation import displacement_grid, vary_appearance
-from pipelines.training.checkpoint import load_checkpoint, save_atomically, save_checkpoint
 from pipelines.training.data_set import AnnotatedCase, DataSet, folds
-from pipelines.training.schedule import learning_rate, update_average
+from pipelines.training.steps import Progress, TrainedWeights, TrainingResult, train_steps, usable_device
 
-__all__ = ["RECIPES", "Progress", "Recipe", "TrainingResult", "soft_label_loss", "train"]
+__all__ = ["RECIPES", "Recipe", "labelling_loss", "soft_label_loss", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,31 +78,6 @@ RECIPES = {
         ),
     )
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A report of a running training."""
-
-    step: int
-    steps: int
-    loss: float
-    seconds_per_step: float
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """What a training run left behind."""
-
-    model: str
-    steps: int
-    training_cases: tuple[str, ...]
-    held_out_cases: tuple[str, ...]
-    loss: float
-    """Mean loss of the last 200 steps."""
-    weights: Path
-    card: Path
-    weights_sha256: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -239,6 +210,28 @@ def soft_label_loss(logits: torch.Tensor, shares: torch.Tensor, weights: torch.T
     return cross_entropy + 1 - dice.mean()
 
 
+def labelling_loss(
+    network: torch.nn.Module, images: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Loss of what a network makes of a batch, on the device of the weights; bfloat16 on CUDA.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    images : (N, C, n, n) tensor
+        Grey values 0 … 1.25.
+    shares : (N, L, n, n) tensor
+        Share of each label in each pixel.
+    weights : (L,) tensor
+        Of the labels in the cross-entropy.
+    """
+    device = weights.device
+    images = (2 * images - 1).to(device, memory_format=torch.channels_last)
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        logits = network(images)
+    return soft_label_loss(logits, shares.to(device), weights)
+
+
 def _card(
     recipe: Recipe, data: DataSet, sha256: str, cases: tuple[str, ...], split: str, steps: int, command: str
 ) -> ModelCard:
@@ -315,7 +308,7 @@ def train(
     Raises
     ------
     ValueError
-        Unknown model or fold, a case that cannot be read, or a checkpoint of another run.
+        Unknown model, fold or device, a case that cannot be read, or a checkpoint of another run.
     """
     if model not in RECIPES:
         raise ValueError(f"there is no recipe for {model!r}; there are {', '.join(sorted(RECIPES))}")
@@ -323,6 +316,7 @@ def train(
     steps = recipe.steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"{steps} steps: at least one is needed")
+    device = usable_device(device)
     split = folds(data.groups)
     if fold is not None and not 0 <= fold < len(split):
         raise ValueError(f"there is no fold {fold}; folds are 0 to {len(split) - 1}")
@@ -334,65 +328,42 @@ def train(
     for identifier in cases:
         groups.setdefault(data.groups[identifier], []).append(_volumes(data.read(identifier), recipe))
 
-    output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    network = build_network(_architecture(recipe)).to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.peak_rate, weight_decay=0.01)
-    average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    settings = json.loads(json.dumps({"recipe": asdict(recipe), "cases": cases, "seed": seed}))
-    settings["recipe"].pop("steps")
-    checkpoint, start = output / "checkpoint.safetensors", 0
-    if resume and checkpoint.is_file():
-        start, average = load_checkpoint(checkpoint, network, optimizer, settings)
-        average = {name: tensor.to(device) for name, tensor in average.items()}
+    network = build_network(_architecture(recipe))
     weights = torch.tensor(recipe.label_weights, device=device)
-    network.train()
-    losses: list[float] = []
-    clock = time.perf_counter()
-    for step in range(start, steps):
+
+    def loss(step: int) -> torch.Tensor:
         coarse = recipe.coarse_size is not None and step < recipe.coarse_steps
         size = recipe.coarse_size if coarse and recipe.coarse_size is not None else recipe.size
-        images, shares = _batch(groups, recipe, size, seed, step)
-        images = (2 * images - 1).to(device, memory_format=torch.channels_last)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = learning_rate(step, steps, recipe.peak_rate)
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.startswith("cuda")):
-            logits = network(images)
-        loss = soft_label_loss(logits, shares.to(device), weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
-        optimizer.step()
-        update_average(average, network, step)
-        losses.append(float(loss.detach()))
-        if not np.isfinite(losses[-1]):
-            raise ValueError(f"the loss of step {step} is {losses[-1]}: lower the learning rate of the recipe")
-        done = step + 1
-        if report is not None and done % 50 == 0:
-            now = time.perf_counter()
-            report(Progress(done, steps, float(np.mean(losses[-50:])), (now - clock) / 50))
-            clock = now
-        if done % 250 == 0 or done == steps:
-            save_checkpoint(checkpoint, done, network, average, optimizer, settings)
-            save_atomically(average, output / "weights.safetensors")
-    return _finish(recipe, data, output, average, cases, held_out, fold, steps, seed, losses)
+        return labelling_loss(network, *_batch(groups, recipe, size, seed, step), weights)
+
+    decisive = {name: value for name, value in asdict(recipe).items() if name != "steps"}
+    trained = train_steps(
+        network,
+        loss,
+        clip=2.0,
+        peak_rate=recipe.peak_rate,
+        steps=steps,
+        settings={"recipe": decisive, "cases": cases, "seed": seed},
+        output=output,
+        device=device,
+        resume=resume,
+        report=report,
+    )
+    return _finish(recipe, data, trained, cases, held_out, fold, steps, seed)
 
 
 def _finish(
     recipe: Recipe,
     data: DataSet,
-    output: Path,
-    average: dict[str, torch.Tensor],
+    trained: TrainedWeights,
     cases: tuple[str, ...],
     held_out: tuple[str, ...],
     fold: int | None,
     steps: int,
     seed: int,
-    losses: list[float],
 ) -> TrainingResult:
-    weights, card = output / "weights.safetensors", output / "card.yaml"
-    save_atomically(average, weights)
-    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    card = trained.path.with_name("card.yaml")
     split = "all cases" if fold is None else f"5 folds by case, stratified by group, seed 0; fold {fold} held out"
     option = "--fold -1" if fold is None else f"--fold {fold}"
     command = (
@@ -400,14 +371,5 @@ def _finish(
     )
     if recipe.coarse_size is not None:
         command += f" --coarse-steps {recipe.coarse_steps}"
-    write_card(_card(recipe, data, sha256, cases, split, steps, command), card)
-    return TrainingResult(
-        recipe.name,
-        steps,
-        cases,
-        held_out,
-        float(np.mean(losses[-200:])) if losses else float("nan"),
-        weights,
-        card,
-        sha256,
-    )
+    write_card(_card(recipe, data, trained.sha256, cases, split, steps, command), card)
+    return TrainingResult(recipe.name, steps, cases, held_out, trained.loss, trained.path, card, trained.sha256)

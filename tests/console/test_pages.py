@@ -87,7 +87,7 @@ def test_now_says_first_what_is_wrong_and_what_to_do(console: RunningConsole) ->
     assert "Pacs cannot be reached since" in told
     assert "cannot be reached: connection refused" in told
     assert person.do("pause", destination="pacs", reason="the PACS is being moved").startswith("done:")
-    assert "nothing is sent to pacs: operator paused it" in fresh(person)
+    assert "Nothing is sent to pacs: operator paused it" in fresh(person)
 
 
 def test_a_queued_job_and_a_running_one_tell_when_they_are_ready(console: RunningConsole) -> None:

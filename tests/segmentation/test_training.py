@@ -18,7 +18,8 @@ from pipelines.training.augmentation import displacement_grid, vary_appearance
 from pipelines.training.checkpoint import save_atomically
 from pipelines.training.phantoms import phantom_set
 from pipelines.training.schedule import learning_rate, update_average
-from pipelines.training.segmentation import Progress, train
+from pipelines.training.segmentation import train
+from pipelines.training.steps import Progress
 
 
 def generator(seed: int = 3) -> torch.Generator:
