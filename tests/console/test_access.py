@@ -33,6 +33,8 @@ PAGES = {
     "/": VIEWER,
     "/studies": VIEWER,
     "/deliveries": VIEWER,
+    "/rules": VIEWER,
+    "/models": VIEWER,
     "/audit": OPERATOR,
     "/accounts": ADMINISTRATOR,
 }
@@ -40,6 +42,8 @@ API = {
     "/api/v1/now": VIEWER,
     "/api/v1/studies": VIEWER,
     "/api/v1/deliveries": VIEWER,
+    "/api/v1/routes": VIEWER,
+    "/api/v1/models": VIEWER,
     "/api/v1/quarantine": VIEWER,
     "/api/v1/assessments": VIEWER,
     "/api/v1/assessments.csv": VIEWER,

@@ -26,6 +26,8 @@ PAGES = {
     "studies": "/studies",
     "study": f"/studies/{STUDY}",
     "deliveries": "/deliveries",
+    "rules": "/rules",
+    "models": "/models",
     "audit": "/audit",
     "accounts": "/accounts",
 }
