@@ -63,8 +63,8 @@ def edited_routes(desk: Desk, text: str) -> dict[str, Route]:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        where = "" if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None else error.problem_mark
-        line = "" if where == "" else f" at line {where.line + 1}"
+        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        line = "" if mark is None else f" at line {mark.line + 1}"
         raise ConfigurationError(f"is not YAML{line}", subject="routes") from error
     if isinstance(values, dict) and set(values) == {"routes"}:
         values = values["routes"]

@@ -14,11 +14,12 @@ import pytest
 import yaml
 from interop.ports import free_port, wait_until
 from results.synthetic import STUDY_UID, write_cine
-from test_toy_package import command, configured, environment
+from test_toy_package import configured, environment
 
 from console.running_console import FORM, PASSWORD, Visitor, found
 from dicom_node.config import Peer
 from dicom_node.network.pacs import Pacs, PacsSettings
+from dicom_node.network.sender import ScuSettings, send_files
 
 ENDED = 300
 """Seconds, on a machine that does much else."""
@@ -99,7 +100,10 @@ def test_a_day_is_run_through_the_console(served: tuple[Served, str], tmp_path: 
         assert person.do("test-destination", destination="pacs").startswith("done: C-ECHO to PACS")
         images = tmp_path / "images"
         write_cine(images, phases=12, slices=4, size=64)
-        command("send", images, "--to", f"DICOMNODE@127.0.0.1:{node.port}", "--from", "SCANNER")
+        receiver = Peer(ae_title="DICOMNODE", host="127.0.0.1", port=node.port)
+        sent = send_files(sorted(images.rglob("*.dcm")), receiver, ScuSettings("SCANNER"))
+        assert len(sent) == 48
+        assert not [one.error for one in sent if one.error is not None]
         becomes(
             "every result is committed",
             lambda: (
