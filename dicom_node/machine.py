@@ -94,8 +94,7 @@ def _storage(configuration: Configuration) -> Iterator[Mistake]:
 def _not_writable(directory: Path) -> str | None:
     """Why a file cannot be made in a directory, which itself may have to be made; ``None`` when it can."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
+        with tempfile.TemporaryFile(dir=_existing(directory)):
             return None
     except OSError as error:
         return error.strerror or type(error).__name__

@@ -46,6 +46,7 @@ def serve_web(
     *,
     name: str = "web",
     ready: Callable[[], None] = lambda: None,
+    renewed: Callable[[], Configuration | None] = lambda: None,
 ) -> None:
     """Serve until told to stop.
 
@@ -59,6 +60,8 @@ def serve_web(
         Of this process, the same after a restart: it closes what its earlier life left open.
     ready
         Called once, when the port is open.
+    renewed
+        Gives the configuration when it changed: watermarks and answers to conflicts follow it.
 
     Raises
     ------
@@ -82,13 +85,23 @@ def serve_web(
         watermarks = Watermarks(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
-        instances = InstanceReceiver(ledger, files, watermarks, configuration.conflict_answer)
+        current = configuration
+        instances = InstanceReceiver(ledger, files, watermarks, lambda sender: current.conflict_answer(sender))
         stack.callback(instances.commit.close)
         uploads = Uploads(ledger, server, node.ae_title, instances.commit.forget)
         pool = stack.enter_context(ThreadPoolExecutor(THREADS, "store"))
         service = StoreService(instances, uploads, pool)
         _log.info("web starts", peers=sorted(web.peers), abandoned_uploads=abandoned)
-        _serve(web, [stow_router(configuration, service, trail)], stop_event, ready, uploads.sweep)
+
+        def tend() -> None:
+            nonlocal current
+            changed = renewed()
+            if changed is not None:
+                current = changed
+                watermarks.move(changed.storage.low_watermark_mb, changed.storage.high_watermark_mb)
+            uploads.sweep()
+
+        _serve(web, [stow_router(configuration, service, trail)], stop_event, ready, tend)
         uploads.sweep()
 
 
