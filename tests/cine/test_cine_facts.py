@@ -94,7 +94,7 @@ def test_a_slice_planned_with_fewer_phases_is_complete_with_its_own_number() -> 
     assert not completeness(facts(images[:-1])).complete
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_a_stack_that_counts_as_complete_is_assembled_without_a_gap(data: st.DataObject) -> None:
     """And one of which frames are missing does not count as complete while more may come."""
