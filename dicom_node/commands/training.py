@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +19,9 @@ if TYPE_CHECKING:
     from pipelines.evaluation.motion import MotionEvaluation
     from pipelines.evaluation.segmentation import CaseResult, SegmentationEvaluation
     from pipelines.training.steps import Progress as TrainingProgress
+    from pipelines.training.steps import TrainingResult
 
-__all__ = ["evaluate_app", "train_app"]
+__all__ = ["evaluate_app", "print_result", "shown_training", "step_progress", "train_app"]
 
 train_app = typer.Typer(help="Train a network from data on disk.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure a network against annotated data.", no_args_is_help=True)
@@ -69,35 +73,20 @@ def train_segmentation(
     if (data is None) == (phantoms is None):
         raise ConfigurationError("give either --data or --phantoms", subject="train segmentation")
     folder = output / (model if fold < 0 else f"{model}-fold{fold}")
-    with _progress(as_json) as progress:
-        task = progress.add_task(model, total=None, detail="")
-
-        def report(state: TrainingProgress) -> None:
-            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
-            progress.update(task, completed=state.step, total=state.steps, detail=detail)
-
-        try:
-            result = train(
-                acdc_set(data) if data is not None else phantom_set(phantoms or 0, phantom_seed),
-                folder,
-                model=model,
-                fold=None if fold < 0 else fold,
-                steps=steps,
-                coarse_steps=coarse_steps,
-                seed=seed,
-                device=device,
-                resume=resume,
-                report=report,
-            )
-        except ValueError as error:
-            raise ConfigurationError(str(error), subject="train segmentation") from error
-    if as_json:
-        print_json(result)
-        return
-    console.print(
-        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
-    )
-    console.print(f"kept out of training: {', '.join(result.held_out_cases) or 'no case'}")
+    with shown_training("segmentation", as_json) as shown:
+        result = train(
+            acdc_set(data) if data is not None else phantom_set(phantoms or 0, phantom_seed),
+            folder,
+            model=model,
+            fold=None if fold < 0 else fold,
+            steps=steps,
+            coarse_steps=coarse_steps,
+            seed=seed,
+            device=device,
+            resume=resume,
+            report=shown.step,
+        )
+    print_result(result, as_json)
 
 
 @train_app.command("registration")
@@ -120,37 +109,20 @@ def train_registration(
     """Train the registration network; a stopped run goes on where it stopped."""
     from pipelines.training.registration import train_registration as train_network
 
-    with _progress(as_json) as progress:
-        task = progress.add_task("registration", total=None, detail="")
-
-        def packed(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, detail="phantoms made")
-
-        def report(state: TrainingProgress) -> None:
-            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
-            progress.update(task, completed=state.step, total=state.steps, detail=detail)
-
-        try:
-            result = train_network(
-                output,
-                phantoms=phantoms,
-                phantom_seed=phantom_seed,
-                folders=data or [],
-                steps=steps,
-                seed=seed,
-                device=device,
-                resume=resume,
-                report=report,
-                report_packing=packed,
-            )
-        except ValueError as error:
-            raise ConfigurationError(str(error), subject="train registration") from error
-    if as_json:
-        print_json(result)
-        return
-    console.print(
-        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
-    )
+    with shown_training("registration", as_json) as shown:
+        result = train_network(
+            output,
+            phantoms=phantoms,
+            phantom_seed=phantom_seed,
+            folders=data or [],
+            steps=steps,
+            seed=seed,
+            device=device,
+            resume=resume,
+            report=shown.step,
+            report_packing=shown.packed,
+        )
+    print_result(result, as_json)
 
 
 @train_app.command("long-axis")
@@ -168,31 +140,14 @@ def train_long_axis(
     from pipelines.training.long_axis import MODEL, pack_views
     from pipelines.training.long_axis import train_long_axis as train_network
 
-    with _progress(as_json) as progress:
-        task = progress.add_task("long axis", total=None, detail="")
-
-        def packed(done: int) -> None:
-            progress.update(task, completed=done, total=phantoms, detail="phantoms made")
-
-        def report(state: TrainingProgress) -> None:
-            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
-            progress.update(task, completed=state.step, total=state.steps, detail=detail)
-
-        views = output / f"{MODEL}-views-{phantom_seed}-{phantoms}.npz"
-        try:
-            if not views.is_file():
-                pack_views(phantoms, phantom_seed, views, packed)
-            result = train_network(
-                views, output / MODEL, steps=steps, seed=seed, device=device, resume=resume, report=report
-            )
-        except ValueError as error:
-            raise ConfigurationError(str(error), subject="train long-axis") from error
-    if as_json:
-        print_json(result)
-        return
-    console.print(
-        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
-    )
+    views = output / f"{MODEL}-views-{phantom_seed}-{phantoms}.npz"
+    with shown_training("long-axis", as_json) as shown:
+        if not views.is_file():
+            pack_views(phantoms, phantom_seed, views, shown.packed)
+        result = train_network(
+            views, output / MODEL, steps=steps, seed=seed, device=device, resume=resume, report=shown.step
+        )
+    print_result(result, as_json)
 
 
 @train_app.command("enhancement")
@@ -216,38 +171,20 @@ def train_enhancement(
     from pipelines.training.enhancement import RECIPES
     from pipelines.training.enhancement import train_enhancement as train_network
 
-    results = []
-    with _progress(as_json) as progress:
-        for name in RECIPES if model is None else [model]:
-            task = progress.add_task(name, total=None, detail="")
-
-            def report(state: TrainingProgress, task: TaskID = task) -> None:
-                detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
-                progress.update(task, completed=state.step, total=state.steps, detail=detail)
-
-            try:
-                results.append(
-                    train_network(
-                        data,
-                        output / name,
-                        model=name,
-                        fold=None if fold < 0 else fold,
-                        steps=steps,
-                        seed=seed,
-                        device=device,
-                        resume=resume,
-                        report=report,
-                    )
-                )
-            except ValueError as error:
-                raise ConfigurationError(str(error), subject="train enhancement") from error
-    if as_json:
-        print_json(results)
-        return
-    for result in results:
-        console.print(
-            f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
-        )
+    for name in RECIPES if model is None else [model]:
+        with shown_training("enhancement", as_json) as shown:
+            result = train_network(
+                data,
+                output / name,
+                model=name,
+                fold=None if fold < 0 else fold,
+                steps=steps,
+                seed=seed,
+                device=device,
+                resume=resume,
+                report=shown.step,
+            )
+        print_result(result, as_json)
 
 
 @evaluate_app.command("long-axis")
@@ -300,7 +237,7 @@ def evaluate_enhancement(
     if (emidec is None) == (phantoms is None):
         raise ConfigurationError("give either --emidec or --phantoms", subject="evaluate enhancement")
     root = models or PACKAGED
-    with _progress(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task("cases", total=None, detail="")
 
         def report(result: EnhancementCase, number: int, total: int) -> None:
@@ -343,7 +280,7 @@ def evaluate_segmentation(
     from pipelines.evaluation.segmentation import evaluate
     from pipelines.models.registry import PACKAGED, ModelUnavailable
 
-    with _progress(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task("cases", total=None, detail="")
 
         def report(result: CaseResult, number: int, total: int) -> None:
@@ -393,7 +330,7 @@ def evaluate_motion(
         if data is not None:
             print_json([result.to_json() for result in evaluate_folder(data, models=root)])
             return
-        with _progress(as_json) as progress:
+        with step_progress(as_json) as progress:
             task = progress.add_task("phantoms", total=None, detail="")
 
             def report(result: PhantomResult, number: int, total: int) -> None:
@@ -409,7 +346,47 @@ def evaluate_motion(
     _print_motion(evaluation)
 
 
-def _progress(quiet: bool) -> Progress:
+@dataclass(frozen=True, slots=True)
+class ShownTraining:
+    """What a running training tells the terminal."""
+
+    progress: Progress
+    task: TaskID
+
+    def packed(self, done: int, total: int) -> None:
+        """Phantoms made so far."""
+        self.progress.update(self.task, completed=done, total=total, detail="phantoms made")
+
+    def step(self, state: TrainingProgress) -> None:
+        """Steps made so far."""
+        detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
+        self.progress.update(self.task, completed=state.step, total=state.steps, detail=detail)
+
+
+@contextmanager
+def shown_training(command: str, quiet: bool) -> Iterator[ShownTraining]:
+    """Show a training while it runs; what it cannot do is a mistake in the arguments of ``train command``."""
+    with step_progress(quiet) as progress:
+        try:
+            yield ShownTraining(progress, progress.add_task(command, total=None, detail=""))
+        except ValueError as error:
+            raise ConfigurationError(str(error), subject=f"train {command}") from error
+
+
+def print_result(result: TrainingResult, as_json: bool) -> None:
+    """Say where weights lie and what was kept out of training."""
+    if as_json:
+        print_json(result)
+        return
+    console.print(
+        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
+    )
+    if result.held_out_cases:
+        console.print(f"kept out of training: {', '.join(result.held_out_cases)}")
+
+
+def step_progress(quiet: bool) -> Progress:
+    """Progress of steps or cases on the terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -82,6 +82,8 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("MVO", "Microvascular obstruction"),
         ("MVO_EXTENT", "Obstruction, part of the left ventricular muscle"),
         ("MVO_PROB", "Probability of microvascular obstruction"),
+        # Microvascular obstruction, from cine.
+        ("MVO_SLICES", "Probability of obstruction by slice"),
         # What a report says beside numbers.
         ("OMISSION", "Images received but not analysed"),
         ("DECLINED", "Analysis declined"),

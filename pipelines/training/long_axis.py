@@ -17,13 +17,13 @@ from pipelines.models.card import Architecture, InputSpecification, ModelCard, T
 from pipelines.models.network import build_network
 from pipelines.phantom.generator import training_recipe
 from pipelines.phantom.recipe import PhantomRecipe
-from pipelines.phantom.study import simulate
+from pipelines.phantom.study import CineAcquisition, simulate
 from pipelines.segmentation.grid import intensity_window, scale_intensity
 from pipelines.training.augmentation import displacement_grid, remap_background, vary_appearance
 from pipelines.training.segmentation import labelling_loss
 from pipelines.training.steps import Progress, TrainingResult, train_steps, usable_device
 
-__all__ = ["MODEL", "LongAxisRecipe", "pack_views", "train_long_axis", "view_recipe"]
+__all__ = ["MODEL", "LongAxisRecipe", "pack_views", "train_long_axis", "true_labels", "view_recipe"]
 
 MODEL = "long-axis-segmentation"
 _PHASES = 10
@@ -58,6 +58,12 @@ def view_recipe(seed: int) -> PhantomRecipe:
     )
 
 
+def true_labels(cine: CineAcquisition) -> NDArray[np.uint8]:
+    """Labels (T, R, C) of :class:`LongAxisLabel` of a simulated long-axis view."""
+    atria, ventricles = cine.atria[:, 0], cine.labels[:, 0]
+    return np.where((atria > 0) & (ventricles == 0), atria + LongAxisLabel.LA - 1, ventricles).astype(np.uint8)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Views:
     """Packed views: images (N, T, H, H) uint8 of 0 … 1.25, labels (N, T, H, H) uint8 at one spacing.
@@ -75,7 +81,7 @@ _PACKED_MM = 1.6
 _PACKED_SIZE = 192
 
 
-def pack_views(count: int, first_seed: int, path: Path, report: Callable[[int], None] | None = None) -> None:
+def pack_views(count: int, first_seed: int, path: Path, report: Callable[[int, int], None] | None = None) -> None:
     """Simulate phantoms once and keep their long-axis views on a grid of 1.6 mm, for any number of training runs."""
     images, labels, centres, groups = [], [], [], []
     for index in range(count):
@@ -84,18 +90,13 @@ def pack_views(count: int, first_seed: int, path: Path, report: Callable[[int], 
             grid = _on_grid(cine.pixels[:, 0].astype(np.float32), cine.geometry.pixel_spacing[0], "bilinear")
             window = intensity_window(grid.numpy())
             images.append((scale_intensity(grid, window) * 200).round().to(torch.uint8).numpy())
-            whole = np.where(
-                (cine.atria[:, 0] > 0) & (cine.labels[:, 0] == 0),
-                cine.atria[:, 0] + LongAxisLabel.LA - 1,
-                cine.labels[:, 0],
-            )
-            label = _on_grid(whole.astype(np.float32), cine.geometry.pixel_spacing[0], "nearest")
+            label = _on_grid(true_labels(cine).astype(np.float32), cine.geometry.pixel_spacing[0], "nearest")
             labels.append(label.round().to(torch.uint8).numpy())
             rows, columns = np.nonzero(np.isin(labels[-1], (LongAxisLabel.LV, LongAxisLabel.MYO)).any(axis=0))
             centres.append((rows.mean(), columns.mean()) if rows.size else (_PACKED_SIZE / 2, _PACKED_SIZE / 2))
             groups.append(list(type(study.recipe.disease)).index(study.recipe.disease))
         if report is not None:
-            report(index + 1)
+            report(index + 1, count)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         path,
