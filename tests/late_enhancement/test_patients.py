@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.evaluation.enhancement import EnhancementCase, evaluate_emidec, summarise
+from pipelines.evaluation.enhancement import EnhancementCase, calibrate, evaluate_emidec, summarise
+from pipelines.late_enhancement.measure import INTERVAL_OFFSET_PERCENT
 from pipelines.late_enhancement.presence import INFARCT_LAW, OBSTRUCTION_LAW, PresenceLaw
 from pipelines.training.enhancement import emidec_folds
 
@@ -83,3 +84,22 @@ def test_probability_rises_with_extent_and_is_a_half_where_the_law_says(law: Pre
     assert 0 < said[0] < 0.5 < said[-1] < 1
     assert law.probability(law.half_percent - 0.05) == pytest.approx(0.5)
     assert math.isfinite(law.probability(0.0))
+
+
+def test_calibration_covers_nine_of_ten_and_separates_what_can_be_separated() -> None:
+    healthy = [case(f"n{number}", 0.0, 0.1 * number) for number in range(10)]
+    infarcts = [case(f"p{number}", 10.0 + number, 8.0 + number) for number in range(10)]
+    cases = [
+        dataclasses.replace(one, obstruction=one.percent / 10, obstruction_true=one.percent_true) for one in infarcts
+    ]
+    laws = calibrate([*healthy, *cases])
+    assert laws.cases == 20
+    assert laws.infarct.probability(0.5) < 0.2 < 0.8 < laws.infarct.probability(12.0)
+    assert 0.9 < laws.infarct.half_percent < 8.0
+    covered = [
+        abs(one.percent - one.percent_true) <= laws.interval_factor * (one.percent + INTERVAL_OFFSET_PERCENT) + 1e-9
+        for one in (*healthy, *infarcts)
+    ]
+    assert sum(covered) >= 18
+    with pytest.raises(ValueError, match="with and cases without"):
+        calibrate(healthy)
