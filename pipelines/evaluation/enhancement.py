@@ -327,9 +327,9 @@ def summarise(results: Sequence[EnhancementCase], seen: tuple[str, ...], remark:
 def calibrate(results: Sequence[EnhancementCase]) -> Calibration:
     """The laws that a set of cases would give; for the node, of cases that the network of the evaluation has not seen.
 
-    Presence by Platt's method (Advances in Large Margin Classifiers, 1999), with his targets short of 0 and 1, which keep
-    the law of few cases from being certain. The interval by split conformal prediction: the smallest half width, in
-    proportion to the extent and an offset, that would have covered the truth of 90 % of further cases.
+    Presence by Platt's method (Advances in Large Margin Classifiers, 1999), with his targets short of 0 and 1, which
+    keep the law of few cases from being certain. The interval by split conformal prediction: the smallest half width,
+    in proportion to the extent and an offset, that would have covered the truth of 90 % of further cases.
 
     Raises
     ------
