@@ -132,6 +132,7 @@ def test_every_model_of_the_package_loads_and_says_what_it_is_not_for(card: Mode
         times = [torch.zeros(1)] if isinstance(card.architecture, DiffusionArchitecture) else []
         output = model.network(*inputs, *times)
     assert output.shape == (1, len(card.output), size, size)
-    # What ACDC's images made inherits their licence.
-    assert card.licence == ("CC-BY-NC-SA-4.0" if "ACDC" in card.training.name else "Apache-2.0")
+    # What the images of ACDC and EMIDEC made inherits their licence.
+    patients = any(name in card.training.name for name in ("ACDC", "EMIDEC"))
+    assert card.licence == ("CC-BY-NC-SA-4.0" if patients else "Apache-2.0")
     assert any("research" in sentence.lower() for sentence in card.not_for)
