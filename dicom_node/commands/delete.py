@@ -44,7 +44,7 @@ def delete(
     from dicom_node.audit.trail import patient_id_of
     from dicom_node.deliver.rejection import reject_set
     from dicom_node.results.rejection import RejectionReason
-    from storage.deletion import delete_study
+    from storage.deletion import check_deletable, delete_study
     from storage.holdings import held_series
     from storage.ledger import utc_now
     from storage.overview import study_overviews
@@ -62,6 +62,7 @@ def delete(
             f"Delete study {study} with its {overview.instances} instances from this node?", reason, yes=yes
         )
         files = storage_of(configuration, ledger)
+        check_deletable(ledger, study)
         void = results_of_study(ledger, study, now=utc_now())
         sentence = f"The study was deleted from the analysis node, and its results with it: {given.reason}"
         if void is not None and void.results:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dicom_node.commands.terminal import JsonFlag, console, print_json, table
 from dicom_node.errors import ConfigurationError
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from pipelines.evaluation.motion import MotionEvaluation
     from pipelines.evaluation.segmentation import CaseResult, SegmentationEvaluation
     from pipelines.training.steps import Progress as TrainingProgress
+    from pipelines.training.steps import TrainingResult
 
 __all__ = ["evaluate_app", "train_app"]
 
@@ -68,35 +72,20 @@ def train_segmentation(
     if (data is None) == (phantoms is None):
         raise ConfigurationError("give either --data or --phantoms", subject="train segmentation")
     folder = output / (model if fold < 0 else f"{model}-fold{fold}")
-    with _progress(as_json) as progress:
-        task = progress.add_task(model, total=None, detail="")
-
-        def report(state: TrainingProgress) -> None:
-            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
-            progress.update(task, completed=state.step, total=state.steps, detail=detail)
-
-        try:
-            result = train(
-                acdc_set(data) if data is not None else phantom_set(phantoms or 0, phantom_seed),
-                folder,
-                model=model,
-                fold=None if fold < 0 else fold,
-                steps=steps,
-                coarse_steps=coarse_steps,
-                seed=seed,
-                device=device,
-                resume=resume,
-                report=report,
-            )
-        except ValueError as error:
-            raise ConfigurationError(str(error), subject="train segmentation") from error
-    if as_json:
-        print_json(result)
-        return
-    console.print(
-        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
-    )
-    console.print(f"kept out of training: {', '.join(result.held_out_cases) or 'no case'}")
+    with _training("segmentation", as_json) as shown:
+        result = train(
+            acdc_set(data) if data is not None else phantom_set(phantoms or 0, phantom_seed),
+            folder,
+            model=model,
+            fold=None if fold < 0 else fold,
+            steps=steps,
+            coarse_steps=coarse_steps,
+            seed=seed,
+            device=device,
+            resume=resume,
+            report=shown.step,
+        )
+    _print_result(result, as_json)
 
 
 @train_app.command("registration")
@@ -119,37 +108,20 @@ def train_registration(
     """Train the registration network; a stopped run goes on where it stopped."""
     from pipelines.training.registration import train_registration as train_network
 
-    with _progress(as_json) as progress:
-        task = progress.add_task("registration", total=None, detail="")
-
-        def packed(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, detail="phantoms made")
-
-        def report(state: TrainingProgress) -> None:
-            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
-            progress.update(task, completed=state.step, total=state.steps, detail=detail)
-
-        try:
-            result = train_network(
-                output,
-                phantoms=phantoms,
-                phantom_seed=phantom_seed,
-                folders=data or [],
-                steps=steps,
-                seed=seed,
-                device=device,
-                resume=resume,
-                report=report,
-                report_packing=packed,
-            )
-        except ValueError as error:
-            raise ConfigurationError(str(error), subject="train registration") from error
-    if as_json:
-        print_json(result)
-        return
-    console.print(
-        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
-    )
+    with _training("registration", as_json) as shown:
+        result = train_network(
+            output,
+            phantoms=phantoms,
+            phantom_seed=phantom_seed,
+            folders=data or [],
+            steps=steps,
+            seed=seed,
+            device=device,
+            resume=resume,
+            report=shown.step,
+            report_packing=shown.packed,
+        )
+    _print_result(result, as_json)
 
 
 @train_app.command("long-axis")
@@ -167,31 +139,14 @@ def train_long_axis(
     from pipelines.training.long_axis import MODEL, pack_views
     from pipelines.training.long_axis import train_long_axis as train_network
 
-    with _progress(as_json) as progress:
-        task = progress.add_task("long axis", total=None, detail="")
-
-        def packed(done: int) -> None:
-            progress.update(task, completed=done, total=phantoms, detail="phantoms made")
-
-        def report(state: TrainingProgress) -> None:
-            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
-            progress.update(task, completed=state.step, total=state.steps, detail=detail)
-
-        views = output / f"{MODEL}-views-{phantom_seed}-{phantoms}.npz"
-        try:
-            if not views.is_file():
-                pack_views(phantoms, phantom_seed, views, packed)
-            result = train_network(
-                views, output / MODEL, steps=steps, seed=seed, device=device, resume=resume, report=report
-            )
-        except ValueError as error:
-            raise ConfigurationError(str(error), subject="train long-axis") from error
-    if as_json:
-        print_json(result)
-        return
-    console.print(
-        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
-    )
+    views = output / f"{MODEL}-views-{phantom_seed}-{phantoms}.npz"
+    with _training("long-axis", as_json) as shown:
+        if not views.is_file():
+            pack_views(phantoms, phantom_seed, views, shown.packed)
+        result = train_network(
+            views, output / MODEL, steps=steps, seed=seed, device=device, resume=resume, report=shown.step
+        )
+    _print_result(result, as_json)
 
 
 @evaluate_app.command("long-axis")
@@ -307,6 +262,44 @@ def evaluate_motion(
         print_json(evaluation.to_json())
         return
     _print_motion(evaluation)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What a running training tells the terminal."""
+
+    progress: Progress
+    task: TaskID
+
+    def packed(self, done: int, total: int) -> None:
+        """Phantoms made so far."""
+        self.progress.update(self.task, completed=done, total=total, detail="phantoms made")
+
+    def step(self, state: TrainingProgress) -> None:
+        """Steps made so far."""
+        detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
+        self.progress.update(self.task, completed=state.step, total=state.steps, detail=detail)
+
+
+@contextmanager
+def _training(command: str, quiet: bool) -> Iterator[_Shown]:
+    """Show a training while it runs; what it cannot do is a mistake in the arguments of ``train command``."""
+    with _progress(quiet) as progress:
+        try:
+            yield _Shown(progress, progress.add_task(command, total=None, detail=""))
+        except ValueError as error:
+            raise ConfigurationError(str(error), subject=f"train {command}") from error
+
+
+def _print_result(result: TrainingResult, as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+        return
+    console.print(
+        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
+    )
+    if result.held_out_cases:
+        console.print(f"kept out of training: {', '.join(result.held_out_cases)}")
 
 
 def _progress(quiet: bool) -> Progress:

@@ -9,7 +9,6 @@ import signal
 import struct
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from dicom_node.execute.lanes import Lane
 from dicom_node.execute.memory import available_mb, let_go_of_models
 from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
+from pipelines.errors import raised_along
 from storage.closing import FRONT_PAGE, PackageOutcome, package_outcomes
 from storage.files import QUARANTINE, RESULTS, InstanceFiles
 from storage.instances import QuarantinedObject, record_quarantine
@@ -332,7 +332,7 @@ class _Worker:
             "job failed",
             error=str(classified),
             retryable=classified.retryable,
-            at=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)],
+            at=raised_along(error),
         )
         now = utc_now()
         fail_job(
