@@ -34,6 +34,7 @@ __all__ = [
     "ExecutionSettings",
     "MetricsSettings",
     "NodeSettings",
+    "ParagraphSettings",
     "Peer",
     "PeerPermission",
     "ResultSettings",
@@ -493,6 +494,16 @@ class DestinationProfile(_Section):
         return self
 
 
+class ParagraphSettings(_Section):
+    """The paragraph for the radiologist's report, on the front page of each study's results."""
+
+    language: Literal["english", "german"] = "english"
+    template: ConfigurationPath | None = None
+    """A template of one's own in place of the one of the language; ``paragraphs/english.yaml`` explains itself."""
+    compare: bool = True
+    """Compare with the last examination of the same patient whose images are held here."""
+
+
 class ResultSettings(_Section):
     """How results are labelled and for whom."""
 
@@ -505,6 +516,10 @@ class ResultSettings(_Section):
     patient_on_pages: bool = True
     """Name, ID, birth date, study date and accession number at the head of each page. Off for research sites: what is
     drawn into pixels stays when headers lose their identity."""
+    paragraph: ParagraphSettings = ParagraphSettings()
+    normal_ranges: ConfigurationPath | None = None
+    """Table of normal ranges by sex and age, with its source, in place of the one that comes with this software; laid
+    out as ``pipelines/function/normals.yaml``."""
     destinations: dict[Name, DestinationProfile] = Field(default_factory=dict)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dicom_node.config import Configuration
 from dicom_node.config_file import Mistake
+from dicom_node.errors import ConfigurationError
 from pipelines.errors import AnalysisSetupError
 from pipelines.package import packages
 
@@ -38,6 +39,7 @@ def serving_mistakes(configuration: Configuration) -> Iterator[Mistake]:
     if configuration.web.port is not None and (absent := _absent("web")):
         yield Mistake((("web", "port"),), f"there can be no web services, for {absent}")
     yield from _storage(configuration)
+    yield from _wording(configuration)
     yield from _devices(configuration)
     yield from _analyses(configuration)
 
@@ -89,6 +91,25 @@ def _storage(configuration: Configuration) -> Iterator[Mistake]:
         reason = _not_writable(database.parent) or _not_opened(database)
         if reason:
             yield Mistake((("storage", "database"),), f"{database} cannot be written ({reason}): give the node access")
+
+
+def _wording(configuration: Configuration) -> Iterator[Mistake]:
+    """A template or a table of a department's own; those that come with this software are sound."""
+    results = configuration.results
+    if results.paragraph.template is not None:
+        from dicom_node.results.paragraph import read_template
+
+        try:
+            read_template(results.paragraph)
+        except ConfigurationError as error:
+            yield Mistake((("results", "paragraph", "template"),), error.what)
+    if results.normal_ranges is not None:
+        from dicom_node.results.normal_ranges import normal_table
+
+        try:
+            normal_table(results)
+        except ConfigurationError as error:
+            yield Mistake((("results", "normal_ranges"),), error.what)
 
 
 def _not_writable(directory: Path) -> str | None:

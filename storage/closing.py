@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
@@ -47,6 +48,8 @@ class PackageOutcome:
     key_numbers: tuple[str, ...]
     results: tuple[ResultReference, ...]
     """In the order of delivery."""
+    numbers: tuple[Mapping[str, Any], ...] = ()
+    """As the summary of its job has them under ``numbers``."""
 
 
 def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:
@@ -130,6 +133,7 @@ def package_outcomes(ledger: Ledger, job_id: int) -> tuple[PackageOutcome, ...]:
                 tuple(job.sentences),
                 tuple(job.key_numbers),
                 _references(job.results),
+                tuple((job.summary or {}).get("numbers", ())),
             )
             for job in _packages(session, closing)
             if job.state not in _OPEN

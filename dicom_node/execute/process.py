@@ -19,7 +19,9 @@ from dicom_node.results.content import Predecessor
 from dicom_node.results.encode import EncodedPackage, EncodedStudy, encode_refusal, encode_study
 from dicom_node.results.front_page import ListedPackage, front_page
 from dicom_node.results.gate import check
+from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.objects import ResultObject
+from dicom_node.results.paragraph import EarlierExamination, paragraph, read_template
 from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.verdict import Verdict, VerdictKind
 from dicom_node.results.whole import RejectedObject, checked_set, identity_refusal
@@ -66,11 +68,14 @@ class ProcessedStudy(Processed):
         Of all packages that were run together.
     numbers : mapping of str to mapping of str to float
         What each package found, by its name and the name of the number.
+    reported : tuple of ReportedNumber
+        The same of all packages, with units and, where there are any, bounds and normal ranges.
     """
 
     study: CineStudy
     findings: Findings
     numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    reported: tuple[ReportedNumber, ...] = ()
 
 
 def process_study(
@@ -172,6 +177,7 @@ def process_study(
         study=study,
         findings=findings,
         numbers={one.package.name: one.numbers for one in encoded.packages},
+        reported=tuple(number for one in encoded.packages for number in one.reported),
     )
 
 
@@ -186,6 +192,7 @@ def process_front_page(
     route: Route,
     results: ResultSettings,
     predecessors: Sequence[Predecessor] = (),
+    earlier: EarlierExamination | None = None,
 ) -> Processed:
     """Make the front page and the manifest of a study version on a route; see :mod:`dicom_node.results.front_page`.
 
@@ -199,6 +206,8 @@ def process_front_page(
         See :func:`process_study`.
     predecessors
         The front page of before, if there is one.
+    earlier
+        The patient's last examination before, if the node holds one.
 
     Raises
     ------
@@ -211,10 +220,14 @@ def process_front_page(
     with _timed("encode", seconds):
         sources = SourceDatasets.index(paths)
         circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors))
-        objects = front_page(sources.any_of(study_instance_uid), listed, _profiles(route, results), circumstances)
+        numbers = [number for one in listed for number in one.numbers]
+        wording = paragraph(numbers, read_template(results.paragraph), earlier)
+        objects = front_page(
+            sources.any_of(study_instance_uid), listed, _profiles(route, results), circumstances, wording
+        )
     with _timed("gate", seconds):
-        earlier = [each.sop_instance_uid for one in listed for each in one.results]
-        problems = check(objects, sources, [*earlier, *(one.sop_instance_uid for one in predecessors)])
+        delivered = [each.sop_instance_uid for one in listed for each in one.results]
+        problems = check(objects, sources, [*delivered, *(one.sop_instance_uid for one in predecessors)])
     if any(problems):
         raise GateError(
             "the front page was found unfit by the check before delivery: "

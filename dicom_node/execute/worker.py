@@ -27,6 +27,7 @@ from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
 from pipelines.errors import raised_along
 from storage.closing import FRONT_PAGE, PackageOutcome, package_outcomes
+from storage.earlier import earlier_study
 from storage.files import QUARANTINE, RESULTS, InstanceFiles
 from storage.instances import QuarantinedObject, record_quarantine
 from storage.jobs import (
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from dicom_node.results.content import Predecessor
     from dicom_node.results.front_page import ListedPackage
     from dicom_node.results.objects import ResultObject
+    from dicom_node.results.paragraph import EarlierExamination
     from dicom_node.results.whole import RejectedObject
 
 __all__ = ["ProcessStudy", "serve_worker"]
@@ -288,7 +290,19 @@ class _Worker:
             route=route,
             results=self.configuration.results,
             predecessors=_earlier_reports(job),
+            earlier=self._earlier(job) if self.configuration.results.paragraph.compare else None,
         )
+
+    def _earlier(self, job: Job) -> EarlierExamination | None:
+        from dicom_node.network.query_scp import describe_new_studies
+        from dicom_node.results.numbers import numbers_from
+        from dicom_node.results.paragraph import EarlierExamination
+
+        describe_new_studies(self._ledger, self._files)
+        found = earlier_study(self._ledger, job.study_instance_uid)
+        if found is None:
+            return None
+        return EarlierExamination(found.study_instance_uid, found.study_date, numbers_from(found.numbers))
 
     def _stored(self, result: ResultObject) -> ResultRecord:
         file_meta, data = _parts(result.content)
@@ -381,6 +395,9 @@ def _parts(content: bytes) -> tuple[bytes, bytes]:
 
 
 def _outcome(processed: Processed) -> Outcome:
+    from dicom_node.execute.process import ProcessedStudy
+    from dicom_node.results.numbers import numbers_record
+
     summary = {
         "seconds": {step: round(value, 3) for step, value in processed.seconds.items()},
         "results": [one.role.value for one in processed.objects],
@@ -389,6 +406,8 @@ def _outcome(processed: Processed) -> Outcome:
             for one in processed.rejected
         ],
     }
+    if isinstance(processed, ProcessedStudy) and processed.reported:
+        summary["numbers"] = numbers_record(processed.reported)
     if processed.verdicts:
         (verdict,) = processed.verdicts
         return Outcome(Verdict(verdict.kind.value), verdict.sentences, verdict.key_numbers, summary)
@@ -401,6 +420,7 @@ def _outcome(processed: Processed) -> Outcome:
 def _listed(outcome: PackageOutcome) -> ListedPackage:
     from dicom_node.results import verdict
     from dicom_node.results.front_page import ListedPackage, ListedResult
+    from dicom_node.results.numbers import numbers_from
 
     return ListedPackage(
         verdict.Verdict(
@@ -410,6 +430,7 @@ def _listed(outcome: PackageOutcome) -> ListedPackage:
             ListedResult(one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid, one.series_description)
             for one in outcome.results
         ),
+        numbers_from(outcome.numbers),
     )
 
 
