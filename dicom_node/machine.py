@@ -26,6 +26,7 @@ _DEVICES_TIMEOUT_S = 120.0
 _EXTRAS = {
     "analysis": ("torch", "monai", "safetensors", "scipy", "skimage", "highdicom", "matplotlib"),
     "web": ("fastapi", "uvicorn"),
+    "messages": ("hl7", "fhir.resources"),
 }
 """Libraries of the optional dependencies (pyproject.toml) that a node may have to do without."""
 
@@ -38,6 +39,9 @@ def serving_mistakes(configuration: Configuration) -> Iterator[Mistake]:
         yield Mistake((("routes",),), f"routes cannot be analysed, for {absent}")
     if configuration.web.port is not None and (absent := _absent("web")):
         yield Mistake((("web", "port"),), f"there can be no web services, for {absent}")
+    for name, profile in configuration.results.destinations.items():
+        if (profile.hl7 or profile.fhir) and (absent := _absent("messages")):
+            yield Mistake((("results", "destinations", name),), f"no message can be sent, for {absent}")
     yield from _storage(configuration)
     yield from _wording(configuration)
     yield from _devices(configuration)
@@ -59,7 +63,7 @@ def free_space_mistakes(configuration: Configuration) -> Iterator[Mistake]:
 
 def _absent(extra: str) -> str:
     """What of an extra is not installed, and what to do about it; empty when nothing is missing."""
-    missing = [name for name in _EXTRAS[extra] if importlib.util.find_spec(name) is None]
+    missing = [name for name in _EXTRAS[extra] if importlib.util.find_spec(name.partition(".")[0]) is None]
     return f"{', '.join(missing)} is not installed: pip install 'dicom-node[{extra}]'" if missing else ""
 
 

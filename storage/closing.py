@@ -16,7 +16,16 @@ from storage.job_rows import job_event, supersede
 from storage.ledger import Ledger
 from storage.schema import JobRow, JobSlot, JobState, ResultRow, Verdict
 
-__all__ = ["FRONT_PAGE", "PackageOutcome", "ResultReference", "close_version", "package_outcomes", "reopen_version"]
+__all__ = [
+    "FRONT_PAGE",
+    "ClosingSummary",
+    "PackageOutcome",
+    "ResultReference",
+    "close_version",
+    "closing_summary",
+    "package_outcomes",
+    "reopen_version",
+]
 
 FRONT_PAGE = "front_page"
 """Stands where the name of a package stands."""
@@ -50,6 +59,32 @@ class PackageOutcome:
     """In the order of delivery."""
     numbers: tuple[Mapping[str, Any], ...] = ()
     """As the summary of its job has them under ``numbers``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosingSummary:
+    """What a closing job told, as far as the ledger keeps it."""
+
+    route: str
+    study_version: int
+    revision: int
+    numbers: tuple[Mapping[str, Any], ...]
+    paragraph: str
+    """Empty when there was none."""
+
+
+def closing_summary(ledger: Ledger, job_id: int) -> ClosingSummary:
+    """What a closing job told, when it has ended."""
+    with ledger.reading() as session:
+        row = session.scalars(select(JobRow).where(JobRow.id == job_id)).one()
+        summary = row.summary or {}
+        return ClosingSummary(
+            row.route,
+            row.study_version,
+            row.revision,
+            tuple(summary.get("numbers", ())),
+            summary.get("paragraph", ""),
+        )
 
 
 def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:

@@ -9,7 +9,7 @@ import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dicom_node.config import DestinationProfile, ResultSettings, Route
@@ -21,7 +21,7 @@ from dicom_node.results.front_page import ListedPackage, front_page
 from dicom_node.results.gate import check
 from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.objects import ResultObject
-from dicom_node.results.paragraph import EarlierExamination, paragraph, read_template
+from dicom_node.results.paragraph import EarlierExamination, Wording, paragraph, read_template
 from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.verdict import Verdict, VerdictKind
 from dicom_node.results.whole import RejectedObject, checked_set, identity_refusal
@@ -55,6 +55,10 @@ class Processed:
     rejected: tuple[RejectedObject, ...]
     seconds: Mapping[str, float]
     verdicts: tuple[Verdict, ...]
+    wording: Wording | None = None
+    """The paragraph of a front page."""
+    reported: tuple[ReportedNumber, ...] = ()
+    """Numbers with units and, where there are any, bounds and normal ranges: of the package, or all of a front page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +72,11 @@ class ProcessedStudy(Processed):
         Of all packages that were run together.
     numbers : mapping of str to mapping of str to float
         What each package found, by its name and the name of the number.
-    reported : tuple of ReportedNumber
-        The same of all packages, with units and, where there are any, bounds and normal ranges.
     """
 
-    study: CineStudy
-    findings: Findings
-    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    reported: tuple[ReportedNumber, ...] = ()
+    study: CineStudy = field(kw_only=True)
+    findings: Findings = field(kw_only=True)
+    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict, kw_only=True)
 
 
 def process_study(
@@ -222,9 +223,12 @@ def process_front_page(
         circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors))
         numbers = [number for one in listed for number in one.numbers]
         wording = paragraph(numbers, read_template(results.paragraph), earlier)
-        objects = front_page(
+        report, *others = front_page(
             sources.any_of(study_instance_uid), listed, _profiles(route, results), circumstances, wording
         )
+        # Those who get messages are told by what the report says.
+        told = replace(report, destinations=report.destinations | _receivers(route, results))
+        objects = (told, *others)
     with _timed("gate", seconds):
         delivered = [each.sop_instance_uid for one in listed for each in one.results]
         problems = check(objects, sources, [*delivered, *(one.sop_instance_uid for one in predecessors)])
@@ -235,11 +239,21 @@ def process_front_page(
             subject=objects[0].sop_instance_uid,
             remedy="report this as a defect",
         )
-    return Processed(objects, (), seconds, ())
+    return Processed(objects, (), seconds, (), wording, tuple(numbers))
 
 
 def _profiles(route: Route, results: ResultSettings) -> dict[str, DestinationProfile]:
-    return {name: profile for name, profile in results.destinations.items() if name in route.destinations}
+    """Those that take DICOM objects."""
+    return {
+        name: profile
+        for name, profile in results.destinations.items()
+        if name in route.destinations and profile.takes_objects
+    }
+
+
+def _receivers(route: Route, results: ResultSettings) -> frozenset[str]:
+    """Those that get a message for each front page."""
+    return frozenset(name for name in route.destinations if not results.destinations[name].takes_objects)
 
 
 @contextmanager

@@ -395,7 +395,6 @@ def _parts(content: bytes) -> tuple[bytes, bytes]:
 
 
 def _outcome(processed: Processed) -> Outcome:
-    from dicom_node.execute.process import ProcessedStudy
     from dicom_node.results.numbers import numbers_record
 
     summary = {
@@ -406,8 +405,10 @@ def _outcome(processed: Processed) -> Outcome:
             for one in processed.rejected
         ],
     }
-    if isinstance(processed, ProcessedStudy) and processed.reported:
+    if processed.reported:
         summary["numbers"] = numbers_record(processed.reported)
+    if processed.wording is not None:
+        summary["paragraph"] = processed.wording.text
     if processed.verdicts:
         (verdict,) = processed.verdicts
         return Outcome(Verdict(verdict.kind.value), verdict.sentences, verdict.key_numbers, summary)
