@@ -20,10 +20,12 @@ from dicom_node.commands import (
     fetch,
     ledger,
     models,
+    obstruction,
     phantom,
     quarantine,
     send,
     serve,
+    shadow,
     status,
     training,
 )
@@ -47,6 +49,7 @@ app.command()(send.send)
 app.command()(fetch.fetch)
 app.command()(analyze.analyze)
 app.command()(status.status)
+app.command()(shadow.shadow)
 app.command()(ledger.studies)
 app.command()(ledger.jobs)
 app.command()(ledger.explain)
@@ -61,6 +64,8 @@ app.command()(doctor.doctor)
 app.command()(analyses.analyses)
 app.command()(models.models)
 app.command()(phantom.phantom)
+training.train_app.command("obstruction")(obstruction.train_obstruction)
+training.evaluate_app.command("obstruction")(obstruction.evaluate_obstruction)
 app.add_typer(training.train_app, name="train")
 app.add_typer(training.evaluate_app, name="evaluate")
 

@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select
@@ -18,13 +18,13 @@ from storage.schema import JobRow, JobSlot, JobState, ResultRow, Verdict
 
 __all__ = [
     "FRONT_PAGE",
-    "ClosingSummary",
     "PackageOutcome",
     "ResultReference",
+    "ToldSummary",
     "close_version",
-    "closing_summary",
     "package_outcomes",
     "reopen_version",
+    "told_summary",
 ]
 
 FRONT_PAGE = "front_page"
@@ -57,34 +57,30 @@ class PackageOutcome:
     key_numbers: tuple[str, ...]
     results: tuple[ResultReference, ...]
     """In the order of delivery."""
-    numbers: tuple[Mapping[str, Any], ...] = ()
-    """As the summary of its job has them under ``numbers``."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What it found, by name with unit."""
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    """Destinations that its results are withheld from, and why."""
+    reported: tuple[Mapping[str, Any], ...] = ()
+    """The same with units, bounds and normal ranges, as the summary of its job has them."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClosingSummary:
-    """What a closing job told, as far as the ledger keeps it."""
+class ToldSummary:
+    """What a front page told, as far as the ledger keeps it."""
 
     route: str
-    study_version: int
-    revision: int
     numbers: tuple[Mapping[str, Any], ...]
     paragraph: str
     """Empty when there was none."""
 
 
-def closing_summary(ledger: Ledger, job_id: int) -> ClosingSummary:
-    """What a closing job told, when it has ended."""
+def told_summary(ledger: Ledger, job_id: int, sop_instance_uid: str) -> ToldSummary:
+    """What a front page told, by the closing job that made it and its SOP Instance UID."""
     with ledger.reading() as session:
         row = session.scalars(select(JobRow).where(JobRow.id == job_id)).one()
-        summary = row.summary or {}
-        return ClosingSummary(
-            row.route,
-            row.study_version,
-            row.revision,
-            tuple(summary.get("numbers", ())),
-            summary.get("paragraph", ""),
-        )
+        told = (row.summary or {}).get("told", {}).get(sop_instance_uid, {})
+        return ToldSummary(row.route, tuple(told.get("numbers", ())), told.get("paragraph", ""))
 
 
 def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:
@@ -168,7 +164,9 @@ def package_outcomes(ledger: Ledger, job_id: int) -> tuple[PackageOutcome, ...]:
                 tuple(job.sentences),
                 tuple(job.key_numbers),
                 _references(job.results),
-                tuple((job.summary or {}).get("numbers", ())),
+                (job.summary or {}).get("numbers", {}),
+                (job.summary or {}).get("withheld", {}),
+                tuple((job.summary or {}).get("reported", ())),
             )
             for job in _packages(session, closing)
             if job.state not in _OPEN

@@ -26,7 +26,7 @@ class EarlierStudy:
     study_instance_uid: str
     study_date: str
     numbers: tuple[Mapping[str, Any], ...]
-    """As the summaries of its jobs have them under ``numbers``."""
+    """As the summaries of its jobs have them under ``reported``."""
 
 
 def earlier_study(ledger: Ledger, study_instance_uid: str) -> EarlierStudy | None:
@@ -78,5 +78,5 @@ def _numbers(session: Session, study_id: int) -> tuple[Mapping[str, Any], ...]:
         .where(JobRow.study_id == study_id, JobRow.state == JobState.SUCCEEDED, JobRow.package != FRONT_PAGE)
         .order_by(JobRow.study_version, JobRow.id)
     )
-    latest = {job.package: (job.summary or {}).get("numbers", ()) for job in jobs}
+    latest = {job.package: (job.summary or {}).get("reported", ()) for job in jobs}
     return tuple(number for numbers in latest.values() for number in numbers)

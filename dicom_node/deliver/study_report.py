@@ -12,7 +12,7 @@ from pydicom.sr.coding import Code
 from dicom_node.results.codes import PRIVATE_DESIGNATOR, QUANTITY
 from dicom_node.results.numbers import ReportedNumber, numbers_from
 from pipelines.function.findings import Quantity
-from storage.closing import closing_summary
+from storage.closing import told_summary
 from storage.ledger import Ledger
 
 __all__ = ["StudyReport", "code_of", "study_report"]
@@ -77,7 +77,7 @@ def study_report(ledger: Ledger, job_id: int, path: Path) -> StudyReport:
         It cannot be read.
     """
     header = dcmread(path)
-    summary = closing_summary(ledger, job_id)
+    summary = told_summary(ledger, job_id, str(header.SOPInstanceUID))
     created = f"{_text(header, 'ContentDate')}{_text(header, 'ContentTime')[:6]}"
     return StudyReport(
         patient_id=_text(header, "PatientID"),

@@ -17,11 +17,11 @@ from dicom_node.errors import CannotUnderstandError, GateError, ProcessingFailur
 from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.content import Predecessor
 from dicom_node.results.encode import EncodedPackage, EncodedStudy, encode_refusal, encode_study
-from dicom_node.results.front_page import ListedPackage, front_page
+from dicom_node.results.front_page import ListedPackage, front_page, told_to
 from dicom_node.results.gate import check
 from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.objects import ResultObject
-from dicom_node.results.paragraph import EarlierExamination, Wording, paragraph, read_template
+from dicom_node.results.paragraph import EarlierExamination, paragraph, read_template
 from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.verdict import Verdict, VerdictKind
 from dicom_node.results.whole import RejectedObject, checked_set, identity_refusal
@@ -32,7 +32,16 @@ from pipelines.errors import Refusal
 from pipelines.package import packages
 from pipelines.study import analyse_study, findings_of
 
-__all__ = ["Processed", "ProcessedStudy", "process_front_page", "process_study"]
+__all__ = ["Processed", "ProcessedStudy", "Told", "process_front_page", "process_study"]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a front page tells those who read no SR."""
+
+    paragraph: str
+    """Empty when there is none."""
+    numbers: tuple[ReportedNumber, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +64,8 @@ class Processed:
     rejected: tuple[RejectedObject, ...]
     seconds: Mapping[str, float]
     verdicts: tuple[Verdict, ...]
-    wording: Wording | None = None
-    """The paragraph of a front page."""
-    reported: tuple[ReportedNumber, ...] = ()
-    """Numbers with units and, where there are any, bounds and normal ranges: of the package, or all of a front page."""
+    told: Mapping[str, Told] = field(default_factory=dict)
+    """What each front page tells, by its SOP Instance UID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +79,14 @@ class ProcessedStudy(Processed):
         Of all packages that were run together.
     numbers : mapping of str to mapping of str to float
         What each package found, by its name and the name of the number.
+    reported : tuple of ReportedNumber
+        The same of all packages, with units and, where there are any, bounds and normal ranges.
     """
 
     study: CineStudy = field(kw_only=True)
     findings: Findings = field(kw_only=True)
     numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict, kw_only=True)
+    reported: tuple[ReportedNumber, ...] = field(default=(), kw_only=True)
 
 
 def process_study(
@@ -142,6 +152,7 @@ def process_study(
             subject=study_instance_uid,
             remedy="send the study again",
         )
+    study = replace(study, context=replace(study.context, indication=route.indication))
     with _timed("identity", seconds, on_step):
         contradiction = identity_refusal(sources, study_instance_uid)
     if contradiction is None:
@@ -192,6 +203,7 @@ def process_front_page(
     route_name: str,
     route: Route,
     results: ResultSettings,
+    withheld: Mapping[str, Mapping[str, str]] | None = None,
     predecessors: Sequence[Predecessor] = (),
     earlier: EarlierExamination | None = None,
 ) -> Processed:
@@ -205,6 +217,9 @@ def process_front_page(
         Every package of the route, in its order, whatever it came to.
     inputs, created, route_name, route, results
         See :func:`process_study`.
+    withheld
+        By package the destinations that its results are withheld from, and why: they get a front page that says so,
+        and nothing of what was found.
     predecessors
         The front page of before, if there is one.
     earlier
@@ -221,14 +236,21 @@ def process_front_page(
     with _timed("encode", seconds):
         sources = SourceDatasets.index(paths)
         circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors))
-        numbers = [number for one in listed for number in one.numbers]
-        wording = paragraph(numbers, read_template(results.paragraph), earlier)
-        report, *others = front_page(
-            sources.any_of(study_instance_uid), listed, _profiles(route, results), circumstances, wording
-        )
-        # Those who get messages are told by what the report says.
-        told = replace(report, destinations=report.destinations | _receivers(route, results))
-        objects = (told, *others)
+        reference = sources.any_of(study_instance_uid)
+        template = read_template(results.paragraph)
+        objects: list[ResultObject] = []
+        told: dict[str, Told] = {}
+        for listing, names in _told_alike(listed, withheld or {}, route.destinations):
+            numbers = tuple(number for one in listing for number in one.numbers)
+            wording = paragraph(numbers, template, earlier)
+            profiles = {name: profile for name, profile in _profiles(route, results).items() if name in names}
+            report, *others = front_page(reference, listing, profiles, circumstances, wording)
+            # Those who get messages are told by what the report says.
+            objects += [
+                replace(report, destinations=report.destinations | (names & _receivers(route, results))),
+                *others,
+            ]
+            told[report.sop_instance_uid] = Told("" if wording is None else wording.text, numbers)
     with _timed("gate", seconds):
         delivered = [each.sop_instance_uid for one in listed for each in one.results]
         problems = check(objects, sources, [*delivered, *(one.sop_instance_uid for one in predecessors)])
@@ -239,7 +261,21 @@ def process_front_page(
             subject=objects[0].sop_instance_uid,
             remedy="report this as a defect",
         )
-    return Processed(objects, (), seconds, (), wording, tuple(numbers))
+    return Processed(tuple(objects), (), seconds, (), told)
+
+
+def _told_alike(
+    listed: Sequence[ListedPackage], withheld: Mapping[str, Mapping[str, str]], destinations: Sequence[str]
+) -> Iterator[tuple[list[ListedPackage], frozenset[str]]]:
+    """Groups of destinations that may be told the same, with what they may be told."""
+    groups: dict[tuple[tuple[str, str], ...], set[str]] = {} if destinations else {(): set()}
+    for name in destinations:
+        kept_back = tuple((package, by[name]) for package, by in sorted(withheld.items()) if name in by)
+        groups.setdefault(kept_back, set()).add(name)
+    for kept_back, group in groups.items():
+        why = dict(kept_back)
+        told = [told_to(one, withheld.get(one.verdict.package, {}), why.get(one.verdict.package)) for one in listed]
+        yield told, frozenset(group)
 
 
 def _profiles(route: Route, results: ResultSettings) -> dict[str, DestinationProfile]:

@@ -190,7 +190,7 @@ class Bench:
                     destinations=tuple(sorted(one.destinations)),
                 )
             )
-        assert complete_job(ledger, job, records, _outcome(processed), now=utc_now())
+        assert complete_job(ledger, job, records, _outcome(processed, {}, {}), now=utc_now())
         self.deliverer = Deliverer(node, ledger, files, "test")
 
     def rounds_until(self, *wanted: DeliveryState, seconds: float = 60) -> None:

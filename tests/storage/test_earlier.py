@@ -21,7 +21,7 @@ def measured(ledger: Ledger, study: str, date: str, value: float | None, **attri
     receive_and_schedule(ledger, study)
     job = claim(ledger)
     numbers = [] if value is None else [{"name": "LVEF_percent", "value": value, "unit": "%"}]
-    assert complete_job(ledger, job, [], replace(DELIVERED, summary={"numbers": numbers}), now=NOW)
+    assert complete_job(ledger, job, [], replace(DELIVERED, summary={"reported": numbers}), now=NOW)
     while ledger_job := _closing(ledger):
         assert complete_job(ledger, ledger_job, [], DELIVERED, now=NOW)
     with ledger.reading() as session:
