@@ -9,9 +9,11 @@ import pydantic
 import yaml
 
 __all__ = [
+    "AnyArchitecture",
     "Architecture",
     "ClipArchitecture",
     "DiffusionArchitecture",
+    "FusionArchitecture",
     "InputSpecification",
     "Measurement",
     "ModelCard",
@@ -85,6 +87,21 @@ class ClipArchitecture(_Frozen):
     """Without it the tokens are averaged."""
 
 
+class FusionArchitecture(_Frozen):
+    """Image encoder and perceptrons of :mod:`pipelines.remodelling.network`."""
+
+    kind: Literal["remodelling.fusion"] = "remodelling.fusion"
+    features: tuple[int, int, int, int]
+    """Features of the four 3D convolutions."""
+    hidden: int = pydantic.Field(ge=1)
+    """Width of the hidden layer of each perceptron."""
+    bootstrap: int = pydantic.Field(ge=1)
+    """Draws of the bootstrap of the combined model that are stored with it."""
+
+
+AnyArchitecture = Architecture | ClipArchitecture | DiffusionArchitecture | FusionArchitecture
+
+
 class TrainingData(_Frozen):
     """What the weights were fitted to."""
 
@@ -125,9 +142,7 @@ class ModelCard(_Frozen):
     label_weights: tuple[float, ...]
     """Weight of each output in the training loss. It makes rare labels too likely by that factor, which segmentation
     takes back before it compares labels."""
-    architecture: Annotated[
-        Architecture | ClipArchitecture | DiffusionArchitecture, pydantic.Field(discriminator="kind")
-    ]
+    architecture: Annotated[AnyArchitecture, pydantic.Field(discriminator="kind")]
     training: TrainingData
     measurements: tuple[Measurement, ...] = ()
     limits: tuple[_Text, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.models.card import Architecture, ClipArchitecture, DiffusionArchitecture
+from pipelines.models.card import AnyArchitecture, ClipArchitecture, DiffusionArchitecture, FusionArchitecture
 
 if TYPE_CHECKING:
     import torch
@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 __all__ = ["build_network"]
 
 
-def build_network(architecture: Architecture | ClipArchitecture | DiffusionArchitecture) -> torch.nn.Module:
-    """Network with random weights, channels-last."""
+def build_network(architecture: AnyArchitecture) -> torch.nn.Module:
+    """Network with random weights, channels-last where it is two-dimensional."""
+    if isinstance(architecture, FusionArchitecture):
+        from pipelines.remodelling.network import RemodellingNetwork
+
+        return RemodellingNetwork(architecture)
     import torch
 
     if isinstance(architecture, DiffusionArchitecture):
