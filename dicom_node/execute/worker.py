@@ -268,7 +268,7 @@ class _Worker:
         """Destinations of the route that get nothing of a package, and why."""
         if job.package != PREDICTED:
             return {}
-        profiles = self._configuration.results.destinations
+        profiles = self.configuration.results.destinations
         return withheld_destinations(
             {name: profiles[name] for name in route.destinations if name in profiles},
             kept_comparisons(self._ledger),

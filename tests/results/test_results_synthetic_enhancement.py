@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -246,13 +247,14 @@ def test_gate_keeps_back_images_that_lost_their_words_or_marks(made: Made) -> No
     (image, *_) = [each for each in made.objects if each.role == IMAGES[SC]]
     label = label_beside((made.heart.segmentation.labels[0] > 0).any(axis=0))
     assert label is not None
-    for change, problem in (
+    changes: tuple[tuple[Callable[[Dataset], None], str], ...] = (
         (lambda dataset: _erase(dataset, label.ground), "SYNTHETIC"),
         (lambda dataset: delattr(dataset, "SyntheticData"), "SyntheticData"),
         (lambda dataset: setattr(dataset, "SeriesDescription", "LGE"), "SeriesDescription"),
         (lambda dataset: setattr(dataset, "InversionTime", "300"), "InversionTime"),
         (lambda dataset: setattr(dataset, "ContrastBolusAgent", "Gd"), "ContrastBolusAgent"),
-    ):
+    )
+    for change, problem in changes:
         dataset = dcmread(io.BytesIO(image.content))
         change(dataset)
         buffer = io.BytesIO()
