@@ -20,6 +20,7 @@ from dicom_node.commands import (
     fetch,
     ledger,
     models,
+    obstruction,
     phantom,
     quarantine,
     send,
@@ -63,6 +64,8 @@ app.command()(doctor.doctor)
 app.command()(analyses.analyses)
 app.command()(models.models)
 app.command()(phantom.phantom)
+training.train_app.command("obstruction")(obstruction.train_obstruction)
+training.evaluate_app.command("obstruction")(obstruction.evaluate_obstruction)
 app.add_typer(training.train_app, name="train")
 app.add_typer(training.evaluate_app, name="evaluate")
 

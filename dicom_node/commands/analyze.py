@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dicom_node.commands.terminal import ExitCode, JsonFlag, console, jsonable, print_json, table
+from dicom_node.commands.terminal import ExitCode, JsonFlag, console, print_json, table
 from dicom_node.config import DestinationProfile, ResultSettings, Route
 from dicom_node.errors import ConfigurationError, classify
+from dicom_node.plain_json import jsonable
+from pipelines.indication import Indication
 
 if TYPE_CHECKING:
     from dicom_node.execute.process import ProcessedStudy
@@ -39,6 +41,9 @@ def analyze(
         list[str] | None,
         typer.Option(help="Analysis to run, as `dicom-node analyses` lists them; may be given several times. [all]"),
     ] = None,
+    indication: Annotated[
+        Indication | None, typer.Option(help="Why the patients were examined: some analyses are for one disease only.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Analyse every study in a folder and write the objects that a PACS would get, PNGs and results.json.
@@ -55,7 +60,7 @@ def analyze(
         raise ConfigurationError(
             "holds no DICOM object that names its study", subject=str(path), remedy="give another folder"
         )
-    route = _route(analysis)
+    route = _route(analysis, indication)
     results = ResultSettings(destinations={FOLDER: DestinationProfile(peer=FOLDER)})
     output.mkdir(parents=True, exist_ok=True)
     documents: list[dict[str, Any]] = []
@@ -108,7 +113,7 @@ def analyze(
         raise typer.Exit(ExitCode.REFUSED)
 
 
-def _route(analyses: Sequence[str] | None) -> Route:
+def _route(analyses: Sequence[str] | None, indication: Indication | None = None) -> Route:
     """The only route here: the analyses asked for, in the order asked for, or all."""
     from pipelines.package import packages
 
@@ -119,7 +124,7 @@ def _route(analyses: Sequence[str] | None) -> Route:
             raise ConfigurationError(
                 f"no analysis is named {name!r}", subject="--analysis", remedy=f"there are: {', '.join(known)}"
             )
-    return Route(analyses=asked, destinations=(FOLDER,))
+    return Route(analyses=asked, destinations=(FOLDER,), indication=indication)
 
 
 def _write_documents(documents: Sequence[Mapping[str, Any]], output: Path) -> None:

@@ -9,7 +9,7 @@ import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dicom_node.config import DestinationProfile, ResultSettings, Route
@@ -136,6 +136,7 @@ def process_study(
             subject=study_instance_uid,
             remedy="send the study again",
         )
+    study = replace(study, context=replace(study.context, indication=route.indication))
     with _timed("identity", seconds, on_step):
         contradiction = identity_refusal(sources, study_instance_uid)
     if contradiction is None:

@@ -72,6 +72,18 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("LASR", "Left atrial reservoir strain"),
         ("LASCD", "Left atrial conduit strain"),
         ("LASCT", "Left atrial booster strain"),
+        # Acquired late enhancement.
+        ("LGE", "Late enhancement, acquired"),
+        ("LGE_EXTENT", "Late enhancement, part of the left ventricular muscle"),
+        ("LGE_MASS", "Mass of muscle with late enhancement"),
+        ("LGE_PROB", "Probability of an infarct on late enhancement"),
+        ("LGE_TRANSMUR", "Transmurality of late enhancement"),
+        ("LGE_SHIFT", "Shift between late enhancement and cine"),
+        ("MVO", "Microvascular obstruction"),
+        ("MVO_EXTENT", "Obstruction, part of the left ventricular muscle"),
+        ("MVO_PROB", "Probability of microvascular obstruction"),
+        # Microvascular obstruction, from cine.
+        ("MVO_SLICES", "Probability of obstruction by slice"),
         # Synthetic late enhancement: no code of acquired enhancement, so that nobody can take the one for the other.
         ("SYN_LGE", "Late enhancement predicted from cine, not acquired"),
         ("SYN_IMAGE", "Image synthesised from cine, not acquired"),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.indication import Indication
+
 __all__ = [
     "CineStack",
     "CineStudy",
@@ -142,6 +144,8 @@ class StudyContext:
     manufacturer: str | None = None
     model_name: str | None = None
     field_strength_t: float | None = None
+    indication: Indication | None = None
+    """As the route says; ``None`` where it says nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

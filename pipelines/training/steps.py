@@ -85,6 +85,7 @@ def train_steps(
     stop_after: int | None = None,
     report: Callable[[Progress], None] | None = None,
     kept: Callable[[int, str], None] | None = None,
+    rate: Callable[[int, int, float], float] = learning_rate,
 ) -> TrainedWeights:
     """Make the steps of a training run, from the first or from where an earlier one stopped.
 
@@ -116,6 +117,8 @@ def train_steps(
         Is called every 50 steps.
     kept : callable
         Is called with the steps done and the SHA-256 of the weights whenever weights were written.
+    rate : callable
+        Learning rate of a step, the number of steps and ``peak_rate``.
 
     Raises
     ------
@@ -148,7 +151,7 @@ def train_steps(
     last = steps if stop_after is None else min(steps, stop_after)
     for step in range(start, last):
         for parameters in optimizer.param_groups:
-            parameters["lr"] = learning_rate(step, steps, peak_rate)
+            parameters["lr"] = rate(step, steps, peak_rate)
         torch.manual_seed(step)
         of_step = loss(step)
         optimizer.zero_grad(set_to_none=True)
