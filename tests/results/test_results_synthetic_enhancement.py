@@ -36,7 +36,8 @@ from dicom_node.results.synthetic_enhancement.label import CLEARANCE, label_besi
 from pipelines.phantom import Dialect
 from pipelines.study import PackageFindings
 from pipelines.synthetic_enhancement.findings import Shown, SyntheticEnhancement
-from results.enhancement import PACKAGE, SYNTHESISER, EnhancedPhantom, enhanced_phantom, read_phantom
+from pipelines.synthetic_enhancement.package import PACKAGE
+from results.enhancement import SYNTHESISER, EnhancedPhantom, enhanced_phantom, read_phantom
 from results.synthetic import CREATED, unaccepted
 
 SC, MR = SyntheticImageClass.SECONDARY_CAPTURE, SyntheticImageClass.MR

@@ -82,8 +82,8 @@ def encode(request: EncodingRequest) -> Parts:
 
 def _heart(found: SyntheticEnhancement, seen: CineSegmentation | None) -> NDArray[np.bool_]:
     """Where the heart is on any slice, (R, C): the muscle looked at, and both ventricles at the same moment."""
-    heart = np.asarray(found.muscle.any(axis=0))
-    return heart if seen is None else np.asarray(heart | (seen.labels[found.phase] > 0).any(axis=0))
+    heart = found.muscle.any(axis=0)
+    return np.asarray(heart if seen is None else heart | (seen.labels[found.phase] > 0).any(axis=0), dtype=np.bool_)
 
 
 def _without_image(found: SyntheticEnhancement) -> SyntheticEnhancement:
