@@ -103,6 +103,7 @@ def _numbers(found: LateEnhancement) -> dict[str, float]:
         "LGE_network_g": found.extent(ExtentMethod.NETWORK).grams,
         "LGE_obstruction_percent": found.obstruction_percent,
         "LGE_infarct_probability": found.infarct.probability,
+        "LGE_infarct_present": float(found.infarct.present),
         "LGE_obstruction_probability": found.obstruction.probability,
         "LGE_LVM_g": found.mass_g,
         "LGE_agreement": found.agreement,
