@@ -19,9 +19,9 @@ from pipelines.evaluation.statistics import (
     calibration,
     compare_aucs,
     decision_curve,
-    fit_logistic,
     sensitivity_at_specificity,
 )
+from pipelines.logistic import fit_logistic
 
 CASES = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=30).filter(
     lambda cases: len({outcome for outcome, _ in cases}) == 2
