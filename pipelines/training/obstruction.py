@@ -67,6 +67,8 @@ _EVENTS = 0.4
 PEAK_RATE = 1e-3
 """Ten times that of the paper, which starts from weights of other videos and trains five times as long."""
 _MASK_WEIGHT = 0.05
+_INFARCTED = 0.7
+"""Share of the clips without obstruction that show infarct: all of the paper's do, and remote muscle is told easily."""
 _VALIDATED = 0.15
 _CLIP = 5.0
 
@@ -166,7 +168,8 @@ class _Sampler:
     """Draws augmented batches, with and without what is looked for in a fixed share.
 
     Where places are known, each clip has its own label. Where only hearts have labels, a batch is the slices of two
-    hearts, and the likeliest slice of each must bear the label of its heart.
+    hearts, and the likeliest slice of each must bear the label of its heart. ``alike`` tells the slices that are most
+    like those looked for.
     """
 
     def __init__(
@@ -175,12 +178,14 @@ class _Sampler:
         labels: Sequence[NDArray[np.bool_]],
         places: Sequence[NDArray[np.bool_] | None],
         seed: int,
+        alike: Sequence[NDArray[np.bool_]] | None = None,
     ) -> None:
         self._clips, self._places, self._seed = clips, places, seed
         self._placed = all(each is not None for each in places)
         pairs = np.array([(heart, index) for heart, each in enumerate(clips) for index in range(len(each))])
         flat = np.concatenate(labels)
         self._with, self._without = pairs[flat], pairs[~flat]
+        self._alike = self._without if alike is None else pairs[~flat & np.concatenate(alike)]
         if not len(self._with) or not len(self._without):
             raise ValueError("hearts with and without obstruction are needed to learn from")
 
@@ -189,8 +194,10 @@ class _Sampler:
         if self._placed:
             events = round(_EVENTS * _BATCH)
             of_events = self._with[rng.integers(len(self._with), size=events)]
-            others = self._without[rng.integers(len(self._without), size=_BATCH - events)]
-            return np.concatenate([of_events, others]), np.arange(_BATCH), np.arange(_BATCH) < events
+            alike = round(_INFARCTED * (_BATCH - events)) if len(self._alike) else 0
+            likened = self._alike[rng.integers(len(self._alike), size=alike)] if alike else self._without[:0]
+            others = self._without[rng.integers(len(self._without), size=_BATCH - events - alike)]
+            return np.concatenate([of_events, likened, others]), np.arange(_BATCH), np.arange(_BATCH) < events
         chosen, bags = [], []
         for bag, pairs in enumerate((self._with, self._without)):
             heart = int(pairs[rng.integers(len(pairs)), 0])
@@ -222,6 +229,7 @@ def _sampler(hearts: Sequence[LabelledHeart], seed: int) -> _Sampler:
         [heart.slice_labels() for heart in hearts],
         [heart.places for heart in hearts],
         seed,
+        [heart.slice_labels() if heart.scar is None else np.asarray(heart.scar.any(axis=(1, 2))) for heart in hearts],
     )
 
 
