@@ -25,6 +25,7 @@ from dicom_node.commands import (
     quarantine,
     send,
     serve,
+    shadow,
     status,
     training,
 )
@@ -48,6 +49,7 @@ app.command()(send.send)
 app.command()(fetch.fetch)
 app.command()(analyze.analyze)
 app.command()(status.status)
+app.command()(shadow.shadow)
 app.command()(ledger.studies)
 app.command()(ledger.jobs)
 app.command()(ledger.explain)

@@ -29,10 +29,12 @@ __all__ = [
     "Configuration",
     "ConfigurationPath",
     "ConflictAnswer",
+    "ConsoleSettings",
     "DataPath",
     "DeliveryPolicy",
     "DestinationProfile",
     "ExecutionSettings",
+    "HttpServerSettings",
     "MetricsSettings",
     "NodeSettings",
     "Peer",
@@ -43,6 +45,8 @@ __all__ = [
     "SegmentationTarget",
     "SeriesRule",
     "StorageSettings",
+    "SyntheticImageClass",
+    "SyntheticPolicy",
     "SyslogSettings",
     "TlsSettings",
     "WebDestination",
@@ -401,6 +405,42 @@ class SegmentationTarget(enum.StrEnum):
     """The source cine images."""
 
 
+class SyntheticImageClass(enum.StrEnum):
+    """As what synthetic images are sent."""
+
+    SECONDARY_CAPTURE = "SC"
+    """Secondary Capture, with the plane of the cine: nobody takes it for an acquisition."""
+    MR = "MR"
+    """MR Image, where a PACS does not scroll Secondary Captures together with the cine."""
+
+
+class SyntheticPolicy(_Section):
+    """Synthetic late enhancement at a destination.
+
+    With a threshold set the destination gets nothing of it until the comparisons of this site, synthetic with acquired
+    late enhancement of the same studies (``dicom-node shadow``), pass all that are set.
+    """
+
+    sop_class: SyntheticImageClass = SyntheticImageClass.SECONDARY_CAPTURE
+    minimum_studies: int | None = Field(default=None, ge=1)
+    """Compared studies."""
+    minimum_r: float | None = Field(default=None, ge=-1, le=1)
+    """Pearson's correlation of predicted and acquired extent."""
+    minimum_auc: float | None = Field(default=None, ge=0, le=1)
+    """Area under the receiver operating characteristic of the probability of enhancement, by study."""
+
+    @model_validator(mode="after")
+    def _figures_are_of_enough_studies(self) -> SyntheticPolicy:
+        if self.minimum_studies is None and (self.minimum_r is not None or self.minimum_auc is not None):
+            raise ValueError("minimum_r and minimum_auc need minimum_studies: figures of a few studies say nothing")
+        return self
+
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether anything has to be passed."""
+        return any(one is not None for one in (self.minimum_studies, self.minimum_r, self.minimum_auc))
+
+
 class Secret(_Section):
     """A value that is kept outside the configuration file."""
 
@@ -487,6 +527,7 @@ class DestinationProfile(_Section):
     commitment_timeout_s: Seconds = 60
     commitment_reported_by: frozenset[Name] = frozenset()
     """Peers that report storage commitment for this destination, where that is not its own AE title."""
+    synthetic: SyntheticPolicy = SyntheticPolicy()
     rejection_notes: bool = True
     """Send it the notes that reject results which a later version or a deletion made void (IHE RAD IOCM)."""
 
@@ -532,17 +573,34 @@ class WebPeer(_Section):
     """As of a DICOM peer."""
 
 
-class WebSettings(_Section):
-    """This node's web services."""
+class HttpServerSettings(_Section):
+    """Where a process of this node serves HTTP."""
 
     address: str = "127.0.0.1"
     port: int | None = Field(default=None, ge=1, le=65535)
-    """Unset: no web services, and no process for them."""
+    """Unset: it is off, and there is no process for it."""
     certificate: ConfigurationPath | None = None
     """Server certificate (PEM), with its chain; unset means http://."""
     key: ConfigurationPath | None = None
     without_tls: bool = False
     """Serve http:// on an address that other machines reach, too."""
+
+    @model_validator(mode="after")
+    def _is_encrypted_or_nearby(self) -> HttpServerSettings:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("'certificate' and 'key' belong together")
+        nearby = self.address in ("localhost", "::1") or self.address.startswith("127.")
+        if self.port is not None and self.certificate is None and not nearby and not self.without_tls:
+            raise ValueError(
+                f"what is said over http:// can be read on the way to {self.address or 'every address'}, tokens, "
+                "passwords and images: give 'certificate' and 'key', or say 'without_tls: true' where a proxy does TLS"
+            )
+        return self
+
+
+class WebSettings(HttpServerSettings):
+    """This node's web services."""
+
     maximum_object_mb: float = Field(default=2048, gt=0)
     """A larger instance is refused, megabytes (10⁶ bytes)."""
     maximum_requests: int = Field(default=16, ge=1, le=256)
@@ -550,19 +608,22 @@ class WebSettings(_Section):
     peers: dict[WebPeerName, WebPeer] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> WebSettings:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("'certificate' and 'key' belong together")
-        nearby = self.address in ("localhost", "::1") or self.address.startswith("127.")
-        if self.port is not None and self.certificate is None and not nearby and not self.without_tls:
-            raise ValueError(
-                f"tokens and images over http:// can be read on the way to {self.address or 'every address'}: "
-                "give 'certificate' and 'key', or say 'without_tls: true' where a proxy does TLS"
-            )
+    def _tokens_differ(self) -> WebSettings:
         digests = [peer.token_sha256 for peer in self.peers.values()]
         if len(set(digests)) != len(digests):
             raise ValueError("two peers have the same token")
         return self
+
+
+class ConsoleSettings(HttpServerSettings):
+    """The console: pages and a REST API for the people who run the node and read its results."""
+
+    idle_minutes: float = Field(default=30, gt=0)
+    """A session ends when nothing was asked for so long."""
+    session_hours: float = Field(default=12, gt=0)
+    """A session ends after that, whatever is done in it."""
+    patients_for: Literal["viewer", "operator", "administrator"] | None = None
+    """From which role on people may see what names a patient: pages of results that show the name. Unset: nobody."""
 
 
 class MetricsSettings(_Section):
@@ -625,6 +686,7 @@ class Configuration(_Section):
     results: ResultSettings = ResultSettings()
     delivery: DeliveryPolicy = DeliveryPolicy()
     web: WebSettings = WebSettings()
+    console: ConsoleSettings = ConsoleSettings()
     metrics: MetricsSettings = MetricsSettings()
     audit: AuditSettings = AuditSettings()
 

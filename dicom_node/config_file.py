@@ -374,10 +374,12 @@ def _indistinguishable(first: Peer, second: Peer) -> bool:
 
 def _ports_differ(configuration: Configuration) -> Iterator[Mistake]:
     node, web, metrics = configuration.node, configuration.web, configuration.metrics
+    console = configuration.console
     listening = [
         (("node", "port"), node.address, node.port),
         (("node", "tls", "port"), node.address, None if node.tls is None else node.tls.port),
         (("web", "port"), web.address, web.port),
+        (("console", "port"), console.address, console.port),
         (("metrics", "port"), metrics.address, metrics.port),
     ]
     for (one, address, port), (other, other_address, other_port) in itertools.combinations(listening, 2):

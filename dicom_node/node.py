@@ -124,9 +124,11 @@ def node_roles(
 ) -> tuple[Role, ...]:
     """The processes of a node, in the order they are started."""
     web = (Role("web", _serve_web, (configuration,)),) if configuration.web.port is not None else ()
+    console = (Role("console", _serve_console, (configuration,)),) if configuration.console.port is not None else ()
     return (
         *receiver_roles(configuration, ports),
         *web,
+        *console,
         Role("scheduler", _schedule, (configuration,)),
         Role("executor", _execute, (configuration, process)),
         Role("deliverer", _deliver, (configuration,)),
@@ -189,6 +191,12 @@ def _serve_web(context: RoleContext, configuration: Configuration) -> None:
     serve_web(configuration, context.stop, name=context.name, ready=context.ready, renewed=context.renewed)
 
 
+def _serve_console(context: RoleContext, configuration: Configuration) -> None:
+    from dicom_node.console.serve import serve_console
+
+    serve_console(configuration, context.stop, name=context.name, ready=context.ready)
+
+
 def _audit(context: RoleContext, configuration: Configuration) -> None:
     from dicom_node.audit.auditor import serve_auditor
 
@@ -218,10 +226,10 @@ def _prepare(configuration: Configuration) -> None:
             subject="storage.database",
             remedy="check the URL, and that the database server runs",
         ) from error
-    web = configuration.web
-    if web.port is not None:
-        port = web.port
-        _patiently("web.port", lambda: listening_socket(web.address, port).close())
+    for key, service in (("web.port", configuration.web), ("console.port", configuration.console)):
+        if service.port is not None:
+            address, port = service.address, service.port
+            _patiently(key, lambda where=(address, port): listening_socket(*where).close())  # type: ignore[misc]
 
 
 def _listening_ports(configuration: Configuration) -> ListeningPorts:

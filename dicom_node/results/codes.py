@@ -72,9 +72,26 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("LASR", "Left atrial reservoir strain"),
         ("LASCD", "Left atrial conduit strain"),
         ("LASCT", "Left atrial booster strain"),
-        # Microvascular obstruction, from cine.
+        # Acquired late enhancement.
+        ("LGE", "Late enhancement, acquired"),
+        ("LGE_EXTENT", "Late enhancement, part of the left ventricular muscle"),
+        ("LGE_MASS", "Mass of muscle with late enhancement"),
+        ("LGE_PROB", "Probability of an infarct on late enhancement"),
+        ("LGE_TRANSMUR", "Transmurality of late enhancement"),
+        ("LGE_SHIFT", "Shift between late enhancement and cine"),
+        ("MVO", "Microvascular obstruction"),
+        ("MVO_EXTENT", "Obstruction, part of the left ventricular muscle"),
         ("MVO_PROB", "Probability of microvascular obstruction"),
+        # Microvascular obstruction, from cine.
         ("MVO_SLICES", "Probability of obstruction by slice"),
+        # Synthetic late enhancement: no code of acquired enhancement, so that nobody can take the one for the other.
+        ("SYN_LGE", "Late enhancement predicted from cine, not acquired"),
+        ("SYN_IMAGE", "Image synthesised from cine, not acquired"),
+        ("SYN_HYPER", "Predicted hyperintense extent, not acquired"),
+        ("SYN_INTER", "Predicted intermediate extent, not acquired"),
+        ("SYN_TRANSMUR", "Predicted transmurality, not acquired"),
+        ("SYN_PROB", "Probability of enhancement, predicted from cine"),
+        ("SYN_SD", "Standard deviation of the synthetic image"),
         # What a report says beside numbers.
         ("OMISSION", "Images received but not analysed"),
         ("DECLINED", "Analysis declined"),
@@ -251,12 +268,13 @@ REFUSAL_CODE: dict[RefusalReason, Code] = {
 
 _LEFT_VENTRICLE = _sct("87878005", "Left ventricle")
 _RIGHT_VENTRICLE = _sct("53085002", "Right ventricle")
-_LV_MYOCARDIUM = _sct("49848007", "Left Ventricle Myocardium")
 
 CHAMBER: dict[Chamber, Code] = {Chamber.LV: _LEFT_VENTRICLE, Chamber.RV: _RIGHT_VENTRICLE}
 
 ANATOMICAL_STRUCTURE = _sct("91723000", "Anatomical Structure")
 HEART = _sct("80891009", "Heart")
+ABNORMAL_STRUCTURE = _sct("49755003", "Morphologically Abnormal Structure")
+LV_MYOCARDIUM = _sct("49848007", "Left Ventricle Myocardium")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +291,10 @@ class SegmentCodes:
     cielab: tuple[int, int, int]
     rgb: tuple[int, int, int]
     """The same colour, sRGB, for the summary page."""
+    category: Code = ANATOMICAL_STRUCTURE
+    """SegmentedPropertyCategoryCodeSequence."""
+    region: Code = HEART
+    """AnatomicRegionSequence."""
 
 
 SEGMENTS: tuple[SegmentCodes, ...] = (
@@ -288,7 +310,7 @@ SEGMENTS: tuple[SegmentCodes, ...] = (
         Label.MYO,
         "LV myocardium",
         "Myocardium of the left ventricle; papillary muscles excluded",
-        _LV_MYOCARDIUM,
+        LV_MYOCARDIUM,
         (42631, 18841, 44020),
         (60, 180, 75),
     ),
@@ -347,6 +369,7 @@ MR_OF_HEART = _sct("241620005", "Cardiac MRI")
 ARTIFICIAL_INTELLIGENCE = _dcm("123110", "Artificial Intelligence")
 ACQUISITION_EQUIPMENT = _dcm("109101", "Acquisition Equipment")
 PROCESSING_EQUIPMENT = _dcm("109102", "Processing Equipment")
+SYNTHESIZING_EQUIPMENT = _dcm("109100", "Synthesizing Equipment")
 SOURCE_IMAGE = _dcm("121322", "Source image for image processing operation")
 SOURCE_SERIES = _dcm("121323", "Source series for image processing operation")
 ONE_PHASE_EXTRACTED = _dcm("113092", "Temporally-related frames extracted from the set of volumes")

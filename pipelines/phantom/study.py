@@ -37,7 +37,7 @@ from pipelines.phantom.tissue import (
     relaxation,
 )
 
-__all__ = ["CineAcquisition", "Enhancement", "PhantomStudy", "simulate"]
+__all__ = ["CineAcquisition", "Enhancement", "PhantomStudy", "beating_heart", "simulate"]
 
 Array = NDArray[np.float64]
 BLOOD_GREY = 240.0
@@ -159,11 +159,8 @@ def simulate(recipe: PhantomRecipe, *, workers: int = 2, matched_enhancement: bo
     -------
     PhantomStudy
     """
-    streams = np.random.SeedSequence(recipe.seed).spawn(4)
-    person, build, room_stream, images = streams
-    subject = draw_subject(recipe, np.random.default_rng(person))
-    build_rng = np.random.default_rng(build)
-    heart = build_heart(subject, recipe.law, build_rng)
+    _, _, room_stream, images = np.random.SeedSequence(recipe.seed).spawn(4)
+    subject, heart, build_rng = _build_heart(recipe)
     thorax = build_thorax(heart, build_rng)
     room = _prepare_room(recipe, heart, thorax, np.random.default_rng(room_stream))
     states = _states(heart, recipe.phases)
@@ -193,6 +190,20 @@ def simulate(recipe: PhantomRecipe, *, workers: int = 2, matched_enhancement: bo
         matched = stacks[0][2] if matched_enhancement else None
         enhancement = _enhancement(room, stacks[0][1], images.spawn(1)[0], workers, matched)
     return PhantomStudy(recipe, subject, heart, states, room.protocol, tuple(cines), enhancement)
+
+
+def beating_heart(recipe: PhantomRecipe) -> tuple[Subject, Heart, tuple[HeartState, ...]]:
+    """Person and heart of a recipe, and the states of the heart at its phases, without any image."""
+    subject, heart, _ = _build_heart(recipe)
+    return subject, heart, _states(heart, recipe.phases)
+
+
+def _build_heart(recipe: PhantomRecipe) -> tuple[Subject, Heart, np.random.Generator]:
+    """Person, heart, and the generator that goes on to build the thorax."""
+    person, build, *_ = np.random.SeedSequence(recipe.seed).spawn(4)
+    subject = draw_subject(recipe, np.random.default_rng(person))
+    build_rng = np.random.default_rng(build)
+    return subject, build_heart(subject, recipe.law, build_rng), build_rng
 
 
 def _states(heart: Heart, phases: int) -> tuple[HeartState, ...]:

@@ -18,7 +18,8 @@ from pipelines.phantom import (
     write_phantoms,
     write_truth,
 )
-from pipelines.phantom.truth import aha_segment, remodelling_probability
+from pipelines.phantom.truth import aha_segment, remodelling_outcome, remodelling_probability, remodelling_truth
+from pipelines.training.heart_clips import Population, clip_recipe
 
 
 def test_a_truth_file_is_read_back_to_the_last_bit(infarct_study: PhantomStudy, tmp_path: Path) -> None:
@@ -82,6 +83,29 @@ def test_the_outcome_law_rises_with_damage() -> None:
     assert remodelling_probability(8, True, -18, 32) > mild
     assert remodelling_probability(8, False, -10, 32) > mild
     assert remodelling_probability(8, False, -18, 18) > mild
+
+
+def test_an_outcome_is_drawn_with_its_probability() -> None:
+    drawn = [remodelling_outcome(seed, 18, False, -11, 25) for seed in range(2000)]
+    assert np.mean([event for _, event in drawn]) == pytest.approx(drawn[0][0], abs=0.035)
+    assert drawn == [remodelling_outcome(seed, 18, False, -11, 25) for seed in range(2000)]
+
+
+def test_the_outcome_needs_no_image(infarct_study: PhantomStudy) -> None:
+    facts, alone = measure_truth(infarct_study).facts, remodelling_truth(infarct_study.recipe)
+    for name in ("infarct_percent", "gls_percent", "gcs_percent", "la_reservoir_percent"):
+        assert getattr(alone, name) == pytest.approx(getattr(facts, name)), name
+    assert (alone.probability, alone.remodelling) == (pytest.approx(facts.remodelling_probability), facts.remodelling)
+    hurt = alone.segment_circumferential_percent > np.median(alone.segment_circumferential_percent)
+    assert alone.segment_thickening_percent[hurt].mean() < alone.segment_thickening_percent[~hurt].mean()
+    with pytest.raises(TruthError, match="without an infarct"):
+        remodelling_truth(PhantomRecipe(seed=1))
+
+
+def test_acute_infarcts_remodel_as_often_as_is_stated() -> None:
+    recipes = (clip_recipe(seed, Population.ACUTE_INFARCT) for seed in range(740000, 740020))
+    expected = np.mean([remodelling_truth(dataclasses.replace(recipe, phases=4)).probability for recipe in recipes])
+    assert 0.12 < expected < 0.35
 
 
 def test_other_files_are_refused_with_their_name(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""The step of the remodelling package. It imports what computes when it runs: a declaration is read everywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipelines.analysis import Analysis, analysis
+from pipelines.cine.stack import StudyContext
+from pipelines.errors import AnalysisRefused, RefusalReason
+from pipelines.function.findings import VentricularFunction
+from pipelines.function.slices import SliceMeasures
+from pipelines.indication import Indication, require_indication
+from pipelines.long_axis.findings import LongAxisFunction
+from pipelines.motion.findings import CardiacMotion
+from pipelines.package import Device
+from pipelines.remodelling.findings import RemodellingRisk
+from pipelines.ventricular_function.steps import ShortAxis
+
+if TYPE_CHECKING:
+    from pipelines.models.registry import LoadedModel
+
+__all__ = ["STEPS"]
+
+
+@analysis
+def remodelling_risk(
+    context: StudyContext,
+    stack: ShortAxis,
+    slices: SliceMeasures,
+    function: VentricularFunction,
+    motion: CardiacMotion,
+    long_axis: LongAxisFunction | None,
+    device: Device,
+) -> RemodellingRisk:
+    """Estimate the risk of adverse remodelling, after an acute infarct only."""
+    from pipelines.remodelling.measure import estimate_risk
+
+    require_indication(context.indication, Indication.ACUTE_INFARCT, "The risk of adverse remodelling")
+    return estimate_risk(stack, slices, function, motion, long_axis, _model(device))
+
+
+def _model(device: str) -> LoadedModel:
+    from pipelines.models.registry import ModelUnavailable, load_model_once
+    from pipelines.remodelling.network import REMODELLING_MODEL
+
+    try:
+        return load_model_once(REMODELLING_MODEL, device)
+    except ModelUnavailable as missing:
+        sentence = f"The risk of adverse remodelling was not estimated: {missing}."
+        raise AnalysisRefused(RefusalReason.MODEL_UNAVAILABLE, sentence) from missing
+
+
+STEPS: tuple[Analysis[..., Any], ...] = (remodelling_risk,)

@@ -1,0 +1,481 @@
+"""Training of the remodelling classifier: the network by folds, then the combined model on hearts it has not seen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from pipelines.logistic import LogisticModel, fit_logistic
+from pipelines.models.card import FusionArchitecture, InputSpecification, ModelCard, TrainingData, write_card
+from pipelines.models.network import build_network
+from pipelines.models.registry import load_model
+from pipelines.remodelling.combined import INFARCT_FEATURES, SUBSETS, CombinedModel
+from pipelines.remodelling.features import FEATURES, Feature
+from pipelines.remodelling.measure import predictors_of
+from pipelines.remodelling.network import AUXILIARY, REMODELLING_MODEL, Logits, RemodellingNetwork
+from pipelines.remodelling.volume import KEYFRAMES, SIZE, SPACING_MM, WIDE
+from pipelines.training.checkpoint import save_atomically
+from pipelines.training.remodelling_hearts import RemodellingHeart
+from pipelines.training.steps import Progress, TrainingResult, train_steps
+
+__all__ = ["HELD_OUT", "RemodellingRecipe", "branch_logits", "train_remodelling"]
+
+Array = NDArray[np.float64]
+
+_OFTEN_MISSING: tuple[tuple[frozenset[Feature], float], ...] = (
+    (frozenset({Feature.GLS}), 0.2),
+    (frozenset({Feature.LA_RESERVOIR}), 0.25),
+    (frozenset({Feature.EDVI, Feature.ESVI, Feature.MASS_INDEX}), 0.1),
+    (frozenset(FEATURES[FEATURES.index(Feature.SEGMENTS_WORST) :]) - {Feature.LA_RESERVOIR}, 0.05),
+)
+"""What studies lack together, and how often training leaves it out: no long axis, no atrium, no height, no segments."""
+_DRAWS = 3
+"""How often a simulated heart is measured, with other errors, for the combined model."""
+_EVENTS_MIN = 8
+HELD_OUT = "every heart once, by folds, for the combined model"
+
+
+@dataclass(frozen=True, slots=True)
+class RemodellingRecipe:
+    """Everything that decides a run, besides hearts and seed."""
+
+    features: tuple[int, int, int, int] = (16, 24, 32, 32)
+    hidden: int = 32
+    bootstrap: int = 200
+    folds: int = 3
+    steps: int = 500
+    batch: int = 16
+    peak_rate: float = 2e-3
+    auxiliary: float = 0.5
+    """Weight of what the image branch also estimates."""
+    rotation_deg: float = 20.0
+    shift_px: float = 4.0
+    scale: float = 0.1
+    penalty: float = 2.0
+    """Of the combined model, see :func:`pipelines.logistic.fit_logistic`."""
+
+
+def train_remodelling(
+    hearts: Sequence[RemodellingHeart],
+    output: Path,
+    *,
+    command: str,
+    source: str,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = True,
+    tuned_from: Path | None = None,
+    recipe: RemodellingRecipe | None = None,
+    report: Callable[[str, Progress], None] | None = None,
+) -> TrainingResult:
+    """Train network and combined model; a function of its arguments on one kind of machine.
+
+    The network is trained once without each fold of the hearts, and once on all of them. What the first ones say of
+    the hearts that they have not seen is what the combined model is fitted to; the last one is kept.
+
+    Parameters
+    ----------
+    hearts : sequence of RemodellingHeart
+    output : Path
+        Receives ``weights.safetensors`` and ``card.yaml``, and a folder for each of the trainings.
+    command, source : str
+        For the card: how to repeat it, and where the hearts are from.
+    device : str
+        ``cpu`` or a CUDA device.
+    resume : bool
+        Go on from the checkpoints in ``output``.
+    tuned_from : Path or None
+        Folder that holds a model ``remodelling`` to start from.
+    report : callable
+        Is called every 50 steps with what is being trained.
+
+    Raises
+    ------
+    ValueError
+        There are too few events to fit anything, no infarct size is known and no model to take its regression from, or
+        a checkpoint is of another run.
+    """
+    recipe = recipe or RemodellingRecipe()
+    events = sum(heart.outcome for heart in hearts)
+    if min(events, len(hearts) - events) < _EVENTS_MIN:
+        raise ValueError(
+            f"{events} of {len(hearts)} hearts remodelled: at least {_EVENTS_MIN} with and without are needed"
+        )
+    start = None if tuned_from is None else load_model(REMODELLING_MODEL, root=tuned_from)
+    fold = _folds(hearts, recipe.folds, seed)
+    draws = _draws(hearts, seed)
+    rows = _Rows.of(hearts, draws)
+    if not np.isfinite(rows.infarct).any() and start is None:
+        raise ValueError("no infarct size is known: give them in the table, or start from a model that has learnt them")
+
+    def trained(name: str, chosen: NDArray[np.intp]) -> tuple[RemodellingNetwork, float]:
+        own = [hearts[index] for index in chosen]
+        torch.manual_seed(seed)
+        network = cast("RemodellingNetwork", build_network(_architecture(recipe)))
+        if start is not None:
+            network.load_state_dict(start.network.state_dict())
+        else:
+            _standardise(network, rows.features[np.isin(rows.heart, chosen)])
+        targets = _standard_targets(hearts)
+        done = train_steps(
+            network,
+            lambda step: _loss(network, own, targets, recipe, seed, step, device),
+            clip=1.0,
+            peak_rate=recipe.peak_rate if start is None else recipe.peak_rate / 4,
+            steps=recipe.steps,
+            settings={
+                "recipe": asdict(recipe),
+                "hearts": _digest(own),
+                "seed": seed,
+                "tuned": "" if start is None else start.identity.weights_sha256,
+            },
+            output=output / name,
+            device=device,
+            resume=resume,
+            report=None if report is None else lambda progress: report(name, progress),
+        )
+        network.load_state_dict(safetensors.torch.load_file(done.path, device=device))
+        return network.eval(), done.loss
+
+    logits = np.full((len(rows.heart), len(SUBSETS)), np.nan)
+    for number in range(recipe.folds):
+        network, _ = trained(f"fold-{number}", np.flatnonzero(fold != number))
+        held = np.isin(rows.heart, np.flatnonzero(fold == number))
+        logits[held] = _subset_logits(network, hearts, rows, held, device)
+    network, loss = trained("all", np.arange(len(hearts)))
+    earlier = None if start is None else cast("RemodellingNetwork", start.network)
+    combined = _fit_combined(rows, logits, recipe, earlier, seed)
+    _store(network, combined)
+    weights, card = output / "weights.safetensors", output / "card.yaml"
+    save_atomically(network.state_dict(), weights)
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    cases = tuple(sorted(heart.identifier for heart in hearts))
+    write_card(_card(recipe, sha256, cases, events, command, source), card)
+    return TrainingResult(REMODELLING_MODEL, recipe.steps, cases, (), loss, weights, card, sha256)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """Hearts as they were measured, N rows: a simulated one several times.
+
+    Attributes
+    ----------
+    heart : (N,) int
+        Index of the heart.
+    features : (N, 18) float32
+    outcome : (N,) bool
+    infarct : (N,) float64
+        True infarct size; NaN where it is not known.
+    """
+
+    heart: NDArray[np.intp]
+    features: NDArray[np.float32]
+    outcome: NDArray[np.bool_]
+    infarct: Array
+
+    @classmethod
+    def of(cls, hearts: Sequence[RemodellingHeart], draws: Sequence[NDArray[np.float32]]) -> _Rows:
+        index = np.repeat(np.arange(len(hearts)), [len(each) for each in draws])
+        return cls(
+            index,
+            np.concatenate(draws),
+            np.array([heart.outcome for heart in hearts])[index],
+            np.array([heart.auxiliary[0] for heart in hearts], np.float64)[index],
+        )
+
+
+def _draws(hearts: Sequence[RemodellingHeart], seed: int) -> list[NDArray[np.float32]]:
+    rng = np.random.default_rng([seed, 0x4C56])
+    return [
+        np.stack([heart.features(rng) for _ in range(_DRAWS if heart.exact is not None else 1)]) for heart in hearts
+    ]
+
+
+def _folds(hearts: Sequence[RemodellingHeart], count: int, seed: int) -> NDArray[np.intp]:
+    """Fold of each heart, events spread evenly."""
+    rng = np.random.default_rng([seed, 0x464F])
+    fold = np.zeros(len(hearts), np.intp)
+    outcome = np.array([heart.outcome for heart in hearts])
+    for group in (np.flatnonzero(outcome), np.flatnonzero(~outcome)):
+        fold[rng.permutation(group)] = np.arange(len(group)) % count
+    return fold
+
+
+def _standardise(network: RemodellingNetwork, features: NDArray[np.float32]) -> None:
+    present = np.isfinite(features).any(axis=0)
+    centre, scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
+    centre[present] = np.nanmean(features[:, present], axis=0)
+    scale[present] = np.maximum(np.nanstd(features[:, present], axis=0), 1e-3)
+    network.centre.copy_(torch.from_numpy(centre))
+    network.scale.copy_(torch.from_numpy(scale))
+
+
+def _standard_targets(hearts: Sequence[RemodellingHeart]) -> dict[str, NDArray[np.float32]]:
+    """What the image branch also estimates, standardised, by heart; NaN where it is not known."""
+    table = np.array([heart.auxiliary for heart in hearts], np.float64)
+    known = np.isfinite(table).any(axis=0)
+    centre, scale = np.zeros(len(AUXILIARY)), np.ones(len(AUXILIARY))
+    centre[known] = np.nanmean(table[:, known], axis=0)
+    scale[known] = np.maximum(np.nanstd(table[:, known], axis=0), 1e-6)
+    standard = ((table - centre) / scale).astype(np.float32)
+    return {heart.identifier: row for heart, row in zip(hearts, standard, strict=True)}
+
+
+def _digest(hearts: Sequence[RemodellingHeart]) -> str:
+    told = "\n".join(f"{heart.identifier} {heart.outcome}" for heart in hearts)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _loss(
+    network: RemodellingNetwork,
+    hearts: Sequence[RemodellingHeart],
+    targets: dict[str, NDArray[np.float32]],
+    recipe: RemodellingRecipe,
+    seed: int,
+    step: int,
+    device: str,
+) -> torch.Tensor:
+    """Cross-entropy of every branch and what the image branch also estimates, on a batch of this step."""
+    rng = np.random.default_rng((seed, step))
+    chosen = [hearts[index] for index in rng.choice(len(hearts), recipe.batch)]
+    volume = _turned(np.stack([heart.volume for heart in chosen]), recipe, rng)
+    features = np.stack([_left_out(heart.features(rng), rng) for heart in chosen])
+    outcome = torch.tensor([float(heart.outcome) for heart in chosen], device=device)
+    logits: Logits = network(volume.to(device), torch.from_numpy(features).to(device))
+    loss = sum(
+        functional.binary_cross_entropy_with_logits(branch, outcome)
+        for branch in (logits.image, logits.morphology, logits.motion, logits.fused)
+    )
+    wanted = torch.from_numpy(np.stack([targets[heart.identifier] for heart in chosen])).to(device)
+    known = torch.isfinite(wanted)
+    if known.any():
+        loss = loss + recipe.auxiliary * functional.smooth_l1_loss(logits.auxiliary[known], wanted[known])
+    return cast("torch.Tensor", loss)
+
+
+def _turned(volumes: NDArray[np.uint8], recipe: RemodellingRecipe, rng: np.random.Generator) -> torch.Tensor:
+    """Volumes (N, 5, D, 88, 88) turned, shifted, scaled and of other contrast, (N, 5, D, 64, 64)."""
+    count, keyframes, depth, wide, _ = volumes.shape
+    images = torch.from_numpy(volumes).float().div_(200)
+    turn = np.radians(rng.uniform(-recipe.rotation_deg, recipe.rotation_deg, count))
+    zoom = SIZE / wide * rng.uniform(1 - recipe.scale, 1 + recipe.scale, count)
+    shift = rng.uniform(-recipe.shift_px, recipe.shift_px, (count, 2)) * 2 / wide
+    rows = np.stack(
+        [
+            np.stack([zoom * np.cos(turn), -zoom * np.sin(turn), shift[:, 0]], axis=1),
+            np.stack([zoom * np.sin(turn), zoom * np.cos(turn), shift[:, 1]], axis=1),
+        ],
+        axis=1,
+    ).astype(np.float32)
+    flat = images.reshape(count, keyframes * depth, wide, wide)
+    grid = functional.affine_grid(torch.from_numpy(rows), [count, keyframes * depth, SIZE, SIZE], align_corners=False)
+    sampled = functional.grid_sample(flat, grid, align_corners=False).reshape(count, keyframes, depth, SIZE, SIZE)
+    contrast = torch.from_numpy(rng.uniform(0.85, 1.15, (count, 1, 1, 1, 1)).astype(np.float32))
+    gamma = torch.from_numpy(rng.uniform(0.8, 1.25, (count, 1, 1, 1, 1)).astype(np.float32))
+    noise = torch.from_numpy(rng.normal(0, 0.02, sampled.shape).astype(np.float32))
+    return (sampled.clamp(min=0) ** gamma * contrast + noise).clamp(0, 1.25)
+
+
+def _left_out(features: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    kept = features.copy()
+    for group, rate in _OFTEN_MISSING:
+        if rng.random() < rate:
+            kept[[FEATURES.index(name) for name in group]] = np.nan
+    return kept
+
+
+def branch_logits(
+    network: RemodellingNetwork, volumes: NDArray[np.uint8], features: NDArray[np.float32], device: str = "cpu"
+) -> Logits:
+    """Logits of hearts (N, 5, D, 88, 88), of which the middle 64 pixels are looked at, on the CPU."""
+    margin = (WIDE - SIZE) // 2
+    parts = []
+    with torch.no_grad():
+        for first in range(0, len(volumes), 32):
+            cropped = volumes[first : first + 32, ..., margin : margin + SIZE, margin : margin + SIZE]
+            values = torch.from_numpy(features[first : first + 32]).to(device)
+            parts.append(network(torch.from_numpy(cropped).float().div_(200).to(device), values))
+    return Logits(
+        *(
+            torch.cat([getattr(part, name) for part in parts]).cpu()
+            for name in ("image", "morphology", "motion", "fused", "auxiliary")
+        )
+    )
+
+
+def _subset_logits(
+    network: RemodellingNetwork,
+    hearts: Sequence[RemodellingHeart],
+    rows: _Rows,
+    held: NDArray[np.bool_],
+    device: str,
+) -> Array:
+    """Fused logits of the held-out rows with what each subset has, (H, 4)."""
+    volumes = np.stack([hearts[index].volume for index in rows.heart[held]])
+    columns = []
+    for subset in SUBSETS:
+        features = rows.features[held].copy()
+        if 1 not in subset:
+            features[:, FEATURES.index(Feature.GLS)] = np.nan
+        if 2 not in subset:
+            features[:, FEATURES.index(Feature.LA_RESERVOIR)] = np.nan
+        columns.append(branch_logits(network, volumes, features, device).fused.double().numpy())
+    return np.stack(columns, axis=1)
+
+
+def _fit_combined(
+    rows: _Rows, logits: Array, recipe: RemodellingRecipe, earlier: RemodellingNetwork | None, seed: int
+) -> CombinedModel:
+    """Fit infarct size and the logistic models, and the latter again to hearts drawn with replacement."""
+    infarct, residual = _fit_infarct(rows, earlier)
+    terms = 1 + len(SUBSETS[0])
+    empty = np.zeros((len(SUBSETS), recipe.bootstrap, terms))
+    model = CombinedModel(
+        np.zeros((len(SUBSETS), terms)), empty, np.zeros(4), float(rows.outcome.mean()), infarct, residual
+    )
+    given = [
+        {name: float(value) for name, value in zip(FEATURES, row, strict=True) if np.isfinite(value)}
+        for row in rows.features
+    ]
+    sizes = [model.infarct(features).percent for features in given]
+    predictors = np.stack(
+        [
+            np.stack(
+                [
+                    predictors_of(float(logit), features, size)
+                    for logit, features, size in zip(logits[:, subset], given, sizes, strict=True)
+                ]
+            )
+            for subset in range(len(SUBSETS))
+        ]
+    )
+    rng = np.random.default_rng([seed, 0x424F])
+    resampled = [_drawn_hearts(rows, rng) for _ in range(recipe.bootstrap)]
+    coefficients = np.stack(
+        [_coefficients(rows, predictors, subset, np.arange(len(rows.heart)), recipe) for subset in range(len(SUBSETS))]
+    )
+    bootstrap = np.stack(
+        [
+            np.stack([_coefficients(rows, predictors, subset, drawn, recipe) for drawn in resampled])
+            for subset in range(len(SUBSETS))
+        ]
+    )
+    means = np.array([np.nanmean(column) if np.isfinite(column).any() else 0.0 for column in predictors[0].T])
+    return replace(model, coefficients=coefficients, bootstrap=bootstrap, means=means)
+
+
+def _drawn_hearts(rows: _Rows, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Rows of as many hearts drawn with replacement within each outcome: hearts are independent, rows are not."""
+    of_heart = {int(one): np.flatnonzero(rows.heart == one) for one in np.unique(rows.heart)}
+    outcome = {one: bool(rows.outcome[where[0]]) for one, where in of_heart.items()}
+    drawn = []
+    for group in (True, False):
+        names = [one for one, event in outcome.items() if event is group]
+        drawn += [of_heart[int(one)] for one in rng.choice(names, len(names))]
+    return np.concatenate(drawn)
+
+
+def _coefficients(
+    rows: _Rows, predictors: Array, subset: int, chosen: NDArray[np.intp], recipe: RemodellingRecipe
+) -> Array:
+    """Intercept and coefficients, (5,), of one subset; those of a predictor that no heart has are 0."""
+    columns = sorted(SUBSETS[subset])
+    table = predictors[subset][chosen]
+    columns = [column for column in columns if np.isfinite(table[:, column]).any()]
+    whole = np.isfinite(table[:, columns]).all(axis=1)
+    fitted: LogisticModel = fit_logistic(table[whole][:, columns], rows.outcome[chosen][whole], recipe.penalty)
+    result = np.zeros(1 + predictors.shape[2])
+    result[0] = fitted.intercept
+    result[[1 + column for column in columns]] = fitted.coefficients
+    return result
+
+
+def _fit_infarct(rows: _Rows, earlier: RemodellingNetwork | None) -> tuple[Array, Array]:
+    """Least squares of infarct size on function and motion, by set of features; an earlier model's without sizes."""
+    known = np.isfinite(rows.infarct)
+    weights, residual = np.zeros((2, 1 + len(FEATURES))), np.zeros(2)
+    for variant, names in enumerate(INFARCT_FEATURES):
+        columns = [FEATURES.index(name) for name in names]
+        whole = known & np.isfinite(rows.features[:, columns]).all(axis=1)
+        if whole.sum() < 5 * (1 + len(columns)):
+            if earlier is None:
+                raise ValueError(
+                    f"{whole.sum()} hearts with infarct size are too few to regress it from {len(columns)} features"
+                )
+            weights[variant] = earlier.get_buffer("infarct_coefficients")[variant].cpu().numpy()
+            residual[variant] = float(earlier.get_buffer("infarct_residual")[variant])
+            continue
+        table = rows.features[whole][:, columns].astype(np.float64)
+        design = np.column_stack([np.ones(len(table)), table])
+        solution = np.linalg.lstsq(design, rows.infarct[whole], rcond=None)[0]
+        weights[variant, [0, *(1 + column for column in columns)]] = solution
+        residual[variant] = float((rows.infarct[whole] - design @ solution).std())
+    return weights, residual
+
+
+def _store(network: RemodellingNetwork, combined: CombinedModel) -> None:
+    """Put the combined model beside the weights of the network."""
+    for name, value in (
+        ("combined_coefficients", combined.coefficients),
+        ("combined_bootstrap", combined.bootstrap),
+        ("combined_means", combined.means),
+        ("combined_prevalence", np.array(combined.prevalence)),
+        ("infarct_coefficients", combined.infarct_coefficients),
+        ("infarct_residual", combined.infarct_residual),
+    ):
+        network.get_buffer(name).copy_(torch.from_numpy(value))
+
+
+def _architecture(recipe: RemodellingRecipe) -> FusionArchitecture:
+    return FusionArchitecture(features=recipe.features, hidden=recipe.hidden, bootstrap=recipe.bootstrap)
+
+
+def _card(
+    recipe: RemodellingRecipe, sha256: str, cases: tuple[str, ...], events: int, command: str, source: str
+) -> ModelCard:
+    return ModelCard(
+        name=REMODELLING_MODEL,
+        version="0.1.0",
+        task="risk of adverse remodelling after an acute infarct from cine MR",
+        licence="Apache-2.0",
+        weights_sha256=sha256,
+        summary="Fuses five keyframes of the short axis with morphology and motion; a combined logistic model of its "
+        "logit, GLS, left atrial reservoir strain and estimated infarct size lies beside it.",
+        input=InputSpecification(
+            size=SIZE,
+            field="heart crop",
+            spacing_mm=SPACING_MM,
+            channels=tuple(name.replace("_", " ") for name in KEYFRAMES),
+            normalisation="2nd and 98th percentile of 154 mm around the left ventricle over slices and phases to 0 "
+            "and 1, clipped to 0 … 1.25; slices interpolated to 8 levels, apex first",
+        ),
+        output=("logit of adverse remodelling",),
+        label_weights=(),
+        architecture=_architecture(recipe),
+        training=TrainingData(
+            name=f"{len(cases)} hearts after an acute infarct, {events} with adverse remodelling",
+            licence="Apache-2.0",
+            source=source,
+            cases=cases,
+            split=HELD_OUT,
+            steps=recipe.steps,
+            command=command,
+        ),
+        limits=(
+            "The outcome of simulated hearts is drawn from a law that was invented: the network learns that law.",
+            "Acute, reperfused infarcts a few days old; five keyframes of a short axis that spans the cycle.",
+        ),
+        not_for=(
+            "Diagnosis, or any decision about a patient: research use only.",
+            "Hearts without an acute infarct, chronic infarcts, congenital heart disease.",
+        ),
+    )
