@@ -20,6 +20,7 @@ from dicom_node.commands import (
     models,
     phantom,
     quarantine,
+    remodelling,
     send,
     serve,
     status,
@@ -55,6 +56,8 @@ app.command()(check.check)
 app.command()(analyses.analyses)
 app.command()(models.models)
 app.command()(phantom.phantom)
+training.train_app.command("remodelling")(remodelling.train)
+training.evaluate_app.command("remodelling")(remodelling.evaluate)
 app.add_typer(training.train_app, name="train")
 app.add_typer(training.evaluate_app, name="evaluate")
 

@@ -15,9 +15,19 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["ConfigurationFile", "ExitCode", "JsonFlag", "console", "jsonable", "print_json", "table"]
+__all__ = [
+    "ConfigurationFile",
+    "ExitCode",
+    "JsonFlag",
+    "console",
+    "jsonable",
+    "print_json",
+    "progress_bar",
+    "table",
+]
 
 console = Console()
 
@@ -90,3 +100,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     for row in rows:
         view.add_row(*("" if cell is None else str(cell) for cell in row))
     console.print(view)
+
+
+def progress_bar(quiet: bool) -> Progress:
+    """A bar for work of many steps; each task needs the field ``detail``."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=console,
+        disable=quiet,
+        transient=True,
+    )

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dicom_node.commands.terminal import JsonFlag, console, print_json, table
+from dicom_node.commands.terminal import progress_bar as _progress
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -307,19 +307,6 @@ def evaluate_motion(
         print_json(evaluation.to_json())
         return
     _print_motion(evaluation)
-
-
-def _progress(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
-        console=console,
-        disable=quiet,
-        transient=True,
-    )
 
 
 def _print_evaluation(evaluation: SegmentationEvaluation) -> None:

@@ -52,7 +52,7 @@ class RemodellingRecipe:
     hidden: int = 32
     bootstrap: int = 200
     folds: int = 3
-    steps: int = 500
+    steps: int = 400
     batch: int = 16
     peak_rate: float = 2e-3
     auxiliary: float = 0.5
@@ -279,10 +279,13 @@ def _turned(volumes: NDArray[np.uint8], recipe: RemodellingRecipe, rng: np.rando
     flat = images.reshape(count, keyframes * depth, wide, wide)
     grid = functional.affine_grid(torch.from_numpy(rows), [count, keyframes * depth, SIZE, SIZE], align_corners=False)
     sampled = functional.grid_sample(flat, grid, align_corners=False).reshape(count, keyframes, depth, SIZE, SIZE)
-    contrast = torch.from_numpy(rng.uniform(0.85, 1.15, (count, 1, 1, 1, 1)).astype(np.float32))
-    gamma = torch.from_numpy(rng.uniform(0.8, 1.25, (count, 1, 1, 1, 1)).astype(np.float32))
-    noise = torch.from_numpy(rng.normal(0, 0.02, sampled.shape).astype(np.float32))
-    return (sampled.clamp(min=0) ** gamma * contrast + noise).clamp(0, 1.25)
+    contrast, brightness = (
+        torch.from_numpy(rng.uniform(low, high, (count, 1, 1, 1, 1)).astype(np.float32))
+        for low, high in ((0.8, 1.2), (-0.08, 0.08))
+    )
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    noise = torch.randn(sampled.shape, generator=generator)
+    return sampled.mul_(contrast).add_(brightness).add_(noise, alpha=0.02).clamp_(0, 1.25)
 
 
 def _left_out(features: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
