@@ -15,36 +15,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.cine.stack import CineStack, FrameSource, View
-from pipelines.phantom import Dialect, Disease, PhantomRecipe, PhantomStudy, measure_truth, simulate
+from pipelines.evaluation.segmentation import dice
+from pipelines.phantom import Dialect, Disease, PhantomRecipe, measure_truth, simulate
+from pipelines.phantom.assembled import cine_stack
 from pipelines.phantom.generator import training_examples
 from pipelines.segmentation.labels import Label
 
 COHORT = (Disease.NORMAL, Disease.DCM, Disease.HCM, Disease.INFARCT, Disease.RV_OVERLOAD)
 """The diseases that the figures of docs/phantom.md are of; the population has more since."""
 STRUCTURES = (Label.LV, Label.MYO, Label.RV)
-
-
-def stack_of(study: PhantomStudy) -> CineStack:
-    """The short-axis stack as the assembler would give it, without DICOM in between."""
-    cine = study.short_axis
-    phases, slices = cine.pixels.shape[:2]
-    source = FrameSource("", "", "", None, None, None)
-    return CineStack(
-        view=View.SAX,
-        pixels=cine.pixels.astype(np.float32),
-        geometry=cine.geometry,
-        sources=((source,) * slices,) * phases,
-        trigger_times=cine.trigger_times,
-        rr_intervals=cine.rr_intervals,
-        frame_of_reference_uid="2.25.1",
-    )
-
-
-def dice(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
-    """Dice coefficient; 1 where both are empty."""
-    total = int(found.sum()) + int(true.sum())
-    return 1.0 if total == 0 else 2 * int((found & true).sum()) / total
 
 
 def speed(_: argparse.Namespace) -> None:
@@ -114,7 +93,7 @@ def segmentation(arguments: argparse.Namespace) -> None:
         study = simulate(recipe)
         cine = study.short_axis
         try:
-            labels = segment(stack_of(study)).labels
+            labels = segment(cine_stack(study.short_axis)).labels
         except SegmentationRefused as refusal:
             print(f"{seed:4d} {disease:12s} {dialect:8s} refused: {refusal}", flush=True)
             cases.append({"seed": seed, "disease": str(disease), "dialect": str(dialect), "refused": str(refusal)})

@@ -11,13 +11,16 @@ from dicom_node.commands import (
     adopt,
     analyses,
     analyze,
+    backup,
     check,
     delete,
     deliveries,
     demo,
+    doctor,
     fetch,
     ledger,
     models,
+    obstruction,
     phantom,
     quarantine,
     remodelling,
@@ -40,6 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(serve.serve)
+app.command()(serve.reload)
 app.command()(demo.demo)
 app.command()(send.send)
 app.command()(fetch.fetch)
@@ -52,12 +56,17 @@ app.command()(delete.delete)
 app.add_typer(deliveries.deliveries_app, name="deliveries", no_args_is_help=True)
 app.add_typer(quarantine.quarantine_app, name="quarantine")
 app.command()(adopt.adopt)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.command()(check.check)
+app.command()(doctor.doctor)
 app.command()(analyses.analyses)
 app.command()(models.models)
 app.command()(phantom.phantom)
 training.train_app.command("remodelling")(remodelling.train)
 training.evaluate_app.command("remodelling")(remodelling.evaluate)
+training.train_app.command("obstruction")(obstruction.train_obstruction)
+training.evaluate_app.command("obstruction")(obstruction.evaluate_obstruction)
 app.add_typer(training.train_app, name="train")
 app.add_typer(training.evaluate_app, name="evaluate")
 

@@ -29,10 +29,12 @@ __all__ = [
     "Configuration",
     "ConfigurationPath",
     "ConflictAnswer",
+    "ConsoleSettings",
     "DataPath",
     "DeliveryPolicy",
     "DestinationProfile",
     "ExecutionSettings",
+    "HttpServerSettings",
     "MetricsSettings",
     "NodeSettings",
     "Peer",
@@ -532,17 +534,34 @@ class WebPeer(_Section):
     """As of a DICOM peer."""
 
 
-class WebSettings(_Section):
-    """This node's web services."""
+class HttpServerSettings(_Section):
+    """Where a process of this node serves HTTP."""
 
     address: str = "127.0.0.1"
     port: int | None = Field(default=None, ge=1, le=65535)
-    """Unset: no web services, and no process for them."""
+    """Unset: it is off, and there is no process for it."""
     certificate: ConfigurationPath | None = None
     """Server certificate (PEM), with its chain; unset means http://."""
     key: ConfigurationPath | None = None
     without_tls: bool = False
     """Serve http:// on an address that other machines reach, too."""
+
+    @model_validator(mode="after")
+    def _is_encrypted_or_nearby(self) -> HttpServerSettings:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("'certificate' and 'key' belong together")
+        nearby = self.address in ("localhost", "::1") or self.address.startswith("127.")
+        if self.port is not None and self.certificate is None and not nearby and not self.without_tls:
+            raise ValueError(
+                f"what is said over http:// can be read on the way to {self.address or 'every address'}, tokens, "
+                "passwords and images: give 'certificate' and 'key', or say 'without_tls: true' where a proxy does TLS"
+            )
+        return self
+
+
+class WebSettings(HttpServerSettings):
+    """This node's web services."""
+
     maximum_object_mb: float = Field(default=2048, gt=0)
     """A larger instance is refused, megabytes (10⁶ bytes)."""
     maximum_requests: int = Field(default=16, ge=1, le=256)
@@ -550,19 +569,22 @@ class WebSettings(_Section):
     peers: dict[WebPeerName, WebPeer] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> WebSettings:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("'certificate' and 'key' belong together")
-        nearby = self.address in ("localhost", "::1") or self.address.startswith("127.")
-        if self.port is not None and self.certificate is None and not nearby and not self.without_tls:
-            raise ValueError(
-                f"tokens and images over http:// can be read on the way to {self.address or 'every address'}: "
-                "give 'certificate' and 'key', or say 'without_tls: true' where a proxy does TLS"
-            )
+    def _tokens_differ(self) -> WebSettings:
         digests = [peer.token_sha256 for peer in self.peers.values()]
         if len(set(digests)) != len(digests):
             raise ValueError("two peers have the same token")
         return self
+
+
+class ConsoleSettings(HttpServerSettings):
+    """The console: pages and a REST API for the people who run the node and read its results."""
+
+    idle_minutes: float = Field(default=30, gt=0)
+    """A session ends when nothing was asked for so long."""
+    session_hours: float = Field(default=12, gt=0)
+    """A session ends after that, whatever is done in it."""
+    patients_for: Literal["viewer", "operator", "administrator"] | None = None
+    """From which role on people may see what names a patient: pages of results that show the name. Unset: nobody."""
 
 
 class MetricsSettings(_Section):
@@ -625,6 +647,7 @@ class Configuration(_Section):
     results: ResultSettings = ResultSettings()
     delivery: DeliveryPolicy = DeliveryPolicy()
     web: WebSettings = WebSettings()
+    console: ConsoleSettings = ConsoleSettings()
     metrics: MetricsSettings = MetricsSettings()
     audit: AuditSettings = AuditSettings()
 

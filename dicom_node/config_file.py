@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 from dicom_node.config import BASE, Configuration, Peer, PeerPermission
 from dicom_node.errors import ConfigurationError
 
-__all__ = ["ConfigurationText", "Key", "Mistake", "load_configuration"]
+__all__ = ["ConfigurationText", "Key", "Mistake", "load_configuration", "mistakes_between_keys"]
 
 ENVIRONMENT_PREFIX = "DICOM_NODE__"
 
@@ -129,7 +129,7 @@ class ConfigurationText:
         except ValidationError as error:
             found = [_mistake(details) for details in error.errors(include_url=False)]
             raise self.error(list(dict.fromkeys(found))) from error
-        between = list(_mistakes_between_keys(configuration))
+        between = list(mistakes_between_keys(configuration))
         if between:
             raise self.error(between)
         return configuration
@@ -310,7 +310,7 @@ def _keys_of(keys: Key) -> list[str]:
 # -- what keys say of each other ---------------------------------------------------------------------------------------
 
 
-def _mistakes_between_keys(configuration: Configuration) -> Iterator[Mistake]:
+def mistakes_between_keys(configuration: Configuration) -> Iterator[Mistake]:
     """Keys that are sound alone and not together."""
     yield from _names_resolve(configuration)
     yield from _titles_differ(configuration)
@@ -374,10 +374,12 @@ def _indistinguishable(first: Peer, second: Peer) -> bool:
 
 def _ports_differ(configuration: Configuration) -> Iterator[Mistake]:
     node, web, metrics = configuration.node, configuration.web, configuration.metrics
+    console = configuration.console
     listening = [
         (("node", "port"), node.address, node.port),
         (("node", "tls", "port"), node.address, None if node.tls is None else node.tls.port),
         (("web", "port"), web.address, web.port),
+        (("console", "port"), console.address, console.port),
         (("metrics", "port"), metrics.address, metrics.port),
     ]
     for (one, address, port), (other, other_address, other_port) in itertools.combinations(listening, 2):

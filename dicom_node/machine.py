@@ -24,7 +24,7 @@ _DEVICE_COUNT = "import torch; print(torch.cuda.device_count(), torch.backends.m
 _DEVICES_TIMEOUT_S = 120.0
 _EXTRAS = {
     "analysis": ("torch", "monai", "safetensors", "scipy", "skimage", "highdicom", "matplotlib"),
-    "web": ("fastapi", "uvicorn"),
+    "web": ("fastapi", "uvicorn", "jinja2", "argon2"),
 }
 """Libraries of the optional dependencies (pyproject.toml) that a node may have to do without."""
 
@@ -35,8 +35,9 @@ def serving_mistakes(configuration: Configuration) -> Iterator[Mistake]:
         yield Mistake((("routes",),), "there is no route, so no study would be analysed: add one")
     elif absent := _absent("analysis"):
         yield Mistake((("routes",),), f"routes cannot be analysed, for {absent}")
-    if configuration.web.port is not None and (absent := _absent("web")):
-        yield Mistake((("web", "port"),), f"there can be no web services, for {absent}")
+    for section, port in (("web", configuration.web.port), ("console", configuration.console.port)):
+        if port is not None and (absent := _absent("web")):
+            yield Mistake(((section, "port"),), f"nothing can be served there, for {absent}")
     yield from _storage(configuration)
     yield from _devices(configuration)
     yield from _analyses(configuration)
@@ -94,8 +95,7 @@ def _storage(configuration: Configuration) -> Iterator[Mistake]:
 def _not_writable(directory: Path) -> str | None:
     """Why a file cannot be made in a directory, which itself may have to be made; ``None`` when it can."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
+        with tempfile.TemporaryFile(dir=_existing(directory)):
             return None
     except OSError as error:
         return error.strerror or type(error).__name__

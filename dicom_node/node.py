@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.config import Configuration
+from dicom_node.config import Configuration, NodeSettings
 from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
 from dicom_node.exposition import exposed
 from dicom_node.logs import configure_logging
 from dicom_node.network.listening_ports import ListeningPorts, listening_socket, open_listening_ports
 from dicom_node.network.tls import check_credentials
 from dicom_node.process_states import exclusive_service, states_file
+from dicom_node.reloading import Reloading
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
 from storage.files import InstanceFiles
 from storage.identity import IdentityError, bind
@@ -46,6 +47,7 @@ def serve(
     *,
     process: ProcessStudy | None = None,
     on_ready: Callable[[], None] | None = None,
+    reread: Callable[[], Configuration] | None = None,
 ) -> bool:
     """Run the node until SIGTERM or SIGINT.
 
@@ -57,6 +59,9 @@ def serve(
         What the workers do with a job, unless it is what the node is for; a module-level function.
     on_ready
         Called once, when the port listens and the workers have their models loaded; prints ``ready`` unless given.
+    reread
+        Reads and validates the configuration again, on SIGHUP; it raises :class:`ConfigurationError` where it cannot be
+        used, and then nothing changes.
 
     Returns
     -------
@@ -70,7 +75,8 @@ def serve(
         them, or a port is taken.
     """
     configure_logging(role="supervisor")
-    stop = stop_on_signals()
+    hangup = threading.Event()
+    stop = stop_on_signals(hangup if reread is not None else None)
     with alone(configuration.storage.directory):
         _prepare(configuration)
         with contextlib.closing(_listening_ports(configuration)) as ports, exposed(configuration, ports.places):
@@ -78,33 +84,39 @@ def serve(
             from dicom_node.audit.auditor import audited
 
             with audited(configuration):
-                _keep(configuration, ports, process, stop, on_ready or _print_ready)
+                keeper = RoleKeeper(
+                    node_roles(configuration, ports, process),
+                    states_file(configuration.storage.directory, "supervisor"),
+                )
+                reloading = Reloading(configuration, keeper.renew, reread or (lambda: configuration))
+                try:
+                    _keep(configuration.node, keeper, stop, hangup, on_ready or _print_ready, reloading)
+                finally:
+                    _log.info("stopping")
+                    ports.close()
+                    keeper.stop(GRACE_S)
     _log.info("stopped")
     return True
 
 
 def _keep(
-    configuration: Configuration,
-    ports: ListeningPorts,
-    process: ProcessStudy | None,
+    node: NodeSettings,
+    keeper: RoleKeeper,
     stop: threading.Event,
+    hangup: threading.Event,
     on_ready: Callable[[], None],
+    reloading: Reloading,
 ) -> None:
-    keeper = RoleKeeper(
-        node_roles(configuration, ports, process), states_file(configuration.storage.directory, "supervisor")
-    )
     told_ready = False
-    try:
-        while not stop.wait(TEND_S):
-            keeper.tend()
-            if not told_ready and keeper.all_ready():
-                told_ready = True
-                _log.info("ready", ae_title=configuration.node.ae_title, port=configuration.node.port)
-                on_ready()
-    finally:
-        _log.info("stopping")
-        ports.close()
-        keeper.stop(GRACE_S)
+    while not stop.wait(TEND_S):
+        if hangup.is_set():
+            hangup.clear()
+            reloading.reload()
+        keeper.tend()
+        if not told_ready and keeper.all_ready():
+            told_ready = True
+            _log.info("ready", ae_title=node.ae_title, port=node.port)
+            on_ready()
 
 
 def node_roles(
@@ -112,9 +124,11 @@ def node_roles(
 ) -> tuple[Role, ...]:
     """The processes of a node, in the order they are started."""
     web = (Role("web", _serve_web, (configuration,)),) if configuration.web.port is not None else ()
+    console = (Role("console", _serve_console, (configuration,)),) if configuration.console.port is not None else ()
     return (
         *receiver_roles(configuration, ports),
         *web,
+        *console,
         Role("scheduler", _schedule, (configuration,)),
         Role("executor", _execute, (configuration, process)),
         Role("deliverer", _deliver, (configuration,)),
@@ -142,7 +156,15 @@ def receiver_roles(configuration: Configuration, ports: ListeningPorts) -> tuple
 def _receive(context: RoleContext, configuration: Configuration, ports: ListeningPorts, row: int) -> None:
     from dicom_node.network.receiver import serve_receiver
 
-    serve_receiver(configuration, context.stop, name=context.name, ports=ports, row=row, ready=context.ready)
+    serve_receiver(
+        configuration,
+        context.stop,
+        name=context.name,
+        ports=ports,
+        row=row,
+        ready=context.ready,
+        renewed=context.renewed,
+    )
 
 
 def _schedule(context: RoleContext, configuration: Configuration) -> None:
@@ -160,13 +182,19 @@ def _execute(context: RoleContext, configuration: Configuration, process: Proces
 def _deliver(context: RoleContext, configuration: Configuration) -> None:
     from dicom_node.deliver.deliver import serve_deliverer
 
-    serve_deliverer(configuration, context.stop, name=context.name, ready=context.ready)
+    serve_deliverer(configuration, context.stop, name=context.name, ready=context.ready, renewed=context.renewed)
 
 
 def _serve_web(context: RoleContext, configuration: Configuration) -> None:
     from dicom_node.web.serve import serve_web
 
-    serve_web(configuration, context.stop, name=context.name, ready=context.ready)
+    serve_web(configuration, context.stop, name=context.name, ready=context.ready, renewed=context.renewed)
+
+
+def _serve_console(context: RoleContext, configuration: Configuration) -> None:
+    from dicom_node.console.serve import serve_console
+
+    serve_console(configuration, context.stop, name=context.name, ready=context.ready)
 
 
 def _audit(context: RoleContext, configuration: Configuration) -> None:
@@ -198,10 +226,10 @@ def _prepare(configuration: Configuration) -> None:
             subject="storage.database",
             remedy="check the URL, and that the database server runs",
         ) from error
-    web = configuration.web
-    if web.port is not None:
-        port = web.port
-        _patiently("web.port", lambda: listening_socket(web.address, port).close())
+    for key, service in (("web.port", configuration.web), ("console.port", configuration.console)):
+        if service.port is not None:
+            address, port = service.address, service.port
+            _patiently(key, lambda where=(address, port): listening_socket(*where).close())  # type: ignore[misc]
 
 
 def _listening_ports(configuration: Configuration) -> ListeningPorts:

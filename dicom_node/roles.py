@@ -12,6 +12,7 @@ import datetime as dt
 import itertools
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import threading
@@ -53,6 +54,9 @@ class RoleContext:
     """Set on SIGTERM: finish the step at hand, then return."""
     ready: Callable[[], None]
     """To be called once, when the role can do its work."""
+    renewed: Callable[[], Any] = lambda: None
+    """What the first argument of the role is to be from now on, when that changed since the last call; or ``None``.
+    To be asked now and then by roles that can go on with another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +74,16 @@ class Role:
     name: str
     work: Callable[..., None]
     arguments: tuple[Any, ...] = ()
+    """The first can be renewed while the role runs (:meth:`RoleKeeper.renew`)."""
     on_death: Callable[[str], None] | None = None
     """Called in the parent with what happened, before the restart."""
 
 
-def stop_on_signals() -> threading.Event:
+def stop_on_signals(hangup: threading.Event | None = None) -> threading.Event:
     """An event that is set by SIGTERM or SIGINT; for the main thread of a process.
 
-    SIGHUP stops nothing: a terminal that closes must not end a node, and a configuration is read at the start only. The
-    log says so.
+    SIGHUP stops nothing: a terminal that closes must not end a node. It sets ``hangup``; a process without one says in
+    the log who takes it.
 
     The interpreter writes each signal to a socket, and a thread that reads it sets the event: setting it in the signal
     handler itself can deadlock with the main thread that waits for it.
@@ -94,15 +99,17 @@ def stop_on_signals() -> threading.Event:
         while numbers := reading.recv(64):
             if set(numbers) & {signal.SIGTERM, signal.SIGINT}:
                 stop.set()
+            elif signal.SIGHUP in numbers and hangup is not None:
+                hangup.set()
             elif signal.SIGHUP in numbers:
-                _log.warning("SIGHUP ignored: a changed configuration takes effect when the node is started again")
+                _log.warning("SIGHUP ignored: the process that started the node reads the configuration again")
         writing.close()
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
     return stop
 
 
-def _run(role: Role, parent: int, ready: Connection) -> None:
+def _run(role: Role, parent: int, pipe: Connection) -> None:
     os.setpgid(0, 0)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -115,34 +122,53 @@ def _run(role: Role, parent: int, ready: Connection) -> None:
     stop = stop_on_signals()
 
     def tell_ready() -> None:
-        ready.send_bytes(b"ready")
+        pipe.send_bytes(b"ready")
 
-    role.work(RoleContext(role.name, stop, tell_ready), *role.arguments)
+    def renewed() -> Any:
+        latest = None
+        while pipe.poll():
+            latest = pipe.recv()
+        return latest
+
+    role.work(RoleContext(role.name, stop, tell_ready, renewed), *role.arguments)
 
 
 class _Running:
     """One life of a role."""
 
     def __init__(self, role: Role) -> None:
-        self._receiving, sending = _spawn.Pipe(duplex=False)
+        self._pipe, theirs = _spawn.Pipe()
         # Callbacks stay with the parent; they need not be picklable.
         sent = dataclasses.replace(role, on_death=None)
         self.process: SpawnProcess = _spawn.Process(
-            target=_run, args=(sent, os.getpid(), sending), name=role.name, daemon=False
+            target=_run, args=(sent, os.getpid(), theirs), name=role.name, daemon=False
         )
         self.process.start()
-        sending.close()
+        theirs.close()
         self.ready_since: float | None = None
 
     def poll_ready(self) -> bool:
         """Whether the process has said that it is ready."""
-        if self.ready_since is None and self._receiving.poll():
+        if self.ready_since is None and self._pipe.poll():
             try:
-                self._receiving.recv_bytes()
+                self._pipe.recv_bytes()
             except EOFError:
                 return False
             self.ready_since = time.monotonic()
         return self.ready_since is not None
+
+    def renew(self, argument: object) -> None:
+        """Tell the process what the first argument of its role is from now on.
+
+        One that takes nothing any more is killed: its next life begins with it.
+        """
+        _, writable, _ = select.select([], [self._pipe], [], 0)
+        try:
+            if not writable:
+                raise BlockingIOError
+            self._pipe.send(argument)
+        except OSError:
+            self.kill()
 
     def kill(self) -> None:
         """SIGKILL the process and whatever it started, and wait until it is gone."""
@@ -159,7 +185,7 @@ class _Running:
         """Free what the parent holds of a dead process."""
         self.process.join()
         self.process.close()
-        self._receiving.close()
+        self._pipe.close()
 
 
 class _Kept:
@@ -239,6 +265,13 @@ class RoleKeeper:
             for kept in self._kept
             if kept.running is not None and kept.running.process.pid is not None
         }
+
+    def renew(self, argument: object) -> None:
+        """Replace the first argument of every role, in this life and in the next ones."""
+        for kept in self._kept:
+            kept.role = dataclasses.replace(kept.role, arguments=(argument, *kept.role.arguments[1:]))
+            if kept.running is not None:
+                kept.running.renew(argument)
 
     def kill(self, name: str) -> None:
         """SIGKILL one role with its process group; :meth:`tend` starts it again."""

@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import inspect
 import time
-import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import structlog
 
-from pipelines.errors import AnalysisRefused, AnalysisSetupError, Refusal, RefusalReason
+from pipelines.errors import AnalysisRefused, AnalysisSetupError, Refusal, RefusalReason, raised_along
 
 __all__ = ["Analysis", "Findings", "analysis", "plan", "run"]
 
@@ -187,17 +185,11 @@ def run(
             refused[step.gives] = Refusal(step.name, refusal.reason, refusal.sentence)
         except Exception as error:  # noqa: BLE001 - the refusal and the log say what failed
             # A defect in one analysis must not take the independent ones with it.
-            _log.error("analysis failed", analysis=step.name, error=type(error).__name__, at=_raised_along(error))
+            _log.error("analysis failed", analysis=step.name, error=type(error).__name__, at=raised_along(error))
             sentence = f"The step {step.name} failed on this study ({type(error).__name__}); the log has the details."
             refused[step.gives] = Refusal(step.name, RefusalReason.ANALYSIS_FAILED, sentence)
         seconds[step.name] = time.perf_counter() - started
     return Findings(values, tuple(refused.values()), seconds)
-
-
-def _raised_along(error: BaseException) -> list[str]:
-    """Places that an exception passed, outermost first, without its text, which may quote a data set."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 def _supplied(need: Need, step: Analysis[..., Any], values: Mapping[type, Any]) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["AnalysisRefused", "AnalysisSetupError", "Refusal", "RefusalReason"]
+__all__ = ["AnalysisRefused", "AnalysisSetupError", "Refusal", "RefusalReason", "raised_along"]
 
 
 class RefusalReason(enum.StrEnum):
@@ -61,3 +63,9 @@ class AnalysisRefused(Exception):  # noqa: N818 - a refusal is an answer, not an
 
 class AnalysisSetupError(TypeError):
     """The analyses asked for cannot be ordered: a missing input, two sources of one type, a cycle, a bad annotation."""
+
+
+def raised_along(error: BaseException) -> list[str]:
+    """Places that an exception passed, outermost first, without its text, which may quote a data set."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]

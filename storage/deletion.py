@@ -28,7 +28,7 @@ from storage.schema import (
     StudyRow,
 )
 
-__all__ = ["DeletedStudy", "delete_study"]
+__all__ = ["DeletedStudy", "check_deletable", "delete_study"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +54,7 @@ def delete_study(ledger: Ledger, study_instance_uid: str, *, reason: str, by: st
         There is no such study, or an association that sends it is open.
     """
     with ledger.transaction() as session:
-        study = session.scalars(
-            select(StudyRow).where(StudyRow.study_instance_uid == study_instance_uid).with_for_update(key_share=True)
-        ).one_or_none()
-        if study is None:
-            raise LedgerError(f"no study {study_instance_uid} in the ledger")
-        sending = session.scalar(
-            select(func.count())
-            .select_from(AssociationStudy)
-            .join(Association, Association.id == AssociationStudy.association_id)
-            .where(AssociationStudy.study_id == study.id, Association.closed_at.is_(None))
-        )
-        if sending:
-            raise LedgerError(f"study {study_instance_uid} is being received: wait until its association has ended")
+        study = _deletable(session, study_instance_uid)
         _end_jobs(session, study, now)
         given_up = _give_up_deliveries(session, study, reason, by, now)
         results = _release_results(session, study, now)
@@ -86,6 +74,35 @@ def delete_study(ledger: Ledger, study_instance_uid: str, *, reason: str, by: st
             results=results,
         )
         return DeletedStudy(instances, results, given_up)
+
+
+def check_deletable(ledger: Ledger, study_instance_uid: str) -> None:
+    """Look whether a study can be deleted, before anything that belongs to its deletion is done.
+
+    Raises
+    ------
+    LedgerError
+        As in :func:`delete_study`.
+    """
+    with ledger.transaction() as session:
+        _deletable(session, study_instance_uid)
+
+
+def _deletable(session: Session, study_instance_uid: str) -> StudyRow:
+    study = session.scalars(
+        select(StudyRow).where(StudyRow.study_instance_uid == study_instance_uid).with_for_update(key_share=True)
+    ).one_or_none()
+    if study is None:
+        raise LedgerError(f"no study {study_instance_uid} in the ledger")
+    sending = session.scalar(
+        select(func.count())
+        .select_from(AssociationStudy)
+        .join(Association, Association.id == AssociationStudy.association_id)
+        .where(AssociationStudy.study_id == study.id, Association.closed_at.is_(None))
+    )
+    if sending:
+        raise LedgerError(f"study {study_instance_uid} is being received: wait until its association has ended")
+    return study
 
 
 def _end_jobs(session: Session, study: StudyRow, now: dt.datetime) -> None:

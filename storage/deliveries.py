@@ -21,6 +21,7 @@ from storage.schema import (
     DeliveryState,
     JobRow,
     OutageRow,
+    PausedDestinationRow,
     ResultRow,
     StudyRow,
 )
@@ -140,7 +141,8 @@ def destinations_with_work(ledger: Ledger, now: dt.datetime) -> tuple[str, ...]:
 
 
 def _shut(now: dt.datetime) -> ColumnElement[bool]:
-    return exists().where(OutageRow.destination == DeliveryRow.destination, OutageRow.retry_at > now)
+    away = exists().where(OutageRow.destination == DeliveryRow.destination, OutageRow.retry_at > now)
+    return away | exists().where(PausedDestinationRow.destination == DeliveryRow.destination)
 
 
 def claim_deliveries(
@@ -412,7 +414,7 @@ def requeue_deliveries(
 ) -> int:
     """An operator sends again what ended without being delivered: → QUEUED with all its attempts.
 
-    What retention has removed since then cannot be sent again, and stays as it is.
+    What retention has removed since then cannot be sent again, and stays as it is; so does what a rejection note names.
 
     Returns
     -------
@@ -420,7 +422,11 @@ def requeue_deliveries(
         How many there were.
     """
     with ledger.transaction() as session:
-        rows = [row for row in _selected(session, selection, states) if row.result.removed_at is None]
+        rows = [
+            row
+            for row in _selected(session, selection, states)
+            if row.result.removed_at is None and row.result.rejected_at is None
+        ]
         for row in rows:
             row.state, row.attempts, row.put_off, row.due_at = DeliveryState.QUEUED, 0, 0, now
             row.error = row.ended_at = None

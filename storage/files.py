@@ -40,6 +40,7 @@ UNEXPLAINED = "unexplained"
 """Where files lie, each under its former name, that nothing in the ledger explains."""
 IDENTITY, NEXT_IDENTITY = ".identity", ".identity.next"
 LOCK = ".sweep.lock"
+BACKUP_LOCK = ".backup.lock"
 KEPT_IN_MEMORY = 1 << 20
 """Bytes of a data set up to which it is read from memory again: mapping a small file costs more than its copy."""
 
@@ -281,8 +282,25 @@ class InstanceFiles:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def _locked(self, how: int) -> Iterator[None]:
-        lock = os.open(f"{self._where}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    def unswept(self) -> Iterator[None]:
+        """Let no sweep begin for the time of the block, after the one that may run has ended: for a backup."""
+        with self._locked(fcntl.LOCK_SH, BACKUP_LOCK):
+            yield
+
+    @contextlib.contextmanager
+    def sweeping(self) -> Iterator[bool]:
+        """Whether a sweep may be made now; while one is, no backup begins."""
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB, BACKUP_LOCK))
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    @contextlib.contextmanager
+    def _locked(self, how: int, name: str = LOCK) -> Iterator[None]:
+        lock = os.open(f"{self._where}/{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(lock, how)
             yield

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-__all__ = ["MigrationError", "migrate_to_head"]
+__all__ = ["MigrationError", "migrate_to_head", "revisions_to_come"]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Any number that no other program takes on the same PostgreSQL database.
@@ -74,14 +74,25 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(configuration, "head")
 
 
-def _is_at_head(connection: Connection) -> bool:
+def revisions_to_come(connection: Connection) -> tuple[str, ...]:
+    """Revisions that a database lacks, in order; nothing is changed.
+
+    Raises
+    ------
+    MigrationError
+        It was written by a later version.
+    """
     known = sorted(path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
-    if not inspect(connection).has_table("alembic_version"):
-        return False
-    revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    revision = None
+    if inspect(connection).has_table("alembic_version"):
+        revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
     if revision is not None and revision not in known:
         raise MigrationError(
             f"it was written by a later version of this software (revision {revision} is not among {known[0]} to "
             f"{known[-1]}); run that version"
         )
-    return bool(revision == known[-1])
+    return tuple(known if revision is None else known[known.index(revision) + 1 :])
+
+
+def _is_at_head(connection: Connection) -> bool:
+    return not revisions_to_come(connection)

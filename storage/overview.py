@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Text, func, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from storage.closing import FRONT_PAGE
@@ -45,7 +45,10 @@ __all__ = [
     "LedgerOverview",
     "Outage",
     "QuarantineOverview",
+    "ResultOverview",
+    "SenderOverview",
     "StudyOverview",
+    "StudyReceipt",
     "backlog",
     "commitments",
     "count_deliveries",
@@ -53,10 +56,16 @@ __all__ = [
     "delivery_overviews",
     "events_of_study",
     "job_overviews",
+    "latest_events",
     "ledger_overview",
     "outages",
     "quarantine_overviews",
+    "result_overviews",
+    "senders",
+    "study_of_job",
     "study_overviews",
+    "study_receipt",
+    "typical_job_s",
 ]
 
 
@@ -220,6 +229,51 @@ class QuarantineOverview:
     sop_instance_uid: str | None
     job_id: int | None
     at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ResultOverview:
+    """One object that a job of a study made."""
+
+    id: int
+    job_id: int
+    package: str
+    study_version: int
+    role: str
+    series_description: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+    """Relative to the storage directory."""
+    present: bool
+    """Whether its file is still there."""
+    rejected: bool
+    """Whether a note rejects it: a later version took its place, or the study was deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReceipt:
+    """What came in of a study, and what of its results is safe elsewhere."""
+
+    kept: int
+    """Instances that the ledger holds, their files there or removed after their time."""
+    quarantined: int
+    """Objects of associations that sent it which were kept aside."""
+    results: int
+    results_committed: int
+    """Results that every one of their destinations took responsibility for."""
+    committed_at: dt.datetime | None
+    """When the last of them was."""
+
+
+@dataclass(frozen=True, slots=True)
+class SenderOverview:
+    """One application entity that called this node of late."""
+
+    calling_ae_title: str
+    last_closed_at: dt.datetime
+    outcome: str
+    """Of its last association."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -634,3 +688,141 @@ def events_of_study(ledger: Ledger, study_instance_uid: str, *, limit: int = 100
             Event(row.at, row.correlation_id, row.kind, row.subject, row.detail, sender)
             for row, sender in reversed(rows)
         )
+
+
+def latest_events(ledger: Ledger, *, text: str = "", limit: int = 200) -> tuple[Event, ...]:
+    """The latest events of the whole ledger, the newest first; those in whose kind, subject or detail a text stands."""
+    with ledger.reading() as session:
+        query = (
+            select(EventRow, Association.calling_ae_title)
+            .outerjoin(Association, Association.id == EventRow.correlation_id)
+            .order_by(EventRow.id.desc())
+            .limit(limit)
+        )
+        if text:
+            detail = EventRow.detail.cast(Text)
+            query = query.where(
+                EventRow.kind.icontains(text, autoescape=True)
+                | EventRow.subject.icontains(text, autoescape=True)
+                | detail.icontains(text, autoescape=True)
+            )
+        return tuple(
+            Event(row.at, row.correlation_id, row.kind, row.subject, row.detail, sender)
+            for row, sender in session.execute(query)
+        )
+
+
+def study_of_job(ledger: Ledger, job_id: int) -> str:
+    """StudyInstanceUID of the study that a job is of.
+
+    Raises
+    ------
+    LedgerError
+        There is no such job.
+    """
+    with ledger.reading() as session:
+        query = select(StudyRow.study_instance_uid).join(JobRow, JobRow.study_id == StudyRow.id)
+        found = session.scalar(query.where(JobRow.id == job_id))
+        if found is None:
+            raise LedgerError(f"no job {job_id} in the ledger")
+        return found
+
+
+def result_overviews(ledger: Ledger, study_instance_uid: str) -> tuple[ResultOverview, ...]:
+    """Every result of a study, in the order made."""
+    with ledger.reading() as session:
+        rows = session.execute(
+            select(ResultRow, JobRow)
+            .join(JobRow, JobRow.id == ResultRow.job_id)
+            .join(StudyRow, StudyRow.id == JobRow.study_id)
+            .where(StudyRow.study_instance_uid == study_instance_uid)
+            .order_by(ResultRow.id)
+        )
+        return tuple(
+            ResultOverview(
+                id=row.id,
+                job_id=job.id,
+                package=job.package,
+                study_version=job.study_version,
+                role=row.role,
+                series_description=row.series_description,
+                sop_class_uid=row.sop_class_uid,
+                sop_instance_uid=row.sop_instance_uid,
+                path=row.path,
+                present=row.removed_at is None,
+                rejected=row.rejected_at is not None,
+            )
+            for row, job in rows
+        )
+
+
+def study_receipt(ledger: Ledger, study_instance_uid: str) -> StudyReceipt:
+    """What came in of a study, and what of its results is safe elsewhere.
+
+    Raises
+    ------
+    LedgerError
+        There is no such study.
+    """
+    with ledger.reading() as session:
+        study = session.scalar(select(StudyRow).where(StudyRow.study_instance_uid == study_instance_uid))
+        if study is None:
+            raise LedgerError(f"no study {study_instance_uid} in the ledger")
+        kept = session.scalar(
+            select(func.count(InstanceRow.id))
+            .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
+            .where(SeriesRow.study_id == study.id)
+        )
+        sending = select(AssociationStudy.association_id).where(AssociationStudy.study_id == study.id)
+        aside = session.scalar(
+            select(func.count()).select_from(QuarantineRow).where(QuarantineRow.association_id.in_(sending))
+        )
+        results = (
+            session.scalars(
+                select(ResultRow)
+                .join(JobRow, JobRow.id == ResultRow.job_id)
+                .where(JobRow.study_id == study.id, ResultRow.rejected_at.is_(None))
+                .options(selectinload(ResultRow.deliveries))
+            )
+            .unique()
+            .all()
+        )
+        safe = [
+            one
+            for one in results
+            if one.deliveries and all(sent.state is DeliveryState.COMMITTED for sent in one.deliveries)
+        ]
+        times = [sent.committed_at for one in safe for sent in one.deliveries if sent.committed_at is not None]
+        return StudyReceipt(kept or 0, aside or 0, len(results), len(safe), max(times, default=None))
+
+
+def senders(ledger: Ledger, *, looked_at: int = 1000) -> tuple[SenderOverview, ...]:
+    """Who called this node in the last associations that have ended, each with the latest of its own, by AE title."""
+    with ledger.reading() as session:
+        rows = session.execute(
+            select(Association.calling_ae_title, Association.closed_at, Association.outcome)
+            .where(Association.closed_at.is_not(None))
+            .order_by(Association.closed_at.desc())
+            .limit(looked_at)
+        )
+        latest: dict[str, SenderOverview] = {}
+        for title, closed_at, outcome in rows:
+            if closed_at is not None:
+                latest.setdefault(title, SenderOverview(title, closed_at, outcome or ""))
+        return tuple(latest[title] for title in sorted(latest))
+
+
+def typical_job_s(ledger: Ledger, *, looked_at: int = 200) -> Mapping[str, float]:
+    """Median of the seconds that the last jobs of each package took on this node, by package."""
+    with ledger.reading() as session:
+        rows = session.execute(
+            select(JobRow.package, JobRow.started_at, JobRow.ended_at)
+            .where(JobRow.state == JobState.SUCCEEDED, JobRow.started_at.is_not(None), JobRow.ended_at.is_not(None))
+            .order_by(JobRow.id.desc())
+            .limit(looked_at)
+        )
+        seconds: dict[str, list[float]] = {}
+        for package, started_at, ended_at in rows:
+            if started_at is not None and ended_at is not None:
+                seconds.setdefault(package, []).append((ended_at - started_at).total_seconds())
+        return {package: sorted(own)[len(own) // 2] for package, own in seconds.items()}

@@ -312,6 +312,8 @@ class Swept:
 def sweep_files(ledger: Ledger, files: InstanceFiles, *, grace: dt.timedelta, now: dt.datetime) -> Swept:
     """Remove the files that the ledger let go of; move those aside that nothing explains.
 
+    While a backup runs nothing is swept: it copies what the ledger named when it began.
+
     Parameters
     ----------
     grace
@@ -324,6 +326,11 @@ def sweep_files(ledger: Ledger, files: InstanceFiles, *, grace: dt.timedelta, no
     """
     if not is_bound(ledger, files):
         raise IdentityError("the storage directory is not the one of this ledger any more: nothing is swept")
+    with files.sweeping() as alone:
+        return _sweep(ledger, files, grace, now) if alone else Swept(0, 0)
+
+
+def _sweep(ledger: Ledger, files: InstanceFiles, grace: dt.timedelta, now: dt.datetime) -> Swept:
     # The directory is listed before the ledger is read: a file that is committed in between is then seen as named.
     stored = [str(path) for path in files.stored_paths()]
     with ledger.reading() as session:

@@ -29,20 +29,29 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 __all__ = [
     "ENDED",
+    "AccountRole",
+    "AccountRow",
+    "ApiTokenRow",
+    "AssessmentResult",
+    "AssessmentRow",
     "Association",
     "AssociationStudy",
     "Base",
     "CommitmentRequest",
     "CommitmentTransactionRow",
+    "ConsoleSessionRow",
     "DeliveryRow",
     "DeliveryState",
     "EventRow",
     "InstanceRow",
+    "InvitationRow",
     "JobRow",
     "JobSlot",
     "JobState",
     "LedgerIdentityRow",
+    "LogInFailureRow",
     "OutageRow",
+    "PausedDestinationRow",
     "PerformedStepRow",
     "PerformedStepStudyRow",
     "QuarantineRow",
@@ -124,6 +133,30 @@ class StepState(enum.StrEnum):
     IN_PROGRESS = "IN PROGRESS"
     COMPLETED = "COMPLETED"
     DISCONTINUED = "DISCONTINUED"
+
+
+class AccountRole(enum.StrEnum):
+    """What a person, or a program with a token, may do in the console; each may all that those before it may."""
+
+    VIEWER = "viewer"
+    """Look, and judge results as a radiologist."""
+    OPERATOR = "operator"
+    """Run again, send again, give up, delete, pause; read the audit trail."""
+    ADMINISTRATOR = "administrator"
+    """Let people in, and change the rules."""
+
+    def includes(self, other: AccountRole) -> bool:
+        """Whether this role may what the other may."""
+        order = list(AccountRole)
+        return order.index(self) >= order.index(other)
+
+
+class AssessmentResult(enum.StrEnum):
+    """What a radiologist says of the results of one package (IHE RAD, AI Result Assessment)."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    CORRECTED = "corrected"
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
@@ -543,6 +576,104 @@ class OutageRow(Base):
     attempts: Mapped[int]
     retry_at: Mapped[dt.datetime]
     error: Mapped[str] = mapped_column(Text)
+
+
+class PausedDestinationRow(Base):
+    """One destination to which nothing is sent until somebody says so."""
+
+    __tablename__ = "paused_destination"
+
+    destination: Mapped[str] = mapped_column(String(41), primary_key=True)
+    since: Mapped[dt.datetime]
+    by: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(String(200))
+
+
+class AccountRow(Base):
+    """One person who may log in to the console."""
+
+    __tablename__ = "account"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[AccountRole] = mapped_column(_state(AccountRole, "account_role"))
+    password_hash: Mapped[str] = mapped_column(String(200))
+    """Argon2id, with its parameters and salt."""
+    created_at: Mapped[dt.datetime]
+    disabled_at: Mapped[dt.datetime | None]
+
+
+class ConsoleSessionRow(Base):
+    """One log-in that has not ended."""
+
+    __tablename__ = "console_session"
+
+    digest: Mapped[str] = mapped_column(Digest, primary_key=True)
+    """sha256 of the token that the browser holds."""
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"), index=True)
+    csrf: Mapped[str] = mapped_column(String(64))
+    """What every form of the session carries."""
+    began_at: Mapped[dt.datetime]
+    seen_at: Mapped[dt.datetime]
+    notice: Mapped[str | None] = mapped_column(Text)
+    """What the next page says: what came of the last form."""
+
+    account: Mapped[AccountRow] = relationship()
+
+
+class InvitationRow(Base):
+    """One link with which a person chooses a password, once."""
+
+    __tablename__ = "invitation"
+
+    digest: Mapped[str] = mapped_column(Digest, primary_key=True)
+    """sha256 of the token in the link."""
+    name: Mapped[str | None] = mapped_column(String(64))
+    """For whom; none lets the person choose a name."""
+    role: Mapped[AccountRole] = mapped_column(_state(AccountRole, "account_role"))
+    by: Mapped[str] = mapped_column(String(64))
+    expires_at: Mapped[dt.datetime]
+
+
+class ApiTokenRow(Base):
+    """One program that may use the REST API."""
+
+    __tablename__ = "api_token"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[str] = mapped_column(Digest, unique=True)
+    """sha256 of the token, which is nowhere on this node."""
+    role: Mapped[AccountRole] = mapped_column(_state(AccountRole, "account_role"))
+    by: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[dt.datetime]
+
+
+class LogInFailureRow(Base):
+    """One log-in that failed, kept for as long as it slows the next."""
+
+    __tablename__ = "log_in_failure"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name_digest: Mapped[str] = mapped_column(Digest)
+    """sha256 of the name: people type passwords there."""
+    address: Mapped[str] = mapped_column(String(64))
+    at: Mapped[dt.datetime] = mapped_column(index=True)
+
+
+class AssessmentRow(Base):
+    """What a radiologist said of the results of one package; kept when the study is forgotten."""
+
+    __tablename__ = "assessment"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(Uid, index=True)
+    study_version: Mapped[int]
+    route: Mapped[str] = mapped_column(String(41))
+    package: Mapped[str] = mapped_column(String(41))
+    result: Mapped[AssessmentResult] = mapped_column(_state(AssessmentResult, "assessment_result"))
+    comment: Mapped[str] = mapped_column(String(500))
+    by: Mapped[str] = mapped_column(String(64))
+    at: Mapped[dt.datetime]
 
 
 class EventRow(Base):

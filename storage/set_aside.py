@@ -56,6 +56,10 @@ def why_set_aside(ledger: Ledger, study: WaitingStudy) -> SetAside | None:
     return SetAside(last.at, str(last.detail["reason"]))
 
 
-def _state(study: WaitingStudy) -> dict[str, int]:
-    """What changes when something comes in for a study, or a version of it is closed."""
-    return {"version": study.version, "waiting": study.instances}
+def _state(study: WaitingStudy) -> dict[str, int | str]:
+    """What changes when something comes in for a study, also in the place of something else, or a version is closed."""
+    return {
+        "version": study.version,
+        "waiting": study.instances,
+        "last_received_at": study.last_received_at.isoformat(),
+    }

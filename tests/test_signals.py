@@ -18,7 +18,7 @@ sys.exit(0 if stop.wait(60) else 3)
 """
 
 
-def test_sighup_is_ignored_and_said_and_sigterm_stops() -> None:
+def test_sighup_without_a_taker_is_said_and_sigterm_stops() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROCESS], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

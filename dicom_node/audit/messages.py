@@ -30,6 +30,8 @@ __all__ = [
     "query",
     "study_deleted",
     "timestamp",
+    "user_authentication",
+    "user_security_changed",
 ]
 
 Code = tuple[str, str, str]
@@ -62,6 +64,10 @@ QUERY = ("110112", "DCM", "Query")
 SECURITY_ALERT = ("110113", "DCM", "Security Alert")
 APPLICATION_START = ("110120", "DCM", "Application Start")
 APPLICATION_STOP = ("110121", "DCM", "Application Stop")
+USER_AUTHENTICATION = ("110114", "DCM", "User Authentication")
+LOG_IN = ("110122", "DCM", "Login")
+LOG_OUT = ("110123", "DCM", "Logout")
+USER_SECURITY_CHANGED = ("110137", "DCM", "User Security Attributes Changed")
 NODE_AUTHENTICATION = ("110126", "DCM", "Node Authentication")
 APPLICATION = ("110150", "DCM", "Application")
 DESTINATION = ("110152", "DCM", "Destination Role ID")
@@ -69,6 +75,7 @@ SOURCE = ("110153", "DCM", "Source Role ID")
 STUDY_INSTANCE_UID = ("110180", "DCM", "Study Instance UID")
 SOP_CLASS_UID = ("110181", "DCM", "SOP Class UID")
 NODE_ID = ("110182", "DCM", "Node ID")
+URI = ("12", "RFC-3881", "URI")
 PATIENT_NUMBER = ("2", "RFC-3881", "Patient Number")
 
 _NOT_XML = re.compile(r"[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -235,6 +242,51 @@ def node_authentication_failed(node: Participant, *, address: str, description: 
     ET.SubElement(subject, "ParticipantObjectName")
     _detail(subject, "Alert Description", description)
     return _message(SECURITY_ALERT, at, Outcome.SERIOUS_FAILURE, root)
+
+
+def user_authentication(
+    person: Participant, node: Participant, *, logged_in: bool, failure: str = "", at: dt.datetime
+) -> AuditMessage:
+    """A person logged in, tried to, or logged out (PS3.15 A.5.3.12).
+
+    Parameters
+    ----------
+    person
+        Who it is, or claims to be.
+    logged_in
+        False for the end of a session.
+    failure
+        Why the log-in was refused; empty where it was not.
+    """
+    outcome = Outcome.MINOR_FAILURE if failure else Outcome.SUCCESS
+    root = _event(USER_AUTHENTICATION, "E", at, kind=LOG_IN if logged_in else LOG_OUT, outcome=outcome, failure=failure)
+    _participant(root, person, None, requestor=True)
+    _participant(root, node, APPLICATION)
+    _audit_source(root, node)
+    return _message(USER_AUTHENTICATION, at, outcome, root)
+
+
+def user_security_changed(
+    person: Participant, node: Participant, *, account: str, description: str, at: dt.datetime
+) -> AuditMessage:
+    """A person changed who may do what (PS3.15 A.5.3.11): an account, an invitation, the token of a program.
+
+    Parameters
+    ----------
+    account
+        Whose rights were changed.
+    description
+        How.
+    """
+    root = _event(SECURITY_ALERT, "E", at, kind=USER_SECURITY_CHANGED)
+    _participant(root, person, None, requestor=True)
+    _participant(root, node, APPLICATION)
+    _audit_source(root, node)
+    # RFC 7565: the account that the alert is about.
+    subject = _object(root, URI, f"acct:{account}@{node.host}", _SYSTEM, _SECURITY_RESOURCE)
+    ET.SubElement(subject, "ParticipantObjectName")
+    _detail(subject, "Alert Description", description)
+    return _message(SECURITY_ALERT, at, Outcome.SUCCESS, root)
 
 
 def _message(event: Code, at: dt.datetime, outcome: Outcome, root: ET.Element) -> AuditMessage:

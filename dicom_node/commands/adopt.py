@@ -21,7 +21,9 @@ def adopt(
     as_json: JsonFlag = False,
 ) -> None:
     """Make the ledger and the storage directory belong together, and read files that the ledger lacks into it."""
-    from dicom_node.audit.messages import Access, Study, instances_accessed
+    from dicom_node.audit.messages import Access
+    from dicom_node.audit.trail import AuditTrail
+    from dicom_node.corrections import audit_access
     from dicom_node.network.adoption import adopt_files, adoptable
     from dicom_node.node import alone
     from storage.files import InstanceFiles
@@ -51,13 +53,8 @@ def adopt(
                 by=given.by,
                 reason=given.reason,
             )
-        given.audit(
-            configuration,
-            (Study(uid, {}, None) for uid in received_by(ledger, "adopt", since=since)),
-            lambda person, node, study: instances_accessed(
-                person, node, study, access=Access.CREATE, reason=given.reason, at=utc_now()
-            ),
-        )
+        trail = AuditTrail.of(configuration, "command")
+        audit_access(trail, given, received_by(ledger, "adopt", since=since), Access.CREATE)
     if as_json:
         print_json(adopted)
     else:

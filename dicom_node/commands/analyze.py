@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dicom_node.commands.terminal import ExitCode, JsonFlag, console, jsonable, print_json, table
+from dicom_node.commands.terminal import ExitCode, JsonFlag, console, print_json, table
 from dicom_node.config import DestinationProfile, ResultSettings, Route
 from dicom_node.errors import ConfigurationError, classify
+from dicom_node.plain_json import jsonable
 from pipelines.indication import Indication
 
 if TYPE_CHECKING:

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.audit.messages import Access, Study, instances_accessed
+from dicom_node.audit.trail import AuditTrail
 from dicom_node.commands.consent import ReasonOption, YesFlag, consent
 from dicom_node.commands.ledger import opened
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
 from dicom_node.config_file import load_configuration
+from dicom_node.corrections import give_deliveries_up
 from dicom_node.errors import ConfigurationError
-from storage.deliveries import Selection, dismiss_deliveries, requeue_deliveries, selected_studies
+from storage.deliveries import Selection, requeue_deliveries
 from storage.ledger import utc_now
 from storage.overview import count_deliveries, delivery_overviews, outages
 from storage.schema import DeliveryState
@@ -117,15 +118,8 @@ def dismiss(
     with opened(configuration) as ledger:
         total = count_deliveries(ledger, states, chosen)
         given = consent(f"Give up {total} deliveries?", reason, yes=yes)
-        studies = selected_studies(ledger, chosen, states)
-        done = dismiss_deliveries(ledger, chosen, reason=given.reason, by=given.by, now=utc_now(), states=states)
-        given.audit(
-            configuration,
-            (Study(uid, {}, None) for uid in studies),
-            lambda person, node, one: instances_accessed(
-                person, node, one, access=Access.UPDATE, reason=f"deliveries dismissed: {given.reason}", at=utc_now()
-            ),
-        )
+        trail = AuditTrail.of(configuration, "command")
+        done = give_deliveries_up(ledger, trail, chosen, given, states=states)
     console.print(f"{done} deliveries dismissed")
 
 

@@ -15,9 +15,9 @@ from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, p
 from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
+from dicom_node.finding import named_studies
 from storage.deliveries import Selection, requeue_deliveries
 from storage.files import InstanceFiles
-from storage.finding import find_studies
 from storage.identity import is_bound
 from storage.jobs import requeue_job
 from storage.ledger import Ledger, LedgerError, open_ledger, utc_now
@@ -291,14 +291,8 @@ def explain(
 
 
 def _named(ledger: Ledger, configuration: Configuration, text: str, limit: int) -> tuple[str, ...]:
-    """Studies that a text names; what only headers tell is read from one of the files of each study first."""
-    from dicom_node.network.query_scp import describe_new_studies
-
-    found = find_studies(ledger, text, limit=limit)
-    if not found and configuration.storage.directory.is_dir():
-        describe_new_studies(ledger, storage_of(configuration, ledger))
-        found = find_studies(ledger, text, limit=limit)
-    return found
+    files = storage_of(configuration, ledger) if configuration.storage.directory.is_dir() else None
+    return named_studies(ledger, files, text, limit=limit)
 
 
 def _only(ledger: Ledger, configuration: Configuration, text: str) -> str:

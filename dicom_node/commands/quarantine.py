@@ -7,16 +7,14 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.audit.messages import Access, Study, instances_accessed
-from dicom_node.commands.consent import Consent, ReasonOption, YesFlag, consent
+from dicom_node.audit.trail import AuditTrail
+from dicom_node.commands.consent import ReasonOption, YesFlag, consent
 from dicom_node.commands.ledger import opened, storage_of
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
-from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
-from storage.files import InstanceFiles
-from storage.ledger import utc_now
+from dicom_node.corrections import drop_quarantined, take_in_quarantined
 from storage.overview import QuarantineOverview, quarantine_overviews
-from storage.quarantine import leave_quarantine, quarantined_object
+from storage.quarantine import quarantined_object
 
 __all__ = ["quarantine_app"]
 
@@ -58,16 +56,12 @@ def accept(
     config: ConfigurationFile = DEFAULT,
 ) -> None:
     """Take an object in; it replaces what is held under its SOP Instance UID, which goes to quarantine."""
-    from dicom_node.network.quarantine import accept_quarantined
-
     configuration = load_configuration(config)
     with opened(configuration) as ledger:
         files = storage_of(configuration, ledger)
         one = quarantined_object(ledger, number)
         given = consent(f"Take in {_named(one)} in place of what is held under its UID?", reason, yes=yes)
-        _audit(configuration, files, one, given, Access.UPDATE)
-        accept_quarantined(configuration, ledger, files, one)
-        leave_quarantine(ledger, number, accepted=True, reason=given.reason, by=given.by, now=utc_now())
+        take_in_quarantined(configuration, ledger, files, AuditTrail.of(configuration, "command"), one, given)
     console.print(f"object {number} taken in; its study is scheduled again", soft_wrap=True)
 
 
@@ -84,24 +78,9 @@ def drop(
         files = storage_of(configuration, ledger)
         one = quarantined_object(ledger, number)
         given = consent(f"Delete {_named(one)}? It cannot be had back", reason, yes=yes)
-        _audit(configuration, files, one, given, Access.DELETE)
-        leave_quarantine(ledger, number, accepted=False, reason=given.reason, by=given.by, now=utc_now())
+        drop_quarantined(ledger, files, AuditTrail.of(configuration, "command"), one, given)
     console.print(f"object {number} dropped")
 
 
 def _named(one: QuarantineOverview) -> str:
     return f"object {one.id}, {one.sop_instance_uid or one.digest} ({one.reason})"
-
-
-def _audit(
-    configuration: Configuration, files: InstanceFiles, one: QuarantineOverview, given: Consent, access: Access
-) -> None:
-    from dicom_node.network.quarantine import study_of
-
-    given.audit(
-        configuration,
-        [Study(study_of(files, one) or "unknown", {}, None)],
-        lambda person, node, study: instances_accessed(
-            person, node, study, access=access, reason=given.reason, at=utc_now()
-        ),
-    )

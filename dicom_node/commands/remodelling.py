@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_node.commands.terminal import JsonFlag, console, print_json, progress_bar, table
+from dicom_node.commands.terminal import JsonFlag, console, print_json, table
+from dicom_node.commands.training import step_progress
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def train(
     folder = output / REMODELLING_MODEL
     recipe = RemodellingRecipe()
     declined: dict[str, str] = {}
-    with progress_bar(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task("hearts", total=None, detail="")
 
         def counted(done: int, total: int) -> None:
@@ -139,7 +140,7 @@ def evaluate(
 
     if (phantoms is None) == (studies is None) or (studies is None) != (labels is None):
         raise ConfigurationError("give either --phantoms, or --studies and --labels", subject=_EVALUATE)
-    with progress_bar(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task("hearts", total=None, detail="")
 
         def counted(done: int, total: int) -> None:

@@ -2,161 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
 from dicom_node.commands.ledger import opened
 from dicom_node.commands.terminal import ConfigurationFile, ExitCode, JsonFlag, console, print_json, table
-from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
-from dicom_node.process_states import ProcessState, read_states, serving_process
-from storage.files import UNEXPLAINED
-from storage.ledger import Ledger, utc_now
-from storage.overview import Backlog, JobOverview, LedgerOverview, backlog, job_overviews, ledger_overview
+from dicom_node.node_status import NodeStatus, Queue, local_time, node_status
+from dicom_node.process_states import ProcessState
+from storage.overview import Backlog
 from storage.schema import DeliveryState, JobState, ReportState, Verdict
 
-__all__ = ["Alarm", "NodeStatus", "node_status", "status"]
-
-FAILED_STARTS_ALARM = 3
-HISTORY = 20
-"""How many of the last jobs tell how long one takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """One thing that is not well, and what to do about it."""
-
-    sentence: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """Jobs that have not ended, and when they should be ready by what the last ones took."""
-
-    queued: int
-    running: int
-    typical_job_s: float | None
-    """Median of the last jobs; none before the first."""
-    ready_in_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatus:
-    """How the node on this machine is."""
-
-    running: bool
-    pid: int | None
-    well: bool
-    alarms: tuple[Alarm, ...]
-    free_mb: float
-    accepts_images: bool
-    """Whether free space lies above the low watermark; below it C-STORE is answered A700."""
-    processes: tuple[ProcessState, ...]
-    queue: Queue
-    waiting: Backlog
-    ledger: LedgerOverview
-
-
-def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
-    """Look at the lock, the processes, the disk and the ledger; nothing is changed and nobody is called."""
-    now = utc_now()
-    directory = configuration.storage.directory
-    pid = serving_process(directory) if directory.is_dir() else None
-    processes = read_states(directory) if pid is not None else ()
-    free_mb = shutil.disk_usage(_existing(directory)).free / 1e6
-    accepts = free_mb >= configuration.storage.low_watermark_mb
-    waiting, overview = backlog(ledger, now=now), ledger_overview(ledger, now=now)
-    slots = len(configuration.execution.devices) * configuration.execution.slots_per_device
-    ended = job_overviews(ledger, states=(JobState.SUCCEEDED,), limit=HISTORY)
-    queue = _queue(waiting, ended, slots)
-    alarms = (
-        *_process_alarms(pid, processes),
-        *_storage_alarms(configuration, free_mb, accepts=accepts),
-        *_file_alarms(directory),
-        *_work_alarms(waiting, overview),
-    )
-    return NodeStatus(pid is not None, pid, not alarms, alarms, free_mb, accepts, processes, queue, waiting, overview)
-
-
-def _existing(directory: Path) -> Path:
-    return next(one for one in (directory, *directory.parents) if one.exists())
-
-
-def _queue(waiting: Backlog, ended: Sequence[JobOverview], slots: int) -> Queue:
-    seconds = sorted(
-        (one.ended_at - one.started_at).total_seconds() for one in ended if one.ended_at and one.started_at
-    )
-    typical = seconds[len(seconds) // 2] if seconds else None
-    queued, running = waiting.jobs.get(JobState.QUEUED, 0), waiting.jobs.get(JobState.RUNNING, 0)
-    ready = None if typical is None else typical * -(-(queued + running) // slots)
-    return Queue(queued, running, typical, ready)
-
-
-def _process_alarms(pid: int | None, processes: Sequence[ProcessState]) -> Iterator[Alarm]:
-    if pid is None:
-        yield Alarm("the node is not running", "start it: dicom-node serve")
-        return
-    for one in processes:
-        if one.failed_starts >= FAILED_STARTS_ALARM:
-            yield Alarm(
-                f"process {one.name} cannot start: it died {one.failed_starts} times in a row ({one.last_death})",
-                "read its last lines in the log of the node",
-            )
-
-
-def _storage_alarms(configuration: Configuration, free_mb: float, *, accepts: bool) -> Iterator[Alarm]:
-    storage = configuration.storage
-    if not accepts:
-        yield Alarm(
-            f"storage is closed: {free_mb:.0f} MB are free, {storage.low_watermark_mb} are the low watermark, so every "
-            "image is refused (A700)",
-            f"free space until more than {storage.high_watermark_mb} MB are free",
-        )
-    elif free_mb < storage.high_watermark_mb:
-        yield Alarm(
-            f"storage is nearly full: {free_mb:.0f} MB are free; under {storage.low_watermark_mb} images are refused",
-            f"free space until more than {storage.high_watermark_mb} MB are free",
-        )
-
-
-def _file_alarms(directory: Path) -> Iterator[Alarm]:
-    unexplained = sum(1 for _ in directory.glob(f"{UNEXPLAINED}/*/*/*.dcm"))
-    if unexplained:
-        yield Alarm(
-            f"{unexplained} file(s) of the storage directory are in no ledger and were set aside",
-            "is this the latest ledger? dicom-node adopt reads them into it",
-        )
-
-
-def _work_alarms(waiting: Backlog, overview: LedgerOverview) -> Iterator[Alarm]:
-    failed = waiting.jobs.get(JobState.FAILED, 0)
-    if failed:
-        yield Alarm(f"{failed} job(s) failed", "dicom-node jobs shows why; dicom-node jobs --retry JOB runs one again")
-    if waiting.jobs_late:
-        yield Alarm(f"{waiting.jobs_late} job(s) are late", "dicom-node jobs shows them")
-    for (destination, state), count in sorted(waiting.deliveries.items()):
-        if state is DeliveryState.DEAD:
-            yield Alarm(
-                f"{count} result(s) could not be delivered to {destination}",
-                "dicom-node deliveries list shows what it answered; requeue sends them again, dismiss gives them up",
-            )
-    for outage in waiting.outages:
-        yield Alarm(
-            f"{outage.destination} cannot be reached since {_time(outage.since)}; {outage.waiting} result(s) wait, and "
-            f"the next call is at {_time(outage.retry_at)}",
-            outage.error,
-        )
-    if overview.commitments.get(ReportState.DEAD):
-        yield Alarm(
-            f"{overview.commitments[ReportState.DEAD]} storage commitment report(s) could not be given to their peers",
-            "dicom-node check calls every peer",
-        )
+__all__ = ["status"]
 
 
 def status(config: ConfigurationFile = Path("config.yaml"), as_json: JsonFlag = False) -> None:
@@ -193,15 +51,15 @@ def _print(found: NodeStatus) -> None:
             ("studies waiting for images", found.waiting.studies_waiting),
             ("jobs", f"{queue.running} running, {queue.queued} queued{_ready(queue)}"),
             *((f"to {name}", _deliveries(found.waiting, name)) for name in _destinations(found.waiting)),
-            ("last image", _time(found.ledger.last_received_at)),
-            ("last commitment", _time(found.ledger.last_committed_at)),
+            ("last image", local_time(found.ledger.last_received_at)),
+            ("last commitment", local_time(found.ledger.last_committed_at)),
         ],
     )
     if found.processes:
         table(
             "Processes",
             ["process", "state", "since"],
-            ((one.name, _process(one), _time(one.changed_at)) for one in found.processes),
+            ((one.name, _process(one), local_time(one.changed_at)) for one in found.processes),
         )
     table(
         "Ledger",
@@ -239,8 +97,4 @@ def _deliveries(waiting: Backlog, destination: str) -> str:
         f"{count} {state.value}" for (name, state), count in sorted(waiting.deliveries.items()) if name == destination
     )
     oldest = waiting.oldest_delivery_at.get(destination)
-    return counts + (f"; the oldest since {_time(oldest)}" if oldest else "")
-
-
-def _time(at: dt.datetime | None) -> str:
-    return at.astimezone().isoformat(sep=" ", timespec="seconds") if at is not None else "never"
+    return counts + (f"; the oldest since {local_time(oldest)}" if oldest else "")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dicom_node.commands.terminal import JsonFlag, console, print_json, table
-from dicom_node.commands.terminal import progress_bar as _progress
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from pipelines.evaluation.enhancement import EnhancementEvaluation
     from pipelines.evaluation.motion import MotionEvaluation
     from pipelines.evaluation.segmentation import CaseResult, SegmentationEvaluation
     from pipelines.training.steps import Progress as TrainingProgress
+    from pipelines.training.steps import TrainingResult
 
-__all__ = ["evaluate_app", "train_app"]
+__all__ = ["evaluate_app", "print_result", "shown_training", "step_progress", "train_app"]
 
 train_app = typer.Typer(help="Train a network from data on disk.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure a network against annotated data.", no_args_is_help=True)
@@ -68,35 +73,20 @@ def train_segmentation(
     if (data is None) == (phantoms is None):
         raise ConfigurationError("give either --data or --phantoms", subject="train segmentation")
     folder = output / (model if fold < 0 else f"{model}-fold{fold}")
-    with _progress(as_json) as progress:
-        task = progress.add_task(model, total=None, detail="")
-
-        def report(state: TrainingProgress) -> None:
-            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
-            progress.update(task, completed=state.step, total=state.steps, detail=detail)
-
-        try:
-            result = train(
-                acdc_set(data) if data is not None else phantom_set(phantoms or 0, phantom_seed),
-                folder,
-                model=model,
-                fold=None if fold < 0 else fold,
-                steps=steps,
-                coarse_steps=coarse_steps,
-                seed=seed,
-                device=device,
-                resume=resume,
-                report=report,
-            )
-        except ValueError as error:
-            raise ConfigurationError(str(error), subject="train segmentation") from error
-    if as_json:
-        print_json(result)
-        return
-    console.print(
-        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
-    )
-    console.print(f"kept out of training: {', '.join(result.held_out_cases) or 'no case'}")
+    with shown_training("segmentation", as_json) as shown:
+        result = train(
+            acdc_set(data) if data is not None else phantom_set(phantoms or 0, phantom_seed),
+            folder,
+            model=model,
+            fold=None if fold < 0 else fold,
+            steps=steps,
+            coarse_steps=coarse_steps,
+            seed=seed,
+            device=device,
+            resume=resume,
+            report=shown.step,
+        )
+    print_result(result, as_json)
 
 
 @train_app.command("registration")
@@ -119,37 +109,20 @@ def train_registration(
     """Train the registration network; a stopped run goes on where it stopped."""
     from pipelines.training.registration import train_registration as train_network
 
-    with _progress(as_json) as progress:
-        task = progress.add_task("registration", total=None, detail="")
-
-        def packed(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, detail="phantoms made")
-
-        def report(state: TrainingProgress) -> None:
-            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
-            progress.update(task, completed=state.step, total=state.steps, detail=detail)
-
-        try:
-            result = train_network(
-                output,
-                phantoms=phantoms,
-                phantom_seed=phantom_seed,
-                folders=data or [],
-                steps=steps,
-                seed=seed,
-                device=device,
-                resume=resume,
-                report=report,
-                report_packing=packed,
-            )
-        except ValueError as error:
-            raise ConfigurationError(str(error), subject="train registration") from error
-    if as_json:
-        print_json(result)
-        return
-    console.print(
-        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
-    )
+    with shown_training("registration", as_json) as shown:
+        result = train_network(
+            output,
+            phantoms=phantoms,
+            phantom_seed=phantom_seed,
+            folders=data or [],
+            steps=steps,
+            seed=seed,
+            device=device,
+            resume=resume,
+            report=shown.step,
+            report_packing=shown.packed,
+        )
+    print_result(result, as_json)
 
 
 @train_app.command("long-axis")
@@ -167,31 +140,69 @@ def train_long_axis(
     from pipelines.training.long_axis import MODEL, pack_views
     from pipelines.training.long_axis import train_long_axis as train_network
 
+    views = output / f"{MODEL}-views-{phantom_seed}-{phantoms}.npz"
+    with shown_training("long-axis", as_json) as shown:
+        if not views.is_file():
+            pack_views(phantoms, phantom_seed, views, shown.packed)
+        result = train_network(
+            views, output / MODEL, steps=steps, seed=seed, device=device, resume=resume, report=shown.step
+        )
+    print_result(result, as_json)
+
+
+@train_app.command("enhancement")
+def train_enhancement(
+    data: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of EMIDEC with images and labels as PNG.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for checkpoints, weights and cards.")] = Path("runs"),
+    model: Annotated[
+        str | None,
+        typer.Option(help="enhancement-localiser or enhancement-segmentation; left out: one after the other."),
+    ] = None,
+    fold: Annotated[int, typer.Option(min=-1, max=4, help="Fold kept out of training; -1 keeps none out.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's own number by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the networks of acquired late enhancement; a stopped run goes on where it stopped."""
+    from pipelines.training.enhancement import RECIPES
+    from pipelines.training.enhancement import train_enhancement as train_network
+
+    results = []
     with _progress(as_json) as progress:
-        task = progress.add_task("long axis", total=None, detail="")
+        for name in RECIPES if model is None else [model]:
+            task = progress.add_task(name, total=None, detail="")
 
-        def packed(done: int) -> None:
-            progress.update(task, completed=done, total=phantoms, detail="phantoms made")
+            def report(state: TrainingProgress, task: TaskID = task) -> None:
+                detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
+                progress.update(task, completed=state.step, total=state.steps, detail=detail)
 
-        def report(state: TrainingProgress) -> None:
-            detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
-            progress.update(task, completed=state.step, total=state.steps, detail=detail)
-
-        views = output / f"{MODEL}-views-{phantom_seed}-{phantoms}.npz"
-        try:
-            if not views.is_file():
-                pack_views(phantoms, phantom_seed, views, packed)
-            result = train_network(
-                views, output / MODEL, steps=steps, seed=seed, device=device, resume=resume, report=report
-            )
-        except ValueError as error:
-            raise ConfigurationError(str(error), subject="train long-axis") from error
+            try:
+                results.append(
+                    train_network(
+                        data,
+                        output / name,
+                        model=name,
+                        fold=None if fold < 0 else fold,
+                        steps=steps,
+                        seed=seed,
+                        device=device,
+                        resume=resume,
+                        report=report,
+                    )
+                )
+            except ValueError as error:
+                raise ConfigurationError(str(error), subject="train enhancement") from error
     if as_json:
-        print_json(result)
+        print_json(results)
         return
-    console.print(
-        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
-    )
+    for result in results:
+        console.print(
+            f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
+        )
 
 
 @evaluate_app.command("long-axis")
@@ -222,6 +233,50 @@ def evaluate_long_axis(
         raise ConfigurationError(str(error), subject="evaluate long-axis") from error
 
 
+@evaluate_app.command("enhancement")
+def evaluate_enhancement(
+    emidec: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of EMIDEC with images and labels as PNG."),
+    ] = None,
+    phantoms: Annotated[int | None, typer.Option(min=1, help="Number of phantoms, made for this.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 800000,
+    fold: Annotated[int, typer.Option(min=-1, max=4, help="Only this fold of the patients; -1: all.")] = 0,
+    cases: Annotated[list[str] | None, typer.Option("--case", help="Only this case; may be repeated.")] = None,
+    models: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the networks; left out: the package's.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Read late enhancement as the node would, and compare with annotated patients or with phantoms."""
+    from pipelines.evaluation.enhancement import EnhancementCase, evaluate_emidec, evaluate_phantoms
+    from pipelines.models.registry import PACKAGED, ModelUnavailable
+
+    if (emidec is None) == (phantoms is None):
+        raise ConfigurationError("give either --emidec or --phantoms", subject="evaluate enhancement")
+    root = models or PACKAGED
+    with _progress(as_json) as progress:
+        task = progress.add_task("cases", total=None, detail="")
+
+        def report(result: EnhancementCase, number: int, total: int) -> None:
+            detail = f"{result.case}: {result.refused or f'{result.percent:.0f} %, true {result.percent_true:.0f} %'}"
+            progress.update(task, completed=number, total=total, detail=detail)
+
+        try:
+            if emidec is not None:
+                evaluation = evaluate_emidec(
+                    emidec, fold=None if fold < 0 else fold, cases=cases or None, models=root, report=report
+                )
+            else:
+                evaluation = evaluate_phantoms(phantoms or 1, seed=seed, models=root, report=report)
+        except (ValueError, ModelUnavailable) as error:
+            raise ConfigurationError(str(error), subject="evaluate enhancement") from error
+    if as_json:
+        print_json(evaluation.to_json())
+        return
+    _print_enhancement(evaluation)
+
+
 @evaluate_app.command("segmentation")
 def evaluate_segmentation(
     data: AcdcFolder,
@@ -243,7 +298,7 @@ def evaluate_segmentation(
     from pipelines.evaluation.segmentation import evaluate
     from pipelines.models.registry import PACKAGED, ModelUnavailable
 
-    with _progress(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task("cases", total=None, detail="")
 
         def report(result: CaseResult, number: int, total: int) -> None:
@@ -293,7 +348,7 @@ def evaluate_motion(
         if data is not None:
             print_json([result.to_json() for result in evaluate_folder(data, models=root)])
             return
-        with _progress(as_json) as progress:
+        with step_progress(as_json) as progress:
             task = progress.add_task("phantoms", total=None, detail="")
 
             def report(result: PhantomResult, number: int, total: int) -> None:
@@ -307,6 +362,59 @@ def evaluate_motion(
         print_json(evaluation.to_json())
         return
     _print_motion(evaluation)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownTraining:
+    """What a running training tells the terminal."""
+
+    progress: Progress
+    task: TaskID
+
+    def packed(self, done: int, total: int) -> None:
+        """Phantoms made so far."""
+        self.progress.update(self.task, completed=done, total=total, detail="phantoms made")
+
+    def step(self, state: TrainingProgress) -> None:
+        """Steps made so far."""
+        detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
+        self.progress.update(self.task, completed=state.step, total=state.steps, detail=detail)
+
+
+@contextmanager
+def shown_training(command: str, quiet: bool) -> Iterator[ShownTraining]:
+    """Show a training while it runs; what it cannot do is a mistake in the arguments of ``train command``."""
+    with step_progress(quiet) as progress:
+        try:
+            yield ShownTraining(progress, progress.add_task(command, total=None, detail=""))
+        except ValueError as error:
+            raise ConfigurationError(str(error), subject=f"train {command}") from error
+
+
+def print_result(result: TrainingResult, as_json: bool) -> None:
+    """Say where weights lie and what was kept out of training."""
+    if as_json:
+        print_json(result)
+        return
+    console.print(
+        f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
+    )
+    if result.held_out_cases:
+        console.print(f"kept out of training: {', '.join(result.held_out_cases)}")
+
+
+def step_progress(quiet: bool) -> Progress:
+    """Progress of steps or cases on the terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=console,
+        disable=quiet,
+        transient=True,
+    )
 
 
 def _print_evaluation(evaluation: SegmentationEvaluation) -> None:
@@ -355,6 +463,52 @@ def _print_evaluation(evaluation: SegmentationEvaluation) -> None:
             (one.patient, one.group, f"{one.dice:.3f}", f"{one.LVEF_error:+.1f}", one.refused)
             for one in evaluation.worst
         ),
+    )
+
+
+def _print_enhancement(evaluation: EnhancementEvaluation) -> None:
+    seen = len(evaluation.seen_in_training)
+    table(
+        f"Overlap, {evaluation.cases} cases, {evaluation.refused} refused",
+        ["", "Dice>", "95 % interval>", "cases>"],
+        (
+            (name.replace("_", " "), f"{one.value:.3f}", f"{one.lower:.3f} … {one.upper:.3f}", str(one.n))
+            for name, one in evaluation.dice.items()
+        ),
+        caption=f"{seen} of the cases were in the training data: these figures say nothing about new patients"
+        if seen
+        else "no case was in the training data",
+    )
+    table(
+        "Presence by case",
+        ["", "accuracy>", "95 % interval>", "with>", "of>", "AUC>", "Brier>"],
+        (
+            (
+                name,
+                f"{one['accuracy']:.3f}",
+                f"{one['lower']:.3f} … {one['upper']:.3f}",
+                str(one["with"]),
+                str(one["n"]),
+                f"{one['auc']:.3f}" if "auc" in one else "",
+                f"{one['brier']:.3f}",
+            )
+            for name, one in evaluation.presence.items()
+        ),
+    )
+    table(
+        "Extent, points of the left ventricular muscle",
+        ["method", "r>", "bias>", "limits of agreement>", "mean absolute error>"],
+        (
+            (
+                name,
+                f"{one['r']:.3f}",
+                f"{one['bias']:+.1f}",
+                f"{one['loa_low']:+.1f} … {one['loa_high']:+.1f}",
+                f"{one['mae']:.1f}",
+            )
+            for name, one in evaluation.extent.items()
+        ),
+        caption=f"the network's interval covers {100 * evaluation.interval_coverage:.0f} %. {evaluation.remark}",
     )
 
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -49,6 +49,8 @@ _log = structlog.get_logger(__name__)
 POLL_S = 0.2
 RELEASE_EXPIRED_EVERY_S = 15.0
 MOST_PER_ROUND = 200
+MOST_THREADS = 256
+"""Made as they are needed: the configuration may change, and more destinations than these are none."""
 
 
 def serve_deliverer(
@@ -57,6 +59,7 @@ def serve_deliverer(
     *,
     name: str = "deliverer",
     ready: Callable[[], None] = lambda: None,
+    renewed: Callable[[], Configuration | None] = lambda: None,
 ) -> None:
     """Deliver until told to stop.
 
@@ -70,6 +73,8 @@ def serve_deliverer(
         Of this process, the same after a restart: what its earlier life was sending is sent again.
     ready
         Called once, when the ledger is open.
+    renewed
+        Gives the configuration when it changed; the rounds at hand end by the one they began with.
 
     Raises
     ------
@@ -88,9 +93,12 @@ def serve_deliverer(
         ready()
         release_expired_at = time.monotonic() + RELEASE_EXPIRED_EVERY_S
         # One that does not answer must not hold up the others: each destination and each peer has a thread.
-        threads = len(configuration.results.destinations) + len(configuration.peers) + 1
-        with ThreadPoolExecutor(threads, "destination") as pool:
+        with ThreadPoolExecutor(MOST_THREADS, "destination") as pool:
             while not stop_event.wait(POLL_S):
+                changed = renewed()
+                if changed is not None:
+                    deliverer = replace(deliverer, configuration=changed)
+                    reporter = replace(reporter, configuration=changed)
                 try:
                     waiting = [
                         *(("deliver", one, deliverer.deliver_once) for one in deliverer.destinations_with_work()),

@@ -7,10 +7,11 @@ import datetime as dt
 import structlog
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
+from dicom_node.errors import raised_at
 from dicom_node.network.file_meta import decode_file_meta
 from dicom_node.results.rejection import (
     REJECTION_SERIES,
@@ -19,6 +20,7 @@ from dicom_node.results.rejection import (
     RejectionReason,
     rejection_note,
 )
+from pipelines.cine.elements import DAMAGE
 from storage.files import RESULTS, InstanceFiles
 from storage.jobs import ResultRecord
 from storage.ledger import Ledger
@@ -57,6 +59,10 @@ def reject_superseded(ledger: Ledger, files: InstanceFiles, configuration: Confi
                 study_instance_uid=void.study_instance_uid,
                 error=error.strerror,
             )
+        except SQLAlchemyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one study must not hold up the others, whatever its results hold
+            _log.error("results not rejected", study_instance_uid=void.study_instance_uid, at=raised_at(error))
     return rejected
 
 
@@ -119,7 +125,7 @@ def _notes(
         reference = _reference(files, results)
         if reference is None:
             _log.error(
-                "results cannot be rejected: their files are gone; reject them at the destination",
+                "results cannot be rejected: their files are gone or damaged; reject them at the destination",
                 study_instance_uid=void.study_instance_uid,
                 destinations=destinations,
             )
@@ -158,7 +164,9 @@ def _notes(
 def _reference(files: InstanceFiles, results: list[VoidResult]) -> Dataset | None:
     for one in results:
         try:
-            return dcmread(files.absolute(one.path), stop_before_pixels=True)
-        except (OSError, InvalidDicomError):
+            reference = dcmread(files.absolute(one.path), stop_before_pixels=True)
+        except DAMAGE:
             continue
+        if "StudyInstanceUID" in reference:
+            return reference
     return None

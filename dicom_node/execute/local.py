@@ -59,6 +59,9 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
     running = _RunningJobs(ledger, keeper, tuple(workers))
     told_ready = False
     while not context.stop.wait(TEND_S):
+        renewed = context.renewed()
+        if renewed is not None:
+            keeper.renew(renewed)
         keeper.tend()
         if not told_ready and keeper.all_ready():
             told_ready = True

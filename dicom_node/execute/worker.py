@@ -9,7 +9,6 @@ import signal
 import struct
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from dicom_node.execute.lanes import Lane
 from dicom_node.execute.memory import available_mb, let_go_of_models
 from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
+from pipelines.errors import raised_along
 from storage.closing import FRONT_PAGE, PackageOutcome, package_outcomes
 from storage.files import QUARANTINE, RESULTS, InstanceFiles
 from storage.instances import QuarantinedObject, record_quarantine
@@ -111,6 +111,9 @@ def serve_worker(
     context.ready()
     looked_at = 0.0
     while not (context.stop.is_set() or worker.spent):
+        # Between two jobs: each runs by one configuration.
+        configuration = context.renewed() or configuration
+        worker.configuration = configuration
         try:
             worked = worker.work_once()
         except SQLAlchemyError as error:
@@ -173,7 +176,7 @@ class _Worker:
         self._ledger = ledger
         self._files = files
         self._kept = KeptFindings(configuration.storage.directory)
-        self._configuration = configuration
+        self.configuration = configuration
         self._name = name
         self._lane = lane
         self._process = process
@@ -223,7 +226,7 @@ class _Worker:
             _log.warning("job was taken away meanwhile; its results are dropped")
 
     def _run(self, job: Job) -> tuple[list[ResultRecord], Outcome]:
-        route = self._configuration.routes.get(job.route)
+        route = self.configuration.routes.get(job.route)
         if route is None:
             raise ConfigurationError(
                 "the route is no longer configured",
@@ -258,7 +261,7 @@ class _Worker:
             created=job.created_at,
             route_name=job.route,
             route=route,
-            results=self._configuration.results,
+            results=self.configuration.results,
             predecessors=_earlier_reports(job),
             known=known,
             last_attempt=job.attempt >= job.maximum_attempts,
@@ -283,7 +286,7 @@ class _Worker:
             created=job.created_at,
             route_name=job.route,
             route=route,
-            results=self._configuration.results,
+            results=self.configuration.results,
             predecessors=_earlier_reports(job),
         )
 
@@ -329,7 +332,7 @@ class _Worker:
             "job failed",
             error=str(classified),
             retryable=classified.retryable,
-            at=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)],
+            at=raised_along(error),
         )
         now = utc_now()
         fail_job(

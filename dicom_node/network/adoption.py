@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +9,7 @@ from sqlalchemy import select
 
 from dicom_node.config import Configuration, ConflictAnswer
 from dicom_node.errors import CannotUnderstandError
-from dicom_node.network.file_meta import FileMeta, decode_file_meta
+from dicom_node.network.file_meta import content_digest, decode_file_meta, mapped_file
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.watermarks import Watermarks
 from storage.files import INSTANCES, UNEXPLAINED, InstanceFiles
@@ -99,14 +95,14 @@ def _adopt(
     called_ae_title: str,
 ) -> bool | None:
     """Whether the instance was taken (or else quarantined); ``None`` when its file was left as it is."""
-    with _mapped(files.absolute(path)) as content:
+    with mapped_file(files.absolute(path)) as content:
         try:
             meta = decode_file_meta(content)
         except CannotUnderstandError:
             return None
         data = content[meta.length :]
         try:
-            if _digest(meta, data) != path.stem:
+            if content_digest(content) != path.stem:
                 return None
             sender = meta.source_ae_title or called_ae_title
             if sender not in associations:
@@ -137,19 +133,3 @@ def _adopt(
         # It lies under its own name now: among the instances, or in quarantine.
         files.absolute(path).unlink()
     return held
-
-
-def _digest(meta: FileMeta, data: memoryview) -> str:
-    content = hashlib.sha256(meta.transfer_syntax_uid.encode("ascii") + b"\0")
-    content.update(data)
-    return content.hexdigest()
-
-
-@contextlib.contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
-    with path.open("rb") as file:
-        if path.stat().st_size == 0:
-            yield memoryview(b"")
-            return
-        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as whole:
-            yield whole

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import mmap
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
@@ -12,8 +17,11 @@ from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_V
 
 __all__ = [
     "FileMeta",
+    "content_digest",
     "decode_file_meta",
+    "digest_of_file",
     "encode_file_meta",
+    "mapped_file",
 ]
 
 _PREFIX, _GROUP = slice(128, 132), b"\x02\x00"
@@ -42,6 +50,18 @@ def decode_file_meta(data: bytes | memoryview) -> FileMeta:
     CannotUnderstandError
         There is none, it breaks off, or it lacks the SOP class, the SOP instance or the transfer syntax.
     """
+    values, offset = _elements(data)
+    return FileMeta(
+        _identifier(values, 0x0002),
+        _identifier(values, 0x0003),
+        _identifier(values, 0x0010),
+        offset,
+        _source_ae_title(values.get(0x0016, b"")),
+    )
+
+
+def _elements(data: bytes | memoryview) -> tuple[dict[int, bytes], int]:
+    """Values by element number, and where the data set begins."""
     if bytes(data[_PREFIX]) == b"DICM":
         offset = _PREFIX.stop
     elif bytes(data[:2]) == _GROUP:
@@ -61,13 +81,7 @@ def decode_file_meta(data: bytes | memoryview) -> FileMeta:
             raise CannotUnderstandError("its File Meta Information breaks off")
         values[int.from_bytes(header[2:4], "little")] = bytes(data[start : start + length])
         offset = start + length
-    return FileMeta(
-        _identifier(values, 0x0002),
-        _identifier(values, 0x0003),
-        _identifier(values, 0x0010),
-        offset,
-        _source_ae_title(values.get(0x0016, b"")),
-    )
+    return values, offset
 
 
 def _source_ae_title(value: bytes) -> str:
@@ -123,3 +137,38 @@ def _uid(value: str) -> bytes:
 def _text(value: str) -> bytes:
     encoded = value.encode("ascii")
     return encoded + b" " * (len(encoded) % 2)
+
+
+def content_digest(content: memoryview) -> str | None:
+    """The digest that an instance file is named by (:class:`storage.files.StoredFile`), of what it holds.
+
+    Returns
+    -------
+    str or None
+        ``None`` when the File Meta Information is damaged. What was quarantined for it may name no valid SOP instance.
+    """
+    try:
+        values, offset = _elements(content)
+    except CannotUnderstandError:
+        return None
+    digest = hashlib.sha256(values.get(0x0010, b"").rstrip(b" \0") + b"\0")
+    with content[offset:] as data:
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def digest_of_file(path: Path) -> str | None:
+    """The same of a file."""
+    with mapped_file(path) as content:
+        return content_digest(content)
+
+
+@contextlib.contextmanager
+def mapped_file(path: Path) -> Iterator[memoryview]:
+    """The content of a file, for the time of the block."""
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            yield memoryview(b"")
+            return
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as whole:
+            yield whole

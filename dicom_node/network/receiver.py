@@ -187,25 +187,30 @@ class _PeerAdmission:
         refusals: Refusals,
         services: Callable[[Caller], Mapping[type, Service]],
     ) -> None:
-        self._configuration, self._resolve = configuration, resolve
+        self._allowed = configuration, resolve
         self._records, self._places, self._refusals = records, places, refusals
         self._services = services
 
+    def renew(self, configuration: Configuration, resolve: Callable[[str], frozenset[str]]) -> None:
+        """Admit by another configuration; associations that are open go on."""
+        self._allowed = configuration, resolve
+
     def admit(self, request: AssociationRequest) -> _Acceptance | Rejection:
+        configuration, resolve = self._allowed
         decision = admit(
-            self._configuration,
+            configuration,
             calling_ae_title=request.calling_ae_title,
             called_ae_title=request.called_ae_title,
             address=request.address,
             certificate=request.certificate,
-            resolve=self._resolve,
+            resolve=resolve,
         )
         if isinstance(decision, Admitted):
-            decision = take_place(self._configuration, decision, request.address, self._places) or decision
+            decision = take_place(configuration, decision, request.address, self._places) or decision
         if isinstance(decision, Refused):
             self._refusals.tell(decision.reason, request.address, decision.why)
             return decision.rejection
-        contexts = supported_contexts(decision.permissions, commitment=self._configuration.node.commitment)
+        contexts = supported_contexts(decision.permissions, commitment=configuration.node.commitment)
         record = _AssociationRecord(
             request.calling_ae_title, request.called_ae_title, request.address, decision.peers, decision.permissions
         )
@@ -220,6 +225,7 @@ def serve_receiver(
     ports: ListeningPorts | None = None,
     row: int = 0,
     ready: Callable[[], None] = lambda: None,
+    renewed: Callable[[], Configuration | None] = lambda: None,
 ) -> None:
     """Receive until told to stop.
 
@@ -238,6 +244,9 @@ def serve_receiver(
         Where this process counts its associations.
     ready
         Called once, when the port is open.
+    renewed
+        Gives the configuration when it changed: who is admitted, watermarks and answers to conflicts follow it, and
+        associations that are open go on.
 
     Raises
     ------
@@ -258,15 +267,15 @@ def serve_receiver(
         watermarks = Watermarks(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
-        instances = InstanceReceiver(ledger, files, watermarks, configuration.conflict_answer)
+        instances = InstanceReceiver(ledger, files, watermarks, lambda sender: configuration.conflict_answer(sender))
         places = Places(opened.places, row)
         records = _AssociationRecords(ledger, receiver, places, instances.commit.forget)
         refusals = Refusals(
             lambda reason: metrics.CONNECTIONS_REFUSED.labels(reason).inc(),
             lambda _reason, address, why: trail.node_authentication_failed(address=address, description=why),
         )
-        resolve = HostResolver(peer.host for peer in configuration.peers.values())
-        resolve.keep_looking_up(stop_event)
+        forgotten = threading.Event()
+        resolve = _resolver(configuration, forgotten)
         begin = _begin_store(instances, records)
 
         def services(caller: Caller) -> dict[type, Service]:
@@ -274,6 +283,7 @@ def serve_receiver(
             retrieval = RetrieveService(configuration, ledger, files, caller, trail)
             return {N_ACTION: commitment.serve, C_GET: retrieval.get, C_MOVE: retrieval.move}
 
+        admission = _PeerAdmission(configuration, resolve, records, places, refusals, services)
         entity = application_entity(
             node.ae_title,
             maximum_pdu=node.maximum_pdu,
@@ -289,8 +299,8 @@ def serve_receiver(
             listening(
                 entity,
                 _endpoints(opened, node.tls),
-                _handlers(configuration, ledger, files, trail, begin, records),
-                _PeerAdmission(configuration, resolve, records, places, refusals, services),
+                _handlers(lambda: configuration, ledger, files, trail, begin, records),
+                admission,
                 association_class=(
                     functools.partial(DirectAssociation, begin_store=begin)
                     if node.data_path is DataPath.DIRECT
@@ -312,6 +322,14 @@ def serve_receiver(
                 if not pending.is_open:
                     raise RuntimeError("the thread that accepts connections has ended")
                 records.sweep()
+                changed = renewed()
+                if changed is not None:
+                    configuration = changed
+                    watermarks.move(changed.storage.low_watermark_mb, changed.storage.high_watermark_mb)
+                    forgotten.set()
+                    forgotten = threading.Event()
+                    admission.renew(changed, _resolver(changed, forgotten))
+        forgotten.set()
         records.sweep()
         refusals.close()
         instances.commit.close()
@@ -320,6 +338,12 @@ def serve_receiver(
         opened.close()
         trail.close()
         ledger.close()
+
+
+def _resolver(configuration: Configuration, stop: threading.Event) -> HostResolver:
+    resolver = HostResolver(peer.host for peer in configuration.peers.values())
+    resolver.keep_looking_up(stop)
+    return resolver
 
 
 def _endpoints(ports: ListeningPorts, tls: TlsSettings | None) -> tuple[Endpoint, ...]:
@@ -372,14 +396,14 @@ def _begin_store(instances: InstanceReceiver, records: _AssociationRecords) -> C
 
 
 def _handlers(
-    configuration: Configuration,
+    current: Callable[[], Configuration],
     ledger: Ledger,
     files: InstanceFiles,
     trail: AuditTrail,
     begin: Callable[..., IncomingInstance],
     records: _AssociationRecords,
 ) -> EventHandlers:
-    node = configuration.node
+    node = current().node
     queries = QueryService(ledger, files, node.ae_title, node.maximum_matches)
     steps = PerformedStepService(ledger)
 
@@ -410,6 +434,7 @@ def _handlers(
         return queries.find(event)
 
     def take_down(report: CommitmentReport, ae_title: str) -> None:
+        configuration = current()
         record_report(ledger, configuration.delivery, report, destinations_of(configuration, ae_title))
 
     take_report = answer_report(take_down)
@@ -427,7 +452,7 @@ def _handlers(
         records.end(event.assoc, outcome)
 
     return (
-        *prompt_socket(configuration.node.network_timeout_s),
+        *prompt_socket(node.network_timeout_s),
         (evt.EVT_C_ECHO, echoed),
         (evt.EVT_C_STORE, stored),
         (evt.EVT_C_FIND, queried),

@@ -28,11 +28,16 @@ class Watermarks:
 
     def __init__(self, free_bytes: Callable[[], int], *, low_watermark_mb: int, high_watermark_mb: int) -> None:
         self._free_bytes = free_bytes
-        self._low, self._high = low_watermark_mb * _MEGABYTE, high_watermark_mb * _MEGABYTE
         self._closed = False
         self._lock = threading.Lock()
+        self.move(low_watermark_mb, high_watermark_mb)
         # Said from the start: a gauge that nobody set yet reads as what a process before left there.
         STORAGE_CLOSED.set(self._closed)
+
+    def move(self, low_watermark_mb: int, high_watermark_mb: int) -> None:
+        """Go on with other watermarks."""
+        with self._lock:
+            self._low, self._high = low_watermark_mb * _MEGABYTE, high_watermark_mb * _MEGABYTE
 
     def admits(self, size: int) -> bool:
         """Whether an object of ``size`` bytes may be written now."""

@@ -78,6 +78,18 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("LVAR_REASON", "What moved the estimated probability"),
         ("LVAR_FOR", "Patients that the estimate is for"),
         ("INFARCT_EST", "Infarct size estimated without contrast agent"),
+        # Acquired late enhancement.
+        ("LGE", "Late enhancement, acquired"),
+        ("LGE_EXTENT", "Late enhancement, part of the left ventricular muscle"),
+        ("LGE_MASS", "Mass of muscle with late enhancement"),
+        ("LGE_PROB", "Probability of an infarct on late enhancement"),
+        ("LGE_TRANSMUR", "Transmurality of late enhancement"),
+        ("LGE_SHIFT", "Shift between late enhancement and cine"),
+        ("MVO", "Microvascular obstruction"),
+        ("MVO_EXTENT", "Obstruction, part of the left ventricular muscle"),
+        ("MVO_PROB", "Probability of microvascular obstruction"),
+        # Microvascular obstruction, from cine.
+        ("MVO_SLICES", "Probability of obstruction by slice"),
         # What a report says beside numbers.
         ("OMISSION", "Images received but not analysed"),
         ("DECLINED", "Analysis declined"),
@@ -254,12 +266,13 @@ REFUSAL_CODE: dict[RefusalReason, Code] = {
 
 _LEFT_VENTRICLE = _sct("87878005", "Left ventricle")
 _RIGHT_VENTRICLE = _sct("53085002", "Right ventricle")
-_LV_MYOCARDIUM = _sct("49848007", "Left Ventricle Myocardium")
 
 CHAMBER: dict[Chamber, Code] = {Chamber.LV: _LEFT_VENTRICLE, Chamber.RV: _RIGHT_VENTRICLE}
 
 ANATOMICAL_STRUCTURE = _sct("91723000", "Anatomical Structure")
 HEART = _sct("80891009", "Heart")
+ABNORMAL_STRUCTURE = _sct("49755003", "Morphologically Abnormal Structure")
+LV_MYOCARDIUM = _sct("49848007", "Left Ventricle Myocardium")
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +289,10 @@ class SegmentCodes:
     cielab: tuple[int, int, int]
     rgb: tuple[int, int, int]
     """The same colour, sRGB, for the summary page."""
+    category: Code = ANATOMICAL_STRUCTURE
+    """SegmentedPropertyCategoryCodeSequence."""
+    region: Code = HEART
+    """AnatomicRegionSequence."""
 
 
 SEGMENTS: tuple[SegmentCodes, ...] = (
@@ -291,7 +308,7 @@ SEGMENTS: tuple[SegmentCodes, ...] = (
         Label.MYO,
         "LV myocardium",
         "Myocardium of the left ventricle; papillary muscles excluded",
-        _LV_MYOCARDIUM,
+        LV_MYOCARDIUM,
         (42631, 18841, 44020),
         (60, 180, 75),
     ),

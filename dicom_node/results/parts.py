@@ -18,7 +18,7 @@ from dicom_node.results.header import ResultContext, encoded
 from dicom_node.results.objects import Expected, ResultObject
 from dicom_node.results.roles import OWN_OFFSETS, ResultRole, Variant
 from dicom_node.results.sources import SourceDatasets
-from pipelines.cine.stack import CineStack, CineStudy, FrameSource
+from pipelines.cine.stack import CineStack, CineStudy, FrameSource, LateEnhancementStack
 from pipelines.study import PackageFindings
 
 __all__ = [
@@ -163,7 +163,7 @@ class SummaryPart:
 
     Attributes
     ----------
-    stacks : tuple of CineStack
+    stacks : tuple of CineStack and LateEnhancementStack
         What its numbers come from.
     pages : callable
         Draws whole pages in a theme, without what frames every page (title, banner, foot).
@@ -172,7 +172,7 @@ class SummaryPart:
         How the numbers came about, ranges, limits.
     """
 
-    stacks: tuple[CineStack, ...] = ()
+    stacks: tuple[CineStack | LateEnhancementStack, ...] = ()
     pages: Callable[[Theme], list[Page]] = _no_pages
     panels: tuple[Panel, ...] = ()
     text: tuple[TextBlock, ...] = ()
@@ -230,9 +230,13 @@ def result_object(
     )
 
 
-def frames_of(stacks: Iterable[CineStack]) -> tuple[FrameSource, ...]:
+def frames_of(stacks: Iterable[CineStack | LateEnhancementStack]) -> tuple[FrameSource, ...]:
     """The source frames of stacks."""
-    return tuple(source for stack in stacks for line in stack.sources for source in line)
+    found: list[FrameSource] = []
+    for stack in stacks:
+        lines = (stack.sources,) if isinstance(stack, LateEnhancementStack) else stack.sources
+        found += [source for line in lines for source in line]
+    return tuple(found)
 
 
 def as_source(each: ResultObject) -> FrameSource:

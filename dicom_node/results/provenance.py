@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dicom_node.results.header import ResultContext, device_uid
 from dicom_node.results.patient import PatientLine, patient_line
 from dicom_node.results.sources import SourceDatasets
-from pipelines.cine.stack import CineStack, CineStudy, View
+from pipelines.cine.stack import CineStack, CineStudy, LateEnhancementStack, View
 from pipelines.models.identity import ModelIdentity
 
 __all__ = ["InputSeries", "Provenance", "provenance"]
@@ -40,7 +40,11 @@ class Provenance:
 
 
 def provenance(
-    context: ResultContext, study: CineStudy, sources: SourceDatasets, *, used: Sequence[CineStack]
+    context: ResultContext,
+    study: CineStudy,
+    sources: SourceDatasets,
+    *,
+    used: Sequence[CineStack | LateEnhancementStack],
 ) -> Provenance:
     """Collect it.
 
@@ -54,7 +58,7 @@ def provenance(
         facts.append(f"{study.context.field_strength_t:g} T")
     scanner = " ".join(fact for fact in facts if fact) or "scanner not named"
     for stack in used:
-        if stack.view is View.SAX:
+        if isinstance(stack, CineStack) and stack.view is View.SAX:
             pitch = stack.geometry.pitch
             scanner += f"  ·  short axis: {stack.slices} slices × {stack.phases} phases, {pitch:.1f} mm apart"
     return Provenance(
@@ -69,7 +73,9 @@ def provenance(
     )
 
 
-def _series(study: CineStudy, sources: SourceDatasets, used: Sequence[CineStack]) -> tuple[InputSeries, ...]:
+def _series(
+    study: CineStudy, sources: SourceDatasets, used: Sequence[CineStack | LateEnhancementStack]
+) -> tuple[InputSeries, ...]:
     found = []
     for stack in study.stacks:
         use = f"{stack.view.value} view, " + ("used" if any(stack is one for one in used) else "not used")
@@ -85,7 +91,8 @@ def _series(study: CineStudy, sources: SourceDatasets, used: Sequence[CineStack]
             number = str(header.get("SeriesNumber") or "–")
             found.append(InputSeries(number, str(header.get("SeriesDescription") or ""), len(images), use))
     for enhanced in study.late_enhancement:
-        use = f"late enhancement, {enhanced.view.value} view, {enhanced.reconstruction.value}, not used"
+        taken = "used" if any(enhanced is one for one in used) else "not used"
+        use = f"late enhancement, {enhanced.view.value} view, {enhanced.reconstruction.value}, {taken}"
         for uid in enhanced.series_instance_uids:
             own = [source for source in enhanced.sources if source.series_instance_uid == uid]
             header = sources.header(own[0].sop_instance_uid)

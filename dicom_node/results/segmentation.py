@@ -14,9 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, SegmentationStorage
 
 from dicom_node.results.codes import (
-    ANATOMICAL_STRUCTURE,
     ARTIFICIAL_INTELLIGENCE,
-    HEART,
     SEGMENTATION_DERIVATION,
     SEGMENTS,
     SegmentCodes,
@@ -167,13 +165,13 @@ def _description(
     item = SegmentDescription(
         segment_number=number,
         segment_label=codes.name,
-        segmented_property_category=ANATOMICAL_STRUCTURE,
+        segmented_property_category=codes.category,
         segmented_property_type=codes.property_type,
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=_algorithms(context),
         tracking_uid=tracking_uid(context, role, codes),
         tracking_id=f"{codes.name} {when}",
-        anatomic_regions=[HEART],
+        anatomic_regions=[codes.region],
         display_color=highdicom.color.CIELabColor(50.0, 0.0, 0.0),
     )
     item.SegmentDescription = codes.description

@@ -77,6 +77,10 @@ class StudyScheduler:
         self._ahead: dict[str, tuple[dt.datetime, dt.datetime]] = {}
         """Of studies that came in at a time that has not come yet: that time, and when it was first seen."""
 
+    def renew(self, configuration: Configuration) -> None:
+        """Go on with another configuration: every study that waits is looked at anew."""
+        self._configuration, self._readings, self._passed_over = configuration, {}, {}
+
     def consider(self, now: dt.datetime) -> tuple[int, ...]:
         """Schedule every study that is complete; returns the ids of the new jobs."""
         settings = self._configuration.execution
@@ -240,7 +244,16 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
     files = InstanceFiles(configuration.storage.directory)
     studies = StudyScheduler(ledger, configuration)
     clock = BackgroundScheduler(timezone=dt.UTC)
-    _every(clock, LOOK_EVERY_S, lambda now: studies.consider(now))
+
+    def consider(now: dt.datetime) -> None:
+        nonlocal configuration
+        renewed = context.renewed()
+        if renewed is not None:
+            configuration = renewed
+            studies.renew(configuration)
+        studies.consider(now)
+
+    _every(clock, LOOK_EVERY_S, consider)
     watch = LeaseWatch(LEASE_S)
     _every(
         clock,

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
-import uvicorn
-from fastapi import APIRouter
 from pydicom.config import disable_value_validation
 
 from dicom_node.audit.trail import AuditTrail
-from dicom_node.config import Configuration, WebSettings
-from dicom_node.network.listening_ports import listening_socket
+from dicom_node.config import Configuration
 from dicom_node.network.reception import InstanceReceiver
 from dicom_node.network.watermarks import Watermarks
 from dicom_node.web.app import web_application
-from dicom_node.web.connections import RequestTimeoutProtocol
+from dicom_node.web.http_server import serve_http
 from dicom_node.web.stow import StoreService, stow_router
 from dicom_node.web.uploads import Uploads
 from storage.files import InstanceFiles
@@ -30,14 +26,8 @@ __all__ = ["serve_web"]
 
 _log = structlog.get_logger(__name__)
 
-GRACE_S = 15
-"""For the requests at hand when the node stops; less than the supervisor gives the process."""
 THREADS = 16
 """That write, flush and commit."""
-_TEND_S = 0.2
-
-# It warns of every port scan, and shows the text of unforeseen exceptions, which may quote a data set.
-logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
 
 
 def serve_web(
@@ -46,6 +36,7 @@ def serve_web(
     *,
     name: str = "web",
     ready: Callable[[], None] = lambda: None,
+    renewed: Callable[[], Configuration | None] = lambda: None,
 ) -> None:
     """Serve until told to stop.
 
@@ -59,6 +50,8 @@ def serve_web(
         Of this process, the same after a restart: it closes what its earlier life left open.
     ready
         Called once, when the port is open.
+    renewed
+        Gives the configuration when it changed: watermarks and answers to conflicts follow it.
 
     Raises
     ------
@@ -82,56 +75,22 @@ def serve_web(
         watermarks = Watermarks(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
         )
-        instances = InstanceReceiver(ledger, files, watermarks, configuration.conflict_answer)
+        current = configuration
+        instances = InstanceReceiver(ledger, files, watermarks, lambda sender: current.conflict_answer(sender))
         stack.callback(instances.commit.close)
         uploads = Uploads(ledger, server, node.ae_title, instances.commit.forget)
         pool = stack.enter_context(ThreadPoolExecutor(THREADS, "store"))
         service = StoreService(instances, uploads, pool)
         _log.info("web starts", peers=sorted(web.peers), abandoned_uploads=abandoned)
-        _serve(web, [stow_router(configuration, service, trail)], stop_event, ready, uploads.sweep)
+
+        def tend() -> None:
+            nonlocal current
+            changed = renewed()
+            if changed is not None:
+                current = changed
+                watermarks.move(changed.storage.low_watermark_mb, changed.storage.high_watermark_mb)
+            uploads.sweep()
+
+        application = web_application([stow_router(configuration, service, trail)])
+        serve_http(web, application, stop_event, name="web", ready=ready, tend=tend)
         uploads.sweep()
-
-
-def _serve(
-    web: WebSettings,
-    routers: Iterable[APIRouter],
-    stop_event: threading.Event,
-    ready: Callable[[], None],
-    tend: Callable[[], None],
-) -> None:
-    server = uvicorn.Server(
-        uvicorn.Config(
-            web_application(routers),
-            http=RequestTimeoutProtocol,
-            ws="none",
-            lifespan="off",
-            # Requests are logged by the services, with what became of them; paths may hold identifiers.
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            # Whoever connects is who is told of; a proxy's word on others is not taken.
-            proxy_headers=False,
-            ssl_certfile=web.certificate,
-            ssl_keyfile=web.key,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-    )
-    assert web.port is not None
-    with listening_socket(web.address, web.port) as listener:
-        # In a thread of its own it leaves the signals of the process alone: they set the stop event.
-        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
-        serving.start()
-        try:
-            told_ready = False
-            while serving.is_alive() and not stop_event.wait(_TEND_S):
-                if server.started and not told_ready:
-                    told_ready = True
-                    _log.info("serving web", address=web.address, port=web.port, tls=web.certificate is not None)
-                    ready()
-                tend()
-            if not stop_event.is_set():
-                raise RuntimeError("the web server ended")
-        finally:
-            server.should_exit = True
-            serving.join()
-    _log.info("web stopped")

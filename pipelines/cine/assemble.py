@@ -60,6 +60,7 @@ from pipelines.cine.views import (
     classify_long_axis,
     short_axis_evidence,
 )
+from pipelines.errors import raised_along
 
 __all__ = ["assemble", "assemble_datasets", "dicom_files"]
 
@@ -83,6 +84,10 @@ _DEFER_BYTES = 65536
 _QUOTED = re.compile(r" \('[^']*'\)")
 _MAX_DEATHS = 2
 """Frames of one study that the decoder does not survive; then no more of its compressed frames are tried."""
+
+
+class _NotDicomError(ValueError):
+    """A data set is no DICOM object."""
 
 
 @dataclass(slots=True)
@@ -111,6 +116,11 @@ def assemble(paths: Iterable[Path], seen: Callable[[Path, Dataset], None] | None
     -------
     list of CineStudy
         One a study, ordered by StudyInstanceUID; also for studies without any cine.
+
+    Raises
+    ------
+    OSError
+        Storage does not give a file, or what is left of it: a stack without its frames would be another one.
     """
     datasets: list[Dataset] = []
     unreadable: list[Omission] = []
@@ -119,20 +129,17 @@ def assemble(paths: Iterable[Path], seen: Callable[[Path, Dataset], None] | None
             dataset = read_object(path, defer_size=_DEFER_BYTES, force=True)
             if not dataset:
                 raise ValueError("it holds no DICOM element")
-            datasets.append(dataset)
-            if seen is not None:
-                seen(path, dataset)
-            if len(datasets) == 1 and _goes_apart(dataset):
-                start_decoder()
         except elements.DAMAGE as error:
-            unreadable.append(
-                Omission(
-                    OmissionReason.UNREADABLE,
-                    f"A file could not be read as DICOM ({type(error).__name__}).",
-                    None,
-                    (),
-                )
-            )
+            if elements.of_storage(error):
+                raise
+            detail = f"A file could not be read as DICOM ({type(error).__name__})."
+            unreadable.append(Omission(OmissionReason.UNREADABLE, detail, None, ()))
+            continue
+        datasets.append(dataset)
+        if seen is not None:
+            seen(path, dataset)
+        if len(datasets) == 1 and _goes_apart(dataset):
+            start_decoder()
     return _assembled(datasets, unreadable)
 
 
@@ -155,15 +162,13 @@ def _assembled(datasets: Iterable[Dataset], unreadable: Sequence[Omission]) -> l
         try:
             _take(dataset, studies)
         except elements.DAMAGE as error:
-            unreadable = [
-                *unreadable,
-                Omission(
-                    OmissionReason.UNREADABLE,
-                    f"An object is not DICOM or its header is damaged ({type(error).__name__}).",
-                    None,
-                    (),
-                ),
-            ]
+            if elements.of_storage(error):
+                raise
+            if not isinstance(error, _NotDicomError):
+                # Headers are read without raising, whatever is in them: this is a defect, or damage nobody foresaw.
+                _log.error("header not read", error=type(error).__name__, at=raised_along(error))
+            detail = f"An object is not DICOM or its header is damaged ({type(error).__name__})."
+            unreadable = [*unreadable, Omission(OmissionReason.UNREADABLE, detail, None, ())]
     if unreadable:
         key = next(iter(studies)) if len(studies) == 1 else ""
         studies[key].omissions.extend(unreadable)
@@ -175,12 +180,12 @@ def _take(dataset: Dataset, studies: dict[str, _Study]) -> None:
 
     Raises
     ------
-    ValueError
+    _NotDicomError
         It is not a DICOM object of any study.
     """
     identity = origin(dataset)
     if not identity.study_instance_uid and not identity.sop_class_uid:
-        raise ValueError("neither StudyInstanceUID nor SOPClassUID")
+        raise _NotDicomError("neither StudyInstanceUID nor SOPClassUID")
     study = studies[identity.study_instance_uid]
 
     def omit(reason: OmissionReason, detail: str) -> None:

@@ -7,6 +7,7 @@ What cannot be read is absent here, never an exception: the assembler then decid
 from __future__ import annotations
 
 import datetime
+import errno
 import math
 import re
 import struct
@@ -24,6 +25,7 @@ __all__ = [
     "items",
     "number",
     "numbers",
+    "of_storage",
     "private_number",
     "raw",
     "seconds",
@@ -49,6 +51,19 @@ DAMAGE: tuple[type[Exception], ...] = (
     struct.error,
 )
 """What pydicom and its decoders raise on damaged input; a length that is not there may ask for all memory."""
+
+
+def of_storage(error: BaseException) -> bool:
+    """Whether an exception of :data:`DAMAGE` tells of the storage and not of what a file holds.
+
+    The file may be read another time, so whatever it holds must not be passed over.
+    """
+    if not isinstance(error, OSError):
+        return False
+    # A place before the start of a file is where a damaged length leads. pydicom has no number for a file that is gone
+    # when the rest of it is asked for.
+    return error.errno not in (None, errno.EINVAL) or str(error).startswith("Deferred read")
+
 
 Layers = Sequence[Mapping[Any, DataElement | RawDataElement]]
 """Attribute tables, the most specific first: per-frame and shared functional groups, then the data set."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 from pydicom.dataset import Dataset
 
 from pipelines.cine import elements
@@ -24,6 +25,7 @@ from pipelines.cine.regrid import image_centre
 from pipelines.cine.selection import MIN_PHASES, MIN_SCORE, Exclusion, cine_score, excluded_frame, excluded_object
 from pipelines.cine.stack import OmissionReason
 from pipelines.cine.views import ONE_STACK_DEG, Plane, ShortAxisEvidence, short_axis_evidence
+from pipelines.errors import raised_along
 
 __all__ = [
     "Completeness",
@@ -34,6 +36,8 @@ __all__ = [
     "frame_facts",
     "instance_facts",
 ]
+
+_log = structlog.get_logger(__name__)
 
 _ONE_STACK = np.cos(np.radians(ONE_STACK_DEG))
 _LEAST_COVERAGE_MM = 80.0
@@ -160,13 +164,14 @@ def instance_facts(path: Path) -> InstanceFacts:
     """
     size = path.stat().st_size
     try:
-        return frame_facts(read_object(path, stop_before_pixels=True), size=size)
-    except OSError:
-        raise
+        dataset = read_object(path, stop_before_pixels=True)
     except DeclaredError as error:
         return replace(frame_facts(Dataset()), problem=str(error))
     except elements.DAMAGE as error:
+        if elements.of_storage(error):
+            raise
         return replace(frame_facts(Dataset()), problem=f"its header cannot be read ({type(error).__name__})")
+    return frame_facts(dataset, size=size)
 
 
 def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
@@ -188,6 +193,8 @@ def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
         except DeclaredError as error:
             problem = str(error)
         except elements.DAMAGE as error:
+            # Headers are read without raising, whatever is in them: this is a defect, or damage nobody foresaw.
+            _log.error("header not read", error=type(error).__name__, at=raised_along(error))
             problem = f"its header cannot be read ({type(error).__name__})"
     verdicts = [(frame, excluded_frame(frame)) for frame in frames]
     usable = [frame for frame, verdict in verdicts if verdict is None]

@@ -135,6 +135,8 @@ def check_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat | 
     ------
     UndecodableError
         Pixels are not there, its codestream has another size than Rows × Columns, or it is larger than what is decoded.
+    OSError
+        The file of the object cannot be read any more.
     """
     stored = form or PixelFormat.of(dataset)
     element = elements.raw(dataset, "PixelData")
@@ -164,6 +166,8 @@ def _codestream(dataset: Dataset, stored: PixelFormat, frame_number: int | None)
         )
         size = frame_size(codestream, stored.syntax)
     except elements.DAMAGE as error:
+        if elements.of_storage(error):
+            raise
         raise UndecodableError(_words(error)) from error
     if size is None:
         return codestream, None
@@ -202,6 +206,8 @@ def decode_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat |
     ------
     UndecodableError
         The frame cannot be decoded; `DecoderStoppedError` when the decoder did not survive it.
+    OSError
+        The file of the object cannot be read any more.
     """
     if form is None:
         form = PixelFormat.of(dataset)
@@ -222,6 +228,8 @@ def decode_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat |
     except UndecodableError:
         raise
     except elements.DAMAGE as error:
+        if elements.of_storage(error):
+            raise
         raise UndecodableError(_words(error)) from error
     if stored.shape != (form.rows, form.columns) or stored.dtype.kind not in "iu":
         raise UndecodableError("the frame is not a single channel of whole numbers in the size of its header")

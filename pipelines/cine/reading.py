@@ -47,8 +47,10 @@ def read_object(
     ------
     DeclaredError
         Its sequences have more items than are read of one object.
+    OSError
+        It cannot be read at all, see `elements.of_storage`.
     Exception
-        Of `elements.DAMAGE`, as pydicom raises it.
+        Another one of `elements.DAMAGE`, as pydicom raises it.
     """
     _limit_items(path)
     names = None if specific_tags is None else list(specific_tags)
@@ -58,13 +60,15 @@ def read_object(
         dataset = pydicom.dcmread(path, defer_size=defer_size, **options)
         if _as_it_should_be(dataset, complete=not stop_before_pixels, wanted=names):
             return dataset
-    except FileNotFoundError:
-        raise
     except elements.DAMAGE as error:
+        if elements.of_storage(error):
+            raise
         problem = error
     try:
         return pydicom.dcmread(io.BytesIO(_mended(path)), **options)
-    except elements.DAMAGE:
+    except elements.DAMAGE as error:
+        if elements.of_storage(error):
+            raise
         # Not nearly right: what pydicom made of it stands.
         if problem is not None:
             raise problem from None

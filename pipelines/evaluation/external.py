@@ -288,14 +288,17 @@ def read_surface(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 def cut_surface(
     points: NDArray[np.float64], triangles: NDArray[np.int64], geometry: StackGeometry, index: int
-) -> NDArray[np.float64] | None:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Cut a surface with the plane of one slice.
 
     Returns
     -------
-    (N, 2, 2) float64 or None
-        Segments from (row, column) to (row, column), fractional pixels; ``None`` where the plane misses the surface
-        or leaves it through its open end.
+    segments : (N, 2, 2) float64
+        Segments from (row, column) to (row, column), fractional pixels.
+    ends : (E, 2) float64
+        Where curves end because the plane leaves the surface through an open end; none where all are closed.
+
+    ``None`` where the plane misses the surface, or cuts it where more than two triangles meet.
     """
     offset = points - geometry.positions[index]
     # A point exactly in the plane would be on neither side of it.
@@ -314,12 +317,17 @@ def cut_surface(
     edges = cut[:, [[0, 1], [1, 2], [2, 0]]]
     crosses = (height[edges[..., 0]] > 0) != (height[edges[..., 1]] > 0)
     crossed = np.sort(edges[crosses].reshape(-1, 2, 2), axis=2)
-    _, uses = np.unique(crossed.reshape(-1, 2), axis=0, return_counts=True)
-    if not (uses == 2).all():
+    each_once, uses = np.unique(crossed.reshape(-1, 2), axis=0, return_counts=True)
+    if uses.max() > 2:
         return None
-    first, second = crossed[..., 0], crossed[..., 1]
-    share = height[first] / (height[first] - height[second])
-    return place[first] + share[..., None] * (place[second] - place[first])
+
+    def at(edge: NDArray[np.int64]) -> NDArray[np.float64]:
+        first, second = edge[..., 0], edge[..., 1]
+        share = height[first] / (height[first] - height[second])
+        result: NDArray[np.float64] = place[first] + share[..., None] * (place[second] - place[first])
+        return result
+
+    return at(crossed), at(each_once[uses == 1])
 
 
 def fill_segments(segments: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -397,10 +405,10 @@ def compare_with_surfaces(subject: Path) -> SurfaceComparison:
         for phase, path in enumerate(paths):
             points, triangles = read_surface(path)
             for index in range(stack.slices):
-                segments = cut_surface(points, triangles, stack.geometry, index)
-                if segments is None:
+                cut = cut_surface(points, triangles, stack.geometry, index)
+                if cut is None or len(cut[1]):
                     continue
-                truth = fill_segments(segments, (stack.pixels.shape[2], stack.pixels.shape[3]))
+                truth = fill_segments(cut[0], (stack.pixels.shape[2], stack.pixels.shape[3]))
                 found = segmentation.labels[phase, index] == label
                 overlaps[label].append((2 * int((found & truth).sum()), int(found.sum()) + int(truth.sum())))
                 distances[label].append(contour_distance(found, truth, stack.geometry.pixel_spacing))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.assemble import assemble
-from pipelines.cine.stack import CineStack, CineStudy, FrameSource, StackGeometry, View
+from pipelines.cine.stack import CineStudy, StackGeometry, View
 from pipelines.evaluation.external import AnnotationError, cut_surface, fill_segments, read_surface
 from pipelines.evaluation.segmentation import dice
 from pipelines.function.slices import measure_slices
@@ -21,12 +21,13 @@ from pipelines.long_axis.findings import LongAxisLabel, Valve
 from pipelines.long_axis.measure import long_axis_stacks, read_view, read_views
 from pipelines.long_axis.valve_plane import ValvePlanes, valve_planes
 from pipelines.models.registry import PACKAGED
+from pipelines.phantom.assembled import cine_stack
 from pipelines.phantom.heart import LID_TILT
-from pipelines.phantom.study import CineAcquisition, PhantomStudy, simulate
+from pipelines.phantom.study import PhantomStudy, simulate
 from pipelines.segmentation.segment import segment
-from pipelines.training.long_axis import view_recipe
+from pipelines.training.long_axis import true_labels, view_recipe
 
-__all__ = ["PhantomViews", "SurfaceViews", "compare_with_phantoms", "compare_with_surfaces", "open_cut"]
+__all__ = ["PhantomViews", "SurfaceViews", "compare_with_phantoms", "compare_with_surfaces"]
 
 _CLOSED_BY = {"LV": LongAxisLabel.LV, "RV": LongAxisLabel.RV}
 
@@ -72,24 +73,6 @@ class SurfaceViews:
         return asdict(self)
 
 
-def _stack_of(cine: CineAcquisition) -> CineStack:
-    source = FrameSource("", "", "", None, None, None)
-    return CineStack(
-        view=cine.view,
-        pixels=cine.pixels.astype(np.float32),
-        geometry=cine.geometry,
-        sources=((source,),) * len(cine.pixels),
-        trigger_times=cine.trigger_times,
-        rr_intervals=cine.rr_intervals,
-        frame_of_reference_uid="2.25.1",
-    )
-
-
-def _true_labels(cine: CineAcquisition) -> NDArray[np.uint8]:
-    atria, labels = cine.atria[:, 0], cine.labels[:, 0]
-    return np.where((atria > 0) & (labels == 0), atria + LongAxisLabel.LA - 1, labels).astype(np.uint8)
-
-
 def _true_lids(study: PhantomStudy) -> NDArray[np.float64]:
     return np.array([state.lid for state in study.states])
 
@@ -127,9 +110,9 @@ def compare_with_phantoms(
         centre = study.heart.to_patient(np.array([0.0, 0.0, 0.55 * study.heart.lv.length]))
         views = []
         for cine in study.cines[1:]:
-            view = read_view(_stack_of(cine), centre, models=models)
+            view = read_view(cine_stack(cine), centre, models=models)
             views.append(view)
-            truth = _true_labels(cine)
+            truth = true_labels(cine)
             of_view = overlaps.setdefault(str(cine.view), {})
             for label in LongAxisLabel:
                 if label is not LongAxisLabel.BACKGROUND and (truth == label).sum() > 40 * len(truth):
@@ -163,50 +146,6 @@ def compare_with_phantoms(
     )
 
 
-def open_cut(
-    points: NDArray[np.float64], triangles: NDArray[np.int64], geometry: StackGeometry
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Cut a surface that is open at its base with a plane, and close the curve across its open end.
-
-    Returns
-    -------
-    segments : (N, 2, 2) float64
-        From (row, column) to (row, column), pixels; the closing one last.
-    rim : (2, 2) float64
-        The two ends that were closed.
-    """
-    offset = points - geometry.positions[0]
-    height = offset @ geometry.normal + 1e-9
-    place = np.stack(
-        [
-            offset @ geometry.column_direction / geometry.pixel_spacing[0],
-            offset @ geometry.row_direction / geometry.pixel_spacing[1],
-        ],
-        axis=1,
-    )
-    above = height[triangles] > 0
-    cut = triangles[(above.sum(1) == 1) | (above.sum(1) == 2)]
-    if not len(cut):
-        return None
-    edges = cut[:, [[0, 1], [1, 2], [2, 0]]]
-    crosses = (height[edges[..., 0]] > 0) != (height[edges[..., 1]] > 0)
-    crossed = np.sort(edges[crosses].reshape(-1, 2, 2), axis=2)
-    flat = crossed.reshape(-1, 2)
-    names, uses = np.unique(flat, axis=0, return_counts=True)
-    ends = names[uses == 1]
-    if len(ends) != 2:
-        return None
-
-    def at(edge: NDArray[np.int64]) -> NDArray[np.float64]:
-        first, second = edge[..., 0], edge[..., 1]
-        share = height[first] / (height[first] - height[second])
-        result: NDArray[np.float64] = place[first] + share[..., None] * (place[second] - place[first])
-        return result
-
-    rim = at(ends)
-    return np.concatenate([at(crossed), rim[None]]), rim
-
-
 def compare_with_surfaces(subject: Path, *, models: Path = PACKAGED) -> SurfaceViews:
     """Read the 2CH, 3CH and 4CH views of a subject with fitted endocardial surfaces of every phase.
 
@@ -238,14 +177,15 @@ def compare_with_surfaces(subject: Path, *, models: Path = PACKAGED) -> SurfaceV
             both, total = 0, 0
             for phase, surface in enumerate(surfaces[chamber]):
                 found = view.labels[phase] == label
-                if (opened := open_cut(*surface, stack.geometry)) is not None:
-                    segments, rim = opened
+                cut = cut_surface(*surface, stack.geometry, 0)
+                if cut is None or len(cut[1]) not in (0, 2):
+                    continue
+                segments, rim = cut
+                if len(rim):
+                    # The surface is open at its base: the curve is closed from one side of the rim to the other.
+                    segments = np.concatenate([segments, rim[None]])
                     if chamber == "LV" and Valve.MITRAL in view.annuli:
                         distances += _rim_distances(rim, view.annuli[Valve.MITRAL][phase], stack.geometry)
-                elif (closed := cut_surface(*surface, stack.geometry, 0)) is not None:
-                    segments = closed
-                else:
-                    continue
                 truth = fill_segments(segments, shape)
                 both += 2 * int((found & truth).sum())
                 total += int(found.sum()) + int(truth.sum())

@@ -18,6 +18,9 @@ from pipelines.evaluation.external import read_annotated_frames
 from pipelines.evaluation.segmentation import dice
 from pipelines.function.curves import find_keyframes as volume_keyframes
 from pipelines.function.slices import SliceMeasures, measure_slices
+from pipelines.function.valve_cut import cut_by_views
+from pipelines.long_axis.findings import LongAxisViews
+from pipelines.long_axis.measure import long_axis_stacks, read_views
 from pipelines.models.registry import PACKAGED, load_model
 from pipelines.motion.crop import SIDE_MM, SIZE, centre_of_ventricle, sample_cine, square_at
 from pipelines.motion.fields import displace_points, jacobian, warp
@@ -25,12 +28,13 @@ from pipelines.motion.findings import CardiacMotion, Component, Keyframe, Strain
 from pipelines.motion.keyframes import MotionDescriptor, find_keyframes
 from pipelines.motion.measure import follow_study, keyframes_of, measure_motion
 from pipelines.motion.network import REGISTRATION_MODEL
-from pipelines.motion.phantoms import cine_study, measured_recipe, seen_points
+from pipelines.motion.phantoms import measured_recipe, seen_points
 from pipelines.motion.track import CineMotion, follow_from, motion_between
+from pipelines.phantom.assembled import cine_study
 from pipelines.phantom.study import simulate
 from pipelines.phantom.truth import PhantomTruth, measure_truth
 from pipelines.segmentation.grid import Square, sample_square
-from pipelines.segmentation.labels import Label
+from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import segment
 
@@ -178,9 +182,22 @@ def _analyse(study: CineStudy, model: LoadedModel) -> _Analysed:
     from pipelines.ventricular_function.steps import short_axis
 
     stack = short_axis.function(study=study)
-    slices = measure_slices(stack, segment(stack))
+    segmentation = segment(stack)
+    views = _long_axis(study, stack, segmentation)
+    slices = measure_slices(stack, segmentation)
+    if views is not None:
+        slices = cut_by_views(slices, stack, views)
     motion = follow_study(study, stack, slices, model)
-    return _Analysed(stack, slices, motion, measure_motion(motion, keyframes_of(motion), slices, model))
+    return _Analysed(stack, slices, motion, measure_motion(motion, keyframes_of(motion), slices, views, model))
+
+
+def _long_axis(study: CineStudy, stack: CineStack, segmentation: CineSegmentation) -> LongAxisViews | None:
+    stacks = long_axis_stacks(study)
+    try:
+        return read_views(stacks, stack, segmentation) if stacks else None
+    except AnalysisRefused:
+        # As in the node: without views that can be read, motion does without their contours.
+        return None
 
 
 def evaluate_phantoms(

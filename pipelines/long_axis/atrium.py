@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import find_contours
 
-from pipelines.cine.stack import StackGeometry, View
+from pipelines.cine.stack import View
 from pipelines.long_axis.annulus import smooth_cycle
 from pipelines.long_axis.findings import AtrialFunction, LongAxisLabel, LongAxisView, Valve
+from pipelines.long_axis.outline import wall_length_mm
 from pipelines.long_axis.valve_plane import resample_phases
 
-__all__ = ["atrial_function", "wall_length_mm"]
+__all__ = ["atrial_function"]
 
 _FEWEST_PIXELS = 30
 _LARGEST_EMPTYING = 0.8
@@ -101,25 +101,6 @@ def _of_view(view: LongAxisView) -> tuple[NDArray[np.float64], NDArray[np.float6
         lengths.append(float(np.percentile(distance, 98)))
         walls.append(wall_length_mm(atrium, geometry, annulus))
     return np.array(areas), np.array(lengths), np.array(walls)
-
-
-def wall_length_mm(mask: NDArray[np.bool_], geometry: StackGeometry, annulus: NDArray[np.float64]) -> float:
-    """Length of the outline of a chamber without the part that closes it at the annulus, mm."""
-    outlines = find_contours(np.pad(mask, 1).astype(np.float64), 0.5)
-    outline = max(outlines, key=len) - 1
-    # Pixel steps make an outline up to 11 % too long: a running mean over five points takes them away.
-    kernel = np.ones(5) / 5
-    closed = outline[:-1]
-    smooth = np.stack(
-        [np.convolve(np.r_[line[-2:], line, line[:2]], kernel, mode="valid") for line in closed.T], axis=1
-    )
-    points = geometry.to_patient(0.0, smooth[:, 0], smooth[:, 1])
-    steps = np.linalg.norm(np.diff(np.vstack([points, points[:1]]), axis=0), axis=1)
-    first, second = (int(np.argmin(np.linalg.norm(points - end, axis=1))) for end in annulus)
-    low, high = min(first, second), max(first, second)
-    one_way = float(steps[low:high].sum())
-    # The wall is the longer way round from one side of the annulus to the other.
-    return max(one_way, float(steps.sum()) - one_way)
 
 
 def _booster(strain: NDArray[np.float64]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,21 +12,13 @@ from pipelines.cine.stack import CineStack
 from pipelines.long_axis.findings import LongAxisLabel
 from pipelines.long_axis.grid import FIELD_MM
 from pipelines.models.registry import PACKAGED
+from pipelines.segmentation.ensemble import agreement, label_probabilities
 from pipelines.segmentation.grid import Square, intensity_window, sample_image, sample_square, scale_intensity
-from pipelines.segmentation.parallel import each
 from pipelines.segmentation.segment import smooth_in_time
-
-if TYPE_CHECKING:
-    import torch
-
-    from pipelines.models.registry import LoadedModel
 
 __all__ = ["MODEL", "segment_view"]
 
 MODEL = "long-axis-segmentation"
-_BATCH = 8
-_TURNS = ((0, False), (1, True))
-"""Members of the test-time ensemble: quarter turns, then whether to mirror."""
 _LEFT = (LongAxisLabel.LV, LongAxisLabel.MYO)
 
 
@@ -67,15 +58,16 @@ def segment_view(
     with torch.inference_mode():
         crops = sample_square(torch.from_numpy(pixels)[None], spacing, square, model.card.input.size)[0]
         crops = scale_intensity(crops, intensity_window(pixels))
-        mean, members = _probabilities(crops, model)
-        consensus = mean.argmax(1).astype(np.uint8)
-        agreement = _agreement(members, consensus)
+        # A cine is a cycle: the frame before the first is the last.
+        around = torch.stack([crops.roll(1, 0), crops, crops.roll(-1, 0)], dim=1)
+        mean, members = label_probabilities(around, model)
+        agreed = agreement(members, mean.argmax(1).astype(np.uint8), len(LongAxisLabel))
         smooth = smooth_in_time(mean, cyclic=stack.retrospective)
         rows, columns = pixels.shape[1:]
         native = sample_image(torch.from_numpy(smooth), spacing, square, (0, rows), (0, columns)).argmax(1).numpy()
     labels = native.astype(np.uint8)
     labels[:, ~_inside(square, spacing, (rows, columns))] = LongAxisLabel.BACKGROUND
-    return np.stack([keep_plausible(phase) for phase in labels]), agreement
+    return np.stack([keep_plausible(phase) for phase in labels]), agreed
 
 
 def _square(stack: CineStack, centre: NDArray[np.float64] | None) -> Square:
@@ -94,47 +86,6 @@ def _inside(square: Square, spacing: tuple[float, float], shape: tuple[int, int]
     rows = np.abs(np.arange(shape[0]) * spacing[0] - square.row_mm) <= half
     columns = np.abs(np.arange(shape[1]) * spacing[1] - square.column_mm) <= half
     return rows[:, None] & columns[None, :]
-
-
-def _probabilities(crops: torch.Tensor, model: LoadedModel) -> tuple[NDArray[np.float32], list[NDArray[np.uint8]]]:
-    """Mean probability (T, L, n, n) of the ensemble over crops (T, n, n), and the labels of each member."""
-    import torch
-
-    phases, size, _ = crops.shape
-    around = torch.arange(phases)
-    inputs = 2 * torch.stack([crops[(around - 1) % phases], crops, crops[(around + 1) % phases]], dim=1) - 1
-    mean = np.zeros((phases, len(LongAxisLabel), size, size), dtype=np.float32)
-    members = [np.empty((phases, size, size), dtype=np.uint8) for _ in _TURNS]
-    # Weighted cross-entropy is least for probabilities that are too large by the weights.
-    excess = torch.tensor(model.card.label_weights).view(1, -1, 1, 1)
-
-    def run(start: int) -> None:
-        batch = inputs[start : start + _BATCH]
-        for (quarter, mirror), labels in zip(_TURNS, members, strict=True):
-            turned = torch.rot90(batch, quarter, (2, 3))
-            turned = (turned.flip(3) if mirror else turned).contiguous(memory_format=torch.channels_last)
-            seen = model.probabilities(turned) / excess
-            seen = seen / seen.sum(1, keepdim=True)
-            output = torch.rot90(seen.flip(3) if mirror else seen, -quarter, (2, 3)).contiguous().numpy()
-            mean[start : start + _BATCH] += output / len(_TURNS)
-            labels[start : start + _BATCH] = output.argmax(1)
-
-    each(run, range(0, phases, _BATCH))
-    return mean, members
-
-
-def _agreement(members: list[NDArray[np.uint8]], consensus: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Mean Dice (T,) between members and consensus over the labels that either has."""
-    total, count = np.zeros(len(consensus)), np.zeros(len(consensus))
-    for member in members:
-        for label in LongAxisLabel:
-            if label is LongAxisLabel.BACKGROUND:
-                continue
-            first, second = member == label, consensus == label
-            areas = first.sum((1, 2)) + second.sum((1, 2))
-            total += np.divide(2 * (first & second).sum((1, 2)), areas, out=np.zeros(len(areas)), where=areas > 0)
-            count += areas > 0
-    return np.where(count > 0, total / np.maximum(count, 1), 1.0).astype(np.float32)
 
 
 def keep_plausible(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import yaml
 
 __all__ = [
     "Architecture",
+    "ClipArchitecture",
     "FusionArchitecture",
     "InputSpecification",
     "Measurement",
@@ -48,6 +49,26 @@ class Architecture(_Frozen):
     features: tuple[int, int, int, int, int, int]
     """Features of the five levels, then of the last layer."""
     norm: Literal["batch", "instance"] = "batch"
+
+
+class ClipArchitecture(_Frozen):
+    """A network of moving images: factorised 3D convolutions (R(2+1)D), then a transformer over time."""
+
+    kind: Literal["r2plus1d"] = "r2plus1d"
+    stem_width: int = pydantic.Field(ge=1)
+    stem_kernel: tuple[int, int, int]
+    """Time, rows, columns; odd."""
+    widths: tuple[int, int, int, int]
+    """Channels of the four stages."""
+    blocks: int = pydantic.Field(ge=1)
+    """Residual blocks of each stage."""
+    strides: tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]
+    """Of the stem and of the four stages, in time and in space."""
+    heads: int = pydantic.Field(ge=1)
+    feed_forward: int = pydantic.Field(ge=1)
+    dropout: float = pydantic.Field(ge=0, lt=1)
+    transformer: bool = True
+    """Without it the tokens are averaged."""
 
 
 class FusionArchitecture(_Frozen):
@@ -102,7 +123,7 @@ class ModelCard(_Frozen):
     label_weights: tuple[float, ...]
     """Weight of each output in the training loss. It makes rare labels too likely by that factor, which segmentation
     takes back before it compares labels."""
-    architecture: Annotated[Architecture | FusionArchitecture, pydantic.Field(discriminator="kind")]
+    architecture: Annotated[Architecture | ClipArchitecture | FusionArchitecture, pydantic.Field(discriminator="kind")]
     training: TrainingData
     measurements: tuple[Measurement, ...] = ()
     limits: tuple[_Text, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.models.card import Architecture, FusionArchitecture
+from pipelines.models.card import Architecture, ClipArchitecture, FusionArchitecture
 
 if TYPE_CHECKING:
     import torch
@@ -12,13 +12,18 @@ if TYPE_CHECKING:
 __all__ = ["build_network"]
 
 
-def build_network(architecture: Architecture | FusionArchitecture) -> torch.nn.Module:
-    """Network with random weights, channels-last where it is two-dimensional."""
+def build_network(architecture: Architecture | ClipArchitecture | FusionArchitecture) -> torch.nn.Module:
+    """Network with random weights; one on images alone is channels-last."""
+    import torch
+
+    if isinstance(architecture, ClipArchitecture):
+        from pipelines.obstruction.network import ObstructionNetwork
+
+        return ObstructionNetwork(architecture)
     if isinstance(architecture, FusionArchitecture):
         from pipelines.remodelling.network import RemodellingNetwork
 
         return RemodellingNetwork(architecture)
-    import torch
     from monai.networks.nets.basic_unet import BasicUNet
 
     network: torch.nn.Module = BasicUNet(

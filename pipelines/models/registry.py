@@ -15,7 +15,15 @@ from pipelines.models.identity import ModelIdentity
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PACKAGED", "LoadedModel", "ModelUnavailable", "list_models", "load_model", "load_model_once"]
+__all__ = [
+    "PACKAGED",
+    "LoadedModel",
+    "ModelUnavailable",
+    "list_models",
+    "load_model",
+    "load_model_once",
+    "model_folders",
+]
 
 PACKAGED = Path(__file__).parent
 """Folder of the models that come with this package; others may lie in ``pipelines/models`` elsewhere on the path."""
@@ -48,8 +56,19 @@ def list_models(root: Path | None = None) -> tuple[ModelCard, ...]:
     ValueError
         A card breaks the schema.
     """
-    cards = (read_card(path) for folder in _roots(root) for path in folder.glob("*/card.yaml"))
-    return tuple(sorted(cards, key=lambda card: card.name))
+    return tuple(card for _, card in model_folders(root).values())
+
+
+def model_folders(root: Path | None = None) -> dict[str, tuple[Path, ModelCard]]:
+    """Folder and card of every model, by name, in alphabetical order.
+
+    Raises
+    ------
+    ValueError
+        A card breaks the schema.
+    """
+    found = [(path.parent, read_card(path)) for folder in _roots(root) for path in folder.glob("*/card.yaml")]
+    return {card.name: (folder, card) for folder, card in sorted(found, key=lambda one: one[1].name)}
 
 
 def _roots(root: Path | None) -> list[Path]:

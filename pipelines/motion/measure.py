@@ -12,6 +12,9 @@ from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.function.curves import phase_times_ms
 from pipelines.function.segments import segment_map
 from pipelines.function.slices import MYOCARDIAL_RING_MIN, SliceMeasures
+from pipelines.long_axis.findings import LongAxisViews
+from pipelines.long_axis.outline import midwall_length_mm
+from pipelines.long_axis.valve_plane import resample_phases
 from pipelines.motion.crop import SIDE_MM, centre_of_ventricle
 from pipelines.motion.findings import CardiacMotion, Keyframe, MotionKeyframes, ViewKeyframes
 from pipelines.motion.keyframes import PHASES_MIN, find_keyframes, motion_descriptor
@@ -90,9 +93,23 @@ def _keyframes(motion: ViewMotion) -> ViewKeyframes | None:
 
 
 def measure_motion(
-    motion: CineMotion, keyframes: MotionKeyframes, slices: SliceMeasures, model: LoadedModel
+    motion: CineMotion,
+    keyframes: MotionKeyframes,
+    slices: SliceMeasures,
+    views: LongAxisViews | None,
+    model: LoadedModel,
 ) -> CardiacMotion:
     """Strain of the left ventricle, with what says how far to trust it.
+
+    Parameters
+    ----------
+    motion : CineMotion
+    keyframes : MotionKeyframes
+    slices : SliceMeasures
+    views : LongAxisViews or None
+        Segmented long-axis views: longitudinal strain is then measured on their contours.
+    model : LoadedModel
+        Registration network.
 
     Raises
     ------
@@ -123,6 +140,7 @@ def measure_motion(
     strain = measure_strain(
         rings,
         lines,
+        None if views is None else contour_lengths(views, motion.long_axis, stack.phases, reference),
         segment_map(stack, slices, reference),
         Timing(times, period, reference, frames[Keyframe.END_SYSTOLE]),
         stack.geometry,
@@ -163,6 +181,24 @@ def _lines(
         )
         for line in found
     ]
+
+
+def contour_lengths(
+    views: LongAxisViews, followed: tuple[ViewMotion, ...], phases: int, reference: int
+) -> NDArray[np.float64] | None:
+    """Length of the mid-wall lines of the segmented views, (V, T) on the phases of the short axis, mm.
+
+    Of the views that are also followed, so that both ways measure the same walls, or of all where none is.
+    """
+    also = {view.stack.view for view in followed}
+    lengths = [
+        resample_phases(length, phases)
+        for view in views.views
+        if (not also or view.view in also)
+        and (length := midwall_length_mm(view, round(reference * view.stack.phases / phases) % view.stack.phases))
+        is not None
+    ]
+    return np.stack(lengths) if lengths else None
 
 
 def _rms(values: NDArray[np.float64]) -> float:

@@ -1,17 +1,16 @@
-"""Phantoms as the assembler would give them, without DICOM in between: what motion is measured on."""
+"""Phantoms that motion is measured on, and where points of their walls are seen."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.cine.stack import CineStack, CineStudy, FrameSource, StackGeometry, StudyContext
+from pipelines.cine.stack import StackGeometry
 from pipelines.phantom.recipe import Dialect, Disease, Fault, PhantomRecipe
-from pipelines.phantom.study import CineAcquisition, PhantomStudy
 from pipelines.phantom.truth import PhantomTruth
 from pipelines.segmentation.grid import Square
 
-__all__ = ["cine_study", "measured_recipe", "seen_points"]
+__all__ = ["measured_recipe", "seen_points"]
 
 _NEAR_MM = 4.0
 """Points this close to a long-axis plane at end diastole are taken to lie in it."""
@@ -35,12 +34,6 @@ def measured_recipe(seed: int, *, faults: bool) -> PhantomRecipe:
         columns=192,
         faults=frozenset({_FAULTS[int(rng.integers(len(_FAULTS)))]}) if faults and rng.random() < 0.6 else frozenset(),
     )
-
-
-def cine_study(study: PhantomStudy) -> CineStudy:
-    """Every cine of a phantom as stacks."""
-    context = StudyContext(study_instance_uid="2.25.1")
-    return CineStudy(context, tuple(_stack(cine) for cine in study.cines), ())
 
 
 def seen_points(
@@ -84,17 +77,3 @@ def _material_shape(truth: PhantomTruth) -> tuple[int, int, int]:
     """Depths, levels and angles of the grid of material points."""
     depths, angles = (len(np.unique(truth.point_material[:, axis].round(6))) for axis in (0, 1))
     return depths, len(truth.point_material) // (depths * angles), angles
-
-
-def _stack(cine: CineAcquisition) -> CineStack:
-    phases, slices = cine.pixels.shape[:2]
-    source = FrameSource("", "", "", None, None, None)
-    return CineStack(
-        view=cine.view,
-        pixels=cine.pixels.astype(np.float32),
-        geometry=cine.geometry,
-        sources=((source,) * slices,) * phases,
-        trigger_times=cine.trigger_times,
-        rr_intervals=cine.rr_intervals,
-        frame_of_reference_uid="2.25.1",
-    )

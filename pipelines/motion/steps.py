@@ -8,6 +8,7 @@ from pipelines.analysis import Analysis, analysis
 from pipelines.cine.stack import CineStudy
 from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.function.slices import SliceMeasures
+from pipelines.long_axis.findings import LongAxisViews
 from pipelines.motion.findings import CardiacMotion, MotionKeyframes
 from pipelines.motion.track import CineMotion
 from pipelines.package import Device
@@ -37,12 +38,16 @@ def motion_keyframes(motion: CineMotion) -> MotionKeyframes:
 
 @analysis
 def cardiac_motion(
-    motion: CineMotion, keyframes: MotionKeyframes, slices: SliceMeasures, device: Device
+    motion: CineMotion,
+    keyframes: MotionKeyframes,
+    slices: SliceMeasures,
+    views: LongAxisViews | None,
+    device: Device,
 ) -> CardiacMotion:
     """Measure strain from end diastole on."""
     from pipelines.motion.measure import measure_motion
 
-    return measure_motion(motion, keyframes, slices, _model(device))
+    return measure_motion(motion, keyframes, slices, views, _model(device))
 
 
 def _model(device: str) -> LoadedModel:

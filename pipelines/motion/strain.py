@@ -312,6 +312,7 @@ def of_the_same_muscle(
 def measure_strain(
     rings: RingTrack,
     lines: list[LongAxisTrack],
+    contours: NDArray[np.float64] | None,
     segments: SegmentMap | None,
     timing: Timing,
     geometry: StackGeometry,
@@ -325,6 +326,8 @@ def measure_strain(
     rings : RingTrack
     lines : list of LongAxisTrack
         Empty without long-axis views.
+    contours : (V, T) float64 or None
+        Length of the mid-wall line of each segmented long-axis view, mm.
     segments : SegmentMap or None
         ``None`` leaves the segments out.
     timing : Timing
@@ -363,21 +366,13 @@ def measure_strain(
         "thickness of the wall, from the contours of every phase",
         "distance of endocardial and epicardial points followed by registration",
     )
-    longitudinal = None
-    if lines:
-        longitudinal = _curve(
-            Component.LONGITUDINAL,
-            _total_change([line.length_direct for line in lines], reference),
-            _total_change([line.length_composed for line in lines], reference),
-            timing,
-            "length of the mid-wall lines of the long-axis views, followed by registration with end diastole",
-            "the same lines, followed from frame to frame",
-        )
+    longitudinal = _longitudinal(lines, contours, timing)
     notes = []
+    if longitudinal is None:
+        notes.append("No long-axis cine whose wall could be read: longitudinal strain is not available.")
     if not lines:
         notes.append(
-            "No long-axis cine: longitudinal strain is not available, and motion of the base through the short-axis "
-            "slices is corrected only by the constant volume of the muscle."
+            "Motion of the base through the short-axis slices is corrected only by the constant volume of the muscle."
         )
     if segments is None:
         notes.append("The insertion points of the right ventricle were not found: no strain by segment.")
@@ -392,6 +387,25 @@ def measure_strain(
         through_plane=through_plane,
         notes=tuple(notes),
     )
+
+
+def _longitudinal(
+    lines: list[LongAxisTrack], contours: NDArray[np.float64] | None, timing: Timing
+) -> StrainCurve | None:
+    """Longitudinal strain from contours and by registration, or in two ways by registration without contours."""
+    reference = timing.end_diastole
+    if not lines:
+        return None
+    direct = _total_change([line.length_direct for line in lines], reference)
+    followed = "length of the mid-wall lines of the long-axis views, followed by registration with end diastole"
+    if contours is None:
+        composed = _total_change([line.length_composed for line in lines], reference)
+        return _curve(
+            Component.LONGITUDINAL, direct, composed, timing, followed, "the same lines, followed from frame to frame"
+        )
+    total = contours.sum(axis=0)
+    drawn = "length of the mid-wall lines of the long-axis views, from the contours of every phase"
+    return _curve(Component.LONGITUDINAL, 100 * (total / total[reference] - 1), direct, timing, drawn, followed)
 
 
 def _mean_change(values: NDArray[np.float64], reference: int) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,13 +39,19 @@ def neighbour_channels(slices: torch.Tensor) -> torch.Tensor:
     return torch.stack([slices[below], slices, slices[above]], dim=1)
 
 
-def square_of_votes(votes: NDArray[np.float64], whole: Square) -> Square | None:
+def square_of_votes(
+    votes: NDArray[np.float64],
+    whole: Square,
+    around: Callable[[tuple[float, float], tuple[float, float]], Square] = heart_square,
+) -> Square | None:
     """Crop around the place most slices and phases agree on.
 
     Parameters
     ----------
     votes : (size, size) float64
         How many slices and phases see a ventricle at each point of ``whole``.
+    around : callable
+        The crop for what lies between given rows and columns, mm.
 
     Returns
     -------
@@ -69,7 +76,7 @@ def square_of_votes(votes: NDArray[np.float64], whole: Square) -> Square | None:
         first, last = np.searchsorted(share, (0.004, 0.996))
         start = centre - whole.field_mm / 2
         bounds.append((start + first * step, start + (last + 1) * step))
-    return heart_square(bounds[0], bounds[1])
+    return around(bounds[0], bounds[1])
 
 
 def locate_heart(stack: CineStack, model: LoadedModel) -> Square:

@@ -11,15 +11,13 @@ from scipy import ndimage
 
 from pipelines.cine.stack import CineStack
 from pipelines.models.registry import PACKAGED
+from pipelines.segmentation.ensemble import agreement, label_probabilities
 from pipelines.segmentation.grid import Square, intensity_window, sample_image, sample_square, scale_intensity
 from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.localise import locate_heart, neighbour_channels
-from pipelines.segmentation.parallel import each
 from pipelines.segmentation.refusal import SegmentationRefused
 
 if TYPE_CHECKING:
-    import torch
-
     from pipelines.models.registry import LoadedModel
 
 __all__ = ["FINE_MODEL", "LOCALISER", "segment", "smooth_in_time", "warm"]
@@ -27,9 +25,6 @@ __all__ = ["FINE_MODEL", "LOCALISER", "segment", "smooth_in_time", "warm"]
 LOCALISER = "heart-localiser"
 FINE_MODEL = "ventricle-segmentation"
 
-_BATCH = 8
-_TURNS = ((0, False), (1, True))
-"""Members of the test-time ensemble: quarter turns, then whether to mirror. Both are exact on the crop's grid."""
 _FEWEST_PHASES_TO_SMOOTH = 8
 _SMOOTHING_CYCLES = 0.02
 """Standard deviation of the temporal smoothing, cardiac cycles: below the sharpest bend of a volume curve."""
@@ -66,47 +61,6 @@ def smooth_in_time(values: NDArray[np.float32], *, cyclic: bool) -> NDArray[np.f
     mode: Literal["wrap", "nearest"] = "wrap" if cyclic else "nearest"
     smooth: NDArray[np.float32] = ndimage.gaussian_filter1d(values, _SMOOTHING_CYCLES * phases, axis=0, mode=mode)
     return smooth
-
-
-def _probabilities(crops: torch.Tensor, model: LoadedModel) -> tuple[NDArray[np.float32], list[NDArray[np.uint8]]]:
-    """Mean probability (T, S, L, n, n) of the ensemble over crops (T, S, n, n), and the labels of each member."""
-    import torch
-
-    phases, slices, size, _ = crops.shape
-    mean = np.zeros((phases, slices, len(Label), size, size), dtype=np.float32)
-    members = [np.empty((phases, slices, size, size), dtype=np.uint8) for _ in _TURNS]
-    inputs = torch.cat([2 * neighbour_channels(phase) - 1 for phase in crops])
-    # Weighted cross-entropy is least for probabilities that are too large by the weights.
-    excess = torch.tensor(model.card.label_weights).view(1, -1, 1, 1)
-    flat_mean = mean.reshape(-1, len(Label), size, size)
-
-    def run(start: int) -> None:
-        batch = inputs[start : start + _BATCH]
-        for (quarter, mirror), labels in zip(_TURNS, members, strict=True):
-            turned = torch.rot90(batch, quarter, (2, 3))
-            turned = (turned.flip(3) if mirror else turned).contiguous(memory_format=torch.channels_last)
-            seen = model.probabilities(turned) / excess
-            seen = seen / seen.sum(1, keepdim=True)
-            output = torch.rot90(seen.flip(3) if mirror else seen, -quarter, (2, 3)).contiguous().numpy()
-            flat_mean[start : start + _BATCH] += output / len(_TURNS)
-            labels.reshape(-1, size, size)[start : start + _BATCH] = output.argmax(1)
-
-    each(run, range(0, len(inputs), _BATCH))
-    return mean, members
-
-
-def _agreement(members: list[NDArray[np.uint8]], consensus: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Mean Dice (T, S) between members and consensus over the labels that either has."""
-    total = np.zeros(consensus.shape[:2])
-    count = np.zeros(consensus.shape[:2])
-    for member in members:
-        for label in (Label.LV, Label.MYO, Label.RV):
-            first, second = member == label, consensus == label
-            areas = first.sum((2, 3)) + second.sum((2, 3))
-            overlap = 2 * (first & second).sum((2, 3))
-            total += np.divide(overlap, areas, out=np.zeros(areas.shape), where=areas > 0)
-            count += areas > 0
-    return np.where(count > 0, total / np.maximum(count, 1), 1.0).astype(np.float32)
 
 
 def _largest(bodies: NDArray[np.signedinteger]) -> NDArray[np.bool_]:
@@ -180,11 +134,11 @@ def segment(stack: CineStack, device: str = "cpu", models: Path = PACKAGED) -> C
             for phase in stack.pixels
         ]
     )
-    probability, members = _probabilities(crops, fine)
-    agreement = _agreement(members, probability.argmax(2).astype(np.uint8))
-    probability = smooth_in_time(probability, cyclic=stack.retrospective)
+    mean, members = label_probabilities(torch.cat([neighbour_channels(phase) for phase in crops]), fine)
+    agreed = agreement(members, mean.argmax(1).astype(np.uint8), len(Label)).reshape(stack.phases, stack.slices)
+    probability = smooth_in_time(mean.reshape(stack.phases, stack.slices, *mean.shape[1:]), cyclic=stack.retrospective)
     labels = np.zeros(stack.pixels.shape, dtype=np.uint8)
     for phase, values in zip(labels, probability, strict=True):
         native = sample_image(torch.from_numpy(values), spacing, square, (crop[0], crop[1]), (crop[2], crop[3]))
         phase[:, crop[0] : crop[1], crop[2] : crop[3]] = keep_plausible(native.argmax(1).numpy().astype(np.uint8))
-    return CineSegmentation(labels, agreement, crop, (localiser.identity, fine.identity))
+    return CineSegmentation(labels, agreed, crop, (localiser.identity, fine.identity))

@@ -53,7 +53,7 @@ def load_checkpoint(
     Raises
     ------
     ValueError
-        The checkpoint is of a run with other settings, or damaged.
+        The checkpoint is of a run with other settings, of another network, or damaged.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as handle:
@@ -61,7 +61,9 @@ def load_checkpoint(
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"checkpoint {path} cannot be read: {error}; start without resuming") from error
-    found = json.loads(metadata.get("settings", "{}"))
+    if "step" not in metadata or "settings" not in metadata:
+        raise ValueError(f"{path} is no checkpoint that this version writes; start without resuming")
+    found = json.loads(metadata["settings"])
     expected = json.loads(json.dumps(settings))
     if found != expected:
         different = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
@@ -70,11 +72,19 @@ def load_checkpoint(
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
+    average = part("average.")
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    for weights in (part("network."), average):
+        if {name: tensor.shape for name, tensor in weights.items()} != shapes:
+            raise ValueError(f"checkpoint {path} is of a network of other layers; start without resuming")
     network.load_state_dict(part("network."))
     state = optimizer.state_dict()
+    # A parameter that no loss reached has no moments.
     state["state"] = {
         index: {moment: tensors[f"optimizer.{index}.{moment}"] for moment in _MOMENTS}
-        for index in range(len(state["param_groups"][0]["params"]))
+        for group in state["param_groups"]
+        for index in group["params"]
+        if f"optimizer.{index}.{_MOMENTS[0]}" in tensors
     }
     optimizer.load_state_dict(state)
-    return int(metadata["step"]), part("average.")
+    return int(metadata["step"]), average

@@ -17,13 +17,13 @@ from pipelines.models.card import Architecture, InputSpecification, ModelCard, T
 from pipelines.models.network import build_network
 from pipelines.phantom.generator import training_recipe
 from pipelines.phantom.recipe import PhantomRecipe
-from pipelines.phantom.study import simulate
+from pipelines.phantom.study import CineAcquisition, simulate
 from pipelines.segmentation.grid import intensity_window, scale_intensity
 from pipelines.training.augmentation import displacement_grid, remap_background, vary_appearance
 from pipelines.training.segmentation import labelling_loss
-from pipelines.training.steps import Progress, TrainingResult, train_steps
+from pipelines.training.steps import Progress, TrainingResult, train_steps, usable_device
 
-__all__ = ["MODEL", "LongAxisRecipe", "pack_views", "train_long_axis", "view_recipe"]
+__all__ = ["MODEL", "LongAxisRecipe", "pack_views", "train_long_axis", "true_labels", "view_recipe"]
 
 MODEL = "long-axis-segmentation"
 _PHASES = 10
@@ -58,6 +58,12 @@ def view_recipe(seed: int) -> PhantomRecipe:
     )
 
 
+def true_labels(cine: CineAcquisition) -> NDArray[np.uint8]:
+    """Labels (T, R, C) of :class:`LongAxisLabel` of a simulated long-axis view."""
+    atria, ventricles = cine.atria[:, 0], cine.labels[:, 0]
+    return np.where((atria > 0) & (ventricles == 0), atria + LongAxisLabel.LA - 1, ventricles).astype(np.uint8)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Views:
     """Packed views: images (N, T, H, H) uint8 of 0 … 1.25, labels (N, T, H, H) uint8 at one spacing.
@@ -75,7 +81,7 @@ _PACKED_MM = 1.6
 _PACKED_SIZE = 192
 
 
-def pack_views(count: int, first_seed: int, path: Path, report: Callable[[int], None] | None = None) -> None:
+def pack_views(count: int, first_seed: int, path: Path, report: Callable[[int, int], None] | None = None) -> None:
     """Simulate phantoms once and keep their long-axis views on a grid of 1.6 mm, for any number of training runs."""
     images, labels, centres, groups = [], [], [], []
     for index in range(count):
@@ -84,18 +90,13 @@ def pack_views(count: int, first_seed: int, path: Path, report: Callable[[int], 
             grid = _on_grid(cine.pixels[:, 0].astype(np.float32), cine.geometry.pixel_spacing[0], "bilinear")
             window = intensity_window(grid.numpy())
             images.append((scale_intensity(grid, window) * 200).round().to(torch.uint8).numpy())
-            whole = np.where(
-                (cine.atria[:, 0] > 0) & (cine.labels[:, 0] == 0),
-                cine.atria[:, 0] + LongAxisLabel.LA - 1,
-                cine.labels[:, 0],
-            )
-            label = _on_grid(whole.astype(np.float32), cine.geometry.pixel_spacing[0], "nearest")
+            label = _on_grid(true_labels(cine).astype(np.float32), cine.geometry.pixel_spacing[0], "nearest")
             labels.append(label.round().to(torch.uint8).numpy())
             rows, columns = np.nonzero(np.isin(labels[-1], (LongAxisLabel.LV, LongAxisLabel.MYO)).any(axis=0))
             centres.append((rows.mean(), columns.mean()) if rows.size else (_PACKED_SIZE / 2, _PACKED_SIZE / 2))
             groups.append(list(type(study.recipe.disease)).index(study.recipe.disease))
         if report is not None:
-            report(index + 1)
+            report(index + 1, count)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         path,
@@ -159,6 +160,8 @@ def train_long_axis(
     seed: int = 0,
     device: str = "cpu",
     resume: bool = True,
+    recipe: LongAxisRecipe | None = None,
+    stop_after: int | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> TrainingResult:
     """Train the long-axis network on packed phantoms; a function of its arguments on one kind of machine.
@@ -169,13 +172,22 @@ def train_long_axis(
         What :func:`pack_views` wrote.
     output : Path
         Receives ``checkpoint.safetensors``, ``weights.safetensors`` and ``card.yaml``.
+    device : str
+        ``cpu`` or a CUDA device; half precision (bfloat16) is used on CUDA only.
+    resume : bool
+        Go on from ``checkpoint.safetensors`` where there is one.
+    stop_after : int or None
+        Stop after this step, to go on later.
+    report : callable
+        Is called every 50 steps.
 
     Raises
     ------
     ValueError
-        The packed file cannot be read, or the checkpoint is of another run.
+        The packed file cannot be read, there is no such device, or the checkpoint is of another run.
     """
-    recipe = LongAxisRecipe()
+    recipe = recipe or LongAxisRecipe()
+    device = usable_device(device)
     try:
         with np.load(packed, allow_pickle=False) as archive:
             views = _Views(archive["images"], archive["labels"], archive["centre"], archive["group"])
@@ -200,6 +212,7 @@ def train_long_axis(
         output=output,
         device=device,
         resume=resume,
+        stop_after=stop_after,
         report=report,
     )
     cases = tuple(f"phantom-{first_seed + index}" for index in range(count))

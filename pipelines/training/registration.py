@@ -25,7 +25,7 @@ from pipelines.motion.crop import SIDE_MM, SIZE, SPACING_MM
 from pipelines.motion.fields import integrate, warp
 from pipelines.motion.network import REGISTRATION_MODEL, STRIDE, network_input
 from pipelines.training.cine_crops import LABELS, CineCrop, packed_crops
-from pipelines.training.steps import Progress, TrainingResult, train_steps
+from pipelines.training.steps import Progress, TrainingResult, train_steps, usable_device
 
 __all__ = ["RegistrationRecipe", "train_registration"]
 
@@ -277,12 +277,13 @@ def train_registration(
     Raises
     ------
     ValueError
-        Nothing to train on, or a checkpoint of another run.
+        Nothing to train on, no such device, or a checkpoint of another run.
     """
     recipe = recipe or RegistrationRecipe()
     steps = recipe.steps if steps is None else steps
     if steps < 1 or (phantoms < 1 and not folders):
         raise ValueError(f"{steps} steps on {phantoms} phantoms and {len(folders)} patients: at least one of each")
+    device = usable_device(device)
     output.mkdir(parents=True, exist_ok=True)
     crops = packed_crops(output / "crops.npz", phantoms, phantom_seed, folders, report_packing)
     drawn = [crop for crop in crops if crop.labels is not None]

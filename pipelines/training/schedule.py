@@ -6,7 +6,7 @@ import math
 
 import torch
 
-__all__ = ["learning_rate", "update_average"]
+__all__ = ["learning_rate", "polynomial_rate", "update_average"]
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int = 200, decay: float = 0.3) -> float:
@@ -20,6 +20,14 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int = 200, decay:
     if step < start:
         return peak
     return peak * 0.5 * (1 + math.cos(math.pi * (step - start) / max(1.0, steps - start)))
+
+
+def polynomial_rate(step: int, steps: int, peak: float, warm_up: int = 100, power: float = 1.0) -> float:
+    """Warm-up, at most a tenth of the steps, then polynomial decay to zero."""
+    warm_up = min(warm_up, steps // 10)
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    return float(peak * (1 - (step - warm_up) / max(1, steps - warm_up)) ** power)
 
 
 @torch.no_grad()

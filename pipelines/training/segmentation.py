@@ -16,7 +16,7 @@ from pipelines.segmentation.grid import heart_square, intensity_window, pool_fac
 from pipelines.segmentation.labels import Label
 from pipelines.training.augmentation import displacement_grid, vary_appearance
 from pipelines.training.data_set import AnnotatedCase, DataSet, folds
-from pipelines.training.steps import Progress, TrainedWeights, TrainingResult, train_steps
+from pipelines.training.steps import Progress, TrainedWeights, TrainingResult, train_steps, usable_device
 
 __all__ = ["RECIPES", "Recipe", "labelling_loss", "soft_label_loss", "train"]
 
@@ -308,7 +308,7 @@ def train(
     Raises
     ------
     ValueError
-        Unknown model or fold, a case that cannot be read, or a checkpoint of another run.
+        Unknown model, fold or device, a case that cannot be read, or a checkpoint of another run.
     """
     if model not in RECIPES:
         raise ValueError(f"there is no recipe for {model!r}; there are {', '.join(sorted(RECIPES))}")
@@ -316,6 +316,7 @@ def train(
     steps = recipe.steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"{steps} steps: at least one is needed")
+    device = usable_device(device)
     split = folds(data.groups)
     if fold is not None and not 0 <= fold < len(split):
         raise ValueError(f"there is no fold {fold}; folds are 0 to {len(split) - 1}")

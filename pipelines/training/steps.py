@@ -14,7 +14,7 @@ import torch
 from pipelines.training.checkpoint import load_checkpoint, save_atomically, save_checkpoint
 from pipelines.training.schedule import learning_rate, update_average
 
-__all__ = ["Progress", "TrainedWeights", "TrainingResult", "train_steps"]
+__all__ = ["Progress", "TrainedWeights", "TrainingResult", "train_steps", "usable_device"]
 
 _STEPS_OF_A_REPORT = 50
 _STEPS_OF_A_CHECKPOINT = 250
@@ -55,6 +55,22 @@ class TrainedWeights:
     """Mean loss of the last 200 steps; NaN where none was left to make."""
 
 
+def usable_device(name: str) -> str:
+    """Name of a torch device, known to be one that this machine has.
+
+    Raises
+    ------
+    ValueError
+        It has none of that name.
+    """
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        # torch raises AssertionError where it is built without CUDA.
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; use cpu") from error
+    return name
+
+
 def train_steps(
     network: torch.nn.Module,
     loss: Callable[[int], torch.Tensor],
@@ -69,6 +85,7 @@ def train_steps(
     stop_after: int | None = None,
     report: Callable[[Progress], None] | None = None,
     kept: Callable[[int, str], None] | None = None,
+    rate: Callable[[int, int, float], float] = learning_rate,
 ) -> TrainedWeights:
     """Make the steps of a training run, from the first or from where an earlier one stopped.
 
@@ -77,7 +94,8 @@ def train_steps(
     network : torch.nn.Module
         Trained in place, on ``device``.
     loss : callable
-        Loss of the network at a step, 0 …: a function of the step and of the weights.
+        Loss of the network at a step, 0 …: a function of the step and of the weights. What it draws from torch's
+        global generator, as dropout does, is a function of the step too.
     clip : float
         Largest norm of a gradient.
     peak_rate : float
@@ -85,7 +103,7 @@ def train_steps(
     steps : int
         Steps in all: they set the decay of the learning rate.
     settings : dict
-        What else decides the run; a checkpoint of a run with others is refused.
+        What else decides the run, as JSON can hold it; a checkpoint of a run with others is refused.
     output : Path
         Receives ``checkpoint.safetensors`` and ``weights.safetensors``, the averaged weights, every 250 steps and after
         the last.
@@ -99,21 +117,29 @@ def train_steps(
         Is called every 50 steps.
     kept : callable
         Is called with the steps done and the SHA-256 of the weights whenever weights were written.
+    rate : callable
+        Learning rate of a step, the number of steps and ``peak_rate``.
 
     Raises
     ------
     ValueError
-        The loss is not finite, or the checkpoint cannot be read or is of another run.
+        A loss or gradient is not finite; the checkpoint cannot be read, is of another run or of more steps; or this
+        machine has no such device.
     """
     output.mkdir(parents=True, exist_ok=True)
     checkpoint, weights = output / "checkpoint.safetensors", output / "weights.safetensors"
-    network.to(device).train()
+    network.to(usable_device(device)).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=peak_rate, weight_decay=0.01)
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     start = 0
     if resume and checkpoint.is_file():
         start, average = load_checkpoint(checkpoint, network, optimizer, settings)
         average = {name: tensor.to(device) for name, tensor in average.items()}
+        if start > steps:
+            raise ValueError(
+                f"checkpoint {checkpoint} has made {start} steps, more than {steps}: ask for more, or start without "
+                "resuming"
+            )
 
     def keep_weights(done: int) -> None:
         save_atomically(average, weights)
@@ -121,26 +147,30 @@ def train_steps(
             kept(done, hashlib.sha256(weights.read_bytes()).hexdigest())
 
     losses: list[float] = []
-    clock = time.perf_counter()
+    clock, reported = time.perf_counter(), start
     last = steps if stop_after is None else min(steps, stop_after)
     for step in range(start, last):
         for parameters in optimizer.param_groups:
-            parameters["lr"] = learning_rate(step, steps, peak_rate)
+            parameters["lr"] = rate(step, steps, peak_rate)
+        torch.manual_seed(step)
         of_step = loss(step)
         optimizer.zero_grad(set_to_none=True)
-        of_step.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+        of_step.backward()
+        gradient = float(torch.nn.utils.clip_grad_norm_(network.parameters(), clip))
+        losses.append(float(of_step.detach()))
+        if not (np.isfinite(losses[-1]) and np.isfinite(gradient)):
+            # Before the step is made: no checkpoint ever holds weights that are not finite.
+            raise ValueError(
+                f"the loss of step {step} is {losses[-1]}, its gradient {gradient}: lower the learning rate of the "
+                "recipe"
+            )
         optimizer.step()
         update_average(average, network, step)
-        losses.append(float(of_step.detach()))
-        if not np.isfinite(losses[-1]):
-            raise ValueError(f"the loss of step {step} is {losses[-1]}: lower the learning rate of the recipe")
         done = step + 1
         if report is not None and done % _STEPS_OF_A_REPORT == 0:
             now = time.perf_counter()
-            mean = float(np.mean(losses[-_STEPS_OF_A_REPORT:]))
-            report(Progress(done, steps, mean, (now - clock) / _STEPS_OF_A_REPORT))
-            clock = now
+            report(Progress(done, steps, float(np.mean(losses[reported - start :])), (now - clock) / (done - reported)))
+            clock, reported = now, done
         if done % _STEPS_OF_A_CHECKPOINT == 0 or done == last:
             save_checkpoint(checkpoint, done, network, average, optimizer, settings)
             keep_weights(done)

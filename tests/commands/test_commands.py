@@ -20,9 +20,10 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from dicom_node import cli
 from dicom_node.commands.send import parse_address
-from dicom_node.commands.terminal import ExitCode, jsonable
+from dicom_node.commands.terminal import ExitCode
 from dicom_node.errors import ConfigurationError
 from dicom_node.network.pacs import Pacs, PacsSettings
+from dicom_node.plain_json import jsonable
 from pipelines.package import packages
 
 

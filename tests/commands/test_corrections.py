@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,11 +30,12 @@ from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
 from storage.files import RESULTS, InstanceFiles
 from storage.identity import bind
 from storage.instances import close_association, open_association
-from storage.jobs import ResultRecord, claim_job, complete_job, create_jobs, study_contents
+from storage.jobs import ResultRecord, claim_job, complete_job, create_jobs, studies_to_consider, study_contents
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import quarantine_overviews, study_overviews
 from storage.retention import sweep_files
-from storage.schema import DeliveryState, EventRow, InstanceRow, JobState
+from storage.schema import DeliveryState, EventRow, InstanceRow, JobState, ResultRow
+from storage.set_aside import set_study_aside, why_set_aside
 
 STUDY, SERIES = "1.2.3", "1.2.3.1"
 CONFIGURATION = """
@@ -63,7 +65,7 @@ class Node:
         self.files = InstanceFiles(self.configuration.storage.directory)
         bind(self.ledger, self.files, now=utc_now())
 
-    def receive(self, *images: Dataset, sender: str = "MR1") -> list[int]:
+    def receive(self, *images: Dataset, sender: str = "MR1", close: bool = True) -> list[int]:
         watermarks = Watermarks(self.files.free_bytes, low_watermark_mb=0, high_watermark_mb=0)
         receiver = InstanceReceiver(self.ledger, self.files, watermarks, self.configuration.conflict_answer)
         association = open_association(
@@ -82,19 +84,24 @@ class Node:
             for one in images
         ]
         receiver.commit.close()
-        close_association(self.ledger, association, outcome="released", at=utc_now())
+        if close:
+            close_association(self.ledger, association, outcome="released", at=utc_now())
         return statuses
 
-    def analyse(self, *, deliver: bool = True) -> None:
+    def analyse(self, *, study: str = STUDY, deliver: bool = True) -> None:
         """Close a version, make one result of it, and deliver that to both destinations."""
         created = create_jobs(
-            self.ledger, study_contents(self.ledger, STUDY), [route(series=(SERIES,))], reason="test", now=utc_now()
+            self.ledger,
+            study_contents(self.ledger, study),
+            [route(series=(f"{study}.1",))],
+            reason="test",
+            now=utc_now(),
         )
         assert created
         job = claim_job(self.ledger, "w", utc_now())
         assert job is not None
         source = dcmread(self.files.absolute(job.paths[0]))
-        result = mr_image(study=STUDY, series="1.2.3.900", seed=job.id)
+        result = mr_image(study=study, series=f"{study}.900", seed=job.id)
         for keyword in ("PatientID", "PatientName", "StudyDate", "StudyTime"):
             setattr(result, keyword, source.get(keyword))
         syntax = str(result.file_meta.TransferSyntaxUID)
@@ -104,7 +111,7 @@ class Node:
             role="report",
             sop_class_uid=MR,
             sop_instance_uid=str(result.SOPInstanceUID),
-            series_instance_uid="1.2.3.900",
+            series_instance_uid=f"{study}.900",
             series_description="report",
             path=stored.path,
             digest=stored.digest,
@@ -131,9 +138,9 @@ class Node:
             return list(session.scalars(select(EventRow).where(EventRow.kind == kind)))
 
     def notes(self) -> list[Dataset]:
-        roles = {one.sop_instance_uid: one for one in overview(self.ledger) if one.role == "rejection-note"}
-        paths = self.files.root.glob("results/*/*.dcm")
-        return [one for one in map(dcmread, sorted(paths)) if str(one.SOPInstanceUID) in roles]
+        with self.ledger.reading() as session:
+            notes = select(ResultRow.path).where(ResultRow.role == "rejection-note").order_by(ResultRow.path)
+            return [dcmread(self.files.absolute(path)) for path in session.scalars(notes)]
 
     def audit(self) -> str:
         log = self.config.parent / "audit.log"
@@ -259,6 +266,44 @@ def test_what_was_stored_and_never_committed_is_rejected_as_well(node: Node) -> 
     assert note.ConceptNameCodeSequence[0].CodeValue == "113037"
 
 
+def _without_study(content: bytes) -> bytes:
+    damaged = dcmread(io.BytesIO(content))
+    del damaged.StudyInstanceUID
+    written = io.BytesIO()
+    damaged.save_as(written)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:142], lambda content: b"", _without_study])
+def test_a_damaged_result_holds_up_no_rejection(node: Node, damage: Callable[[bytes], bytes]) -> None:
+    """What pydicom raises on a damaged file ended every look at all studies."""
+    for study in (STUDY, "1.2.4"):
+        images = [mr_image(study=study, series=f"{study}.1", seed=seed) for seed in range(4)]
+        node.receive(*images[:2])
+        node.analyse(study=study)
+        node.receive(*images[2:])
+        node.analyse(study=study)
+    with node.ledger.reading() as session:
+        path = node.files.absolute(session.scalars(select(ResultRow.path).order_by(ResultRow.id)).first() or "")
+    path.chmod(0o600)
+    path.write_bytes(damage(path.read_bytes()))
+    reject_superseded(node.ledger, node.files, node.configuration, utc_now())
+    (note,) = node.notes()
+    assert note.StudyInstanceUID == "1.2.4"
+
+
+def test_a_study_that_was_set_aside_is_looked_at_again_when_an_image_of_it_is_replaced(node: Node) -> None:
+    """As many images wait as before; the study was passed over for a day."""
+    images = _images()
+    node.receive(*images)
+    (waiting,) = studies_to_consider(node.ledger)
+    set_study_aside(node.ledger, waiting, "what it holds cannot be read (KeyError)", now=utc_now())
+    assert why_set_aside(node.ledger, waiting) is not None
+    assert node.receive(*_corrected(images[:1])) == [0x0000]
+    (again,) = studies_to_consider(node.ledger)
+    assert why_set_aside(node.ledger, again) is None
+
+
 def test_who_may_not_replace_is_quarantined_and_an_operator_decides(node: Node, run: Callable[..., str]) -> None:
     images = _images(1)
     node.receive(*images)
@@ -313,6 +358,21 @@ def test_a_deleted_study_is_gone_and_rejected_and_comes_again_as_new(node: Node,
     node.analyse()
     (study,) = study_overviews(node.ledger)
     assert study.jobs[JobState.SUCCEEDED] == 4
+
+
+def test_a_study_that_is_being_received_keeps_its_results_when_it_cannot_be_deleted(
+    node: Node, run: Callable[..., str]
+) -> None:
+    """They were rejected at the destinations before the deletion was refused."""
+    images = _images(4)
+    node.receive(*images[:3])
+    node.analyse()
+    node.receive(images[3], close=False)
+    said = run("delete", STUDY, "--yes", "--reason", "sent to the wrong node", status=1)
+    assert "is being received" in said
+    assert node.notes() == []
+    assert node.events("results rejected") == []
+    assert "DICOM Study Deleted" not in node.audit()
 
 
 def test_deleting_asks_first(node: Node, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,44 +7,30 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.cine.stack import CineStack, FrameSource
 from pipelines.function.findings import Chamber
 from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.function.valve_cut import cut_by_views
 from pipelines.long_axis.annulus import annulus_points, apex_points
-from pipelines.long_axis.findings import LongAxisLabel, LongAxisView, LongAxisViews, Valve
+from pipelines.long_axis.findings import LongAxisView, LongAxisViews, Valve
 from pipelines.phantom import Disease, Fault, PhantomRecipe, PhantomStudy, simulate
+from pipelines.phantom.assembled import cine_stack
 from pipelines.phantom.study import CineAcquisition
 from pipelines.segmentation.labels import CineSegmentation
+from pipelines.training.long_axis import true_labels
 
 PHASES = 16
 
 
-def stack_of(cine: CineAcquisition) -> CineStack:
-    source = FrameSource("", "", "", None, None, None)
-    phases, slices = cine.pixels.shape[:2]
-    return CineStack(
-        view=cine.view,
-        pixels=cine.pixels.astype(np.float32),
-        geometry=cine.geometry,
-        sources=((source,) * slices,) * phases,
-        trigger_times=cine.trigger_times,
-        rr_intervals=cine.rr_intervals,
-        frame_of_reference_uid="2.25.1",
-    )
-
-
 def view_of(cine: CineAcquisition) -> LongAxisView:
-    atria, ventricles = cine.atria[:, 0], cine.labels[:, 0]
-    labels = np.where((atria > 0) & (ventricles == 0), atria + LongAxisLabel.LA - 1, ventricles).astype(np.uint8)
+    labels = true_labels(cine)
     annuli = {valve: points for valve in Valve if (points := annulus_points(labels, cine.geometry, valve)) is not None}
     apex = apex_points(labels, cine.geometry, annuli[Valve.MITRAL])
-    return LongAxisView(cine.view, stack_of(cine), labels, np.ones(len(labels), np.float32), annuli, apex)
+    return LongAxisView(cine.view, cine_stack(cine), labels, np.ones(len(labels), np.float32), annuli, apex)
 
 
 def measured(study: PhantomStudy) -> tuple[SliceMeasures, SliceMeasures]:
     """By the short axis alone, and cut at the valve planes."""
-    stack, cine = stack_of(study.short_axis), study.short_axis
+    stack, cine = cine_stack(study.short_axis), study.short_axis
     agreement = np.ones(cine.labels.shape[:2], np.float32)
     alone = measure_slices(stack, CineSegmentation(cine.labels, agreement, (0, 1, 0, 1), ()))
     views = LongAxisViews(tuple(view_of(one) for one in study.cines[1:]), ())
@@ -87,7 +73,7 @@ def test_labels_lose_what_lies_above_the_plane_and_nothing_else(study: PhantomSt
 
 
 def test_views_that_lie_far_from_the_base_are_not_believed(study: PhantomStudy) -> None:
-    stack = stack_of(study.short_axis)
+    stack = cine_stack(study.short_axis)
     alone, _ = measured(study)
     views = []
     for one in study.cines[1:]:

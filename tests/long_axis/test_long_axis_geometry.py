@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,9 +12,10 @@ from numpy.typing import NDArray
 
 from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
 from pipelines.long_axis.annulus import annulus_points, apex_points, smooth_cycle
-from pipelines.long_axis.atrium import atrial_function, wall_length_mm
+from pipelines.long_axis.atrium import atrial_function
 from pipelines.long_axis.findings import LongAxisLabel, LongAxisView, Valve
 from pipelines.long_axis.measure import measure_long_axis
+from pipelines.long_axis.outline import midwall_length_mm, wall_length_mm
 from pipelines.long_axis.segment import keep_plausible
 from pipelines.long_axis.valve_plane import ValvePlanes, resample_phases, share_below, valve_planes
 
@@ -193,6 +196,45 @@ def test_the_length_of_a_wall_is_that_of_its_curve() -> None:
     mask = (row <= 80) & ((row - 80) ** 2 + (column - 80) ** 2 < radius**2)
     annulus = np.stack([GEOMETRY.to_patient(0.0, 80.0, 80 - radius), GEOMETRY.to_patient(0.0, 80.0, 80 + radius)])
     assert wall_length_mm(mask, GEOMETRY, annulus) == pytest.approx(np.pi * radius * SPACING, rel=0.04)
+
+
+def half_ring(inner: float, outer: float) -> NDArray[np.uint8]:
+    """A half spherical shell about row 80, column 80, open at the valve; radii in pixels."""
+    row, column = np.mgrid[:SIZE, :SIZE].astype(float)
+    radius = np.hypot(row - 80, column - 80)
+    labels = np.zeros((SIZE, SIZE), np.uint8)
+    labels[(row >= 80) & (radius < outer)] = LongAxisLabel.MYO
+    labels[(row >= 80) & (radius < inner)] = LongAxisLabel.LV
+    return labels
+
+
+@pytest.mark.parametrize("wall", [6.0, 10.0, 16.0])
+def test_the_midwall_line_follows_the_muscle_of_a_shell_that_keeps_its_volume(wall: float) -> None:
+    inner = 40.0 - 12.0 * 0.5 * (1 - np.cos(2 * np.pi * np.arange(PHASES) / PHASES))
+    shell = (inner[0] + wall) ** 3 - inner[0] ** 3
+    outer = (shell + inner**3) ** (1 / 3)
+    muscle = ((inner[0] + wall / 2) ** 3 - inner[0] ** 3 + inner**3) ** (1 / 3)
+    labels = np.stack([half_ring(*radii) for radii in zip(inner, outer, strict=True)])
+    ends = [[GEOMETRY.to_patient(0.0, 80.0, 80 - each), GEOMETRY.to_patient(0.0, 80.0, 80 + each)] for each in muscle]
+    apex = [GEOMETRY.to_patient(0.0, 80 + each, 80.0) for each in inner]
+    stack = stack_of(labels, View.LAX_4CH)
+    agreement = np.ones(PHASES, np.float32)
+    view = LongAxisView(View.LAX_4CH, stack, labels, agreement, {Valve.MITRAL: np.array(ends)}, np.array(apex))
+    length = midwall_length_mm(view, 0)
+    assert length is not None
+    # The first 5 mm of either side below the annulus are left out.
+    expected = np.pi * muscle * SPACING - 10.0
+    assert length == pytest.approx(expected, rel=0.02)
+    strain, truth = length / length[0] - 1, expected / expected[0] - 1
+    assert strain.min() == pytest.approx(truth.min(), abs=0.01)
+
+
+def test_a_view_without_wall_or_annulus_has_no_midwall_line() -> None:
+    view = view_of()
+    assert midwall_length_mm(view, 0) is not None
+    assert midwall_length_mm(dataclasses.replace(view, annuli={}), 0) is None
+    bare = np.where(view.labels == LongAxisLabel.MYO, LongAxisLabel.BACKGROUND, view.labels)
+    assert midwall_length_mm(dataclasses.replace(view, labels=bare), 0) is None
 
 
 def test_atrial_volume_is_that_of_the_ellipsoid_and_largest_when_the_valve_descends() -> None:

@@ -93,7 +93,7 @@ def segments() -> SegmentMap:
 
 def test_a_wall_that_does_not_shorten_shows_in_its_segments_only():
     still = (np.cos(ring_angles()) < -0.5) * 1.0  # the third around the middle of the septum
-    strain = measure_strain(rings(0.2 * (1 - still)), [], segments(), TIMING, VIEW, base_first=True)
+    strain = measure_strain(rings(0.2 * (1 - still)), [], None, segments(), TIMING, VIEW, base_first=True)
     part = next(each for each in strain.segments if each.component is Component.CIRCUMFERENTIAL)
     septal = np.array([2, 3, 8, 9]) - 1
     assert part.peak_percent[septal] == pytest.approx(0, abs=1.0)
@@ -103,19 +103,19 @@ def test_a_wall_that_does_not_shorten_shows_in_its_segments_only():
 
 
 def test_shortening_after_end_systole_has_an_index_and_disperses():
-    strain = measure_strain(rings(np.full(ANGLES, 0.2)), [], segments(), TIMING, VIEW, base_first=True)
+    strain = measure_strain(rings(np.full(ANGLES, 0.2)), [], None, segments(), TIMING, VIEW, base_first=True)
     part = strain.segments[0]
     assert part.post_systolic_index_percent == pytest.approx(0)
     assert part.dispersion_ms == pytest.approx(0)
     early = Timing(TIMING.times_ms, 900.0, 0, PHASES // 2 - 2)
-    late = measure_strain(rings(np.full(ANGLES, 0.2)), [], segments(), early, VIEW, base_first=True).segments[0]
+    late = measure_strain(rings(np.full(ANGLES, 0.2)), [], None, segments(), early, VIEW, base_first=True).segments[0]
     assert late.post_systolic_index_percent == pytest.approx(25.0)  # beat is ¾ two phases before its peak
     assert late.time_to_peak_ms == pytest.approx(450.0)
 
 
 def test_longitudinal_strain_comes_with_segments_and_a_second_way():
     lines = [tracked(0.2, 40.0), tracked(0.2, 110.0)]
-    strain = measure_strain(rings(np.full(ANGLES, 0.1)), lines, segments(), TIMING, VIEW, base_first=True)
+    strain = measure_strain(rings(np.full(ANGLES, 0.1)), lines, None, segments(), TIMING, VIEW, base_first=True)
     assert strain.longitudinal is not None
     assert strain.longitudinal.peak_percent == pytest.approx(-20.0, abs=0.2)
     part = next(each for each in strain.segments if each.component is Component.LONGITUDINAL)

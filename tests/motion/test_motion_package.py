@@ -12,7 +12,7 @@ from pipelines.cine.stack import View
 from pipelines.errors import RefusalReason
 from pipelines.motion.findings import CardiacMotion, Keyframe
 from pipelines.motion.package import PACKAGE
-from pipelines.motion.phantoms import cine_study
+from pipelines.phantom.assembled import cine_study
 from pipelines.phantom.recipe import PhantomRecipe
 from pipelines.phantom.study import simulate
 from pipelines.phantom.truth import measure_truth

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipelines.models.network import build_network
 from pipelines.models.registry import load_model
 from pipelines.motion.crop import SIDE_MM, SPACING_MM
 from pipelines.motion.network import REGISTRATION_MODEL, velocity_between
@@ -16,6 +18,7 @@ from pipelines.phantom.recipe import PhantomRecipe
 from pipelines.phantom.study import simulate
 from pipelines.phantom.truth import measure_truth
 from pipelines.segmentation.grid import Square
+from pipelines.training import registration as training
 from pipelines.training.cine_crops import CineCrop, read_crops, write_crops
 from pipelines.training.registration import (
     RegistrationRecipe,
@@ -74,6 +77,18 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
         velocity = velocity_between(torch.rand(3, 96, 96), torch.rand(3, 96, 96), model)
     assert velocity.shape == (3, 2, 48, 48)
     assert "20" not in model.identity.name
+
+
+def test_the_loss_is_made_where_the_pairs_are(crops: list[CineCrop]) -> None:
+    """A tensor that the loss makes without naming their device would lie on `meta` here, and meet none of them."""
+    recipe = RegistrationRecipe(features=(8, 8, 8, 8, 8, 8), batch=2)
+    pairs = training._batch(crops[:1], crops[1:], recipe, 0, 0)
+    assert {getattr(pairs.to("meta"), field.name).device.type for field in fields(pairs)} == {"meta"}
+    network = build_network(training._architecture(recipe))
+    with torch.device("meta"):
+        loss = training._loss(network, pairs, recipe)
+    assert loss.device.type == "cpu"
+    loss.backward()
 
 
 def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:

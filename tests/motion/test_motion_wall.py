@@ -92,7 +92,7 @@ def test_strain_of_an_incompressible_tube_is_its_closed_form():
     # The apical end of the last slice does not move; a tube is the same at every height.
     assert rings.apex_mm == pytest.approx((slices - 0.5) * PITCH)
     assert stretch_of_volume(rings, 0) == pytest.approx(stretch, abs=0.02)
-    strain = measure_strain(rings, [], None, timing(phases), geometry, base_first=True)
+    strain = measure_strain(rings, [], None, None, timing(phases), geometry, base_first=True)
     middle = np.sqrt((32.5**2 - 28**2) / stretch + (28 * (1 - 0.3 * beat)) ** 2)
     expected = 100 * (middle / 32.5 - 1)
     assert strain.circumferential.percent == pytest.approx(expected, abs=0.7)
@@ -124,7 +124,7 @@ def test_a_turning_ring_twists_and_does_not_strain():
         labels, geometry, fields, Square(CENTRE, CENTRE, SIDE_MM), 0, np.ones(slices, bool), base_first=True
     )
     assert rings is not None
-    strain = measure_strain(rings, [], None, timing(phases), geometry, base_first=True)
+    strain = measure_strain(rings, [], None, None, timing(phases), geometry, base_first=True)
     assert np.abs(strain.circumferential.percent).max() < 0.2
     assert strain.torsion is not None
     # Slices are seen from the base here: clockwise on the image is counter-clockwise from the apex.

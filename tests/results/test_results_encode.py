@@ -25,6 +25,7 @@ from dicom_node.results.gate import check
 from dicom_node.results.objects import ExpectedMask, ResultObject
 from dicom_node.results.report import significant
 from dicom_node.results.roles import REFUSAL, REPORT, SUMMARY, SUMMARY_PDF, ResultRole
+from dicom_node.results.ventricular_function.encoder import key_numbers
 from dicom_node.results.ventricular_function.groups import KEY_PHASE, SEGMENTATION
 from pipelines.analysis import Findings
 from pipelines.cine.assemble import assemble
@@ -221,6 +222,16 @@ def test_the_report_holds_every_number_with_its_unit_range_and_method(result: En
     assert float(properties["371886008"].MeasuredValueSequence[0].NumericValue) == pytest.approx(
         function.lv.edv_interval_ml.upper - function.lv.edv_ml, abs=0.01
     )
+
+
+def test_key_numbers_carry_their_intervals_and_the_confidence(result: Encoded) -> None:
+    function, quality = result.findings[VentricularFunction], result.findings[QualityAssessment]
+    left, right, confidence = key_numbers(function, quality)
+    value, bounds = function.lv.ejection_fraction_percent, function.lv.ejection_fraction_interval_percent
+    assert f"ejection fraction {value:.0f} % ({bounds.lower:.0f} to {bounds.upper:.0f})" in left
+    assert f"{function.rv.edv_ml:.0f} ml (" in right
+    assert confidence.startswith(f"Confidence: {quality.overall.name}")
+    assert str(len(quality.departures)) in confidence or not quality.departures
 
 
 def test_every_measurement_group_has_a_tracking_uid_and_the_segments_share_theirs(result: Encoded) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.cine.stack import StackGeometry
 from pipelines.evaluation.external import (
     AnnotationError,
     compare_with_contours,
@@ -47,20 +48,46 @@ def test_a_plane_cuts_a_sphere_in_a_circle() -> None:
     geometry = stack_of(np.zeros((1, 5, 100, 90)), spacing=(1.5, 1.2)).geometry
     points, triangles = sphere(30.0, (50.0, 70.0, 20.0))
     for index, height in ((1, 10.0), (2, 0.0), (3, 10.0)):
-        segments = cut_surface(points, triangles, geometry, index)
-        assert segments is not None
+        cut = cut_surface(points, triangles, geometry, index)
+        assert cut is not None
+        segments, ends = cut
+        assert ends.shape == (0, 2)
         area = fill_segments(segments, (100, 90)).sum() * 1.5 * 1.2
         assert area == pytest.approx(np.pi * (30.0**2 - height**2), rel=0.02)
         centre = np.argwhere(fill_segments(segments, (100, 90))).mean(0) * (1.5, 1.2)
         assert np.allclose(centre, (70.0, 50.0), atol=0.5)
 
 
-def test_a_plane_beside_the_surface_or_through_its_opening_gives_nothing() -> None:
+def test_a_plane_beside_a_surface_gives_nothing_and_one_through_its_opening_the_ends_of_the_curve() -> None:
     geometry = stack_of(np.zeros((1, 9, 100, 90))).geometry
     points, triangles = sphere(30.0, (50.0, 70.0, 20.0))
     assert cut_surface(points, triangles, geometry, 8) is None
     opened = triangles[(points[triangles][:, :, 0] < 60).all(1)]
-    assert cut_surface(points, opened, geometry, 2) is None
+    cut = cut_surface(points, opened, geometry, 2)
+    assert cut is not None
+    segments, ends = cut
+    assert ends.shape == (2, 2)
+    # Row and column, pixels of 1.5 mm: the opening is at x = 60, the circle of radius 30 about (50, 70).
+    assert ends[:, 1] * 1.5 == pytest.approx([60, 60], abs=3)
+    assert sorted(ends[:, 0] * 1.5 - 70) == pytest.approx([-(800**0.5), 800**0.5], abs=2)
+    closed = fill_segments(np.concatenate([segments, ends[None]]), (100, 90))
+    assert not closed[:, 42:].any()
+    assert closed[:, :38].sum() == pytest.approx(
+        fill_segments(_whole(points, triangles, geometry), (100, 90))[:, :38].sum()
+    )
+
+
+def _whole(points: np.ndarray, triangles: np.ndarray, geometry: StackGeometry) -> np.ndarray:
+    cut = cut_surface(points, triangles, geometry, 2)
+    assert cut is not None
+    return cut[0]
+
+
+def test_a_surface_that_branches_is_not_cut() -> None:
+    geometry = stack_of(np.zeros((1, 9, 100, 90))).geometry
+    points = np.array([[10.0, 10, 15], [10, 10, 25], [20, 10, 20], [0, 10, 20], [10, 20, 20]])
+    assert cut_surface(points, np.array([[0, 1, 2], [0, 1, 3]]), geometry, 2) is not None
+    assert cut_surface(points, np.array([[0, 1, 2], [0, 1, 3], [0, 1, 4]]), geometry, 2) is None
 
 
 def test_the_distance_of_concentric_squares() -> None:

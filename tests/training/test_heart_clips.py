@@ -30,14 +30,16 @@ def test_clips_hold_the_heart_and_the_enhancement_of_the_same_moment() -> None:
     scar, remote = clips.lesions == 1, muscle & (clips.lesions == 0)
     late = clips.enhancement.astype(np.float32)
     assert late[scar].mean() > late[remote].mean() + 0.1
-    assert clips.facts["infarct_percent"] > 0 and clips.facts["infarct_acute"]
+    assert clips.facts["infarct_percent"] > 0
+    assert clips.facts["infarct_acute"]
 
 
 def test_packing_goes_on_where_it_stopped_and_keeps_laws_apart(tmp_path: Path) -> None:
     first = pack_clips(tmp_path, [11], Population.ALL)
     made = first[0].stat().st_mtime_ns
     both = pack_clips(tmp_path, [11, 12], Population.ALL)
-    assert both[0] == first[0] and first[0].stat().st_mtime_ns == made
+    assert both[0] == first[0]
+    assert first[0].stat().st_mtime_ns == made
     other = pack_clips(tmp_path, [11], Population.ALL, PESSIMISTIC_LAW)
     assert other[0] != first[0]
     assert [clips.seed for clips in read_clips(both)] == [11, 12]

@@ -12,14 +12,14 @@ from dicom_node.results.parts import EncodingRequest, Parts, SummaryPart, as_sou
 from dicom_node.results.roles import Variant
 from dicom_node.results.segmentation import EncodedSegmentation, segmentation
 from dicom_node.results.ventricular_function.groups import KEY_PHASE, SEGMENTATION, ReportContent, function_part
-from dicom_node.results.ventricular_function.pages import format_value, function_pages, function_text
+from dicom_node.results.ventricular_function.pages import function_pages, function_text, with_interval
 from pipelines.cine.stack import FrameSource
 from pipelines.function.findings import Quantity, VentricularFunction
 from pipelines.function.normals import reference_interval
 from pipelines.function.slices import SliceMeasures
 from pipelines.quality.findings import QualityAssessment
 
-__all__ = ["encode"]
+__all__ = ["encode", "key_numbers"]
 
 _WHEN = {"ED": "end diastole", "ES": "end systole"}
 _KEY_NUMBERS = (
@@ -69,23 +69,24 @@ def encode(request: EncodingRequest) -> Parts:
             pages=lambda theme: function_pages(theme, content),
             text=function_text(content),
         ),
-        key_numbers=_key_numbers(content.function),
+        key_numbers=key_numbers(content.function, content.quality),
         numbers={one.quantity.value: one.value for one in content.function.measurements()},
     )
 
 
-def _key_numbers(function: VentricularFunction) -> tuple[str, ...]:
+def key_numbers(function: VentricularFunction, quality: QualityAssessment) -> tuple[str, ...]:
+    """Sentences for the front page: the numbers with their intervals, and the confidence in them."""
     measured = {one.quantity: one for one in function.measurements()}
     sentences = []
     for chamber, quantities in _KEY_NUMBERS:
-        said = [
-            f"{_WORDS[each]} {format_value(measured[each].value, each.unit)} {each.unit}"
-            for each in quantities
-            if each in measured
-        ]
+        said = [f"{_WORDS[each]} {with_interval(measured[each])}" for each in quantities if each in measured]
         if said:
             sentences.append(f"{chamber[:1].upper()}{chamber[1:]}: {', '.join(said)}.")
-    return tuple(sentences)
+    if not sentences:
+        return ()
+    reasons = len(quality.departures)
+    why = f"; {reasons} finding{'s' if reasons > 1 else ''} to read with the numbers" if reasons else ""
+    return (*sentences, f"Confidence: {quality.overall.name}{why}. In brackets: 95 % intervals.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

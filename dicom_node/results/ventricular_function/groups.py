@@ -13,18 +13,13 @@ from highdicom.sr import (
     MeasurementProperties,
     NormalRangeProperties,
     QualitativeEvaluation,
-    ReferencedSegment,
     RelationshipTypeValues,
-    SourceImageForSegmentation,
-    TimePointContext,
-    TrackingIdentifier,
     UIDRefContentItem,
-    VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import UID, SegmentationStorage
+from pydicom.uid import UID
 
 from dicom_node.results.codes import (
     AHA_SEGMENTS,
@@ -42,15 +37,12 @@ from dicom_node.results.codes import (
     RANGE_UPPER,
     THICKENING,
     TIME_RELATIVE_TO_R_WAVE,
-    VOLUME,
     WALL_THICKNESS,
-    SegmentCodes,
     private,
     ucum,
 )
 from dicom_node.results.content import (
     MeasurementGroup,
-    algorithm,
     code_content,
     contain,
     group,
@@ -62,7 +54,8 @@ from dicom_node.results.objects import ExpectedReport
 from dicom_node.results.parts import ReportPart, frames_of
 from dicom_node.results.report import container, significant
 from dicom_node.results.roles import ResultRole
-from dicom_node.results.segmentation import EncodedSegmentation, tracking_uid
+from dicom_node.results.segment_volume import segment_volume
+from dicom_node.results.segmentation import EncodedSegmentation
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource
 from pipelines.function.findings import Chamber, Quantity, SegmentalWall, VentricularFunction
 from pipelines.function.findings import Measurement as Number
@@ -142,7 +135,15 @@ def function_part(
             _patient(context, content.function),
             *(_chamber(context, content, chamber) for chamber in _chambers(content.function)),
             *(
-                _region(context, content, when, seg, structure)
+                segment_volume(
+                    context,
+                    SEGMENTATION[when],
+                    seg,
+                    structure,
+                    content.stack.geometry,
+                    f"{structure.name} {when}",
+                    point=END_DIASTOLE if when == "ED" else END_SYSTOLE,
+                )
                 for when, seg in segmentations.items()
                 for structure in seg.segments
             ),
@@ -314,49 +315,6 @@ def _chamber(context: ResultContext, content: ReportContent, chamber: Chamber) -
         measurements=measurements,
         qualitative_evaluations=evaluations,
         items=notes,
-    )
-
-
-def _region(
-    context: ResultContext,
-    content: ReportContent,
-    when: str,
-    seg: EncodedSegmentation,
-    structure: SegmentCodes,
-) -> MeasurementGroup:
-    """TID 1411: the volume of one segment as drawn, with the reference to the segment."""
-    point = END_DIASTOLE if when == "ED" else END_SYSTOLE
-    number = seg.segments.index(structure) + 1
-    geometry = content.stack.geometry
-    area = geometry.pixel_spacing[0] * geometry.pixel_spacing[1]
-    voxels = np.count_nonzero(seg.labels == structure.label, axis=(1, 2))
-    millilitres = float(voxels @ geometry.slice_intervals() * area / 1000)
-    volume = Measurement(name=VOLUME, value=significant(millilitres), unit=ucum("ml"))
-    method = "area of the segment × slice interval, summed over all slices on which it is drawn"
-    _add(volume, text_item(private("METHOD"), method, RelationshipTypeValues.HAS_PROPERTIES))
-    images = [
-        SourceImageForSegmentation(
-            referenced_sop_class_uid=source.sop_class_uid,
-            referenced_sop_instance_uid=source.sop_instance_uid,
-            referenced_frame_numbers=None if source.frame_number is None else [source.frame_number],
-        )
-        for source in seg.references
-    ]
-    return VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=tracking_uid(context, SEGMENTATION[when], structure), identifier=f"{structure.name} {when}"
-        ),
-        referenced_segment=ReferencedSegment(
-            sop_class_uid=SegmentationStorage,
-            sop_instance_uid=str(seg.dataset.SOPInstanceUID),
-            segment_number=number,
-            source_images=images,
-        ),
-        algorithm_id=algorithm(context),
-        finding_type=structure.property_type,
-        finding_sites=[FindingSite(structure.property_type)],
-        time_point_context=TimePointContext(time_point=point.meaning),
-        measurements=[_at(volume, point)],
     )
 
 

@@ -26,7 +26,7 @@ from pipelines.function.findings import Measurement, Quantity
 from pipelines.function.normals import POPULATION_AGE_YEARS, Standing
 from pipelines.segmentation.labels import Label
 
-__all__ = ["format_value", "function_pages", "function_text"]
+__all__ = ["format_value", "function_pages", "function_text", "with_interval"]
 
 _THICKNESS_LIMITS = (4.0, 16.0)
 _THICKENING_LIMITS = (0.0, 80.0)
@@ -108,6 +108,15 @@ def _numbers(theme: Theme, content: ReportContent) -> Page:
 def format_value(value: float, unit: str) -> str:
     """As read aloud: whole numbers, one decimal for what is measured in litres; zero has no sign."""
     return without_minus_zero(f"{value:.1f}" if unit.startswith("l/min") else f"{value:.0f}")
+
+
+def with_interval(found: Measurement) -> str:
+    """Value, unit and, in brackets, the bounds of the interval that it has."""
+    unit = found.quantity.unit
+    said = f"{format_value(found.value, unit)} {unit}"
+    if found.interval is None:
+        return said
+    return f"{said} ({format_value(found.interval.lower, unit)} to {format_value(found.interval.upper, unit)})"
 
 
 def _table(

@@ -1,0 +1,347 @@
+"""What people do in the console: each action once, for its form on a page and for the REST API.
+
+Every action says afterwards in one sentence what came of it. What it may not do it refuses with an error of the node's
+taxonomy or of the ledger, and then nothing was changed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from dicom_node.audit.messages import Access, user_security_changed
+from dicom_node.config import Peer
+from dicom_node.console.access import Person
+from dicom_node.console.desk import Desk
+from dicom_node.console.links import invitation_link
+from dicom_node.corrections import (
+    SENDABLE,
+    Consent,
+    Rejection,
+    audit_access,
+    delete_everywhere,
+    drop_quarantined,
+    give_deliveries_up,
+    run_job_again,
+    send_again,
+    take_in_quarantined,
+)
+from dicom_node.errors import NodeError
+from storage.accounts import change_role, create_token, disable_account, invite, revoke_token, secret_digest
+from storage.assessments import assess
+from storage.deliveries import Selection
+from storage.ledger import utc_now
+from storage.overview import study_of_job
+from storage.paused import pause_destination, resume_destination
+from storage.quarantine import quarantined_object
+from storage.schema import AccountRole, AssessmentResult, DeliveryState
+
+__all__ = ["ACTIONS", "NAME_PATTERN", "Action", "Done"]
+
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,39}"
+INVITATION_HOLDS = dt.timedelta(days=3)
+
+
+def _one_line(value: str) -> str:
+    return " ".join(value.split())
+
+
+Words = Annotated[str, AfterValidator(_one_line)]
+Reason = Annotated[Words, Field(min_length=3, max_length=200, description="Why, in words that name no patient.")]
+Uid = Annotated[str, Field(pattern=r"^[0-9A-Za-z.]{1,64}$")]
+AccountName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", description="Small letters, digits, dots, - and _.")]
+DestinationName = Annotated[str, Field(min_length=1, max_length=41)]
+
+
+class _Order(BaseModel):
+    """What is to be done; other fields of a form, its token for one, are not part of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class JobOrder(_Order):
+    """A job, and why."""
+
+    job: int = Field(ge=1)
+    reason: Reason
+
+
+class StudyOrder(_Order):
+    """A study, and why."""
+
+    study: Uid
+    reason: Reason
+
+
+class DeletionOrder(StudyOrder):
+    """A study that is to be deleted."""
+
+    reject: Rejection = Rejection.SAFETY
+    """What destinations that hold its results are told."""
+
+
+class DeliveriesOrder(_Order):
+    """Deliveries, by what is known of them: those to which all that is given applies."""
+
+    destination: DestinationName | None = None
+    job: int | None = Field(default=None, ge=1)
+    study: Uid | None = None
+    waiting: bool = False
+    """Also what waits for its next attempt."""
+    reason: Reason
+
+    def selection(self) -> Selection:
+        """What they are.
+
+        Raises
+        ------
+        NodeError
+            Nothing was said of them.
+        """
+        chosen = Selection(self.destination, None, self.job, self.study)
+        if chosen == Selection():
+            raise NodeError("say which deliveries", remedy="name a destination, a job or a study")
+        return chosen
+
+
+class DestinationOrder(_Order):
+    """A destination."""
+
+    destination: DestinationName
+
+
+class PauseOrder(DestinationOrder):
+    """A destination, and why."""
+
+    reason: Reason
+
+
+class QuarantineOrder(_Order):
+    """An object that was kept aside, and why."""
+
+    number: int = Field(ge=1)
+    reason: Reason
+
+
+class AssessmentOrder(_Order):
+    """A radiologist's verdict on the results of a job."""
+
+    job: int = Field(ge=1)
+    result: AssessmentResult
+    comment: Annotated[Words, Field(max_length=500)] = ""
+
+
+class InvitationOrder(_Order):
+    """Who is to be let in; to a name that is known already it gives a new password."""
+
+    name: AccountName
+    role: AccountRole
+
+
+class AccountOrder(_Order):
+    """An account."""
+
+    name: AccountName
+
+
+class TokenOrder(_Order):
+    """The token of a program."""
+
+    name: AccountName
+    role: AccountRole = AccountRole.VIEWER
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of an action."""
+
+    sentence: str
+    secret: str = ""
+    """Told this once: a link or a token, of which the node keeps the digest only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing that people do."""
+
+    name: str
+    """Last part of its paths."""
+    title: str
+    role: AccountRole
+    """From which on it may be done."""
+    order: type[BaseModel]
+    do: Callable[[Desk, Person, Any], Done]
+
+
+def _consent(person: Person, reason: str) -> Consent:
+    return Consent(person.name, person.address, reason)
+
+
+def _plural(count: int, noun: str) -> str:
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {noun if count == 1 else many}"
+
+
+def _run_again(desk: Desk, person: Person, order: JobOrder) -> Done:
+    run_job_again(desk.ledger, desk.trail, order.job, _consent(person, order.reason))
+    return Done(f"Job {order.job} is queued again.")
+
+
+def _send_again(desk: Desk, person: Person, order: DeliveriesOrder) -> Done:
+    states: tuple[DeliveryState, ...] = (*SENDABLE, DeliveryState.QUEUED) if order.waiting else SENDABLE
+    if order.study is None and order.job is None:
+        # To a whole destination: what never arrived, and not the results of all years.
+        states = tuple(one for one in states if one in (DeliveryState.DEAD, DeliveryState.QUEUED))
+    given = _consent(person, order.reason)
+    done = send_again(desk.ledger, desk.trail, order.selection(), given, states=states)
+    if not done:
+        raise NodeError("there is nothing to send again", remedy="its files may have been removed by retention")
+    return Done(f"{_plural(done, 'delivery')} queued.")
+
+
+def _dismiss(desk: Desk, person: Person, order: DeliveriesOrder) -> Done:
+    states = (DeliveryState.DEAD, DeliveryState.QUEUED) if order.waiting else (DeliveryState.DEAD,)
+    given = _consent(person, order.reason)
+    done = give_deliveries_up(desk.ledger, desk.trail, order.selection(), given, states=states)
+    if not done:
+        raise NodeError("there is nothing to give up", remedy="only dead letters, and what waits, can be given up")
+    return Done(f"{_plural(done, 'delivery')} given up.")
+
+
+def _delete(desk: Desk, person: Person, order: DeletionOrder) -> Done:
+    given = _consent(person, order.reason)
+    deleted = delete_everywhere(
+        desk.configuration, desk.ledger, desk.files, desk.trail, order.study, order.reject, given
+    )
+    return Done(f"{_plural(deleted.instances, 'instance')} and {_plural(deleted.results, 'result')} deleted.")
+
+
+def _pause(desk: Desk, person: Person, order: PauseOrder) -> Done:
+    _known(desk, order.destination)
+    pause_destination(desk.ledger, order.destination, reason=order.reason, by=person.name, now=utc_now())
+    return Done(f"Nothing is sent to {order.destination} until somebody resumes it.")
+
+
+def _resume(desk: Desk, person: Person, order: DestinationOrder) -> Done:
+    resume_destination(desk.ledger, order.destination, by=person.name, now=utc_now())
+    return Done(f"{order.destination} is sent to again.")
+
+
+def _test(desk: Desk, person: Person, order: DestinationOrder) -> Done:  # noqa: ARG001
+    from dicom_node.network.sender import ScuSettings, echo
+    from dicom_node.web.client import ask
+
+    profile = _known(desk, order.destination)
+    if profile.web is not None:
+        answer = ask(profile.web, desk.configuration.delivery.response_timeout_s)
+        how = "The web service"
+    else:
+        peer: Peer = desk.configuration.peers[str(profile.peer)]
+        answer = echo(peer, ScuSettings.of(desk.configuration))
+        how = f"C-ECHO to {peer.ae_title} at {peer.host}:{peer.port}"
+    if answer.error is not None:
+        raise answer.error
+    return Done(f"{how} was answered with success in {1000 * answer.seconds:.0f} ms.")
+
+
+def _known(desk: Desk, destination: str) -> Any:
+    profile = desk.configuration.results.destinations.get(destination)
+    if profile is None:
+        raise NodeError("no such destination in results.destinations", subject=destination)
+    return profile
+
+
+def _take_in(desk: Desk, person: Person, order: QuarantineOrder) -> Done:
+    one = quarantined_object(desk.ledger, order.number)
+    given = _consent(person, order.reason)
+    take_in_quarantined(desk.configuration, desk.ledger, desk.files, desk.trail, one, given)
+    return Done(f"Object {order.number} taken in; its study is scheduled again.")
+
+
+def _drop(desk: Desk, person: Person, order: QuarantineOrder) -> Done:
+    one = quarantined_object(desk.ledger, order.number)
+    drop_quarantined(desk.ledger, desk.files, desk.trail, one, _consent(person, order.reason))
+    return Done(f"Object {order.number} dropped.")
+
+
+def _assess(desk: Desk, person: Person, order: AssessmentOrder) -> Done:
+    study = study_of_job(desk.ledger, order.job)
+    kept = assess(desk.ledger, order.job, order.result, comment=order.comment, by=person.name, now=utc_now())
+    what = f"results of {kept.package} {kept.result.value}"
+    audit_access(desk.trail, _consent(person, ""), (study,), Access.UPDATE, what)
+    return Done(f"Kept: {what}.")
+
+
+def _invite(desk: Desk, person: Person, order: InvitationOrder) -> Done:
+    token, now = secrets.token_urlsafe(32), utc_now()
+    invite(
+        desk.ledger,
+        secret_digest(token),
+        name=order.name,
+        role=order.role,
+        by=person.name,
+        expires_at=now + INVITATION_HOLDS,
+        now=now,
+    )
+    _tell(desk, person, order.name, f"invited as {order.role.value}")
+    return Done(
+        f"With this link {order.name} chooses a password; it holds once, for three days.",
+        invitation_link(desk.configuration, token),
+    )
+
+
+def _change_role(desk: Desk, person: Person, order: InvitationOrder) -> Done:
+    change_role(desk.ledger, order.name, order.role, by=person.name, now=utc_now())
+    _tell(desk, person, order.name, f"is {order.role.value} from now on")
+    return Done(f"{order.name} is {order.role.value} from now on, and has to log in again.")
+
+
+def _disable(desk: Desk, person: Person, order: AccountOrder) -> Done:
+    disable_account(desk.ledger, order.name, by=person.name, now=utc_now())
+    _tell(desk, person, order.name, "let in no more")
+    return Done(f"{order.name} is let in no more; an invitation opens the account again.")
+
+
+def _create_token(desk: Desk, person: Person, order: TokenOrder) -> Done:
+    token = secrets.token_urlsafe(32)
+    create_token(desk.ledger, order.name, secret_digest(token), order.role, by=person.name, now=utc_now())
+    _tell(desk, person, order.name, f"token made, role {order.role.value}")
+    return Done(f"The token of {order.name}; it is shown this once.", token)
+
+
+def _revoke_token(desk: Desk, person: Person, order: AccountOrder) -> Done:
+    revoke_token(desk.ledger, order.name, by=person.name, now=utc_now())
+    _tell(desk, person, order.name, "token revoked")
+    return Done(f"The token of {order.name} holds no longer.")
+
+
+def _tell(desk: Desk, person: Person, account: str, what: str) -> None:
+    if desk.trail.file is not None:
+        desk.trail.record(
+            user_security_changed(person.participant, desk.trail.node, account=account, description=what, at=utc_now())
+        )
+
+
+_VIEWER, _OPERATOR, _ADMINISTRATOR = AccountRole
+ACTIONS = (
+    Action("assess", "Accept, reject or correct results", _VIEWER, AssessmentOrder, _assess),
+    Action("run-again", "Run a job again", _OPERATOR, JobOrder, _run_again),
+    Action("send-again", "Send results again", _OPERATOR, DeliveriesOrder, _send_again),
+    Action("dismiss", "Give deliveries up", _OPERATOR, DeliveriesOrder, _dismiss),
+    Action("delete-study", "Delete a study, and reject its results", _OPERATOR, DeletionOrder, _delete),
+    Action("pause", "Pause a destination", _OPERATOR, PauseOrder, _pause),
+    Action("resume", "Resume a destination", _OPERATOR, DestinationOrder, _resume),
+    Action("test-destination", "Test the connection to a destination", _OPERATOR, DestinationOrder, _test),
+    Action("take-in", "Take an object out of quarantine", _OPERATOR, QuarantineOrder, _take_in),
+    Action("drop", "Delete an object in quarantine", _OPERATOR, QuarantineOrder, _drop),
+    Action("invite", "Invite a person, or give a new password", _ADMINISTRATOR, InvitationOrder, _invite),
+    Action("change-role", "Give an account another role", _ADMINISTRATOR, InvitationOrder, _change_role),
+    Action("disable-account", "Let a person in no more", _ADMINISTRATOR, AccountOrder, _disable),
+    Action("create-token", "Let a program in", _ADMINISTRATOR, TokenOrder, _create_token),
+    Action("revoke-token", "Let a program in no more", _ADMINISTRATOR, AccountOrder, _revoke_token),
+)

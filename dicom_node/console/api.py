@@ -1,0 +1,176 @@
+"""The REST API: what the pages tell and do, as JSON, with the same rights; described by OpenAPI.
+
+A program carries a bearer token of its own; a browser with a session may use it too, and then sends the session's CSRF
+token in a header with whatever changes something.
+"""
+
+import csv
+import io
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+
+from dicom_node.console.access import Person, caller_who_may
+from dicom_node.console.actions import ACTIONS, Action
+from dicom_node.console.audit import audit_entries
+from dicom_node.console.desk import Desk
+from dicom_node.console.pictures import picture
+from dicom_node.console.study import study_view
+from dicom_node.finding import named_studies
+from dicom_node.implementation import SOFTWARE_VERSION
+from dicom_node.plain_json import jsonable
+from storage.accounts import accounts, tokens
+from storage.assessments import Assessment, assessments
+from storage.deliveries import Selection
+from storage.overview import (
+    count_deliveries,
+    delivery_overviews,
+    latest_events,
+    outages,
+    quarantine_overviews,
+    study_overviews,
+)
+from storage.paused import paused_destinations
+from storage.schema import AccountRole, DeliveryState
+
+__all__ = ["ROOT", "api_router", "assessments_csv"]
+
+ROOT = "/api/v1"
+Viewer = Annotated[Person, Depends(caller_who_may(AccountRole.VIEWER))]
+Operator = Annotated[Person, Depends(caller_who_may(AccountRole.OPERATOR))]
+Administrator = Annotated[Person, Depends(caller_who_may(AccountRole.ADMINISTRATOR))]
+Text = Annotated[str, Query(max_length=200)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+def api_router() -> APIRouter:
+    """All of it."""
+    router = APIRouter(prefix=ROOT)
+
+    @router.get("/now", summary="The node at this moment")
+    def now(request: Request, person: Viewer) -> Response:  # noqa: ARG001
+        return _json(request.app.state.board.view())
+
+    @router.get("/studies", summary="Studies received last, or those that a text names")
+    def studies(request: Request, person: Viewer, find: Text = "", limit: Limit = 100) -> Response:  # noqa: ARG001
+        desk = _desk(request)
+        if find.strip():
+            found = named_studies(desk.ledger, desk.files, find.strip(), limit=limit)
+            return _json([study_overviews(desk.ledger, study_instance_uid=uid)[0] for uid in found])
+        return _json(study_overviews(desk.ledger, limit=limit))
+
+    @router.get("/studies/{study}", summary="All that is known of one study")
+    def study(request: Request, person: Viewer, study: str) -> Response:  # noqa: ARG001
+        return _json(study_view(_desk(request), study))
+
+    @router.get("/studies/{study}/pages/{result}.png", summary="One page of results as PNG")
+    def page_of_results(request: Request, person: Viewer, study: str, result: int) -> Response:
+        return Response(picture(_desk(request), person, study, result), media_type="image/png")
+
+    @router.get("/deliveries", summary="Results on their way, or in given states")
+    def deliveries(
+        request: Request,
+        person: Viewer,  # noqa: ARG001
+        state: Annotated[list[DeliveryState] | None, Query()] = None,
+        destination: Text = "",
+        limit: Limit = 100,
+    ) -> Response:
+        ledger = _desk(request).ledger
+        states = tuple(state or DeliveryState)
+        chosen = Selection(destination or None)
+        return _json(
+            {
+                "deliveries": delivery_overviews(ledger, states=states, selection=chosen, limit=limit),
+                "total": count_deliveries(ledger, states, chosen),
+                "outages": outages(ledger),
+                "paused": paused_destinations(ledger),
+            }
+        )
+
+    @router.get("/quarantine", summary="Objects that were kept aside")
+    def quarantine(request: Request, person: Viewer, limit: Limit = 100) -> Response:  # noqa: ARG001
+        return _json(quarantine_overviews(_desk(request).ledger, limit=limit))
+
+    @router.get("/assessments", summary="What radiologists said of results")
+    def given(request: Request, person: Viewer) -> Response:  # noqa: ARG001
+        return _json(assessments(_desk(request).ledger))
+
+    @router.get("/assessments.csv", summary="The same as a table")
+    def given_as_table(request: Request, person: Viewer) -> Response:  # noqa: ARG001
+        content = assessments_csv(assessments(_desk(request).ledger))
+        name = {"content-disposition": 'attachment; filename="assessments.csv"'}
+        return Response(content, media_type="text/csv; charset=utf-8", headers=name)
+
+    @router.get("/audit", summary="The last messages of the audit trail")
+    def audit(request: Request, person: Operator, find: Text = "", limit: Limit = 200) -> Response:  # noqa: ARG001
+        return _json(audit_entries(_desk(request).configuration.audit.file, text=find, limit=limit))
+
+    @router.get("/events", summary="The last events of the ledger")
+    def events(request: Request, person: Operator, find: Text = "", limit: Limit = 200) -> Response:  # noqa: ARG001
+        return _json(latest_events(_desk(request).ledger, text=find, limit=limit))
+
+    @router.get("/accounts", summary="Who may log in, and which programs have tokens")
+    def people(request: Request, person: Administrator) -> Response:  # noqa: ARG001
+        ledger = _desk(request).ledger
+        shown = [
+            {"name": one.name, "role": one.role, "created_at": one.created_at, "disabled_at": one.disabled_at}
+            for one in accounts(ledger)
+        ]
+        return _json({"accounts": shown, "tokens": tokens(ledger)})
+
+    for action in ACTIONS:
+        _add_action(router, action)
+
+    @router.get("/openapi.json", include_in_schema=False)
+    def description(person: Viewer) -> Response:  # noqa: ARG001
+        return JSONResponse(_openapi(router.routes))
+
+    return router
+
+
+def assessments_csv(given: tuple[Assessment, ...]) -> str:
+    """Verdicts of radiologists as comma-separated values (RFC 4180)."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\r\n")
+    writer.writerow(["StudyInstanceUID", "version", "route", "package", "result", "comment", "by", "at"])
+    for one in given:
+        # A spreadsheet takes a cell that begins like that for a formula.
+        comment = f"'{one.comment}" if one.comment[:1] in ("=", "+", "-", "@") else one.comment
+        place = (one.study_instance_uid, one.study_version, one.route, one.package)
+        writer.writerow([*place, one.result.value, comment, one.by, one.at.isoformat(timespec="seconds")])
+    return table.getvalue()
+
+
+def _add_action(router: APIRouter, action: Action) -> None:
+    # This module's annotations are evaluated: the types of the order and of the caller are this function's own.
+    Order = action.order
+    caller = caller_who_may(action.role)
+
+    def act(request: Request, person: Annotated[Person, Depends(caller)], order: Order) -> Response:  # type: ignore[valid-type]
+        done = action.do(_desk(request), person, order)
+        return _json(done)
+
+    act.__name__ = action.name.replace("-", "_")
+    router.post(f"/actions/{action.name}", summary=action.title, description=f"Needs the role {action.role.value}.")(
+        act
+    )
+
+
+def _openapi(routes: list[BaseRoute]) -> dict[str, Any]:
+    described = get_openapi(title="dicom-node console", version=SOFTWARE_VERSION, routes=routes)
+    components = described.setdefault("components", {})
+    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    described["security"] = [{"token": []}]
+    return described
+
+
+def _desk(request: Request) -> Desk:
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+def _json(value: Any) -> Response:
+    return JSONResponse(jsonable(value))

@@ -1,0 +1,22 @@
+"""What every page and every action of the console works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dicom_node.audit.trail import AuditTrail
+from dicom_node.config import Configuration
+from storage.files import InstanceFiles
+from storage.ledger import Ledger
+
+__all__ = ["Desk"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Desk:
+    """The node that a console is of."""
+
+    configuration: Configuration
+    ledger: Ledger
+    files: InstanceFiles
+    trail: AuditTrail

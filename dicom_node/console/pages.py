@@ -1,0 +1,175 @@
+"""The pages, and the forms on them."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import RedirectResponse, Response
+from pydantic import BaseModel, ValidationError
+
+from dicom_node.console.access import Person, caller_who_may, local_path
+from dicom_node.console.actions import ACTIONS, Action
+from dicom_node.console.audit import audit_entries
+from dicom_node.console.desk import Desk
+from dicom_node.console.pictures import may_see_patients, picture
+from dicom_node.console.rendering import Notice, Renderer
+from dicom_node.console.study import study_view
+from dicom_node.errors import NodeError
+from dicom_node.finding import named_studies
+from storage.accounts import accounts, set_notice, tokens
+from storage.ledger import LedgerError
+from storage.overview import (
+    count_deliveries,
+    delivery_overviews,
+    latest_events,
+    outages,
+    quarantine_overviews,
+    study_overviews,
+)
+from storage.paused import paused_destinations
+from storage.schema import AccountRole, AssessmentResult, DeliveryState
+
+__all__ = ["pages_router"]
+
+Viewer = Annotated[Person, Depends(caller_who_may(AccountRole.VIEWER))]
+Operator = Annotated[Person, Depends(caller_who_may(AccountRole.OPERATOR))]
+Administrator = Annotated[Person, Depends(caller_who_may(AccountRole.ADMINISTRATOR))]
+Text = Annotated[str, Query(max_length=200)]
+ON_THE_WAY = (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.AWAITING_COMMITMENT)
+NOT_DELIVERED = (DeliveryState.DEAD, DeliveryState.NOT_ACCEPTED)
+LISTED = 100
+
+
+def pages_router() -> APIRouter:
+    """All pages that need a session."""
+    router = APIRouter()
+
+    @router.get("/")
+    def now(request: Request, person: Viewer) -> Response:
+        return _page(request, "now.html", person, now=request.app.state.board.view())
+
+    @router.get("/studies")
+    def studies(request: Request, person: Viewer, find: Text = "") -> Response:
+        desk, text = _desk(request), find.strip()
+        if text:
+            found = named_studies(desk.ledger, desk.files, text, limit=LISTED)
+            if len(found) == 1:
+                return RedirectResponse(f"/studies/{found[0]}", 303)
+            listed = tuple(study_overviews(desk.ledger, study_instance_uid=uid)[0] for uid in found)
+        else:
+            listed = study_overviews(desk.ledger, limit=LISTED)
+        return _page(request, "studies.html", person, studies=listed, find=text)
+
+    @router.get("/studies/{study}")
+    def study(request: Request, person: Viewer, study: str) -> Response:
+        desk = _desk(request)
+        return _page(
+            request,
+            "study.html",
+            person,
+            study=study_view(desk, study),
+            patients_shown=may_see_patients(desk, person),
+            patient_on_pages=desk.configuration.results.patient_on_pages,
+            results=tuple(AssessmentResult),
+        )
+
+    @router.get("/studies/{study}/pages/{result}.png")
+    def page_of_results(request: Request, person: Viewer, study: str, result: int) -> Response:
+        return Response(picture(_desk(request), person, study, result), media_type="image/png")
+
+    @router.get("/deliveries")
+    def deliveries(request: Request, person: Viewer) -> Response:
+        desk = _desk(request)
+        return _page(
+            request,
+            "deliveries.html",
+            person,
+            backlog=request.app.state.board.view().status.waiting,
+            destinations=desk.configuration.results.destinations,
+            peers=desk.configuration.peers,
+            outages={one.destination: one for one in outages(desk.ledger)},
+            paused={one.destination: one for one in paused_destinations(desk.ledger)},
+            dead=delivery_overviews(desk.ledger, states=NOT_DELIVERED, limit=LISTED),
+            dead_in_all=count_deliveries(desk.ledger, NOT_DELIVERED),
+            on_the_way=delivery_overviews(desk.ledger, states=ON_THE_WAY, limit=LISTED),
+            on_the_way_in_all=count_deliveries(desk.ledger, ON_THE_WAY),
+            quarantined=quarantine_overviews(desk.ledger, limit=LISTED),
+            state_of=DeliveryState,
+        )
+
+    @router.get("/audit")
+    def audit(request: Request, person: Operator, find: Text = "") -> Response:
+        desk, text = _desk(request), find.strip()
+        file = desk.configuration.audit.file
+        return _page(
+            request,
+            "audit.html",
+            person,
+            find=text,
+            has_trail=file is not None,
+            entries=audit_entries(file, text=text),
+            events=latest_events(desk.ledger, text=text),
+        )
+
+    @router.get("/accounts")
+    def people(request: Request, person: Administrator) -> Response:
+        desk = _desk(request)
+        return _page(
+            request,
+            "accounts.html",
+            person,
+            accounts=accounts(desk.ledger),
+            tokens=tokens(desk.ledger),
+            roles=tuple(AccountRole),
+        )
+
+    for action in ACTIONS:
+        _add_form(router, action)
+    return router
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    return {key: value for key, value in (await request.form()).items() if isinstance(value, str)}
+
+
+def _add_form(router: APIRouter, action: Action) -> None:
+    caller = caller_who_may(action.role)
+
+    # This module's annotations are evaluated: the caller is this function's own. A plain function runs in a thread.
+    def form(
+        request: Request,
+        person: Annotated[Person, Depends(caller)],
+        fields: Annotated[dict[str, str], Depends(_fields)],
+    ) -> Response:
+        desk, back = _desk(request), local_path(fields.get("back") or "/")
+        kind = Notice.PROBLEM
+        try:
+            done = action.do(desk, person, _order(action.order, fields))
+        except ValidationError as error:
+            first = error.errors()[0]
+            sentence = f"{first['loc'][-1] if first['loc'] else 'form'}: {first['msg']}"
+        except (NodeError, LedgerError) as error:
+            sentence = str(error)
+        else:
+            if done.secret:
+                return _page(request, "secret.html", person, done=done, onward=back)
+            kind, sentence = Notice.DONE, done.sentence
+        if person.session is not None:
+            set_notice(desk.ledger, person.session.digest, Notice.kept(kind, sentence))
+        return RedirectResponse(back, 303)
+
+    router.post(f"/do/{action.name}", response_model=None)(form)
+
+
+def _order(kind: type[BaseModel], fields: dict[str, str]) -> BaseModel:
+    # A field that was left empty was not given.
+    return kind.model_validate({key: value for key, value in fields.items() if value.strip()})
+
+
+def _desk(request: Request) -> Desk:
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+def _page(request: Request, template: str, person: Person, **context: Any) -> Response:
+    renderer: Renderer = request.app.state.renderer
+    return renderer.page(request, template, person, **context)

@@ -1,0 +1,49 @@
+"""Pages of results as pictures; those that name the patient only for whom the configuration lets see it."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+from PIL import Image
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from dicom_node.console.access import ForbiddenError, Person
+from dicom_node.console.desk import Desk
+from storage.ledger import LedgerError
+from storage.overview import result_overviews
+from storage.schema import AccountRole
+
+__all__ = ["may_see_patients", "picture"]
+
+
+def may_see_patients(desk: Desk, person: Person) -> bool:
+    """Whether a person may see what names a patient."""
+    role = desk.configuration.console.patients_for
+    return role is not None and person.may(AccountRole(role))
+
+
+def picture(desk: Desk, person: Person, study_instance_uid: str, result_id: int) -> bytes:
+    """One page as PNG, as it stands in the Secondary Capture.
+
+    Raises
+    ------
+    LedgerError
+        The study has no such page, or its file was removed.
+    ForbiddenError
+        The page names the patient (BurnedInAnnotation), and the person may not see that.
+    """
+    results = result_overviews(desk.ledger, study_instance_uid)
+    found = next((one for one in results if one.id == result_id), None)
+    if found is None or found.sop_class_uid != SecondaryCaptureImageStorage:
+        raise LedgerError(f"study {study_instance_uid} has no page {result_id}")
+    try:
+        dataset = dcmread(desk.files.absolute(found.path))
+    except (OSError, InvalidDicomError) as error:
+        raise LedgerError(f"the file of page {result_id} was removed, or cannot be read") from error
+    if str(dataset.get("BurnedInAnnotation", "YES")) != "NO" and not may_see_patients(desk, person):
+        raise ForbiddenError("this page names the patient: console.patients_for says who may see that")
+    content = BytesIO()
+    Image.fromarray(dataset.pixel_array).save(content, "PNG")
+    return content.getvalue()

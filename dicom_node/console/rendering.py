@@ -1,0 +1,90 @@
+"""Pages as HTML: the templates, and what each page knows of its reader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+
+from dicom_node.console.access import CSRF_FIELD, Person
+from dicom_node.console.actions import ACTIONS
+from dicom_node.console.desk import Desk
+from dicom_node.console.words import environment
+from dicom_node.implementation import SOFTWARE_VERSION
+from storage.accounts import take_notice
+from storage.schema import AccountRole
+
+__all__ = ["Notice", "Renderer", "problem_page"]
+
+_MENU = (
+    ("/", "Now", AccountRole.VIEWER),
+    ("/studies", "Studies", AccountRole.VIEWER),
+    ("/deliveries", "Deliveries", AccountRole.VIEWER),
+    ("/audit", "Audit", AccountRole.OPERATOR),
+    ("/accounts", "Accounts", AccountRole.ADMINISTRATOR),
+)
+_NEEDED = {action.name: action.role for action in ACTIONS}
+
+
+class Notice:
+    """What came of the last form: how it is kept in the session, and read from there."""
+
+    DONE, PROBLEM = "done", "problem"
+
+    @staticmethod
+    def kept(kind: str, sentence: str) -> str:
+        """As it lies in the session."""
+        return f"{kind}:{sentence}"
+
+    @staticmethod
+    def read(kept: str) -> tuple[str, str]:
+        """Kind and sentence; both empty where there is nothing."""
+        kind, _, sentence = kept.partition(":")
+        return kind, sentence
+
+
+class Renderer:
+    """Draws the templates of one application."""
+
+    def __init__(self) -> None:
+        self._templates = environment()
+
+    def page(self, request: Request, template: str, person: Person, **context: Any) -> HTMLResponse:
+        """A page for somebody who is logged in."""
+        desk: Desk = request.app.state.desk
+        kind, sentence = "", ""
+        if person.session is not None and not request.headers.get("x-live"):
+            kind, sentence = Notice.read(take_notice(desk.ledger, person.session.digest))
+        return self._response(
+            template,
+            200,
+            person,
+            desk,
+            {
+                "menu": [(path, title) for path, title, role in _MENU if person.may(role)],
+                "notice_kind": kind,
+                "notice": sentence,
+                "may": lambda action: person.may(_NEEDED[action]),
+                "csrf_field": CSRF_FIELD,
+                "here": request.url.path,
+                "back": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+                **context,
+            },
+        )
+
+    def door(self, request: Request, template: str, status: int, **context: Any) -> HTMLResponse:
+        """A page for somebody who is not logged in."""
+        return self._response(template, status, None, request.app.state.desk, context)
+
+    def _response(
+        self, template: str, status: int, person: Person | None, desk: Desk, context: dict[str, Any]
+    ) -> HTMLResponse:
+        about = {"person": person, "node": desk.configuration.node.ae_title, "version": SOFTWARE_VERSION}
+        return HTMLResponse(self._templates.get_template(template).render(about | context), status)
+
+
+def problem_page(request: Request, status: int, sentence: str) -> HTMLResponse:
+    """A page that says what is wrong."""
+    renderer: Renderer = request.app.state.renderer
+    return renderer.door(request, "problem.html", status, sentence=sentence)

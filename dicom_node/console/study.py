@@ -1,0 +1,132 @@
+"""What the page of one study tells, put together from the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from dicom_node.console.desk import Desk
+from dicom_node.errors import raised_at
+from dicom_node.schedule.study import StudyDescription, describe
+from storage.assessments import Assessment, assessments
+from storage.ledger import utc_now
+from storage.overview import (
+    DeliveryOverview,
+    Event,
+    JobOverview,
+    ResultOverview,
+    StudyOverview,
+    StudyReceipt,
+    delivery_overviews,
+    events_of_study,
+    job_overviews,
+    result_overviews,
+    study_overviews,
+    study_receipt,
+)
+from storage.performed_steps import study_steps
+from storage.schema import DeliveryState, JobState, Verdict
+
+__all__ = ["JudgedJob", "StudyView", "study_view"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedJob:
+    """One job of a study, and what a radiologist said of its results."""
+
+    job: JobOverview
+    latest: bool
+    """Whether no later job of its route and package took its place."""
+    pictures: tuple[ResultOverview, ...]
+    """Pages of its results that are there."""
+    assessment: Assessment | None
+
+    @property
+    def can_run_again(self) -> bool:
+        """Whether an operator may ask for it."""
+        return self.latest and self.job.state in (JobState.FAILED, JobState.SUCCEEDED)
+
+    @property
+    def can_be_assessed(self) -> bool:
+        """Whether it made results that a radiologist could judge."""
+        return self.latest and self.job.verdict in (Verdict.DELIVERED, Verdict.PARTIAL) and bool(self.job.results)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyView:
+    """One study."""
+
+    overview: StudyOverview
+    receipt: StudyReceipt
+    said_made: int
+    """Images that the scanner says it made (MPPS); 0 where it does not say."""
+    description: StudyDescription | None
+    """None where its files cannot be read any more."""
+    jobs: tuple[JudgedJob, ...]
+    deliveries: Mapping[DeliveryState, int]
+    undelivered: tuple[DeliveryOverview, ...]
+    events: tuple[Event, ...]
+
+
+def study_view(desk: Desk, study_instance_uid: str) -> StudyView:
+    """Look at a study.
+
+    Raises
+    ------
+    LedgerError
+        There is no such study.
+    """
+    ledger = desk.ledger
+    (overview,) = study_overviews(ledger, study_instance_uid=study_instance_uid)
+    jobs = job_overviews(ledger, study_instance_uid=study_instance_uid, limit=500)
+    given = assessments(ledger, study_instance_uid=study_instance_uid)
+    results = result_overviews(ledger, study_instance_uid)
+    # The newest first: the first of each route and package is the one that counts.
+    latest: dict[tuple[str, str], int] = {}
+    for job in jobs:
+        latest.setdefault((job.route, job.package), job.id)
+    undelivered = (DeliveryState.DEAD, DeliveryState.NOT_ACCEPTED)
+    return StudyView(
+        overview=overview,
+        receipt=study_receipt(ledger, study_instance_uid),
+        said_made=study_steps(ledger, study_instance_uid).images,
+        description=_description(desk, study_instance_uid),
+        jobs=tuple(
+            JudgedJob(
+                job,
+                latest[job.route, job.package] == job.id,
+                tuple(
+                    one
+                    for one in results
+                    if one.job_id == job.id and one.present and one.sop_class_uid == SecondaryCaptureImageStorage
+                ),
+                _of_job(job, given),
+            )
+            for job in reversed(jobs)
+        ),
+        deliveries=overview.deliveries,
+        undelivered=delivery_overviews(ledger, states=undelivered, study_instance_uid=study_instance_uid, limit=100),
+        events=events_of_study(ledger, study_instance_uid, limit=500),
+    )
+
+
+def _of_job(job: JobOverview, given: tuple[Assessment, ...]) -> Assessment | None:
+    own = [
+        one
+        for one in given
+        if (one.study_version, one.route, one.package) == (job.study_version, job.route, job.package)
+    ]
+    return own[-1] if own else None
+
+
+def _description(desk: Desk, study_instance_uid: str) -> StudyDescription | None:
+    try:
+        return describe(desk.ledger, desk.configuration, study_instance_uid, now=utc_now())
+    except Exception as error:  # noqa: BLE001 - whatever the study holds, the rest of the page is told
+        _log.warning("study cannot be described", study_instance_uid=study_instance_uid, at=raised_at(error))
+        return None

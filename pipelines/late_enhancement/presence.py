@@ -1,0 +1,42 @@
+"""Probability that a heart holds an infarct or an obstruction: a logistic law of the extent that the network labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pipelines.late_enhancement.findings import Presence
+
+__all__ = ["INFARCT_LAW", "OBSTRUCTION_LAW", "PresenceLaw", "presence"]
+
+_FLOOR_PERCENT = 0.05
+"""Less than a pixel: the logarithm of no extent at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceLaw:
+    """Logistic law of the decimal logarithm of an extent in % of the muscle.
+
+    Attributes
+    ----------
+    slope : float
+    half_percent : float
+        Extent at which the probability is a half.
+    """
+
+    slope: float
+    half_percent: float
+
+    def probability(self, percent: float) -> float:
+        """Probability of presence for an extent."""
+        return 1 / (1 + math.exp(-self.slope * (math.log10(percent + _FLOOR_PERCENT) - math.log10(self.half_percent))))
+
+
+INFARCT_LAW = PresenceLaw(slope=3.0, half_percent=1.0)
+OBSTRUCTION_LAW = PresenceLaw(slope=3.0, half_percent=0.3)
+
+
+def presence(law: PresenceLaw, percent: float) -> Presence:
+    """Probability of presence, and whether it is at least a half."""
+    probability = law.probability(percent)
+    return Presence(probability, probability >= 0.5)

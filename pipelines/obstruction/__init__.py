@@ -1,0 +1,1 @@
+"""Microvascular obstruction of an acute infarct, estimated from short-axis cine."""

@@ -1,0 +1,38 @@
+"""Grad-CAM of the obstruction network: which places and moments raised the logit (Selvaraju et al., ICCV 2017)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from pipelines.obstruction.network import FRAMES, SIZE, ObstructionNetwork
+
+__all__ = ["grad_cam"]
+
+_STAGE = 2
+"""Of :meth:`ObstructionNetwork.features`: 8 × 8 places. The last stage has 4 × 4, as large as a ventricle each."""
+
+
+def grad_cam(network: ObstructionNetwork, clips: NDArray[np.float32], device: str = "cpu") -> NDArray[np.float32]:
+    """Attribution of clips (N, 30, 64, 64), of the same shape, at least 0 and not scaled.
+
+    Each channel of the second stage is weighted by its mean gradient; what lowers the logit is left out.
+    """
+    found = []
+    for clip in clips:
+        entered = torch.from_numpy(clip)[None, None].to(device).contiguous(memory_format=torch.channels_last_3d)
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            features = network.stem(entered)
+            for stage in network.stages[:_STAGE]:
+                features = stage(features)
+            features = features.detach().requires_grad_()
+            last = features
+            for stage in network.stages[_STAGE:]:
+                last = stage(last)
+            (gradient,) = torch.autograd.grad(network.classify(last).sum(), features)
+        weights = gradient.mean(dim=(2, 3, 4), keepdim=True)
+        raised = (weights * features.detach()).sum(dim=1, keepdim=True).clamp(min=0)
+        found.append(functional.interpolate(raised, (FRAMES, SIZE, SIZE), mode="trilinear")[0, 0].cpu().numpy())
+    return np.asarray(np.stack(found), np.float32)

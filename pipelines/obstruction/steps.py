@@ -1,0 +1,54 @@
+"""The step of the obstruction package. It imports what computes when it runs: a declaration is read everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.analysis import Analysis, analysis
+from pipelines.cine.stack import StudyContext
+from pipelines.errors import AnalysisRefused, RefusalReason
+from pipelines.function.findings import Keyframes, VentricularFunction
+from pipelines.indication import Indication, require_indication
+from pipelines.obstruction.findings import Obstruction
+from pipelines.package import Device
+from pipelines.segmentation.labels import CineSegmentation
+from pipelines.ventricular_function.steps import ShortAxis
+
+__all__ = ["PHASES_MIN", "STEPS"]
+
+PHASES_MIN = 12
+"""Of a movie that shows how the wall moves; the network was trained on 16 to 24."""
+
+
+@analysis
+def obstruction(
+    context: StudyContext,
+    stack: ShortAxis,
+    segmentation: CineSegmentation,
+    keyframes: Keyframes,
+    released: VentricularFunction,  # noqa: ARG001 - declined with it, where quality is too low for numbers
+    device: Device,
+) -> Obstruction:
+    """Estimate the probability of microvascular obstruction."""
+    require_indication(context.indication, Indication.ACUTE_INFARCT, "Microvascular obstruction")
+    if stack.phases < PHASES_MIN:
+        sentence = (
+            f"The short-axis cine has {stack.phases} phases; {PHASES_MIN} are needed to estimate microvascular "
+            "obstruction."
+        )
+        raise AnalysisRefused(RefusalReason.TOO_FEW_PHASES, sentence)
+    if keyframes.end_diastole == keyframes.end_systole:
+        raise AnalysisRefused(RefusalReason.NOT_SUITABLE, "The left ventricle does not contract: there is no systole.")
+    from pipelines.models.registry import ModelUnavailable, load_model_once
+    from pipelines.obstruction.estimate import estimate_obstruction
+    from pipelines.obstruction.network import MODEL
+
+    try:
+        model = load_model_once(MODEL, device)
+    except ModelUnavailable as missing:
+        sentence = f"Microvascular obstruction was not estimated: {missing}."
+        raise AnalysisRefused(RefusalReason.MODEL_UNAVAILABLE, sentence) from missing
+    return estimate_obstruction(stack, segmentation.labels, keyframes.end_diastole, keyframes.end_systole, model)
+
+
+STEPS: tuple[Analysis[..., Any], ...] = (obstruction,)

@@ -1,0 +1,102 @@
+"""A site's own studies with a table of labels: folders of DICOM, and a CSV file that says what is true of each."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.cine.assemble import assemble
+from pipelines.cine.files import dicom_files, files_by_study
+from pipelines.cine.stack import CineStudy
+
+__all__ = ["LabelTableError", "LabelledStudy", "labelled_studies", "read_labels"]
+
+STUDY = "study"
+"""Column that names a study: its StudyInstanceUID, or the folder below the given one that holds it."""
+_YES = frozenset({"1", "yes", "true"})
+_NO = frozenset({"0", "no", "false"})
+
+
+class LabelTableError(ValueError):
+    """A table of labels cannot be used; the message says which line and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledStudy:
+    """One study with its label.
+
+    Attributes
+    ----------
+    name : str
+        As the table names it.
+    study : CineStudy
+    label : bool
+    """
+
+    name: str
+    study: CineStudy
+    label: bool
+
+
+def read_labels(path: Path, column: str) -> dict[str, bool]:
+    """Labels by study of a CSV file with the columns ``study`` and ``column`` (1, yes, true or 0, no, false).
+
+    Raises
+    ------
+    LabelTableError
+        A column or a value is missing or unknown, or a study is named twice.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            missing = {STUDY, column} - set(rows.fieldnames or ())
+            if missing:
+                raise LabelTableError(f"{path.name} has no column {', '.join(sorted(missing))}")
+            labels: dict[str, bool] = {}
+            for row in rows:
+                name, value = (row[STUDY] or "").strip(), (row[column] or "").strip().lower()
+                where = f"{path.name}, line {rows.line_num}"
+                if not name:
+                    raise LabelTableError(f"{where}: no study is named")
+                if value not in _YES | _NO:
+                    raise LabelTableError(f"{where}: {column} is {value!r}; write 1 or 0")
+                if name in labels:
+                    raise LabelTableError(f"{where}: this study is named twice")
+                labels[name] = value in _YES
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelTableError(f"{path.name} cannot be read as CSV: {error}") from error
+    if not labels:
+        raise LabelTableError(f"{path.name} names no study")
+    return labels
+
+
+def labelled_studies(folder: Path, labels: dict[str, bool]) -> Iterator[LabelledStudy]:
+    """Studies below a folder that the table names, in the order of their names, assembled as the node does.
+
+    Raises
+    ------
+    LabelTableError
+        The table names a study that is not there: it would silently train on fewer.
+    """
+    by_study = files_by_study(dicom_files(folder))
+    by_study.pop("", None)
+    found: dict[str, str] = {}
+    for uid, paths in by_study.items():
+        names = {uid, *(path.relative_to(folder).parts[0] for path in paths)} & labels.keys()
+        if len(names) > 1:
+            raise LabelTableError(f"one study is named twice: {', '.join(sorted(names))}")
+        for name in names:
+            if name in found:
+                raise LabelTableError(f"folder {name} holds several studies: name them by StudyInstanceUID")
+            found[name] = uid
+    absent = sorted(labels.keys() - found.keys())
+    if absent:
+        raise LabelTableError(f"{len(absent)} studies of the table are not there, such as {absent[0]}")
+    for name in sorted(found):
+        study = next(
+            (one for one in assemble(by_study[found[name]]) if one.context.study_instance_uid == found[name]), None
+        )
+        if study is not None:
+            yield LabelledStudy(name, study, labels[name])

@@ -1,0 +1,85 @@
+"""What radiologists say of results: accepted, rejected, corrected. Nothing is overwritten; the latest counts."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from storage.ledger import Ledger, LedgerError, record_event
+from storage.schema import AssessmentResult, AssessmentRow, JobRow, Verdict
+
+__all__ = ["Assessment", "assess", "assessments"]
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """One radiologist's verdict on what one package made of one version of a study."""
+
+    study_instance_uid: str
+    study_version: int
+    route: str
+    package: str
+    result: AssessmentResult
+    comment: str
+    by: str
+    at: dt.datetime
+
+
+def assess(
+    ledger: Ledger, job_id: int, result: AssessmentResult, *, comment: str, by: str, now: dt.datetime
+) -> Assessment:
+    """Keep a radiologist's verdict on the results of a job.
+
+    Raises
+    ------
+    LedgerError
+        There is no such job, or it made no results that could be judged.
+    """
+    with ledger.transaction() as session:
+        job = session.get(JobRow, job_id)
+        if job is None:
+            raise LedgerError(f"no job {job_id} in the ledger")
+        if job.verdict not in (Verdict.DELIVERED, Verdict.PARTIAL):
+            raise LedgerError(f"job {job_id} made no results that could be judged")
+        row = AssessmentRow(
+            study_instance_uid=job.study.study_instance_uid,
+            study_version=job.study_version,
+            route=job.route,
+            package=job.package,
+            result=result,
+            comment=comment,
+            by=by,
+            at=now,
+        )
+        session.add(row)
+        # The comment stays out of the events, which hold no patient data: a radiologist may name some.
+        record_event(
+            session,
+            "results assessed",
+            f"job {job.id}",
+            at=now,
+            correlation_id=job.correlation_id,
+            study_id=job.study_id,
+            route=job.route,
+            package=job.package,
+            result=result.value,
+            by=by,
+        )
+        return _assessment(row)
+
+
+def assessments(ledger: Ledger, *, study_instance_uid: str | None = None) -> tuple[Assessment, ...]:
+    """All verdicts, or those on one study, in the order they were given."""
+    with ledger.reading() as session:
+        query = select(AssessmentRow).order_by(AssessmentRow.id)
+        if study_instance_uid is not None:
+            query = query.where(AssessmentRow.study_instance_uid == study_instance_uid)
+        return tuple(map(_assessment, session.scalars(query)))
+
+
+def _assessment(row: AssessmentRow) -> Assessment:
+    return Assessment(
+        row.study_instance_uid, row.study_version, row.route, row.package, row.result, row.comment, row.by, row.at
+    )

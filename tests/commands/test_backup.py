@@ -1,0 +1,166 @@
+"""``dicom-node backup`` of a node that receives, and ``restore``."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from crash_parts import write_cine
+from interop.ports import free_port, wait_until
+from network.running_node import ReceiverProcess
+from pydicom import dcmread
+from sqlalchemy import select
+
+from dicom_node import cli, node
+from dicom_node.commands.terminal import ExitCode
+from dicom_node.config import Peer
+from dicom_node.config_file import load_configuration
+from dicom_node.network.sender import ScuSettings, send_files
+from storage.ledger import open_ledger
+from storage.schema import InstanceRow
+
+CONFIGURATION = """
+node: {{ae_title: NODE, address: 127.0.0.1, port: {port}}}
+peers: {{scanner: {{ae_title: MR1}}}}
+routes: {{cine: {{destinations: []}}}}
+storage: {{low_watermark_mb: 0, high_watermark_mb: 0}}
+"""
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    def ran(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["dicom-node", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        said = capsys.readouterr()
+        return int(stopped.value.code or 0), said.out + said.err
+
+    yield ran
+    structlog.reset_defaults()
+
+
+class Scanner(threading.Thread):
+    """Sends one study after the other, and notes what was acknowledged."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.peer = folder, Peer(ae_title="NODE", host="127.0.0.1", port=port)
+        self.acknowledged: dict[str, Path] = {}
+        self.enough = threading.Event()
+        folder.mkdir()
+
+    def run(self) -> None:
+        number = 0
+        while not self.enough.is_set():
+            images = write_cine(self.folder / f"study {number}", f"study {number}")
+            # In parts, so that studies are begun and not ended at any moment.
+            for start in range(0, len(images), 10):
+                for outcome in send_files(images[start : start + 10], self.peer, ScuSettings("MR1")):
+                    if outcome.status == 0x0000:
+                        self.acknowledged[outcome.sop_instance_uid] = outcome.path
+            number += 1
+
+
+def test_a_backup_under_load_loses_nothing_that_was_acknowledged_before(tmp_path: Path, run: Run) -> None:
+    config = tmp_path / "node" / "config.yaml"
+    config.parent.mkdir()
+    port = free_port()
+    config.write_text(CONFIGURATION.format(port=port))
+    configuration = load_configuration(config)
+    node._prepare(configuration)
+    receiver = ReceiverProcess(configuration)
+    scanner = Scanner(tmp_path / "scanner", port)
+    scanner.start()
+    try:
+        wait_until(lambda: len(scanner.acknowledged) > 60, seconds=120, what="images are acknowledged")
+        before = dict(scanner.acknowledged)
+        status, said = run("backup", tmp_path / "backup", "--config", config, "--json")
+        assert status == ExitCode.OK, said
+        record = json.loads(said)
+        during = len(scanner.acknowledged)
+        wait_until(lambda: len(scanner.acknowledged) > during, seconds=60, what="images are taken after it, too")
+    finally:
+        scanner.enough.set()
+        scanner.join(60)
+        receiver.kill()
+    assert record["files"] >= len(before)
+
+    elsewhere = tmp_path / "restored" / "config.yaml"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text((tmp_path / "backup" / "config.yaml").read_text())
+    status, said = run("restore", tmp_path / "backup", "--config", elsewhere)
+    assert status == ExitCode.OK, said
+    restored = load_configuration(elsewhere)
+    assert restored.storage.directory != configuration.storage.directory
+    ledger = open_ledger(restored.storage.database)
+    with ledger.reading() as session:
+        rows = {one.sop_instance_uid: one for one in session.scalars(select(InstanceRow))}
+    ledger.close()
+    assert set(before) <= set(rows)
+    assert record["files"] == len(rows)
+    for uid, path in before.items():
+        assert dcmread(restored.storage.directory / rows[uid].path) == dcmread(path)
+
+    status, said = run("check", "--config", elsewhere, "--no-peers")
+    assert status == ExitCode.OK, said
+    status, said = run("status", "--config", elsewhere, "--json")
+    document = json.loads(said)
+    assert document["ledger"]["instances"] == len(rows)
+    assert [alarm["sentence"] for alarm in document["alarms"]] == ["the node is not running"]
+    node._prepare(restored)
+    receiver = ReceiverProcess(restored)
+    try:
+        # What was sent while the backup ran, or after it, is sent again by a scanner that kept it: nothing is twice.
+        again = list(scanner.acknowledged.values())[-20:]
+        outcomes = list(send_files(again, scanner.peer, ScuSettings("MR1")))
+    finally:
+        receiver.kill()
+    assert {one.status for one in outcomes} == {0}
+
+
+def test_what_a_backup_or_a_restoration_cannot_do_is_said(tmp_path: Path, run: Run) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIGURATION.format(port=free_port()))
+    status, said = run("backup", tmp_path / "backup", "--config", config)
+    assert status == ExitCode.FAILED
+    assert "start the node once" in " ".join(said.split())
+    node._prepare(load_configuration(config))
+    status, said = run("backup", tmp_path / "var" / "instances" / "backup", "--config", config)
+    assert status == ExitCode.FAILED
+    assert "lies in the storage directory" in said
+    status, said = run("restore", tmp_path / "nothing", "--config", config)
+    assert status == ExitCode.FAILED
+    assert "is no backup" in said
+    with node.alone(load_configuration(config).storage.directory):
+        status, said = run("restore", tmp_path / "nothing", "--config", config)
+    assert status == ExitCode.FAILED
+    assert "already serves" in said
+
+
+def test_a_damaged_image_is_told_and_the_rest_is_kept(tmp_path: Path, run: Run) -> None:
+    config = tmp_path / "config.yaml"
+    port = free_port()
+    config.write_text(CONFIGURATION.format(port=port))
+    configuration = load_configuration(config)
+    node._prepare(configuration)
+    receiver = ReceiverProcess(configuration)
+    try:
+        images = write_cine(tmp_path / "cine", "cine")
+        list(send_files(images, Peer(ae_title="NODE", host="127.0.0.1", port=port), ScuSettings("MR1")))
+    finally:
+        receiver.kill()
+    stored = sorted(configuration.storage.directory.glob("instances/*/*.dcm"))
+    assert len(stored) == len(images)
+    with stored[0].open("r+b") as file:
+        file.seek(-2, 2)
+        file.write(b"\xff")
+    status, said = run("backup", tmp_path / "backup", "--config", config, "--copy")
+    assert status == ExitCode.FAILED
+    assert stored[0].name in said.replace("\n", "")
+    assert len(list((tmp_path / "backup").glob("files/instances/*/*.dcm"))) == len(images) - 1

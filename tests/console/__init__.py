@@ -1,0 +1,1 @@
+"""The console, through HTTP and in a browser."""

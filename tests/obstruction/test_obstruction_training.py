@@ -1,0 +1,178 @@
+"""Training: from packed phantoms, and fine-tuning on the DICOM of a site with a table of labels."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipelines.models.card import read_card
+from pipelines.models.registry import load_model
+from pipelines.obstruction.network import NARROW
+from pipelines.phantom import Disease, PhantomRecipe, simulate, write_study
+from pipelines.training import obstruction
+from pipelines.training.labelled_studies import LabelTableError, labelled_studies, read_labels
+from pipelines.training.obstruction import (
+    LabelledHeart,
+    ablate,
+    fine_tune,
+    hearts_of_studies,
+    pretrain,
+    split,
+    train_obstruction,
+)
+from pipelines.training.schedule import polynomial_rate
+
+TINY = NARROW.model_copy(update={"stem_width": 4, "widths": (4, 4, 8, 8), "heads": 2, "feed_forward": 16})
+
+
+def heart(number: int, *, obstruction_shown: bool) -> LabelledHeart:
+    """A heart whose obstruction is a dark square of one of its two slices."""
+    rng = np.random.default_rng(number)
+    clips = rng.integers(120, 160, (2, 30, 88, 88), dtype=np.uint8)
+    places = np.zeros((2, 88, 88), bool)
+    if obstruction_shown:
+        places[1, 36:52, 36:52] = True
+        clips[1, :, 36:52, 36:52] = 0
+    return LabelledHeart(f"heart-{number:02d}", clips, obstruction_shown, places, places.copy())
+
+
+@pytest.fixture(scope="module")
+def hearts() -> list[LabelledHeart]:
+    return [heart(number, obstruction_shown=number % 2 == 1) for number in range(10)]
+
+
+@pytest.fixture
+def card_data() -> obstruction.TrainingData:
+    return obstruction.TrainingData(
+        name="test", licence="Apache-2.0", source="test", cases=(), split="test", steps=1, command="test"
+    )
+
+
+def test_no_heart_is_on_both_sides_and_each_side_has_both_outcomes(hearts: list[LabelledHeart]) -> None:
+    training, held_out = split(hearts)
+    assert len(training) + len(held_out) == len(hearts)
+    assert not {one.name for one in training} & {one.name for one in held_out}
+    for side in (training, held_out):
+        assert {one.obstruction for one in side} == {True, False}
+
+
+def test_places_move_with_their_images(hearts: list[LabelledHeart]) -> None:
+    batch = obstruction._sampler(hearts, 3).draw(7)
+    assert batch.shares is not None
+    for clip, share, label in zip(batch.clips, batch.shares, batch.labels, strict=True):
+        assert bool(share.any()) == bool(label)
+        if label:
+            frame = clip[0, 0]
+            assert frame[share > 0.9].mean() < 0.3
+            assert frame[share == 0].mean() > 0.4
+    again = obstruction._sampler(hearts, 3).draw(7)
+    assert torch.equal(batch.clips, again.clips)
+
+
+def test_hearts_with_labels_alone_are_drawn_whole(hearts: list[LabelledHeart]) -> None:
+    bare = [LabelledHeart(one.name, one.clips, one.obstruction) for one in hearts]
+    batch = obstruction._sampler(bare, 0).draw(0)
+    assert batch.shares is None
+    assert batch.bags.tolist() == [0, 0, 1, 1]
+    assert batch.labels.tolist() == [1, 0]
+
+
+def test_training_learns_what_can_be_learned_and_goes_on_where_it_stopped(
+    hearts: list[LabelledHeart], card_data: obstruction.TrainingData, tmp_path: Path
+) -> None:
+    start = pretrain(hearts, tmp_path / "scar", architecture=TINY, steps=6, peak_rate=1e-2)
+    arguments = {"architecture": TINY, "steps": 16, "peak_rate": 1e-2, "start": start, "data": card_data}
+    whole = train_obstruction(hearts, tmp_path / "whole", **arguments)  # type: ignore[arg-type]
+    train_obstruction(hearts, tmp_path / "parts", stop_after=7, **arguments)  # type: ignore[arg-type]
+    parts = train_obstruction(hearts, tmp_path / "parts", **arguments)  # type: ignore[arg-type]
+    assert parts.weights_sha256 == whole.weights_sha256
+    card = read_card(whole.card)
+    assert card.architecture == TINY
+    assert set(card.training.cases) == {one.name for one in split(hearts)[0]}
+    assert card.measurements[0].figures["auc"] == 1.0
+    model = load_model("whole", root=tmp_path)
+    assert not any(name.startswith("branch") for name in load_file(whole.weights))
+    assert model.identity.weights_sha256 == whole.weights_sha256
+    assert float(model.network.heart_covariance.diagonal().min()) > 0  # type: ignore[operator, union-attr]
+
+
+def test_every_variant_of_the_ablation_trains(hearts: list[LabelledHeart], tmp_path: Path) -> None:
+    rows = ablate(hearts, tmp_path, architecture=TINY, steps=1, names=["neither", "both, grid 32"])
+    assert [row.name for row in rows] == ["neither", "both, grid 32"]
+    assert rows[0].parameters < rows[1].parameters
+
+
+def test_hearts_of_one_outcome_teach_nothing(card_data: obstruction.TrainingData, tmp_path: Path) -> None:
+    same = [heart(number, obstruction_shown=True) for number in range(3)]
+    with pytest.raises(ValueError, match="same label"):
+        train_obstruction(same, tmp_path, steps=1, data=card_data)
+
+
+def test_the_rate_rises_and_falls_to_nothing() -> None:
+    rates = [polynomial_rate(step, 1000, 2.0) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.02)
+    assert max(rates) == rates[99] == 2.0
+    assert np.all(np.diff(rates[100:]) < 0)
+    assert rates[-1] < 0.003
+    assert polynomial_rate(0, 5, 1.0) == 1.0
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """DICOM of four simulated patients and a table of labels, two of them with obstruction."""
+    folder = tmp_path_factory.mktemp("site")
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["study", "obstruction"])
+        for number in range(4):
+            recipe = PhantomRecipe(
+                seed=60 + number,
+                disease=Disease.INFARCT,
+                obstruction=number % 2 == 1,
+                slices=4,
+                phases=12,
+                rows=112,
+                columns=112,
+                spacing_mm=2.0,
+                long_axis=False,
+            )
+            write_study(simulate(recipe), folder / "studies" / f"patient-{number}")
+            rows.writerow([f"patient-{number}", number % 2])
+    return folder / "studies", folder / "labels.csv"
+
+
+def test_a_site_fine_tunes_on_its_own_studies(site: tuple[Path, Path], tmp_path: Path) -> None:
+    studies, labels = site
+    told: list[tuple[int, int]] = []
+    result = fine_tune(studies, labels, tmp_path, steps=2, prepared=lambda *counts: told.append(counts))
+    assert told[-1] == (4, 4)
+    assert sorted(result.held_out_cases) == ["patient-2", "patient-3"]
+    card = read_card(result.card)
+    assert card.training.name.startswith("4 studies of a site")
+    assert card.training.cases == ("patient-0", "patient-1")
+    model = load_model(tmp_path.name, root=tmp_path.parent)
+    assert model.identity.weights_sha256 == result.weights_sha256
+
+
+def test_a_table_names_each_study_once_and_only_what_is_there(site: tuple[Path, Path], tmp_path: Path) -> None:
+    studies, labels = site
+    assert read_labels(labels, "obstruction") == {f"patient-{number}": number % 2 == 1 for number in range(4)}
+    with pytest.raises(LabelTableError, match="1 studies of the table are not there, such as patient-9"):
+        list(labelled_studies(studies, {"patient-0": True, "patient-9": False}))
+    for text, says in (
+        ("study\na\n", "no column obstruction"),
+        ("study,obstruction\na,perhaps\n", "line 2: obstruction is 'perhaps'"),
+        ("study,obstruction\na,1\na,0\n", "line 3: this study is named twice"),
+        ("study,obstruction\n", "names no study"),
+    ):
+        table = tmp_path / "table.csv"
+        table.write_text(text, encoding="utf-8")
+        with pytest.raises(LabelTableError, match=says):
+            read_labels(table, "obstruction")
+    with pytest.raises(LabelTableError, match="not there"):
+        hearts_of_studies(tmp_path, labels)
