@@ -171,38 +171,20 @@ def train_enhancement(
     from pipelines.training.enhancement import RECIPES
     from pipelines.training.enhancement import train_enhancement as train_network
 
-    results = []
-    with _progress(as_json) as progress:
-        for name in RECIPES if model is None else [model]:
-            task = progress.add_task(name, total=None, detail="")
-
-            def report(state: TrainingProgress, task: TaskID = task) -> None:
-                detail = f"loss {state.loss:.4f}, {state.seconds_per_step:.2f} s a step"
-                progress.update(task, completed=state.step, total=state.steps, detail=detail)
-
-            try:
-                results.append(
-                    train_network(
-                        data,
-                        output / name,
-                        model=name,
-                        fold=None if fold < 0 else fold,
-                        steps=steps,
-                        seed=seed,
-                        device=device,
-                        resume=resume,
-                        report=report,
-                    )
-                )
-            except ValueError as error:
-                raise ConfigurationError(str(error), subject="train enhancement") from error
-    if as_json:
-        print_json(results)
-        return
-    for result in results:
-        console.print(
-            f"{result.weights} after {result.steps} steps, loss {result.loss:.4f}, sha256 {result.weights_sha256}"
-        )
+    for name in RECIPES if model is None else [model]:
+        with shown_training("enhancement", as_json) as shown:
+            result = train_network(
+                data,
+                output / name,
+                model=name,
+                fold=None if fold < 0 else fold,
+                steps=steps,
+                seed=seed,
+                device=device,
+                resume=resume,
+                report=shown.step,
+            )
+        print_result(result, as_json)
 
 
 @evaluate_app.command("long-axis")
@@ -255,7 +237,7 @@ def evaluate_enhancement(
     if (emidec is None) == (phantoms is None):
         raise ConfigurationError("give either --emidec or --phantoms", subject="evaluate enhancement")
     root = models or PACKAGED
-    with _progress(as_json) as progress:
+    with step_progress(as_json) as progress:
         task = progress.add_task("cases", total=None, detail="")
 
         def report(result: EnhancementCase, number: int, total: int) -> None:

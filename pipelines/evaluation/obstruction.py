@@ -28,11 +28,11 @@ from pipelines.evaluation.statistics import (
 from pipelines.function.findings import Keyframes
 from pipelines.indication import Indication
 from pipelines.models.registry import PACKAGED, LoadedModel, load_model
-from pipelines.motion.phantoms import cine_study
 from pipelines.obstruction.clips import clips_of_stack
 from pipelines.obstruction.estimate import estimate_obstruction
 from pipelines.obstruction.network import MODEL, ObstructionNetwork
 from pipelines.obstruction.predict import heart_probability, slice_logits
+from pipelines.phantom.assembled import cine_study
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
 from pipelines.phantom.study import PhantomStudy, simulate
 from pipelines.segmentation.labels import CineSegmentation

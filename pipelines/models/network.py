@@ -13,17 +13,17 @@ __all__ = ["build_network"]
 
 
 def build_network(architecture: Architecture | ClipArchitecture | FusionArchitecture) -> torch.nn.Module:
-    """Network with random weights; one on images alone is channels-last."""
+    """Network with random weights, channels-last where it is two-dimensional."""
+    if isinstance(architecture, FusionArchitecture):
+        from pipelines.remodelling.network import RemodellingNetwork
+
+        return RemodellingNetwork(architecture)
     import torch
 
     if isinstance(architecture, ClipArchitecture):
         from pipelines.obstruction.network import ObstructionNetwork
 
         return ObstructionNetwork(architecture)
-    if isinstance(architecture, FusionArchitecture):
-        from pipelines.remodelling.network import RemodellingNetwork
-
-        return RemodellingNetwork(architecture)
     from monai.networks.nets.basic_unet import BasicUNet
 
     network: torch.nn.Module = BasicUNet(

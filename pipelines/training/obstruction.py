@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from pipelines.evaluation.statistics import Estimate, auc, auc_interval, fit_logistic
+from pipelines.evaluation.statistics import Estimate, auc, auc_interval
+from pipelines.logistic import fit_logistic
 from pipelines.models.card import (
     ClipArchitecture,
     InputSpecification,

@@ -29,7 +29,7 @@ from pipelines.function.slices import SliceMeasures
 from pipelines.indication import Indication
 from pipelines.long_axis.findings import LongAxisFunction
 from pipelines.motion.findings import CardiacMotion
-from pipelines.motion.phantoms import cine_study
+from pipelines.phantom.assembled import cine_study
 from pipelines.phantom.identity import recipe_key
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW, JointLaw
 from pipelines.phantom.recipe import PhantomRecipe

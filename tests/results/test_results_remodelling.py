@@ -119,7 +119,7 @@ def test_the_report_says_probability_interval_reasons_and_for_whom(made) -> None
         if item.ValueType == "TEXT"
     }
     assert texts["LVAR_REASON"] == (
-        "global longitudinal strain −8 % raises it most; the network on images, morphology and motion raises it; left "
+        "global longitudinal strain -8 % raises it most; the network on images, morphology and motion raises it; left "
         "atrial reservoir strain 31 % lowers it; infarct size estimated without contrast agent 18 % hardly moves it."
     )
     assert "acute, reperfused infarct" in texts["LVAR_FOR"]
