@@ -52,7 +52,7 @@ class RemodellingRecipe:
     hidden: int = 32
     bootstrap: int = 200
     folds: int = 3
-    steps: int = 400
+    steps: int = 350
     batch: int = 16
     peak_rate: float = 2e-3
     auxiliary: float = 0.5
