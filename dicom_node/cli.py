@@ -26,6 +26,7 @@ from dicom_node.commands import (
     remodelling,
     send,
     serve,
+    shadow,
     status,
     training,
 )
@@ -49,6 +50,7 @@ app.command()(send.send)
 app.command()(fetch.fetch)
 app.command()(analyze.analyze)
 app.command()(status.status)
+app.command()(shadow.shadow)
 app.command()(ledger.studies)
 app.command()(ledger.jobs)
 app.command()(ledger.explain)

@@ -45,6 +45,8 @@ __all__ = [
     "SegmentationTarget",
     "SeriesRule",
     "StorageSettings",
+    "SyntheticImageClass",
+    "SyntheticPolicy",
     "SyslogSettings",
     "TlsSettings",
     "WebDestination",
@@ -403,6 +405,42 @@ class SegmentationTarget(enum.StrEnum):
     """The source cine images."""
 
 
+class SyntheticImageClass(enum.StrEnum):
+    """As what synthetic images are sent."""
+
+    SECONDARY_CAPTURE = "SC"
+    """Secondary Capture, with the plane of the cine: nobody takes it for an acquisition."""
+    MR = "MR"
+    """MR Image, where a PACS does not scroll Secondary Captures together with the cine."""
+
+
+class SyntheticPolicy(_Section):
+    """Synthetic late enhancement at a destination.
+
+    With a threshold set the destination gets nothing of it until the comparisons of this site, synthetic with acquired
+    late enhancement of the same studies (``dicom-node shadow``), pass all that are set.
+    """
+
+    sop_class: SyntheticImageClass = SyntheticImageClass.SECONDARY_CAPTURE
+    minimum_studies: int | None = Field(default=None, ge=1)
+    """Compared studies."""
+    minimum_r: float | None = Field(default=None, ge=-1, le=1)
+    """Pearson's correlation of predicted and acquired extent."""
+    minimum_auc: float | None = Field(default=None, ge=0, le=1)
+    """Area under the receiver operating characteristic of the probability of enhancement, by study."""
+
+    @model_validator(mode="after")
+    def _figures_are_of_enough_studies(self) -> SyntheticPolicy:
+        if self.minimum_studies is None and (self.minimum_r is not None or self.minimum_auc is not None):
+            raise ValueError("minimum_r and minimum_auc need minimum_studies: figures of a few studies say nothing")
+        return self
+
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether anything has to be passed."""
+        return any(one is not None for one in (self.minimum_studies, self.minimum_r, self.minimum_auc))
+
+
 class Secret(_Section):
     """A value that is kept outside the configuration file."""
 
@@ -489,6 +527,7 @@ class DestinationProfile(_Section):
     commitment_timeout_s: Seconds = 60
     commitment_reported_by: frozenset[Name] = frozenset()
     """Peers that report storage commitment for this destination, where that is not its own AE title."""
+    synthetic: SyntheticPolicy = SyntheticPolicy()
     rejection_notes: bool = True
     """Send it the notes that reject results which a later version or a deletion made void (IHE RAD IOCM)."""
 

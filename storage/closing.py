@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
@@ -47,6 +47,10 @@ class PackageOutcome:
     key_numbers: tuple[str, ...]
     results: tuple[ResultReference, ...]
     """In the order of delivery."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What it found, by name with unit."""
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    """Destinations that its results are withheld from, and why."""
 
 
 def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:
@@ -130,6 +134,8 @@ def package_outcomes(ledger: Ledger, job_id: int) -> tuple[PackageOutcome, ...]:
                 tuple(job.sentences),
                 tuple(job.key_numbers),
                 _references(job.results),
+                (job.summary or {}).get("numbers", {}),
+                (job.summary or {}).get("withheld", {}),
             )
             for job in _packages(session, closing)
             if job.state not in _OPEN

@@ -24,6 +24,7 @@ from storage.schema import (
     QuarantineRow,
     ResultRow,
     SeriesRow,
+    ShadowComparisonRow,
     StudyAttributesRow,
     StudyRow,
 )
@@ -59,7 +60,8 @@ def delete_study(ledger: Ledger, study_instance_uid: str, *, reason: str, by: st
         given_up = _give_up_deliveries(session, study, reason, by, now)
         results = _release_results(session, study, now)
         instances = _forget_instances(session, study, now)
-        session.execute(delete(StudyAttributesRow).where(StudyAttributesRow.study_id == study.id))
+        for told_of in (StudyAttributesRow, ShadowComparisonRow):
+            session.execute(delete(told_of).where(told_of.study_id == study.id))
         study.instances = 0
         study.last_received_at = now
         record_event(

@@ -160,7 +160,9 @@ class Outcome:
     key_numbers
         What it found, in sentences for the front page. No patient data.
     summary
-        For operators: seconds by step, roles of the results; JSON. No patient data.
+        For operators: seconds by step, roles of the results; JSON. No patient data. ``numbers`` in it are what was
+        found, by name, and ``withheld`` the destinations that get nothing of it, with the reason
+        (:mod:`storage.closing`).
     """
 
     verdict: Verdict

@@ -37,6 +37,7 @@ from storage.schema import (
     ReportState,
     ResultRow,
     SeriesRow,
+    ShadowComparisonRow,
     StudyAttributesRow,
     StudyRow,
 )
@@ -272,6 +273,8 @@ def _forget_study(ledger: Ledger, study_id: int, before: dt.datetime) -> bool:
             delete(SeriesRow).where(SeriesRow.study_id == study_id),
             delete(AssociationStudy).where(AssociationStudy.study_id == study_id),
             delete(StudyAttributesRow).where(StudyAttributesRow.study_id == study_id),
+            # It holds nothing of the patient, and the site's agreement is told over longer.
+            update(ShadowComparisonRow).where(ShadowComparisonRow.study_id == study_id).values(study_id=None),
             delete(EventRow).where(EventRow.study_id == study_id),
             delete(StudyRow).where(StudyRow.id == study_id),
         ):

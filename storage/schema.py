@@ -59,6 +59,7 @@ __all__ = [
     "ReportState",
     "ResultRow",
     "SeriesRow",
+    "ShadowComparisonRow",
     "StepState",
     "StudyAttributesRow",
     "StudyRow",
@@ -544,6 +545,35 @@ class PerformedStepStudyRow(Base):
     study_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True, index=True)
 
     step: Mapped[PerformedStepRow] = relationship(back_populates="studies")
+
+
+class ShadowComparisonRow(Base):
+    """What was predicted of one study from cine alone, beside what its acquired late enhancement shows.
+
+    It outlives its study, which it then no longer names: a site's agreement is told over years.
+    """
+
+    __tablename__ = "shadow_comparison"
+    __table_args__ = (UniqueConstraint("study_id", "route"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"))
+    """None once the study is forgotten."""
+    route: Mapped[str] = mapped_column(String(41))
+    version: Mapped[str] = mapped_column(String(24))
+    """Of the analysis package that predicted."""
+    scanner: Mapped[str] = mapped_column(String(160))
+    """Manufacturer, model and field strength."""
+    compared_at: Mapped[dt.datetime] = mapped_column(index=True)
+    probability: Mapped[float]
+    """Predicted, that there is enhancement, 0 … 1."""
+    present: Mapped[bool]
+    """Whether acquired late enhancement shows an infarct."""
+    predicted_percent: Mapped[float]
+    acquired_percent: Mapped[float]
+    """Extent, % of the left ventricular muscle."""
+    segments: Mapped[dict[str, Any]]
+    """By number of the AHA segment: predicted probability, and whether it enhances on the acquired images."""
 
 
 class LedgerIdentityRow(Base):

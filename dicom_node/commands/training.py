@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -187,6 +187,45 @@ def train_enhancement(
         print_result(result, as_json)
 
 
+@train_app.command("synthetic-enhancement")
+def train_synthetic_enhancement(
+    clips: Annotated[Path, typer.Option(help="Folder of packed phantoms; made where it lacks some.")] = Path("clips"),
+    phantoms: Annotated[int, typer.Option(min=0, help="Number of phantoms of every disease.")] = 480,
+    phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first; seeds count up.")] = 700000,
+    infarcts: Annotated[int, typer.Option(min=0, help="Number of phantoms with an acute infarct.")] = 360,
+    infarct_seed: Annotated[int, typer.Option(min=0, help="Seed of the first; seeds count up.")] = 710000,
+    output: Annotated[Path, typer.Option(help="Folder for the folders of both networks.")] = Path("runs"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the first guess.")] = None,
+    refiner_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the refiner.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train first guess and refiner of synthetic late enhancement and calibrate them; stopped runs go on."""
+    from pipelines.training.synthetic_run import train_synthetic_enhancement as train_networks
+
+    with shown_training("synthetic-enhancement", as_json) as shown:
+        results = train_networks(
+            output,
+            clips=clips,
+            seeds=range(phantom_seed, phantom_seed + phantoms),
+            infarct_seeds=range(infarct_seed, infarct_seed + infarcts),
+            steps=steps,
+            refiner_steps=refiner_steps,
+            seed=seed,
+            device=device,
+            resume=resume,
+            report=lambda _, progress: shown.step(progress),
+            report_packing=shown.packed,
+        )
+    if as_json:
+        print_json(results)
+        return
+    for result in results:
+        print_result(result, as_json)
+
+
 @evaluate_app.command("long-axis")
 def evaluate_long_axis(
     phantoms: Annotated[int | None, typer.Option(min=1, help="Number of phantoms to compare with.")] = None,
@@ -344,6 +383,86 @@ def evaluate_motion(
         print_json(evaluation.to_json())
         return
     _print_motion(evaluation)
+
+
+@evaluate_app.command("lge")
+def evaluate_lge(
+    phantoms: Annotated[int | None, typer.Option(min=1, help="Number of phantoms, made for this.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom: none that was trained on.")] = 900000,
+    pessimistic: Annotated[
+        bool, typer.Option("--pessimistic", help="Phantoms whose motion and grey values tell less of the scar.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Patients in the layout of ACDC, two phases each.")
+    ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder that holds both networks; left out: the package's."),
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder that keeps each phantom, so that a run goes on where it stopped.")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="PNG of ten phantoms, the three worst among them; needs --keep.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Predict enhancement from cine as the node would, and compare with what is true."""
+    from pipelines.evaluation.synthetic_enhancement import HeartResult, evaluate_acdc, evaluate_phantoms
+    from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.training.acdc import AcdcLayoutError
+
+    if (data is None) == (phantoms is None):
+        raise ConfigurationError("give either --data or --phantoms", subject="evaluate lge")
+    if pictures is not None and (keep is None or phantoms is None):
+        raise ConfigurationError("--pictures needs --phantoms and --keep", subject="evaluate lge")
+    root = models or PACKAGED
+    with step_progress(as_json) as progress:
+        task = progress.add_task("hearts", total=None, detail="")
+
+        def patient(name: str, number: int, total: int) -> None:
+            progress.update(task, completed=number, total=total, detail=name)
+
+        def phantom(result: HeartResult, number: int, total: int) -> None:
+            progress.update(task, completed=number, total=total, detail=result.declined or result.disease)
+
+        try:
+            if data is not None:
+                found = {"acdc": evaluate_acdc(data, models=root, report=patient).to_json()}
+            else:
+                evaluation = evaluate_phantoms(
+                    phantoms or 0, seed=seed, pessimistic=pessimistic, models=root, keep=keep, report=phantom
+                )
+                found = {"phantom_pessimistic" if pessimistic else "phantom": evaluation.to_json()}
+                if pictures is not None and keep is not None:
+                    from pipelines.evaluation.enhancement_pictures import draw_pictures
+
+                    draw_pictures(evaluation.results, keep, pictures)
+        except (AcdcLayoutError, ModelUnavailable) as error:
+            raise ConfigurationError(str(error), subject="evaluate lge") from error
+    if as_json:
+        print_json(found)
+        return
+    for name, figures in found.items():
+        _print_synthetic(name, figures)
+
+
+def _print_synthetic(name: str, figures: dict[str, Any]) -> None:
+    rows = [
+        (".".join((name, *path)), value)
+        for path, value in _scalars(figures)
+        if path[0] not in ("results", "probabilities")
+    ]
+    table("Synthetic enhancement", ["figure", "value>"], rows)
+
+
+def _scalars(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every number of a nested document with the way to it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _scalars(item, (*path, str(key)))
+    elif not isinstance(value, list):
+        yield path, "" if value is None else value
 
 
 @dataclass(frozen=True, slots=True)

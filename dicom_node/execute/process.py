@@ -17,7 +17,7 @@ from dicom_node.errors import CannotUnderstandError, GateError, ProcessingFailur
 from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.content import Predecessor
 from dicom_node.results.encode import EncodedPackage, EncodedStudy, encode_refusal, encode_study
-from dicom_node.results.front_page import ListedPackage, front_page
+from dicom_node.results.front_page import ListedPackage, front_page, told_to
 from dicom_node.results.gate import check
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.sources import SourceDatasets
@@ -186,6 +186,7 @@ def process_front_page(
     route_name: str,
     route: Route,
     results: ResultSettings,
+    withheld: Mapping[str, Mapping[str, str]] | None = None,
     predecessors: Sequence[Predecessor] = (),
 ) -> Processed:
     """Make the front page and the manifest of a study version on a route; see :mod:`dicom_node.results.front_page`.
@@ -198,6 +199,9 @@ def process_front_page(
         Every package of the route, in its order, whatever it came to.
     inputs, created, route_name, route, results
         See :func:`process_study`.
+    withheld
+        By package the destinations that its results are withheld from, and why: they get a front page that says so,
+        and nothing of what was found.
     predecessors
         The front page of before, if there is one.
 
@@ -212,7 +216,12 @@ def process_front_page(
     with _timed("encode", seconds):
         sources = SourceDatasets.index(paths)
         circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors))
-        objects = front_page(sources.any_of(study_instance_uid), listed, _profiles(route, results), circumstances)
+        reference = sources.any_of(study_instance_uid)
+        objects = tuple(
+            each
+            for told, profiles in _told_alike(listed, withheld or {}, _profiles(route, results))
+            for each in front_page(reference, told, profiles, circumstances)
+        )
     with _timed("gate", seconds):
         earlier = [each.sop_instance_uid for one in listed for each in one.results]
         problems = check(objects, sources, [*earlier, *(one.sop_instance_uid for one in predecessors)])
@@ -224,6 +233,22 @@ def process_front_page(
             remedy="report this as a defect",
         )
     return Processed(objects, (), seconds, ())
+
+
+def _told_alike(
+    listed: Sequence[ListedPackage],
+    withheld: Mapping[str, Mapping[str, str]],
+    profiles: Mapping[str, DestinationProfile],
+) -> Iterator[tuple[list[ListedPackage], dict[str, DestinationProfile]]]:
+    """Groups of destinations that may be told the same, with what they may be told."""
+    groups: dict[tuple[tuple[str, str], ...], dict[str, DestinationProfile]] = {} if profiles else {(): {}}
+    for name, profile in profiles.items():
+        kept_back = tuple((package, by[name]) for package, by in sorted(withheld.items()) if name in by)
+        groups.setdefault(kept_back, {})[name] = profile
+    for kept_back, group in groups.items():
+        why = dict(kept_back)
+        told = [told_to(one, withheld.get(one.verdict.package, {}), why.get(one.verdict.package)) for one in listed]
+        yield told, group
 
 
 def _profiles(route: Route, results: ResultSettings) -> dict[str, DestinationProfile]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import datetime as dt
+import math
 import os
 import signal
 import struct
@@ -24,8 +25,12 @@ from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.lanes import Lane
 from dicom_node.execute.memory import available_mb, let_go_of_models
 from dicom_node.execute.retry import backing_off
+from dicom_node.results.verdict import VerdictKind
 from dicom_node.roles import RoleContext
+from dicom_node.shadow.comparison import ACQUIRED, PREDICTED, compared, scanner_of
+from dicom_node.shadow.withholding import withheld_destinations
 from pipelines.errors import raised_along
+from pipelines.package import packages
 from storage.closing import FRONT_PAGE, PackageOutcome, package_outcomes
 from storage.files import QUARANTINE, RESULTS, InstanceFiles
 from storage.instances import QuarantinedObject, record_quarantine
@@ -42,6 +47,7 @@ from storage.jobs import (
 )
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.schema import Verdict
+from storage.shadow import drop_comparison, kept_comparisons, record_comparison
 
 if TYPE_CHECKING:
     from dicom_node.execute.process import Processed, ProcessedStudy
@@ -243,13 +249,31 @@ class _Worker:
             )
         if job.package == FRONT_PAGE:
             processed: Processed = self._front_page(job, route, paths)
+            numbers: Mapping[str, float] = {}
+            withheld: Mapping[str, str] = {}
         else:
-            processed = self._package(job, route, paths)
+            withheld = self._withheld(job, route)
+            told = route.model_copy(
+                update={"destinations": tuple(name for name in route.destinations if name not in withheld)}
+            )
+            of_package = self._package(job, told, paths)
+            processed, numbers = of_package, of_package.numbers.get(job.package, {})
         # Files first, each flushed; the one commit that names them comes last.
         records = [self._stored(one) for one in processed.objects]
         for rejected in processed.rejected:
             self._quarantined(job, rejected)
-        return records, _outcome(processed)
+        return records, _outcome(processed, numbers, withheld)
+
+    def _withheld(self, job: Job, route: Route) -> Mapping[str, str]:
+        """Destinations of the route that get nothing of a package, and why."""
+        if job.package != PREDICTED:
+            return {}
+        profiles = self.configuration.results.destinations
+        return withheld_destinations(
+            {name: profiles[name] for name in route.destinations if name in profiles},
+            kept_comparisons(self._ledger),
+            packages()[PREDICTED].version,
+        )
 
     def _package(self, job: Job, route: Route, paths: Sequence[Path]) -> ProcessedStudy:
         known = self._kept.load(job.input_digest, job.package, self._lane.device)
@@ -278,9 +302,11 @@ class _Worker:
         self._kept.sweep(inputs_in_work(self._ledger))
         outcomes = package_outcomes(self._ledger, job.id)
         order = {name: number for number, name in enumerate(route.analyses)}
+        self._compare(job, {one.package: one.numbers for one in outcomes}, paths)
         return process_front_page(
             paths,
             listed=[_listed(one) for one in sorted(outcomes, key=lambda one: order.get(one.package, len(order)))],
+            withheld={one.package: one.withheld for one in outcomes if one.withheld},
             study_instance_uid=job.study_instance_uid,
             inputs=(job.identity,),
             created=job.created_at,
@@ -289,6 +315,23 @@ class _Worker:
             results=self.configuration.results,
             predecessors=_earlier_reports(job),
         )
+
+    def _compare(self, job: Job, numbers: Mapping[str, Mapping[str, float]], paths: Sequence[Path]) -> None:
+        """Hold what was predicted against what was acquired, where a study has both."""
+        if PREDICTED not in numbers or ACQUIRED not in numbers:
+            return
+        comparison = compared(
+            numbers[PREDICTED],
+            numbers[ACQUIRED],
+            version=packages()[PREDICTED].version,
+            scanner=scanner_of(paths),
+            now=job.created_at,
+        )
+        if comparison is None:
+            # Of an earlier version of the study there may be one.
+            drop_comparison(self._ledger, job.study_instance_uid, job.route)
+        else:
+            record_comparison(self._ledger, job.study_instance_uid, job.route, comparison)
 
     def _stored(self, result: ResultObject) -> ResultRecord:
         file_meta, data = _parts(result.content)
@@ -380,8 +423,8 @@ def _parts(content: bytes) -> tuple[bytes, bytes]:
     return content[: 144 + length], content[144 + length :]
 
 
-def _outcome(processed: Processed) -> Outcome:
-    summary = {
+def _outcome(processed: Processed, numbers: Mapping[str, float], withheld: Mapping[str, str]) -> Outcome:
+    summary: dict[str, Any] = {
         "seconds": {step: round(value, 3) for step, value in processed.seconds.items()},
         "results": [one.role.value for one in processed.objects],
         "rejected": [
@@ -391,7 +434,12 @@ def _outcome(processed: Processed) -> Outcome:
     }
     if processed.verdicts:
         (verdict,) = processed.verdicts
-        return Outcome(Verdict(verdict.kind.value), verdict.sentences, verdict.key_numbers, summary)
+        summary["numbers"] = {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
+        sentences = verdict.sentences
+        if verdict.kind in (VerdictKind.DELIVERED, VerdictKind.PARTIAL) and withheld:
+            summary["withheld"] = dict(withheld)
+            sentences = (*sentences, *(f"{name}: {sentence}" for name, sentence in withheld.items()))
+        return Outcome(Verdict(verdict.kind.value), sentences, verdict.key_numbers, summary)
     if not processed.rejected:
         return Outcome(Verdict.DELIVERED, summary=summary)
     kept_back = tuple(f"{one.object.series_description}: kept back by the gate" for one in processed.rejected)

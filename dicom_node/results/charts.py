@@ -18,7 +18,16 @@ from pipelines.function.findings import ChamberFunction, Keyframes
 from pipelines.function.normals import ReferenceInterval, Standing
 from pipelines.segmentation.labels import Label
 
-__all__ = ["bulls_eye", "color_bar", "contour_sheet", "gauge", "heart_crop", "volume_curves", "without_minus_zero"]
+__all__ = [
+    "bulls_eye",
+    "color_bar",
+    "contour_sheet",
+    "gauge",
+    "heart_crop",
+    "outlines",
+    "volume_curves",
+    "without_minus_zero",
+]
 
 THICKNESS_MAP = LinearSegmentedColormap.from_list(
     "thickness", ["#2b3a67", "#3f6fb5", "#58b3a6", "#c9d66b", "#f3a53c", "#c43d2f"]
@@ -277,8 +286,8 @@ def contour_sheet(
                 np.array([tile_width / mask.shape[1], tile_height / mask.shape[0]]),
             )
             if (drawn[label] != mask).any():
-                left_out[label] += [place + (line + 0.5) * scale_by for line in _outlines(mask)]
-            counted[label] += [place + (line + 0.5) * scale_by for line in _outlines(drawn[label])]
+                left_out[label] += [place + (line + 0.5) * scale_by for line in outlines(mask)]
+            counted[label] += [place + (line + 0.5) * scale_by for line in outlines(drawn[label])]
         # Above the image: on bright tissue white letters need a ground.
         page.rectangle(at_x, at_y, text_width(captions[number], 6.5) + 2, 4.0, "#000000d8", above=1.5)
         page.text(at_x + 1, at_y + 2.9, captions[number], 6.5, color="#ffffff")
@@ -304,7 +313,7 @@ def _row_height(height: float, count: int, columns: int, gap: float) -> float:
     return (height - (rows - 1) * gap) / rows
 
 
-def _outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     """Closed outlines of a mask, (N, 2) of column and row in pixels."""
     if not mask.any():
         return []

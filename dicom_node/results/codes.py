@@ -90,6 +90,14 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("MVO_PROB", "Probability of microvascular obstruction"),
         # Microvascular obstruction, from cine.
         ("MVO_SLICES", "Probability of obstruction by slice"),
+        # Synthetic late enhancement: no code of acquired enhancement, so that nobody can take the one for the other.
+        ("SYN_LGE", "Late enhancement predicted from cine, not acquired"),
+        ("SYN_IMAGE", "Image synthesised from cine, not acquired"),
+        ("SYN_HYPER", "Predicted hyperintense extent, not acquired"),
+        ("SYN_INTER", "Predicted intermediate extent, not acquired"),
+        ("SYN_TRANSMUR", "Predicted transmurality, not acquired"),
+        ("SYN_PROB", "Probability of enhancement, predicted from cine"),
+        ("SYN_SD", "Standard deviation of the synthetic image"),
         # What a report says beside numbers.
         ("OMISSION", "Images received but not analysed"),
         ("DECLINED", "Analysis declined"),
@@ -367,6 +375,7 @@ MR_OF_HEART = _sct("241620005", "Cardiac MRI")
 ARTIFICIAL_INTELLIGENCE = _dcm("123110", "Artificial Intelligence")
 ACQUISITION_EQUIPMENT = _dcm("109101", "Acquisition Equipment")
 PROCESSING_EQUIPMENT = _dcm("109102", "Processing Equipment")
+SYNTHESIZING_EQUIPMENT = _dcm("109100", "Synthesizing Equipment")
 SOURCE_IMAGE = _dcm("121322", "Source image for image processing operation")
 SOURCE_SERIES = _dcm("121323", "Source series for image processing operation")
 ONE_PHASE_EXTRACTED = _dcm("113092", "Temporally-related frames extracted from the set of volumes")

@@ -13,6 +13,7 @@ from highdicom.sr import (
     ContentItem,
     DeviceObserverIdentifyingAttributes,
     FindingSite,
+    ImageContentItem,
     LanguageOfContentItemAndDescendants,
     Measurement,
     MeasurementsAndQualitativeEvaluations,
@@ -57,9 +58,13 @@ __all__ = [
     "observation_context",
     "omission_sentence",
     "procedure_reported",
+    "source_image",
     "structured_report",
     "text_item",
+    "with_method",
 ]
+
+_SOURCE = Code("260753009", "SCT", "Source")
 
 
 MeasurementGroup: TypeAlias = (
@@ -92,6 +97,25 @@ class Predecessor:
 def text_item(name: Code, text: str, relationship: RelationshipTypeValues = RelationshipTypeValues.CONTAINS) -> Dataset:
     """TEXT content item; in a measurement group a qualitative evaluation in words (TID 1501, TID 1411)."""
     return TextContentItem(name=name, value=text, relationship_type=relationship)
+
+
+def with_method(measurement: Measurement, method: str) -> Measurement:
+    """The measurement, with a property that says how it was obtained."""
+    number = measurement[0]
+    item = text_item(private("METHOD"), method, RelationshipTypeValues.HAS_PROPERTIES)
+    number.ContentSequence = [*number.get("ContentSequence", []), item]
+    return measurement
+
+
+def source_image(source: FrameSource) -> Dataset:
+    """IMAGE content item of a measurement group: an image that its numbers come from."""
+    return ImageContentItem(
+        name=_SOURCE,
+        referenced_sop_class_uid=source.sop_class_uid,
+        referenced_sop_instance_uid=source.sop_instance_uid,
+        referenced_frame_numbers=None if source.frame_number is None else [source.frame_number],
+        relationship_type=RelationshipTypeValues.CONTAINS,
+    )
 
 
 def code_content(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 from matplotlib.figure import Figure
 from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset
 
 from dicom_node.config import DestinationProfile
 from dicom_node.errors import NodeError, raised_at
@@ -227,6 +228,7 @@ class _Encoder:
             report = composed_report(
                 context, self.study, adds, declined, quality, variant, self.circumstances.predecessors
             )
+            _say_what_is_synthetic(report, any(each.summary.synthetic for each in parts))
             used = list(dict.fromkeys(source for each in adds for source in each.looked_at))
             expected = ExpectedAll(tuple(one for each in adds for one in each.expected))
             made.append(result_object(context, REPORT, report, used, expected, names))
@@ -248,7 +250,8 @@ class _Encoder:
             return summary_pages(theme, context.title, self.study, summaries, declined, quality, origin)
 
         title = f"{headline(context.title)} from cardiac MR" if len(parts) == 1 else headline(context.title)
-        return self._pages(context, (SUMMARY, SUMMARY_PDF), pages, title, frames_of(stacks))
+        synthetic = any(each.synthetic for each in summaries)
+        return self._pages(context, (SUMMARY, SUMMARY_PDF), pages, title, frames_of(stacks), synthetic=synthetic)
 
     def _refused(
         self,
@@ -277,6 +280,8 @@ class _Encoder:
         pages: Callable[[Theme], list[Figure]],
         title: str,
         sources: Sequence[FrameSource],
+        *,
+        synthetic: bool = False,
     ) -> list[ResultObject]:
         """The pages for those who want them: dark as images, light as PDF."""
         made: list[ResultObject] = []
@@ -284,9 +289,18 @@ class _Encoder:
         images = [name for name, profile in self.destinations.items() if profile.summary_secondary_capture]
         if images or not self.destinations:
             captures = secondary_captures(context, image_role, pages(DARK), title)
+            for capture in captures:
+                _say_what_is_synthetic(capture, synthetic)
             made += [result_object(context, image_role, capture, sources, None, images) for capture in captures]
         documents = [name for name, profile in self.destinations.items() if profile.summary_pdf]
         if documents or not self.destinations:
             document = encapsulated_pdf(context, document_role, pages(LIGHT), title)
+            _say_what_is_synthetic(document, synthetic)
             made.append(result_object(context, document_role, document, sources, None, documents))
         return made
+
+
+def _say_what_is_synthetic(dataset: Dataset, synthetic: bool) -> None:
+    """Set SyntheticData (0008,001C) where part of the content was made and not acquired."""
+    if synthetic:
+        dataset.SyntheticData = "YES"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from highdicom.sr import (
     CompositeContentItem,
@@ -62,7 +62,7 @@ from dicom_node.results.verdict import Verdict, VerdictKind
 from pipelines.cine.stack import FrameSource
 from pipelines.package import packages
 
-__all__ = ["TITLE", "ListedPackage", "ListedResult", "front_page", "verdict_sentences"]
+__all__ = ["TITLE", "ListedPackage", "ListedResult", "front_page", "told_to", "verdict_sentences"]
 
 TITLE = "automatic analysis"
 """Title of a front page, as within a sentence."""
@@ -131,6 +131,23 @@ def front_page(
         made += _drawn(context, listed, destinations, circumstances)
         made.append(_manifest(context, listed, made, destinations))
         return tuple(made)
+
+
+def told_to(one: ListedPackage, withheld: Mapping[str, str], why: str | None) -> ListedPackage:
+    """What some destinations may be told of a package.
+
+    Parameters
+    ----------
+    withheld
+        Who gets nothing of it, and why: the others need not read that.
+    why
+        Why these destinations get nothing of it; ``None`` when they get it.
+    """
+    others = {f"{name}: {sentence}" for name, sentence in withheld.items()}
+    sentences = tuple(sentence for sentence in one.verdict.sentences if sentence not in others)
+    if why is None:
+        return replace(one, verdict=replace(one.verdict, sentences=sentences))
+    return ListedPackage(replace(one.verdict, sentences=(*sentences, why), key_numbers=()))
 
 
 def verdict_sentences(verdict: Verdict) -> tuple[str, ...]:

@@ -170,12 +170,16 @@ class SummaryPart:
     panels : tuple of Panel
     text : tuple of Heading and Paragraph
         How the numbers came about, ranges, limits.
+    synthetic : bool
+        Whether it shows or tells what was synthesised and not acquired: the objects that hold it then have
+        SyntheticData (0008,001C) YES (PS3.3 C.12.1), and so has the report.
     """
 
     stacks: tuple[CineStack | LateEnhancementStack, ...] = ()
     pages: Callable[[Theme], list[Page]] = _no_pages
     panels: tuple[Panel, ...] = ()
     text: tuple[TextBlock, ...] = ()
+    synthetic: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from highdicom.content import AlgorithmIdentificationSequence
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, SegmentationStorage
 
 from dicom_node.results.codes import (
@@ -26,7 +28,7 @@ from dicom_node.results.roles import ResultRole, Variant
 from dicom_node.results.uids import derive_uid
 from pipelines.cine.stack import CineStack, FrameSource
 
-__all__ = ["EncodedSegmentation", "segmentation", "tracking_uid"]
+__all__ = ["EncodedSegmentation", "moved_sources", "plain", "refer", "segmentation", "stand_in", "tracking_uid"]
 
 _STAND_IN_STUDY = derive_uid("stand-in", "study")
 _STAND_IN_SERIES = derive_uid("stand-in", "series")
@@ -99,7 +101,7 @@ def segmentation(
     # highdicom wants source images of one series, single-frame, with valid UIDs and dates, and copies what it finds in
     # them. Real sources are none of that always, so it gets stand-ins with the geometry, and the true references and
     # the true header take their place afterwards.
-    stand_ins = [_stand_in(stack, index) for index in range(stack.slices)]
+    stand_ins = [stand_in(stack, index) for index in range(stack.slices)]
     dataset: Dataset = Segmentation(
         source_images=stand_ins,
         pixel_array=masks,
@@ -130,13 +132,29 @@ def segmentation(
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
     # A source image on another pixel grid is where the slice is, but not pixel by pixel.
-    moved = frozenset(row[index].sop_instance_uid for row in stack.sources for index in stack.regridded_slices)
-    _refer(dataset, stand_ins, references, moved)
+    _identify_each_frame(dataset)
+    refer(dataset, stand_ins, references, moved_sources(stack))
     complete(context, dataset)
-    return EncodedSegmentation(_plain(dataset), segments, labels, tuple(references))
+    return EncodedSegmentation(plain(dataset), segments, labels, tuple(references))
 
 
-def _stand_in(stack: CineStack, index: int) -> Dataset:
+def _identify_each_frame(dataset: Dataset) -> None:
+    """Say in each frame of which segment it is, also where there is but one: few readers look for it elsewhere."""
+    (shared,) = dataset.SharedFunctionalGroupsSequence
+    if "SegmentIdentificationSequence" in shared:
+        element = shared["SegmentIdentificationSequence"]
+        del shared["SegmentIdentificationSequence"]
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            frame.add(copy.deepcopy(element))
+
+
+def moved_sources(stack: CineStack) -> frozenset[str]:
+    """SOP Instance UIDs of the source images that lie on another pixel grid than the stack."""
+    return frozenset(row[index].sop_instance_uid for row in stack.sources for index in stack.regridded_slices)
+
+
+def stand_in(stack: CineStack, index: int) -> Dataset:
+    """An image with the geometry of a slice, which highdicom takes as a source in place of the true one."""
     image = Dataset()
     image.SOPClassUID = MRImageStorage
     image.SOPInstanceUID = derive_uid("stand-in", "instance", str(index))
@@ -197,10 +215,24 @@ def _algorithms(context: ResultContext) -> AlgorithmIdentificationSequence:
     return sequence
 
 
-def _refer(
-    dataset: Dataset, stand_ins: Sequence[Dataset], references: Sequence[FrameSource], moved: frozenset[str]
+def refer(
+    dataset: Dataset,
+    stand_ins: Sequence[Dataset],
+    references: Sequence[FrameSource],
+    moved: frozenset[str],
+    derivation_code: Code = SEGMENTATION_DERIVATION,
 ) -> None:
-    """Put the true references in place of the stand-ins, in the frames and in the common instance references."""
+    """Put the true references in place of the stand-ins, in the frames and in the common instance references.
+
+    Parameters
+    ----------
+    references
+        One for each stand-in.
+    moved
+        SOP Instance UIDs of references that lie on another pixel grid than the frames.
+    derivation_code
+        How the frames came of what they refer to (CID 7203).
+    """
     true = {image.SOPInstanceUID: source for image, source in zip(stand_ins, references, strict=True)}
     used: set[str] = set()
     for frame in dataset.PerFrameFunctionalGroupsSequence:
@@ -208,7 +240,7 @@ def _refer(
             # New items: highdicom lets the segments of one slice share theirs.
             sources = [true[item.ReferencedSOPInstanceUID] for item in derivation.SourceImageSequence]
             used.update(source.sop_instance_uid for source in sources)
-            frame.DerivationImageSequence = [_derivation(sources, moved)]
+            frame.DerivationImageSequence = [_derivation(sources, moved, derivation_code)]
     # The frames say it, each for itself; the list of all stand-ins has no counterpart.
     dataset.pop("SourceImageSequence", None)
     by_series: dict[str, list[FrameSource]] = {}
@@ -218,13 +250,13 @@ def _refer(
     dataset.ReferencedSeriesSequence = [_series_item(uid, sources) for uid, sources in by_series.items()]
 
 
-def _derivation(sources: Sequence[FrameSource], moved: frozenset[str]) -> Dataset:
+def _derivation(sources: Sequence[FrameSource], moved: frozenset[str], code: Code) -> Dataset:
     item = Dataset()
     item.SourceImageSequence = [
         source_image_item(source, spatial_locations_preserved=source.sop_instance_uid not in moved)
         for source in sources
     ]
-    item.DerivationCodeSequence = [code_item(SEGMENTATION_DERIVATION)]
+    item.DerivationCodeSequence = [code_item(code)]
     return item
 
 
@@ -241,7 +273,7 @@ def _series_item(series_instance_uid: str, sources: Sequence[FrameSource]) -> Da
     return item
 
 
-def _plain(dataset: Dataset) -> Dataset:
+def plain(dataset: Dataset) -> Dataset:
     """The same elements as a plain data set: highdicom's class refuses later changes of what it keeps in step."""
     plain = Dataset()
     plain.update({element.tag: element for element in dataset})

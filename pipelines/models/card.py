@@ -9,8 +9,10 @@ import pydantic
 import yaml
 
 __all__ = [
+    "AnyArchitecture",
     "Architecture",
     "ClipArchitecture",
+    "DiffusionArchitecture",
     "FusionArchitecture",
     "InputSpecification",
     "Measurement",
@@ -51,6 +53,20 @@ class Architecture(_Frozen):
     norm: Literal["batch", "instance"] = "batch"
 
 
+class DiffusionArchitecture(_Frozen):
+    """A network of MONAI that is told a time besides its input."""
+
+    kind: Literal["monai.DiffusionModelUNet"] = "monai.DiffusionModelUNet"
+    in_channels: int = pydantic.Field(ge=1)
+    out_channels: int = pydantic.Field(ge=1)
+    features: tuple[int, ...] = pydantic.Field(min_length=2)
+    """Features of each level."""
+    residual_blocks: int = pydantic.Field(ge=1)
+    """Of each level."""
+    groups: int = pydantic.Field(ge=1)
+    """Of the normalisation."""
+
+
 class ClipArchitecture(_Frozen):
     """A network of moving images: factorised 3D convolutions (R(2+1)D), then a transformer over time."""
 
@@ -81,6 +97,9 @@ class FusionArchitecture(_Frozen):
     """Width of the hidden layer of each perceptron."""
     bootstrap: int = pydantic.Field(ge=1)
     """Draws of the bootstrap of the combined model that are stored with it."""
+
+
+AnyArchitecture = Architecture | ClipArchitecture | DiffusionArchitecture | FusionArchitecture
 
 
 class TrainingData(_Frozen):
@@ -123,7 +142,7 @@ class ModelCard(_Frozen):
     label_weights: tuple[float, ...]
     """Weight of each output in the training loss. It makes rare labels too likely by that factor, which segmentation
     takes back before it compares labels."""
-    architecture: Annotated[Architecture | ClipArchitecture | FusionArchitecture, pydantic.Field(discriminator="kind")]
+    architecture: Annotated[AnyArchitecture, pydantic.Field(discriminator="kind")]
     training: TrainingData
     measurements: tuple[Measurement, ...] = ()
     limits: tuple[_Text, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.models.card import Architecture, ClipArchitecture, FusionArchitecture
+from pipelines.models.card import AnyArchitecture, ClipArchitecture, DiffusionArchitecture, FusionArchitecture
 
 if TYPE_CHECKING:
     import torch
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["build_network"]
 
 
-def build_network(architecture: Architecture | ClipArchitecture | FusionArchitecture) -> torch.nn.Module:
+def build_network(architecture: AnyArchitecture) -> torch.nn.Module:
     """Network with random weights, channels-last where it is two-dimensional."""
     if isinstance(architecture, FusionArchitecture):
         from pipelines.remodelling.network import RemodellingNetwork
@@ -20,6 +20,8 @@ def build_network(architecture: Architecture | ClipArchitecture | FusionArchitec
         return RemodellingNetwork(architecture)
     import torch
 
+    if isinstance(architecture, DiffusionArchitecture):
+        return _diffusion(architecture)
     if isinstance(architecture, ClipArchitecture):
         from pipelines.obstruction.network import ObstructionNetwork
 
@@ -35,3 +37,18 @@ def build_network(architecture: Architecture | ClipArchitecture | FusionArchitec
         act=("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
     )
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _diffusion(architecture: DiffusionArchitecture) -> torch.nn.Module:
+    from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+
+    network: torch.nn.Module = DiffusionModelUNet(
+        spatial_dims=2,
+        in_channels=architecture.in_channels,
+        out_channels=architecture.out_channels,
+        channels=architecture.features,
+        attention_levels=(False,) * len(architecture.features),
+        num_res_blocks=architecture.residual_blocks,
+        norm_num_groups=architecture.groups,
+    )
+    return network

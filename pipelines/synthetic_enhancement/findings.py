@@ -121,6 +121,10 @@ class SyntheticEnhancement:
     notes : tuple of str
         What a reader must know.
     models : tuple of ModelIdentity
+    beyond_5_sd : Extent or None
+        Muscle more than 5 SD above remote muscle, for those who measure so.
+    novelty : float
+        How far the heart is from the simulated hearts that the networks know, standard deviations.
     """
 
     geometry: StackGeometry
@@ -143,3 +147,5 @@ class SyntheticEnhancement:
     steps: int
     notes: tuple[str, ...]
     models: tuple[ModelIdentity, ...]
+    beyond_5_sd: Extent | None = None
+    novelty: float = 0.0

@@ -7,7 +7,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, read_card, write_card
+from pipelines.models.card import (
+    Architecture,
+    DiffusionArchitecture,
+    InputSpecification,
+    ModelCard,
+    TrainingData,
+    read_card,
+    write_card,
+)
 from pipelines.models.network import build_network
 from pipelines.models.registry import ModelUnavailable, list_models, load_model
 
@@ -120,7 +128,9 @@ def test_every_model_of_the_package_loads_and_says_what_it_is_not_for(card: Mode
     model = load_model(card.name)
     size = card.input.size
     with torch.inference_mode():
-        output = model.network(torch.zeros(1, card.architecture.in_channels, size, size))
+        inputs = [torch.zeros(1, card.architecture.in_channels, size, size)]
+        times = [torch.zeros(1)] if isinstance(card.architecture, DiffusionArchitecture) else []
+        output = model.network(*inputs, *times)
     assert output.shape == (1, len(card.output), size, size)
     # What ACDC's images made inherits their licence.
     assert card.licence == ("CC-BY-NC-SA-4.0" if "ACDC" in card.training.name else "Apache-2.0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from highdicom.sr import FindingSite, ImageContentItem, Measurement, MeasurementProperties, RelationshipTypeValues
+from highdicom.sr import FindingSite, Measurement, MeasurementProperties, RelationshipTypeValues
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
@@ -19,12 +19,12 @@ from dicom_node.results.codes import (
     private,
     ucum,
 )
-from dicom_node.results.content import MeasurementGroup, code_content, group, text_item
+from dicom_node.results.content import MeasurementGroup, code_content, group, source_image, text_item, with_method
 from dicom_node.results.header import ResultContext
 from dicom_node.results.motion.keyframes import KEYFRAME_WORDS
 from dicom_node.results.parts import ReportPart, frames_of
 from dicom_node.results.report import significant
-from pipelines.cine.stack import CineStack, FrameSource, View
+from pipelines.cine.stack import CineStack, View
 from pipelines.function.findings import Chamber
 from pipelines.motion.findings import CardiacMotion, Component, Keyframe, StrainCurve, ViewKeyframes
 
@@ -49,7 +49,6 @@ _POINT = {
     Keyframe.PEAK_FLOW: private("KEY_PF"),
     Keyframe.MID_DIASTOLE: private("KEY_MD"),
 }
-_SOURCE = Code("260753009", "SCT", "Source")
 
 
 def motion_part(context: ResultContext, found: CardiacMotion, stacks: Mapping[View, CineStack]) -> ReportPart:
@@ -92,7 +91,7 @@ def _keyframes(context: ResultContext, entry: ViewKeyframes, stack: CineStack, m
             measurements.append(number)
         said = f"{KEYFRAME_WORDS[keyframe]}: phase {phase + 1} of {stack.phases}"
         items.append(text_item(private("KEY_PHASE"), said))
-        items.append(_image(stack.sources[phase][stack.slices // 2]))
+        items.append(source_image(stack.sources[phase][stack.slices // 2]))
     return group(
         context,
         f"Keyframes {entry.view}",
@@ -102,27 +101,10 @@ def _keyframes(context: ResultContext, entry: ViewKeyframes, stack: CineStack, m
     )
 
 
-def _image(source: FrameSource) -> Dataset:
-    return ImageContentItem(
-        name=_SOURCE,
-        referenced_sop_class_uid=source.sop_class_uid,
-        referenced_sop_instance_uid=source.sop_instance_uid,
-        referenced_frame_numbers=None if source.frame_number is None else [source.frame_number],
-        relationship_type=RelationshipTypeValues.CONTAINS,
-    )
-
-
 def _modified(measurement: Measurement, point: Code) -> None:
     number = measurement[0]
     modifier = code_content(CARDIAC_CYCLE_POINT, point, RelationshipTypeValues.HAS_CONCEPT_MOD)
     number.ContentSequence = [modifier, *number.get("ContentSequence", [])]
-
-
-def _with_method(measurement: Measurement, method: str) -> Measurement:
-    number = measurement[0]
-    item = text_item(private("METHOD"), method, RelationshipTypeValues.HAS_PROPERTIES)
-    number.ContentSequence = [*number.get("ContentSequence", []), item]
-    return measurement
 
 
 def _global(context: ResultContext, found: CardiacMotion) -> MeasurementGroup:
@@ -155,7 +137,7 @@ def _global(context: ResultContext, found: CardiacMotion) -> MeasurementGroup:
 def _of_curve(curve: StrainCurve) -> Iterator[Measurement]:
     upper = significant(max(curve.interval.upper - curve.peak_percent, 0.0))
     lower = significant(max(curve.peak_percent - curve.interval.lower, 0.0))
-    yield _with_method(
+    yield with_method(
         Measurement(
             name=_STRAIN[curve.component],
             value=round(curve.peak_percent, 1),
@@ -175,7 +157,7 @@ def _of_curve(curve: StrainCurve) -> Iterator[Measurement]:
     ):
         if rate is not None:
             number = Measurement(name=_STRAIN_RATE[curve.component], value=round(rate, 2), unit=ucum("/s"))
-            yield _with_method(number, when)
+            yield with_method(number, when)
 
 
 def _segments(context: ResultContext, found: CardiacMotion) -> Iterator[MeasurementGroup]:

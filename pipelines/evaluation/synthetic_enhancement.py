@@ -1,0 +1,643 @@
+"""Synthetic enhancement against what is true of phantoms, and its probability in patients of ACDC.
+
+Phantoms go the whole way of a study: the node's segmentation, its key frames and its quality control. Patients of ACDC
+have two phases and no late enhancement: all that can be asked is whether those with an old infarct get a higher
+probability than the others.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.cine.stack import CineStack, StudyContext
+from pipelines.errors import AnalysisRefused, RefusalReason
+from pipelines.function.curves import find_keyframes
+from pipelines.function.findings import Keyframes
+from pipelines.function.measure import measure_function
+from pipelines.function.slices import measure_slices
+from pipelines.models.registry import PACKAGED
+from pipelines.motion.crop import sample_labels
+from pipelines.phantom.assembled import cine_stack
+from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW, JointLaw
+from pipelines.phantom.study import ENHANCEMENT_GREY, PSIR_ZERO, PhantomStudy, simulate
+from pipelines.phantom.truth import PhantomTruth, measure_truth
+from pipelines.quality.assess import assess_quality
+from pipelines.segmentation.grid import sample_square
+from pipelines.segmentation.labels import Label
+from pipelines.segmentation.refusal import SegmentationRefused
+from pipelines.segmentation.segment import segment
+from pipelines.synthetic_enhancement.extent import measure_extents
+from pipelines.synthetic_enhancement.features import SIZE, SPACING_MM, Circumstances
+from pipelines.synthetic_enhancement.findings import SyntheticEnhancement
+from pipelines.synthetic_enhancement.load import Networks, load_networks
+from pipelines.synthetic_enhancement.measure import (
+    SEGMENT_SHARE,
+    HeartOnGrid,
+    Sampling,
+    answer_of,
+    conclude,
+    heart_of,
+)
+from pipelines.training.acdc import find_patients, read_patient, to_stack
+from pipelines.training.enhancement_calibration import truth_of
+from pipelines.training.heart_clips import Population, clip_recipe
+from pipelines.training.synthetic_enhancement import enhancement_scale
+
+__all__ = [
+    "AcdcEvaluation",
+    "EnhancementEvaluation",
+    "HeartResult",
+    "Pictures",
+    "evaluate_acdc",
+    "evaluate_phantoms",
+    "shown_cases",
+]
+
+_BOOTSTRAP = 1000
+_EXTENT_SEEN = 1.0
+"""Extent, % of the muscle, from which a heart counts as shown with enhancement."""
+_PHASES = 14
+_CEILING_FIRST, _CEILING_HEARTS = 600000, 80
+
+
+@dataclass(frozen=True, slots=True)
+class HeartResult:
+    """One phantom.
+
+    Attributes
+    ----------
+    shown : str or None
+        What is shown; ``None`` where nothing is, see ``declined``.
+    withheld : tuple of str
+    hyperintense, intermediate : (float, float)
+        True and synthetic extent, % of the muscle; true by the same measure on the simulated late enhancement.
+    lesion_percent : float
+        True scar in the muscle of the slices.
+    slices, segments : tuple of (bool, float)
+        Truth and probability of each.
+    patient : (bool, float)
+    classifiers : dict of str to float
+        Probability of the heart by way.
+    ceiling_segments : tuple of (bool, float)
+        Truth by segment of the whole ventricle, and the probability of an observer told the true motion.
+    """
+
+    seed: int
+    disease: str
+    faults: tuple[str, ...]
+    declined: str | None
+    shown: str | None
+    withheld: tuple[str, ...]
+    hyperintense: tuple[float, float]
+    intermediate: tuple[float, float]
+    lesion_percent: float
+    slices: tuple[tuple[bool, float], ...]
+    segments: tuple[tuple[bool, float], ...]
+    patient: tuple[bool, float]
+    classifiers: dict[str, float]
+    ceiling_segments: tuple[tuple[bool, float], ...]
+    deviation: float
+    novelty: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """One slice of one heart on the square of the networks, (64, 64) each."""
+
+    cine: NDArray[np.float32]
+    synthetic: NDArray[np.float32]
+    truth: NDArray[np.float32]
+    uncertainty: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    muscle: NDArray[np.bool_]
+    lesion: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class EnhancementEvaluation:
+    """Figures over phantoms of one law; intervals are 95 % of a bootstrap over hearts."""
+
+    hearts: int
+    declined: int
+    image_shown: int
+    scarred: int
+    hyperintense: dict[str, Any]
+    intermediate: dict[str, Any]
+    auc: dict[str, float]
+    auc_detail: dict[str, Any]
+    """The same with intervals and numbers of cases."""
+    hallucination_rate: float
+    """Of the hearts without scar: hyperintense extent of 1 % and more on the synthetic image."""
+    miss_rate: float
+    """Of the hearts with true hyperintense extent of 1 % and more: none on the synthetic image."""
+    miss_rate_by_size: dict[str, Any]
+    calibration: dict[str, Any]
+    classifiers: dict[str, Any]
+    ceiling: dict[str, Any]
+    seconds: float
+    results: tuple[HeartResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON; figures that do not exist are ``None``."""
+        return _plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class AcdcEvaluation:
+    """Probability of enhancement in patients of ACDC, two phases each."""
+
+    patients: int
+    declined: dict[str, str]
+    auc_minf_vs_nor: float
+    auc_minf_vs_rest: float
+    auc_detail: dict[str, Any]
+    """The same with intervals and numbers of patients."""
+    auc_by_classifier: dict[str, Any]
+    """Old infarct against normal, by way."""
+    by_group: dict[str, dict[str, float]]
+    probabilities: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON; figures that do not exist are ``None``."""
+        return _plain(asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, float | np.floating):
+        return round(float(value), 4) if np.isfinite(value) else None
+    return value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """A study as the node sees it."""
+
+    heart: HeartOnGrid
+    keyframes: Keyframes
+    result: SyntheticEnhancement
+    samples: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    deviation: float
+
+
+def _see(stack: CineStack, context: StudyContext, networks: Networks, sampling: Sampling) -> _Seen:
+    """The steps of the package, with networks from anywhere.
+
+    Raises
+    ------
+    AnalysisRefused, SegmentationRefused
+    """
+    found = segment(stack)
+    slices = measure_slices(stack, found)
+    frames = find_keyframes(stack, slices.lv_ml)
+    quality = assess_quality(stack, found, slices, measure_function(stack, slices, frames, context))
+    if quality.refusal is not None:
+        raise AnalysisRefused(RefusalReason.QUALITY_TOO_LOW, quality.refusal)
+    heart = heart_of(stack, slices, frames, Circumstances(context.field_strength_t, context.manufacturer))
+    answer = answer_of(heart.crop, networks.first, networks.refiner, sampling)
+    result = conclude(
+        heart, answer, networks.calibration, quality, stack, slices, frames, networks.first, networks.refiner, sampling
+    )
+    return _Seen(heart, frames, result, answer.samples, answer.probability, answer.deviation(heart.muscle))
+
+
+def evaluate_phantoms(
+    count: int,
+    *,
+    seed: int = 900000,
+    pessimistic: bool = False,
+    models: Path = PACKAGED,
+    sampling: Sampling | None = None,
+    keep: Path | None = None,
+    report: Callable[[HeartResult, int, int], None] | None = None,
+) -> EnhancementEvaluation:
+    """Analyse phantoms as the node would, segmentation included, and compare with what is true of them.
+
+    Parameters
+    ----------
+    count : int
+    seed : int
+        Of the first phantom; seeds count up.
+    pessimistic : bool
+        Draw hearts by the pessimistic law of motion and scar instead of the default one.
+    models : Path
+        Folder that holds both networks and the calibration.
+    keep : Path or None
+        Folder that keeps each heart, for a run to go on where it stopped, and the pictures of one slice of each.
+    report : callable
+        Is called after each phantom.
+
+    Raises
+    ------
+    ModelUnavailable
+        A network is missing.
+    """
+    networks = load_networks(root=models)
+    law = PESSIMISTIC_LAW if pessimistic else DEFAULT_LAW
+    identity = networks.first.identity.weights_sha256[:8] + networks.refiner.identity.weights_sha256[:8]
+    results = []
+    for number in range(count):
+        name = f"{'pessimistic' if pessimistic else 'default'}-{seed + number}-{identity}"
+        kept = None if keep is None else keep / f"{name}.json"
+        if kept is not None and kept.is_file():
+            result = _result_from(json.loads(kept.read_text(encoding="utf-8")))
+        else:
+            result, pictures = _phantom(seed + number, law, networks, sampling or Sampling(), _ceiling_model(law, keep))
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                if pictures is not None:
+                    np.savez_compressed(
+                        kept.with_suffix(".npz"),
+                        **{field: getattr(pictures, field) for field in Pictures.__dataclass_fields__},
+                    )
+                kept.write_text(json.dumps(_plain(asdict(result))), encoding="utf-8")
+        results.append(result)
+        if report is not None:
+            report(result, number + 1, count)
+    return _summarise(results)
+
+
+def _result_from(value: dict[str, Any]) -> HeartResult:
+    pairs = {name: tuple(map(tuple, value[name])) for name in ("slices", "segments", "ceiling_segments")}
+    others = {name: tuple(value[name]) for name in ("faults", "withheld", "hyperintense", "intermediate", "patient")}
+    return HeartResult(**{**value, **pairs, **others})
+
+
+def shown_cases(results: Sequence[HeartResult]) -> list[int]:
+    """Seeds of ten hearts to look at: the three whose hyperintense extent is most wrong, and seven at steps of rank."""
+    ranked = sorted(
+        (result for result in results if result.declined is None),
+        key=lambda result: -abs(result.hyperintense[0] - result.hyperintense[1]),
+    )
+    if len(ranked) <= 10:
+        return [result.seed for result in ranked]
+    rest = np.linspace(3, len(ranked) - 1, 7).round().astype(int)
+    return [ranked[index].seed for index in [0, 1, 2, *rest.tolist()]]
+
+
+def _phantom(
+    seed: int, law: JointLaw, networks: Networks, sampling: Sampling, ceiling_model: Any
+) -> tuple[HeartResult, Pictures | None]:
+    recipe = replace(clip_recipe(seed, Population.ALL, law), phases=_PHASES)
+    study = simulate(recipe, workers=1, matched_enhancement=True)
+    truth = measure_truth(study)
+    stack = cine_stack(study.short_axis)
+    context = StudyContext(
+        study_instance_uid="2.25.1",
+        manufacturer=recipe.dialect.manufacturer,
+        field_strength_t=study.protocol.field_t,
+    )
+    of_segments, has_scar = _ceiling_values(truth)
+    ceiling = tuple(
+        (bool(scar), float(probability))
+        for scar, probability in zip(has_scar, ceiling_model.predict_proba(of_segments)[:, 1], strict=True)
+    )
+    started = time.perf_counter()
+    faults = tuple(sorted(str(fault) for fault in recipe.faults))
+    try:
+        seen = _see(stack, context, networks, sampling)
+    except (AnalysisRefused, SegmentationRefused) as refusal:
+        nothing = (float("nan"), float("nan"))
+        scarred = truth.facts.infarct_percent > 1
+        return (
+            HeartResult(
+                seed, str(recipe.disease), faults, str(refusal), None, (), nothing, nothing,
+                float(truth.facts.infarct_percent), (), (), (scarred, float("nan")), {}, ceiling,
+                float("nan"), float("nan"), time.perf_counter() - started,
+            ),
+            None,
+        )  # fmt: skip
+    seconds = time.perf_counter() - started
+    result, heart = seen.result, seen.heart
+    labels, lesions, image = _truth_on(study, heart, seen.keyframes.end_diastole)
+    muscle, cavity = labels == Label.MYO, labels == Label.LV
+    real = measure_extents(image, muscle, cavity, heart.weights, SPACING_MM)
+    known = truth_of(heart, lesions > 0, muscle)
+    share = ((lesions > 0) & muscle).sum((1, 2)) / np.maximum(muscle.sum((1, 2)), 1)
+    by_slice = [result.slice_probability[index] for index in heart.slices]
+    place = int(np.argmax(share if share.max() > 0 else np.array(by_slice)))
+    mean = seen.samples.mean(axis=0)
+    edge = (heart.crop.images.shape[-1] - SIZE) // 2
+    pictures = Pictures(
+        cine=heart.crop.images[0, place, edge:-edge, edge:-edge].astype(np.float32) / np.float32(200),
+        synthetic=mean[place],
+        truth=image[place],
+        uncertainty=seen.samples.std(axis=0)[place],
+        probability=seen.probability[place],
+        muscle=heart.muscle[place],
+        lesion=lesions[place] > 0,
+    )
+    return (
+        HeartResult(
+            seed=seed,
+            disease=str(recipe.disease),
+            faults=faults,
+            declined=None,
+            shown=str(result.shown),
+            withheld=result.withheld,
+            hyperintense=(real.hyperintense_percent, result.hyperintense.percent),
+            intermediate=(real.intermediate_percent, result.intermediate.percent),
+            lesion_percent=100 * float(((lesions > 0) & muscle).sum() / max(muscle.sum(), 1)),
+            slices=tuple((bool(scar), p) for scar, p in zip(known.slices, by_slice, strict=True)),
+            segments=tuple(
+                (known.segments[entry.segment], entry.probability)
+                for entry in result.segments
+                if entry.segment in known.segments
+            ),
+            patient=(known.heart, result.study_probability),
+            classifiers={entry.name: entry.probability for entry in result.classifiers},
+            ceiling_segments=ceiling,
+            deviation=seen.deviation,
+            novelty=result.novelty,
+            seconds=seconds,
+        ),
+        pictures,
+    )
+
+
+def _truth_on(
+    study: PhantomStudy, heart: HeartOnGrid, phase: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
+    """True labels and lesions at a phase, and the simulated late enhancement, (K, 64, 64) on the grid of a heart."""
+    import torch
+
+    cine, late = study.short_axis, study.enhancement
+    assert late is not None  # the recipe asks for it
+    spacing, slices = cine.geometry.pixel_spacing, list(heart.slices)
+    labels, lesions = (
+        sample_labels(masks[[phase]][:, slices], spacing, heart.square, SIZE, count)[0]
+        for masks, count in ((cine.labels, max(Label)), (cine.lesions, 2))
+    )
+    magnetisation = (late.phase_sensitive[slices].astype(np.float32) - PSIR_ZERO) / ENHANCEMENT_GREY
+    image = sample_square(torch.from_numpy(magnetisation[:, None]), spacing, heart.square, SIZE)[:, 0].numpy()
+    zero, unit = enhancement_scale(image, labels, lesions)
+    return labels, lesions, np.clip((image - zero) / unit, -0.5, 1.5).astype(np.float32)
+
+
+def _ceiling_values(truth: PhantomTruth) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """What the true motion says of segments 1 … 16, (16, P), and whether more than a tenth of each is scar."""
+    strains = (truth.aha_circumferential, truth.aha_radial, truth.aha_longitudinal)
+    thickness = truth.aha_thickness_mm[:, :16]
+    systole = truth.facts.keyframes.end_systole
+    own = [thickness[0], thickness.max(axis=0) / thickness[0]]
+    for strain in strains:
+        values = strain[:, :16]
+        own += [values[systole], values.max(axis=0), values.min(axis=0)]
+    columns = np.stack(own, axis=1)
+    whole = np.concatenate([columns.mean(axis=0), columns.std(axis=0)])
+    around = np.stack([_neighbours(column) for column in columns.T], axis=1)
+    return (
+        np.column_stack([columns, around, np.repeat(whole[None], 16, axis=0)]),
+        np.asarray(truth.aha_transmurality[:16] > SEGMENT_SHARE),
+    )
+
+
+def _neighbours(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the two segments beside each on its level."""
+    found = np.empty(16)
+    for first, end in ((0, 6), (6, 12), (12, 16)):
+        level = values[first:end]
+        found[first:end] = (np.roll(level, 1) + np.roll(level, -1)) / 2
+    return found
+
+
+@cache
+def _ceiling_model(law: JointLaw, keep: Path | None) -> Any:
+    """An observer of the true motion of every segment, fitted to other phantoms of the same law."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    table = _ceiling_table(law, keep)
+    model = HistGradientBoostingClassifier(max_iter=120, learning_rate=0.06, max_leaf_nodes=12, random_state=0)
+    return model.fit(table[:, :-1], table[:, -1] > 0)
+
+
+def _ceiling_table(law: JointLaw, keep: Path | None) -> NDArray[np.float64]:
+    """Segments of other phantoms, (16 N, P + 1): what their true motion says, and whether they are scar."""
+    name = f"ceiling-{'pessimistic' if law == PESSIMISTIC_LAW else 'default'}-{_CEILING_FIRST}-{_CEILING_HEARTS}.npy"
+    kept = None if keep is None else keep / name
+    if kept is not None and kept.is_file():
+        return np.asarray(np.load(kept, allow_pickle=False))
+    rows = []
+    for seed in range(_CEILING_FIRST, _CEILING_FIRST + _CEILING_HEARTS):
+        recipe = clip_recipe(seed, Population.ALL, law)
+        # Motion and scar do not depend on how the heart is imaged.
+        small = replace(
+            recipe, rows=64, columns=64, spacing_mm=4.0, slices=1, phases=10, late_enhancement=False, coils=1,
+            faults=frozenset(),
+        )  # fmt: skip
+        of_segments, has_scar = _ceiling_values(measure_truth(simulate(small, workers=1)))
+        rows.append(np.column_stack([of_segments, has_scar]))
+    table = np.concatenate(rows)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.save(kept, table)
+    return table
+
+
+def _summarise(results: Sequence[HeartResult]) -> EnhancementEvaluation:
+    done = [result for result in results if result.declined is None]
+    scarred = [result for result in done if result.patient[0]]
+    free = [result for result in done if result.lesion_percent < 0.01]
+    visible = [result for result in done if result.hyperintense[0] >= _EXTENT_SEEN]
+
+    def missed(members: Sequence[HeartResult]) -> float:
+        return _mean([result.hyperintense[1] < _EXTENT_SEEN for result in members])
+
+    sizes = {"1 to 5 %": (1, 5), "5 to 15 %": (5, 15), "over 15 %": (15, 101)}
+    ceiling = [[(truth, value) for truth, value in result.ceiling_segments] for result in results]
+    areas = {
+        "slice": _auc([list(result.slices) for result in done]),
+        "segment": _auc([list(result.segments) for result in done]),
+        "patient": _auc([[result.patient] for result in done]),
+    }
+    of_hearts = [[(any(t for t, _ in group), max(p for _, p in group))] for group in ceiling]
+    return EnhancementEvaluation(
+        hearts=len(results),
+        declined=len(results) - len(done),
+        image_shown=sum(result.shown == "image and probability" for result in done),
+        scarred=len(scarred),
+        hyperintense=_agreement([result.hyperintense for result in done]),
+        intermediate=_agreement([result.intermediate for result in done]),
+        auc={name: entry["auc"] for name, entry in areas.items()},
+        auc_detail=areas,
+        hallucination_rate=_mean([result.hyperintense[1] >= _EXTENT_SEEN for result in free]),
+        miss_rate=missed(visible),
+        miss_rate_by_size={
+            name: {
+                "hearts": len(members := [r for r in visible if low <= r.hyperintense[0] < high]),
+                "rate": missed(members),
+            }
+            for name, (low, high) in sizes.items()
+        },
+        calibration={
+            "slice": _calibration([pair for result in done for pair in result.slices]),
+            "segment": _calibration([pair for result in done for pair in result.segments]),
+            "patient": _calibration([result.patient for result in done]),
+        },
+        classifiers={
+            name: {
+                "auc": _auc([[(result.patient[0], result.classifiers[name])] for result in done]),
+                **_calibration([(result.patient[0], result.classifiers[name]) for result in done]),
+            }
+            for name in (done[0].classifiers if done else {})
+        },
+        ceiling={"segment": _auc(ceiling), "patient": _auc(of_hearts)},
+        seconds=_mean([result.seconds for result in done]),
+        results=tuple(results),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _resampled(count: int) -> list[NDArray[np.intp]]:
+    rng = np.random.default_rng(count)
+    return [rng.integers(count, size=count) for _ in range(_BOOTSTRAP)]
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    known = [value for value in values if np.isfinite(value)]
+    if not known:
+        return (float("nan"), float("nan"))
+    return (float(np.percentile(known, 2.5)), float(np.percentile(known, 97.5)))
+
+
+def _agreement(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Pearson's r, bias and limits of agreement of synthetic and true extent."""
+    values = np.array(pairs, np.float64).reshape(-1, 2)
+
+    def correlation(chosen: NDArray[np.float64]) -> float:
+        if len(chosen) < 3 or not chosen.std(axis=0).all():
+            return float("nan")
+        return float(np.corrcoef(chosen[:, 0], chosen[:, 1]).item(1))
+
+    difference = values[:, 1] - values[:, 0]
+    spread = float(difference.std(ddof=1)) if len(values) > 1 else float("nan")
+    bias = _mean(difference.tolist())
+    return {
+        "r": correlation(values),
+        "r_interval": _interval([correlation(values[chosen]) for chosen in _resampled(len(values))] if pairs else []),
+        "bias_percent": bias,
+        "limits_percent": (bias - 1.96 * spread, bias + 1.96 * spread),
+        "hearts": len(values),
+    }
+
+
+def _auc(groups: Sequence[Sequence[tuple[bool, float]]]) -> dict[str, Any]:
+    """Area under the ROC curve of everything in the groups, with an interval from resampling the groups (hearts)."""
+    from sklearn.metrics import roc_auc_score
+
+    def area(chosen: Sequence[Sequence[tuple[bool, float]]]) -> float:
+        flat = [pair for group in chosen for pair in group]
+        truth = [bool(pair[0]) for pair in flat]
+        if all(truth) or not any(truth):
+            return float("nan")
+        return float(roc_auc_score(truth, [pair[1] for pair in flat]))
+
+    return {
+        "auc": area(groups),
+        "interval": _interval([area([groups[index] for index in chosen]) for chosen in _resampled(len(groups))])
+        if groups
+        else (float("nan"), float("nan")),
+        "positive": sum(pair[0] for group in groups for pair in group),
+        "cases": sum(len(group) for group in groups),
+    }
+
+
+def _calibration(pairs: Sequence[tuple[bool, float]]) -> dict[str, Any]:
+    """Brier score, expected calibration error of five bins of equal count, and the bins."""
+    if not pairs:
+        return {"brier": float("nan"), "expected_calibration_error": float("nan"), "bins": []}
+    truth = np.array([pair[0] for pair in pairs], np.float64)
+    probability = np.array([pair[1] for pair in pairs], np.float64)
+    parts = np.array_split(np.argsort(probability, kind="stable"), min(5, len(pairs)))
+    bins = [(float(probability[part].mean()), float(truth[part].mean()), len(part)) for part in parts]
+    return {
+        "brier": float(np.mean(np.square(probability - truth))),
+        "expected_calibration_error": sum(abs(p - t) * n for p, t, n in bins) / len(pairs),
+        "bins": [{"predicted": p, "observed": t, "cases": n} for p, t, n in bins],
+    }
+
+
+def evaluate_acdc(
+    data: Path,
+    *,
+    models: Path = PACKAGED,
+    groups: Sequence[str] = ("MINF", "NOR", "DCM", "HCM", "RV"),
+    report: Callable[[str, int, int], None] | None = None,
+) -> AcdcEvaluation:
+    """Probability of enhancement of patients in ACDC's layout, from end diastole and end systole alone.
+
+    The networks of this analysis have seen no patient. The segmentation that finds the wall was trained on these
+    patients' images and masks.
+
+    Raises
+    ------
+    AcdcLayoutError
+        The folder is not in ACDC's layout.
+    ModelUnavailable
+        A network is missing.
+    """
+    networks = load_networks(root=models)
+    folders = sorted(find_patients(data))
+    probabilities: dict[str, float] = {}
+    ways: dict[str, dict[str, float]] = {}
+    group_of: dict[str, str] = {}
+    declined: dict[str, str] = {}
+    for number, folder in enumerate(folders, 1):
+        patient = read_patient(folder)
+        if patient.group not in groups:
+            continue
+        try:
+            seen = _see(to_stack(patient), StudyContext(study_instance_uid="2.25.1"), networks, Sampling(2, 1))
+        except (AnalysisRefused, SegmentationRefused) as refusal:
+            declined[patient.identifier] = str(refusal)
+            continue
+        group_of[patient.identifier] = patient.group
+        probabilities[patient.identifier] = seen.result.study_probability
+        for entry in seen.result.classifiers:
+            ways.setdefault(entry.name, {})[patient.identifier] = entry.probability
+        if report is not None:
+            report(f"{patient.identifier} {patient.group}", number, len(folders))
+
+    def against(values: dict[str, float], others: Sequence[str]) -> dict[str, Any]:
+        kept = [name for name in values if group_of[name] == "MINF" or group_of[name] in others]
+        return _auc([[(group_of[name] == "MINF", values[name])] for name in kept])
+
+    rest = [group for group in groups if group != "MINF"]
+    detail = {
+        "auc_minf_vs_nor": against(probabilities, ["NOR"]),
+        "auc_minf_vs_rest": against(probabilities, rest),
+    }
+    by_group = {group: [value for name, value in probabilities.items() if group_of[name] == group] for group in groups}
+    return AcdcEvaluation(
+        patients=len(probabilities) + len(declined),
+        declined=declined,
+        auc_minf_vs_nor=detail["auc_minf_vs_nor"]["auc"],
+        auc_minf_vs_rest=detail["auc_minf_vs_rest"]["auc"],
+        auc_detail=detail,
+        auc_by_classifier={name: against(values, ["NOR"]) for name, values in ways.items()},
+        by_group={
+            group: {"patients": len(values), "mean": _mean(values), "median": float(np.median(values))}
+            for group, values in by_group.items()
+            if values
+        },
+        probabilities=probabilities,
+    )

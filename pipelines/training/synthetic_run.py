@@ -1,0 +1,100 @@
+"""One run of synthetic enhancement: first guess, refiner, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipelines.models.registry import load_model
+from pipelines.synthetic_enhancement.network import GUESS_MODEL, REFINER_MODEL
+from pipelines.training.enhancement_calibration import calibrate
+from pipelines.training.steps import Progress, TrainingResult
+from pipelines.training.synthetic_enhancement import (
+    EnhancementRecipe,
+    prepare_hearts,
+    train_first_guess,
+    train_refiner,
+)
+
+__all__ = ["train_synthetic_enhancement"]
+
+
+def train_synthetic_enhancement(
+    output: Path,
+    *,
+    clips: Path,
+    seeds: Sequence[int],
+    infarct_seeds: Sequence[int] = (),
+    steps: int | None = None,
+    refiner_steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = True,
+    recipe: EnhancementRecipe | None = None,
+    stop_after: int | None = None,
+    report: Callable[[str, Progress], None] | None = None,
+    report_packing: Callable[[int, int], None] | None = None,
+) -> tuple[TrainingResult, ...]:
+    """Train the first guess, then the refiner, then calibrate both.
+
+    Parameters
+    ----------
+    output : Path
+        Receives a folder for each network, with checkpoint, weights and card, and the calibration in that of the first.
+    clips : Path
+        Folder of packed phantoms; those that it lacks are made.
+    seeds, infarct_seeds : sequence of int
+        Phantoms of every disease, and acute infarcts; the last 15 % of each are held out.
+    steps, refiner_steps : int or None
+        Steps in all; the recipe's own numbers by default.
+    stop_after : int or None
+        Stop each network after this step, to go on later; nothing is calibrated then.
+    report, report_packing : callable
+        Called every 50 steps with the name of the network, and after each phantom.
+
+    Raises
+    ------
+    ValueError
+        Nothing to train on, or a checkpoint of another run.
+    """
+    recipe = recipe or EnhancementRecipe()
+    hearts = prepare_hearts(clips, seeds, infarct_seeds, report_packing)
+    command = (
+        f"dicom-node train synthetic-enhancement --phantoms {len(seeds)} --phantom-seed {min(seeds, default=0)} "
+        f"--infarcts {len(infarct_seeds)} --infarct-seed {min(infarct_seeds, default=0)} "
+        f"--steps {steps or recipe.steps} --refiner-steps "
+        f"{recipe.refiner_steps if refiner_steps is None else refiner_steps} --seed {seed}"
+    )
+
+    def said(model: str) -> Callable[[Progress], None] | None:
+        return None if report is None else lambda progress: report(model, progress)
+
+    first = train_first_guess(
+        hearts,
+        output / GUESS_MODEL,
+        steps=steps,
+        seed=seed,
+        device=device,
+        resume=resume,
+        recipe=recipe,
+        stop_after=stop_after,
+        report=said(GUESS_MODEL),
+        command=command,
+    )
+    guesser = load_model(GUESS_MODEL, device, output).network
+    second = train_refiner(
+        hearts,
+        guesser,
+        output / REFINER_MODEL,
+        steps=refiner_steps,
+        seed=seed,
+        device=device,
+        resume=resume,
+        recipe=recipe,
+        stop_after=stop_after,
+        report=said(REFINER_MODEL),
+        command=command,
+    )
+    if stop_after is None:
+        calibrate(output, clips, seeds, hearts, device=device, seed=seed, report=report_packing, command=command)
+    return first, second

@@ -1,0 +1,173 @@
+"""The training of both networks on rings whose motion and scar are known, and what their answers become."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic_hearts import ring_clips
+
+from pipelines.models.registry import ModelUnavailable, load_model
+from pipelines.segmentation.labels import Label
+from pipelines.synthetic_enhancement.calibration import Logistic, logit
+from pipelines.synthetic_enhancement.features import SIZE, describe, slice_inputs
+from pipelines.synthetic_enhancement.load import load_networks
+from pipelines.synthetic_enhancement.network import GUESS_MODEL, REFINER_MODEL, draw_samples, guess
+from pipelines.synthetic_enhancement.predictors import (
+    HEART_PREDICTORS,
+    SLICE_PREDICTORS,
+    heart_predictors,
+    slice_predictors,
+)
+from pipelines.training import synthetic_enhancement as training
+from pipelines.training.enhancement_calibration import _fit, _recalibrated, calibrate, clip_stack
+from pipelines.training.synthetic_enhancement import (
+    EnhancementRecipe,
+    Hearts,
+    held_out_seeds,
+    train_first_guess,
+    train_refiner,
+    training_heart,
+)
+
+SMALL = EnhancementRecipe(features=(8, 8, 8, 8, 8, 8), refiner_features=(8, 8), batch=4)
+
+
+@pytest.fixture(scope="module")
+def hearts() -> Hearts:
+    drawn = tuple(training_heart(ring_clips(seed, scarred=seed % 2 == 1)) for seed in range(4))
+    return Hearts(drawn, drawn[1::2], tuple(f"ring-{seed}" for seed in range(4)), ("ring-9",))
+
+
+@pytest.fixture(scope="module")
+def trained(hearts: Hearts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("networks")
+    train_first_guess(hearts, folder / GUESS_MODEL, steps=3, recipe=SMALL)
+    guesser = load_model(GUESS_MODEL, root=folder).network
+    train_refiner(hearts, guesser, folder / REFINER_MODEL, steps=2, recipe=SMALL)
+    return folder
+
+
+def test_the_target_has_nulled_muscle_at_zero_and_scar_at_one(hearts: Hearts) -> None:
+    scarred, healthy = hearts.all[1], hearts.all[0]
+    muscle = scarred.crop.muscle
+    assert np.median(scarred.target[muscle & ~scarred.lesion]) == pytest.approx(0, abs=0.03)
+    assert np.median(scarred.target[scarred.lesion]) == pytest.approx(0.2 / (0.15 / training.BLOOD), abs=0.1)
+    assert not healthy.lesion.any()
+    motion = slice_predictors(scarred.crop)[:, 1], slice_predictors(healthy.crop)[:, 1]
+    assert motion[0].max() < motion[1].min(), "the sector that stands still shows"
+
+
+def test_a_stopped_training_goes_on_as_if_never_stopped(hearts: Hearts, tmp_path: Path) -> None:
+    whole = train_first_guess(hearts, tmp_path / "whole", steps=4, recipe=SMALL)
+    train_first_guess(hearts, tmp_path / "parts", steps=4, recipe=SMALL, stop_after=2)
+    parts = train_first_guess(hearts, tmp_path / "parts", steps=4, recipe=SMALL)
+    assert parts.weights_sha256 == whole.weights_sha256
+    with pytest.raises(ValueError, match="recipe"):
+        train_first_guess(hearts, tmp_path / "parts", steps=4, recipe=replace(SMALL, uneven_px=0.0))
+    with pytest.raises(ValueError, match="at least one of each"):
+        train_first_guess(Hearts((), (), (), ()), tmp_path / "none", steps=4, recipe=SMALL)
+
+
+def test_cards_name_the_hearts_and_what_was_held_out(trained: Path) -> None:
+    for name, steps in ((GUESS_MODEL, 3), (REFINER_MODEL, 2)):
+        card = load_model(name, root=trained).card
+        assert card.training.cases == ("ring-0", "ring-1", "ring-2", "ring-3")
+        assert card.training.steps == steps
+        assert card.licence == "Apache-2.0"
+        assert "1 of the last seeds held out" in card.training.split
+        assert any("research" in sentence for sentence in card.not_for)
+
+
+def test_samples_depend_on_the_seed_alone_and_scatter(hearts: Hearts, trained: Path) -> None:
+    first_model, refiner = (load_model(name, root=trained) for name in (GUESS_MODEL, REFINER_MODEL))
+    inputs = slice_inputs(describe(hearts.all[1].crop))
+    first, deep = guess(inputs, first_model)
+    assert first.image.shape == first.logit.shape == (4, SIZE, SIZE)
+    assert deep.shape == (4, 8)
+    draws = [draw_samples(inputs, first, refiner, samples=3, steps=2, seed=seed) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert draws[0].shape == (3, 4, SIZE, SIZE)
+    assert draws[0].std(0).mean() > 0.01
+
+
+def test_batches_are_a_function_of_seed_and_step_and_keep_truth_on_the_wall(hearts: Hearts) -> None:
+    first, again, other = (training._batch(hearts.all, (), SMALL, 5, step) for step in (1, 1, 2))
+    assert torch.equal(first.inputs, again.inputs)
+    assert not torch.equal(first.inputs, other.inputs)
+    for step in range(8):
+        batch = training._batch(hearts.infarcts, (), SMALL, 0, step)
+        told, true = batch.inputs[:, 8], batch.muscle
+        overlap = 2 * (told * true).sum() / (told.sum() + true.sum())
+        assert overlap > 0.6, "the disturbed wall lies where the true one was turned and shifted to"
+        assert (batch.lesion * (1 - true)).sum() == 0
+
+
+def test_ablation_tells_no_motion(hearts: Hearts) -> None:
+    batch = training._batch(hearts.all, (), replace(SMALL, image_only=True), 5, 1)
+    named = dict(zip(training.CHANNELS, batch.inputs.unbind(1), strict=True))
+    assert not named["loss of area at end systole"].any()
+    assert not named["thickening at end systole"].any()
+    assert named["muscle"].any()
+    assert named["image at end systole"].any()
+
+
+def test_the_last_seeds_are_held_out() -> None:
+    assert held_out_seeds(range(100, 120)) == (117, 118, 119)
+
+
+def test_networks_without_a_calibration_are_unavailable(trained: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"calibration\.yaml cannot be read"):
+        load_networks(root=trained)
+
+
+def test_calibration_needs_held_out_hearts_of_both_kinds(hearts: Hearts, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="0 held-out hearts: eight are needed"):
+        calibrate(trained, tmp_path, [], hearts)
+
+
+def test_a_logistic_model_is_refitted_to_its_own_odds() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(400, 2)) * [2, 5] + [1, -3]
+    truth = rng.random(400) < 1 / (1 + np.exp(-(values[:, 0] - 1)))
+    model = _fit(values, truth, ("first", "second"))
+    assert model.weights[0] == pytest.approx(2, abs=0.5), "a standard deviation of 2"
+    wrong = model.model_copy(update={"intercept": model.intercept + 2})
+    odds = logit(wrong.probability(values))[:, None]
+    again = _recalibrated(wrong, _fit(odds, truth, ("odds",)))
+    assert again.probability(values).mean() == pytest.approx(truth.mean(), abs=0.01)
+    assert again.probability(np.array([1.0, -3.0])) == pytest.approx(model.probability(np.array([1.0, -3.0])), abs=0.05)
+    flat = Logistic(predictors=("x",), means=(0.0,), scales=(1.0,), weights=(0.0,), intercept=0.0)
+    assert flat.probability(np.array([[3.0]])) == pytest.approx(0.5)
+
+
+def test_predictors_of_a_heart_have_their_names(hearts: Hearts) -> None:
+    of_slices = slice_predictors(hearts.all[1].crop)
+    assert of_slices.shape == (4, len(SLICE_PREDICTORS))
+    assert np.isfinite(of_slices).all()
+    of_heart = dict(zip(HEART_PREDICTORS, heart_predictors(of_slices), strict=True))
+    assert of_heart["grey level, mean"] == pytest.approx(60 / 200, abs=0.02)
+    assert of_heart["least loss of area, extreme"] <= of_heart["least loss of area, mean"]
+
+
+def test_texture_of_even_muscle_in_closed_form(hearts: Hearts) -> None:
+    heart = hearts.all[0].crop
+    even = replace(heart, images=np.full_like(heart.images, 90))
+    named = dict(zip(SLICE_PREDICTORS, slice_predictors(even)[0], strict=True))
+    assert named["entropy"] == 0
+    assert named["joint entropy"] == 0
+    assert named["contrast"] == 0
+    assert named["inverse difference"] == pytest.approx(1)
+
+
+def test_a_clip_as_a_cine() -> None:
+    clips = ring_clips(1, scarred=True, phases=20)
+    stack = clip_stack(clips)
+    assert stack.pixels.shape == (10, 4, 88, 88)
+    assert np.array_equal(stack.pixels[3], clips.images[6])
+    assert stack.geometry.pitch == pytest.approx(10)
+    assert (clips.labels[0] == Label.MYO).any()
