@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from pipelines.models.card import (
     Architecture,
     DiffusionArchitecture,
+    FusionArchitecture,
     InputSpecification,
     ModelCard,
     TrainingData,
@@ -18,6 +19,8 @@ from pipelines.models.card import (
 )
 from pipelines.models.network import build_network
 from pipelines.models.registry import ModelUnavailable, list_models, load_model
+from pipelines.remodelling.features import FEATURES
+from pipelines.remodelling.volume import DEPTH
 
 ARCHITECTURE = Architecture(in_channels=3, out_channels=4, features=(4, 4, 8, 8, 8, 4))
 
@@ -128,10 +131,15 @@ def test_every_model_of_the_package_loads_and_says_what_it_is_not_for(card: Mode
     model = load_model(card.name)
     size = card.input.size
     with torch.inference_mode():
-        inputs = [torch.zeros(1, card.architecture.in_channels, size, size)]
-        times = [torch.zeros(1)] if isinstance(card.architecture, DiffusionArchitecture) else []
-        output = model.network(*inputs, *times)
-    assert output.shape == (1, len(card.output), size, size)
+        if isinstance(card.architecture, FusionArchitecture):
+            volume = torch.zeros(1, len(card.input.channels), DEPTH, size, size)
+            output = model.network(volume, torch.zeros(1, len(FEATURES))).fused
+            assert output.shape == (1,)
+        else:
+            inputs = [torch.zeros(1, card.architecture.in_channels, size, size)]
+            times = [torch.zeros(1)] if isinstance(card.architecture, DiffusionArchitecture) else []
+            output = model.network(*inputs, *times)
+            assert output.shape == (1, len(card.output), size, size)
     # What ACDC's images made inherits their licence.
     assert card.licence == ("CC-BY-NC-SA-4.0" if "ACDC" in card.training.name else "Apache-2.0")
     assert any("research" in sentence.lower() for sentence in card.not_for)
