@@ -72,6 +72,12 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("LASR", "Left atrial reservoir strain"),
         ("LASCD", "Left atrial conduit strain"),
         ("LASCT", "Left atrial booster strain"),
+        # Remodelling after an acute infarct.
+        ("LVAR_RISK", "Risk of adverse left ventricular remodelling"),
+        ("LVAR_PROB", "Probability of adverse left ventricular remodelling"),
+        ("LVAR_REASON", "What moved the estimated probability"),
+        ("LVAR_FOR", "Patients that the estimate is for"),
+        ("INFARCT_EST", "Infarct size estimated without contrast agent"),
         # Acquired late enhancement.
         ("LGE", "Late enhancement, acquired"),
         ("LGE_EXTENT", "Late enhancement, part of the left ventricular muscle"),
