@@ -118,7 +118,7 @@ def segment_enhancement(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Reading:
-    """Mean probability (S, L, R, C) and labels of each member on one crop; their agreement on slices with a ventricle."""
+    """Mean probability (S, L, R, C) and labels of each member on one crop; their agreement where a ventricle is."""
 
     probability: NDArray[np.float32]
     members: list[NDArray[np.uint8]]
