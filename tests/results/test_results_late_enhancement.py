@@ -125,7 +125,10 @@ def test_late_enhancement_is_laid_onto_the_cine_and_divided_into_segments(whole:
     laid = [index for index, target in enumerate(found.alignment.cine_slice) if target is not None]
     assert len(laid) >= 4
     assert np.nanmedian(found.alignment.overlap) > 0.8
-    assert len(found.segments) >= 10
+    assert len(found.segments) == 16
+    enhanced = {one.segment for one in found.segments if one.enhanced}
+    assert {7, 8, 13, 14} <= enhanced, "an infarct of the LAD, transmural"
+    assert not {4, 5, 6, 10, 11, 12, 15, 16} & enhanced
     cine = whole.study.short_axis
     assert cine is not None
     on_cine = acquired_on_cine(found, cine)
