@@ -12,7 +12,8 @@ import pytest
 from pydicom import dcmread
 
 from dicom_node.config import DestinationProfile, ResultSettings, SegmentationTarget
-from dicom_node.results.encode import Circumstances, EncodedPackage, encode_study
+from dicom_node.results.circumstances import Circumstances
+from dicom_node.results.encode import EncodedPackage, encode_study
 from dicom_node.results.gate import check
 from dicom_node.results.header import ResultContext
 from dicom_node.results.identity import CarriedIdentity, with_frames_of_reference
