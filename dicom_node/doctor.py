@@ -203,6 +203,13 @@ def _secrets(configuration: Configuration) -> Iterator[tuple[str, Secret]]:
                 secret = getattr(service, key, None)
                 if secret is not None:
                     yield f"results.destinations.{name}.{kind}.{key}", secret
+    mail, hook = configuration.notifications.email, configuration.notifications.webhook
+    told = {
+        "notifications.email.password": mail and mail.password,
+        "notifications.webhook.token": hook and hook.token,
+        "notifications.webhook.basic": hook and hook.basic,
+    }
+    yield from ((key, secret) for key, secret in told.items() if secret is not None)
 
 
 def _ports(configuration: Configuration) -> Iterator[Finding]:

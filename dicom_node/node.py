@@ -125,6 +125,7 @@ def node_roles(
     """The processes of a node, in the order they are started."""
     web = (Role("web", _serve_web, (configuration,)),) if configuration.web.port is not None else ()
     console = (Role("console", _serve_console, (configuration,)),) if configuration.console.port is not None else ()
+    notifies = configuration.notifications.email is not None or configuration.notifications.webhook is not None
     return (
         *receiver_roles(configuration, ports),
         *web,
@@ -133,6 +134,7 @@ def node_roles(
         Role("executor", _execute, (configuration, process)),
         Role("deliverer", _deliver, (configuration,)),
         *((Role("auditor", _audit, (configuration,)),) if configuration.audit.file is not None else ()),
+        *((Role("notifier", _notify, (configuration,)),) if notifies else ()),
     )
 
 
@@ -201,6 +203,12 @@ def _audit(context: RoleContext, configuration: Configuration) -> None:
     from dicom_node.audit.auditor import serve_auditor
 
     serve_auditor(context, configuration)
+
+
+def _notify(context: RoleContext, configuration: Configuration) -> None:
+    from dicom_node.notify.notifier import serve_notifier
+
+    serve_notifier(context, configuration)
 
 
 def _print_ready() -> None:
