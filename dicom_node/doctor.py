@@ -204,12 +204,12 @@ def _secrets(configuration: Configuration) -> Iterator[tuple[str, Secret]]:
                 if secret is not None:
                     yield f"results.destinations.{name}.{kind}.{key}", secret
     mail, hook = configuration.notifications.email, configuration.notifications.webhook
-    told = {
-        "notifications.email.password": mail and mail.password,
-        "notifications.webhook.token": hook and hook.token,
-        "notifications.webhook.basic": hook and hook.basic,
-    }
-    yield from ((key, secret) for key, secret in told.items() if secret is not None)
+    if mail is not None and mail.password is not None:
+        yield "notifications.email.password", mail.password
+    for key in ("token", "basic"):
+        secret = getattr(hook, key, None)
+        if secret is not None:
+            yield f"notifications.webhook.{key}", secret
 
 
 def _ports(configuration: Configuration) -> Iterator[Finding]:
