@@ -274,7 +274,7 @@ class _Worker:
         return withheld_destinations(
             {name: profiles[name] for name in route.destinations if name in profiles},
             kept_comparisons(self._ledger),
-            packages()[PREDICTED].version,
+            _version(PREDICTED),
         )
 
     def _package(self, job: Job, route: Route, paths: Sequence[Path]) -> ProcessedStudy:
@@ -337,7 +337,7 @@ class _Worker:
         comparison = compared(
             numbers[PREDICTED],
             numbers[ACQUIRED],
-            version=packages()[PREDICTED].version,
+            version=_version(PREDICTED),
             scanner=scanner_of(paths),
             now=job.created_at,
         )
@@ -435,6 +435,12 @@ def _parts(content: bytes) -> tuple[bytes, bytes]:
     # 128 bytes preamble, DICM, then (0002,0000) UL: the length of the rest of the group (PS3.10 7.1).
     (length,) = struct.unpack_from("<L", content, 140)
     return content[: 144 + length], content[144 + length :]
+
+
+def _version(package: str) -> str:
+    """Of an analysis package; empty when it is not installed any more."""
+    known = packages().get(package)
+    return "" if known is None else known.version
 
 
 def _outcome(processed: Processed, numbers: Mapping[str, float], withheld: Mapping[str, str]) -> Outcome:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dicom_node.config import SegmentationTarget
-from dicom_node.results.keyphase import key_phase_series
 from dicom_node.results.normal_ranges import normal_table
 from dicom_node.results.numbers import ReportedNumber
-from dicom_node.results.objects import ExpectedMask, ExpectedSlice, ResultObject
+from dicom_node.results.objects import ResultObject
 from dicom_node.results.parts import EncodingRequest, Parts, SummaryPart, as_source
+from dicom_node.results.phase_objects import key_phase_objects, segmentation_object
 from dicom_node.results.roles import Variant
 from dicom_node.results.segmentation import EncodedSegmentation, segmentation
 from dicom_node.results.ventricular_function.groups import KEY_PHASE, SEGMENTATION, ReportContent, function_part
@@ -126,22 +126,9 @@ class _Images:
         if not wanting:
             return
         names = [name for _, listed in wanting for name in listed]
-        stack = self.content.stack
         for when, phase in self._phases().items():
-            role = KEY_PHASE[when]
-            series = key_phase_series(self.request.context, role, stack, phase, _WHEN[when], self.request.sources)
-            for index, (dataset, pixels) in enumerate(series):
-                source = stack.sources[phase][index]
-                expected = ExpectedSlice(
-                    grey=stack.pixels[phase, index],
-                    tolerance=0.0 if pixels.exact else abs(pixels.slope) * 0.51,
-                    geometry=stack.geometry,
-                    frame_of_reference_uid=stack.frame_of_reference_uid,
-                    index=index,
-                    source=source,
-                    regridded=index in stack.regridded_slices,
-                )
-                yield self.request.object(role, dataset, [source], expected, names)
+            stack = self.content.stack
+            yield from key_phase_objects(self.request, KEY_PHASE[when], stack, phase, _WHEN[when], names)
 
     def segmentations(
         self, variant: Variant, key_phases: tuple[ResultObject, ...]
@@ -163,13 +150,8 @@ class _Images:
                 variant=variant,
                 when=when,
             )
-            expected = ExpectedMask(
-                labels=seg.labels,
-                segments=seg.segments,
-                geometry=stack.geometry,
-                frame_of_reference_uid=stack.frame_of_reference_uid,
-                references=seg.references,
-            )
             names = self.request.variants[variant]
-            made[when] = (self.request.object(role, seg.dataset, stack.sources[phase], expected, names), seg)
+            sources = stack.sources[phase]
+            place = (stack.geometry, stack.frame_of_reference_uid)
+            made[when] = (segmentation_object(self.request, role, seg, *place, sources, names), seg)
         return made
