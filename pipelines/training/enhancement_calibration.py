@@ -6,8 +6,11 @@ seeds, segmented by its network. Limits for showing an image come from the same 
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
 from pipelines.errors import AnalysisRefused
 from pipelines.function.curves import find_keyframes
 from pipelines.function.slices import measure_slices
-from pipelines.models.registry import LoadedModel, load_model
+from pipelines.models.registry import load_model, load_model_once
 from pipelines.segmentation.labels import Label
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import segment
@@ -127,6 +130,7 @@ def calibrate(
     device: str = "cpu",
     sampling: Sampling | None = None,
     seed: int = 0,
+    workers: int = 1,
     report: Callable[[int, int], None] | None = None,
     command: str = "dicom-node train synthetic-enhancement",
 ) -> Path:
@@ -142,6 +146,8 @@ def calibrate(
         Phantoms of every disease; those that no weight was fitted to, the last 15 %, are used.
     hearts : Hearts
         Hearts that weights were fitted to: the classifier without image is fitted to them.
+    workers : int
+        Processes.
     report : callable
         Is called with the hearts done and wanted.
 
@@ -159,13 +165,15 @@ def calibrate(
     wanted = held_out_seeds(seeds)
     whole: list[_Held] = []
     short: list[_Held] = []
-    for done, one in enumerate(read_clips(pack_clips(clips, wanted, Population.ALL)), 1):
-        pair = _held(one, first, refiner, sampling or Sampling())
-        if pair is not None:
-            whole.append(pair[0])
-            short.append(pair[1])
-        if report is not None:
-            report(done, len(wanted))
+    files = pack_clips(clips, wanted, Population.ALL, workers=workers)
+    look = partial(_held, output, device, sampling or Sampling())
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for done, pair in enumerate(pool.map(look, files), 1):
+            if pair is not None:
+                whole.append(pair[0])
+                short.append(pair[1])
+            if report is not None:
+                report(done, len(wanted))
     if len({held.truth.heart for held in whole}) < 2 or len(whole) < 8:
         raise ValueError(f"{len(whole)} held-out hearts: eight are needed, with and without enhancement among them")
     rng = np.random.default_rng((seed, 0x43414C))
@@ -274,10 +282,13 @@ def _recalibrated(model: Logistic, of_odds: Logistic) -> Logistic:
     )
 
 
-def _held(
-    clips: HeartClips, first: LoadedModel, refiner: LoadedModel, sampling: Sampling
-) -> tuple[_Held, _Held] | None:
+def _held(output: Path, device: str, sampling: Sampling, path: Path) -> tuple[_Held, _Held] | None:
     """A held-out heart with the masks of the node, seen whole and at two moments; ``None`` where no heart is found."""
+    import torch
+
+    torch.set_num_threads(1)
+    first, refiner = load_model_once(GUESS_MODEL, device, output), load_model_once(REFINER_MODEL, device, output)
+    clips = next(read_clips([path]))
     stack = clip_stack(clips)
     try:
         found = segment(stack)
@@ -296,9 +307,10 @@ def _held(
     edge = (FIELD_PX - SIZE) // 2
     inside = (slice(None), slice(edge, -edge), slice(edge, -edge))
     answers = []
-    for heart in seen:
+    # How far samples scatter is asked of the whole cine alone.
+    for heart, drawn in zip(seen, (sampling, Sampling(2, 1)), strict=True):
         lesion, muscle = (_on(heart, mask)[inside] for mask in (clips.lesions > 0, clips.labels[0] == Label.MYO))
-        answer = answer_of(heart.crop, first, refiner, sampling)
+        answer = answer_of(heart.crop, first, refiner, drawn)
         answers.append(_entry(heart, answer, truth_of(heart, lesion, muscle)))
     return answers[0], answers[1]
 
