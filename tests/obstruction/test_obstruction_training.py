@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -90,10 +91,10 @@ def test_training_learns_what_can_be_learned_and_goes_on_where_it_stopped(
     hearts: list[LabelledHeart], card_data: TrainingData, tmp_path: Path
 ) -> None:
     start = pretrain(hearts, tmp_path / "scar", architecture=TINY, steps=6, peak_rate=1e-2)
-    arguments = {"architecture": TINY, "steps": 16, "peak_rate": 1e-2, "start": start, "data": card_data}
-    whole = train_obstruction(hearts, tmp_path / "whole", **arguments)
-    train_obstruction(hearts, tmp_path / "parts", stop_after=7, **arguments)
-    parts = train_obstruction(hearts, tmp_path / "parts", **arguments)
+    train = partial(train_obstruction, hearts, architecture=TINY, steps=16, peak_rate=1e-2, start=start, data=card_data)
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "parts", stop_after=7)
+    parts = train(tmp_path / "parts")
     assert parts.weights_sha256 == whole.weights_sha256
     card = read_card(whole.card)
     assert card.architecture == TINY
