@@ -23,6 +23,7 @@ from dicom_node.commands import (
     obstruction,
     phantom,
     quarantine,
+    remodelling,
     send,
     serve,
     shadow,
@@ -64,6 +65,8 @@ app.command()(doctor.doctor)
 app.command()(analyses.analyses)
 app.command()(models.models)
 app.command()(phantom.phantom)
+training.train_app.command("remodelling")(remodelling.train)
+training.evaluate_app.command("remodelling")(remodelling.evaluate)
 training.train_app.command("obstruction")(obstruction.train_obstruction)
 training.evaluate_app.command("obstruction")(obstruction.evaluate_obstruction)
 app.add_typer(training.train_app, name="train")

@@ -72,6 +72,12 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("LASR", "Left atrial reservoir strain"),
         ("LASCD", "Left atrial conduit strain"),
         ("LASCT", "Left atrial booster strain"),
+        # Remodelling after an acute infarct.
+        ("LVAR_RISK", "Risk of adverse left ventricular remodelling"),
+        ("LVAR_PROB", "Probability of adverse left ventricular remodelling"),
+        ("LVAR_REASON", "What moved the estimated probability"),
+        ("LVAR_FOR", "Patients that the estimate is for"),
+        ("INFARCT_EST", "Infarct size estimated without contrast agent"),
         # Acquired late enhancement.
         ("LGE", "Late enhancement, acquired"),
         ("LGE_EXTENT", "Late enhancement, part of the left ventricular muscle"),
@@ -171,6 +177,7 @@ def _ln(value: str, meaning: str) -> Code:
 
 
 LEFT_ATRIUM = _sct("82471001", "Left atrium")
+RIGHT_ATRIUM = _sct("73829009", "Right atrium")
 
 _STROKE_VOLUME = _sct("90096001", "Stroke Volume")
 _CARDIAC_OUTPUT = _sct("82799009", "Cardiac Output")

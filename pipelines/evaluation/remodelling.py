@@ -20,14 +20,14 @@ from pipelines.evaluation.statistics import (
     decision_curve,
     sensitivity_at_specificity,
 )
-from pipelines.models.registry import PACKAGED, load_model
+from pipelines.models.registry import PACKAGED, LoadedModel, load_model
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
 from pipelines.phantom.truth import remodelling_truth
 from pipelines.remodelling.features import FEATURES, Feature
 from pipelines.remodelling.measure import combined_model, predictors_of
 from pipelines.remodelling.network import REMODELLING_MODEL, RemodellingNetwork
 from pipelines.training.remodelling import branch_logits
-from pipelines.training.remodelling_hearts import RemodellingHeart, phantom_heart, phantom_recipe
+from pipelines.training.remodelling_hearts import RemodellingHeart, labelled_studies, phantom_heart, phantom_recipe
 
 __all__ = [
     "AblationRow",
@@ -89,11 +89,10 @@ class RemodellingEvaluation:
 
     Attributes
     ----------
-    phantoms, refused, events : int
-        Asked for, declined by the node, and with adverse remodelling among the measured.
-    first_seed : int
-    law : str
-        ``default`` or ``pessimistic``.
+    hearts, refused, events : int
+        Measured, declined by the node, and with adverse remodelling among the measured.
+    data : str
+        What they are.
     model : str
         Version and SHA-256 of the weights.
     auc, brier, calibration_slope, calibration_intercept, sensitivity : float
@@ -113,11 +112,10 @@ class RemodellingEvaluation:
         Mean time that the node took for everything before the classifier.
     """
 
-    phantoms: int
+    hearts: int
     refused: int
     events: int
-    first_seed: int
-    law: str
+    data: str
     model: str
     auc: float
     auc_ci: tuple[float, float]
@@ -200,21 +198,57 @@ def evaluate_remodelling(
             )
         if report is not None:
             report(number + 1, count)
-    figures = compare_with_outcomes(measured, network)
+    law_name = "pessimistic" if pessimistic else "default"
+    data = f"acute infarcts of the phantom, {law_name} law, seeds {seed} to {seed + count - 1}"
+    return _evaluation(measured, refused, data, CAUTION, errors, model)
+
+
+def evaluate_studies(
+    studies: Path,
+    labels: Path,
+    *,
+    hearts: Path,
+    models: Path = PACKAGED,
+    report: Callable[[int, int], None] | None = None,
+) -> RemodellingEvaluation:
+    """Compare risk with outcome on a site's own studies; for how to name them see :func:`read_outcomes`.
+
+    Raises
+    ------
+    ModelUnavailable
+        There is no such model in ``models``.
+    ValueError
+        The table cannot be read, a study was seen in training, or all have the same outcome.
+    """
+    model = load_model(REMODELLING_MODEL, root=models)
+    measured, declined = labelled_studies(studies, labels, hearts, report=report)
+    seen = {heart.identifier for heart in measured} & set(model.card.training.cases)
+    if seen:
+        raise ValueError(f"{len(seen)} of the studies were in the training of the model: figures on them mean nothing")
+    return _evaluation(measured, len(declined), f"{len(measured)} studies of one site", "", {}, model)
+
+
+def _evaluation(
+    hearts: Sequence[RemodellingHeart],
+    refused: int,
+    data: str,
+    caution: str,
+    errors: dict[str, list[float]],
+    model: LoadedModel,
+) -> RemodellingEvaluation:
     return RemodellingEvaluation(
-        phantoms=count,
+        hearts=len(hearts),
         refused=refused,
-        first_seed=seed,
-        law="pessimistic" if pessimistic else "default",
+        data=data,
         model=f"{model.identity.version} {model.identity.weights_sha256}",
         errors={
             name: FeatureError(len(values), float(np.mean(values)), float(np.mean(np.abs(values))))
             for name, values in errors.items()
         },
         paper=PAPER,
-        caution=CAUTION,
-        seconds=float(np.mean([heart.seconds for heart in measured])),
-        **figures,
+        caution=caution,
+        seconds=float(np.mean([heart.seconds for heart in hearts])),
+        **compare_with_outcomes(hearts, cast("RemodellingNetwork", model.network)),
     )
 
 

@@ -37,7 +37,7 @@ from pipelines.phantom.tissue import (
     relaxation,
 )
 
-__all__ = ["CineAcquisition", "Enhancement", "PhantomStudy", "beating_heart", "simulate"]
+__all__ = ["CineAcquisition", "Enhancement", "PhantomStudy", "draw_heart", "simulate"]
 
 Array = NDArray[np.float64]
 BLOOD_GREY = 240.0
@@ -192,10 +192,10 @@ def simulate(recipe: PhantomRecipe, *, workers: int = 2, matched_enhancement: bo
     return PhantomStudy(recipe, subject, heart, states, room.protocol, tuple(cines), enhancement)
 
 
-def beating_heart(recipe: PhantomRecipe) -> tuple[Subject, Heart, tuple[HeartState, ...]]:
-    """Person and heart of a recipe, and the states of the heart at its phases, without any image."""
+def draw_heart(recipe: PhantomRecipe) -> tuple[Subject, Heart]:
+    """Person and heart of a recipe, without any image."""
     subject, heart, _ = _build_heart(recipe)
-    return subject, heart, _states(heart, recipe.phases)
+    return subject, heart
 
 
 def _build_heart(recipe: PhantomRecipe) -> tuple[Subject, Heart, np.random.Generator]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from pipelines.phantom.cycle import KeyTimes
 from pipelines.phantom.heart import ATRIAL_WIDTH, LID_TILT, Heart, HeartState
 from pipelines.phantom.identity import phantom_uid, recipe_key
 from pipelines.phantom.recipe import PhantomRecipe
-from pipelines.phantom.study import LONG_AXIS_ANGLES_DEG, CineAcquisition, PhantomStudy, beating_heart
+from pipelines.phantom.study import LONG_AXIS_ANGLES_DEG, CineAcquisition, PhantomStudy, draw_heart
 from pipelines.phantom.tables import angle_grid
+from pipelines.phantom.ventricle import MotionState
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 
 __all__ = [
@@ -40,6 +42,8 @@ Array = NDArray[np.float64]
 
 TRUTH_VERSION = 2
 _SEGMENTS = 17
+_PEAK_TIMES = np.linspace(0.05, 0.6, 12)
+"""When the peak of a segment is looked for, fractions of RR: ejection, and what shortens after it."""
 
 
 class TruthError(ValueError):
@@ -230,7 +234,7 @@ def measure_truth(study: PhantomStudy) -> PhantomTruth:
         return 100 * (values / values[-2] - 1)
 
     material, depth, segment = _material_points(heart)
-    position, strain = _point_motion(heart, states, material)
+    position, strain = _point_motion(heart, [state.motion for state in states], material)
     infarct, obstruction = _lesion_share(heart)
     gls = float(relative(longitudinal)[-1])
     la = relative(la_arc)
@@ -410,7 +414,7 @@ def remodelling_truth(recipe: PhantomRecipe) -> RemodellingTruth:
     TruthError
         The heart has no infarct.
     """
-    subject, heart, states = beating_heart(recipe)
+    subject, heart = draw_heart(recipe)
     if subject.infarct is None:
         raise TruthError("a heart without an infarct has no outcome after one")
     moments = _extreme_moments(heart)
@@ -418,7 +422,7 @@ def remodelling_truth(recipe: PhantomRecipe) -> RemodellingTruth:
     circumference = [_circumference(heart, state, 0.5) for state in moments]
     arc = [_atrial_arc(state) for state in moments]
     material, _, segment = _material_points(heart)
-    _, strain = _point_motion(heart, states, material)
+    _, strain = _point_motion(heart, [_wall_motion(heart, float(time)) for time in _PEAK_TIMES], material)
     length = 100 * (np.sqrt(1 + 2 * strain[..., 1].astype(np.float64)) - 1)
     curves = np.stack([length[:, segment == number].mean(axis=1) for number in range(1, 17)], axis=1)
     thickness = _segment_thickness(heart, moments)[:, :16]
@@ -433,12 +437,18 @@ def remodelling_truth(recipe: PhantomRecipe) -> RemodellingTruth:
         la_reservoir_percent=la,
         length_mm=heart.lv.length - heart.lv.apex,
         segment_circumferential_percent=curves.min(axis=0),
-        segment_time_to_peak=curves.argmin(axis=0) / len(states),
+        segment_time_to_peak=_PEAK_TIMES[curves.argmin(axis=0)],
         segment_thickness_mm=thickness[0],
         segment_thickening_percent=100 * (thickness[1] / thickness[0] - 1),
         probability=probability,
         remodelling=event,
     )
+
+
+def _wall_motion(heart: Heart, time: float) -> MotionState:
+    """Motion of a left ventricle that contracts everywhere at once, at a time in fractions of RR."""
+    cycle = heart.subject.cycle
+    return heart.lv.state(float(cycle.contraction(np.array(time))), float(cycle.twist(np.array(time))))
 
 
 def _extreme_moments(heart: Heart) -> tuple[HeartState, HeartState]:
@@ -548,7 +558,7 @@ def _material_points(heart: Heart) -> tuple[Array, Array, NDArray[np.uint8]]:
 
 
 def _point_motion(
-    heart: Heart, states: tuple[HeartState, ...], material: Array
+    heart: Heart, motions: Sequence[MotionState], material: Array
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Positions (T, N, 3) in the patient and strains (T, N, 3) in the axes of the wall."""
     slope = _wall_slope(heart, material)
@@ -564,9 +574,9 @@ def _point_motion(
         axis=1,
     )
     positions, strains = [], []
-    for state in states:
-        positions.append(heart.to_patient(_cartesian(heart.lv.deform(material, state.motion))))
-        gradient = heart.lv.gradient(material, state.motion)
+    for motion in motions:
+        positions.append(heart.to_patient(_cartesian(heart.lv.deform(material, motion))))
+        gradient = heart.lv.gradient(material, motion)
         green = 0.5 * (np.swapaxes(gradient, -1, -2) @ gradient - np.eye(3))
         strains.append(np.einsum("nai,nij,naj->na", axes, green, axes))
     return np.stack(positions).astype(np.float32), np.stack(strains).astype(np.float32)

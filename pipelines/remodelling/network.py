@@ -79,12 +79,13 @@ class RemodellingNetwork(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Four 3D convolutions with group normalisation: (N, 5, 8, 64, 64) to (N, C, 2, 8, 8)."""
+    """Four 3D convolutions with group normalisation on 3.5 mm: (N, 5, 8, 64, 64) to (N, C, 2, 8, 8)."""
 
     def __init__(self, features: tuple[int, int, int, int]) -> None:
         super().__init__()
         widths = (len(KEYFRAMES), *features)
-        strides = ((1, 2, 2), (2, 2, 2), (2, 2, 2), (1, 1, 1))
+        strides = (2, 1, 2, 1)
+        self.pool = nn.AvgPool3d((1, 2, 2))
         self.layers = nn.Sequential(
             *(
                 nn.Sequential(nn.Conv3d(inputs, outputs, 3, stride, 1), nn.GroupNorm(4, outputs), nn.ReLU())
@@ -94,7 +95,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """Features (N, C, 2, 8, 8)."""
-        result: torch.Tensor = self.layers(volume)
+        result: torch.Tensor = self.layers(self.pool(volume))
         return result
 
 

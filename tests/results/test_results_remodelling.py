@@ -1,0 +1,156 @@
+"""Results of the remodelling package: the gate, the numbers and reasons of the report, the attribution map."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from dicom_node.config import DestinationProfile, ResultSettings
+from dicom_node.results.encode import Circumstances, encode_study
+from dicom_node.results.gate import check
+from dicom_node.results.objects import ResultObject
+from dicom_node.results.remodelling import ATTRIBUTION, reason
+from dicom_node.results.roles import REPORT, SUMMARY
+from dicom_node.results.sources import SourceDatasets
+from pipelines.analysis import Findings
+from pipelines.cine.stack import CineStudy
+from pipelines.function.findings import Interval
+from pipelines.function.slices import SliceMeasures, measure_slices
+from pipelines.motion.findings import Keyframe
+from pipelines.phantom import Disease, PhantomRecipe, simulate, write_study
+from pipelines.remodelling.findings import Attribution, Contribution, InfarctEstimate, RemodellingRisk
+from pipelines.remodelling.package import PACKAGE
+from pipelines.segmentation.labels import CineSegmentation
+from pipelines.study import PackageFindings
+from results.synthetic import CREATED, MODEL, unaccepted
+
+RECIPE = PhantomRecipe(
+    seed=31,
+    disease=Disease.INFARCT,
+    acute=True,
+    slices=5,
+    phases=12,
+    rows=112,
+    columns=112,
+    spacing_mm=2.2,
+    long_axis=False,
+)
+KEY = 3
+
+
+def risk_of(study: CineStudy, labels: np.ndarray) -> RemodellingRisk:
+    stack = study.short_axis
+    assert stack is not None
+    heat = np.zeros(stack.pixels.shape[1:], np.float32)
+    heat[2:5, 40:64, 40:64] = np.linspace(0, 1, 24, dtype=np.float32)
+    return RemodellingRisk(
+        stack=stack,
+        probability=0.412,
+        interval=Interval(0.302, 0.551),
+        population_probability=0.25,
+        image_probability=0.47,
+        contributions=(
+            Contribution("global longitudinal strain", -8.2, "%", 0.71),
+            Contribution("the network on images, morphology and motion", -0.3, "1", 0.31),
+            Contribution("left atrial reservoir strain", 31.4, "%", -0.2),
+            Contribution("infarct size estimated without contrast agent", 17.6, "%", 0.01),
+        ),
+        features={"GLS_percent": -8.2},
+        missing=("mass index",),
+        infarct=InfarctEstimate(17.6, Interval(8.1, 27.1)),
+        attribution=Attribution(
+            Keyframe.END_SYSTOLE,
+            KEY,
+            (0, 1, 2, 3, 4),
+            heat,
+            {key: 0.6 if key is Keyframe.END_SYSTOLE else 0.1 for key in Keyframe},
+        ),
+        notes=("Trained on simulated hearts.", "Not measured in this study: mass index."),
+        models=(MODEL,),
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[CineStudy, SourceDatasets, list[ResultObject], str]:
+    from pipelines.cine.assemble import assemble
+
+    phantom = simulate(RECIPE, workers=1)
+    paths = write_study(phantom, tmp_path_factory.mktemp("remodelling"))
+    (study,) = assemble(paths)
+    labels = phantom.short_axis.labels
+    segmentation = CineSegmentation(labels, np.ones(labels.shape[:2], np.float32), (0, 112, 0, 112), (MODEL,))
+    slices = measure_slices(study.short_axis, segmentation)
+    sources = SourceDatasets.index(paths)
+    found = PackageFindings(PACKAGE, Findings({RemodellingRisk: risk_of(study, labels), SliceMeasures: slices}))
+    circumstances = Circumstances(tuple(path.name for path in paths), "infarct", ResultSettings(), CREATED)
+    encoded = encode_study(study, [found], sources, {"pacs": DestinationProfile(peer="pacs")}, circumstances)
+    assert encoded.packages[0].causes == ()
+    return study, sources, list(encoded.objects), encoded.packages[0].key_numbers[0]
+
+
+def items(dataset: Dataset):
+    for item in dataset.get("ContentSequence") or []:
+        yield item
+        yield from items(item)
+
+
+def test_every_object_passes_the_gate_and_dciodvfy(made) -> None:
+    _, sources, objects, _ = made
+    assert [tuple(map(str, found)) for found in check(objects, sources)] == [()] * len(objects)
+    for each in objects:
+        assert not unaccepted(each, sources)
+
+
+def test_the_report_says_probability_interval_reasons_and_for_whom(made) -> None:
+    study, _, objects, key_number = made
+    report = next(each.dataset for each in objects if each.role == REPORT)
+    numbers = {
+        item.ConceptNameCodeSequence[0].CodeValue: float(item.MeasuredValueSequence[0].NumericValue)
+        for item in items(report)
+        if item.ValueType == "NUM"
+    }
+    assert numbers["LVAR_PROB"] == 0.412
+    assert numbers["INFARCT_EST"] == 17.6
+    texts = {
+        item.ConceptNameCodeSequence[0].CodeValue: str(item.TextValue)
+        for item in items(report)
+        if item.ValueType == "TEXT"
+    }
+    assert texts["LVAR_REASON"] == (
+        "global longitudinal strain -8 % raises it most; the network on images, morphology and motion raises it; left "
+        "atrial reservoir strain 31 % lowers it; infarct size estimated without contrast agent 18 % hardly moves it."
+    )
+    assert "acute, reperfused infarct" in texts["LVAR_FOR"]
+    assert "simulated hearts" in " ".join(str(item.TextValue) for item in items(report) if item.ValueType == "TEXT")
+    assert key_number == "Risk of adverse remodelling 41 % (30 to 55 %), by a model of simulated hearts."
+    named = {
+        str(reference.ReferencedSOPInstanceUID)
+        for item in items(report)
+        for reference in item.get("ReferencedSOPSequence") or []
+    }
+    stack = study.short_axis
+    assert stack is not None
+    capture = next(each for each in objects if each.role == ATTRIBUTION)
+    assert {stack.sources[KEY][2].sop_instance_uid, capture.sop_instance_uid} <= named
+
+
+def test_the_attribution_map_is_a_colour_image_of_the_key_frame(made) -> None:
+    study, _, objects, _ = made
+    capture = next(each for each in objects if each.role == ATTRIBUTION)
+    assert capture.sop_class_uid == SecondaryCaptureImageStorage
+    assert capture.dataset.BurnedInAnnotation == "NO"
+    pixels = capture.dataset.pixel_array.astype(int)
+    # Heat is coloured, the cine beside it is grey.
+    assert (pixels.max(axis=2) - pixels.min(axis=2) > 60).sum() > 2000
+    stack = study.short_axis
+    assert stack is not None
+    assert {source.sop_instance_uid for source in capture.sources} == {
+        source.sop_instance_uid for source in stack.sources[KEY]
+    }
+    assert any(each.role == SUMMARY for each in objects)
+
+
+def test_a_contribution_of_nothing_is_called_nothing() -> None:
+    assert reason(Contribution("global longitudinal strain", -14.0, "%", 0.0)).endswith("hardly moves it")

@@ -1,0 +1,196 @@
+"""Training of the remodelling classifier: hearts on disk, tables of outcomes, a run that goes on where it stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+from pipelines.evaluation.remodelling import compare_with_outcomes, predicted
+from pipelines.models.card import read_card
+from pipelines.models.registry import load_model
+from pipelines.phantom.truth import remodelling_truth
+from pipelines.remodelling.features import FEATURES, Feature
+from pipelines.remodelling.measure import combined_model
+from pipelines.training.heart_clips import Population, clip_recipe, pack_clips
+from pipelines.training.remodelling import RemodellingRecipe, train_remodelling
+from pipelines.training.remodelling_hearts import (
+    ExactFeatures,
+    RemodellingHeart,
+    clip_hearts,
+    read_heart,
+    read_outcomes,
+    write_heart,
+)
+
+RECIPE = RemodellingRecipe(features=(4, 4, 4, 4), hidden=4, bootstrap=4, folds=2, steps=2, batch=4)
+
+
+def heart(number: int, *, exact: bool = True) -> RemodellingHeart:
+    """A heart whose strain is worse, and whose muscle is brighter, where it remodels."""
+    rng = np.random.default_rng(number)
+    outcome = number % 3 == 0
+    gls = (-8.0 if outcome else -16.0) + rng.normal(0, 0.5)
+    infarct = (25 if outcome else 9) + rng.normal(0, 3)
+    features = ExactFeatures(
+        edv_index=90 + rng.normal(0, 8),
+        mass_index=60,
+        ejection_fraction=45 + gls,
+        sphericity_percent=40,
+        gls=gls,
+        gcs=gls - 1,
+        la_reservoir=30 + rng.normal(0, 4),
+        dispersion_ms=20,
+        thickness_mm=rng.normal(7, 1, 16),
+        thickening_percent=rng.normal(30, 9, 16),
+        circumferential_percent=rng.normal(gls, 4, 16),
+    )
+    return RemodellingHeart(
+        identifier=f"heart-{number}",
+        volume=rng.integers(0, 120 if outcome else 60, (5, 8, 88, 88)).astype(np.uint8),
+        outcome=outcome,
+        probability=0.8 if outcome else 0.2,
+        auxiliary=(infarct, gls, gls - 1, 45 + gls) if exact else (float("nan"),) * 4,
+        measured={} if exact else features.as_measured(rng),
+        exact=features if exact else None,
+        seconds=3.0,
+    )
+
+
+HEARTS = [heart(number) for number in range(30)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    output = tmp_path_factory.mktemp("runs") / "remodelling"
+    return output, train_remodelling(HEARTS, output, command="train", source="drawn", recipe=RECIPE)
+
+
+def test_hearts_are_read_back(tmp_path: Path) -> None:
+    for one in (heart(1), heart(2, exact=False)):
+        path = tmp_path / f"{one.identifier}.npz"
+        write_heart(one, path)
+        back = read_heart(path)
+        assert np.array_equal(back.volume, one.volume)
+        assert back.outcome == one.outcome
+        assert back.measured == one.measured
+        same = [one.features(np.random.default_rng(3)), back.features(np.random.default_rng(3))]
+        assert np.array_equal(*same)
+    (tmp_path / "other.npz").write_text("nothing")
+    with pytest.raises(ValueError, match=r"other\.npz"):
+        read_heart(tmp_path / "other.npz")
+
+
+def test_a_simulated_heart_is_measured_with_other_errors_each_time() -> None:
+    one, rng = heart(1), np.random.default_rng(0)
+    drawn = np.stack([one.features(rng) for _ in range(200)])
+    exact = one.exact
+    assert exact is not None
+    gls = drawn[:, FEATURES.index(Feature.GLS)]
+    assert gls.std() == pytest.approx(2, rel=0.2)
+    assert gls.mean() == pytest.approx(exact.gls - 1.5, abs=0.5)
+    spread = drawn[:, FEATURES.index(Feature.SEGMENTS_SPREAD)]
+    assert spread.mean() < exact.circumferential_percent.std() * 1.05
+
+
+def test_clips_become_hearts_with_the_outcome_of_the_law(tmp_path: Path) -> None:
+    files = pack_clips(tmp_path / "clips", [710000], Population.ACUTE_INFARCT)
+    (made,) = clip_hearts(files, tmp_path / "hearts")
+    truth = remodelling_truth(clip_recipe(710000, Population.ACUTE_INFARCT))
+    assert (made.outcome, made.probability) == (truth.remodelling, pytest.approx(truth.probability))
+    assert made.volume.shape == (5, 8, 88, 88)
+    assert made.auxiliary[0] == pytest.approx(truth.infarct_percent)
+    # End systole is the third keyframe: the cavity is smaller, so the square is darker than at end diastole.
+    middle = made.volume[:, 4, 34:54, 34:54].astype(float).mean(axis=(1, 2))
+    assert middle[2] < middle[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("study\n1.2\n", "no column remodelling"),
+        ("study,remodelling\n1.2,yes\n", "line 2"),
+        ("study,remodelling\n1.2,1\n1.2,0\n", "second time"),
+        ("study,remodelling,infarct_percent\n1.2,1,140\n", "not in 0 … 100"),
+        ("study,remodelling,infarct_percent\n1.2,1,much\n", "no number"),
+        ("study,remodelling\n", "holds no study"),
+    ],
+)
+def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+    table = tmp_path / "outcomes.csv"
+    table.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        read_outcomes(table)
+
+
+def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    table = tmp_path / "outcomes.csv"
+    table.write_text("\ufeffstudy,remodelling,infarct_percent\n1.2,1,\n1.3,0,12.5\n", encoding="utf-8")
+    first, second = read_outcomes(table)
+    assert first.outcome
+    assert np.isnan(first.infarct_percent)
+    assert (second.study_instance_uid, second.outcome, second.infarct_percent) == ("1.3", False, 12.5)
+
+
+def test_a_run_gives_a_model_that_the_registry_loads(trained) -> None:
+    output, result = trained
+    model = load_model("remodelling", root=output.parent)
+    assert model.identity.weights_sha256 == result.weights_sha256
+    card = read_card(result.card)
+    assert "30 hearts after an acute infarct, 10 with adverse remodelling" in card.training.name
+    combined = combined_model(model.network)
+    assert combined.prevalence == pytest.approx(1 / 3)
+    assert combined.bootstrap.shape == (4, 4, 5)
+    # Every subset does without what it has not.
+    assert combined.coefficients[1, 2] == combined.coefficients[3, 2] == combined.coefficients[2, 3] == 0
+    assert np.abs(combined.coefficients[0, 1:]).min() > 0
+    names = {Feature.EJECTION_FRACTION: 37.0, Feature.GCS: -9.0}
+    hurt = combined.infarct({**names})
+    assert combined.infarct({**names, Feature.EJECTION_FRACTION: 29.0, Feature.GCS: -17.0}).percent < hurt.percent
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(trained, tmp_path: Path) -> None:
+    output, result = trained
+    again = train_remodelling(HEARTS, output, command="train", source="drawn", recipe=RECIPE)
+    assert again.weights_sha256 == result.weights_sha256
+    other = [replace(HEARTS[0], outcome=not HEARTS[0].outcome), *HEARTS[1:]]
+    with pytest.raises(ValueError, match="hearts"):
+        train_remodelling(other, output, command="train", source="drawn", recipe=RECIPE)
+
+
+def test_a_model_is_tuned_on_hearts_without_infarct_sizes(trained, tmp_path: Path) -> None:
+    output, _ = trained
+    own = [heart(number, exact=False) for number in range(100, 130)]
+    with pytest.raises(ValueError, match="infarct size"):
+        train_remodelling(own, tmp_path / "alone", command="train", source="drawn", recipe=RECIPE)
+    tuned = train_remodelling(
+        own, tmp_path / "tuned", command="train", source="drawn", recipe=RECIPE, tuned_from=output.parent
+    )
+    before = safetensors.torch.load_file(output / "weights.safetensors")
+    after = safetensors.torch.load_file(tuned.weights)
+    assert np.array_equal(before["infarct_coefficients"], after["infarct_coefficients"])
+    assert not np.array_equal(before["combined_coefficients"], after["combined_coefficients"])
+
+
+def test_too_few_events_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least 8"):
+        train_remodelling(HEARTS[:20], tmp_path, command="train", source="drawn", recipe=RECIPE)
+
+
+def test_figures_of_a_model_that_tells_events_apart(trained) -> None:
+    output, _ = trained
+    network = load_model("remodelling", root=output.parent).network
+    unseen = [heart(number, exact=False) for number in range(200, 230)]
+    figures = compare_with_outcomes(unseen, network)
+    assert figures["events"] == 10
+    # Strain alone tells the outcome of these hearts.
+    assert figures["auc"] > 0.95
+    assert figures["bayes_auc"] == 1
+    assert [row.model for row in figures["ablation"]] == ["image", "morphology", "motion", "all", "combined"]
+    assert np.isnan(figures["ablation"][-1].p_value)
+    assert 0 < figures["brier"] < 0.2
+    probability, _ = predicted(unseen, network)
+    assert probability.shape == (30,)
