@@ -11,7 +11,7 @@ PEERS := dsrdump:dcmtk /usr/sbin/Orthanc:orthanc /usr/share/orthanc/plugins/libO
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint peers viewer clean
+.PHONY: help demo test coverage mutation lint peers viewer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -26,6 +26,18 @@ test: lint peers viewer ## Lint, type check and the whole test suite, real peers
 coverage: $(VENV)/.installed ## Lines that the quick tests execute: a figure, not a gate
 	-OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not peers and not slow and not real_data" --cov --cov-report=
 	@echo "Lines executed: $$($(BIN)/python -m coverage report --format=total) % (by file: $(BIN)/coverage report)"
+
+# Neither in CI nor among the dependencies: it takes minutes a module. What survives is listed; not every one matters.
+MUTMUT ?= mutmut==3.8.1
+MUTATE ?= storage/leases.py
+MUTATION_TESTS ?= tests/storage/test_leases.py
+mutation: $(VENV)/.installed ## Change MUTATE in small ways: which changes do MUTATION_TESTS not notice?
+	rm -rf build/mutation && mkdir -p build/mutation/tree
+	git ls-files -z storage pipelines dicom_node tests pyproject.toml | xargs -0 cp --parents -t build/mutation/tree
+	$(BIN)/python -m pip install -q --target build/mutation/tool "$(MUTMUT)"
+	printf '\n[tool.mutmut]\nsource_paths = ["%s/"]\nonly_mutate = ["%s"]\nalso_copy = ["storage", "pipelines", "dicom_node", "tests"]\npytest_add_cli_args = ["-p", "no:randomly", "-k", "not postgresql"]\npytest_add_cli_args_test_selection = ["%s"]\ntimeout_constant = 20.0\nuse_git_change_detection = false\n' \
+	  "$(firstword $(subst /, ,$(MUTATE)))" "$(MUTATE)" "$(MUTATION_TESTS)" >> build/mutation/tree/pyproject.toml
+	cd build/mutation/tree && PYTHONPATH=$(abspath build/mutation/tool) OMP_NUM_THREADS=1 nice -n 19 $(abspath $(BIN))/python -m mutmut run
 
 lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/ruff check .

@@ -34,9 +34,13 @@ __all__ = [
     "DeliveryPolicy",
     "DestinationProfile",
     "ExecutionSettings",
+    "FhirDestination",
+    "Hl7Destination",
     "HttpServerSettings",
+    "HttpService",
     "MetricsSettings",
     "NodeSettings",
+    "ParagraphSettings",
     "Peer",
     "PeerPermission",
     "ResultSettings",
@@ -152,14 +156,20 @@ def _analysis(value: str) -> str:
     return value
 
 
+def _hl7_name(value: str) -> str:
+    if len(value) > 180 or not re.fullmatch(r"[\x20-\x7e]*", value) or any(sign in value for sign in "|~\\&"):
+        raise ValueError("must be printable ASCII without | ~ \\ and &")
+    return value
+
+
 def _endpoint(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("the URL of a DICOMweb service begins with http:// or https:// and a host")
+        raise ValueError("the URL of a web service begins with http:// or https:// and a host")
     if parts.username or parts.password:
         raise ValueError("credentials do not belong into a URL: use token or basic")
     if parts.query or parts.fragment:
-        raise ValueError("the URL of a DICOMweb service has no query and no fragment")
+        raise ValueError("the URL of a web service has no query and no fragment")
     _ = parts.port  # raises ValueError when it is not a number of a port
     return value.rstrip("/")
 
@@ -174,6 +184,8 @@ Host = Annotated[str, AfterValidator(_host)]
 DeviceName = Annotated[str, AfterValidator(_device)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
+Hl7Name = Annotated[str, AfterValidator(_hl7_name)]
+"""A hierarchic designator (HD): a name, or name^universal ID^type."""
 Name = Annotated[str, AfterValidator(_name)]
 WebPeerName = Annotated[str, AfterValidator(_web_peer_name)]
 """Stands where an AE title stands when a peer calls by DICOM: in the ledger, the files and the routes."""
@@ -474,11 +486,27 @@ class Secret(_Section):
         return value
 
 
-class WebDestination(_Section):
-    """A DICOMweb service that takes results (STOW-RS, PS3.18 10.5)."""
+class ClientTls(_Section):
+    """How this node proves who it is, and what it trusts, when it calls a server over TLS."""
+
+    trusted: ConfigurationPath
+    """Certificates (PEM) of those who may sign the server's."""
+    certificate: ConfigurationPath | None = None
+    """This node's, with what leads to its root (PEM)."""
+    key: ConfigurationPath | None = None
+
+    @model_validator(mode="after")
+    def _certificate_has_a_key(self) -> ClientTls:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both or neither")
+        return self
+
+
+class HttpService(_Section):
+    """A web service that takes results, and how this node proves there who it is."""
 
     url: Endpoint
-    """Root of the service: instances are posted to ``url/studies``."""
+    """Root of the service."""
     token: Secret | None = None
     """Bearer token (RFC 6750)."""
     basic: Secret | None = None
@@ -491,11 +519,9 @@ class WebDestination(_Section):
     """Client certificate (PEM), with its chain."""
     key: ConfigurationPath | None = None
     connect_timeout_s: Seconds = 10
-    maximum_request_mb: float = Field(default=64, gt=0)
-    """Instances that exceed this together go in several requests, megabytes (10⁶ bytes)."""
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> WebDestination:
+    def _is_consistent(self) -> HttpService:
         if self.token is not None and self.basic is not None:
             raise ValueError("give either 'token' or 'basic'")
         if (self.certificate is None) != (self.key is None):
@@ -510,6 +536,47 @@ class WebDestination(_Section):
         return self
 
 
+class WebDestination(HttpService):
+    """A DICOMweb service (STOW-RS, PS3.18 10.5): instances are posted to ``url/studies``."""
+
+    maximum_request_mb: float = Field(default=64, gt=0)
+    """Instances that exceed this together go in several requests, megabytes (10⁶ bytes)."""
+
+
+class FhirDestination(HttpService):
+    """A FHIR R4 server: a transaction bundle of the numbers is posted to ``url``."""
+
+    patient_system: str = "urn:dicom:patient-id"
+    """System of the Patient ID where the image names no issuer (``Identifier.system``)."""
+    accession_system: str = "urn:dicom:accession-number"
+    """System of the accession number."""
+
+
+class Hl7Destination(_Section):
+    """A receiver of HL7 v2.5.1 messages: ORU^R01 over MLLP."""
+
+    host: Host
+    port: int = Field(ge=1, le=65535)
+    tls: ClientTls | None = None
+    sending_application: Hl7Name = "DICOMNODE"
+    """MSH-3."""
+    sending_facility: Hl7Name = ""
+    """MSH-4."""
+    receiving_application: Hl7Name = ""
+    """MSH-5."""
+    receiving_facility: Hl7Name = ""
+    """MSH-6."""
+    processing_id: Literal["P", "T", "D"] = "P"
+    """MSH-11: production, training or debugging."""
+    connect_timeout_s: Seconds = 10
+
+    @model_validator(mode="after")
+    def _has_a_host(self) -> Hl7Destination:
+        if not self.host:
+            raise ValueError("an HL7 receiver needs a host")
+        return self
+
+
 class DestinationProfile(_Section):
     """Where results go, and what the viewer there can show."""
 
@@ -517,6 +584,10 @@ class DestinationProfile(_Section):
     """A DICOM destination: one of ``peers``."""
     web: WebDestination | None = None
     """A DICOMweb destination."""
+    hl7: Hl7Destination | None = None
+    """A receiver of HL7 messages: gets the numbers and the paragraph of each study, and no images."""
+    fhir: FhirDestination | None = None
+    """A FHIR server: the same."""
     segmentation_references: SegmentationTarget = SegmentationTarget.KEY_PHASE
     omit_empty_frames: bool = False
     """OHIF misplaces a SEG whose empty frames were left out."""
@@ -533,9 +604,24 @@ class DestinationProfile(_Section):
 
     @model_validator(mode="after")
     def _is_one_place(self) -> DestinationProfile:
-        if (self.peer is None) == (self.web is None):
-            raise ValueError("a destination is either a 'peer' or a 'web' service")
+        if sum(one is not None for one in (self.peer, self.web, self.hl7, self.fhir)) != 1:
+            raise ValueError("a destination is one of: a 'peer', a 'web' service, an 'hl7' receiver, a 'fhir' server")
         return self
+
+    @property
+    def takes_objects(self) -> bool:
+        """Whether it takes DICOM objects; the others get a message for each front page."""
+        return self.peer is not None or self.web is not None
+
+
+class ParagraphSettings(_Section):
+    """The paragraph for the radiologist's report, on the front page of each study's results."""
+
+    language: Literal["english", "german"] = "english"
+    template: ConfigurationPath | None = None
+    """A template of one's own in place of the one of the language; ``paragraphs/english.yaml`` explains itself."""
+    compare: bool = True
+    """Compare with the last examination of the same patient whose images are held here."""
 
 
 class ResultSettings(_Section):
@@ -550,6 +636,10 @@ class ResultSettings(_Section):
     patient_on_pages: bool = True
     """Name, ID, birth date, study date and accession number at the head of each page. Off for research sites: what is
     drawn into pixels stays when headers lose their identity."""
+    paragraph: ParagraphSettings = ParagraphSettings()
+    normal_ranges: ConfigurationPath | None = None
+    """Table of normal ranges by sex and age, with its source, in place of the one that comes with this software; laid
+    out as ``pipelines/function/normals.yaml``."""
     destinations: dict[Name, DestinationProfile] = Field(default_factory=dict)
 
 
@@ -632,22 +722,6 @@ class MetricsSettings(_Section):
     address: str = "127.0.0.1"
     port: int | None = Field(default=None, ge=1, le=65535)
     """``http://address:port/metrics``; unset means not served."""
-
-
-class ClientTls(_Section):
-    """How this node proves who it is, and what it trusts, when it calls a server over TLS."""
-
-    trusted: ConfigurationPath
-    """Certificates (PEM) of those who may sign the server's."""
-    certificate: ConfigurationPath | None = None
-    """This node's, with what leads to its root (PEM)."""
-    key: ConfigurationPath | None = None
-
-    @model_validator(mode="after")
-    def _certificate_has_a_key(self) -> ClientTls:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key belong together: give both or neither")
-        return self
 
 
 class SyslogSettings(_Section):

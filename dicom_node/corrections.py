@@ -135,9 +135,9 @@ def delete_everywhere(
     Raises
     ------
     NodeError
-        One of its results is on its way to a destination at this moment.
+        It is being received, or one of its results is on its way to a destination at this moment.
     LedgerError
-        There is no such study, or it is being received.
+        There is no such study.
     """
     from dicom_node.deliver.rejection import reject_set
     from dicom_node.results.rejection import RejectionReason

@@ -187,17 +187,22 @@ def _keys(configuration: Configuration) -> set[Path]:
         configuration.node.tls,
         configuration.web,
         configuration.audit.syslog.tls if configuration.audit.syslog else None,
-        *(profile.web for profile in configuration.results.destinations.values()),
+        *(
+            one
+            for profile in configuration.results.destinations.values()
+            for one in (profile.web, profile.fhir, profile.hl7.tls if profile.hl7 else None)
+        ),
     )
     return {section.key for section in sections if section is not None and section.key is not None}
 
 
 def _secrets(configuration: Configuration) -> Iterator[tuple[str, Secret]]:
     for name, profile in configuration.results.destinations.items():
-        for key in ("token", "basic"):
-            secret = getattr(profile.web, key, None)
-            if secret is not None:
-                yield f"results.destinations.{name}.web.{key}", secret
+        for kind, service in (("web", profile.web), ("fhir", profile.fhir)):
+            for key in ("token", "basic"):
+                secret = getattr(service, key, None)
+                if secret is not None:
+                    yield f"results.destinations.{name}.{kind}.{key}", secret
 
 
 def _ports(configuration: Configuration) -> Iterator[Finding]:
@@ -266,10 +271,12 @@ def _certificate_files(configuration: Configuration) -> Iterator[tuple[str, Path
         if syslog.tls.certificate is not None:
             yield "audit.syslog.tls.certificate", syslog.tls.certificate
     for name, profile in configuration.results.destinations.items():
-        for key in ("certificate", "trusted"):
-            path = getattr(profile.web, key, None)
-            if path is not None:
-                yield f"results.destinations.{name}.web.{key}", path
+        services = (("web", profile.web), ("fhir", profile.fhir), ("hl7.tls", profile.hl7 and profile.hl7.tls))
+        for kind, service in services:
+            for key in ("certificate", "trusted"):
+                path = getattr(service, key, None)
+                if path is not None:
+                    yield f"results.destinations.{name}.{kind}.{key}", path
 
 
 def _validity(key: str, path: Path, certificate: x509.Certificate, now: dt.datetime) -> Finding:
@@ -403,6 +410,7 @@ def _peers(configuration: Configuration) -> Iterator[Finding]:
         else:
             remedy = answer.error.remedy or "check host, port and AE title, and that it knows this node"
             yield Finding("peers", Level.BROKEN, f"{name} ({peer.ae_title}): {answer.error.what}", remedy)
+    yield from _receivers(configuration)
     for name, profile in configuration.results.destinations.items():
         if profile.web is None:
             continue
@@ -412,3 +420,27 @@ def _peers(configuration: Configuration) -> Iterator[Finding]:
         else:
             remedy = answer.error.remedy or "check the URL and the credentials"
             yield Finding("peers", Level.BROKEN, f"{name} ({profile.web.url}): {answer.error.what}", remedy)
+
+
+def _receivers(configuration: Configuration) -> Iterator[Finding]:
+    """HL7 receivers and FHIR servers: whether they can be reached; nothing is sent."""
+    for name, profile in configuration.results.destinations.items():
+        where = ""
+        try:
+            if profile.hl7 is not None:
+                from dicom_node.deliver.mllp import MllpConnection
+
+                where = f"{profile.hl7.host}:{profile.hl7.port}"
+                with MllpConnection(profile.hl7, configuration.delivery.response_timeout_s):
+                    pass
+            elif profile.fhir is not None:
+                from dicom_node.deliver.fhir_destination import ask
+
+                where = profile.fhir.url
+                ask(profile.fhir, configuration.delivery.response_timeout_s)
+            else:
+                continue
+        except NodeError as error:
+            yield Finding("peers", Level.BROKEN, f"{name} ({where}): {error.what}", error.remedy)
+        else:
+            yield Finding("peers", Level.WELL, f"{name} ({where}) can be reached")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dicom_node.config import Configuration
 from dicom_node.config_file import Mistake
+from dicom_node.errors import ConfigurationError
 from pipelines.errors import AnalysisSetupError
 from pipelines.package import packages
 
@@ -25,6 +26,7 @@ _DEVICES_TIMEOUT_S = 120.0
 _EXTRAS = {
     "analysis": ("torch", "monai", "safetensors", "scipy", "skimage", "highdicom", "matplotlib"),
     "web": ("fastapi", "uvicorn", "jinja2", "argon2"),
+    "messages": ("hl7", "fhir.resources"),
 }
 """Libraries of the optional dependencies (pyproject.toml) that a node may have to do without."""
 
@@ -38,7 +40,11 @@ def serving_mistakes(configuration: Configuration) -> Iterator[Mistake]:
     for section, port in (("web", configuration.web.port), ("console", configuration.console.port)):
         if port is not None and (absent := _absent("web")):
             yield Mistake(((section, "port"),), f"nothing can be served there, for {absent}")
+    for name, profile in configuration.results.destinations.items():
+        if (profile.hl7 or profile.fhir) and (absent := _absent("messages")):
+            yield Mistake((("results", "destinations", name),), f"no message can be sent, for {absent}")
     yield from _storage(configuration)
+    yield from _wording(configuration)
     yield from _devices(configuration)
     yield from _analyses(configuration)
 
@@ -58,7 +64,7 @@ def free_space_mistakes(configuration: Configuration) -> Iterator[Mistake]:
 
 def _absent(extra: str) -> str:
     """What of an extra is not installed, and what to do about it; empty when nothing is missing."""
-    missing = [name for name in _EXTRAS[extra] if importlib.util.find_spec(name) is None]
+    missing = [name for name in _EXTRAS[extra] if importlib.util.find_spec(name.partition(".")[0]) is None]
     return f"{', '.join(missing)} is not installed: pip install 'dicom-node[{extra}]'" if missing else ""
 
 
@@ -90,6 +96,25 @@ def _storage(configuration: Configuration) -> Iterator[Mistake]:
         reason = _not_writable(database.parent) or _not_opened(database)
         if reason:
             yield Mistake((("storage", "database"),), f"{database} cannot be written ({reason}): give the node access")
+
+
+def _wording(configuration: Configuration) -> Iterator[Mistake]:
+    """A template or a table of a department's own; those that come with this software are sound."""
+    results = configuration.results
+    if results.paragraph.template is not None:
+        from dicom_node.results.paragraph import read_template
+
+        try:
+            read_template(results.paragraph)
+        except ConfigurationError as error:
+            yield Mistake((("results", "paragraph", "template"),), error.what)
+    if results.normal_ranges is not None:
+        from dicom_node.results.normal_ranges import normal_table
+
+        try:
+            normal_table(results)
+        except ConfigurationError as error:
+            yield Mistake((("results", "normal_ranges"),), error.what)
 
 
 def _not_writable(directory: Path) -> str | None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
@@ -15,7 +16,16 @@ from storage.job_rows import job_event, supersede
 from storage.ledger import Ledger
 from storage.schema import JobRow, JobSlot, JobState, ResultRow, Verdict
 
-__all__ = ["FRONT_PAGE", "PackageOutcome", "ResultReference", "close_version", "package_outcomes", "reopen_version"]
+__all__ = [
+    "FRONT_PAGE",
+    "PackageOutcome",
+    "ResultReference",
+    "ToldSummary",
+    "close_version",
+    "package_outcomes",
+    "reopen_version",
+    "told_summary",
+]
 
 FRONT_PAGE = "front_page"
 """Stands where the name of a package stands."""
@@ -51,6 +61,26 @@ class PackageOutcome:
     """What it found, by name with unit."""
     withheld: Mapping[str, str] = field(default_factory=dict)
     """Destinations that its results are withheld from, and why."""
+    reported: tuple[Mapping[str, Any], ...] = ()
+    """The same with units, bounds and normal ranges, as the summary of its job has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToldSummary:
+    """What a front page told, as far as the ledger keeps it."""
+
+    route: str
+    numbers: tuple[Mapping[str, Any], ...]
+    paragraph: str
+    """Empty when there was none."""
+
+
+def told_summary(ledger: Ledger, job_id: int, sop_instance_uid: str) -> ToldSummary:
+    """What a front page told, by the closing job that made it and its SOP Instance UID."""
+    with ledger.reading() as session:
+        row = session.scalars(select(JobRow).where(JobRow.id == job_id)).one()
+        told = (row.summary or {}).get("told", {}).get(sop_instance_uid, {})
+        return ToldSummary(row.route, tuple(told.get("numbers", ())), told.get("paragraph", ""))
 
 
 def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:
@@ -136,6 +166,7 @@ def package_outcomes(ledger: Ledger, job_id: int) -> tuple[PackageOutcome, ...]:
                 _references(job.results),
                 (job.summary or {}).get("numbers", {}),
                 (job.summary or {}).get("withheld", {}),
+                tuple((job.summary or {}).get("reported", ())),
             )
             for job in _packages(session, closing)
             if job.state not in _OPEN

@@ -143,8 +143,8 @@ SHA256 = "0" * 64
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("results: {destinations: {p: {}}}", "either a 'peer' or a 'web'"),
-        ("results: {destinations: {p: {peer: x, web: {url: 'https://h'}}}}", "either a 'peer' or a 'web'"),
+        ("results: {destinations: {p: {}}}", "one of: a 'peer', a 'web' service"),
+        ("results: {destinations: {p: {peer: x, web: {url: 'https://h'}}}}", "one of: a 'peer', a 'web' service"),
         ("results: {destinations: {p: {web: {url: 'ftp://h/x'}}}}", "begins with http"),
         ("results: {destinations: {p: {web: {url: 'https://'}}}}", "begins with http"),
         ("results: {destinations: {p: {web: {url: 'https://h:x/'}}}}", "ort"),

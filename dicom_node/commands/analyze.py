@@ -134,10 +134,11 @@ def _write_documents(documents: Sequence[Mapping[str, Any]], output: Path) -> No
 
 def _failed(uid: str, error: Exception) -> dict[str, Any]:
     """The document of a study of which nothing came."""
-    lists = ("stacks", "omissions", "analyses", "refusals", "objects", "rejected", "pictures")
+    lists = ("stacks", "omissions", "reported", "analyses", "refusals", "objects", "rejected", "pictures")
     return {
         "study_instance_uid": uid,
         "failed": str(classify(error)),
+        "paragraph": {},
         "quality": None,
         "seconds": {},
         **{name: [] for name in lists},
@@ -152,6 +153,7 @@ def _created(files: Sequence[Path]) -> dt.datetime:
 
 def _written(processed: ProcessedStudy, uid: str, output: Path) -> dict[str, Any]:
     """Write what came of one study; its document in ``results.json``."""
+    from dicom_node.results.numbers import numbers_record
     from dicom_node.results.png import write_summary_pages
     from pipelines.quality.findings import QualityAssessment
 
@@ -182,6 +184,8 @@ def _written(processed: ProcessedStudy, uid: str, output: Path) -> dict[str, Any
         "stacks": [_stack(stack) for stack in processed.study.stacks],
         "omissions": [_omission(omission) for omission in processed.study.omissions],
         "quality": _quality(processed.findings.get(QualityAssessment)),
+        "paragraph": _paragraph(processed),
+        "reported": numbers_record(processed.reported),
         "analyses": [_analysis(verdict, processed.numbers.get(verdict.package, {})) for verdict in processed.verdicts],
         "refusals": _refusals(processed.findings),
         "objects": objects,
@@ -192,6 +196,19 @@ def _written(processed: ProcessedStudy, uid: str, output: Path) -> dict[str, Any
         "pictures": [page.relative_to(output) for page in pages],
         "seconds": {step: round(value, 3) for step, value in processed.seconds.items()},
     }
+
+
+def _paragraph(processed: ProcessedStudy) -> dict[str, str]:
+    """The paragraph for the report in each language that comes with this software."""
+    from dicom_node.config import ParagraphSettings
+    from dicom_node.results.paragraph import paragraph, read_template
+
+    made = {}
+    for language in ("english", "german"):
+        wording = paragraph(processed.reported, read_template(ParagraphSettings(language=language)))
+        if wording is not None:
+            made[language] = wording.text
+    return made
 
 
 def _analysis(verdict: Verdict, numbers: Mapping[str, float]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ import typer
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dicom_node.commands.demo_enhancement import TrueEnhancement, show_enhancement, true_enhancement
 from dicom_node.commands.ledger import opened
 from dicom_node.commands.send import send_folder
 from dicom_node.commands.terminal import ExitCode, console, table
@@ -35,6 +37,7 @@ __all__ = ["demo"]
 
 SCANNER, PACS = "DEMOSCANNER", "DEMOPACS"
 START_S, PATIENCE_S, STOP_S = 120.0, 900.0, 40.0
+ANALYSES = ("ventricular_function", "synthetic_enhancement")
 _MARK = ".dicom-node-demo"
 _JOB_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.SUPERSEDED})
 _DELIVERY_ENDS = ENDED | {DeliveryState.DEAD}
@@ -55,11 +58,11 @@ def demo(
     from dicom_node.network.sender import ScuSettings
 
     output = _emptied(output)
+    truth: Mapping[Quantity, float] = {}
+    enhancement: TrueEnhancement | None = None
+    images = study or output / "scanner"
     if study is None:
-        truth = _simulate(output / "scanner", seed)
-        images = output / "scanner"
-    else:
-        truth, images = {}, study
+        truth, enhancement = _simulate(images, seed)
     node_port, pacs_port = _free_port(), _free_port()
     configuration = _configured(output / "config.yaml", node_port, pacs_port)
     callers = {
@@ -81,6 +84,8 @@ def demo(
         held = sorted(pacs.held().values())
         _show_jobs(ledger)
     committed = _show_results(held, output, truth)
+    if enhancement is not None:
+        show_enhancement(held, enhancement, output)
     _tell_how_to_go_on(output)
     if not committed:
         raise typer.Exit(ExitCode.FAILED)
@@ -99,17 +104,21 @@ def _emptied(output: Path) -> Path:
     return output
 
 
-def _simulate(folder: Path, seed: int) -> Mapping[Quantity, float]:
-    """Write the study of the simulated scanner; the true numbers of its heart."""
+def _simulate(folder: Path, seed: int) -> tuple[Mapping[Quantity, float], TrueEnhancement]:
+    """Write the cine study of a simulated patient with an infarct; the true numbers of the heart, and its scar.
+
+    Late enhancement is simulated as the truth and not sent: the patient gets no contrast agent.
+    """
     from pipelines.function.findings import Quantity
-    from pipelines.phantom import PhantomRecipe, measure_truth, simulate, write_study
+    from pipelines.phantom import Disease, PhantomRecipe, measure_truth, simulate, write_study
 
     with console.status("the simulated scanner acquires a short-axis stack and three long-axis views"):
-        phantom = simulate(PhantomRecipe(seed=seed))
-        files = write_study(phantom, folder)
+        recipe = PhantomRecipe(seed=seed, disease=Disease.INFARCT, acute=False, late_enhancement=True)
+        phantom = simulate(recipe, matched_enhancement=True)
+        files = write_study(replace(phantom, enhancement=None), folder)
         facts = measure_truth(phantom).facts
-    console.print(f"the simulated scanner made {len(files)} images in {folder}")
-    return {
+    console.print(f"the simulated scanner made {len(files)} images of a heart with an infarct in {folder}")
+    numbers = {
         Quantity.LVEDV: facts.lv_edv_ml,
         Quantity.LVESV: facts.lv_esv_ml,
         Quantity.LVSV: facts.lv_edv_ml - facts.lv_esv_ml,
@@ -121,6 +130,7 @@ def _simulate(folder: Path, seed: int) -> Mapping[Quantity, float]:
         Quantity.RVEF: facts.rv_ef_percent,
         Quantity.HEART_RATE: facts.heart_rate_bpm,
     }
+    return numbers, true_enhancement(phantom)
 
 
 def _free_port() -> int:
@@ -136,7 +146,7 @@ def _configured(path: Path, node_port: int, pacs_port: int) -> Configuration:
             "scanner": {"ae_title": SCANNER, "may": ["send"]},
             "pacs": {"ae_title": PACS, "host": "127.0.0.1", "port": pacs_port, "may": ["send", "receive"]},
         },
-        "routes": {"cine": {"destinations": ["pacs"]}},
+        "routes": {"cine": {"analyses": list(ANALYSES), "destinations": ["pacs"]}},
         "storage": {
             "database": "sqlite:///node/ledger.sqlite",
             "directory": "node/instances",
@@ -245,7 +255,7 @@ def _show_results(held: Collection[Path], output: Path, truth: Mapping[Quantity,
         dataset = dcmread(path)
         key = (int(dataset.SeriesNumber), str(dataset.get("SeriesDescription", "")), dataset.SOPClassUID.name)
         rows[key] = rows.get(key, 0) + 1
-        if dataset.SOPClassUID == SecondaryCaptureImageStorage:
+        if dataset.SOPClassUID == SecondaryCaptureImageStorage and dataset.SamplesPerPixel == 3:
             name = re.sub(r"[^0-9A-Za-z.]", "_", str(dataset.StudyInstanceUID))[-24:]
             page = output / f"summary-{name}-{dataset.SeriesNumber}-{dataset.InstanceNumber}.png"
             Image.fromarray(dataset.pixel_array).save(page)

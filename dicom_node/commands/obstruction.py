@@ -12,7 +12,7 @@ from dicom_node.commands.training import print_result, shown_training, step_prog
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pipelines.training.obstruction import Ablated
+    from pipelines.evaluation.obstruction import Ablated
     from pipelines.training.steps import Progress as TrainingProgress
     from pipelines.training.steps import TrainingResult
 
@@ -58,7 +58,8 @@ def train_obstruction(
     as_json: JsonFlag = False,
 ) -> None:
     """Train the obstruction network on phantoms, or fine-tune it on a site's studies; stopped runs go on."""
-    from pipelines.training.obstruction import fine_tune, train_on_phantoms
+    from pipelines.evaluation.obstruction import ablate
+    from pipelines.training.obstruction import fine_tune, prepare_phantoms, train_on_phantoms
 
     if (clips is None) == (studies is None):
         raise ConfigurationError("give either --clips or --studies", subject="train obstruction")
@@ -81,6 +82,34 @@ def train_obstruction(
                 seed=seed,
                 device=device,
                 resume=resume,
+                prepared=shown.packed,
+                report=report,
+            )
+        elif ablation:
+            ready = prepare_phantoms(
+                clips or Path(),
+                output,
+                phantoms=phantoms,
+                first_seed=phantom_seed,
+                full=full,
+                pretraining_steps=pretraining_steps,
+                peak_rate=rate,
+                seed=seed,
+                workers=workers,
+                device=device,
+                resume=resume,
+                prepared=shown.packed,
+                report=report,
+            )
+            result = ablate(
+                ready,
+                output,
+                names=ablation,
+                steps=steps,
+                peak_rate=rate,
+                seed=seed,
+                device=device,
+                resume=resume,
                 report=report,
             )
         else:
@@ -93,7 +122,6 @@ def train_obstruction(
                 pretraining_steps=pretraining_steps,
                 steps=steps,
                 peak_rate=rate,
-                ablation=tuple(ablation or ()),
                 seed=seed,
                 workers=workers,
                 device=device,
@@ -108,7 +136,7 @@ def train_obstruction(
     else:
         table(
             "Ablation, hearts kept out",
-            ["", "steps>", "parameters>", "AUC>", "slice AUC>"],
+            ["", "steps>", "parameters>", "AUC>", "slice AUC>", "p>"],
             (
                 (
                     one.name,
@@ -116,6 +144,7 @@ def train_obstruction(
                     one.parameters,
                     f"{one.auc.value:.3f} ({one.auc.low:.2f} to {one.auc.high:.2f})",
                     f"{one.slice_auc.value:.3f}",
+                    f"{one.p_value:.2f}",
                 )
                 for one in result
             ),

@@ -267,10 +267,13 @@ def evaluate_enhancement(
     models: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the networks; left out: the package's.")
     ] = None,
+    calibration: Annotated[
+        bool, typer.Option("--calibrate", help="Print the laws of presence and interval that these cases give.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Read late enhancement as the node would, and compare with annotated patients or with phantoms."""
-    from pipelines.evaluation.enhancement import EnhancementCase, evaluate_emidec, evaluate_phantoms
+    from pipelines.evaluation.enhancement import EnhancementCase, calibrate, evaluate_emidec, evaluate_phantoms
     from pipelines.models.registry import PACKAGED, ModelUnavailable
 
     if (emidec is None) == (phantoms is None):
@@ -290,8 +293,12 @@ def evaluate_enhancement(
                 )
             else:
                 evaluation = evaluate_phantoms(phantoms or 1, seed=seed, models=root, report=report)
+            laws = calibrate(evaluation.results) if calibration else None
         except (ValueError, ModelUnavailable) as error:
             raise ConfigurationError(str(error), subject="evaluate enhancement") from error
+    if laws is not None:
+        print_json(laws)
+        return
     if as_json:
         print_json(evaluation.to_json())
         return

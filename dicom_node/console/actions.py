@@ -259,7 +259,12 @@ def _known(desk: Desk, destination: str) -> Any:
 def _take_in(desk: Desk, person: Person, order: QuarantineOrder) -> Done:
     one = quarantined_object(desk.ledger, order.number)
     given = _consent(person, order.reason)
-    take_in_quarantined(desk.configuration, desk.ledger, desk.files, desk.trail, one, given)
+    try:
+        take_in_quarantined(desk.configuration, desk.ledger, desk.files, desk.trail, one, given)
+    except OSError as error:
+        raise NodeError(
+            f"its file cannot be read: {error.strerror}", subject=f"object {order.number}", remedy="drop it"
+        ) from error
     return Done(f"Object {order.number} taken in; its study is scheduled again.")
 
 

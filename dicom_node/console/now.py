@@ -39,6 +39,7 @@ FRESH_S = 2.0
 LATELY = 12
 """Studies that are listed."""
 ARRIVING_SHOWN = 20
+FAILED_SHOWN = 20
 READ_AGAIN_S = 4.0
 """A study that is coming in is read again after so long: each image changes it."""
 
@@ -87,6 +88,7 @@ class NowView:
     arriving: tuple[Arriving, ...]
     running: tuple[RunningJob, ...]
     queued: tuple[RunningJob, ...]
+    failed: tuple[JobOverview, ...]
     studies: tuple[StudyOverview, ...]
     peers: tuple[PeerState, ...]
 
@@ -121,6 +123,7 @@ class NowBoard:
             arriving=arriving,
             running=tuple(_running(one, typical) for one in reversed(jobs) if one.state is JobState.RUNNING),
             queued=tuple(RunningJob(one, None) for one in reversed(jobs) if one.state is JobState.QUEUED),
+            failed=job_overviews(desk.ledger, states=(JobState.FAILED,), limit=FAILED_SHOWN),
             studies=study_overviews(desk.ledger, limit=LATELY),
             peers=_peers(desk, status),
         )
@@ -182,7 +185,7 @@ def _peers(desk: Desk, status: NodeStatus) -> tuple[PeerState, ...]:
             if destination == name and state is not DeliveryState.DEAD
         )
         dead = status.waiting.deliveries.get((name, DeliveryState.DEAD), 0)
-        on_the_way = f"{waiting} on the way" if waiting else "everything delivered"
+        on_the_way = f"{waiting} on the way" if waiting else "nothing waits for it"
         if name in paused:
             found.append(PeerState(name, "receives", False, f"paused by {paused[name].by}", paused[name].since))
         elif name in away:

@@ -26,7 +26,7 @@ from storage.overview import (
     study_overviews,
 )
 from storage.paused import paused_destinations
-from storage.schema import AccountRole, AssessmentResult, DeliveryState
+from storage.schema import AccountRole, DeliveryState
 
 __all__ = ["pages_router"]
 
@@ -68,8 +68,6 @@ def pages_router() -> APIRouter:
             person,
             study=study_view(desk, study),
             patients_shown=may_see_patients(desk, person),
-            patient_on_pages=desk.configuration.results.patient_on_pages,
-            results=tuple(AssessmentResult),
         )
 
     @router.get("/studies/{study}/pages/{result}.png")

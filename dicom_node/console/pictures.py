@@ -12,16 +12,25 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from dicom_node.console.access import ForbiddenError, Person
 from dicom_node.console.desk import Desk
 from storage.ledger import LedgerError
-from storage.overview import result_overviews
+from storage.overview import ResultOverview, result_overviews
 from storage.schema import AccountRole
 
-__all__ = ["may_see_patients", "picture"]
+__all__ = ["may_see_patients", "names_patient", "picture"]
 
 
 def may_see_patients(desk: Desk, person: Person) -> bool:
     """Whether a person may see what names a patient."""
     role = desk.configuration.console.patients_for
     return role is not None and person.may(AccountRole(role))
+
+
+def names_patient(desk: Desk, page: ResultOverview) -> bool:
+    """Whether a page has the patient's name drawn into its pixels, as far as it says (BurnedInAnnotation)."""
+    try:
+        header = dcmread(desk.files.absolute(page.path), stop_before_pixels=True, specific_tags=["BurnedInAnnotation"])
+    except (OSError, InvalidDicomError):
+        return True
+    return str(header.get("BurnedInAnnotation", "YES")) != "NO"
 
 
 def picture(desk: Desk, person: Person, study_instance_uid: str, result_id: int) -> bytes:
@@ -42,7 +51,7 @@ def picture(desk: Desk, person: Person, study_instance_uid: str, result_id: int)
         dataset = dcmread(desk.files.absolute(found.path))
     except (OSError, InvalidDicomError) as error:
         raise LedgerError(f"the file of page {result_id} was removed, or cannot be read") from error
-    if str(dataset.get("BurnedInAnnotation", "YES")) != "NO" and not may_see_patients(desk, person):
+    if names_patient(desk, found) and not may_see_patients(desk, person):
         raise ForbiddenError("this page names the patient: console.patients_for says who may see that")
     content = BytesIO()
     Image.fromarray(dataset.pixel_array).save(content, "PNG")

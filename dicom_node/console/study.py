@@ -9,6 +9,7 @@ import structlog
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_node.console.desk import Desk
+from dicom_node.console.pictures import names_patient
 from dicom_node.errors import raised_at
 from dicom_node.schedule.study import StudyDescription, describe
 from storage.assessments import Assessment, assessments
@@ -17,7 +18,6 @@ from storage.overview import (
     DeliveryOverview,
     Event,
     JobOverview,
-    ResultOverview,
     StudyOverview,
     StudyReceipt,
     delivery_overviews,
@@ -30,9 +30,18 @@ from storage.overview import (
 from storage.performed_steps import study_steps
 from storage.schema import DeliveryState, JobState, Verdict
 
-__all__ = ["JudgedJob", "StudyView", "study_view"]
+__all__ = ["JudgedJob", "Page", "StudyView", "study_view"]
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of results that is there."""
+
+    id: int
+    series_description: str
+    names_patient: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +51,7 @@ class JudgedJob:
     job: JobOverview
     latest: bool
     """Whether no later job of its route and package took its place."""
-    pictures: tuple[ResultOverview, ...]
-    """Pages of its results that are there."""
+    pictures: tuple[Page, ...]
     assessment: Assessment | None
 
     @property
@@ -101,7 +109,7 @@ def study_view(desk: Desk, study_instance_uid: str) -> StudyView:
                 job,
                 latest[job.route, job.package] == job.id,
                 tuple(
-                    one
+                    Page(one.id, one.series_description, names_patient(desk, one))
                     for one in results
                     if one.job_id == job.id and one.present and one.sop_class_uid == SecondaryCaptureImageStorage
                 ),

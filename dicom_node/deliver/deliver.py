@@ -165,6 +165,15 @@ class Deliverer:
         profile = present.profile
         if profile.web is not None:
             return WebDestinationClient(present, profile.web)
+        # Imported by whoever has such destinations.
+        if profile.hl7 is not None:
+            from dicom_node.deliver.hl7_destination import Hl7DestinationClient
+
+            return Hl7DestinationClient(present, profile.hl7)
+        if profile.fhir is not None:
+            from dicom_node.deliver.fhir_destination import FhirDestinationClient
+
+            return FhirDestinationClient(present, profile.fhir)
         assert profile.peer is not None
         return DimseDestinationClient(
             present, self.configuration.peers[profile.peer], ScuSettings.of(self.configuration)

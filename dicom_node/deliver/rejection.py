@@ -111,7 +111,8 @@ def _notes(
     files: InstanceFiles, configuration: Configuration, void: VoidSet, why: RejectionReason, sentence: str
 ) -> list[ResultRecord]:
     """One note for all destinations that have the same of the set."""
-    takes = {name for name, profile in configuration.results.destinations.items() if profile.rejection_notes}
+    destinations = configuration.results.destinations
+    takes = {name for name, profile in destinations.items() if profile.takes_objects and profile.rejection_notes}
     held: dict[str, list[VoidResult]] = {}
     for one in void.results:
         for destination in one.arrived_at & takes:
@@ -120,14 +121,14 @@ def _notes(
     for destination, results in held.items():
         alike.setdefault(tuple(one.id for one in results), []).append(destination)
     notes = []
-    for destinations in alike.values():
-        results = held[destinations[0]]
+    for names in alike.values():
+        results = held[names[0]]
         reference = _reference(files, results)
         if reference is None:
             _log.error(
                 "results cannot be rejected: their files are gone or damaged; reject them at the destination",
                 study_instance_uid=void.study_instance_uid,
-                destinations=destinations,
+                destinations=names,
             )
             continue
         note = rejection_note(
@@ -155,7 +156,7 @@ def _notes(
                 path=file.path,
                 digest=file.digest,
                 size=file.size,
-                destinations=tuple(sorted(destinations)),
+                destinations=tuple(sorted(names)),
             )
         )
     return notes

@@ -19,7 +19,9 @@ from dicom_node.results.content import Predecessor
 from dicom_node.results.encode import EncodedPackage, EncodedStudy, encode_refusal, encode_study
 from dicom_node.results.front_page import ListedPackage, front_page, told_to
 from dicom_node.results.gate import check
+from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.objects import ResultObject
+from dicom_node.results.paragraph import EarlierExamination, paragraph, read_template
 from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.verdict import Verdict, VerdictKind
 from dicom_node.results.whole import RejectedObject, checked_set, identity_refusal
@@ -30,7 +32,16 @@ from pipelines.errors import Refusal
 from pipelines.package import packages
 from pipelines.study import analyse_study, findings_of
 
-__all__ = ["Processed", "ProcessedStudy", "process_front_page", "process_study"]
+__all__ = ["Processed", "ProcessedStudy", "Told", "process_front_page", "process_study"]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a front page tells those who read no SR."""
+
+    paragraph: str
+    """Empty when there is none."""
+    numbers: tuple[ReportedNumber, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,8 @@ class Processed:
     rejected: tuple[RejectedObject, ...]
     seconds: Mapping[str, float]
     verdicts: tuple[Verdict, ...]
+    told: Mapping[str, Told] = field(default_factory=dict)
+    """What each front page tells, by its SOP Instance UID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +79,14 @@ class ProcessedStudy(Processed):
         Of all packages that were run together.
     numbers : mapping of str to mapping of str to float
         What each package found, by its name and the name of the number.
+    reported : tuple of ReportedNumber
+        The same of all packages, with units and, where there are any, bounds and normal ranges.
     """
 
-    study: CineStudy
-    findings: Findings
-    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    study: CineStudy = field(kw_only=True)
+    findings: Findings = field(kw_only=True)
+    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict, kw_only=True)
+    reported: tuple[ReportedNumber, ...] = field(default=(), kw_only=True)
 
 
 def process_study(
@@ -173,6 +189,7 @@ def process_study(
         study=study,
         findings=findings,
         numbers={one.package.name: one.numbers for one in encoded.packages},
+        reported=tuple(number for one in encoded.packages for number in one.reported),
     )
 
 
@@ -188,6 +205,7 @@ def process_front_page(
     results: ResultSettings,
     withheld: Mapping[str, Mapping[str, str]] | None = None,
     predecessors: Sequence[Predecessor] = (),
+    earlier: EarlierExamination | None = None,
 ) -> Processed:
     """Make the front page and the manifest of a study version on a route; see :mod:`dicom_node.results.front_page`.
 
@@ -204,6 +222,8 @@ def process_front_page(
         and nothing of what was found.
     predecessors
         The front page of before, if there is one.
+    earlier
+        The patient's last examination before, if the node holds one.
 
     Raises
     ------
@@ -217,14 +237,23 @@ def process_front_page(
         sources = SourceDatasets.index(paths)
         circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors))
         reference = sources.any_of(study_instance_uid)
-        objects = tuple(
-            each
-            for told, profiles in _told_alike(listed, withheld or {}, _profiles(route, results))
-            for each in front_page(reference, told, profiles, circumstances)
-        )
+        template = read_template(results.paragraph)
+        objects: list[ResultObject] = []
+        told: dict[str, Told] = {}
+        for listing, names in _told_alike(listed, withheld or {}, route.destinations):
+            numbers = tuple(number for one in listing for number in one.numbers)
+            wording = paragraph(numbers, template, earlier)
+            profiles = {name: profile for name, profile in _profiles(route, results).items() if name in names}
+            report, *others = front_page(reference, listing, profiles, circumstances, wording)
+            # Those who get messages are told by what the report says.
+            objects += [
+                replace(report, destinations=report.destinations | (names & _receivers(route, results))),
+                *others,
+            ]
+            told[report.sop_instance_uid] = Told("" if wording is None else wording.text, numbers)
     with _timed("gate", seconds):
-        earlier = [each.sop_instance_uid for one in listed for each in one.results]
-        problems = check(objects, sources, [*earlier, *(one.sop_instance_uid for one in predecessors)])
+        delivered = [each.sop_instance_uid for one in listed for each in one.results]
+        problems = check(objects, sources, [*delivered, *(one.sop_instance_uid for one in predecessors)])
     if any(problems):
         raise GateError(
             "the front page was found unfit by the check before delivery: "
@@ -232,27 +261,35 @@ def process_front_page(
             subject=objects[0].sop_instance_uid,
             remedy="report this as a defect",
         )
-    return Processed(objects, (), seconds, ())
+    return Processed(tuple(objects), (), seconds, (), told)
 
 
 def _told_alike(
-    listed: Sequence[ListedPackage],
-    withheld: Mapping[str, Mapping[str, str]],
-    profiles: Mapping[str, DestinationProfile],
-) -> Iterator[tuple[list[ListedPackage], dict[str, DestinationProfile]]]:
+    listed: Sequence[ListedPackage], withheld: Mapping[str, Mapping[str, str]], destinations: Sequence[str]
+) -> Iterator[tuple[list[ListedPackage], frozenset[str]]]:
     """Groups of destinations that may be told the same, with what they may be told."""
-    groups: dict[tuple[tuple[str, str], ...], dict[str, DestinationProfile]] = {} if profiles else {(): {}}
-    for name, profile in profiles.items():
+    groups: dict[tuple[tuple[str, str], ...], set[str]] = {} if destinations else {(): set()}
+    for name in destinations:
         kept_back = tuple((package, by[name]) for package, by in sorted(withheld.items()) if name in by)
-        groups.setdefault(kept_back, {})[name] = profile
+        groups.setdefault(kept_back, set()).add(name)
     for kept_back, group in groups.items():
         why = dict(kept_back)
         told = [told_to(one, withheld.get(one.verdict.package, {}), why.get(one.verdict.package)) for one in listed]
-        yield told, group
+        yield told, frozenset(group)
 
 
 def _profiles(route: Route, results: ResultSettings) -> dict[str, DestinationProfile]:
-    return {name: profile for name, profile in results.destinations.items() if name in route.destinations}
+    """Those that take DICOM objects."""
+    return {
+        name: profile
+        for name, profile in results.destinations.items()
+        if name in route.destinations and profile.takes_objects
+    }
+
+
+def _receivers(route: Route, results: ResultSettings) -> frozenset[str]:
+    """Those that get a message for each front page."""
+    return frozenset(name for name in route.destinations if not results.destinations[name].takes_objects)
 
 
 @contextmanager

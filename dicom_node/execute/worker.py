@@ -32,6 +32,7 @@ from dicom_node.shadow.withholding import withheld_destinations
 from pipelines.errors import raised_along
 from pipelines.package import packages
 from storage.closing import FRONT_PAGE, PackageOutcome, package_outcomes
+from storage.earlier import earlier_study
 from storage.files import QUARANTINE, RESULTS, InstanceFiles
 from storage.instances import QuarantinedObject, record_quarantine
 from storage.jobs import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from dicom_node.results.content import Predecessor
     from dicom_node.results.front_page import ListedPackage
     from dicom_node.results.objects import ResultObject
+    from dicom_node.results.paragraph import EarlierExamination
     from dicom_node.results.whole import RejectedObject
 
 __all__ = ["ProcessStudy", "serve_worker"]
@@ -272,7 +274,7 @@ class _Worker:
         return withheld_destinations(
             {name: profiles[name] for name in route.destinations if name in profiles},
             kept_comparisons(self._ledger),
-            packages()[PREDICTED].version,
+            _version(PREDICTED),
         )
 
     def _package(self, job: Job, route: Route, paths: Sequence[Path]) -> ProcessedStudy:
@@ -314,7 +316,19 @@ class _Worker:
             route=route,
             results=self.configuration.results,
             predecessors=_earlier_reports(job),
+            earlier=self._earlier(job) if self.configuration.results.paragraph.compare else None,
         )
+
+    def _earlier(self, job: Job) -> EarlierExamination | None:
+        from dicom_node.network.query_scp import describe_new_studies
+        from dicom_node.results.numbers import numbers_from
+        from dicom_node.results.paragraph import EarlierExamination
+
+        describe_new_studies(self._ledger, self._files)
+        found = earlier_study(self._ledger, job.study_instance_uid)
+        if found is None:
+            return None
+        return EarlierExamination(found.study_instance_uid, found.study_date, numbers_from(found.numbers))
 
     def _compare(self, job: Job, numbers: Mapping[str, Mapping[str, float]], paths: Sequence[Path]) -> None:
         """Hold what was predicted against what was acquired, where a study has both."""
@@ -323,7 +337,7 @@ class _Worker:
         comparison = compared(
             numbers[PREDICTED],
             numbers[ACQUIRED],
-            version=packages()[PREDICTED].version,
+            version=_version(PREDICTED),
             scanner=scanner_of(paths),
             now=job.created_at,
         )
@@ -423,7 +437,16 @@ def _parts(content: bytes) -> tuple[bytes, bytes]:
     return content[: 144 + length], content[144 + length :]
 
 
+def _version(package: str) -> str:
+    """Of an analysis package; empty when it is not installed any more."""
+    known = packages().get(package)
+    return "" if known is None else known.version
+
+
 def _outcome(processed: Processed, numbers: Mapping[str, float], withheld: Mapping[str, str]) -> Outcome:
+    from dicom_node.execute.process import ProcessedStudy
+    from dicom_node.results.numbers import numbers_record
+
     summary: dict[str, Any] = {
         "seconds": {step: round(value, 3) for step, value in processed.seconds.items()},
         "results": [one.role.value for one in processed.objects],
@@ -432,9 +455,15 @@ def _outcome(processed: Processed, numbers: Mapping[str, float], withheld: Mappi
             for one in processed.rejected
         ],
     }
+    if processed.told:
+        summary["told"] = {
+            uid: {"paragraph": told.paragraph, "numbers": numbers_record(told.numbers)}
+            for uid, told in processed.told.items()
+        }
     if processed.verdicts:
         (verdict,) = processed.verdicts
         summary["numbers"] = {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
+        summary["reported"] = numbers_record(processed.reported if isinstance(processed, ProcessedStudy) else ())
         sentences = verdict.sentences
         if verdict.kind in (VerdictKind.DELIVERED, VerdictKind.PARTIAL) and withheld:
             summary["withheld"] = dict(withheld)
@@ -449,6 +478,7 @@ def _outcome(processed: Processed, numbers: Mapping[str, float], withheld: Mappi
 def _listed(outcome: PackageOutcome) -> ListedPackage:
     from dicom_node.results import verdict
     from dicom_node.results.front_page import ListedPackage, ListedResult
+    from dicom_node.results.numbers import numbers_from
 
     return ListedPackage(
         verdict.Verdict(
@@ -458,6 +488,7 @@ def _listed(outcome: PackageOutcome) -> ListedPackage:
             ListedResult(one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid, one.series_description)
             for one in outcome.results
         ),
+        numbers_from(outcome.reported),
     )
 
 

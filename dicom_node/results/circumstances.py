@@ -12,6 +12,7 @@ from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.results.content import Predecessor
 from dicom_node.results.dates import node_offset, offset_text
 from dicom_node.results.identity import ResultIdentity
+from dicom_node.results.normal_ranges import normal_table
 from pipelines.models.identity import ModelIdentity
 
 __all__ = ["Circumstances"]
@@ -52,7 +53,10 @@ class Circumstances:
         models
             Networks that took part in these packages.
         """
-        said = self.settings.model_dump(mode="json", exclude={"destinations"})
+        # The paragraph is on the front page alone, whose identity holds its text.
+        said = self.settings.model_dump(mode="json", exclude={"destinations", "paragraph", "normal_ranges"})
+        if self.settings.normal_ranges is not None:
+            said["normal_ranges"] = normal_table(self.settings).digest
         # Of the operating system where none is configured: another zone, other dates in the objects.
         said["offset"] = offset_text(node_offset(self.created, self.settings.time_zone))
         return ResultIdentity.of(

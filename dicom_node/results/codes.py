@@ -177,6 +177,7 @@ def _ln(value: str, meaning: str) -> Code:
 
 
 LEFT_ATRIUM = _sct("82471001", "Left atrium")
+RIGHT_ATRIUM = _sct("73829009", "Right atrium")
 
 _STROKE_VOLUME = _sct("90096001", "Stroke Volume")
 _CARDIAC_OUTPUT = _sct("82799009", "Cardiac Output")

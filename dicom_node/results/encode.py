@@ -18,6 +18,7 @@ from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.encoders import encoder_of
 from dicom_node.results.header import ResultContext
 from dicom_node.results.identity import CarriedIdentity, with_frames_of_reference
+from dicom_node.results.numbers import ReportedNumber, reported_numbers
 from dicom_node.results.objects import ExpectedAll, ResultObject
 from dicom_node.results.parts import EncodingRequest, Parts, frames_of, result_object
 from dicom_node.results.provenance import provenance
@@ -62,12 +63,15 @@ class EncodedPackage:
         What was found, in sentences.
     numbers : mapping of str to float
         What was found, by name.
+    reported : tuple of ReportedNumber
+        The same, with units and, where there are any, bounds and normal ranges.
     """
 
     package: AnalysisPackage
     causes: tuple[Refusal, ...]
     key_numbers: tuple[str, ...] = ()
     numbers: Mapping[str, float] = field(default_factory=dict)
+    reported: tuple[ReportedNumber, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,7 +154,9 @@ class _Encoder:
             made = self._parts(one) if one.found else one.causes
             if isinstance(made, Parts):
                 parts[one.package.name] = made
-                packages.append(EncodedPackage(one.package, (), made.key_numbers, made.numbers))
+                version = f"{one.package.name} {one.package.version}"
+                reported = reported_numbers(made.described, made.numbers, version)
+                packages.append(EncodedPackage(one.package, (), made.key_numbers, made.numbers, reported))
             else:
                 packages.append(EncodedPackage(one.package, made))
         declined = {one.package.title: one.causes for one in packages if one.causes}

@@ -21,6 +21,7 @@ from highdicom.sr import (
     ContentItem,
     ImageContentItem,
     RelationshipTypeValues,
+    TextContentItem,
 )
 from matplotlib.figure import Figure
 from pydicom.config import disable_value_validation
@@ -52,7 +53,9 @@ from dicom_node.results.content import (
 )
 from dicom_node.results.header import BANNER, ResultContext, series_dataset
 from dicom_node.results.identity import CarriedIdentity
+from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.objects import ResultObject
+from dicom_node.results.paragraph import Wording
 from dicom_node.results.parts import Heading, Paragraph, as_source, result_object
 from dicom_node.results.patient import patient_line
 from dicom_node.results.provenance import Provenance
@@ -95,10 +98,13 @@ class ListedPackage:
     verdict : Verdict
     results : tuple of ListedResult
         What was delivered, in the order of delivery; of a refusal its report and pages.
+    numbers : tuple of ReportedNumber
+        What was measured, for the paragraph.
     """
 
     verdict: Verdict
     results: tuple[ListedResult, ...] = ()
+    numbers: tuple[ReportedNumber, ...] = ()
 
 
 def front_page(
@@ -106,6 +112,7 @@ def front_page(
     listed: Sequence[ListedPackage],
     destinations: Mapping[str, DestinationProfile],
     circumstances: Circumstances,
+    wording: Wording | None = None,
 ) -> tuple[ResultObject, ...]:
     """Encode the front page, its drawn page, and the manifest.
 
@@ -119,6 +126,8 @@ def front_page(
         Who gets them; empty when they are made for nobody in particular.
     circumstances
         Inputs, route, settings, date, and the front page of before, if there is one, as predecessor.
+    wording
+        The paragraph for the radiologist's report.
 
     Returns
     -------
@@ -126,9 +135,9 @@ def front_page(
         Front page, drawn page (an image, or a PDF where images are not wanted), manifest: in the order of delivery.
     """
     with disable_value_validation():
-        context = _context(reference, listed, circumstances)
-        made = [_report(context, listed, destinations, circumstances)]
-        made += _drawn(context, listed, destinations, circumstances)
+        context = _context(reference, listed, circumstances, wording)
+        made = [_report(context, listed, destinations, circumstances, wording)]
+        made += _drawn(context, listed, destinations, circumstances, wording)
         made.append(_manifest(context, listed, made, destinations))
         return tuple(made)
 
@@ -157,8 +166,10 @@ def verdict_sentences(verdict: Verdict) -> tuple[str, ...]:
     return (f"{title}: {_WORDS[verdict.kind]}.", *verdict.sentences, *verdict.key_numbers)
 
 
-def _context(reference: Dataset, listed: Sequence[ListedPackage], circumstances: Circumstances) -> ResultContext:
-    said = [
+def _context(
+    reference: Dataset, listed: Sequence[ListedPackage], circumstances: Circumstances, wording: Wording | None
+) -> ResultContext:
+    said: list[object] = [
         [
             one.verdict.package,
             one.verdict.kind,
@@ -168,6 +179,8 @@ def _context(reference: Dataset, listed: Sequence[ListedPackage], circumstances:
         ]
         for one in listed
     ]
+    if wording is not None:
+        said.append(wording.text)
     study_instance_uid = str(reference.get("StudyInstanceUID", ""))
     identity = circumstances.identity(study_instance_uid, [f"front_page {SOFTWARE_VERSION}"], ())
     return ResultContext(
@@ -195,6 +208,7 @@ def _report(
     listed: Sequence[ListedPackage],
     destinations: Mapping[str, DestinationProfile],
     circumstances: Circumstances,
+    wording: Wording | None,
 ) -> ResultObject:
     root = ContainerContentItem(name=private("FRONT_PAGE"), is_content_continuous=False)
     modifier = RelationshipTypeValues.HAS_CONCEPT_MOD
@@ -202,6 +216,7 @@ def _report(
         *language(ENGLISH),
         *observation_context(context),
         *(code_content(codes.DCM.ProcedureReported, code, modifier) for code in procedure_reported(context)),
+        *(() if wording is None else (_summary(wording),)),
         *(_section(one) for one in listed),
         text_item(private("LIMITS"), BANNER),
     ]
@@ -216,6 +231,14 @@ def _report(
         sop_class_uid=BasicTextSRStorage,
     )
     return result_object(context, FRONT_PAGE, dataset, (), None, destinations)
+
+
+def _summary(wording: Wording) -> ContentItem:
+    contains = RelationshipTypeValues.CONTAINS
+    item = TextContentItem(name=codes.DCM.Summary, value=wording.plain, relationship_type=contains)
+    if not wording.language_code.startswith("en"):
+        contain(item, [*language(Code(wording.language_code, "RFC5646", wording.language_name))])
+    return item
 
 
 def _section(one: ListedPackage) -> ContentItem:
@@ -249,6 +272,7 @@ def _drawn(
     listed: Sequence[ListedPackage],
     destinations: Mapping[str, DestinationProfile],
     circumstances: Circumstances,
+    wording: Wording | None,
 ) -> list[ResultObject]:
     origin = Provenance(
         series=(),
@@ -261,6 +285,8 @@ def _drawn(
         patient=patient_line(context.reference) if context.settings.patient_on_pages else None,
     )
     blocks: list[Heading | Paragraph] = []
+    if wording is not None:
+        blocks += [Heading("For the report"), Paragraph(wording.text, size=10)]
     for one in listed:
         first, *rest = verdict_sentences(one.verdict)
         blocks += [Heading(first), *(Paragraph(sentence, size=10) for sentence in rest)]

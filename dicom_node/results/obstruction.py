@@ -67,7 +67,7 @@ def encode(request: EncodingRequest) -> Parts:
         report=lambda _variant: part,
         summary=SummaryPart(
             stacks=(found.stack,),
-            panels=(Panel("Microvascular obstruction, estimated without contrast", 78.0, _panel(found)),),
+            panels=(Panel("Microvascular obstruction, estimated without contrast", 68.0, _panel(found)),),
             text=_text(found),
         ),
         key_numbers=_key_numbers(found),
@@ -179,6 +179,8 @@ def _verdict(page: Page, found: Obstruction, x: float, y: float, width: float) -
     low, high = _percent(found.interval.lower), _percent(found.interval.upper)
     page.text(x, y + 6, f"90 % interval {low:.0f} to {high:.0f} %", 9, color=theme.muted)
     y = page.paragraph(x, y + 13, f"For {found.population}.", 8, width)
+    if not found.key.attribution.any():
+        y = page.paragraph(x, y + 1, "No place in the muscle of this slice raised the estimate.", 8, width)
     return page.paragraph(x, y + 1, _SIMULATED, 8, width, color=theme.caution)
 
 

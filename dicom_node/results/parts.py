@@ -15,6 +15,7 @@ from dicom_node.config import DestinationProfile
 from dicom_node.results.canvas import Page, Theme
 from dicom_node.results.content import MeasurementGroup
 from dicom_node.results.header import ResultContext, encoded
+from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.objects import Expected, ResultObject
 from dicom_node.results.roles import OWN_OFFSETS, ResultRole, Variant
 from dicom_node.results.sources import SourceDatasets
@@ -197,6 +198,8 @@ class Parts:
         The most important numbers in sentences, for the front page.
     numbers : mapping of str to float
         All numbers by name, the unit at its end (``LVEF_percent``), for ``results.json``.
+    described : tuple of ReportedNumber
+        Those among them that have bounds, a method or a normal range, for the radiologist's report.
     """
 
     report: Callable[[Variant], ReportPart]
@@ -204,6 +207,7 @@ class Parts:
     summary: SummaryPart = field(default_factory=SummaryPart)
     key_numbers: tuple[str, ...] = ()
     numbers: Mapping[str, float] = field(default_factory=dict)
+    described: tuple[ReportedNumber, ...] = ()
 
 
 class Encode(Protocol):

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
 
-from dicom_node.results.codes import QUANTITY
+from dicom_node.results.codes import PRIVATE_DESIGNATOR, QUANTITY
 from pipelines.function.findings import Quantity
 
-__all__ = ["reported_numbers"]
+__all__ = ["reported_numbers", "reported_predictions"]
 
 _TIMES = Counter((code.scheme_designator, code.value) for code in QUANTITY.values())
 _BY_CODE = {
@@ -30,14 +30,36 @@ def reported_numbers(report: Dataset) -> dict[Quantity, float]:
         Comprehensive 3D SR of this node.
     """
     found: dict[Quantity, float] = {}
-    for item in _content(report):
-        if item.get("ValueType") != "NUM" or not item.get("MeasuredValueSequence"):
-            continue
-        concept = item.ConceptNameCodeSequence[0]
-        quantity = _BY_CODE.get((str(concept.CodingSchemeDesignator), str(concept.CodeValue)))
+    for code, value in _numbers(report):
+        quantity = _BY_CODE.get(code)
         if quantity is not None:
-            found.setdefault(quantity, float(item.MeasuredValueSequence[0].NumericValue))
+            found.setdefault(quantity, value)
     return found
+
+
+def reported_predictions(report: Dataset) -> dict[str, float]:
+    """Numbers of synthetic enhancement, by private code; of those that it says several times that of the whole heart.
+
+    Parameters
+    ----------
+    report
+        Comprehensive 3D SR of this node.
+    """
+    found: dict[str, float] = {}
+    for (scheme, code), value in _numbers(report):
+        if scheme == PRIVATE_DESIGNATOR and code.startswith("SYN_"):
+            # The group of the whole heart stands first.
+            found.setdefault(code, value)
+    return found
+
+
+def _numbers(report: Dataset) -> Iterator[tuple[tuple[str, str], float]]:
+    """Scheme and value of the concept of each NUM item, and its number."""
+    for item in _content(report):
+        if item.get("ValueType") == "NUM" and item.get("MeasuredValueSequence"):
+            concept = item.ConceptNameCodeSequence[0]
+            code = (str(concept.CodingSchemeDesignator), str(concept.CodeValue))
+            yield code, float(item.MeasuredValueSequence[0].NumericValue)
 
 
 def _content(item: Dataset) -> Iterator[Dataset]:

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import httpx
 
-from dicom_node.config import WebDestination
+from dicom_node.config import HttpService, WebDestination
 from dicom_node.errors import (
     CannotUnderstandError,
     ConfigurationError,
@@ -30,13 +30,13 @@ from dicom_node.network.sender import SLOWEST_LINK_BYTES_PER_S, DicomFile, EchoR
 from dicom_node.web.multipart import MediaType, MultipartWriter
 from dicom_node.web.store_response import DICOM_JSON, StoreOutcome, read_store_response
 
-__all__ = ["DicomWebClient", "ask"]
+__all__ = ["NOT_NOW", "DicomWebClient", "ask", "client_context", "credentials", "retry_after_s"]
 
 LONGEST_ANSWER_S = 90.0
 """To a large request, whose answer may take longer than ``delivery.response_timeout_s``."""
 _PAGE = 1000
 _DUPLICATE = 0x0111
-_NOT_NOW = frozenset({401, 403, 404, 407, 408, 421, 425, 429, 502, 503, 504, 507})
+NOT_NOW = frozenset({401, 403, 404, 407, 408, 421, 425, 429, 502, 503, 504, 507})
 """Refusals that end when somebody mends an account, a path, a gateway or a load, not the instances."""
 
 
@@ -63,8 +63,8 @@ class DicomWebClient:
             # What is configured is all that counts: no proxies and no password files from the environment. Redirects
             # are not followed, least of all with credentials or images.
             self._http = httpx.Client(
-                verify=_tls(service),
-                headers=_credentials(service),
+                verify=client_context(service),
+                headers=credentials(service),
                 follow_redirects=False,
                 trust_env=False,
                 timeout=self._timeout(0),
@@ -227,10 +227,10 @@ class DicomWebClient:
             )
         if status in (401, 403, 407):
             return PeerUnavailableError(what, subject=self._url, remedy="check the credentials of this destination")
-        if status in _NOT_NOW:
-            return PeerUnavailableError(what, subject=self._url, retry_after_s=_retry_after_s(response))
+        if status in NOT_NOW:
+            return PeerUnavailableError(what, subject=self._url, retry_after_s=retry_after_s(response))
         if status >= 500 or status < 400:
-            return PeerFailedError(what, subject=self._url, retry_after_s=_retry_after_s(response))
+            return PeerFailedError(what, subject=self._url, retry_after_s=retry_after_s(response))
         if status == 415:
             return NotAcceptedError(what, subject=self._url, remedy="enable the media type at the service")
         return DeliveryRefusedError(what, subject=self._url, remedy="see the log of the service, then requeue")
@@ -248,7 +248,14 @@ def ask(service: WebDestination, response_timeout_s: float) -> EchoResult:
     return EchoResult(time.monotonic() - started, error)
 
 
-def _tls(service: WebDestination) -> ssl.SSLContext:
+def client_context(service: HttpService) -> ssl.SSLContext:
+    """What a service must prove, and this node's certificate, if it has one.
+
+    Raises
+    ------
+    OSError
+        A certificate cannot be used.
+    """
     context = ssl.create_default_context(cafile=service.trusted)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if service.certificate is not None:
@@ -256,7 +263,14 @@ def _tls(service: WebDestination) -> ssl.SSLContext:
     return context
 
 
-def _credentials(service: WebDestination) -> dict[str, str]:
+def credentials(service: HttpService) -> dict[str, str]:
+    """Headers that prove who this node is.
+
+    Raises
+    ------
+    ConfigurationError
+        A secret cannot be read.
+    """
     if service.token is not None:
         return {"Authorization": f"Bearer {service.token.read()}"}
     if service.basic is not None:
@@ -305,7 +319,8 @@ def _sop_instance_uids(response: httpx.Response) -> list[str] | None:
         return None
 
 
-def _retry_after_s(response: httpx.Response) -> float:
+def retry_after_s(response: httpx.Response) -> float:
+    """How long the service asks to wait (Retry-After), seconds; 0 when it does not say."""
     value = response.headers.get("Retry-After", "")
     if value.isdecimal():
         return float(value)

@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from pipelines.cine import elements
 from pipelines.cine.declared import DeclaredError
 from pipelines.cine.enhancement import may_be_late_enhancement
+from pipelines.cine.expected import expected_phases, most_frequent
 from pipelines.cine.headers import MR_IMAGES, FrameHeader, frame_headers, origin
 from pipelines.cine.reading import read_object
 from pipelines.cine.regrid import image_centre
@@ -123,6 +124,7 @@ class StackCompleteness:
     slices_seen: int
     slices_declared: int | None
     phases_expected: int
+    """Of most slices."""
     frames_received: int
     doubt: str = ""
     """Why images seem still to come although those that came may look whole, in words; empty where nothing says so."""
@@ -275,7 +277,7 @@ def completeness(facts: Sequence[InstanceFacts]) -> Completeness:
     -------
     Completeness
         For each set of parallel slices the phases expected and received at every position
-        (CardiacNumberOfImages where it is stated, else the largest number seen in that set), and a sentence
+        (CardiacNumberOfImages where its images state it, else the largest number seen in that set), and a sentence
         such as "short axis 9 of 12 slices, waiting".
     """
     groups = _parallel(facts)
@@ -330,25 +332,36 @@ def _direction(members: Sequence[_Member]) -> Plane:
 def _stack(members: Sequence[_Member], evidence: ShortAxisEvidence) -> StackCompleteness | None:
     """Completeness of one set of parallel planes; ``None`` when nothing suggests a cine."""
     frames_at: dict[int, set[tuple[str, float]]] = defaultdict(set)
+    stated_at: dict[int, list[int | None]] = defaultdict(list)
     place = _places(members)
     for entry, plane in members:
+        stated_at[place[plane.along_mm]].append(entry.cardiac_number_of_images)
         for phase in plane.phases:
             frames_at[place[plane.along_mm]].add((entry.series_instance_uid, phase))
-    declared = Counter(entry.cardiac_number_of_images for entry, _ in members if entry.cardiac_number_of_images)
-    stated = max(declared, key=lambda value: (declared[value], value), default=0)
-    received = {where: _phases_at(phases, stated) for where, phases in frames_at.items()}
-    expected = stated or max(received.values())
-    if expected < MIN_PHASES:
+    declared = {where: most_frequent(stated) for where, stated in stated_at.items()}
+    received = {where: _phases_at(phases, declared[where] or 0) for where, phases in frames_at.items()}
+    most = max(received.values())
+    # More may come: what headers declare is believed, and without that no slice has fewer phases than another.
+    expected = {
+        where: expected_phases(count, declared=declared[where], usual=most, as_usual=declared[where] is None)
+        for where, count in received.items()
+    }
+    usual = most_frequent(expected.values()) or 0
+    if usual < MIN_PHASES:
         return None
     slices_declared = max((entry.slices_declared or 0 for entry, _ in members), default=0)
     return StackCompleteness(
         short_axis=evidence is not ShortAxisEvidence.OTHER,
-        slices_complete=sum(count >= expected for count in received.values()),
+        slices_complete=sum(count >= expected[where] for where, count in received.items()),
         slices_seen=len(received),
         slices_declared=slices_declared or None,
-        phases_expected=expected,
+        phases_expected=usual,
         frames_received=sum(len(phases) for phases in frames_at.values()),
-        doubt=_doubt(_positions(sorted(place), place), list(received.values()), expected, slices_declared),
+        doubt=_doubt(
+            _positions(sorted(place), place),
+            [(count, expected[where]) for where, count in received.items()],
+            slices_declared,
+        ),
     )
 
 
@@ -360,25 +373,23 @@ def _positions(along: Sequence[float], place: Mapping[float, int]) -> list[float
     return [first[index] for index in sorted(first)]
 
 
-def _doubt(positions: Sequence[float], received: Sequence[int], expected: int, slices_declared: int) -> str:
+def _doubt(positions: Sequence[float], phases: Sequence[tuple[int, int]], slices_declared: int) -> str:
     """What says that a stack goes on: what the scanner declared, its geometry, or a slice that has only begun to come.
 
     Parameters
     ----------
     positions
         Of the slices along their normal, mm, ascending.
-    received
-        Phases at each of them.
-    expected
-        Phases that each should have.
+    phases
+        Received and expected at each of them.
     slices_declared
         By the scanner; 0 where it did not say.
     """
     if slices_declared > len(positions):
         return f"the scanner declared {slices_declared} slices"
-    begun = sum(2 * count < expected for count in received)
+    begun = sum(2 * count < expected for count, expected in phases)
     if begun:
-        return f"{begun} of {len(received)} slices have less than half of their phases"
+        return f"{begun} of {len(phases)} slices have less than half of their phases"
     steps = [after - before for before, after in itertools.pairwise(positions)]
     usual = float(np.median(steps)) if steps else 0.0
     missing = sum(round(step / usual) - 1 for step in steps if step > _GAP * usual)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.cine.expected import most_frequent
 from pipelines.cine.headers import FrameHeader
 from pipelines.cine.selection import MIN_PHASES
 
@@ -296,11 +297,7 @@ def _private(frame: FrameHeader) -> float | None:
 
 def declared_phases(frames: Iterable[FrameHeader]) -> int | None:
     """Number of phases that the headers state, the most frequent one."""
-    counts: dict[int, int] = defaultdict(int)
-    for frame in frames:
-        if frame.declared_phases is not None:
-            counts[frame.declared_phases] += 1
-    return max(counts, key=lambda value: (counts[value], value), default=None)
+    return most_frequent(frame.declared_phases for frame in frames)
 
 
 def distortion_corrected(frames: Sequence[FrameHeader]) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.cine.expected import expected_phases, most_frequent
 from pipelines.cine.geometry import ParallelGroup, slice_positions
 from pipelines.cine.headers import FrameHeader
 from pipelines.cine.phases import (
@@ -297,8 +297,7 @@ class _Norm:
 
     @classmethod
     def of(cls, candidates: Sequence[_Candidate]) -> _Norm:
-        spans = Counter(candidate.ordered.slots[-1] + 1 for candidate in candidates)
-        phases = max(spans, key=lambda span: (spans[span], span), default=0)
+        phases = most_frequent(candidate.ordered.slots[-1] + 1 for candidate in candidates) or 0
         usual = [candidate for candidate in candidates if candidate.ordered.slots[-1] + 1 == phases]
         steps = [step for candidate in usual if (step := candidate.ordered.step_ms)]
         starts = [
@@ -323,10 +322,13 @@ class _Norm:
         rr = rr_interval(candidate.ordered.frames)
         if step is not None and rr is not None and self.leading(candidate) == 0 and round(rr / step) == span:
             return span
-        if candidate.declared is not None and self.declared_is_right and span <= candidate.declared:
-            return candidate.declared
         same_step = step is None or self.step_ms is None or abs(step - self.step_ms) < 0.01 * self.step_ms
-        return max(span, self.phases) if same_step and self.phases - span <= 2 else span
+        return expected_phases(
+            span,
+            declared=candidate.declared if self.declared_is_right else None,
+            usual=self.phases,
+            as_usual=same_step and self.phases - span <= 2,
+        )
 
     def leading(self, candidate: _Candidate) -> int:
         """Number of phases missing before the first one."""
@@ -543,8 +545,7 @@ def plan_stack(group: ParallelGroup, slices: Sequence[SlicePlan]) -> StackPlan:
     """
     grid = common_grid([plan.frames[0] for plan in slices])
     slices = sorted(slices, key=lambda plan: float(image_centre(plan.frames[0]) @ grid.normal))
-    counts = Counter(plan.phases for plan in slices)
-    phases = max(counts, key=lambda value: (counts[value], value))
+    phases = most_frequent(plan.phases for plan in slices) or 0
     retrospective = float(np.median([plan.coverage for plan in slices])) >= _RETROSPECTIVE_COVERAGE
     regular = [plan for plan in slices if plan.phases == phases and plan.missing is None]
     model = regular or [plan for plan in slices if plan.phases == phases]

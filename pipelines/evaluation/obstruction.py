@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from pipelines.evaluation.statistics import (
     bootstrap_interval,
     brier_score,
     calibration,
+    compare_aucs,
     decision_curve,
     sensitivity_at_specificity,
 )
@@ -38,9 +40,11 @@ from pipelines.phantom.study import PhantomStudy, simulate
 from pipelines.segmentation.labels import CineSegmentation
 from pipelines.study import analyse_study
 from pipelines.training.heart_clips import Population, clip_recipe
+from pipelines.training.obstruction import ABLATION, PEAK_RATE, Prepared, split, train_variant, validate
+from pipelines.training.steps import Progress
 from pipelines.ventricular_function.steps import ShortAxis
 
-__all__ = ["Distribution", "ObstructionEvaluation", "PhantomEstimate", "evaluate", "ideal_order"]
+__all__ = ["Ablated", "Distribution", "ObstructionEvaluation", "PhantomEstimate", "ablate", "evaluate", "ideal_order"]
 
 _SPECIFICITY = 0.7558
 """Of the paper."""
@@ -143,6 +147,102 @@ class ObstructionEvaluation:
         plain["brier"] = self.brier.value
         plain["brier_ci"] = [self.brier.low, self.brier.high]
         return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Ablated:
+    """One row of the ablation.
+
+    Attributes
+    ----------
+    name : str
+        As in :data:`pipelines.training.obstruction.ABLATION`.
+    steps : int
+    parameters : int
+        Of what inference needs.
+    hearts, events : int
+        Kept out, and those of them with obstruction.
+    auc : Estimate
+        Of the largest logit of each heart, with DeLong's interval.
+    slice_auc : Estimate
+        Over slices, as if they were independent.
+    p_value : float
+        Of DeLong's test against the first row.
+    """
+
+    name: str
+    steps: int
+    parameters: int
+    hearts: int
+    events: int
+    auc: Estimate
+    slice_auc: Estimate
+    p_value: float
+
+
+def ablate(
+    ready: Prepared,
+    output: Path,
+    *,
+    names: Sequence[str],
+    steps: int,
+    peak_rate: float = PEAK_RATE,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = True,
+    report: Callable[[str, Progress], None] | None = None,
+) -> list[Ablated]:
+    """Train each variant on the same hearts with the same seed and as many steps, and compare on the hearts kept out.
+
+    Parameters
+    ----------
+    output : Path
+        Receives a folder for each variant.
+    names : sequence of str
+        Keys of :data:`pipelines.training.obstruction.ABLATION`, or ``all``.
+
+    Raises
+    ------
+    ValueError
+        A variant is not known, or the hearts kept out all have one label.
+    """
+    names = tuple(ABLATION) if "all" in names else tuple(names)
+    unknown = [name for name in names if name not in ABLATION]
+    if unknown:
+        raise ValueError(f"no variant is named {unknown[0]!r}; there are: all; {'; '.join(ABLATION)}")
+    training, held_out = split(ready.hearts)
+    rows: list[Ablated] = []
+    first: NDArray[np.float64] | None = None
+    for name in names:
+        network = train_variant(
+            name,
+            training,
+            output,
+            architecture=ready.architecture,
+            steps=steps,
+            peak_rate=peak_rate,
+            seed=seed,
+            start=ready.start,
+            device=device,
+            resume=resume,
+            report=None if report is None else partial(report, name),
+        )
+        found = validate(network, held_out, device)
+        largest = found.hearts[:, 0]
+        first = largest if first is None else first
+        rows.append(
+            Ablated(
+                name=name,
+                steps=steps,
+                parameters=sum(each.numel() for each in network.parameters()),
+                hearts=len(held_out),
+                events=int(found.outcomes.sum()),
+                auc=auc_interval(found.outcomes, largest),
+                slice_auc=auc_interval(found.slice_outcomes, found.slices),
+                p_value=compare_aucs(found.outcomes, largest, first).p_value,
+            )
+        )
+    return rows
 
 
 def ideal_order(estimate: PhantomEstimate) -> int:

@@ -191,6 +191,7 @@ class _Seen:
     heart: HeartOnGrid
     keyframes: Keyframes
     result: SyntheticEnhancement
+    first: NDArray[np.float32]
     samples: NDArray[np.float32]
     probability: NDArray[np.float32]
     deviation: float
@@ -214,7 +215,9 @@ def _see(stack: CineStack, context: StudyContext, networks: Networks, sampling: 
     result = conclude(
         heart, answer, networks.calibration, quality, stack, slices, frames, networks.first, networks.refiner, sampling
     )
-    return _Seen(heart, frames, result, answer.samples, answer.probability, answer.deviation(heart.muscle))
+    return _Seen(
+        heart, frames, result, answer.first, answer.samples, answer.probability, answer.deviation(heart.muscle)
+    )
 
 
 def evaluate_phantoms(
@@ -332,11 +335,10 @@ def _phantom(
     share = ((lesions > 0) & muscle).sum((1, 2)) / np.maximum(muscle.sum((1, 2)), 1)
     by_slice = [result.slice_probability[index] for index in heart.slices]
     place = int(np.argmax(share if share.max() > 0 else np.array(by_slice)))
-    mean = seen.samples.mean(axis=0)
     edge = (heart.crop.images.shape[-1] - SIZE) // 2
     pictures = Pictures(
         cine=heart.crop.images[0, place, edge:-edge, edge:-edge].astype(np.float32) / np.float32(200),
-        synthetic=mean[place],
+        synthetic=seen.first[place],
         truth=image[place],
         uncertainty=seen.samples.std(axis=0)[place],
         probability=seen.probability[place],

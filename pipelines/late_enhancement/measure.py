@@ -27,15 +27,17 @@ from pipelines.late_enhancement.segments import enhancement_of_segments, referen
 from pipelines.late_enhancement.transmurality import depth_by_direction, mean_depth
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 
-__all__ = ["INTERVAL_LAW", "extent_of", "measure_enhancement"]
+__all__ = ["INTERVAL_OFFSET_PERCENT", "extent_of", "measure_enhancement"]
 
 SLICES_MIN = 3
 AGREEMENT_MIN = 0.65
 _AGREEMENT_CAUTION = 0.80
 _SHIFT_CAUTION_MM = 6.0
 _METHODS_CAUTION_POINTS = 10.0
-INTERVAL_LAW = (1.0, 0.35)
-"""Half width of the interval of the network's extent, points: the first, and the second for each point of extent."""
+INTERVAL_OFFSET_PERCENT = 4.0
+INTERVAL_FACTOR = 0.7
+"""Half width of the interval of the network's extent, points, for each point of extent and offset: split conformal, for
+90 % of patients, on the calibration fold (:func:`pipelines.evaluation.enhancement.calibrate`)."""
 
 
 def extent_of(
@@ -144,7 +146,7 @@ def measure_enhancement(
 
 def _with_interval(extent: Extent, members: NDArray[np.float64]) -> Extent:
     """The extent with its interval: errors on patients held out of a training, or the spread of members if greater."""
-    half = max(INTERVAL_LAW[0] + INTERVAL_LAW[1] * extent.percent, float(np.ptp(members)) / 2)
+    half = max(INTERVAL_FACTOR * (extent.percent + INTERVAL_OFFSET_PERCENT), float(np.ptp(members)) / 2)
     interval = Interval(max(0.0, extent.percent - half), min(100.0, extent.percent + half))
     return Extent(extent.method, extent.percent, extent.grams, extent.by_slice, interval)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from pipelines.late_enhancement.findings import Presence
 
-__all__ = ["INFARCT_LAW", "OBSTRUCTION_LAW", "PresenceLaw", "presence"]
+__all__ = ["FLOOR_PERCENT", "INFARCT_LAW", "OBSTRUCTION_LAW", "PresenceLaw", "presence"]
 
-_FLOOR_PERCENT = 0.05
+FLOOR_PERCENT = 0.05
 """Less than a pixel: the logarithm of no extent at all."""
 
 
@@ -29,7 +29,7 @@ class PresenceLaw:
 
     def probability(self, percent: float) -> float:
         """Probability of presence for an extent."""
-        return 1 / (1 + math.exp(-self.slope * (math.log10(percent + _FLOOR_PERCENT) - math.log10(self.half_percent))))
+        return 1 / (1 + math.exp(-self.slope * (math.log10(percent + FLOOR_PERCENT) - math.log10(self.half_percent))))
 
 
 INFARCT_LAW = PresenceLaw(slope=3.0, half_percent=1.0)

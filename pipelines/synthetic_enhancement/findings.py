@@ -101,7 +101,7 @@ class SyntheticEnhancement:
     probability : (S, R, C) float32
         Of enhancement, in the muscle; 0 elsewhere.
     enhanced : (S, R, C) bool
-        Hyperintense muscle (full width at half maximum) of the mean image, enclosed dark cores included.
+        Hyperintense muscle (full width at half maximum) of ``image``, enclosed dark cores included.
     muscle : (S, R, C) bool
         Muscle at ``phase``, from the segmentation of the cine.
     slice_probability : dict of int to float

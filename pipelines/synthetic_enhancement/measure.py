@@ -330,8 +330,8 @@ def conclude(
     study = study_values(of_slices)
     slice_probability = fitted.slice.probability(of_slices)
     classifiers = classify(heart, study, fitted)
-    mean = answer.samples.mean(axis=0)
-    extents = measure_extents(mean, heart.muscle, heart.cavity, heart.weights, SPACING_MM)
+    # The mean of a few samples errs more than the first guess, which is trained to be that mean.
+    extents = measure_extents(answer.first, heart.muscle, heart.cavity, heart.weights, SPACING_MM)
     by_sample = [
         measure_extents(sample, heart.muscle, heart.cavity, heart.weights, SPACING_MM) for sample in answer.samples
     ]
@@ -342,7 +342,7 @@ def conclude(
         geometry=stack.geometry,
         phase=keyframes.end_diastole,
         slices=tuple(sorted(heart.slices)),
-        image=None if withheld else on_stack.bring(mean),
+        image=None if withheld else on_stack.bring(answer.first),
         uncertainty=None if withheld else on_stack.bring(answer.samples.std(axis=0)),
         probability=np.where(muscle, on_stack.bring(answer.probability), 0).astype(np.float32),
         enhanced=(on_stack.bring(extents.hyperintense.astype(np.float32)) >= 0.5) & muscle,
@@ -452,7 +452,7 @@ def transmurality(heart: HeartOnGrid, enhanced: NDArray[np.bool_]) -> dict[int, 
 
 
 def _extent(percent: float, by_sample: list[float], method: str) -> Extent:
-    """An extent with the range of the samples; it holds the extent itself, which is that of the mean image."""
+    """An extent with the range of the samples; it holds the extent itself, which is that of the first guess."""
     low, high = np.percentile(by_sample, [5, 95])
     return Extent(percent, Interval(min(float(low), percent), max(float(high), percent)), method)
 

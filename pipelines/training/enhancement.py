@@ -26,6 +26,8 @@ __all__ = ["RECIPES", "EnhancementRecipe", "emidec_folds", "train_enhancement"]
 
 LICENCE = "CC-BY-NC-SA-4.0"
 CALIBRATION_FOLD = 1
+_PLAIN = 0.6
+"""Part of the images that keep their looks once variation is mild."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class EnhancementRecipe:
     elastic_mm: float
     jitter_mm: float
     batch: int = 16
+    mild_from: int | None = None
+    """Step from which images are varied less: first every scanner, then the details of an infarct."""
     calibration_steps: int = 0
     """Steps before which the calibration fold is not trained on: the network of that step has not seen its cases."""
 
@@ -63,7 +67,7 @@ RECIPES = {
             features=(16, 24, 32, 64, 64, 16),
             outputs=("BACKGROUND", "LEFT_VENTRICLE"),
             label_weights=(0.6, 1.0),
-            steps=1500,
+            steps=1200,
             peak_rate=3e-3,
             scale=0.35,
             elastic_mm=4.0,
@@ -78,12 +82,13 @@ RECIPES = {
             features=(16, 24, 48, 96, 128, 16),
             outputs=tuple(tissue.name for tissue in Tissue),
             label_weights=(0.6, 1.0, 1.0, 1.5, 2.0),
-            steps=2500,
+            steps=3200,
             peak_rate=2e-3,
             scale=0.3,
             elastic_mm=2.5,
             jitter_mm=5.0,
-            calibration_steps=1500,
+            mild_from=1500,
+            calibration_steps=2500,
         ),
     )
 }
@@ -144,7 +149,9 @@ def _neighbours(index: int, count: int, generator: np.random.Generator) -> list[
     return [below, index, above] if generator.random() < 0.5 else [above, index, below]
 
 
-def _rectified(images: torch.Tensor, muscle: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _rectified(
+    images: torch.Tensor, muscle: torch.Tensor, generator: torch.Generator, probability: float
+) -> torch.Tensor:
     """Some images as a magnitude reconstruction would show them, at an inversion time that nulls muscle or misses it.
 
     Parameters
@@ -159,7 +166,7 @@ def _rectified(images: torch.Tensor, muscle: torch.Tensor, generator: torch.Gene
     level = level + 0.08 * torch.randn(images.shape[0], generator=generator)
     rectified = (images - level[:, None, None, None]).abs()
     top = torch.quantile(rectified.flatten(1), 0.98, dim=1).clamp(min=0.05)
-    chosen = (torch.rand(images.shape[0], generator=generator) < 0.25) & (count > 10)
+    chosen = (torch.rand(images.shape[0], generator=generator) < probability) & (count > 10)
     return torch.where(chosen[:, None, None, None], rectified / top[:, None, None, None], images)
 
 
@@ -171,8 +178,11 @@ def _batch(
     torch_generator = torch.Generator().manual_seed(int(generator.integers(2**62)))
     names = sorted(groups)
     size = recipe.size
-    points = displacement_grid(recipe.batch, size, 1.0, torch_generator, scale=recipe.scale, elastic_mm=0.0)
-    bending = displacement_grid(recipe.batch, size, 0.0, torch_generator, scale=0.0, elastic_mm=recipe.elastic_mm)
+    mild = recipe.mild_from is not None and step >= recipe.mild_from
+    bent = (0.6 if mild else 1.0) * recipe.elastic_mm
+    scale = (0.6 if mild else 1.0) * recipe.scale
+    points = displacement_grid(recipe.batch, size, 1.0, torch_generator, scale=scale, elastic_mm=0.0)
+    bending = displacement_grid(recipe.batch, size, 0.0, torch_generator, scale=0.0, elastic_mm=bent)
     samples = []
     for item in range(recipe.batch):
         cases = groups[names[int(generator.integers(len(names)))]]
@@ -197,8 +207,12 @@ def _batch(
     # Outside the image there is no tissue: what the zero padding left over is background.
     shares[:, 0] += 1 - shares.sum(1)
     if len(recipe.outputs) == len(Tissue):
-        images = _rectified(images, shares[:, Tissue.MYO], torch_generator)
-    return vary_appearance(images.clone(), shares, torch_generator), shares
+        images = _rectified(images, shares[:, Tissue.MYO], torch_generator, 0.1 if mild else 0.25)
+    varied = vary_appearance(images.clone(), shares, torch_generator)
+    if mild:
+        plain = torch.rand(len(images), generator=torch_generator) < _PLAIN
+        varied = torch.where(plain[:, None, None, None], images, varied)
+    return varied, shares
 
 
 def emidec_folds(folder: Path) -> tuple[tuple[str, ...], ...]:

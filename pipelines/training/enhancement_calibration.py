@@ -65,8 +65,8 @@ __all__ = ["HEART_SHARE", "HeartTruth", "calibrate", "truth_of"]
 
 HEART_SHARE = 0.01
 """Share of the muscle that has to be scar for the heart to hold enhancement."""
-_MOMENTS = 10
-"""Phases of a clip that are segmented, equally spaced: enough for the moments of the networks."""
+_MOMENTS = 8
+"""Phases of a clip that are segmented, equally spaced: as many as the networks see."""
 _MARGIN = 1.25
 _REFUSED = 2.0
 _MUSCLE_PX_MIN = 6
@@ -328,7 +328,7 @@ def _on(heart: HeartOnGrid, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def clip_stack(clips: HeartClips) -> CineStack:
-    """A clip as a cine of ten phases, apex first as the phantom is imaged."""
+    """A clip as a cine of eight phases, apex first as the phantom is imaged."""
     total, slices = clips.images.shape[:2]
     chosen = sorted({round(index * total / _MOMENTS) % total for index in range(_MOMENTS)})
     source = FrameSource("", "", "", None, None, None)

@@ -22,6 +22,8 @@ from dicom_node.audit.messages import (
     node_authentication_failed,
     query,
     study_deleted,
+    user_authentication,
+    user_security_changed,
 )
 from dicom_node.audit.trail import line
 
@@ -169,3 +171,31 @@ def test_the_schema_refuses_what_is_wrong(right: str, wrong: str) -> None:
     xml = application_activity(NODE, started=True, at=AT).xml
     assert SCHEMA.validate(etree.fromstring(xml))
     assert not SCHEMA.validate(etree.fromstring(xml.replace(right, wrong)))
+
+
+@pytest.mark.parametrize(
+    ("logged_in", "failure", "kind", "outcome"),
+    [(True, "", "110122", 0), (True, "wrong name or password", "110122", 4), (False, "", "110123", 0)],
+)
+def test_a_person_logs_in_and_out(logged_in: bool, failure: str, kind: str, outcome: int) -> None:
+    person = Participant("ann", "", "192.0.2.7")
+    message = read(user_authentication(person, NODE, logged_in=logged_in, failure=failure, at=AT))
+    assert (message.event, message.kind, message.action, message.outcome) == ("110114", kind, "E", outcome)
+    who = message.root.find("ActiveParticipant")
+    assert (who.get("UserID"), who.get("UserIsRequestor")) == ("ann", "true")
+    assert (who.get("NetworkAccessPointID"), who.get("NetworkAccessPointTypeCode")) == ("192.0.2.7", "2")
+    assert (message.root.findtext("EventIdentification/EventOutcomeDescription") or "") == failure
+
+
+def test_a_change_of_rights_tells_who_changed_whose() -> None:
+    person = Participant("ann", "", "192.0.2.7")
+    message = read(user_security_changed(person, NODE, account="ben", description="is operator", at=AT))
+    assert (message.event, message.kind, message.outcome) == ("110113", "110137", 0)
+    (account,) = message.objects("12")
+    assert account.get("ParticipantObjectID") == "acct:ben@node.example"
+    assert message.detail("Alert Description") == "is operator"
+
+
+def test_hostile_names_of_accounts_stay_within_the_schema() -> None:
+    read(user_authentication(Participant(HOSTILE, "", HOSTILE), NODE, logged_in=True, failure=HOSTILE, at=AT))
+    read(user_security_changed(Participant(HOSTILE, "", ""), NODE, account=HOSTILE, description=HOSTILE, at=AT))

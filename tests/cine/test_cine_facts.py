@@ -9,8 +9,11 @@ import sys
 import pytest
 from cine_enhanced import enhanced, siemens_xa
 from cine_scanner import edit, stack, view
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
+from pipelines.cine.assemble import assemble_datasets
 from pipelines.cine.facts import InstanceFacts, completeness, frame_facts
 
 
@@ -76,6 +79,37 @@ def test_phase_by_phase_sending_is_not_complete_before_the_last_phase() -> None:
     assert not completeness(facts(images[:-1])).complete
     assert not completeness(facts(images[: 6 * 15])).complete
     assert completeness(facts(images)).complete
+
+
+def test_a_slice_planned_with_fewer_phases_is_complete_with_its_own_number() -> None:
+    """The assembler took the stack whole; the scheduler waited for five phases that nobody had acquired."""
+    images = stack(slices=6, phases_of=lambda index: 20 if index == 4 else 25)
+    state = completeness(facts(images))
+    assert state.sentence == "short axis 6 of 6 slices, complete"
+    assert state.stacks[0].phases_expected == 25
+    (study,) = assemble_datasets(images)
+    assert study.short_axis is not None
+    assert study.short_axis.slices == 6
+    assert study.omissions == ()
+    assert not completeness(facts(images[:-1])).complete
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_a_stack_that_counts_as_complete_is_assembled_without_a_gap(data: st.DataObject) -> None:
+    """And one of which frames are missing does not count as complete while more may come."""
+    declared = data.draw(st.lists(st.sampled_from([10, 11, 12]), min_size=4, max_size=4))
+    images = stack(slices=4, phases_of=lambda index: declared[index])
+    lost = data.draw(st.sets(st.integers(0, len(images) - 1), max_size=3))
+    left = [one for number, one in enumerate(images) if number not in lost]
+    state = completeness(facts(left))
+    assert state.complete == (not lost)
+    (study,) = assemble_datasets(left)
+    if state.complete:
+        assert study.omissions == ()
+        assert study.short_axis is not None
+        unlike = {index for index, count in enumerate(declared) if count != study.short_axis.phases}
+        assert set(study.short_axis.resampled_slices) == unlike
 
 
 def test_slices_that_the_scanner_declares() -> None:

@@ -103,7 +103,7 @@ class Visitor:
         self.session.trust_env = False
 
     def get(self, path: str, **headers: str) -> requests.Response:
-        return self.session.get(self.root + path, headers=headers, timeout=60, allow_redirects=False)
+        return self.session.get(self.root + path, headers=headers, timeout=120, allow_redirects=False)
 
     def post(self, path: str, fields: Mapping[str, str], headers: Mapping[str, str] | None = None) -> requests.Response:
         return self.session.post(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from dicom_node.config import (
     DestinationProfile,
     ExecutionSettings,
     Peer,
+    PeerPermission,
     ResultSettings,
     Route,
     StorageSettings,
@@ -24,7 +26,7 @@ from dicom_node.config import (
 )
 from storage.closing import FRONT_PAGE
 from storage.ledger import open_ledger
-from storage.overview import delivery_overviews
+from storage.overview import delivery_overviews, job_overviews
 from storage.schema import JobState
 from storage.shadow import Segment, kept_comparisons
 
@@ -42,7 +44,7 @@ def _configuration(folder: Path) -> Configuration:
     waiting = SyntheticPolicy(minimum_studies=2)
     return Configuration(
         peers={
-            name: Peer(ae_title=name.upper(), host="localhost", port=104, may=frozenset({"receive"}))
+            name: Peer(ae_title=name.upper(), host="localhost", port=104, may=frozenset({PeerPermission.RECEIVE}))
             for name in ("pacs", "clinic")
         },
         routes={"cine": Route(destinations=("pacs", "clinic"))},
@@ -97,7 +99,7 @@ def test_a_study_with_both_is_compared_and_what_does_not_pass_is_withheld_and_to
     assert listed
     assert listed.isdisjoint(by_destination["pacs"]["synthetic_enhancement"])
 
-    (job,) = [one for one in _jobs(ledger) if one.package == "synthetic_enhancement"]
+    (job,) = [one for one in job_overviews(ledger) if one.package == "synthetic_enhancement"]
     assert any(sentence.startswith("clinic: Withheld") for sentence in job.sentences)
     assert job.summary is not None
     assert "synthetic_deviation" not in job.summary["numbers"]
@@ -105,22 +107,16 @@ def test_a_study_with_both_is_compared_and_what_does_not_pass_is_withheld_and_to
     assert STUDY not in str(comparison)
 
 
-def _jobs(ledger):
-    from storage.overview import job_overviews
-
-    return job_overviews(ledger)
-
-
 def _package(description: str) -> str:
     return next((name for name in PACKAGES if description.startswith(name)), "front page")
 
 
-def _page(objects: dict[str, Dataset], delivered: dict[str, set[str]]) -> Dataset:
+def _page(objects: Mapping[str, Dataset], delivered: dict[str, set[str]]) -> Dataset:
     (page,) = [objects[uid] for uid in delivered["front page"] if objects[uid].SOPClassUID == BasicTextSRStorage]
     return page
 
 
-def _listed(objects: dict[str, Dataset], delivered: dict[str, set[str]]) -> set[str]:
+def _listed(objects: Mapping[str, Dataset], delivered: dict[str, set[str]]) -> set[str]:
     """What the manifest of a destination names."""
     (manifest,) = [
         objects[uid] for uid in delivered["front page"] if objects[uid].SOPClassUID == KeyObjectSelectionDocumentStorage

@@ -14,7 +14,10 @@ from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import Keyframes
 from pipelines.function.segments import SegmentReference, segment_of, segmental_wall
 from pipelines.function.slices import measure_slices
+from pipelines.phantom import PhantomRecipe, simulate
+from pipelines.phantom.assembled import cine_stack
 from pipelines.segmentation.labels import Label
+from pipelines.segmentation.segment import segment
 
 ED_ONLY = Keyframes(0, 0, 0.0, 0.0, "test")
 
@@ -155,6 +158,20 @@ def test_cap_only_where_slices_are_close_enough() -> None:
     assert fine.levels.count("cap") in (3, 4)
 
 
+def test_the_cap_is_found_on_the_labels_of_the_network() -> None:
+    """Segment 17 of a thin stack; the labels are not drawn but found."""
+    recipe = PhantomRecipe(
+        seed=7, slices=26, phases=4, rows=144, columns=144, spacing_mm=1.8, pitch_mm=4.0, long_axis=False
+    )
+    stack = cine_stack(simulate(recipe, workers=1).short_axis)
+    slices = measure_slices(stack, segment(stack))
+    wall = segmental_wall(stack, slices, find_keyframes(stack, slices.lv_ml))
+    assert wall is not None
+    assert wall.segments == 17
+    assert "cap" in wall.levels
+    assert 2.0 <= wall.ed_thickness_mm[16] <= 12.0
+
+
 def test_no_rv_no_segments() -> None:
     assert walls([hearts.half_ellipsoid(rv=False)], hearts.geometry(9, 11.0)) is None
 
@@ -199,7 +216,7 @@ def test_every_direction_has_its_segment_however_often_it_went_around(turns: int
     assert segment_of(angles, "apical", reference).tolist() == apical.tolist()
     ends = [(-60, 2), (0, 3), (60, 4), (120, 5)]
     basal = np.where(degrees < -120, 6, 1)
-    for start, segment in ends:
-        basal[(degrees > start) & (degrees < start + 60)] = segment
+    for start, number in ends:
+        basal[(degrees > start) & (degrees < start + 60)] = number
     assert segment_of(angles, "basal", reference).tolist() == basal.tolist()
     assert segment_of(angles, "mid", reference).tolist() == (basal + 6).tolist()

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipelines.evaluation.obstruction import ablate
+from pipelines.evaluation.statistics import auc
 from pipelines.models.card import read_card
 from pipelines.models.registry import load_model
-from pipelines.obstruction.network import NARROW
+from pipelines.obstruction.network import NARROW, ObstructionNetwork
 from pipelines.phantom import Disease, PhantomRecipe, simulate, write_study
 from pipelines.training import obstruction
 from pipelines.training.labelled_studies import LabelTableError, labelled_studies, read_labels
 from pipelines.training.obstruction import (
     LabelledHeart,
-    ablate,
+    Prepared,
     fine_tune,
     hearts_of_studies,
     pretrain,
@@ -94,17 +98,23 @@ def test_training_learns_what_can_be_learned_and_goes_on_where_it_stopped(
     card = read_card(whole.card)
     assert card.architecture == TINY
     assert set(card.training.cases) == {one.name for one in split(hearts)[0]}
-    assert card.measurements[0].figures["auc"] == 1.0
     model = load_model("whole", root=tmp_path)
+    found = obstruction.validate(cast("ObstructionNetwork", model.network), split(hearts)[1])
+    assert auc(found.outcomes, found.hearts[:, 0]) == 1.0
     assert not any(name.startswith("branch") for name in load_file(whole.weights))
     assert model.identity.weights_sha256 == whole.weights_sha256
     assert float(model.network.heart_covariance.diagonal().min()) > 0  # type: ignore[operator, union-attr]
 
 
 def test_every_variant_of_the_ablation_trains(hearts: list[LabelledHeart], tmp_path: Path) -> None:
-    rows = ablate(hearts, tmp_path, architecture=TINY, steps=1, names=["neither", "both, grid 32"])
+    rows = ablate(Prepared(hearts, TINY, None), tmp_path, steps=1, names=["neither", "both, grid 32"])
     assert [row.name for row in rows] == ["neither", "both, grid 32"]
     assert rows[0].parameters < rows[1].parameters
+    assert rows[0].hearts == len(split(hearts)[1])
+    # Two hearts are too few for a test.
+    assert math.isnan(rows[0].p_value)
+    with pytest.raises(ValueError, match="no variant is named 'nothing'"):
+        ablate(Prepared(hearts, TINY, None), tmp_path, steps=1, names=["nothing"])
 
 
 def test_hearts_of_one_outcome_teach_nothing(card_data: obstruction.TrainingData, tmp_path: Path) -> None:
@@ -124,20 +134,20 @@ def test_the_rate_rises_and_falls_to_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """DICOM of four simulated patients and a table of labels, two of them with obstruction."""
+    """DICOM of six simulated patients and a table of labels, three of them with obstruction."""
     folder = tmp_path_factory.mktemp("site")
     with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["study", "obstruction"])
-        for number in range(4):
+        for number in range(6):
             recipe = PhantomRecipe(
                 seed=60 + number,
                 disease=Disease.INFARCT,
                 obstruction=number % 2 == 1,
-                slices=4,
+                slices=3,
                 phases=12,
-                rows=112,
-                columns=112,
+                rows=96,
+                columns=96,
                 spacing_mm=2.0,
                 long_axis=False,
             )
@@ -150,18 +160,18 @@ def test_a_site_fine_tunes_on_its_own_studies(site: tuple[Path, Path], tmp_path:
     studies, labels = site
     told: list[tuple[int, int]] = []
     result = fine_tune(studies, labels, tmp_path, steps=2, prepared=lambda *counts: told.append(counts))
-    assert told[-1] == (4, 4)
-    assert sorted(result.held_out_cases) == ["patient-2", "patient-3"]
+    assert told[-1] == (6, 6)
+    assert sorted(result.held_out_cases) == ["patient-4", "patient-5"]
     card = read_card(result.card)
-    assert card.training.name.startswith("4 studies of a site")
-    assert card.training.cases == ("patient-0", "patient-1")
+    assert card.training.name.startswith("6 studies of a site")
+    assert card.training.cases == ("patient-0", "patient-2", "patient-1", "patient-3")
     model = load_model(tmp_path.name, root=tmp_path.parent)
     assert model.identity.weights_sha256 == result.weights_sha256
 
 
 def test_a_table_names_each_study_once_and_only_what_is_there(site: tuple[Path, Path], tmp_path: Path) -> None:
     studies, labels = site
-    assert read_labels(labels, "obstruction") == {f"patient-{number}": number % 2 == 1 for number in range(4)}
+    assert read_labels(labels, "obstruction") == {f"patient-{number}": number % 2 == 1 for number in range(6)}
     with pytest.raises(LabelTableError, match="1 studies of the table are not there, such as patient-9"):
         list(labelled_studies(studies, {"patient-0": True, "patient-9": False}))
     for text, says in (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.analysis import Findings, analysis
+from pipelines.analysis import Findings
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStack, CineStudy
 from pipelines.function.curves import find_keyframes
@@ -15,7 +15,6 @@ from pipelines.function.findings import Interval
 from pipelines.function.segments import segment_map, segment_of
 from pipelines.function.slices import measure_slices
 from pipelines.models.identity import ModelIdentity
-from pipelines.package import AnalysisPackage, Source
 from pipelines.phantom import Dialect, Disease, PhantomRecipe, PhantomStudy, simulate, write_study
 from pipelines.phantom.study import ENHANCEMENT_GREY, PSIR_ZERO
 from pipelines.segmentation.labels import CineSegmentation, Label
@@ -48,23 +47,6 @@ RECIPE = PhantomRecipe(
     late_enhancement=True,
     acute=False,
     transmurality=0.9,
-)
-
-
-@analysis
-def from_truth(study: CineStudy) -> SyntheticEnhancement:
-    """Stand for the step that gives what the package declares; the tests call the encoder with findings."""
-    raise NotImplementedError
-
-
-PACKAGE = AnalysisPackage(
-    name="synthetic_enhancement",
-    title="synthetic enhancement",
-    version="0.1.0",
-    gives=SyntheticEnhancement,
-    steps=(from_truth,),
-    sources=frozenset({Source.SHORT_AXIS_CINE}),
-    series_block=4,
 )
 
 

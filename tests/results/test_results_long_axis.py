@@ -10,6 +10,7 @@ import pytest
 from dicom_node.config import DestinationProfile, ResultSettings
 from dicom_node.results.encode import Circumstances, encode_study
 from dicom_node.results.gate import check
+from dicom_node.results.long_axis.images import KEY_PHASE, SEGMENTATION
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.roles import REPORT, SUMMARY
 from dicom_node.results.sources import SourceDatasets
@@ -84,6 +85,26 @@ def test_measures_are_those_of_the_heart(phantom: PhantomStudy, made: tuple[Long
     assert function.atrium is not None
     assert function.atrium.maximum_ml > 1.3 * function.atrium.minimum_ml
     assert function.atrium.reservoir_percent == pytest.approx(truth.facts.la_reservoir_percent, abs=12.0)
+
+
+def test_each_view_has_both_phases_with_its_chambers_on_them(
+    made: tuple[LongAxisFunction, SourceDatasets, list[ResultObject]],
+) -> None:
+    objects = made[2]
+    for kind in (View.LAX_2CH, View.LAX_3CH, View.LAX_4CH):
+        for when in ("ED", "ES"):
+            (image,) = [each for each in objects if each.role == KEY_PHASE[kind, when]]
+            (seg,) = [each for each in objects if each.role == SEGMENTATION[kind, when]]
+            assert objects.index(image) < objects.index(seg)
+            said = [segment.SegmentLabel for segment in seg.dataset.SegmentSequence]
+            assert {"LV blood pool", "LV myocardium", "Left atrium"} <= set(said)
+            assert ("Right atrium" in said) == (kind is View.LAX_4CH)
+            referenced = seg.dataset.ReferencedSeriesSequence[0]
+            assert referenced.SeriesInstanceUID == image.series_instance_uid
+    numbers = [int(each.dataset.SeriesNumber) for each in objects]
+    series = {each.series_instance_uid for each in objects}
+    assert len({*zip(numbers, (each.series_instance_uid for each in objects), strict=True)}) == len(series)
+    assert len(set(numbers)) == len(series), "no two series of a package share a number"
 
 
 def test_every_object_passes_the_gate_and_dciodvfy(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +33,22 @@ from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.synthetic_enhancement.encoder import PROBABILITY, SEGMENTATION
 from dicom_node.results.synthetic_enhancement.images import IMAGES, stored_values
 from dicom_node.results.synthetic_enhancement.label import CLEARANCE, label_beside
+from dicom_node.shadow.comparison import ACQUIRED, PREDICTED, compared
+from pipelines.analysis import Findings
+from pipelines.evaluation.enhancement import phantom_stack
+from pipelines.function.curves import find_keyframes
+from pipelines.function.slices import measure_slices
+from pipelines.late_enhancement.findings import LateEnhancement
+from pipelines.late_enhancement.labels import Tissue
+from pipelines.late_enhancement.measure import measure_enhancement
+from pipelines.late_enhancement.package import PACKAGE as LATE_ENHANCEMENT
+from pipelines.late_enhancement.segment import EnhancementSegmentation
 from pipelines.phantom import Dialect
 from pipelines.study import PackageFindings
 from pipelines.synthetic_enhancement.findings import Shown, SyntheticEnhancement
-from results.enhancement import PACKAGE, SYNTHESISER, EnhancedPhantom, enhanced_phantom, read_phantom
-from results.synthetic import CREATED, unaccepted
+from pipelines.synthetic_enhancement.package import PACKAGE
+from results.enhancement import SYNTHESISER, EnhancedPhantom, enhanced_phantom, read_phantom
+from results.synthetic import CREATED, MODEL, unaccepted
 
 SC, MR = SyntheticImageClass.SECONDARY_CAPTURE, SyntheticImageClass.MR
 DESTINATIONS = {
@@ -246,19 +258,56 @@ def test_gate_keeps_back_images_that_lost_their_words_or_marks(made: Made) -> No
     (image, *_) = [each for each in made.objects if each.role == IMAGES[SC]]
     label = label_beside((made.heart.segmentation.labels[0] > 0).any(axis=0))
     assert label is not None
-    for change, problem in (
+    changes: tuple[tuple[Callable[[Dataset], None], str], ...] = (
         (lambda dataset: _erase(dataset, label.ground), "SYNTHETIC"),
         (lambda dataset: delattr(dataset, "SyntheticData"), "SyntheticData"),
         (lambda dataset: setattr(dataset, "SeriesDescription", "LGE"), "SeriesDescription"),
         (lambda dataset: setattr(dataset, "InversionTime", "300"), "InversionTime"),
         (lambda dataset: setattr(dataset, "ContrastBolusAgent", "Gd"), "ContrastBolusAgent"),
-    ):
+    )
+    for change, problem in changes:
         dataset = dcmread(io.BytesIO(image.content))
         change(dataset)
         buffer = io.BytesIO()
         dataset.save_as(buffer, enforce_file_format=True)
         (found,) = check([dataclasses.replace(image, content=buffer.getvalue())], made.sources)
         assert any(problem in str(one) for one in found)
+
+
+def test_what_both_encoders_tell_is_what_the_shadow_comparison_reads(heart: EnhancedPhantom) -> None:
+    """Numbers of predicted and of acquired enhancement of one heart, from the truth, put together as a job does it."""
+    late, truth = heart.study.late_enhancement[0], phantom_stack(heart.phantom)[1]
+    slices = measure_slices(heart.stack, heart.segmentation)
+    scar = np.isin(truth, (Tissue.INFARCT, Tissue.OBSTRUCTION))
+    segmented = EnhancementSegmentation(
+        labels=truth,
+        infarct=scar.astype(np.float32),
+        obstruction=np.zeros(truth.shape, np.float32),
+        agreement=np.ones(len(truth), np.float32),
+        members_percent=np.array([15.0]),
+        models=(MODEL,),
+    )
+    keyframes = find_keyframes(heart.stack, slices.lv_ml)
+    acquired = measure_enhancement(late, 0, segmented, (heart.stack, slices, keyframes))
+    sources = SourceDatasets.index(heart.paths)
+    circumstances = Circumstances(("both",), "cine", ResultSettings(), CREATED)
+    found = [
+        PackageFindings(PACKAGE, heart.findings()),
+        PackageFindings(LATE_ENHANCEMENT, Findings({LateEnhancement: acquired})),
+    ]
+    profiles = {"pacs": DestinationProfile(peer="pacs", summary_pdf=False, summary_secondary_capture=False)}
+    made = encode_study(heart.study, found, sources, profiles, circumstances)
+    numbers = {each.package.name: each.numbers for each in made.packages}
+    assert set(numbers) == {PREDICTED, ACQUIRED}
+    comparison = compared(numbers[PREDICTED], numbers[ACQUIRED], version="1.0.0", scanner="ACME", now=CREATED)
+    assert comparison is not None
+    assert comparison.present
+    assert comparison.probability == heart.found.study_probability
+    assert comparison.predicted_percent == pytest.approx(comparison.acquired_percent, abs=2.0)
+    assert set(comparison.segments) == {one.segment for one in acquired.segments}
+    agreeing = [(one.probability > 0.5) == one.enhanced for one in comparison.segments.values()]
+    assert len(agreeing) >= 12
+    assert np.mean(agreeing) > 0.8
 
 
 @given(

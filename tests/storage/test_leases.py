@@ -81,6 +81,16 @@ def test_a_watch_that_stood_still_begins_anew() -> None:
     assert watch.expired([lease]) == (lease,)
 
 
+def test_a_watch_that_looks_twice_in_the_time_of_a_lease_stood_not_still() -> None:
+    clock = _Clock()
+    watch = LeaseWatch(60, clock)
+    lease = Lease(1, "w", "t", 1, 300)
+    for _ in range(2):
+        assert watch.expired([lease]) == ()
+        clock.now += 30
+    assert watch.expired([lease]) == (lease,)
+
+
 def test_leases_are_those_of_the_workers_asked_for(ledger: Ledger) -> None:
     receive_and_schedule(ledger)
     job = claim(ledger, "w")

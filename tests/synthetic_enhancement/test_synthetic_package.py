@@ -9,9 +9,10 @@ import pytest
 
 from pipelines.analysis import Findings
 from pipelines.cine.stack import CineStack, CineStudy, StudyContext
-from pipelines.errors import RefusalReason
+from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.function.findings import Keyframes
 from pipelines.function.slices import SliceMeasures
+from pipelines.models.registry import ModelUnavailable
 from pipelines.phantom.assembled import cine_study
 from pipelines.phantom.recipe import Disease, Fault, PhantomRecipe
 from pipelines.phantom.study import simulate
@@ -135,7 +136,7 @@ def test_probability_alone_where_samples_disagree_or_the_heart_is_unlike_those_k
 
 
 def test_nothing_where_the_heart_is_too_unlike_those_known(findings: Findings, networks: Networks) -> None:
-    with pytest.raises(measure.AnalysisRefused, match="too unlike") as refused:
+    with pytest.raises(AnalysisRefused, match="too unlike") as refused:
         _resynthesised(findings, networks, novelty_refused=0.0)
     assert refused.value.reason is RefusalReason.NOT_SUITABLE
 
@@ -163,7 +164,7 @@ def test_other_checks_do_not(findings: Findings, networks: Networks) -> None:
 
 
 def test_quality_too_low_for_numbers_declines(findings: Findings, networks: Networks) -> None:
-    with pytest.raises(measure.AnalysisRefused, match="Nothing is visible") as refused:
+    with pytest.raises(AnalysisRefused, match="Nothing is visible") as refused:
         _resynthesised(findings, networks, QualityAssessment((), Grade.UNUSABLE, "Nothing is visible."))
     assert refused.value.reason is RefusalReason.QUALITY_TOO_LOW
 
@@ -194,9 +195,7 @@ def test_one_phase_declines(study: CineStudy) -> None:
 
 def test_missing_networks_decline(study: CineStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: object) -> Networks:
-        raise measure_missing("there is no model")
-
-    from pipelines.models.registry import ModelUnavailable as measure_missing
+        raise ModelUnavailable("there is no model")
 
     monkeypatch.setattr("pipelines.synthetic_enhancement.load.load_networks", absent)
     causes = findings_of(PACKAGE, analyse_study(_phases(study, [0, 4]), [SyntheticEnhancement])).causes

@@ -13,7 +13,7 @@ from interop.fixtures import require
 from interop.orthanc import AE_TITLE, Orthanc
 from interop.tools import AbsentTool
 from pydicom import dcmread
-from results.enhancement import PACKAGE, enhanced_phantom
+from results.enhancement import enhanced_phantom
 from results.synthetic import CREATED
 
 from dicom_node.config import DestinationProfile, ResultSettings, SyntheticImageClass
@@ -25,6 +25,7 @@ from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.synthetic_enhancement.encoder import PROBABILITY, SEGMENTATION
 from dicom_node.results.synthetic_enhancement.images import IMAGES
 from pipelines.study import PackageFindings
+from pipelines.synthetic_enhancement.package import PACKAGE
 from viewer.ohif import dice, drawn_masks, ohif_files, on_canvas, read_study
 from viewer.origin import ViewerOrigin
 

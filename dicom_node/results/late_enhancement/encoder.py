@@ -8,8 +8,9 @@ from dicom_node.config import SegmentationTarget
 from dicom_node.results.late_enhancement.groups import SEGMENTATION, enhancement_part
 from dicom_node.results.late_enhancement.pages import enhancement_page, enhancement_text
 from dicom_node.results.late_enhancement.structures import STRUCTURES
-from dicom_node.results.objects import ExpectedMask, ResultObject
+from dicom_node.results.objects import ResultObject
 from dicom_node.results.parts import EncodingRequest, Parts, SummaryPart
+from dicom_node.results.phase_objects import segmentation_object
 from dicom_node.results.roles import Variant
 from dicom_node.results.segmentation import EncodedSegmentation, segmentation
 from pipelines.cine.stack import CineStack, LateEnhancementStack
@@ -52,15 +53,9 @@ def _segmentation(
         content_label="LATE_ENHANCEMENT",
         content="Left ventricle and infarct",
     )
-    expected = ExpectedMask(
-        labels=seg.labels,
-        segments=seg.segments,
-        geometry=stack.geometry,
-        frame_of_reference_uid=stack.frame_of_reference_uid,
-        references=seg.references,
-    )
+    place = (stack.geometry, stack.frame_of_reference_uid)
     names = request.variants[variant]
-    return request.object(SEGMENTATION, seg.dataset, stack.sources, expected, names), seg
+    return segmentation_object(request, SEGMENTATION, seg, *place, stack.sources, names), seg
 
 
 def _one_phase(stack: LateEnhancementStack) -> CineStack:
@@ -108,6 +103,7 @@ def _numbers(found: LateEnhancement) -> dict[str, float]:
         "LGE_network_g": found.extent(ExtentMethod.NETWORK).grams,
         "LGE_obstruction_percent": found.obstruction_percent,
         "LGE_infarct_probability": found.infarct.probability,
+        "LGE_infarct_present": float(found.infarct.present),
         "LGE_obstruction_probability": found.obstruction.probability,
         "LGE_LVM_g": found.mass_g,
         "LGE_agreement": found.agreement,

@@ -6,16 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dicom_node.config import SegmentationTarget
-from dicom_node.results.keyphase import key_phase_series
-from dicom_node.results.objects import ExpectedMask, ExpectedSlice, ResultObject
+from dicom_node.results.normal_ranges import normal_table
+from dicom_node.results.numbers import ReportedNumber
+from dicom_node.results.objects import ResultObject
 from dicom_node.results.parts import EncodingRequest, Parts, SummaryPart, as_source
+from dicom_node.results.phase_objects import key_phase_objects, segmentation_object
 from dicom_node.results.roles import Variant
 from dicom_node.results.segmentation import EncodedSegmentation, segmentation
 from dicom_node.results.ventricular_function.groups import KEY_PHASE, SEGMENTATION, ReportContent, function_part
 from dicom_node.results.ventricular_function.pages import function_pages, function_text, with_interval
 from pipelines.cine.stack import FrameSource
-from pipelines.function.findings import Quantity, VentricularFunction
-from pipelines.function.normals import reference_interval
+from pipelines.function.findings import Measurement, Quantity, VentricularFunction
+from pipelines.function.normals import ReferenceInterval, reference_interval
 from pipelines.function.slices import SliceMeasures
 from pipelines.quality.findings import QualityAssessment
 
@@ -43,10 +45,11 @@ def encode(request: EncodingRequest) -> Parts:
     stack = study.short_axis
     if stack is None:
         raise ValueError("ventricular function without a short-axis stack")
+    table = normal_table(request.context.settings)
     ranges = {
         quantity: interval
         for quantity in Quantity
-        if (interval := reference_interval(quantity, study.context)) is not None
+        if (interval := reference_interval(quantity, study.context, table)) is not None
     }
     content = ReportContent(
         study,
@@ -71,6 +74,7 @@ def encode(request: EncodingRequest) -> Parts:
         ),
         key_numbers=key_numbers(content.function, content.quality),
         numbers={one.quantity.value: one.value for one in content.function.measurements()},
+        described=tuple(_described(one, ranges.get(one.quantity)) for one in content.function.measurements()),
     )
 
 
@@ -87,6 +91,20 @@ def key_numbers(function: VentricularFunction, quality: QualityAssessment) -> tu
     reasons = len(quality.departures)
     why = f"; {reasons} finding{'s' if reasons > 1 else ''} to read with the numbers" if reasons else ""
     return (*sentences, f"Confidence: {quality.overall.name}{why}. In brackets: 95 % intervals.")
+
+
+def _described(one: Measurement, normal: ReferenceInterval | None) -> ReportedNumber:
+    return ReportedNumber(
+        one.quantity.value,
+        one.value,
+        one.quantity.unit,
+        one.method,
+        lower=None if one.interval is None else one.interval.lower,
+        upper=None if one.interval is None else one.interval.upper,
+        normal_lower=None if normal is None else normal.lower,
+        normal_upper=None if normal is None else normal.upper,
+        normal_source="" if normal is None else normal.source,
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,22 +126,9 @@ class _Images:
         if not wanting:
             return
         names = [name for _, listed in wanting for name in listed]
-        stack = self.content.stack
         for when, phase in self._phases().items():
-            role = KEY_PHASE[when]
-            series = key_phase_series(self.request.context, role, stack, phase, _WHEN[when], self.request.sources)
-            for index, (dataset, pixels) in enumerate(series):
-                source = stack.sources[phase][index]
-                expected = ExpectedSlice(
-                    grey=stack.pixels[phase, index],
-                    tolerance=0.0 if pixels.exact else abs(pixels.slope) * 0.51,
-                    geometry=stack.geometry,
-                    frame_of_reference_uid=stack.frame_of_reference_uid,
-                    index=index,
-                    source=source,
-                    regridded=index in stack.regridded_slices,
-                )
-                yield self.request.object(role, dataset, [source], expected, names)
+            stack = self.content.stack
+            yield from key_phase_objects(self.request, KEY_PHASE[when], stack, phase, _WHEN[when], names)
 
     def segmentations(
         self, variant: Variant, key_phases: tuple[ResultObject, ...]
@@ -145,13 +150,8 @@ class _Images:
                 variant=variant,
                 when=when,
             )
-            expected = ExpectedMask(
-                labels=seg.labels,
-                segments=seg.segments,
-                geometry=stack.geometry,
-                frame_of_reference_uid=stack.frame_of_reference_uid,
-                references=seg.references,
-            )
             names = self.request.variants[variant]
-            made[when] = (self.request.object(role, seg.dataset, stack.sources[phase], expected, names), seg)
+            sources = stack.sources[phase]
+            place = (stack.geometry, stack.frame_of_reference_uid)
+            made[when] = (segmentation_object(self.request, role, seg, *place, sources, names), seg)
         return made

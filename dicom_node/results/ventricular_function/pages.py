@@ -23,7 +23,7 @@ from dicom_node.results.parts import Heading, Paragraph, TextBlock
 from dicom_node.results.summary import BOTTOM, LEFT, RIGHT, TOP, grade_color, legend
 from dicom_node.results.ventricular_function.groups import ReportContent, range_description
 from pipelines.function.findings import Measurement, Quantity
-from pipelines.function.normals import POPULATION_AGE_YEARS, Standing
+from pipelines.function.normals import Standing
 from pipelines.segmentation.labels import Label
 
 __all__ = ["format_value", "function_pages", "function_text", "with_interval"]
@@ -164,8 +164,9 @@ def _reference(content: ReportContent) -> tuple[str, bool]:
     sources = dict.fromkeys(each.source for each in content.ranges.values())
     if not sources:
         return "no reference range: sex of the patient not known, or a child", True
-    if any(each.age_fits is False for each in content.ranges.values()):
-        low, high = POPULATION_AGE_YEARS
+    elsewhere = next((each for each in content.ranges.values() if each.age_fits is False), None)
+    if elsewhere is not None:
+        low, high = elsewhere.age_years
         age = content.study.context.age_years
         return f"Reference ranges are of people aged {low:.0f} to {high - 1:.0f}; this patient is {age:.0f}.", False
     return f"reference: {'; '.join(sources)}", True

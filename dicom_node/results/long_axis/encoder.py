@@ -12,6 +12,7 @@ from dicom_node.results.canvas import Page, Theme
 from dicom_node.results.codes import LEFT_ATRIUM, private, ucum
 from dicom_node.results.content import MeasurementGroup, group, text_item
 from dicom_node.results.header import ResultContext
+from dicom_node.results.long_axis.images import extremes, view_objects
 from dicom_node.results.parts import (
     EncodingRequest,
     Heading,
@@ -47,6 +48,7 @@ def encode(request: EncodingRequest) -> Parts:
     stacks = tuple(view.stack for view in views.views)
     part = ReportPart(groups=tuple(_groups(request.context, found)), looked_at=frames_of(stacks))
     return Parts(
+        objects=tuple(view_objects(request, views)),
         report=lambda _variant: part,
         summary=SummaryPart(stacks=stacks, pages=lambda theme: [_page(theme, found, views)], text=_text(found, views)),
         key_numbers=_key_numbers(found),
@@ -135,7 +137,7 @@ def _page(theme: Theme, found: LongAxisFunction, views: LongAxisViews) -> Page:
     side = min((width - _GAP * (len(shown) - 1)) / max(len(shown), 1), 58.0)
     for index, view in enumerate(shown):
         x = LEFT + index * (side + _GAP)
-        for row, (name, phase) in enumerate(_extremes(view)):
+        for row, (name, phase) in enumerate(zip(("largest LV", "smallest LV"), extremes(view).values(), strict=True)):
             _picture(page, view, phase, x, TOP + 6 + row * (side * 0.78 + 7), side, side * 0.78, name)
     top = TOP + 6 + 2 * (side * 0.78 + 7)
     height = 157 - (top - TOP)
@@ -162,12 +164,6 @@ def _page(theme: Theme, found: LongAxisFunction, views: LongAxisViews) -> Page:
         )
         page.text(right + 5, top + height - 4, f"Strain: {said}", 8, color=theme.text)
     return page
-
-
-def _extremes(view: LongAxisView) -> tuple[tuple[str, int], tuple[str, int]]:
-    """The phases with the largest and the smallest left ventricular cavity."""
-    areas = (view.labels == LongAxisLabel.LV).sum(axis=(1, 2))
-    return ("largest LV", int(np.argmax(areas))), ("smallest LV", int(np.argmin(areas)))
 
 
 def _curve(axes: Axes, values: NDArray[np.float64], color: str, name: str) -> None:

@@ -1,0 +1,73 @@
+"""What the destinations that get messages have in common: one message for each front page, closed by its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import generate_uid
+
+from dicom_node.audit.messages import Participant
+from dicom_node.deliver.round import DeliveryItem, Round
+from dicom_node.deliver.study_report import StudyReport, study_report
+from dicom_node.errors import DeliveryRefusedError, NodeError, NotAcceptedError, PeerFailedError, PeerUnavailableError
+from dicom_node.results.roles import FRONT_PAGE
+
+__all__ = ["deliver_messages"]
+
+
+def deliver_messages(
+    present: Round,
+    items: Sequence[DeliveryItem],
+    receiver: Participant,
+    send: Callable[[StudyReport], None],
+    how: str,
+) -> None:
+    """Send one message for each front page; afterwards each delivery is committed, failed or dead in the ledger.
+
+    Parameters
+    ----------
+    send
+        Sends one report and returns when it was taken; raises :class:`NodeError` otherwise.
+    how
+        What the answer was, for the record.
+
+    Raises
+    ------
+    sqlalchemy.exc.SQLAlchemyError
+        The ledger does not accept a transition.
+    """
+    keep_lease = present.lease_keeper()
+    for index, item in enumerate(items):
+        keep_lease()
+        delivery = item.delivery
+        try:
+            if delivery.role != FRONT_PAGE.value:
+                raise NotAcceptedError(
+                    "it takes what front pages say, and no objects", subject=delivery.sop_instance_uid
+                )
+            report = _report(present, item)
+            with present.sending(receiver, [item]) as arrived:
+                send(report)
+                arrived.add(delivery.sop_instance_uid)
+        except NodeError as error:
+            if isinstance(error, PeerUnavailableError) and not isinstance(error, PeerFailedError):
+                present.unreachable([one.delivery for one in items[index:]], error)
+                return
+            present.failed(delivery, error)
+            continue
+        present.reached()
+        # Its answer says that it keeps it: nothing is to be looked up later.
+        present.sent([delivery], str(generate_uid(prefix=None)))
+        present.confirmed([delivery], how)
+
+
+def _report(present: Round, item: DeliveryItem) -> StudyReport:
+    try:
+        return study_report(present.ledger, item.delivery.job_id, item.file.path)
+    except (OSError, InvalidDicomError) as error:
+        raise DeliveryRefusedError(
+            f"the front page cannot be read: {type(error).__name__}",
+            subject=item.delivery.sop_instance_uid,
+            remedy="restore the file or run the job again, then requeue",
+        ) from error

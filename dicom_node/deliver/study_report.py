@@ -1,0 +1,124 @@
+"""What is told of a study outside of DICOM: from the front page and from what its closing job kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from dicom_node.results.codes import PRIVATE_DESIGNATOR, QUANTITY
+from dicom_node.results.numbers import ReportedNumber, numbers_from
+from pipelines.function.findings import Quantity
+from storage.closing import told_summary
+from storage.ledger import Ledger
+
+__all__ = ["StudyReport", "code_of", "study_report"]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReport:
+    """One version of what this node says of a study. Patient data.
+
+    Attributes
+    ----------
+    patient_name : str
+        As in DICOM: components between ``^``, groups between ``=``.
+    birth_date, study_date : str
+        ``YYYYMMDD``; empty where not known.
+    study_time : str
+        ``HHMMSS``, as far as known.
+    created : str
+        Date and time of the report, ``YYYYMMDDHHMMSS±ZZXX``, the zone where it is known.
+    report_uid : str
+        SOP Instance UID of the front page.
+    route : str
+    corrects : bool
+        Whether it takes the place of an earlier one.
+    paragraph : str
+    sentences : tuple of str
+        What each package came to.
+    """
+
+    patient_id: str
+    issuer_of_patient_id: str
+    patient_name: str
+    birth_date: str
+    sex: str
+    accession_number: str
+    study_instance_uid: str
+    study_date: str
+    study_time: str
+    referring_physician: str
+    created: str
+    report_uid: str
+    route: str
+    corrects: bool
+    numbers: tuple[ReportedNumber, ...]
+    paragraph: str
+    sentences: tuple[str, ...]
+
+
+def study_report(ledger: Ledger, job_id: int, path: Path) -> StudyReport:
+    """Put together what is told.
+
+    Parameters
+    ----------
+    job_id
+        The closing job that made the front page.
+    path
+        File of the front page.
+
+    Raises
+    ------
+    OSError, pydicom.errors.InvalidDicomError
+        It cannot be read.
+    """
+    header = dcmread(path)
+    summary = told_summary(ledger, job_id, str(header.SOPInstanceUID))
+    created = f"{_text(header, 'ContentDate')}{_text(header, 'ContentTime')[:6]}"
+    return StudyReport(
+        patient_id=_text(header, "PatientID"),
+        issuer_of_patient_id=_text(header, "IssuerOfPatientID"),
+        patient_name=_text(header, "PatientName"),
+        birth_date=_text(header, "PatientBirthDate"),
+        sex=_text(header, "PatientSex"),
+        accession_number=_text(header, "AccessionNumber"),
+        study_instance_uid=str(header.StudyInstanceUID),
+        study_date=_text(header, "StudyDate"),
+        study_time=_text(header, "StudyTime")[:6],
+        referring_physician=_text(header, "ReferringPhysicianName"),
+        created=f"{created}{_text(header, 'TimezoneOffsetFromUTC')}",
+        report_uid=str(header.SOPInstanceUID),
+        route=summary.route,
+        corrects="PredecessorDocumentsSequence" in header,
+        numbers=numbers_from(summary.numbers),
+        paragraph=summary.paragraph,
+        sentences=tuple(_findings(header)),
+    )
+
+
+def code_of(number: ReportedNumber) -> Code:
+    """The code of a number: LOINC or SNOMED CT where there is one, this node's own otherwise."""
+    try:
+        return QUANTITY[Quantity(number.name)]
+    except ValueError:
+        return Code(number.name, PRIVATE_DESIGNATOR, number.name.replace("_", " "))
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    value = header.get(keyword)
+    return "" if value is None else str(value).strip()
+
+
+def _findings(header: Dataset) -> list[str]:
+    """The sentences of each section of the front page."""
+    return [
+        str(item.TextValue)
+        for section in header.ContentSequence
+        if section.ValueType == "CONTAINER"
+        for item in section.ContentSequence
+        if item.ValueType == "TEXT"
+    ]

@@ -1,0 +1,79 @@
+// usage: node browse.mjs '{"root": …, "chromium": …, "modules": …, "folder": …, "cookie": …, "scheme": …, "width": …,
+//                          "steps": [["go", path], ["see", text], …]}'
+//
+// Uses the console as a person does, step by step: go to a path, fill a field by its label, choose an option, open a
+// summary, press a button by its name, press keys, wait until a text is seen, take a picture and hold the page against
+// the rules of axe. Prints one JSON object: done (steps), problems, violations, values. `modules` holds playwright-core
+// and axe-core.
+import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+
+const task = JSON.parse(process.argv[2]);
+const require = createRequire(`${task.modules}/`);
+const { chromium } = require('playwright-core');
+const axe = await readFile(require.resolve('axe-core/axe.min.js'), 'utf-8');
+// For a machine that does much else.
+const LIMIT_MS = 120_000;
+
+const browser = await chromium.launch({
+  executablePath: task.chromium,
+  args: ['--no-sandbox', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+});
+const context = await browser.newContext({
+  viewport: { width: task.width, height: 900 },
+  colorScheme: task.scheme,
+  timezoneId: 'Asia/Kolkata',
+  locale: 'en-GB',
+  // axe is put into the page, which the console itself lets nobody do.
+  bypassCSP: task.bypassCSP ?? true,
+  javaScriptEnabled: task.scripts ?? true,
+});
+if (task.cookie) await context.addCookies([{ name: 'console', value: task.cookie, url: task.root }]);
+context.setDefaultTimeout(LIMIT_MS);
+const page = await context.newPage();
+
+const problems = [];
+const violations = [];
+const values = {};
+page.on('console', message => { if (message.type() === 'error') problems.push(`console: ${message.text().slice(0, 300)}`); });
+page.on('pageerror', error => problems.push(`page: ${error.message.slice(0, 300)}`));
+page.on('request', request => {
+  if (!request.url().startsWith(task.root)) problems.push(`asks elsewhere: ${request.url().slice(0, 200)}`);
+});
+
+const verbs = {
+  go: path => page.goto(task.root + path, { waitUntil: 'load' }),
+  see: text => page.getByText(text).first().waitFor(),
+  gone: text => page.getByText(text).first().waitFor({ state: 'detached' }),
+  fill: (label, text) => page.getByLabel(label, { exact: true }).locator('visible=true').first().fill(text),
+  choose: (label, option) => page.getByLabel(label, { exact: true }).locator('visible=true').first().selectOption(option),
+  open: summary => page.locator('summary', { hasText: summary }).first().click(),
+  press: name => page.getByRole('button', { name, exact: true }).locator('visible=true').first().click(),
+  follow: name => page.getByRole('link', { name }).first().click(),
+  keys: async (...keys) => { for (const key of keys) await page.keyboard.press(key); },
+  focus: async name => { values[name] = await page.evaluate(() => document.activeElement.textContent.trim()); },
+  read: async (name, selector) => { values[name] = await page.locator(selector).first().innerText(); },
+  wide: async name => { values[name] = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth); },
+  picture: name => page.screenshot({ path: `${task.folder}/${name}.png`, fullPage: true }),
+  axe: async name => {
+    await page.evaluate(axe);
+    const { violations: found } = await page.evaluate(() => window.axe.run(document));
+    for (const one of found) {
+      const nodes = one.nodes.slice(0, 3).map(node => node.html.slice(0, 200));
+      violations.push({ page: name, rule: one.id, impact: one.impact, help: one.help, nodes });
+    }
+  },
+};
+
+let done = 0;
+try {
+  for (const [verb, ...what] of task.steps) {
+    await verbs[verb](...what);
+    done += 1;
+  }
+} catch (error) {
+  problems.push(`step ${done} ${JSON.stringify(task.steps[done])}: ${error.message.slice(0, 600)}`);
+  await page.screenshot({ path: `${task.folder}/failure.png`, fullPage: true }).catch(cause => problems.push(cause.message));
+}
+await browser.close();
+console.log(JSON.stringify({ done, problems, violations, values }));

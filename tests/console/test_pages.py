@@ -1,0 +1,399 @@
+"""What the pages tell of studies and deliveries, and what becomes of what people do there."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import re
+import time
+from pathlib import Path
+
+import pytest
+import requests
+from audit.reading import read_trail
+from ledger_rows import NOW
+from PIL import Image
+from sqlalchemy import select, update
+
+from console.held_studies import NAME, STUDY, analyse, deliver, name_in_the_files, receive
+from console.running_console import RunningConsole, Visitor, console_node, console_thread
+from dicom_node.console.api import assessments_csv
+from dicom_node.console.desk import Desk
+from dicom_node.console.now import FRESH_S, NowBoard
+from storage.assessments import Assessment, assessments
+from storage.deliveries import claim_deliveries, destination_unreachable, destinations_with_work
+from storage.instances import QuarantinedObject, close_association, record_quarantine
+from storage.jobs import Outcome
+from storage.ledger import utc_now
+from storage.overview import delivery_overviews, job_overviews, quarantine_overviews, study_overviews
+from storage.schema import (
+    AccountRole,
+    AssessmentResult,
+    DeliveryState,
+    EventRow,
+    JobRow,
+    JobState,
+    Verdict,
+)
+
+VIEWER, OPERATOR, ADMINISTRATOR = AccountRole
+REFUSED = "A900: data set does not match its SOP class"
+
+
+def words(page: str) -> str:
+    """A page as it reads, without its markup."""
+    return " ".join(re.sub(r"<[^>]*>", " ", page).replace("&#39;", "'").split())
+
+
+def fresh(person: Visitor) -> str:
+    """The page Now as it reads, once the last look at the node is too old to be shown again."""
+    time.sleep(FRESH_S + 0.1)
+    return words(person.get("/").text)
+
+
+def test_now_tells_of_a_study_from_its_arrival_to_its_delivery(console: RunningConsole) -> None:
+    person = console.person(VIEWER)
+    association = receive(console, ended=False)
+    arriving = fresh(person)
+    assert f"{STUDY} receiving 3" in arriving
+    assert "1 association still open" in arriving
+    close_association(console.ledger, association, outcome="released", at=utc_now())
+    analyse(console)
+    analysed = fresh(person)
+    assert "Nothing is coming in." in analysed
+    assert "ventricular_function delivered" in analysed
+    assert "1 on the way" in analysed
+    deliver(console)
+    assert "nothing waits for it" in fresh(person)
+
+
+def test_now_says_first_what_is_wrong_and_what_to_do(console: RunningConsole) -> None:
+    person = console.person(OPERATOR)
+    receive(console)
+    analyse(console)
+    claimed = claim_deliveries(console.ledger, "pacs", 9, "d", utc_now(), 60)
+    destination_unreachable(
+        console.ledger,
+        "pacs",
+        [one.id for one in claimed],
+        "connection refused",
+        retry_at=lambda _tries: utc_now() + dt.timedelta(minutes=5),
+        now=utc_now(),
+    )
+    told = fresh(person)
+    assert "Not all is well: the node is not running" in told
+    assert "Start it: dicom-node serve." in told
+    assert "Pacs cannot be reached since" in told
+    assert "cannot be reached: connection refused" in told
+    assert person.do("pause", destination="pacs", reason="the PACS is being moved").startswith("done:")
+    assert "Nothing is sent to pacs: operator paused it" in fresh(person)
+
+
+def test_a_queued_job_and_a_running_one_tell_when_they_are_ready(console: RunningConsole) -> None:
+    person = console.person(VIEWER)
+    receive(console)
+    job = analyse(console)
+    started = utc_now()
+    with console.ledger.transaction() as session:
+        took = {"started_at": NOW, "ended_at": NOW + dt.timedelta(seconds=90)}
+        session.execute(update(JobRow).where(JobRow.id == job).values(**took))
+        closing = session.scalars(select(JobRow).where(JobRow.id != job)).one()
+        closing.package, closing.state, closing.started_at = "ventricular_function_again", JobState.QUEUED, None
+    assert "waits for a worker" in fresh(person)
+    with console.ledger.transaction() as session:
+        running = session.get_one(JobRow, closing.id)
+        running.package, running.state, running.started_at = "ventricular_function", JobState.RUNNING, started
+        running.study_version = 2
+    expected = started + dt.timedelta(seconds=90)
+    assert f"about {expected:%Y-%m-%d %H:%M:%S} UTC" in fresh(person)
+
+
+def test_many_readers_of_now_cost_one_look(console: RunningConsole) -> None:
+    desk = Desk(console.configuration, console.ledger, console.files, None)  # type: ignore[arg-type]
+    board = NowBoard(desk)
+    assert board.view() is board.view()
+
+
+def test_a_study_tells_its_receipt_and_its_verdicts(console: RunningConsole) -> None:
+    person = console.person(VIEWER)
+    receive(console)
+    analyse(console)
+    deliver(console)
+    told = words(person.get(f"/studies/{STUDY}").text)
+    assert "3 kept, 0 kept aside; 0 of 1 result committed." in told
+    assert "delivered, not verified" in told
+    assert "LV ejection fraction 52 % (50 to 55)" in told
+    assert "left out" in told
+    assert "wanted at least 10 (it is not a cine)" in told
+    assert "study complete" in told
+    assert "quiet for 20 s" in told
+
+
+def test_a_declined_study_says_why(console: RunningConsole) -> None:
+    receive(console)
+    analyse(console, Outcome(Verdict.DECLINED, ("There is no short-axis cine stack.",)))
+    told = words(console.person(VIEWER).get(f"/studies/{STUDY}").text)
+    assert "declined There is no short-axis cine stack." in told
+
+
+def test_studies_are_found_by_what_people_have_at_hand(console: RunningConsole) -> None:
+    person = console.person(VIEWER)
+    receive(console)
+    assert STUDY in person.get("/studies").text
+    for text in (STUDY, "1.2", "P1", "MR1"):
+        assert person.get(f"/studies?find={text}").headers["location"] == f"/studies/{STUDY}", text
+    assert "No study is known by that." in person.get("/studies?find=nobody").text
+    assert person.get("/studies/9.9.9").status_code == 404
+    assert (
+        requests.get(f"{console.root}/api/v1/studies/9.9.9", headers=console.token(VIEWER), timeout=60).status_code
+        == 404
+    )
+
+
+def test_no_page_names_a_patient(console: RunningConsole) -> None:
+    person = console.person(ADMINISTRATOR)
+    receive(console)
+    analyse(console)
+    assert name_in_the_files(console)
+    person.get("/studies?find=P1")
+    paths = ["/", "/studies", f"/studies/{STUDY}", "/deliveries", "/audit", "/accounts"]
+    paths += ["/api/v1/now", f"/api/v1/studies/{STUDY}", "/api/v1/studies", "/api/v1/events", "/api/v1/audit"]
+    for path in paths:
+        answer = person.get(path)
+        assert answer.status_code == 200, path
+        assert NAME not in answer.text, path
+
+
+def test_pages_that_name_the_patient_are_shown_to_nobody_unless_it_is_set(console: RunningConsole) -> None:
+    person = console.person(ADMINISTRATOR)
+    receive(console)
+    analyse(console)
+    (page,) = person.get(f"/api/v1/studies/{STUDY}").json()["jobs"][0]["pictures"]
+    path = f"/studies/{STUDY}/pages/{page['id']}.png"
+    assert person.get(path).status_code == 403
+    assert "<img" not in person.get(f"/studies/{STUDY}").text
+    assert "Pages of results that name the patient are not shown to administrators: 1." in words(
+        person.get(f"/studies/{STUDY}").text
+    )
+
+
+def test_pages_that_name_nobody_are_shown(console: RunningConsole) -> None:
+    person = console.person(VIEWER)
+    receive(console)
+    analyse(console, names_patient=False)
+    (page,) = person.get(f"/api/v1/studies/{STUDY}").json()["jobs"][0]["pictures"]
+    answer = person.get(f"/studies/{STUDY}/pages/{page['id']}.png")
+    assert answer.headers["content-type"] == "image/png"
+    shown = Image.open(io.BytesIO(answer.content))
+    assert (shown.size, shown.getpixel((5, 5))) == ((64, 64), (200, 30, 30))
+    assert f'<img src="/studies/{STUDY}/pages/{page["id"]}.png"' in person.get(f"/studies/{STUDY}").text
+    assert person.get(f"/studies/{STUDY}/pages/{page['id'] + 1}.png").status_code == 404
+
+
+def test_pages_that_name_the_patient_are_shown_from_the_role_that_is_set(tmp_path: Path) -> None:
+    with console_thread(console_node(tmp_path, patients_for="operator")) as console:
+        receive(console)
+        analyse(console)
+        operator, viewer = console.person(OPERATOR), console.person(VIEWER)
+        (page,) = viewer.get(f"/api/v1/studies/{STUDY}").json()["jobs"][0]["pictures"]
+        path = f"/studies/{STUDY}/pages/{page['id']}.png"
+        assert [viewer.get(path).status_code, operator.get(path).status_code] == [403, 200]
+        assert f'src="{path}"' in operator.get(f"/studies/{STUDY}").text
+        assert f'src="{path}"' not in viewer.get(f"/studies/{STUDY}").text
+
+
+def test_dead_letters_are_told_with_the_answer_and_sent_again_or_given_up(console: RunningConsole) -> None:
+    person = console.person(OPERATOR)
+    receive(console)
+    job = analyse(console)
+    deliver(console, error=REFUSED)
+    assert REFUSED in words(person.get("/deliveries").text)
+    assert person.do("send-again", job=str(job), reason="mended there") == "done: 1 delivery queued."
+    (again,) = delivery_overviews(console.ledger)
+    assert (again.state, again.failed_attempts, again.error) == (DeliveryState.QUEUED, 0, None)
+    assert REFUSED not in person.get("/deliveries").text
+    deliver(console, error=REFUSED)
+    assert person.do("dismiss", destination="pacs", reason="sent by hand") == "done: 1 delivery given up."
+    (given_up,) = delivery_overviews(console.ledger)
+    assert (given_up.state, given_up.error) == (DeliveryState.DISMISSED, "sent by hand")
+    assert person.do("dismiss", destination="pacs", reason="once more").startswith("problem: there is nothing")
+    assert person.do("dismiss", reason="of everything").startswith("problem: say which deliveries")
+    assert audited(console) == ["results sent again: mended there", "deliveries dismissed: sent by hand"]
+
+
+def test_delivered_results_are_sent_again_by_study_and_never_to_a_whole_destination(console: RunningConsole) -> None:
+    person = console.person(OPERATOR)
+    receive(console)
+    analyse(console)
+    deliver(console)
+    assert person.do("send-again", destination="pacs", reason="all of it").startswith("problem: there is nothing")
+    assert person.do("send-again", study=STUDY, reason="lost there") == "done: 1 delivery queued."
+
+
+def test_a_paused_destination_gets_nothing_until_it_is_resumed(console: RunningConsole) -> None:
+    person = console.person(OPERATOR)
+    receive(console)
+    analyse(console)
+    assert destinations_with_work(console.ledger, utc_now()) == ("pacs",)
+    assert person.do("pause", destination="pacs", reason="the PACS is being moved").startswith("done:")
+    assert destinations_with_work(console.ledger, utc_now()) == ()
+    assert claim_deliveries(console.ledger, "pacs", 9, "d", utc_now(), 60) == []
+    assert "operator paused it" in words(person.get("/deliveries").text)
+    assert person.do("pause", destination="pacs", reason="the PACS is being moved").startswith("problem:")
+    assert person.do("pause", destination="elsewhere", reason="not there").startswith("problem: elsewhere: no such")
+    assert person.do("resume", destination="pacs").startswith("done:")
+    assert person.do("resume", destination="pacs").startswith("problem:")
+    assert len(claim_deliveries(console.ledger, "pacs", 9, "d", utc_now(), 60)) == 1
+
+
+def test_a_destination_that_does_not_answer_fails_its_test_in_words(console: RunningConsole) -> None:
+    said = console.person(OPERATOR).do("test-destination", destination="pacs")
+    assert said.startswith("problem: ")
+    assert "PACS" in said
+
+
+def test_a_job_runs_again_and_says_so(console: RunningConsole) -> None:
+    person = console.person(OPERATOR)
+    receive(console)
+    job = analyse(console)
+    assert person.do("run-again", job=str(job), reason="other weights") == f"done: Job {job} is queued again."
+    (first,) = [one for one in job_overviews(console.ledger) if one.id == job]
+    assert (first.state, first.attempts) == (JobState.QUEUED, 0)
+    assert person.do("run-again", job=str(job), reason="once more").startswith(f"problem: job {job} is queued")
+    assert person.do("run-again", job="999", reason="which is it").startswith("problem: no job 999")
+    assert person.do("run-again", job=str(job), reason="").startswith("problem: reason:")
+    assert audited(console) == [f"job {job} run again: other weights"]
+
+
+def test_a_study_is_deleted_with_a_reason(console: RunningConsole) -> None:
+    person = console.person(OPERATOR)
+    association = receive(console, ended=False)
+    assert person.do("delete-study", study=STUDY, reason="wrong node").startswith("problem:")
+    close_association(console.ledger, association, outcome="released", at=utc_now())
+    assert person.do("delete-study", study=STUDY).startswith("problem: reason:")
+    done = person.do("delete-study", study=STUDY, reason="  sent to the\n wrong node ", reject="none")
+    assert done == "done: 3 instances and 0 results deleted."
+    assert study_overviews(console.ledger)[0].instances == 0
+    with console.ledger.reading() as session:
+        (event,) = session.scalars(select(EventRow).where(EventRow.kind == "study deleted"))
+        assert (event.detail["by"], event.detail["reason"]) == ("operator", "sent to the wrong node")
+    file = console.configuration.audit.file
+    assert file is not None
+    (told,) = [one for one in read_trail(file) if one.event == "110105"]
+    assert told.studies == [STUDY]
+    assert told.root.find("ActiveParticipant").get("UserID") == "operator"
+    assert told.root.find("ActiveParticipant").get("NetworkAccessPointID") == "127.0.0.1"
+
+
+def test_a_quarantined_object_is_dropped(console: RunningConsole) -> None:
+    person = console.person(OPERATOR)
+    association = receive(console)
+    digest = "ab" * 32
+    aside = QuarantinedObject(digest, f"quarantine/ab/{digest}.dcm", "cannot be understood", "1.2.9", association)
+    record_quarantine(console.ledger, aside, at=utc_now())
+    (one,) = quarantine_overviews(console.ledger)
+    assert "cannot be understood" in person.get("/deliveries").text
+    assert "3 kept, 1 kept aside" in words(person.get(f"/studies/{STUDY}").text)
+    assert person.do("take-in", number=str(one.id), reason="is it there").startswith("problem:")
+    assert person.do("drop", number=str(one.id), reason="noise") == f"done: Object {one.id} dropped."
+    assert quarantine_overviews(console.ledger) == ()
+
+
+def test_a_radiologist_judges_results_and_the_verdicts_are_exported(console: RunningConsole) -> None:
+    person = console.person(VIEWER)
+    receive(console)
+    job = analyse(console)
+    assert person.do("assess", job=str(job), result="accepted").startswith(
+        "done: Kept: results of ventricular_function"
+    )
+    comment = "=the base was cut"
+    assert person.do("assess", job=str(job), result="corrected", comment=comment).startswith("done:")
+    assert person.do("assess", job=str(job), result="perhaps").startswith("problem: result")
+    assert "corrected by viewer" in words(person.get(f"/studies/{STUDY}").text)
+    given = assessments(console.ledger, study_instance_uid=STUDY)
+    assert [one.result for one in given] == [AssessmentResult.ACCEPTED, AssessmentResult.CORRECTED]
+    answer = person.get("/api/v1/assessments.csv")
+    assert answer.headers["content-type"].startswith("text/csv")
+    head, first, second = csv.reader(io.StringIO(answer.text))
+    assert head[0] == "StudyInstanceUID"
+    assert first[:5] == [STUDY, "1", "cine", "ventricular_function", "accepted"]
+    # No spreadsheet takes it for a formula.
+    assert second[5] == f"'{comment}"
+    assert len(audited(console)) == 2
+
+
+def test_what_made_no_results_is_not_judged(console: RunningConsole) -> None:
+    receive(console)
+    job = analyse(console, Outcome(Verdict.DECLINED, ("No cine.",)))
+    said = console.person(VIEWER).do("assess", job=str(job), result="accepted")
+    assert said == f"problem: job {job} made no results that could be judged"
+    assert console.person(OPERATOR).do("assess", job="999", result="accepted") == "problem: no job 999 in the ledger"
+
+
+def test_comments_of_any_kind_survive_the_table() -> None:
+    one = Assessment("1.2", 1, "cine", "motion", AssessmentResult.REJECTED, 'a "quoted", line', "ann", NOW)
+    (_, row) = csv.reader(io.StringIO(assessments_csv((one,))))
+    assert row[5] == one.comment
+
+
+def test_the_audit_page_finds_what_was_done_and_by_whom(console: RunningConsole) -> None:
+    person = console.person(OPERATOR)
+    receive(console)
+    analyse(console)
+    deliver(console, error=REFUSED)
+    person.do("dismiss", study=STUDY, reason="sent by hand")
+    for text in ("sent by hand", "operator", "SENT BY", STUDY):
+        told = words(person.get(f"/audit?find={text}").text)
+        assert "DICOM Instances Accessed" in told, text
+        assert "deliveries dismissed: sent by hand" in told, text
+    nothing = words(person.get("/audit?find=no such word").text)
+    assert nothing.count("Nothing was found.") == 2
+    assert person.get("/api/v1/audit?find=by hand").json()[0]["who"][0] == "operator (127.0.0.1)"
+
+
+def test_a_program_does_and_asks_what_people_do_and_ask(console: RunningConsole) -> None:
+    receive(console)
+    job = analyse(console)
+    deliver(console, error=REFUSED)
+    headers = console.token(OPERATOR)
+
+    def call(action: str, **order: object) -> requests.Response:
+        url = f"{console.root}/api/v1/actions/{action}"
+        return requests.post(url, json=order, headers=headers, timeout=60)
+
+    assert call("send-again", job=job, reason="mended").json() == {"sentence": "1 delivery queued.", "secret": ""}
+    assert call("send-again", job=job, reason="mended").status_code == 409
+    assert call("send-again", job=job).status_code == 422
+    assert call("send-again", job="x", reason="mended").status_code == 422
+    listed = requests.get(
+        f"{console.root}/api/v1/deliveries?state=queued&destination=pacs", headers=headers, timeout=60
+    ).json()
+    assert (listed["total"], listed["deliveries"][0]["job_id"]) == (1, job)
+    described = requests.get(f"{console.root}/api/v1/openapi.json", headers=headers, timeout=60).json()
+    assert "/api/v1/actions/send-again" in described["paths"]
+    order = described["components"]["schemas"]["DeliveriesOrder"]
+    assert set(order["properties"]) == {"destination", "job", "study", "waiting", "reason"}
+    (event,) = [one for one in audited(console) if "mended" in one]
+    assert event == "results sent again: mended"
+
+
+def test_unforeseen_failures_tell_nothing_of_what_they_were_about(
+    console: RunningConsole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = console.person(VIEWER)
+    monkeypatch.setattr("dicom_node.console.pages.study_view", lambda *_: 1 / 0)
+    answer = person.get(f"/studies/{STUDY}")
+    assert answer.status_code == 500
+    assert "division" not in answer.text
+
+
+def audited(console: RunningConsole) -> list[str]:
+    """What the audit trail says of instances that people changed."""
+    file = console.configuration.audit.file
+    assert file is not None
+    return [
+        one.root.findtext("EventIdentification/EventOutcomeDescription")
+        for one in read_trail(file)
+        if one.event == "110103"
+    ]

@@ -1,0 +1,329 @@
+"""HL7 and FHIR receivers: what they get, and what becomes of a delivery when they do not take it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import hl7
+import pytest
+from fhir.resources.R4B.bundle import Bundle
+from hypothesis import given
+from hypothesis import strategies as st
+from interop.ports import free_port, wait_until
+from ledger_rows import DELIVERED, claim, receive_and_schedule
+from network.running_node import configuration
+from results.synthetic import CREATED, STUDY_UID, write_cine
+
+from deliver.receivers import FhirReceiver, MllpReceiver, fhir_receiver, mllp_receiver
+from deliver.results_due import overview, states
+from dicom_node.config import (
+    Configuration,
+    DeliveryPolicy,
+    DestinationProfile,
+    FhirDestination,
+    Hl7Destination,
+    ParagraphSettings,
+    ResultSettings,
+    Route,
+    Secret,
+)
+from dicom_node.deliver.deliver import Deliverer
+from dicom_node.deliver.fhir_bundle import transaction
+from dicom_node.deliver.oru import control_id, observation_message
+from dicom_node.deliver.study_report import StudyReport
+from dicom_node.execute.process import Processed, process_front_page
+from dicom_node.execute.worker import _outcome, _parts
+from dicom_node.results.front_page import ListedPackage
+from dicom_node.results.numbers import ReportedNumber
+from dicom_node.results.verdict import Verdict, VerdictKind
+from storage.deliveries import Selection, requeue_deliveries
+from storage.files import RESULTS, InstanceFiles
+from storage.jobs import ResultRecord, complete_job
+from storage.ledger import Ledger, open_ledger, utc_now
+from storage.overview import outages
+from storage.schema import DeliveryState
+
+COMMITTED, DEAD, QUEUED = DeliveryState.COMMITTED, DeliveryState.DEAD, DeliveryState.QUEUED
+EF = ReportedNumber(
+    "LVEF_percent", 46.4, "%", "(EDV − ESV) ÷ EDV", "ventricular_function 1.0.0", 43.4, 49.4, 48.2, 67.8, "Petersen"
+)
+GLS = ReportedNumber("GLS_percent", -17.2, "%", version="strain 1.0.0")
+REPORT = StudyReport(
+    patient_id="P|1",
+    issuer_of_patient_id="HOSP",
+    patient_name="Müller^Anna Maria^^Dr.^=ignored",
+    birth_date="19500102",
+    sex="F",
+    accession_number="A^77",
+    study_instance_uid="1.2.3.4",
+    study_date="20260301",
+    study_time="101112",
+    referring_physician="Weiß^Karl",
+    created="20260301113000+0100",
+    report_uid="2.25.1",
+    route="cine",
+    corrects=False,
+    numbers=(EF, GLS),
+    paragraph="Linker Ventrikel: Ejektionsfraktion 46 % | ^ & ~ \\ Ende.\nZweite Zeile",
+    sentences=("Ventricular function: analysed.",),
+)
+AT = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+RECEIVER = Hl7Destination(host="127.0.0.1", port=1, receiving_application="RIS", processing_id="T")
+SERVER = FhirDestination(url="http://127.0.0.1:1/fhir", patient_system="urn:oid:1.2.3")
+
+
+# -- what is written ---------------------------------------------------------------------------------------------------
+
+
+def parsed(report: StudyReport) -> hl7.Message:
+    return hl7.parse(observation_message(report, RECEIVER, AT))
+
+
+def test_a_message_has_patient_study_paragraph_and_numbers() -> None:
+    message = parsed(REPORT)
+    assert str(message.segment("MSH")[9]) == "ORU^R01^ORU_R01"
+    assert (str(message.segment("MSH")[5]), str(message.segment("MSH")[11])) == ("RIS", "T")
+    assert str(message.segment("MSH")[10]) == control_id(REPORT)
+    assert message.unescape(str(message.extract_field("PID", 1, 3, 1, 1))) == "P|1"
+    assert message.extract_field("PID", 1, 3, 1, 4) == "HOSP"
+    name = [str(message.extract_field("PID", 1, 5, 1, part)) for part in range(1, 6)]
+    assert name == ["Müller", "Anna Maria", "", "", "Dr."]
+    assert (str(message.segment("PID")[7]), str(message.segment("PID")[8])) == ("19500102", "F")
+    request = message.segment("OBR")
+    assert message.unescape(str(request[18])) == "A^77"
+    assert (str(request[7]), str(request[22]), str(request[25])) == ("20260301101112", "20260301113000+0100", "P")
+    study, text, ef, interval, gls = message.segments("OBX")
+    assert "1.2.3.4" in str(study[5])
+    assert str(text[2]) == "TX"
+    said = str(text[5])
+    assert "Ejektionsfraktion 46 % \\F\\ \\S\\ \\T\\ \\R\\ \\E\\ Ende.\\X0A\\Zweite Zeile" in said
+    assert str(ef[3]) == "8811-2^Left ventricular ejection fraction by MR^LN^LVEF_percent^LVEF_percent^99DICOMNODE"
+    assert [str(ef[number]) for number in (2, 5, 6, 7, 8, 11)] == ["NM", "46.4", "%^%^UCUM", "48.2-67.8", "L", "P"]
+    assert "43.4 to 49.4" in str(interval[5])
+    assert str(gls[3]).startswith("GLS_percent^GLS percent^99DICOMNODE")
+    assert [int(str(one[1])) for one in message.segments("OBX")] == [1, 2, 3, 4, 5]
+
+
+text = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=40)
+
+
+@given(paragraph=text, name=text, accession=text)
+def test_nothing_that_a_field_holds_breaks_the_message(paragraph: str, name: str, accession: str) -> None:
+    report = dataclasses.replace(REPORT, paragraph=paragraph, patient_name=name, accession_number=accession)
+    message = observation_message(report, RECEIVER, AT)
+    lines = message.rstrip("\r").split("\r")
+    assert [line[:3] for line in lines] == ["MSH", "PID", "PV1", "OBR", *["OBX"] * 5]
+    assert lines[3].count("|") == 25
+    assert all(line.count("|") <= 17 for line in lines[4:])
+
+
+def test_a_bundle_is_valid_and_its_references_resolve() -> None:
+    bundle = Bundle.model_validate_json(transaction(REPORT, SERVER).model_dump_json(exclude_none=True))
+    kinds = [type(one.resource).__name__ for one in bundle.entry]
+    assert kinds == ["ImagingStudy", "Observation", "Observation", "DiagnosticReport"]
+    urls = [one.fullUrl for one in bundle.entry]
+    study, ef, gls, report = (one.resource for one in bundle.entry)
+    assert [one.reference for one in report.result] == urls[1:3]
+    assert [one.reference for one in report.imagingStudy] == urls[:1]
+    assert ef.derivedFrom[0].reference == urls[0]
+    assert {one.request.method for one in bundle.entry} == {"PUT"}
+    assert study.identifier[0].value == "urn:oid:1.2.3.4"
+    assert [(one.system, one.code) for one in ef.code.coding] == [
+        ("http://loinc.org", "8811-2"), (ef.code.coding[1].system, "LVEF_percent")
+    ]  # fmt: skip
+    assert (float(ef.valueQuantity.value), ef.valueQuantity.code) == (46.4, "%")
+    assert (float(ef.referenceRange[0].low.value), float(ef.referenceRange[0].high.value)) == (48.2, 67.8)
+    assert ef.interpretation[0].coding[0].code == "L"
+    assert "43.4 to 49.4" in ef.note[0].text
+    assert gls.interpretation is None
+    assert (ef.status, report.status) == ("preliminary", "preliminary")
+    assert report.subject.identifier.value == "P|1"
+    assert report.subject.identifier.system == "urn:oid:1.2.3"
+    assert report.conclusion == REPORT.paragraph
+    # The same again is the same; a later report takes the place of this one.
+    assert transaction(REPORT, SERVER) == transaction(REPORT, SERVER)
+    later = transaction(dataclasses.replace(REPORT, report_uid="2.25.2"), SERVER)
+    assert [one.request.url for one in later.entry] == [one.request.url for one in bundle.entry]
+
+
+def test_a_report_without_dates_patient_or_numbers_is_valid() -> None:
+    bare = dataclasses.replace(
+        REPORT, patient_id="", accession_number="", study_date="", study_time="", numbers=(), paragraph="",
+        referring_physician="", patient_name="",
+    )  # fmt: skip
+    bundle = Bundle.model_validate_json(transaction(bare, SERVER).model_dump_json(exclude_none=True))
+    assert bundle.entry[-1].resource.conclusion == "Ventricular function: analysed."
+    assert str(parsed(bare).segment("OBR")[3]) == "2.25.1^DICOMNODE"
+
+
+# -- what becomes of a delivery ----------------------------------------------------------------------------------------
+
+
+class Bench:
+    """A ledger with a front page that is due at both receivers."""
+
+    def __init__(self, folder: Path, node: Configuration, ledger: Ledger, processed: Processed) -> None:
+        self.folder, self.node, self.ledger = folder, node, ledger
+        files = InstanceFiles(node.storage.directory)
+        receive_and_schedule(ledger, STUDY_UID)
+        assert complete_job(ledger, claim(ledger, at=utc_now()), [], DELIVERED, now=utc_now())
+        job = claim(ledger, at=utc_now())
+        records = []
+        for one in processed.objects:
+            meta, data = _parts(one.content)
+            stored = files.store(data, file_meta=meta, transfer_syntax_uid=one.transfer_syntax_uid, folder=RESULTS)
+            records.append(
+                ResultRecord(
+                    role=one.role.value,
+                    sop_class_uid=one.sop_class_uid,
+                    sop_instance_uid=one.sop_instance_uid,
+                    series_instance_uid=one.series_instance_uid,
+                    series_description=one.series_description,
+                    path=stored.path,
+                    digest=stored.digest,
+                    size=stored.size,
+                    destinations=tuple(sorted(one.destinations)),
+                )
+            )
+        assert complete_job(ledger, job, records, _outcome(processed, {}, {}), now=utc_now())
+        self.deliverer = Deliverer(node, ledger, files, "test")
+
+    def rounds_until(self, *wanted: DeliveryState, seconds: float = 60) -> None:
+        def settled() -> bool:
+            for destination in self.deliverer.destinations_with_work():
+                self.deliverer.deliver_once(destination)
+            return set(states(self.ledger)) <= set(wanted)
+
+        wait_until(settled, seconds=seconds, what=f"{wanted}; deliveries are {overview(self.ledger)}")
+
+
+@pytest.fixture(scope="module")
+def processed(tmp_path_factory: pytest.TempPathFactory) -> Processed:
+    cine = write_cine(tmp_path_factory.mktemp("cine"), phases=2, slices=2, size=32)
+    verdict = Verdict("ventricular_function", VerdictKind.DELIVERED, (), ("Left ventricle: ejection fraction 46 %.",))
+    made = process_front_page(
+        cine.paths,
+        listed=[ListedPackage(verdict, (), (EF, GLS))],
+        study_instance_uid=STUDY_UID,
+        inputs=["digest"],
+        created=CREATED,
+        route_name="cine",
+        route=Route(destinations=("ris", "fhir")),
+        results=results(1, 2),
+    )
+    # No image goes to them.
+    assert [one.destinations for one in made.objects if one.destinations] == [{"ris", "fhir"}]
+    return made
+
+
+def results(hl7_port: int, fhir_port: int) -> ResultSettings:
+    return ResultSettings(
+        destinations={
+            "ris": DestinationProfile(hl7=Hl7Destination(host="127.0.0.1", port=hl7_port)),
+            "fhir": DestinationProfile(
+                fhir=FhirDestination(url=f"http://127.0.0.1:{fhir_port}/fhir", token=Secret(environment="FHIR_TOKEN"))
+            ),
+        },
+        paragraph=ParagraphSettings(language="german"),
+    )
+
+
+@pytest.fixture
+def bench(tmp_path: Path, processed: Processed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setenv("FHIR_TOKEN", "secret")
+    node = configuration(
+        tmp_path,
+        results=results(free_port(), free_port()),
+        delivery=DeliveryPolicy(first_delay_s=0.05, maximum_delay_s=0.1, maximum_attempts=3, response_timeout_s=5),
+    )
+    ledger = open_ledger(node.storage.database)
+    try:
+        yield Bench(tmp_path, node, ledger, processed)
+    finally:
+        ledger.close()
+
+
+@pytest.fixture
+def receivers(bench: Bench) -> Iterator[tuple[MllpReceiver, FhirReceiver]]:
+    destinations = bench.node.results.destinations
+    assert destinations["ris"].hl7 is not None
+    assert destinations["fhir"].fhir is not None
+    with ExitStack() as stack:
+        yield (
+            stack.enter_context(mllp_receiver(destinations["ris"].hl7.port)),
+            stack.enter_context(fhir_receiver(urlsplit(destinations["fhir"].fhir.url).port or 0)),
+        )
+
+
+def test_both_get_the_numbers_of_the_front_page_and_close_the_delivery(
+    bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    ris, server = receivers
+    bench.rounds_until(COMMITTED)
+    assert len(states(bench.ledger)) == 2
+    (message,) = ris.messages
+    # Beyond ASCII whatever the character set of the images was.
+    assert any("für die Forschung" in str(one[5]) for one in message.segments("OBX"))
+    assert any(str(one[5]) == "46.4" for one in message.segments("OBX"))
+    assert str(message.extract_field("PID", 1, 3, 1, 1)) == "P-1"
+    (bundle,) = server.bundles
+    assert [type(one.resource).__name__ for one in bundle.entry] == [
+        "ImagingStudy", "Observation", "Observation", "DiagnosticReport"
+    ]  # fmt: skip
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+def test_what_fails_is_tried_again_and_sent_under_the_same_identity(
+    bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    ris, server = receivers
+    ris.answers += ["AE", "silence"]
+    server.statuses += [500, 503]
+    bench.rounds_until(COMMITTED)
+    assert len(ris.messages) == len(server.bundles) == 1
+    failed = {one.destination: one.failed_attempts for one in overview(bench.ledger)}
+    # 503 is an outage and counts against nothing.
+    assert failed == {"ris": 2, "fhir": 1}
+    assert not outages(bench.ledger)
+
+
+def test_what_is_rejected_is_a_dead_letter_at_once_and_can_be_sent_again(
+    bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    ris, server = receivers
+    ris.answers.append("AR")
+    server.statuses.append(422)
+    bench.rounds_until(DEAD)
+    assert {one.failed_attempts for one in overview(bench.ledger)} == {1}
+    assert any("AR" in str(one.error) for one in overview(bench.ledger))
+    assert requeue_deliveries(bench.ledger, Selection(), now=utc_now()) == 2
+    bench.rounds_until(COMMITTED)
+    assert len(ris.messages) == len(server.bundles) == 1
+
+
+def test_receivers_that_are_away_are_waited_for(bench: Bench) -> None:
+    for _ in range(8):
+        for destination in ("ris", "fhir"):
+            bench.deliverer.deliver_once(destination)
+    assert states(bench.ledger) == [QUEUED, QUEUED]
+    assert {one.destination for one in outages(bench.ledger)} == {"ris", "fhir"}
+    assert {one.failed_attempts for one in overview(bench.ledger)} == {0}
+    destinations = bench.node.results.destinations
+    assert destinations["ris"].hl7 is not None
+    assert destinations["fhir"].fhir is not None
+    with mllp_receiver(destinations["ris"].hl7.port), fhir_receiver(urlsplit(destinations["fhir"].fhir.url).port or 0):
+        bench.rounds_until(COMMITTED)
+
+
+def test_a_destination_is_of_one_kind() -> None:
+    with pytest.raises(ValueError, match="one of"):
+        DestinationProfile(peer="pacs", hl7=RECEIVER)
+    with pytest.raises(ValueError, match="one of"):
+        DestinationProfile()
+    assert not DestinationProfile(hl7=RECEIVER).takes_objects
+    assert DestinationProfile(peer="pacs").takes_objects

@@ -1,0 +1,203 @@
+"""Acquired late enhancement of a phantom from its DICOM to results, with and without cine beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from dicom_node.config import DestinationProfile, ResultSettings, SegmentationTarget
+from dicom_node.results.encode import Circumstances, EncodedPackage, encode_study
+from dicom_node.results.gate import check
+from dicom_node.results.late_enhancement.groups import SEGMENTATION
+from dicom_node.results.objects import ResultObject
+from dicom_node.results.roles import REFUSAL, REPORT, SUMMARY
+from dicom_node.results.sources import SourceDatasets
+from pipelines.cine.assemble import assemble
+from pipelines.cine.stack import CineStudy, Reconstruction
+from pipelines.errors import RefusalReason
+from pipelines.evaluation.enhancement import phantom_stack
+from pipelines.late_enhancement.findings import ExtentMethod, LateEnhancement
+from pipelines.late_enhancement.labels import WALL, Tissue
+from pipelines.late_enhancement.measure import measure_enhancement
+from pipelines.late_enhancement.on_cine import acquired_on_cine
+from pipelines.late_enhancement.package import PACKAGE
+from pipelines.late_enhancement.segment import EnhancementSegmentation
+from pipelines.phantom import PhantomRecipe, PhantomStudy, simulate, write_study
+from pipelines.phantom.recipe import Disease, Territory
+from pipelines.study import analyse_study, findings_of
+from results.synthetic import CREATED, MODEL, unaccepted
+
+RECIPE = PhantomRecipe(
+    seed=23,
+    disease=Disease.INFARCT,
+    slices=8,
+    phases=12,
+    rows=128,
+    columns=128,
+    spacing_mm=1.9,
+    coils=1,
+    long_axis=False,
+    late_enhancement=True,
+    territory=Territory.LAD,
+    transmurality=1.0,
+    acute=True,
+    obstruction=True,
+)
+DESTINATIONS = {
+    "pacs": DestinationProfile(peer="pacs"),
+    "archive": DestinationProfile(
+        peer="archive", segmentation_references=SegmentationTarget.SOURCE, omit_empty_frames=True, summary_pdf=False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A study, what was found on it, and the objects made of it."""
+
+    study: CineStudy
+    found: LateEnhancement | None
+    sources: SourceDatasets
+    package: EncodedPackage
+    objects: tuple[ResultObject, ...]
+
+
+def made_of(paths: list[Path]) -> Made:
+    (study,) = assemble(paths)
+    findings = analyse_study(study, [LateEnhancement])
+    sources = SourceDatasets.index(paths)
+    circumstances = Circumstances(tuple(path.name for path in paths), "late", ResultSettings(), CREATED)
+    encoded = encode_study(study, [findings_of(PACKAGE, findings)], sources, DESTINATIONS, circumstances)
+    return Made(study, findings.get(LateEnhancement), sources, encoded.packages[0], encoded.objects)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> PhantomStudy:
+    return simulate(RECIPE, workers=1)
+
+
+@pytest.fixture(scope="module")
+def paths(phantom: PhantomStudy, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_study(phantom, tmp_path_factory.mktemp("late-enhancement"))
+
+
+@pytest.fixture(scope="module")
+def whole(paths: list[Path]) -> Made:
+    return made_of(paths)
+
+
+@pytest.fixture(scope="module")
+def alone(paths: list[Path]) -> Made:
+    """The late enhancement without the cine of the study."""
+    chosen = [path for path in paths if "InversionTime" in dcmread(path, stop_before_pixels=True)]
+    assert 0 < len(chosen) < len(paths)
+    return made_of(chosen)
+
+
+def test_objects_pass_the_gate_and_dciodvfy_with_and_without_cine(whole: Made, alone: Made) -> None:
+    for made in (whole, alone):
+        assert made.package.causes == ()
+        assert [tuple(map(str, found)) for found in check(list(made.objects), made.sources)] == [()] * len(made.objects)
+        for each in made.objects:
+            assert not unaccepted(each, made.sources)
+
+
+def test_the_wall_of_a_phantom_is_found(phantom: PhantomStudy, whole: Made) -> None:
+    assert whole.found is not None
+    _, truth = phantom_stack(phantom)
+    first, second = np.isin(whole.found.labels, WALL), np.isin(truth, WALL)
+    assert 2 * (first & second).sum() / (first.sum() + second.sum()) > 0.6, "no phantom was trained on"
+
+
+def test_late_enhancement_is_laid_onto_the_cine_and_divided_into_segments(whole: Made, alone: Made) -> None:
+    found = whole.found
+    assert found is not None
+    assert found.alignment is not None
+    laid = [index for index, target in enumerate(found.alignment.cine_slice) if target is not None]
+    assert len(laid) >= 4
+    assert np.nanmedian(found.alignment.overlap) > 0.8
+    assert len(found.segments) >= 10
+    cine = whole.study.short_axis
+    assert cine is not None
+    on_cine = acquired_on_cine(found, cine)
+    assert on_cine is not None
+    assert on_cine.tissue.shape == cine.pixels.shape[1:]
+    assert set(on_cine.slices) == {one for one in found.alignment.cine_slice if one is not None}
+    assert not (on_cine.enhanced & ~np.isin(on_cine.tissue, WALL)).any()
+    without = alone.found
+    assert without is not None
+    assert without.segments == ()
+    assert without.without_segments is not None
+    assert "right ventricle" in without.without_segments
+    assert np.array_equal(without.labels, found.labels), "the same images give the same labels"
+
+
+def numbers(items: Any) -> list[tuple[str, float]]:
+    said = []
+    for item in items:
+        if item.ValueType == "NUM":
+            value = float(item.MeasuredValueSequence[0].NumericValue)
+            said.append((item.ConceptNameCodeSequence[0].CodeValue, value))
+        said += numbers(item.get("ContentSequence") or [])
+    return said
+
+
+def test_report_segmentation_and_key_numbers_say_the_same(whole: Made) -> None:
+    found = whole.found
+    assert found is not None
+    stack = whole.study.late_enhancement[found.stack]
+    assert stack.reconstruction is Reconstruction.PHASE_SENSITIVE
+    (report,) = (one.dataset for one in whole.objects if one.role == REPORT and "pacs" in one.destinations)
+    said = numbers(report.ContentSequence)
+    extents = [value for name, value in said if name == "LGE_EXTENT"][: len(ExtentMethod)]
+    assert extents == pytest.approx([one.percent for one in found.extents], abs=0.06)
+    assert dict(said)["LGE_PROB"] == pytest.approx(found.infarct.probability, abs=0.001)
+    assert sum(name == "LGE_TRANSMUR" for name, _ in said) == len(found.segments)
+    segs = [one.dataset for one in whole.objects if one.role == SEGMENTATION]
+    assert len(segs) == 2, "one for each way that destinations want it"
+    referenced = {
+        item.ReferencedSOPInstanceUID
+        for series in segs[0].ReferencedSeriesSequence
+        for item in series.ReferencedInstanceSequence
+    }
+    assert referenced == {source.sop_instance_uid for source in stack.sources}, "it refers to the acquired images"
+    assert whole.package.numbers["LGE_network_percent"] == found.extent(ExtentMethod.NETWORK).percent
+    assert whole.package.key_numbers
+    assert any(one.role == SUMMARY for one in whole.objects)
+
+
+def test_a_study_without_late_enhancement_is_declined(paths: list[Path]) -> None:
+    cine = [path for path in paths if "InversionTime" not in dcmread(path, stop_before_pixels=True)]
+    made = made_of(cine)
+    assert made.found is None
+    (cause,) = made.package.causes
+    assert cause.reason is RefusalReason.NOT_SUITABLE
+    assert "no short-axis late enhancement" in cause.sentence
+    assert any(one.role == REFUSAL for one in made.objects)
+
+
+def test_extents_of_true_labels_are_those_of_the_phantom(phantom: PhantomStudy) -> None:
+    stack, truth = phantom_stack(phantom)
+    labelled = EnhancementSegmentation(
+        labels=truth,
+        infarct=(truth >= Tissue.INFARCT).astype(np.float32),
+        obstruction=(truth == Tissue.OBSTRUCTION).astype(np.float32),
+        agreement=np.ones(len(truth), np.float32),
+        members_percent=np.array([10.0, 10.0]),
+        models=(MODEL,),
+    )
+    found = measure_enhancement(stack, 0, labelled, None)
+    wall, infarct = np.isin(truth, WALL), truth >= Tissue.INFARCT
+    expected = 100 * infarct.sum() / wall.sum()
+    assert found.extent(ExtentMethod.NETWORK).percent == pytest.approx(expected, rel=0.02)
+    # The image tells the same: partial volume and noise of the phantom are all that departs.
+    assert found.extent(ExtentMethod.FWHM).percent == pytest.approx(expected, abs=6.0)
+    order = [found.extent(one).percent for one in (ExtentMethod.SD2, ExtentMethod.SD5, ExtentMethod.SD6)]
+    assert order == sorted(order, reverse=True)
+    assert found.infarct.present
+    assert found.obstruction_percent > 0

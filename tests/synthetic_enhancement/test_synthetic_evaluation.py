@@ -1,0 +1,98 @@
+"""Statistics of the evaluation on cases whose figures are known, and the pictures it draws."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.evaluation import synthetic_enhancement as evaluation
+from pipelines.evaluation.enhancement_pictures import draw_pictures
+from pipelines.evaluation.synthetic_enhancement import HeartResult, Pictures, shown_cases
+
+
+def _heart(seed: int, true: float, synthetic: float, *, declined: str | None = None) -> HeartResult:
+    scarred, likely = true >= 1, min(synthetic / 20 + 0.05, 0.99)
+    return HeartResult(
+        seed=seed,
+        disease="infarct" if scarred else "normal",
+        faults=(),
+        declined=declined,
+        shown=None if declined else "image and probability",
+        withheld=(),
+        hyperintense=(true, synthetic),
+        intermediate=(true / 2, synthetic / 2),
+        lesion_percent=true,
+        slices=((False, 0.1), (scarred, likely)),
+        segments=((scarred, likely),) * 16,
+        patient=(scarred, likely),
+        classifiers={"synthetic image": likely, "thickening and radiomics": 0.5},
+        ceiling_segments=((scarred, float(scarred)),) * 16,
+        deviation=0.1,
+        novelty=1.0,
+        seconds=2.0,
+    )
+
+
+def test_figures_of_known_cases() -> None:
+    results = [_heart(1, 0, 0), _heart(2, 0, 2), _heart(3, 10, 8), _heart(4, 20, 18), _heart(5, 3, 0)]
+    results.append(_heart(6, 30, 30, declined="Quality is too low."))
+    found = evaluation._summarise(results)
+    assert (found.hearts, found.declined, found.image_shown, found.scarred) == (6, 1, 5, 3)
+    assert found.hallucination_rate == pytest.approx(1 / 2)
+    assert found.miss_rate == pytest.approx(1 / 3)
+    assert found.miss_rate_by_size["1 to 5 %"] == {"hearts": 1, "rate": 1.0}
+    true, synthetic = [0, 0, 10, 20, 3], [0, 2, 8, 18, 0]
+    assert found.hyperintense["r"] == pytest.approx(np.corrcoef(true, synthetic)[0, 1])
+    assert found.hyperintense["bias_percent"] == pytest.approx(-1.0)
+    low, high = found.hyperintense["r_interval"]
+    assert low <= found.hyperintense["r"] <= high + 1e-9
+    # Of the 6 pairs of a scarred and a healthy heart, 4 are in order and one is tied.
+    assert found.auc["patient"] == pytest.approx(4.5 / 6)
+    assert found.ceiling["segment"]["auc"] == 1.0
+    assert found.classifiers["thickening and radiomics"]["auc"]["auc"] == pytest.approx(0.5)
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert plain["hyperintense"]["r"] == pytest.approx(found.hyperintense["r"], abs=1e-4)
+    assert set(plain["auc"]) == {"slice", "segment", "patient"}
+
+
+def test_calibration_of_known_cases() -> None:
+    pairs = [(index < 2, 0.2) for index in range(10)] + [(index < 9, 0.9) for index in range(10)]
+    found = evaluation._calibration(pairs)
+    assert found["brier"] == pytest.approx((2 * 0.64 + 8 * 0.04 + 9 * 0.01 + 0.81) / 20)
+    assert found["expected_calibration_error"] < 0.3
+    assert sum(entry["cases"] for entry in found["bins"]) == 20
+
+
+def test_what_does_not_exist_is_null() -> None:
+    nothing = evaluation._summarise([_heart(1, 0, 0, declined="No heart.")]).to_json()
+    assert nothing["hyperintense"]["r"] is None
+    assert nothing["auc"]["slice"] is None
+    assert nothing["miss_rate"] is None
+
+
+def test_pictures_are_chosen_by_error_and_not_by_looks(tmp_path: Path) -> None:
+    results = [_heart(seed, 10, 10 + seed % 50) for seed in range(100, 150)]
+    chosen = shown_cases(results)
+    assert chosen[:3] == [149, 148, 147]
+    assert len(set(chosen)) == 10
+    assert chosen[-1] == 100
+    few = results[:2]
+    square = np.zeros((64, 64), np.float32)
+    for result in few:
+        pictures = Pictures(square, square, square, square, square, square > 1, square > 1)
+        np.savez(
+            tmp_path / f"default-{result.seed}-x.npz",
+            **{name: getattr(pictures, name) for name in Pictures.__dataclass_fields__},
+        )
+    draw_pictures(few, tmp_path, tmp_path / "ten.png")
+    assert (tmp_path / "ten.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_kept_hearts_come_back() -> None:
+    heart = _heart(7, 5, 6)
+    again = evaluation._result_from(json.loads(json.dumps(asdict(heart))))
+    assert again == heart
