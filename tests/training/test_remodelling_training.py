@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 
 from pipelines.cine.assemble import assemble
-from pipelines.evaluation.remodelling import compare_with_outcomes, predicted
+from pipelines.evaluation.remodelling import compare_with_outcomes, evaluate_held_out, predicted
 from pipelines.models.card import read_card
 from pipelines.models.registry import load_model
 from pipelines.phantom import Disease, PhantomRecipe, simulate, write_study
@@ -176,6 +176,17 @@ def test_a_model_is_tuned_on_hearts_without_infarct_sizes(trained, tmp_path: Pat
     after = safetensors.torch.load_file(tuned.weights)
     assert np.array_equal(before["infarct_coefficients"], after["infarct_coefficients"])
     assert not np.array_equal(before["combined_coefficients"], after["combined_coefficients"])
+
+
+def test_each_heart_is_told_by_a_network_that_has_not_seen_it(trained) -> None:
+    output, _ = trained
+    found = evaluate_held_out(output)
+    assert (found.hearts, found.events) == (30, 10)
+    assert "fitted to these hearts" in found.caution
+    assert found.to_json()["seconds"] is None
+    assert {row.model for row in found.ablation} == {"image", "morphology", "motion", "all", "combined"}
+    with pytest.raises(ValueError, match="finished training"):
+        evaluate_held_out(output / "all")
 
 
 def test_too_few_events_are_refused(tmp_path: Path) -> None:
