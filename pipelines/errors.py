@@ -66,6 +66,10 @@ class AnalysisSetupError(TypeError):
 
 
 def raised_along(error: BaseException) -> list[str]:
-    """Places that an exception passed, outermost first, without its text, which may quote a data set."""
+    """Places that an exception passed, and then its cause, outermost first; without texts, which may quote a data set.
+
+    Where an exception was translated, the cause says where it really went wrong.
+    """
     frames = traceback.extract_tb(error.__traceback__)
-    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    return places if error.__cause__ is None else [*places, *raised_along(error.__cause__)]

@@ -703,7 +703,8 @@ def requeue_job(ledger: Ledger, job_id: int, *, now: dt.datetime) -> None:
         if row.inputs_removed_at is not None or session.scalar(_present_inputs(row).limit(1)) is None:
             raise LedgerError(f"the files that job {job_id} read were removed: send the study again")
         row.attempts, row.error, row.ended_at = 0, None, None
-        row.verdict, row.sentences, row.key_numbers = None, [], []
+        # What it found before is not what it comes to now.
+        row.verdict, row.sentences, row.key_numbers, row.summary = None, [], [], None
         requeue(session, row, now, now)
         if row.package != FRONT_PAGE:
             reopen_version(session, row, now)

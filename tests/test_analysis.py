@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.analysis import analysis, plan, run
-from pipelines.errors import AnalysisRefused, AnalysisSetupError, RefusalReason
+from pipelines.errors import AnalysisRefused, AnalysisSetupError, RefusalReason, raised_along
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,23 @@ def test_analysis_is_still_a_function_and_tells_when_it_starts() -> None:
     run([left, right, both], {Source: Source(1)}, on_start=started.append)
     assert sorted(started[:2]) == ["left", "right"]
     assert started[2] == "both"
+
+
+def test_the_places_of_a_translated_exception_lead_to_its_cause() -> None:
+    def defective() -> None:
+        raise KeyError("a value of the data set")
+
+    def translating() -> None:
+        try:
+            defective()
+        except KeyError as error:
+            raise ValueError("it cannot be read") from error
+
+    with pytest.raises(ValueError, match="cannot be read") as raised:
+        translating()
+    places = [place.rpartition(" ")[2] for place in raised_along(raised.value)]
+    assert places[1:] == ["translating", "translating", "defective"]
+    assert "value" not in "".join(raised_along(raised.value))
 
 
 @given(st.permutations([left, right, both]))

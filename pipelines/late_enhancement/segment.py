@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,13 @@ _TURNS = ((0, False), (1, True), (2, False), (3, True))
 """Members of the test-time ensemble: quarter turns, then whether to mirror."""
 _BATCH = 8
 _LARGEST_FIELD_MM = 520.0
+_SURE = 0.94
+"""Agreement of the members below which another place is tried."""
+_USUAL_FIELDS_MM = (100.0, 140.0)
+_SLICES_MIN = 3
+_RECENTRINGS = 3
+_STILL_MM, _STILL_SHARE = 3.0, 0.05
+"""A crop that moves and grows by less than this stays."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,10 +96,12 @@ def segment_enhancement(
     if stack.pixels.size == 0 or not np.isfinite(stack.pixels).all():
         raise SegmentationRefused("The late-enhancement stack is empty or holds grey values that are not numbers.")
     localiser, fine = (load_model_once(name, device, models) for name in (LOCALISER, SEGMENTER))
-    square = _locate(stack, localiser)
-    first, _ = _label(stack, square, fine)
-    refined = _square_of(first.argmax(1) > 0, stack.geometry.pixel_spacing)
-    probability, members = _label(stack, square if refined is None else refined, fine)
+    best = _read(stack, _locate(stack, localiser), fine)
+    if best.agreement < _SURE:
+        # The localiser is the weaker of the two networks: look where the ventricle of most studies is as well.
+        for field in _USUAL_FIELDS_MM:
+            best = max(best, _read(stack, _middle(stack, field), fine), key=lambda one: one.agreement)
+    probability, members = best.probability, best.members
     labels = plausible(probability.argmax(1).astype(np.uint8))
     if not np.isin(labels, WALL).any():
         raise SegmentationRefused("No left ventricular wall was found on the late-enhancement images.")
@@ -104,6 +114,29 @@ def segment_enhancement(
         members_percent=np.array([_percent(plausible(member), weights) for member in members]),
         models=(localiser.identity, fine.identity),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reading:
+    """Mean probability (S, L, R, C) and labels of each member on one crop; their agreement where a ventricle is."""
+
+    probability: NDArray[np.float32]
+    members: list[NDArray[np.uint8]]
+    agreement: float
+
+
+def _read(stack: LateEnhancementStack, start: Square, model: LoadedModel) -> _Reading:
+    probability, members = _label(stack, _centred(stack, start, model), model, _TURNS)
+    labels = probability.argmax(1)
+    shown = (labels >= Tissue.MYO).any(axis=(1, 2))
+    agreement = _agreement(members, labels)[shown]
+    return _Reading(probability, members, float(agreement.mean()) if shown.sum() >= _SLICES_MIN else 0.0)
+
+
+def _middle(stack: LateEnhancementStack, field_mm: float) -> Square:
+    spacing = stack.geometry.pixel_spacing
+    rows, columns = stack.pixels.shape[1:]
+    return Square((rows - 1) / 2 * spacing[0], (columns - 1) / 2 * spacing[1], field_mm)
 
 
 def _percent(labels: NDArray[np.uint8], weights: NDArray[np.float64]) -> float:
@@ -154,8 +187,22 @@ def _square_of(inside: NDArray[np.bool_], spacing: tuple[float, float]) -> Squar
     )
 
 
+def _centred(stack: LateEnhancementStack, square: Square, model: LoadedModel) -> Square:
+    """Move the crop onto what is labelled in it, until it stays: the localiser may be some centimetres off."""
+    for _ in range(_RECENTRINGS):
+        seen, _members = _label(stack, square, model, _TURNS[:1])
+        found = _square_of(plausible(seen.argmax(1).astype(np.uint8)) > 0, stack.geometry.pixel_spacing)
+        if found is None:
+            return square
+        moved = np.hypot(found.row_mm - square.row_mm, found.column_mm - square.column_mm)
+        square, still = found, moved < _STILL_MM and abs(found.field_mm / square.field_mm - 1) < _STILL_SHARE
+        if still:
+            return square
+    return square
+
+
 def _label(
-    stack: LateEnhancementStack, square: Square, model: LoadedModel
+    stack: LateEnhancementStack, square: Square, model: LoadedModel, turns: Sequence[tuple[int, bool]]
 ) -> tuple[NDArray[np.float32], list[NDArray[np.uint8]]]:
     """Mean probability (S, L, R, C) of the ensemble on the grid of the stack, and the labels of each member."""
     import torch
@@ -174,7 +221,7 @@ def _label(
         seen = torch.cat([model.probabilities(part) for part in turned.split(_BATCH)])
         return torch.rot90(seen.flip(3) if mirror else seen, -quarter, (2, 3))
 
-    members = each(member, _TURNS)
+    members = each(member, turns)
     bounds = ((crop[0].start, crop[0].stop), (crop[1].start, crop[1].stop))
 
     def on_image(crops: torch.Tensor) -> NDArray[np.float32]:

@@ -493,7 +493,8 @@ def _card(
             command=command,
         ),
         limits=(
-            "The outcome of simulated hearts is drawn from a law that was invented: the network learns that law.",
+            "The outcome of simulated hearts is drawn from a law that was invented: the network learns that law, and "
+            "its probability has not been shown to hold for any patient.",
             "Acute, reperfused infarcts a few days old; five keyframes of a short axis that spans the cycle.",
         ),
         not_for=(

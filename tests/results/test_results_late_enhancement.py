@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import pytest
 from pydicom import dcmread
 
 from dicom_node.config import DestinationProfile, ResultSettings, SegmentationTarget
-from dicom_node.results.encode import Circumstances, EncodedPackage, encode_study
+from dicom_node.results.circumstances import Circumstances
+from dicom_node.results.encode import EncodedPackage, encode_study
 from dicom_node.results.gate import check
+from dicom_node.results.header import ResultContext
+from dicom_node.results.identity import CarriedIdentity, with_frames_of_reference
 from dicom_node.results.late_enhancement.groups import SEGMENTATION
 from dicom_node.results.objects import ResultObject
+from dicom_node.results.provenance import provenance
 from dicom_node.results.roles import REFUSAL, REPORT, SUMMARY
 from dicom_node.results.sources import SourceDatasets
 from pipelines.cine.assemble import assemble
@@ -121,7 +126,10 @@ def test_late_enhancement_is_laid_onto_the_cine_and_divided_into_segments(whole:
     laid = [index for index, target in enumerate(found.alignment.cine_slice) if target is not None]
     assert len(laid) >= 4
     assert np.nanmedian(found.alignment.overlap) > 0.8
-    assert len(found.segments) >= 10
+    assert len(found.segments) == 16
+    enhanced = {one.segment for one in found.segments if one.enhanced}
+    assert {7, 8, 13, 14} <= enhanced, "an infarct of the LAD, transmural"
+    assert not {4, 5, 6, 10, 11, 12, 15, 16} & enhanced
     cine = whole.study.short_axis
     assert cine is not None
     on_cine = acquired_on_cine(found, cine)
@@ -201,3 +209,34 @@ def test_extents_of_true_labels_are_those_of_the_phantom(phantom: PhantomStudy) 
     assert order == sorted(order, reverse=True)
     assert found.infarct.present
     assert found.obstruction_percent > 0
+
+
+def test_late_enhancement_without_a_frame_of_reference_gets_one_that_follows_from_its_series(alone: Made) -> None:
+    bare = dataclasses.replace(
+        alone.study,
+        late_enhancement=tuple(
+            dataclasses.replace(stack, frame_of_reference_uid="") for stack in alone.study.late_enhancement
+        ),
+    )
+    named, again = with_frames_of_reference(bare), with_frames_of_reference(bare)
+    given = [stack.frame_of_reference_uid for stack in named.late_enhancement]
+    assert all(given)
+    assert len(set(given)) == len(given), "no relation between series is claimed"
+    assert given == [stack.frame_of_reference_uid for stack in again.late_enhancement]
+
+
+def test_the_summary_says_which_late_enhancement_was_used(alone: Made) -> None:
+    found = alone.found
+    assert found is not None
+    context = ResultContext(
+        title="late enhancement",
+        series_block=PACKAGE.series_block,
+        identity=Circumstances(("x",), "late", ResultSettings(), CREATED).identity("2.25.1", ["late"], ()),
+        carried=CarriedIdentity.of(alone.sources.reference(alone.study)),
+        reference=alone.sources.reference(alone.study),
+        created=CREATED,
+        settings=ResultSettings(),
+        models=(),
+    )
+    used = provenance(context, alone.study, alone.sources, used=[alone.study.late_enhancement[found.stack]]).series
+    assert sorted(series.used_for.rsplit(", ", 1)[1] for series in used) == ["not used", "used"]

@@ -97,6 +97,28 @@ def test_what_fails_for_good_is_told_too(ledger: Ledger, how: str) -> None:
     assert (outcome.package, outcome.verdict, outcome.sentences) == (FUNCTION, Verdict.FAILED, ("out of memory",))
 
 
+def test_what_a_package_found_goes_to_whoever_tells_it_and_not_beyond_its_run(ledger: Ledger) -> None:
+    """A package that failed when it ran again was told with the numbers of the run before."""
+    _receive(ledger, route())
+    found = Outcome(
+        Verdict.DELIVERED, summary={"numbers": {"LVEF_percent": 57.0}, "withheld": {"pacs": "not this manufacturer"}}
+    )
+    job = claim(ledger)
+    complete_job(ledger, job, [a_result(1)], found, now=NOW)
+    first = claim(ledger)
+    (outcome,) = package_outcomes(ledger, first.id)
+    assert outcome.job_id == job.id
+    assert outcome.numbers == {"LVEF_percent": 57.0}
+    assert outcome.withheld == {"pacs": "not this manufacturer"}
+    complete_job(ledger, first, [a_result(9)], DELIVERED, now=NOW)
+    requeue_job(ledger, job.id, now=LATER)
+    again = claim(ledger, at=LATER)
+    fail_job(ledger, again, "error", retryable=False, retry_at=retry_at_once(), now=LATER)
+    (outcome,) = package_outcomes(ledger, claim(ledger, at=LATER).id)
+    assert outcome.verdict is Verdict.FAILED
+    assert (outcome.numbers, outcome.withheld) == ({}, {})
+
+
 def test_a_package_that_runs_again_alone_leads_to_a_new_front_page(ledger: Ledger) -> None:
     function, motion = _both(ledger)
     complete_job(ledger, function, [a_result(1)], DELIVERED, now=NOW)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from numpy.typing import NDArray
 
-from dicom_node.results.canvas import Page, Theme
+from dicom_node.results.canvas import DARK, Page, Theme
 from dicom_node.results.charts import bulls_eye, color_bar
 from dicom_node.results.late_enhancement.structures import STRUCTURES
 from dicom_node.results.parts import Heading, Paragraph, TextBlock
@@ -21,6 +21,8 @@ _TRANSMURALITY_MAP = LinearSegmentedColormap.from_list(
     "transmurality", ["#24506e", "#3f8f8b", "#c9c46b", "#ef9a3c", "#c43d2f"]
 )
 _SHEET_WIDTH = 150.0
+_ON_WHITE = "#b59b00"
+"""The yellow of the infarct as letters on a white page."""
 _GAP = 1.2
 _MARGIN_MM = 10.0
 _WORDS = {
@@ -44,11 +46,11 @@ def enhancement_page(theme: Theme, found: LateEnhancement, stack: LateEnhancemen
     entries = [
         ("cavity", colors[Tissue.LV]),
         ("wall", colors[Tissue.MYO]),
-        ("infarct", colors[Tissue.INFARCT] if theme.background < "#8" else "#b59b00"),
+        ("infarct", colors[Tissue.INFARCT] if theme is DARK else _ON_WHITE),
         ("MVO", colors[Tissue.OBSTRUCTION]),
     ]
     legend(page, LEFT + _SHEET_WIDTH, TOP + 3.4, entries)
-    _sheet(page, found, stack, LEFT, TOP + 6, _SHEET_WIDTH, BOTTOM - TOP - 7)
+    _sheet(page, found, stack, LEFT, TOP + 6, _SHEET_WIDTH, BOTTOM - TOP - 10)
     x = LEFT + _SHEET_WIDTH + 5
     width = RIGHT - x
     page.rectangle(x, TOP, width, 66, theme.panel, radius=2)
@@ -148,10 +150,8 @@ def _sheet(
             va="top",
             bbox={"facecolor": "#000000", "alpha": 0.6, "pad": 1.2, "linewidth": 0},
         )
-    if theme.muted:
-        page.text(
-            x, BOTTOM + 0.6, "% of the muscle of each slice, by the network; window by slice", 6.5, color=theme.muted
-        )
+    said = "% of the muscle of each slice, by the network; window by slice"
+    page.text(x, BOTTOM + 0.6, said, 6.5, color=theme.muted)
 
 
 def _outlines(labels: NDArray[np.uint8]) -> list[tuple[NDArray[np.bool_], tuple[float, float, float], float]]:
