@@ -176,6 +176,7 @@ def _add_action(router: APIRouter, action: Action) -> None:
 
     def act(request: Request, person: Annotated[Person, Depends(caller)], order: Order) -> Response:  # type: ignore[valid-type]
         done = action.do(_desk(request), person, order)
+        request.app.state.board.forget()
         return _json(done)
 
     act.__name__ = action.name.replace("-", "_")

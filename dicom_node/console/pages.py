@@ -178,6 +178,7 @@ def _add_form(router: APIRouter, action: Action) -> None:
         kind = Notice.PROBLEM
         try:
             done = action.do(desk, person, _order(action.order, fields))
+            request.app.state.board.forget()
         except ValidationError as error:
             first = error.errors()[0]
             sentence = f"{first['loc'][-1] if first['loc'] else 'form'}: {first['msg']}"
