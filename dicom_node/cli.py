@@ -18,6 +18,7 @@ from dicom_node.commands import (
     demo,
     doctor,
     fetch,
+    invite,
     ledger,
     models,
     obstruction,
@@ -61,6 +62,7 @@ app.command()(adopt.adopt)
 app.command()(backup.backup)
 app.command()(backup.restore)
 app.command()(check.check)
+app.command()(invite.invite)
 app.command()(doctor.doctor)
 app.command()(analyses.analyses)
 app.command()(models.models)

@@ -38,8 +38,13 @@ __all__ = [
     "Hl7Destination",
     "HttpServerSettings",
     "HttpService",
+    "MailSecurity",
+    "MailSettings",
     "MetricsSettings",
     "NodeSettings",
+    "NotificationCause",
+    "NotificationSettings",
+    "NumberRule",
     "ParagraphSettings",
     "Peer",
     "PeerPermission",
@@ -184,6 +189,7 @@ Host = Annotated[str, AfterValidator(_host)]
 DeviceName = Annotated[str, AfterValidator(_device)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
+MailAddress = Annotated[str, Field(pattern=r"[^@\s<>,;]+@[^@\s<>,;]+")]
 Hl7Name = Annotated[str, AfterValidator(_hl7_name)]
 """A hierarchic designator (HD): a name, or name^universal ID^type."""
 Name = Annotated[str, AfterValidator(_name)]
@@ -749,6 +755,77 @@ class AuditSettings(_Section):
         return self
 
 
+class MailSecurity(enum.StrEnum):
+    """How a mail server is spoken to."""
+
+    STARTTLS = "starttls"
+    TLS = "tls"
+    NONE = "none"
+    """In clear text: within a machine or a network that nobody else reads."""
+
+
+class MailSettings(_Section):
+    """A mail server, and whom to write to."""
+
+    host: Host
+    port: int = Field(default=587, ge=1, le=65535)
+    security: MailSecurity = MailSecurity.STARTTLS
+    trusted: ConfigurationPath | None = None
+    """Certificates (PEM) to trust instead of those of the system."""
+    user: str = ""
+    password: Secret | None = None
+    sender: MailAddress
+    recipients: tuple[MailAddress, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> MailSettings:
+        if bool(self.user) != (self.password is not None):
+            raise ValueError("'user' and 'password' belong together")
+        if self.user and self.security is MailSecurity.NONE:
+            raise ValueError("a password in clear text can be read on the way: use starttls or tls")
+        return self
+
+
+class NotificationCause(enum.StrEnum):
+    """What people are told of."""
+
+    ALARM = "alarm"
+    """Whatever ``dicom-node status`` calls an alarm."""
+    FAILED = "failed"
+    DECLINED = "declined"
+
+
+class NumberRule(_Section):
+    """A number that people want to know of."""
+
+    number: str = Field(pattern=r"[A-Za-z][A-Za-z0-9_]*")
+    """As in ``results.json``: ``LVEF_percent``."""
+    below: float | None = None
+    above: float | None = None
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> NumberRule:
+        if self.below is None and self.above is None:
+            raise ValueError("give 'below' or 'above'")
+        return self
+
+
+class NotificationSettings(_Section):
+    """Whom the node tells of what, without being asked."""
+
+    email: MailSettings | None = None
+    webhook: HttpService | None = None
+    """JSON is posted to its URL."""
+    causes: frozenset[NotificationCause] = frozenset(NotificationCause)
+    rules: dict[Name, NumberRule] = Field(default_factory=dict)
+    at_most_every_s: Seconds = 300
+    """One message tells all that happened since the one before."""
+    remind_after_s: Seconds = 86_400
+    """An alarm that lasts is told again."""
+    patient: bool = False
+    """Whether messages name the study: StudyInstanceUID, Patient ID and accession number. Names are never told."""
+
+
 class Configuration(_Section):
     """The whole of ``config.yaml``."""
 
@@ -763,6 +840,7 @@ class Configuration(_Section):
     console: ConsoleSettings = ConsoleSettings()
     metrics: MetricsSettings = MetricsSettings()
     audit: AuditSettings = AuditSettings()
+    notifications: NotificationSettings = NotificationSettings()
 
     def conflict_answer(self, calling_ae_title: str) -> ConflictAnswer:
         """What is done with other bytes under a known SOP Instance UID when this peer sends them.

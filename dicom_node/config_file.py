@@ -29,7 +29,7 @@ Key = tuple[int | str, ...]
 """Path of a key in the file: names of mappings, indices of lists."""
 
 _REMEDY = "the shipped config.yaml explains every key"
-_SECRETS = frozenset({"token", "basic", "token_sha256", "database", "key"})
+_SECRETS = frozenset({"token", "basic", "token_sha256", "database", "key", "password"})
 """Keys whose value is never repeated in a message."""
 
 

@@ -203,6 +203,13 @@ def _secrets(configuration: Configuration) -> Iterator[tuple[str, Secret]]:
                 secret = getattr(service, key, None)
                 if secret is not None:
                     yield f"results.destinations.{name}.{kind}.{key}", secret
+    mail, hook = configuration.notifications.email, configuration.notifications.webhook
+    if mail is not None and mail.password is not None:
+        yield "notifications.email.password", mail.password
+    for key in ("token", "basic"):
+        secret = getattr(hook, key, None)
+        if secret is not None:
+            yield f"notifications.webhook.{key}", secret
 
 
 def _ports(configuration: Configuration) -> Iterator[Finding]:

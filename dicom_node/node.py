@@ -21,7 +21,7 @@ from dicom_node.network.listening_ports import ListeningPorts, listening_socket,
 from dicom_node.network.tls import check_credentials
 from dicom_node.process_states import exclusive_service, states_file
 from dicom_node.reloading import Reloading
-from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
+from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, serve_renewed, stop_on_signals
 from storage.files import InstanceFiles
 from storage.identity import IdentityError, bind
 from storage.instances import close_abandoned_associations
@@ -125,6 +125,7 @@ def node_roles(
     """The processes of a node, in the order they are started."""
     web = (Role("web", _serve_web, (configuration,)),) if configuration.web.port is not None else ()
     console = (Role("console", _serve_console, (configuration,)),) if configuration.console.port is not None else ()
+    notifies = configuration.notifications.email is not None or configuration.notifications.webhook is not None
     return (
         *receiver_roles(configuration, ports),
         *web,
@@ -132,7 +133,12 @@ def node_roles(
         Role("scheduler", _schedule, (configuration,)),
         Role("executor", _execute, (configuration, process)),
         Role("deliverer", _deliver, (configuration,)),
-        *((Role("auditor", _audit, (configuration,)),) if configuration.audit.file is not None else ()),
+        *(
+            (Role("auditor", _audit, (configuration,), renewable=False),)
+            if configuration.audit.file is not None
+            else ()
+        ),
+        *((Role("notifier", _notify, (configuration,), renewable=False),) if notifies else ()),
     )
 
 
@@ -194,13 +200,27 @@ def _serve_web(context: RoleContext, configuration: Configuration) -> None:
 def _serve_console(context: RoleContext, configuration: Configuration) -> None:
     from dicom_node.console.serve import serve_console
 
-    serve_console(configuration, context.stop, name=context.name, ready=context.ready)
+    # Called again when the configuration changes; ready it is only once.
+    told = threading.Event()
+
+    def ready() -> None:
+        if not told.is_set():
+            told.set()
+            context.ready()
+
+    serve_renewed(context, configuration, lambda one, stop: serve_console(one, stop, name=context.name, ready=ready))
 
 
 def _audit(context: RoleContext, configuration: Configuration) -> None:
     from dicom_node.audit.auditor import serve_auditor
 
     serve_auditor(context, configuration)
+
+
+def _notify(context: RoleContext, configuration: Configuration) -> None:
+    from dicom_node.notify.notifier import serve_notifier
+
+    serve_notifier(context, configuration)
 
 
 def _print_ready() -> None:

@@ -22,16 +22,19 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from dicom_node.logs import configure_logging
 from dicom_node.process_states import ProcessState, write_states
 
-__all__ = ["STEP_GRACE_S", "Role", "RoleContext", "RoleKeeper", "stop_on_signals"]
+__all__ = ["STEP_GRACE_S", "Role", "RoleContext", "RoleKeeper", "serve_renewed", "stop_on_signals"]
 
 _log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+
 # A fork would copy locks and threads of the parent in any state; torch and SQLAlchemy survive neither.
 _spawn = multiprocessing.get_context("spawn")
 
@@ -41,6 +44,7 @@ FIRST_RESTART_DELAY_S = 0.25
 LONGEST_RESTART_DELAY_S = 30.0
 STEP_GRACE_S = 20.0
 """Time for the step at hand when the node stops; what takes longer is killed and done again at the next start."""
+RENEW_EVERY_S = 0.25
 SETTLED_S = 1.0
 """A process that lived this long after it was ready was not a failed start."""
 
@@ -75,6 +79,8 @@ class Role:
     work: Callable[..., None]
     arguments: tuple[Any, ...] = ()
     """The first can be renewed while the role runs (:meth:`RoleKeeper.renew`)."""
+    renewable: bool = True
+    """Whether it asks for :attr:`RoleContext.renewed`; one that does not begins its next life with the new argument."""
     on_death: Callable[[str], None] | None = None
     """Called in the parent with what happened, before the restart."""
 
@@ -107,6 +113,39 @@ def stop_on_signals(hangup: threading.Event | None = None) -> threading.Event:
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
     return stop
+
+
+def serve_renewed(context: RoleContext, argument: _T, serve: Callable[[_T, threading.Event], None]) -> None:
+    """Serve until told to stop; when the argument is renewed, end what is served and begin again in this process.
+
+    Parameters
+    ----------
+    serve
+        Called with the argument, and an event at which it finishes what is at hand and returns.
+    """
+    while not context.stop.is_set():
+        over, ended = threading.Event(), threading.Event()
+        latest: list[_T] = []
+
+        def watch(over: threading.Event = over, ended: threading.Event = ended, latest: list[_T] = latest) -> None:
+            while not ended.wait(RENEW_EVERY_S):
+                changed = context.renewed()
+                if changed is not None:
+                    latest.append(changed)
+                if latest or context.stop.is_set():
+                    over.set()
+                    return
+
+        watching = threading.Thread(target=watch, name="renewal", daemon=True)
+        watching.start()
+        try:
+            serve(argument, over)
+        finally:
+            ended.set()
+            watching.join()
+        if not latest:
+            return
+        argument = latest[-1]
 
 
 def _run(role: Role, parent: int, pipe: Connection) -> None:
@@ -270,7 +309,7 @@ class RoleKeeper:
         """Replace the first argument of every role, in this life and in the next ones."""
         for kept in self._kept:
             kept.role = dataclasses.replace(kept.role, arguments=(argument, *kept.role.arguments[1:]))
-            if kept.running is not None:
+            if kept.running is not None and kept.role.renewable:
                 kept.running.renew(argument)
 
     def kill(self, name: str) -> None:

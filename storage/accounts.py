@@ -24,6 +24,7 @@ from storage.schema import (
 )
 
 __all__ = [
+    "NAME_PATTERN",
     "Account",
     "ApiToken",
     "ConsoleSession",
@@ -52,6 +53,8 @@ __all__ = [
     "tokens",
 ]
 
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,39}"
+"""Of accounts and of programs."""
 SEEN_EVERY = dt.timedelta(minutes=1)
 """How exactly the ledger knows when a session was last used: a write for each request would hold up the receivers."""
 

@@ -46,14 +46,14 @@ def analyses(as_json: JsonFlag = False) -> None:
         return
     table(
         "Analyses",
-        ["name", "gives", "needs", "effort", "models", "series block>"],
+        ["name!", "gives", "needs", "effort", "models", "series block>"],
         (
             (
                 one["name"],
                 one["gives"],
                 ", ".join(one["needs"]),
                 f"{one['effort']['timeout_s']:g} s, {one['effort']['slot']}, priority {one['effort']['priority']:+d}",
-                ", ".join(one["models"]) or "none",
+                "\n".join(one["models"]) or "none",
                 one["series_block"],
             )
             for one in found

@@ -12,7 +12,7 @@ from dicom_node.commands.terminal import ExitCode
 from dicom_node.corrections import Consent
 from dicom_node.errors import ConfigurationError
 
-__all__ = ["ReasonOption", "YesFlag", "consent"]
+__all__ = ["ReasonOption", "YesFlag", "account", "consent"]
 
 ReasonOption = Annotated[
     str, typer.Option("--reason", help="Why, for the record; in words that name no patient.", show_default=False)
@@ -34,10 +34,11 @@ def consent(question: str, reason: str, *, yes: bool) -> Consent:
         raise ConfigurationError("say why, for the record", subject="--reason")
     if not yes and not typer.confirm(question, err=True):
         raise typer.Exit(ExitCode.FAILED)
-    return Consent(_account(), platform.node(), " ".join(reason.split())[:200])
+    return Consent(account(), platform.node(), " ".join(reason.split())[:200])
 
 
-def _account() -> str:
+def account() -> str:
+    """Name of the account that runs the command."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

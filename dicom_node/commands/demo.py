@@ -146,7 +146,7 @@ def _configured(path: Path, node_port: int, pacs_port: int) -> Configuration:
             "scanner": {"ae_title": SCANNER, "may": ["send"]},
             "pacs": {"ae_title": PACS, "host": "127.0.0.1", "port": pacs_port, "may": ["send", "receive"]},
         },
-        "routes": {"cine": {"analyses": list(ANALYSES), "destinations": ["pacs"]}},
+        "routes": {"cine": {"analyses": _analyses(), "destinations": ["pacs"]}},
         "storage": {
             "database": "sqlite:///node/ledger.sqlite",
             "directory": "node/instances",
@@ -158,6 +158,19 @@ def _configured(path: Path, node_port: int, pacs_port: int) -> Configuration:
     }
     path.write_text("# Written by the demo.\n" + yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return load_configuration(path)
+
+
+def _analyses() -> list[str]:
+    """The analyses of the demo whose networks are installed."""
+    from pipelines.models.registry import model_folders
+    from pipelines.package import packages
+
+    installed = model_folders().keys()
+    chosen = [name for name in ANALYSES if installed >= set(packages()[name].models)]
+    for name in ANALYSES:
+        if name not in chosen:
+            console.print(f"[yellow]{name} is left out[/yellow]: its networks are not installed")
+    return chosen
 
 
 @contextlib.contextmanager

@@ -126,6 +126,10 @@ def evaluate(
     labels: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Their outcomes, as for `train remodelling`.")
     ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of a training: the hearts of its folds, held out."),
+    ] = None,
     hearts: Annotated[Path, typer.Option(help="Keeps what was measured, so that a stopped evaluation goes on.")] = Path(
         "runs/remodelling/measured"
     ),
@@ -135,11 +139,13 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Compare the risk of remodelling with the outcome, on phantoms or on your own studies."""
-    from pipelines.evaluation.remodelling import evaluate_remodelling, evaluate_studies
+    from pipelines.evaluation.remodelling import evaluate_held_out, evaluate_remodelling, evaluate_studies
     from pipelines.models.registry import PACKAGED, ModelUnavailable
 
-    if (phantoms is None) == (studies is None) or (studies is None) != (labels is None):
-        raise ConfigurationError("give either --phantoms, or --studies and --labels", subject=_EVALUATE)
+    given = sum(source is not None for source in (phantoms, studies, held_out))
+    if given != 1 or (studies is None) != (labels is None):
+        sentence = "give one of --phantoms, --held-out, or --studies and --labels"
+        raise ConfigurationError(sentence, subject=_EVALUATE)
     with step_progress(as_json) as progress:
         task = progress.add_task("hearts", total=None, detail="")
 
@@ -147,7 +153,9 @@ def evaluate(
             progress.update(task, completed=done, total=total)
 
         try:
-            if studies is not None and labels is not None:
+            if held_out is not None:
+                found = evaluate_held_out(held_out)
+            elif studies is not None and labels is not None:
                 found = evaluate_studies(studies, labels, hearts=hearts, models=models or PACKAGED, report=counted)
             else:
                 found = evaluate_remodelling(

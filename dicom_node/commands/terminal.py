@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -48,11 +48,12 @@ def print_json(value: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str | None = None) -> None:
-    """Print a table; columns whose name ends in ``>`` are aligned to the right."""
+    """Print a table; columns whose name ends in ``>`` are aligned to the right, those in ``!`` are never broken."""
     view = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in columns:
         # A UID that is cut is of no use to the next command: what does not fit goes on in the next line.
-        view.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if column.endswith(">") else "left"
+        view.add_column(column.rstrip(">!"), justify=justify, overflow="fold", no_wrap=column.endswith("!"))
     for row in rows:
         view.add_row(*("" if cell is None else str(cell) for cell in row))
     console.print(view)

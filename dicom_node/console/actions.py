@@ -6,7 +6,6 @@ taxonomy or of the ledger, and then nothing was changed.
 
 from __future__ import annotations
 
-import datetime as dt
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from dicom_node.audit.messages import Access, user_security_changed
 from dicom_node.config import Peer
 from dicom_node.console.access import Person
 from dicom_node.console.desk import Desk
-from dicom_node.console.links import invitation_link
+from dicom_node.console.links import new_invitation
 from dicom_node.corrections import (
     SENDABLE,
     Consent,
@@ -32,7 +31,7 @@ from dicom_node.corrections import (
     take_in_quarantined,
 )
 from dicom_node.errors import NodeError
-from storage.accounts import change_role, create_token, disable_account, invite, revoke_token, secret_digest
+from storage.accounts import NAME_PATTERN, change_role, create_token, disable_account, revoke_token, secret_digest
 from storage.assessments import assess
 from storage.deliveries import Selection
 from storage.ledger import utc_now
@@ -41,10 +40,7 @@ from storage.paused import pause_destination, resume_destination
 from storage.quarantine import quarantined_object
 from storage.schema import AccountRole, AssessmentResult, DeliveryState
 
-__all__ = ["ACTIONS", "NAME_PATTERN", "Action", "Done"]
-
-NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,39}"
-INVITATION_HOLDS = dt.timedelta(days=3)
+__all__ = ["ACTIONS", "Action", "Done"]
 
 
 def _one_line(value: str) -> str:
@@ -283,21 +279,9 @@ def _assess(desk: Desk, person: Person, order: AssessmentOrder) -> Done:
 
 
 def _invite(desk: Desk, person: Person, order: InvitationOrder) -> Done:
-    token, now = secrets.token_urlsafe(32), utc_now()
-    invite(
-        desk.ledger,
-        secret_digest(token),
-        name=order.name,
-        role=order.role,
-        by=person.name,
-        expires_at=now + INVITATION_HOLDS,
-        now=now,
-    )
+    link = new_invitation(desk.configuration, desk.ledger, name=order.name, role=order.role, by=person.name)
     _tell(desk, person, order.name, f"invited as {order.role.value}")
-    return Done(
-        f"With this link {order.name} chooses a password; it holds once, for three days.",
-        invitation_link(desk.configuration, token),
-    )
+    return Done(f"With this link {order.name} chooses a password; it holds once, for three days.", link)
 
 
 def _change_role(desk: Desk, person: Person, order: InvitationOrder) -> Done:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from starlette.routing import BaseRoute
 
 from dicom_node.console.access import Person, caller_who_may
@@ -18,10 +19,12 @@ from dicom_node.console.actions import ACTIONS, Action
 from dicom_node.console.audit import audit_entries
 from dicom_node.console.desk import Desk
 from dicom_node.console.pictures import picture
+from dicom_node.console.rules import edited_routes, taken_by
 from dicom_node.console.study import study_view
 from dicom_node.finding import named_studies
 from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.plain_json import jsonable
+from pipelines.models.registry import list_models
 from storage.accounts import accounts, tokens
 from storage.assessments import Assessment, assessments
 from storage.deliveries import Selection
@@ -44,6 +47,14 @@ Operator = Annotated[Person, Depends(caller_who_may(AccountRole.OPERATOR))]
 Administrator = Annotated[Person, Depends(caller_who_may(AccountRole.ADMINISTRATOR))]
 Text = Annotated[str, Query(max_length=200)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+class RoutesOrder(BaseModel):
+    """Routes to be tried."""
+
+    study: str
+    routes: str
+    """As section ``routes`` of ``config.yaml``."""
 
 
 def api_router() -> APIRouter:
@@ -104,6 +115,20 @@ def api_router() -> APIRouter:
         name = {"content-disposition": 'attachment; filename="assessments.csv"'}
         return Response(content, media_type="text/csv; charset=utf-8", headers=name)
 
+    @router.get("/routes", summary="The routes in use")
+    def routes(request: Request, person: Viewer) -> Response:  # noqa: ARG001
+        used = _desk(request).configuration.routes
+        return JSONResponse({name: route.model_dump(mode="json") for name, route in used.items()})
+
+    @router.post("/routes/try", summary="What routes would take of a study, rule by rule; changes nothing")
+    def try_routes(request: Request, person: Operator, order: RoutesOrder) -> Response:  # noqa: ARG001
+        desk = _desk(request)
+        return _json(taken_by(desk, order.study, edited_routes(desk, order.routes)))
+
+    @router.get("/models", summary="Cards of the networks")
+    def models(person: Viewer) -> Response:  # noqa: ARG001
+        return JSONResponse([card.model_dump(mode="json") for card in list_models()])
+
     @router.get("/audit", summary="The last messages of the audit trail")
     def audit(request: Request, person: Operator, find: Text = "", limit: Limit = 200) -> Response:  # noqa: ARG001
         return _json(audit_entries(_desk(request).configuration.audit.file, text=find, limit=limit))
@@ -151,6 +176,7 @@ def _add_action(router: APIRouter, action: Action) -> None:
 
     def act(request: Request, person: Annotated[Person, Depends(caller)], order: Order) -> Response:  # type: ignore[valid-type]
         done = action.do(_desk(request), person, order)
+        request.app.state.board.forget()
         return _json(done)
 
     act.__name__ = action.name.replace("-", "_")

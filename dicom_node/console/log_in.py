@@ -23,12 +23,12 @@ from dicom_node.console.access import (
     set_form_cookie,
     set_session_cookie,
 )
-from dicom_node.console.actions import NAME_PATTERN
 from dicom_node.console.desk import Desk
 from dicom_node.console.passwords import SHORTEST, hashed, matches, needs_new_hash, password_mistake
 from dicom_node.console.rendering import Renderer
 from dicom_node.console.throttle import WINDOW, wait_s
 from storage.accounts import (
+    NAME_PATTERN,
     Account,
     account_named,
     close_session,

@@ -110,6 +110,11 @@ class NowBoard:
                 self._seen, self._seen_at = self._look(), time.monotonic()
             return self._seen
 
+    def forget(self) -> None:
+        """Look again for whoever asks next: somebody has changed something."""
+        with self._lock:
+            self._seen = None
+
     def _look(self) -> NowView:
         desk, now = self._desk, utc_now()
         status = node_status(desk.configuration, desk.ledger)

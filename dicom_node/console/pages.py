@@ -1,5 +1,6 @@
 """The pages, and the forms on them."""
 
+from collections import Counter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -12,10 +13,13 @@ from dicom_node.console.audit import audit_entries
 from dicom_node.console.desk import Desk
 from dicom_node.console.pictures import may_see_patients, picture
 from dicom_node.console.rendering import Notice, Renderer
+from dicom_node.console.rules import edited_routes, routes_as_text, rule_in_words, taken_by
 from dicom_node.console.study import study_view
 from dicom_node.errors import NodeError
 from dicom_node.finding import named_studies
+from pipelines.models.registry import list_models
 from storage.accounts import accounts, set_notice, tokens
+from storage.assessments import assessments
 from storage.ledger import LedgerError
 from storage.overview import (
     count_deliveries,
@@ -26,7 +30,7 @@ from storage.overview import (
     study_overviews,
 )
 from storage.paused import paused_destinations
-from storage.schema import AccountRole, DeliveryState
+from storage.schema import AccountRole, AssessmentResult, DeliveryState
 
 __all__ = ["pages_router"]
 
@@ -94,6 +98,38 @@ def pages_router() -> APIRouter:
             state_of=DeliveryState,
         )
 
+    @router.get("/rules")
+    def rules(request: Request, person: Viewer) -> Response:
+        return _rules(request, person, routes_as_text(_desk(request).configuration.routes))
+
+    # Changes nothing; sent like a form because edited routes are too long for an address. Not for viewers: a pattern
+    # can be written so that it takes for ever.
+    @router.post("/rules")
+    def try_rules(request: Request, person: Operator, fields: Annotated[dict[str, str], Depends(_fields)]) -> Response:
+        desk, text, find = _desk(request), fields.get("text", ""), fields.get("find", "").strip()
+        try:
+            routes = edited_routes(desk, text)
+            found = named_studies(desk.ledger, desk.files, find, limit=2)
+            if len(found) != 1:
+                raise LedgerError(f"{find!r} names {'several studies' if found else 'no study'} that this node knows")
+            explained = taken_by(desk, found[0], routes)
+        except OSError:
+            return _rules(request, person, text, find=find, problem="its files were removed, or cannot be read")
+        except (NodeError, LedgerError) as error:
+            return _rules(request, person, text, find=find, problem=str(error))
+        return _rules(request, person, text, find=find, study=found[0], explained=explained)
+
+    @router.get("/models")
+    def models(request: Request, person: Viewer) -> Response:
+        given = assessments(_desk(request).ledger)
+        latest = {(one.study_instance_uid, one.study_version, one.route, one.package): one for one in given}
+        judged: dict[str, Counter[AssessmentResult]] = {}
+        for one in latest.values():
+            judged.setdefault(one.package, Counter())[one.result] += 1
+        return _page(
+            request, "models.html", person, cards=list_models(), judged=judged, results=tuple(AssessmentResult)
+        )
+
     @router.get("/audit")
     def audit(request: Request, person: Operator, find: Text = "") -> Response:
         desk, text = _desk(request), find.strip()
@@ -142,6 +178,7 @@ def _add_form(router: APIRouter, action: Action) -> None:
         kind = Notice.PROBLEM
         try:
             done = action.do(desk, person, _order(action.order, fields))
+            request.app.state.board.forget()
         except ValidationError as error:
             first = error.errors()[0]
             sentence = f"{first['loc'][-1] if first['loc'] else 'form'}: {first['msg']}"
@@ -161,6 +198,15 @@ def _add_form(router: APIRouter, action: Action) -> None:
 def _order(kind: type[BaseModel], fields: dict[str, str]) -> BaseModel:
     # A field that was left empty was not given.
     return kind.model_validate({key: value for key, value in fields.items() if value.strip()})
+
+
+def _rules(request: Request, person: Person, text: str, **found: Any) -> Response:
+    about = {"find": "", "problem": "", "study": "", "explained": ()} | found
+    routes = _desk(request).configuration.routes
+    may_try = person.may(AccountRole.OPERATOR)
+    return _page(
+        request, "rules.html", person, routes=routes, text=text, in_words=rule_in_words, may_try=may_try, **about
+    )
 
 
 def _desk(request: Request) -> Desk:

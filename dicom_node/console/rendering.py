@@ -21,6 +21,8 @@ _MENU = (
     ("/", "Now", AccountRole.VIEWER),
     ("/studies", "Studies", AccountRole.VIEWER),
     ("/deliveries", "Deliveries", AccountRole.VIEWER),
+    ("/rules", "Rules", AccountRole.VIEWER),
+    ("/models", "Models", AccountRole.VIEWER),
     ("/audit", "Audit", AccountRole.OPERATOR),
     ("/accounts", "Accounts", AccountRole.ADMINISTRATOR),
 )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import secrets
 import sys
 import threading
 from collections.abc import Callable
@@ -15,18 +13,16 @@ from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
 from dicom_node.console.app import console_application
 from dicom_node.console.desk import Desk
-from dicom_node.console.links import invitation_link
+from dicom_node.console.links import new_invitation
 from dicom_node.web.http_server import serve_http
-from storage.accounts import has_administrator, invite, secret_digest
+from storage.accounts import has_administrator
 from storage.files import InstanceFiles
-from storage.ledger import Ledger, open_ledger, utc_now
+from storage.ledger import open_ledger
 from storage.schema import AccountRole
 
-__all__ = ["first_link", "serve_console"]
+__all__ = ["serve_console"]
 
 _log = structlog.get_logger(__name__)
-
-SET_UP_HOLDS = dt.timedelta(days=1)
 
 
 def serve_console(
@@ -68,23 +64,8 @@ def serve_console(
         desk = Desk(configuration, ledger, InstanceFiles(storage.directory, durable=storage.durable), trail)
         if not has_administrator(ledger):
             # To the person at the terminal, and not into the log, which others read.
-            link = first_link(configuration, ledger)
+            link = new_invitation(configuration, ledger, name=None, role=AccountRole.ADMINISTRATOR, by="this node")
             sys.stdout.write(f"console: choose the first administrator's password at {link}\n")
             sys.stdout.flush()
             _log.warning("the console has no administrator yet: its link is on standard output")
         serve_http(configuration.console, console_application(desk), stop_event, name="console", ready=ready)
-
-
-def first_link(configuration: Configuration, ledger: Ledger) -> str:
-    """A new link with which somebody becomes administrator, under a name of choice; it holds once, for a day."""
-    token, now = secrets.token_urlsafe(32), utc_now()
-    invite(
-        ledger,
-        secret_digest(token),
-        name=None,
-        role=AccountRole.ADMINISTRATOR,
-        by="this node",
-        expires_at=now + SET_UP_HOLDS,
-        now=now,
-    )
-    return invitation_link(configuration, token)

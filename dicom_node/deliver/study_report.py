@@ -37,6 +37,8 @@ class StudyReport:
     route : str
     corrects : bool
         Whether it takes the place of an earlier one.
+    numbers : tuple of ReportedNumber
+        Those of which the package says how they were measured: what is only predicted or auxiliary stays in the SR.
     paragraph : str
     sentences : tuple of str
         What each package came to.
@@ -94,7 +96,7 @@ def study_report(ledger: Ledger, job_id: int, path: Path) -> StudyReport:
         report_uid=str(header.SOPInstanceUID),
         route=summary.route,
         corrects="PredecessorDocumentsSequence" in header,
-        numbers=numbers_from(summary.numbers),
+        numbers=tuple(one for one in numbers_from(summary.numbers) if one.method),
         paragraph=summary.paragraph,
         sentences=tuple(_findings(header)),
     )

@@ -236,7 +236,7 @@ def _text(found: RemodellingRisk) -> tuple[TextBlock, ...]:
         "Attribution: guided Grad-CAM, which shows what in the images raised the output of the network, not why a "
         "heart remodels.",
         f"{_POPULATION} only. {_TRAINED}",
-        *(note for note in found.notes if note.startswith("Not measured")),
+        *found.notes,
     ]
     return (Heading("How the risk of remodelling came about"), *(Paragraph(line) for line in lines))
 

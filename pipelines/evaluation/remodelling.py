@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,13 +20,14 @@ from pipelines.evaluation.statistics import (
     decision_curve,
     sensitivity_at_specificity,
 )
+from pipelines.models.card import read_card
 from pipelines.models.registry import PACKAGED, LoadedModel, load_model
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
 from pipelines.phantom.truth import remodelling_truth
 from pipelines.remodelling.features import FEATURES, Feature
 from pipelines.remodelling.measure import combined_model, predictors_of
 from pipelines.remodelling.network import REMODELLING_MODEL, RemodellingNetwork
-from pipelines.training.remodelling import branch_logits
+from pipelines.training.remodelling import BRANCHES, HELD_OUT_FILE, branch_logits
 from pipelines.training.remodelling_hearts import RemodellingHeart, labelled_studies, phantom_heart, phantom_recipe
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "FeatureError",
     "RemodellingEvaluation",
     "compare_with_outcomes",
+    "evaluate_held_out",
     "evaluate_remodelling",
     "predicted",
 ]
@@ -228,6 +230,38 @@ def evaluate_studies(
     return _evaluation(measured, len(declined), f"{len(measured)} studies of one site", "", {}, model)
 
 
+def evaluate_held_out(folder: Path) -> RemodellingEvaluation:
+    """Figures of the hearts of a training, each by the network that has not seen it.
+
+    They are not figures of the node: simulated hearts have true keyframes and exact features with assumed errors, and
+    the combined model, of five numbers, was fitted to the same hearts.
+
+    Raises
+    ------
+    ValueError
+        ``folder`` is not that of a finished training.
+    """
+    try:
+        with np.load(folder / HELD_OUT_FILE, allow_pickle=False) as archive:
+            held = {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise ValueError(f"{folder} holds no {HELD_OUT_FILE} of a finished training: {error}") from error
+    card = read_card(folder / "card.yaml")
+    return RemodellingEvaluation(
+        hearts=len(held["outcome"]),
+        refused=0,
+        data=f"held-out folds of the training: {card.training.name}",
+        model=f"{card.version} {card.weights_sha256}",
+        errors={},
+        paper=PAPER,
+        caution=f"Not measured by the node, and the combined model was fitted to these hearts. {CAUTION}",
+        seconds=float("nan"),
+        **_figures(
+            held["outcome"], held["truth"], held["combined"], dict(zip(BRANCHES, held["branches"].T, strict=True))
+        ),
+    )
+
+
 def _evaluation(
     hearts: Sequence[RemodellingHeart],
     refused: int,
@@ -275,10 +309,20 @@ def compare_with_outcomes(hearts: Sequence[RemodellingHeart], network: Remodelli
     ValueError
         All hearts have the same outcome.
     """
-    outcome = np.array([heart.outcome for heart in hearts])
     probability, scores = predicted(hearts, network)
+    return _figures(
+        np.array([heart.outcome for heart in hearts]),
+        np.array([heart.probability for heart in hearts]),
+        probability,
+        scores,
+    )
+
+
+def _figures(
+    outcome: NDArray[np.bool_], truth: Array, probability: Array, scores: Mapping[str, Array]
+) -> dict[str, Any]:
+    """Figures of a probability, of the one that outcomes were drawn with, and of scores of other models, (N,) each."""
     area = auc_interval(outcome, probability)
-    truth = np.array([heart.probability for heart in hearts])
     known = bool(np.isfinite(truth).all())
     nothing = Estimate(float("nan"), float("nan"), float("nan"))
     bayes = auc_interval(outcome, truth) if known else nothing
@@ -327,5 +371,5 @@ def predicted(
     for row, logit in zip(features, logits.fused.tolist(), strict=True):
         given = {name: float(value) for name, value in zip(FEATURES, row, strict=True) if np.isfinite(value)}
         probabilities.append(combined.risk(predictors_of(logit, given, combined.infarct(given).percent)).probability)
-    branches = {"image": logits.image, "morphology": logits.morphology, "motion": logits.motion, "all": logits.fused}
-    return np.array(probabilities), {name: part.double().numpy() for name, part in branches.items()}
+    parts = (logits.image, logits.morphology, logits.motion, logits.fused)
+    return np.array(probabilities), {name: part.double().numpy() for name, part in zip(BRANCHES, parts, strict=True)}

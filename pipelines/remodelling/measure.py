@@ -23,12 +23,6 @@ from pipelines.remodelling.volume import KEYFRAMES, KeyframeVolume, keyframe_vol
 
 __all__ = ["combined_model", "estimate_risk", "predictors_of", "volume_of"]
 
-_NOTES = (
-    "Trained on simulated hearts with an invented law of outcome: the probability has not been shown to hold for any "
-    "patient.",
-    "For acute, reperfused infarcts only.",
-)
-
 
 def combined_model(network: RemodellingNetwork) -> CombinedModel:
     """The combined model that lies beside the weights of the network."""
@@ -103,7 +97,7 @@ def estimate_risk(
         missing=missing,
         infarct=infarct,
         attribution=_attribution(guided_grad_cam(network, inputs, values), volume, stack),
-        notes=(*_NOTES, *_without(missing)),
+        notes=(*model.card.limits, *_without(missing)),
         models=tuple(dict.fromkeys((*motion.models, model.identity))),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ REMODELLING_MODEL = "remodelling"
 AUXILIARY = ("infarct size", "global longitudinal strain", "global circumferential strain", "ejection fraction")
 """What the image branch also estimates in training, where it is known, so that few events teach it more."""
 _DROPOUT = 0.3
+_GRID = (2, 4, 4)
+"""Levels, rows and columns that the image branch keeps apart."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +50,11 @@ class RemodellingNetwork(nn.Module):
     def __init__(self, architecture: FusionArchitecture) -> None:
         super().__init__()
         self.encoder = ImageEncoder(architecture.features)
-        self.project = nn.Sequential(nn.LayerNorm(architecture.features[-1]), nn.Linear(architecture.features[-1], 16))
+        # Group normalisation leaves a mean over all places little to tell: a coarse grid of them is kept.
+        cells = architecture.features[-1] * math.prod(_GRID)
+        self.project = nn.Sequential(
+            nn.AdaptiveAvgPool3d(_GRID), nn.Flatten(), nn.LayerNorm(cells), nn.Linear(cells, 16)
+        )
         self.register_buffer("centre", torch.zeros(len(FEATURES)))
         self.register_buffer("scale", torch.ones(len(FEATURES)))
         self.substitute = nn.Parameter(torch.zeros(len(FEATURES)))
@@ -65,7 +72,7 @@ class RemodellingNetwork(nn.Module):
 
     def classify(self, maps: torch.Tensor, features: torch.Tensor) -> Logits:
         """Logits of every branch from what the encoder made of the volume, (N, C, 2, 8, 8), and the features."""
-        embedded = self.project(maps.mean(dim=(2, 3, 4)))
+        embedded = self.project(maps)
         missing = torch.isnan(features)
         values = torch.where(missing, self.substitute, (torch.nan_to_num(features) - self.centre) / self.scale)
         flags, count = missing.float(), len(MORPHOLOGY)

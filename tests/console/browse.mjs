@@ -46,7 +46,7 @@ const verbs = {
   see: text => page.getByText(text).first().waitFor(),
   gone: text => page.getByText(text).first().waitFor({ state: 'detached' }),
   fill: (label, text) => page.getByLabel(label, { exact: true }).locator('visible=true').first().fill(text),
-  choose: (label, option) => page.getByLabel(label, { exact: true }).locator('visible=true').first().selectOption(option),
+  choose: (label, option) => page.locator('label', { hasText: label }).locator('select').locator('visible=true').first().selectOption(option),
   open: summary => page.locator('summary', { hasText: summary }).first().click(),
   press: name => page.getByRole('button', { name, exact: true }).locator('visible=true').first().click(),
   follow: name => page.getByRole('link', { name }).first().click(),
@@ -54,6 +54,7 @@ const verbs = {
   focus: async name => { values[name] = await page.evaluate(() => document.activeElement.textContent.trim()); },
   read: async (name, selector) => { values[name] = await page.locator(selector).first().innerText(); },
   wide: async name => { values[name] = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth); },
+  spoil: html => page.evaluate(text => document.querySelector('main').insertAdjacentHTML('beforeend', text), html),
   picture: name => page.screenshot({ path: `${task.folder}/${name}.png`, fullPage: true }),
   axe: async name => {
     await page.evaluate(axe);

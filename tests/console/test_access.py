@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import structlog
 from audit.reading import read_trail
 from sqlalchemy import select, update
 
@@ -20,12 +21,13 @@ from console.running_console import (
     found,
     notice,
 )
+from dicom_node import cli
 from dicom_node.console.access import local_path
 from dicom_node.console.actions import ACTIONS
 from dicom_node.console.passwords import hashed, matches, needs_new_hash, password_mistake
 from dicom_node.console.throttle import OF_BOTH, WINDOW
-from storage.accounts import SEEN_EVERY, account_named, accounts
-from storage.ledger import utc_now
+from storage.accounts import SEEN_EVERY, account_named, accounts, invitation, secret_digest
+from storage.ledger import open_ledger, utc_now
 from storage.schema import AccountRole, ApiTokenRow, ConsoleSessionRow, InvitationRow, LogInFailureRow
 
 VIEWER, OPERATOR, ADMINISTRATOR = AccountRole
@@ -33,6 +35,8 @@ PAGES = {
     "/": VIEWER,
     "/studies": VIEWER,
     "/deliveries": VIEWER,
+    "/rules": VIEWER,
+    "/models": VIEWER,
     "/audit": OPERATOR,
     "/accounts": ADMINISTRATOR,
 }
@@ -40,6 +44,8 @@ API = {
     "/api/v1/now": VIEWER,
     "/api/v1/studies": VIEWER,
     "/api/v1/deliveries": VIEWER,
+    "/api/v1/routes": VIEWER,
+    "/api/v1/models": VIEWER,
     "/api/v1/quarantine": VIEWER,
     "/api/v1/assessments": VIEWER,
     "/api/v1/assessments.csv": VIEWER,
@@ -358,3 +364,25 @@ def test_an_invitation_to_a_known_name_gives_a_new_password(console: RunningCons
     ann = account_named(console.ledger, "ann")
     assert ann is not None
     assert matches(ann.password_hash, new)
+
+
+def test_an_administrator_is_invited_from_the_machine_of_the_node(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("console: {port: 8444}\naudit: {file: audit.log}\n")
+    monkeypatch.setattr("sys.argv", ["dicom-node", "invite", "ann", "--config", str(config)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    token = found(re.compile(r"http://127\.0\.0\.1:8444/invitation/(\S+)"), capsys.readouterr().out)
+    ledger = open_ledger(f"sqlite:///{tmp_path}/var/ledger.sqlite")
+    try:
+        holds = invitation(ledger, secret_digest(token), now=utc_now())
+    finally:
+        ledger.close()
+        structlog.reset_defaults()
+    assert holds is not None
+    assert (holds.name, holds.role) == ("ann", ADMINISTRATOR)
+    (told,) = read_trail(tmp_path / "audit.log")
+    assert told.detail("Alert Description") == "invited as administrator"

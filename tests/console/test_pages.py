@@ -21,6 +21,7 @@ from console.running_console import RunningConsole, Visitor, console_node, conso
 from dicom_node.console.api import assessments_csv
 from dicom_node.console.desk import Desk
 from dicom_node.console.now import FRESH_S, NowBoard
+from pipelines.models.registry import list_models
 from storage.assessments import Assessment, assessments
 from storage.deliveries import claim_deliveries, destination_unreachable, destinations_with_work
 from storage.instances import QuarantinedObject, close_association, record_quarantine
@@ -376,6 +377,54 @@ def test_a_program_does_and_asks_what_people_do_and_ask(console: RunningConsole)
     assert set(order["properties"]) == {"destination", "job", "study", "waiting", "reason"}
     (event,) = [one for one in audited(console) if "mended" in one]
     assert event == "results sent again: mended"
+
+
+def test_rules_are_told_in_words_and_tried_on_a_study_before_they_are_used(console: RunningConsole) -> None:
+    person, viewer = console.person(OPERATOR), console.person(VIEWER)
+    receive(console)
+    assert "textarea" not in viewer.get("/rules").text
+    assert viewer.post("/rules", {"csrf": viewer.csrf(), "find": STUDY, "text": "{}"}).status_code == 403
+    told = words(person.get("/rules").text)
+    assert "Series of modality MR, and at least 10 cardiac phases at one slice position" in told
+    assert "Analyses: ventricular_function. Results go to pacs." in told
+
+    def tried(text: str, find: str = STUDY) -> str:
+        answer = person.post("/rules", {"csrf": person.csrf(), "find": find, "text": text})
+        assert answer.status_code == 200
+        return words(answer.text)
+
+    present = tried("cine: {destinations: [pacs]}")
+    assert "left out left out: rule 1: minimum_phases" in present
+    edited = tried("cine: {series: [{series_description: 'ci.*', minimum_phases: null}], destinations: [pacs]}")
+    assert "taken taken by rule 1" in edited
+    assert "rule 1, holds: series_description is 'cine', matches 'ci.*'" in edited
+    assert "no destination named 'elsewhere'" in tried("cine: {destinations: [elsewhere]}")
+    assert "no analysis is named 'unheard-of'" in tried("cine: {analyses: [unheard-of], destinations: [pacs]}")
+    assert "routes: is not YAML at line 1" in tried("cine: [")
+    assert "not a regular expression" in tried("cine: {series: [{manufacturer: '('}], destinations: [pacs]}")
+    assert "names no study" in tried("cine: {destinations: [pacs]}", find="nobody")
+    # What is in use stays as it is.
+    assert console.configuration.routes["cine"].series[0].minimum_phases == 10
+    assert person.post("/rules", {"find": STUDY, "text": "{}"}).status_code == 403
+    headers, url = console.token(OPERATOR), f"{console.root}/api/v1/routes"
+    assert requests.get(url, headers=headers, timeout=60).json()["cine"]["destinations"] == ["pacs"]
+    order = {"study": STUDY, "routes": "cine: {series: [{minimum_phases: null}], destinations: [pacs]}"}
+    (route,) = requests.post(f"{url}/try", json=order, headers=headers, timeout=60).json()
+    assert [one["taken"] for one in route["series"]] == [True]
+    assert requests.post(f"{url}/try", json={**order, "routes": "x"}, headers=headers, timeout=60).status_code == 409
+
+
+def test_models_are_shown_with_their_figures_and_what_radiologists_said(console: RunningConsole) -> None:
+    person = console.person(VIEWER)
+    receive(console)
+    job = analyse(console)
+    for result in ("rejected", "accepted"):
+        person.do("assess", job=str(job), result=result)
+    told = words(person.get("/models").text)
+    assert "accepted rejected corrected ventricular_function 1 0 0" in told
+    for card in list_models():
+        assert f"{card.name} {card.version}" in told
+    assert len(person.get("/api/v1/models").json()) == len(list_models())
 
 
 def test_unforeseen_failures_tell_nothing_of_what_they_were_about(

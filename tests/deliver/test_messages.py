@@ -270,10 +270,12 @@ def test_both_get_the_numbers_of_the_front_page_and_close_the_delivery(
     # Beyond ASCII whatever the character set of the images was.
     assert any("für die Forschung" in str(one[5]) for one in message.segments("OBX"))
     assert any(str(one[5]) == "46.4" for one in message.segments("OBX"))
+    # Nothing says how it was measured: it stays in the SR.
+    assert not any("GLS" in str(one) for one in message.segments("OBX"))
     assert str(message.extract_field("PID", 1, 3, 1, 1)) == "P-1"
     (bundle,) = server.bundles
     assert [type(one.resource).__name__ for one in bundle.entry] == [
-        "ImagingStudy", "Observation", "Observation", "DiagnosticReport"
+        "ImagingStudy", "Observation", "DiagnosticReport"
     ]  # fmt: skip
     assert server.headers[0]["Authorization"] == "Bearer secret"
 

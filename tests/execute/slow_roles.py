@@ -110,3 +110,17 @@ def tell_priorities(*paths: Any, **settings: Any) -> ProcessedStudy:
     return dataclasses.replace(
         whole, verdicts=(Verdict(settings["package"], VerdictKind.DELIVERED, key_numbers=(found,)),)
     )
+
+
+def note_renewals(context: RoleContext, argument: str, journal: Path) -> None:
+    """Write down each argument that it works with."""
+    while True:
+        with journal.open("a") as file:
+            file.write(f"{context.name} {argument}\n")
+        context.ready()
+        changed = None
+        while changed is None:
+            if context.stop.wait(0.05):
+                return
+            changed = context.renewed()
+        argument = changed

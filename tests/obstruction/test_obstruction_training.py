@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from pipelines.evaluation.obstruction import ablate
 from pipelines.evaluation.statistics import auc
-from pipelines.models.card import read_card
+from pipelines.models.card import TrainingData, read_card
 from pipelines.models.registry import load_model
 from pipelines.obstruction.network import NARROW, ObstructionNetwork
 from pipelines.phantom import Disease, PhantomRecipe, simulate, write_study
@@ -51,8 +52,8 @@ def hearts() -> list[LabelledHeart]:
 
 
 @pytest.fixture
-def card_data() -> obstruction.TrainingData:
-    return obstruction.TrainingData(
+def card_data() -> TrainingData:
+    return TrainingData(
         name="test", licence="Apache-2.0", source="test", cases=(), split="test", steps=1, command="test"
     )
 
@@ -87,13 +88,13 @@ def test_hearts_with_labels_alone_are_drawn_whole(hearts: list[LabelledHeart]) -
 
 
 def test_training_learns_what_can_be_learned_and_goes_on_where_it_stopped(
-    hearts: list[LabelledHeart], card_data: obstruction.TrainingData, tmp_path: Path
+    hearts: list[LabelledHeart], card_data: TrainingData, tmp_path: Path
 ) -> None:
     start = pretrain(hearts, tmp_path / "scar", architecture=TINY, steps=6, peak_rate=1e-2)
-    arguments = {"architecture": TINY, "steps": 16, "peak_rate": 1e-2, "start": start, "data": card_data}
-    whole = train_obstruction(hearts, tmp_path / "whole", **arguments)  # type: ignore[arg-type]
-    train_obstruction(hearts, tmp_path / "parts", stop_after=7, **arguments)  # type: ignore[arg-type]
-    parts = train_obstruction(hearts, tmp_path / "parts", **arguments)  # type: ignore[arg-type]
+    train = partial(train_obstruction, hearts, architecture=TINY, steps=16, peak_rate=1e-2, start=start, data=card_data)
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "parts", stop_after=7)
+    parts = train(tmp_path / "parts")
     assert parts.weights_sha256 == whole.weights_sha256
     card = read_card(whole.card)
     assert card.architecture == TINY
@@ -103,7 +104,7 @@ def test_training_learns_what_can_be_learned_and_goes_on_where_it_stopped(
     assert auc(found.outcomes, found.hearts[:, 0]) == 1.0
     assert not any(name.startswith("branch") for name in load_file(whole.weights))
     assert model.identity.weights_sha256 == whole.weights_sha256
-    assert float(model.network.heart_covariance.diagonal().min()) > 0  # type: ignore[operator, union-attr]
+    assert float(model.network.heart_covariance.diagonal().min()) > 0  # type: ignore[operator]
 
 
 def test_every_variant_of_the_ablation_trains(hearts: list[LabelledHeart], tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_every_variant_of_the_ablation_trains(hearts: list[LabelledHeart], tmp_p
         ablate(Prepared(hearts, TINY, None), tmp_path, steps=1, names=["nothing"])
 
 
-def test_hearts_of_one_outcome_teach_nothing(card_data: obstruction.TrainingData, tmp_path: Path) -> None:
+def test_hearts_of_one_outcome_teach_nothing(card_data: TrainingData, tmp_path: Path) -> None:
     same = [heart(number, obstruction_shown=True) for number in range(3)]
     with pytest.raises(ValueError, match="same label"):
         train_obstruction(same, tmp_path, steps=1, data=card_data)

@@ -127,7 +127,11 @@ def found_in(phantom: PhantomStudy, stack: CineStack, segmentation: CineSegmenta
         segments=tuple(segments),
         study_probability=0.94,
         hyperintense=Extent(percent, Interval(0.7 * percent, 1.3 * percent), "full width at half maximum"),
-        intermediate=Extent(1.4 * percent, Interval(percent, 1.8 * percent), "2 to 5 standard deviations"),
+        intermediate=Extent(
+            1.4 * percent,
+            Interval(percent, 1.8 * percent),
+            "more than 2 standard deviations above remote muscle and below half maximum",
+        ),
         shown=Shown.IMAGE_AND_PROBABILITY,
         withheld=(),
         classifiers=(

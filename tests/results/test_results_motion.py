@@ -103,6 +103,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cine, SourceDatasets
     objects = encode_study(cine.study, [found], sources, {"pacs": DestinationProfile(peer="pacs")}, circumstances)
     assert objects.packages[0].causes == ()
     assert "circumferential -18.3 %" in objects.packages[0].key_numbers[0]
+    described = {one.name: one for one in objects.packages[0].reported}
+    assert described["GCS_percent"].value == pytest.approx(-18.3, abs=0.05)
+    assert described["GCS_percent"].lower < -18.3 < described["GCS_percent"].upper
+    assert described["GCS_percent"].method == "one way"
     return cine, sources, list(objects.objects)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dicom_node.results.motion.groups import motion_part
 from dicom_node.results.motion.keyframes import KEYFRAMES, keyframe_selections
 from dicom_node.results.motion.pages import motion_page, motion_text
+from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.parts import EncodingRequest, Parts, SummaryPart
 from pipelines.cine.stack import CineStack, View
-from pipelines.motion.findings import CardiacMotion
+from pipelines.motion.findings import CardiacMotion, Component
 
 __all__ = ["encode"]
+
+_SHORT = {Component.LONGITUDINAL: "GLS", Component.CIRCUMFERENTIAL: "GCS", Component.RADIAL: "GRS"}
+"""Peak global strain, as the field names it."""
 
 
 def encode(request: EncodingRequest) -> Parts:
@@ -27,6 +31,18 @@ def encode(request: EncodingRequest) -> Parts:
             text=motion_text(found),
         ),
         key_numbers=_key_numbers(found),
+        numbers={f"{_SHORT[curve.component]}_percent": curve.peak_percent for curve in found.strain.curves()},
+        described=tuple(
+            ReportedNumber(
+                f"{_SHORT[curve.component]}_percent",
+                curve.peak_percent,
+                "%",
+                curve.method,
+                lower=curve.interval.lower,
+                upper=curve.interval.upper,
+            )
+            for curve in found.strain.curves()
+        ),
     )
 
 

@@ -131,8 +131,8 @@ def _extent(page: Page, name: str, extent: Extent, x: float, at: float, width: f
     page.text(x + width, at, f"{extent.percent:.0f} %", 13, bold=True, align="right")
     interval = f"{extent.interval.lower:.0f} to {extent.interval.upper:.0f} %"
     page.text(x + width - 22, at, interval, 8, color=page.theme.muted, align="right")
-    page.text(x, at + 3.6, f"of the muscle on the slices looked at; {extent.method}", 6.5, color=page.theme.muted)
-    return at + 10.0
+    said = f"of the muscle on the slices looked at; {extent.method}"
+    return page.paragraph(x, at + 3.6, said, 6.5, width, color=page.theme.muted) + 3.2
 
 
 def _bulls_eyes(page: Page, found: SyntheticEnhancement, x: float, y: float, width: float) -> None:

@@ -1,0 +1,225 @@
+"""The console in real Chromium: every page and every button, by people who see, hear or type."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from console.browser import DESKTOP, PHONE, Visit, browse
+from console.held_studies import STUDY, analyse, deliver, receive
+from console.running_console import PASSWORD, RunningConsole, Visitor
+from storage.assessments import assessments
+from storage.overview import delivery_overviews, study_overviews
+from storage.paused import paused_destinations
+from storage.schema import AccountRole, DeliveryState
+
+pytestmark = pytest.mark.peers
+
+PAGES = {
+    "now": "/",
+    "studies": "/studies",
+    "study": f"/studies/{STUDY}",
+    "deliveries": "/deliveries",
+    "rules": "/rules",
+    "models": "/models",
+    "audit": "/audit",
+    "accounts": "/accounts",
+}
+
+
+@pytest.fixture
+def busy(console: RunningConsole) -> RunningConsole:
+    """A console with one study of which a result was refused, and which comes again at this moment."""
+    receive(console)
+    analyse(console, names_patient=False)
+    deliver(console, error="A900: data set does not match its SOP class")
+    receive(console, count=4, ended=False)
+    return console
+
+
+@pytest.fixture
+def administrator(console: RunningConsole) -> str:
+    """The cookie of an administrator."""
+    return cookie_of(console.person(AccountRole.ADMINISTRATOR))
+
+
+def cookie_of(person: Visitor) -> str:
+    cookie = person.session.cookies.get("console")
+    assert cookie
+    return cookie
+
+
+def without_problems(visit: Visit, steps: list[tuple[str, ...]]) -> Visit:
+    assert visit.problems == ()
+    assert visit.done == len(steps)
+    return visit
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width"), [("light", DESKTOP), ("dark", DESKTOP), ("light", PHONE)], ids=["light", "dark", "phone"]
+)
+def test_every_page_can_be_read_by_everybody(
+    busy: RunningConsole, administrator: str, tmp_path: Path, scheme: str, width: int
+) -> None:
+    steps: list[tuple[str, ...]] = []
+    for name, path in PAGES.items():
+        steps += [("go", path), ("wide", name), ("picture", name), ("axe", name)]
+    visit = browse(busy.root, steps, tmp_path, cookie=administrator, scheme=scheme, width=width)
+    without_problems(visit, steps)
+    assert visit.serious == []
+    # Nothing sticks out to the side.
+    assert set(visit.values.values()) == {0}
+    for name in PAGES:
+        page = np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"))
+        assert (np.median(page) < 64) == (scheme == "dark"), name
+        assert page.std() > 5, f"{name} is empty"
+
+
+def test_the_pages_before_log_in_can_be_read_by_everybody(console: RunningConsole, tmp_path: Path) -> None:
+    link = f"/invitation/{console.invitation(AccountRole.VIEWER)}"
+    steps = [("go", "/log-in"), ("axe", "log-in"), ("go", link), ("axe", "invitation")]
+    assert without_problems(browse(console.root, steps, tmp_path), steps).violations == ()
+
+
+def test_axe_sees_what_is_wrong(console: RunningConsole, administrator: str, tmp_path: Path) -> None:
+    steps = [("go", "/"), ("spoil", '<img src="/static/icon.svg"><input>'), ("axe", "spoilt")]
+    visit = without_problems(browse(console.root, steps, tmp_path, cookie=administrator), steps)
+    assert {one["rule"] for one in visit.serious} >= {"image-alt", "label"}
+
+
+def test_the_keyboard_is_enough(console: RunningConsole, tmp_path: Path) -> None:
+    receive(console)
+    analyse(console)
+    cookie = cookie_of(console.person(AccountRole.VIEWER))
+    steps = [
+        ("go", f"/studies/{STUDY}"),
+        ("keys", "Tab"),
+        ("focus", "first"),
+        ("keys", "Enter", "Tab"),
+        ("focus", "within the content"),
+        ("keys", "Enter"),
+        ("see", "In words that name no patient."),
+        ("keys", "Tab", "g", "o", "o", "d", "Tab", "Enter"),
+        ("see", "Kept: results of ventricular_function accepted."),
+    ]
+    visit = without_problems(browse(console.root, steps, tmp_path, cookie=cookie, bypass_csp=False), steps)
+    assert visit.values == {"first": "Skip to the content", "within the content": "Judge these results"}
+    (given,) = assessments(console.ledger)
+    assert given.comment == "good"
+
+
+def test_times_are_in_the_readers_zone_and_in_utc_without_scripts(
+    busy: RunningConsole, administrator: str, tmp_path: Path
+) -> None:
+    steps = [("go", "/studies"), ("read", "time", "tbody time"), ("read", "zone", "[data-zone]")]
+    local = browse(busy.root, steps, tmp_path, cookie=administrator, bypass_csp=False)
+    plain = browse(busy.root, steps, tmp_path, cookie=administrator, scripts=False)
+    assert without_problems(local, steps).values["zone"] in ("times in Asia/Calcutta", "times in Asia/Kolkata")
+    assert without_problems(plain, steps).values["zone"] == "times in UTC"
+    (study,) = study_overviews(busy.ledger)
+    received = study.last_received_at
+    assert plain.values["time"] == f"{received:%Y-%m-%d %H:%M:%S} UTC"
+    # India is 5 h 30 min ahead.
+    shifted = received.timestamp() + 5.5 * 3600
+    expected = time.strftime("%d/%m/%Y, %H:%M:%S", time.gmtime(shifted))
+    assert local.values["time"] == expected
+
+
+@pytest.fixture
+def arriving_soon(console: RunningConsole) -> Iterator[threading.Event]:
+    """A study that begins to arrive some seconds after the event is set."""
+    go = threading.Event()
+
+    def arrive() -> None:
+        if go.wait(120):
+            time.sleep(8)
+            receive(console, ended=False)
+
+    thread = threading.Thread(target=arrive)
+    thread.start()
+    yield go
+    go.set()
+    thread.join()
+
+
+def test_now_renews_itself(
+    console: RunningConsole, administrator: str, arriving_soon: threading.Event, tmp_path: Path
+) -> None:
+    arriving_soon.set()
+    steps = [("go", "/"), ("see", "Nothing is coming in."), ("see", "1 association still open"), ("see", "receiving")]
+    without_problems(browse(console.root, steps, tmp_path, cookie=administrator, bypass_csp=False), steps)
+
+
+def test_every_button_of_the_console_is_pressed(console: RunningConsole, tmp_path: Path) -> None:
+    """From the invitation of the administrator to the log-out, without a look at anything but the pages."""
+    receive(console)
+    job = analyse(console, names_patient=False)
+    deliver(console, error="A900: data set does not match its SOP class")
+    link = f"/invitation/{console.invitation(AccountRole.ADMINISTRATOR)}"
+    steps = [
+        ("go", "/deliveries"),
+        ("see", "Log in"),
+        ("go", link),
+        ("fill", "Name", "ann"),
+        ("fill", "Password", PASSWORD),
+        ("fill", "The same again", PASSWORD),
+        ("press", "Choose it and log in"),
+        ("see", "Not all is well"),
+        ("follow", "Deliveries"),
+        ("press", "Test the connection"),
+        ("see", "cannot be reached"),
+        ("open", "Pause"),
+        ("fill", "Reason", "the PACS is being moved"),
+        ("press", "Pause"),
+        ("see", "ann paused it"),
+        ("press", "Resume"),
+        ("see", "pacs is sent to again."),
+        ("open", f"Send job {job} again"),
+        ("fill", "Reason", "mended there"),
+        ("press", f"Send job {job} again"),
+        ("see", "1 delivery queued."),
+        ("go", f"/studies/{STUDY}"),
+        ("open", "Judge these results"),
+        ("fill", "Comment", "base cut"),
+        ("press", "I corrected them"),
+        ("see", "by ann"),
+        ("open", "Run again"),
+        ("fill", "Reason", "other weights"),
+        ("press", "Run again"),
+        ("see", f"Job {job} is queued again."),
+        ("follow", "Accounts"),
+        ("fill", "Name", "ben"),
+        ("choose", "Role", "operator"),
+        ("press", "Make a link"),
+        ("see", "Shown once"),
+        ("follow", "Back"),
+        ("fill", "Name of the program", "report"),
+        ("press", "Make a token"),
+        ("see", "Shown once"),
+        ("follow", "Back"),
+        ("open", "Revoke report"),
+        ("press", "Revoke report"),
+        ("see", "The token of report holds no longer."),
+        ("go", f"/studies/{STUDY}"),
+        ("open", "Delete the study"),
+        ("fill", "Reason", "sent to the wrong node"),
+        ("press", "Delete the study"),
+        ("see", "3 instances and 1 result deleted."),
+        ("follow", "Audit"),
+        ("fill", "Find", "wrong node"),
+        ("press", "Find"),
+        ("see", "DICOM Study Deleted"),
+        ("press", "Log out"),
+        ("see", "Log in"),
+    ]
+    without_problems(browse(console.root, steps, tmp_path, bypass_csp=False), steps)
+    assert paused_destinations(console.ledger) == ()
+    assert {one.state for one in delivery_overviews(console.ledger)} == {DeliveryState.DISMISSED}
+    (study,) = study_overviews(console.ledger)
+    assert study.instances == 0
