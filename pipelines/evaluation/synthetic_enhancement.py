@@ -138,10 +138,14 @@ class EnhancementEvaluation:
     auc: dict[str, float]
     auc_detail: dict[str, Any]
     """The same with intervals and numbers of cases."""
+    patient_auc_by_disease: dict[str, Any]
+    """Scarred hearts of one disease, and every heart without scar."""
     hallucination_rate: float
     """Of the hearts without scar: hyperintense extent of 1 % and more on the synthetic image."""
+    acquired_hallucination_rate: float
+    """The same on the simulated late enhancement itself: what the measure makes of noise and of blood at the rim."""
     miss_rate: float
-    """Of the hearts with true hyperintense extent of 1 % and more: none on the synthetic image."""
+    """Of the hearts whose true scar is 1 % of the muscle and more: hyperintense extent below 1 %."""
     miss_rate_by_size: dict[str, Any]
     calibration: dict[str, Any]
     classifiers: dict[str, Any]
@@ -458,7 +462,7 @@ def _summarise(results: Sequence[HeartResult]) -> EnhancementEvaluation:
     done = [result for result in results if result.declined is None]
     scarred = [result for result in done if result.patient[0]]
     free = [result for result in done if result.lesion_percent < 0.01]
-    visible = [result for result in done if result.hyperintense[0] >= _EXTENT_SEEN]
+    visible = [result for result in done if result.lesion_percent >= _EXTENT_SEEN]
 
     def missed(members: Sequence[HeartResult]) -> float:
         return _mean([result.hyperintense[1] < _EXTENT_SEEN for result in members])
@@ -476,15 +480,23 @@ def _summarise(results: Sequence[HeartResult]) -> EnhancementEvaluation:
         declined=len(results) - len(done),
         image_shown=sum(result.shown == "image and probability" for result in done),
         scarred=len(scarred),
-        hyperintense=_agreement([result.hyperintense for result in done]),
+        hyperintense={
+            **_agreement([result.hyperintense for result in done]),
+            "of_true_scar": _agreement([(result.lesion_percent, result.hyperintense[1]) for result in done]),
+        },
         intermediate=_agreement([result.intermediate for result in done]),
         auc={name: entry["auc"] for name, entry in areas.items()},
         auc_detail=areas,
+        patient_auc_by_disease={
+            disease: _auc([[one.patient] for one in done if one.disease == disease or one in free])
+            for disease in sorted({one.disease for one in scarred})
+        },
         hallucination_rate=_mean([result.hyperintense[1] >= _EXTENT_SEEN for result in free]),
+        acquired_hallucination_rate=_mean([result.hyperintense[0] >= _EXTENT_SEEN for result in free]),
         miss_rate=missed(visible),
         miss_rate_by_size={
             name: {
-                "hearts": len(members := [r for r in visible if low <= r.hyperintense[0] < high]),
+                "hearts": len(members := [r for r in visible if low <= r.lesion_percent < high]),
                 "rate": missed(members),
             }
             for name, (low, high) in sizes.items()

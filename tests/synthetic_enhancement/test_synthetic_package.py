@@ -203,8 +203,16 @@ def test_missing_networks_decline(study: CineStudy, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [Fault.BREATHING, Fault.MISSING_SLICES, Fault.POOR_COVERAGE])
-def test_faults_of_planning_and_breath_hold_show_no_image(fault: Fault) -> None:
-    found = _analysed(replace(RECIPE, faults=frozenset({fault})))
-    result = found.get(SyntheticEnhancement)
-    assert result is None or result.shown is Shown.PROBABILITY
+@pytest.mark.parametrize("fault", [Fault.MISSING_SLICES, Fault.POOR_COVERAGE])
+def test_muscle_that_was_not_imaged_shows_no_image(fault: Fault) -> None:
+    found = _analysed(replace(RECIPE, phases=12, faults=frozenset({fault})))[SyntheticEnhancement]
+    assert found.shown is Shown.PROBABILITY
+    assert found.withheld
+
+
+@pytest.mark.slow
+def test_faults_of_the_images_do_not_lead_astray(findings: Findings) -> None:
+    clean = findings[SyntheticEnhancement]
+    found = _analysed(replace(RECIPE, faults=frozenset({Fault.ARRHYTHMIA, Fault.LOW_SNR})))[SyntheticEnhancement]
+    assert found.study_probability == pytest.approx(clean.study_probability, abs=0.15)
+    assert found.hyperintense.percent == pytest.approx(clean.hyperintense.percent, abs=8)
