@@ -228,8 +228,7 @@ def ablate(
             report=None if report is None else partial(report, name),
         )
         found = validate(network, held_out, device)
-        largest = found.hearts[:, 0]
-        first = largest if first is None else first
+        first = found.hearts if first is None else first
         rows.append(
             Ablated(
                 name=name,
@@ -237,9 +236,9 @@ def ablate(
                 parameters=sum(each.numel() for each in network.parameters()),
                 hearts=len(held_out),
                 events=int(found.outcomes.sum()),
-                auc=auc_interval(found.outcomes, largest),
+                auc=auc_interval(found.outcomes, found.hearts),
                 slice_auc=auc_interval(found.slice_outcomes, found.slices),
-                p_value=compare_aucs(found.outcomes, largest, first).p_value,
+                p_value=compare_aucs(found.outcomes, found.hearts, first).p_value,
             )
         )
     return rows

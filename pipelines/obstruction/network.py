@@ -88,13 +88,13 @@ class ObstructionNetwork(nn.Module):
 
     Attributes
     ----------
-    heart_calibration : (3,) float32
-        Weights of the largest and of the mean logit of the slices of a heart, and intercept: they give the logit of its
+    heart_calibration : (2,) float32
+        Slope, at least 0, and intercept that turn the largest logit of the slices of a heart into the logit of its
         probability.
-    heart_covariance : (3, 3) float32
-        Of the three, over resampled validation hearts.
+    heart_covariance : (2, 2) float32
+        Of both, over resampled validation hearts.
     slice_calibration : (2,) float32
-        Slope and intercept of the probability of a single slice.
+        Slope, at least 0, and intercept of the probability of a single slice.
     """
 
     heart_calibration: torch.Tensor
@@ -143,8 +143,8 @@ class ObstructionNetwork(nn.Module):
             self.positions = nn.Parameter(torch.randn(1, self.tokens + 1, entering) * 0.02)
         self.dropout = nn.Dropout(architecture.dropout)
         self.head = nn.Linear(entering, 1)
-        self.register_buffer("heart_calibration", torch.tensor([1.0, 0.0, 0.0]))
-        self.register_buffer("heart_covariance", torch.zeros(3, 3))
+        self.register_buffer("heart_calibration", torch.tensor([1.0, 0.0]))
+        self.register_buffer("heart_covariance", torch.zeros(2, 2))
         self.register_buffer("slice_calibration", torch.tensor([1.0, 0.0]))
 
     def features(self, clips: torch.Tensor) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ from scipy.special import expit, ndtri
 
 from pipelines.obstruction.network import ObstructionNetwork
 
-__all__ = ["CONFIDENCE", "HeartProbability", "heart_probability", "pooled", "slice_logits", "slice_probabilities"]
+__all__ = ["CONFIDENCE", "HeartProbability", "heart_logit", "heart_probability", "slice_logits", "slice_probabilities"]
 
 CONFIDENCE = 0.9
 _MIRRORED: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
@@ -43,13 +43,9 @@ def slice_logits(network: ObstructionNetwork, clips: NDArray[np.float32], device
     return np.stack(found)
 
 
-def pooled(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest and mean logit over slices of the mean over views, (2,), of logits (4, N).
-
-    One slice with obstruction is enough; a large infarct shows in several.
-    """
-    of_slices = logits.mean(axis=0)
-    return np.array([of_slices.max(), of_slices.mean()])
+def heart_logit(logits: NDArray[np.float64]) -> float:
+    """The largest over slices of the mean over views of logits (4, N): one slice with obstruction is enough."""
+    return float(logits.mean(axis=0).max())
 
 
 def slice_probabilities(network: ObstructionNetwork, logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -70,9 +66,9 @@ def heart_probability(network: ObstructionNetwork, logits: NDArray[np.float64]) 
         See :func:`slice_logits`.
     """
     weights = network.heart_calibration.double().cpu().numpy()
-    design = np.r_[pooled(logits), 1.0]
+    design = np.array([heart_logit(logits), 1.0])
     calibrated = float(design @ network.heart_covariance.double().cpu().numpy() @ design)
-    views = np.stack([logits.max(axis=1), logits.mean(axis=1)], axis=1) @ weights[:2]
-    half = float(ndtri(0.5 + CONFIDENCE / 2)) * math.sqrt(max(calibrated, 0.0) + float(views.var(ddof=1)) / len(views))
+    of_views = float(weights[0] ** 2 * logits.max(axis=1).var(ddof=1)) / len(logits)
+    half = float(ndtri(0.5 + CONFIDENCE / 2)) * math.sqrt(max(calibrated, 0.0) + of_views)
     middle = float(design @ weights)
     return HeartProbability(float(expit(middle)), float(expit(middle - half)), float(expit(middle + half)))

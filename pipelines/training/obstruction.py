@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import logit
 from torch import nn
 from torch.nn import functional
 
@@ -33,7 +34,7 @@ from pipelines.obstruction.clips import (
     normalised_phases,
 )
 from pipelines.obstruction.network import FRAMES, FULL, MODEL, NARROW, SIZE, MaskBranch, ObstructionNetwork
-from pipelines.obstruction.predict import pooled, slice_logits
+from pipelines.obstruction.predict import heart_logit, slice_logits
 from pipelines.segmentation.labels import Label
 from pipelines.training.checkpoint import save_atomically
 from pipelines.training.heart_clips import HeartClips, Population, pack_clips, read_clips
@@ -435,7 +436,7 @@ class Validated:
     """What hearts that were not trained on give, without augmentation."""
 
     hearts: NDArray[np.float64]
-    """(N, 2), largest and mean logit of the slices of each heart"""
+    """(N,), the largest logit of the slices of each heart"""
     outcomes: NDArray[np.bool_]
     slices: NDArray[np.float64]
     """(M,), of every slice of every heart"""
@@ -446,7 +447,7 @@ def validate(network: ObstructionNetwork, hearts: Sequence[LabelledHeart], devic
     """Logits of hearts with their labels."""
     logits = [slice_logits(network, _clips_as_they_are(heart), device) for heart in hearts]
     return Validated(
-        np.stack([pooled(each) for each in logits]),
+        np.array([heart_logit(each) for each in logits]),
         np.array([heart.obstruction for heart in hearts]),
         np.concatenate([each.mean(axis=0) for each in logits]),
         np.concatenate([heart.slice_labels() for heart in hearts]),
@@ -454,7 +455,7 @@ def validate(network: ObstructionNetwork, hearts: Sequence[LabelledHeart], devic
 
 
 def _calibrate(network: ObstructionNetwork, found: Validated, seed: int) -> None:
-    """Fit the pooling over slices and Platt's calibration to validation hearts, and their covariance by resampling."""
+    """Fit Platt's slope and intercept to validation hearts, and their covariance by resampling the hearts."""
     rng = np.random.default_rng(seed)
     drawn = []
     groups = np.flatnonzero(found.outcomes), np.flatnonzero(~found.outcomes)
@@ -466,10 +467,16 @@ def _calibrate(network: ObstructionNetwork, found: Validated, seed: int) -> None
     network.slice_calibration.copy_(torch.tensor(_platt(found.slices, found.slice_outcomes)))
 
 
-def _platt(logits: NDArray[np.float64], outcomes: NDArray[np.bool_]) -> tuple[float, ...]:
+def _platt(logits: NDArray[np.float64], outcomes: NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope, at least 0, and intercept.
+
+    A network whose logit falls where obstruction is more frequent has learnt nothing: all get the frequency then.
+    """
     # A light penalty, because few hearts can be separated by chance.
     model = fit_logistic(logits, outcomes, penalty=1.0)
-    return (*model.coefficients, model.intercept)
+    if model.coefficients[0] > 0:
+        return model.coefficients[0], model.intercept
+    return 0.0, float(logit(outcomes.mean()))
 
 
 def train_obstruction(

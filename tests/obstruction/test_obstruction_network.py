@@ -10,7 +10,7 @@ from scipy.special import expit
 from pipelines.models.card import ClipArchitecture
 from pipelines.obstruction.attribution import grad_cam
 from pipelines.obstruction.network import FULL, NARROW, MaskBranch, ObstructionNetwork
-from pipelines.obstruction.predict import heart_probability, pooled, slice_logits, slice_probabilities
+from pipelines.obstruction.predict import heart_logit, heart_probability, slice_logits, slice_probabilities
 
 TINY = NARROW.model_copy(update={"stem_width": 4, "widths": (4, 4, 8, 8), "heads": 2, "feed_forward": 16})
 
@@ -60,12 +60,11 @@ def test_probabilities_follow_the_calibration_and_lie_in_their_interval(network:
     clips = rng.random((3, 30, 64, 64), np.float32)
     logits = slice_logits(network, clips)
     assert logits.shape == (4, 3)
-    network.heart_calibration.copy_(torch.tensor([2.0, 1.0, -0.5]))
-    network.heart_covariance.copy_(torch.diag(torch.tensor([0.0, 0.0, 0.04])))
+    network.heart_calibration.copy_(torch.tensor([2.0, -0.5]))
+    network.heart_covariance.copy_(torch.diag(torch.tensor([0.0, 0.04])))
     network.slice_calibration.copy_(torch.tensor([3.0, 0.2]))
-    largest, mean = pooled(logits)
     heart = heart_probability(network, logits)
-    assert heart.value == pytest.approx(expit(2 * largest + mean - 0.5))
+    assert heart.value == pytest.approx(expit(2 * heart_logit(logits) - 0.5))
     assert heart.low < heart.value < heart.high
     half = (np.log(heart.high / (1 - heart.high)) - np.log(heart.low / (1 - heart.low))) / 2
     assert half >= 1.6448 * 0.2 - 1e-6

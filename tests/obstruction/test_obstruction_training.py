@@ -101,10 +101,19 @@ def test_training_learns_what_can_be_learned_and_goes_on_where_it_stopped(
     assert set(card.training.cases) == {one.name for one in split(hearts)[0]}
     model = load_model("whole", root=tmp_path)
     found = obstruction.validate(cast("ObstructionNetwork", model.network), split(hearts)[1])
-    assert auc(found.outcomes, found.hearts[:, 0]) == 1.0
+    assert auc(found.outcomes, found.hearts) == 1.0
     assert not any(name.startswith("branch") for name in load_file(whole.weights))
     assert model.identity.weights_sha256 == whole.weights_sha256
     assert float(model.network.heart_covariance.diagonal().min()) > 0  # type: ignore[operator]
+
+
+def test_a_logit_that_misleads_gives_all_hearts_the_frequency() -> None:
+    outcomes = np.array([True, True, False, False, False, False])
+    slope, intercept = obstruction._platt(np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), outcomes)
+    assert slope == 0
+    assert 1 / (1 + np.exp(-intercept)) == pytest.approx(1 / 3)
+    slope, _ = obstruction._platt(np.array([5.0, 4.0, 3.0, 2.0, 1.0, 0.0]), outcomes)
+    assert slope > 0
 
 
 def test_every_variant_of_the_ablation_trains(hearts: list[LabelledHeart], tmp_path: Path) -> None:
