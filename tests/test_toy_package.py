@@ -244,7 +244,7 @@ def configured(folder: Path, node_port: int, pacs_port: int) -> dict[str, object
             "low_watermark_mb": 0,
             "high_watermark_mb": 0,
         },
-        "execution": {"quiet_time_s": 2, "background_slots": 0},
+        "execution": {"quiet_time_s": 2, "incomplete_quiet_time_s": 2, "background_slots": 0},
         "results": {"destinations": {"pacs": {"peer": "pacs"}}},
     }
 
