@@ -18,9 +18,14 @@ from pipelines.obstruction.predict import heart_probability, slice_logits, slice
 from pipelines.segmentation.grid import Square
 from pipelines.segmentation.labels import Label
 
-__all__ = ["POPULATION", "estimate_obstruction"]
+__all__ = ["POPULATION", "estimate_obstruction", "tells_anything"]
 
 POPULATION = "adults with an acute, reperfused myocardial infarct, some days after it"
+
+
+def tells_anything(model: LoadedModel) -> bool:
+    """Whether the probability depends on the images: a network that was no better than chance has the slope 0."""
+    return float(cast("ObstructionNetwork", model.network).heart_calibration[0]) > 0
 
 
 def estimate_obstruction(

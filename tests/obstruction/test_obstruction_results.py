@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from results.synthetic import CREATED
+from safetensors.torch import load_file, save_file
 
+import pipelines.models
 from dicom_node.config import DestinationProfile, ResultSettings, Route
 from dicom_node.execute.process import ProcessedStudy, process_study
 from dicom_node.results.obstruction import ATTRIBUTION
 from dicom_node.results.roles import REFUSAL, REPORT, SUMMARY
 from dicom_node.results.verdict import VerdictKind
 from pipelines.indication import Indication
+from pipelines.models.card import read_card, write_card
+from pipelines.models.registry import PACKAGED, load_model_once
 from pipelines.obstruction.findings import Obstruction
 from pipelines.phantom import Disease, PhantomRecipe, simulate, write_study
 
@@ -49,9 +57,30 @@ def processed(paths: list[Path], indication: Indication | None) -> ProcessedStud
     )
 
 
+@contextmanager
+def installed(root: Path, slope: float) -> Iterator[None]:
+    """The network of the package with a calibration of this slope, found before it."""
+    folder = root / "obstruction"
+    folder.mkdir()
+    tensors = load_file(PACKAGED / "obstruction" / "weights.safetensors")
+    tensors["heart_calibration"] = torch.tensor([slope, -0.5])
+    save_file(tensors, folder / "weights.safetensors")
+    card = read_card(PACKAGED / "obstruction" / "card.yaml")
+    sha256 = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    write_card(card.model_copy(update={"weights_sha256": sha256}), folder / "card.yaml")
+    load_model_once.cache_clear()
+    pipelines.models.__path__.insert(0, str(root))
+    try:
+        yield
+    finally:
+        pipelines.models.__path__.remove(str(root))
+        load_model_once.cache_clear()
+
+
 @pytest.fixture(scope="module")
-def done(paths: list[Path]) -> ProcessedStudy:
-    return processed(paths, Indication.ACUTE_INFARCT)
+def done(paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> ProcessedStudy:
+    with installed(tmp_path_factory.mktemp("models"), 1.0):
+        return processed(paths, Indication.ACUTE_INFARCT)
 
 
 def texts(report: Dataset) -> list[str]:
@@ -107,6 +136,13 @@ def test_attribution_lies_within_the_muscle(done: ProcessedStudy) -> None:
         columns = np.rint((found.square.column_mm + (places[:, 1] - 31.5) * 1.75) / spacing[1]).astype(int)
         if len(places):
             assert (labels[one.phase, one.index][rows, columns] == Label.MYO).mean() > 0.85
+
+
+def test_a_network_that_tells_nothing_is_not_asked(paths: list[Path], tmp_path: Path) -> None:
+    with installed(tmp_path, 0.0):
+        (verdict,) = processed(paths, Indication.ACUTE_INFARCT).verdicts
+    assert verdict.kind is VerdictKind.DECLINED
+    assert "did not tell hearts with obstruction" in verdict.sentences[0]
 
 
 def test_without_the_indication_the_analysis_declines(paths: list[Path], done: ProcessedStudy) -> None:
