@@ -86,7 +86,7 @@ def _show(title: str, rows: Mapping[str, Agreement], first: str) -> None:
     table(
         title,
         [
-            first,
+            f"{first}!",
             "studies>",
             "infarct>",
             "r",

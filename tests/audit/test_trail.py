@@ -60,7 +60,8 @@ def test_processes_write_whole_lines_while_the_file_is_rotated(tmp_path: Path) -
             file.rename(file.with_name(f"trail.log.{rotated}"))
             rotated += 1
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
-    assert rotated > 3
+    # How often depends on how fast this process looks; once is enough to write across a rotation.
+    assert rotated >= 1
     lines = [line for part in file.parent.iterdir() for line in part.read_text().splitlines()]
     written = [line.partition("<AuditMessage>")[2].removesuffix("</AuditMessage>") for line in lines]
     assert sorted(written) == sorted(f"{writer}:{number}" for writer in range(3) for number in range(60))

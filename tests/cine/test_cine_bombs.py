@@ -238,15 +238,17 @@ def test_a_frame_that_asks_for_all_memory_gets_none_of_it(monkeypatch: pytest.Mo
     Image.fromarray(np.zeros((4000, 4000), np.uint8)).save(buffer, "JPEG2000", irreversible=False, no_jp2=True)
     attributes = ATTRIBUTES | {"Rows": 4000, "Columns": 4000, "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
     narrow = "from pipelines.cine import decoder; decoder.MEMORY_BYTES = 160_000_000; decoder._main()"
-    monkeypatch.setattr(decoder, "_COMMAND", ("-c", narrow))
     one = decoder._Decoder()
-    try:
-        with pytest.raises((ValueError, decoder.DecoderDiedError)):
-            one.ask(attributes, buffer.getvalue())
-        good = compressed(frame_pixels(2, 3), JPEG2000Lossless)
-        np.testing.assert_array_equal(one.ask(ATTRIBUTES, good), frame_pixels(2, 3))
-    finally:
-        one.stop()
+    # Undone before the last line, which may be the first to start the decoder of this process.
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_COMMAND", ("-c", narrow))
+        try:
+            with pytest.raises((ValueError, decoder.DecoderDiedError)):
+                one.ask(attributes, buffer.getvalue())
+            good = compressed(frame_pixels(2, 3), JPEG2000Lossless)
+            np.testing.assert_array_equal(one.ask(ATTRIBUTES, good), frame_pixels(2, 3))
+        finally:
+            one.stop()
     assert decoder.decode_apart(attributes, buffer.getvalue()).shape == (4000, 4000)
 
 
