@@ -118,6 +118,8 @@ class DimseDestinationClient:
         keep_lease = self.round.lease_keeper()
         for item in list(left.values()):
             if item.delivery.sop_instance_uid in there:
+                # It answered the query: an outage is over also where nothing is left to store.
+                self.round.reached()
                 yield item
                 continue
             outcome = store_file(association, item.file)

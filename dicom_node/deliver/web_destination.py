@@ -95,7 +95,11 @@ class _Exchange:
             if item.delivery.failed_attempts or item.delivery.transaction_uid is not None
         ]
         there = _held(self._client, before) or frozenset()
-        self._stored([delivery for delivery in before if delivery.sop_instance_uid in there])
+        found = [delivery for delivery in before if delivery.sop_instance_uid in there]
+        if found:
+            # It answered: an outage is over also where nothing is left to store.
+            self._round.reached()
+        self._stored(found)
 
     def _store(self, items: Sequence[DeliveryItem]) -> None:
         try:

@@ -240,6 +240,19 @@ def test_a_pacs_that_is_down_is_waited_for_however_long_it_takes(tmp_path: Path)
         assert len(b.events("destination reached again")) == 1
 
 
+def test_an_outage_is_over_when_the_pacs_answers_that_it_holds_all(tmp_path: Path) -> None:
+    with bench(tmp_path, count=2) as b:
+        b.rounds_until(COMMITTED)
+        b.pacs.__exit__(None, None, None)
+        assert requeue_deliveries(b.ledger, Selection("pacs"), now=utc_now(), states=(COMMITTED,)) == 2
+        assert b.deliverer.deliver_once("pacs") == 2
+        assert len(outages(b.ledger)) == 1
+        # A PACS with the same objects: nothing is stored again, it only says that they are there.
+        with Pacs(b.pacs.settings):
+            b.rounds_until(COMMITTED)
+        assert outages(b.ledger) == ()
+
+
 def test_nothing_is_sent_to_a_destination_before_the_end_of_its_pause(tmp_path: Path) -> None:
     with bench(tmp_path, count=1) as b:
         b.pacs.__exit__(None, None, None)
