@@ -65,7 +65,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	  apt-get install -y -qq python3-venv; } || { echo "Install Debian's python3-venv first"; exit 1; }
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --config-settings editable_mode=compat --editable .
 	touch $@
 
 clean: ## Remove what the targets made

@@ -56,6 +56,20 @@ PACKAGE = AnalysisPackage(
 )
 '''
 
+_ENCODER = '''"""Encoder of the analysis that takes long: a benchmark ends before it is called."""
+
+from __future__ import annotations
+
+from dicom_node.results.parts import EncodingRequest, Parts, ReportPart
+
+__all__ = ["encode"]
+
+
+def encode(request: EncodingRequest) -> Parts:
+    """Say that the work was done."""
+    return Parts(report=lambda _variant: ReportPart(groups=()), key_numbers=("The work was done.",))
+'''
+
 
 @contextmanager
 def slow_package(folder: Path) -> Iterator[None]:
@@ -64,5 +78,8 @@ def slow_package(folder: Path) -> Iterator[None]:
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "package.py").write_text(_PACKAGE, encoding="utf-8")
+    results = folder / "dicom_node" / "results"
+    results.mkdir(parents=True)
+    (results / f"{SLOW}.py").write_text(_ENCODER, encoding="utf-8")
     with on_pythonpath(folder):
         yield

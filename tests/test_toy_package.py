@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from interop.ports import free_port, wait_until
+from interop.tools import script
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -43,10 +44,11 @@ def environment() -> dict[str, str]:
 
 
 def command(*arguments: object, status: int = 0) -> str:
-    """Standard output of ``dicom-node``, as its users run it."""
+    """Standard output of ``dicom-node``, as its users run it: the installed program, started in another folder."""
     ended = subprocess.run(
-        [sys.executable, "-m", "dicom_node", *map(str, arguments)],
+        [str(script("dicom-node")), *map(str, arguments)],
         env=environment(),
+        cwd=TOY,
         capture_output=True,
         text=True,
         check=False,
@@ -109,7 +111,7 @@ def test_without_the_folder_a_route_that_names_it_is_refused_with_the_names_ther
     config.write_text(yaml.safe_dump(configured(tmp_path, 1, 2)), encoding="utf-8")
     without = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     ended = subprocess.run(
-        [sys.executable, "-m", "dicom_node", "check", "--config", str(config)],
+        [str(script("dicom-node")), "check", "--config", str(config)],
         env=without,
         capture_output=True,
         text=True,
@@ -127,7 +129,7 @@ def test_a_package_without_an_encoder_keeps_the_node_from_starting(tmp_path: Pat
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(configured(tmp_path, free_port(), 2)), encoding="utf-8")
     ended = subprocess.run(
-        [sys.executable, "-m", "dicom_node", "serve", "--config", str(config)],
+        [str(script("dicom-node")), "serve", "--config", str(config)],
         env={**environment(), "PYTHONPATH": str(tmp_path / "plugin")},
         capture_output=True,
         text=True,
@@ -259,7 +261,7 @@ def node(tmp_path: Path) -> Iterator[tuple[Path, int, Pacs]]:
     log = tmp_path / "node.log"
     with Pacs(PacsSettings(tmp_path / "pacs", pacs_port, callers=callers)) as pacs, log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dicom_node", "serve", "--config", str(config)],
+            [str(script("dicom-node")), "serve", "--config", str(config)],
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=errors,
