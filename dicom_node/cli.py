@@ -30,6 +30,7 @@ from dicom_node.commands import (
     shadow,
     status,
     training,
+    upgrade,
 )
 from dicom_node.commands.terminal import ExitCode
 from dicom_node.errors import ConfigurationError, NodeError, PeerUnavailableError
@@ -61,6 +62,7 @@ app.add_typer(quarantine.quarantine_app, name="quarantine")
 app.command()(adopt.adopt)
 app.command()(backup.backup)
 app.command()(backup.restore)
+app.command()(upgrade.upgrade)
 app.command()(check.check)
 app.command()(invite.invite)
 app.command()(doctor.doctor)

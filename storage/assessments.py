@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from storage.ledger import Ledger, LedgerError, record_event
 from storage.schema import AssessmentResult, AssessmentRow, JobRow, Verdict
 
-__all__ = ["Assessment", "assess", "assessments"]
+__all__ = ["Assessment", "assess", "assessments", "note_corrections"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +45,75 @@ def assess(
             raise LedgerError(f"no job {job_id} in the ledger")
         if job.verdict not in (Verdict.DELIVERED, Verdict.PARTIAL):
             raise LedgerError(f"job {job_id} made no results that could be judged")
-        row = AssessmentRow(
-            study_instance_uid=job.study.study_instance_uid,
-            study_version=job.study_version,
-            route=job.route,
-            package=job.package,
-            result=result,
-            comment=comment,
-            by=by,
-            at=now,
+        return _assessment(_keep(session, job, result, comment, by, now))
+
+
+def note_corrections(ledger: Ledger, job_id: int, corrections: Sequence[tuple[str, str]], *, now: dt.datetime) -> None:
+    """Keep that somebody corrected what a package made before a job, once for each corrected object.
+
+    Parameters
+    ----------
+    job_id
+        The job that works on the corrected objects.
+    corrections
+        Who corrected, and SOP Instance UID of the corrected object.
+    """
+    with ledger.transaction() as session:
+        job = session.get_one(JobRow, job_id)
+        before = session.scalar(
+            select(JobRow)
+            .where(
+                JobRow.study_id == job.study_id,
+                JobRow.route == job.route,
+                JobRow.package == job.package,
+                JobRow.id < job.id,
+                JobRow.verdict.in_((Verdict.DELIVERED, Verdict.PARTIAL)),
+            )
+            .order_by(JobRow.id.desc())
+            .limit(1)
         )
-        session.add(row)
-        # The comment stays out of the events, which hold no patient data: a radiologist may name some.
-        record_event(
-            session,
-            "results assessed",
-            f"job {job.id}",
-            at=now,
-            correlation_id=job.correlation_id,
-            study_id=job.study_id,
-            route=job.route,
-            package=job.package,
-            result=result.value,
-            by=by,
-        )
-        return _assessment(row)
+        if before is None:
+            return
+        for by, uid in corrections:
+            comment = f"corrected SEG {uid}"
+            known = select(AssessmentRow.id).where(
+                AssessmentRow.study_instance_uid == job.study.study_instance_uid,
+                AssessmentRow.route == job.route,
+                AssessmentRow.package == job.package,
+                AssessmentRow.comment == comment,
+            )
+            if session.scalar(known.limit(1)) is None:
+                _keep(session, before, AssessmentResult.CORRECTED, comment, by or "a corrected SEG", now)
+
+
+def _keep(
+    session: Session, job: JobRow, result: AssessmentResult, comment: str, by: str, now: dt.datetime
+) -> AssessmentRow:
+    row = AssessmentRow(
+        study_instance_uid=job.study.study_instance_uid,
+        study_version=job.study_version,
+        route=job.route,
+        package=job.package,
+        result=result,
+        comment=comment,
+        by=by,
+        at=now,
+    )
+    session.add(row)
+    # The comment stays out of the events, which hold no patient data: a radiologist may name some.
+    record_event(
+        session,
+        "results assessed",
+        f"job {job.id}",
+        at=now,
+        correlation_id=job.correlation_id,
+        study_id=job.study_id,
+        route=job.route,
+        package=job.package,
+        result=result.value,
+        by=by,
+    )
+    return row
 
 
 def assessments(ledger: Ledger, *, study_instance_uid: str | None = None) -> tuple[Assessment, ...]:

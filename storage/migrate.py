@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-__all__ = ["MigrationError", "migrate_to_head", "revisions_to_come"]
+__all__ = ["MigrationError", "migrate", "migrate_to_head", "revisions_to_come"]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Any number that no other program takes on the same PostgreSQL database.
@@ -36,7 +36,7 @@ def migrate_to_head(engine: Engine) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         if not _is_at_head(connection):
-            _upgrade(connection)
+            migrate(connection)
             _check_foreign_keys(connection)
 
 
@@ -64,7 +64,8 @@ def _check_foreign_keys(connection: Connection) -> None:
             raise MigrationError(f"rows of {tables} refer to rows that are not there; restore a backup")
 
 
-def _upgrade(connection: Connection) -> None:
+def migrate(connection: Connection) -> None:
+    """Run the migrations that a database lacks, in the transaction of the caller."""
     from alembic import command
     from alembic.config import Config
 

@@ -48,6 +48,7 @@ def cheap_analysis(
     results: ResultSettings,
     predecessors: Sequence[Predecessor],
     known: Mapping[type, object],
+    own_results: Mapping[str, str],
     last_attempt: bool,
     device: str,
 ) -> ProcessedStudy:

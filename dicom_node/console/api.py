@@ -18,8 +18,10 @@ from dicom_node.console.access import Person, caller_who_may
 from dicom_node.console.actions import ACTIONS, Action
 from dicom_node.console.audit import audit_entries
 from dicom_node.console.desk import Desk
+from dicom_node.console.drift import YEAR, drift
 from dicom_node.console.pictures import picture
 from dicom_node.console.rules import compared_over_the_last_month, edited_routes, taken_by, written_routes
+from dicom_node.console.site_agreement import site_agreement
 from dicom_node.console.study import study_view
 from dicom_node.finding import named_studies
 from dicom_node.implementation import SOFTWARE_VERSION
@@ -28,6 +30,8 @@ from pipelines.models.registry import list_models
 from storage.accounts import accounts, tokens
 from storage.assessments import Assessment, assessments
 from storage.deliveries import Selection
+from storage.figures import ended_jobs
+from storage.ledger import utc_now
 from storage.overview import (
     count_deliveries,
     delivery_overviews,
@@ -139,6 +143,14 @@ def api_router() -> APIRouter:
         if order.study is None:
             return _json(compared_over_the_last_month(desk, routes))
         return _json(taken_by(desk, order.study, routes))
+
+    @router.get("/models/drift", summary="What analyses came to, by scanner and month; a year back")
+    def drift_by_month(request: Request, person: Viewer) -> Response:  # noqa: ARG001
+        return _json(drift(ended_jobs(_desk(request).ledger, utc_now() - YEAR)))
+
+    @router.get("/models/agreement", summary="Predicted beside acquired late enhancement at this site")
+    def agreement_here(request: Request, person: Viewer) -> Response:  # noqa: ARG001
+        return _json(site_agreement(_desk(request).ledger))
 
     @router.get("/models", summary="Cards of the networks")
     def models(person: Viewer) -> Response:  # noqa: ARG001

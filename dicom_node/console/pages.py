@@ -12,6 +12,7 @@ from dicom_node.console.access import Person, caller_who_may, local_path
 from dicom_node.console.actions import ACTIONS, Action
 from dicom_node.console.audit import audit_entries
 from dicom_node.console.desk import Desk
+from dicom_node.console.drift import YEAR, chart, drift
 from dicom_node.console.pictures import may_see_patients, picture
 from dicom_node.console.rendering import Notice, Renderer
 from dicom_node.console.rules import (
@@ -22,13 +23,15 @@ from dicom_node.console.rules import (
     taken_by,
     written_routes,
 )
+from dicom_node.console.site_agreement import site_agreement
 from dicom_node.console.study import study_view
 from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.finding import named_studies
 from pipelines.models.registry import list_models
 from storage.accounts import accounts, set_notice, tokens
 from storage.assessments import assessments
-from storage.ledger import LedgerError
+from storage.figures import ended_jobs
+from storage.ledger import LedgerError, utc_now
 from storage.overview import (
     count_deliveries,
     delivery_overviews,
@@ -160,8 +163,18 @@ def pages_router() -> APIRouter:
         judged: dict[str, Counter[AssessmentResult]] = {}
         for one in latest.values():
             judged.setdefault(one.package, Counter())[one.result] += 1
+        rows = drift(ended_jobs(_desk(request).ledger, utc_now() - YEAR))
+        scanners = sorted({row.scanner for row in rows if row.ejection_fractions})
         return _page(
-            request, "models.html", person, cards=list_models(), judged=judged, results=tuple(AssessmentResult)
+            request,
+            "models.html",
+            person,
+            cards=list_models(),
+            judged=judged,
+            results=tuple(AssessmentResult),
+            drift=rows,
+            charts=[drawn for scanner in scanners if (drawn := chart(rows, scanner)) is not None],
+            shadow=site_agreement(_desk(request).ledger),
         )
 
     @router.get("/audit")

@@ -58,7 +58,8 @@ class KeptFindings:
 
         segmentation = values.get(CineSegmentation)
         path = self._path(input_digest, device)
-        if not isinstance(segmentation, CineSegmentation) or path.exists():
+        # A corrected one is made anew by each package: the phases are those of the network's own masks.
+        if not isinstance(segmentation, CineSegmentation) or segmentation.corrections or path.exists():
             return
         beside = path.with_suffix(f".{uuid.uuid4().hex}")
         try:

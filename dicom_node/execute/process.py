@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pydicom.dataset import Dataset
+
 from dicom_node.config import DestinationProfile, ResultSettings, Route
 from dicom_node.errors import CannotUnderstandError, GateError, ProcessingFailureError
+from dicom_node.execute.corrected import Corrected, corrected_findings, is_segmentation
 from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.content import Predecessor
 from dicom_node.results.encode import EncodedPackage, EncodedStudy, encode_refusal, encode_study
@@ -101,6 +104,7 @@ def process_study(
     package: str | None = None,
     predecessors: Sequence[Predecessor] = (),
     known: Mapping[type, object] | None = None,
+    own_results: Mapping[str, str] | None = None,
     last_attempt: bool = True,
     device: str = "cpu",
     on_step: Callable[[str], None] = lambda _step: None,
@@ -123,6 +127,9 @@ def process_study(
         report takes the place of.
     known
         What another package found on the same files, by type; it is not found again.
+    own_results
+        Role of each result of this node on the study, by SOP Instance UID: a SEG among the files that is none of them
+        holds masks that a person corrected.
     last_attempt
         Whether a failure of an analysis should now be told to the department as a refusal. Before the last attempt it
         is raised, because another attempt may succeed.
@@ -144,7 +151,14 @@ def process_study(
     sources = SourceDatasets()
     asked = [packages()[name] for name in (route.analyses if package is None else (package,))]
     with _timed("assemble", seconds, on_step):
-        read = assemble(paths, sources.take)
+        segs: list[Dataset] = []
+
+        def seen(path: Path, dataset: Dataset) -> None:
+            sources.take(path, dataset)
+            if is_segmentation(dataset):
+                segs.append(dataset)
+
+        read = assemble(paths, seen)
         study = next((one for one in read if one.context.study_instance_uid == study_instance_uid), None)
     if study is None:
         raise CannotUnderstandError(
@@ -155,8 +169,17 @@ def process_study(
     study = replace(study, context=replace(study.context, indication=route.indication))
     with _timed("identity", seconds, on_step):
         contradiction = identity_refusal(sources, study_instance_uid)
+    corrected = Corrected(known or {})
+    if contradiction is None and segs:
+        with _timed("corrections", seconds, on_step):
+            corrected = corrected_findings(study, segs, own_results or {}, known, device)
+        contradiction = corrected.refusal
+        used = {str(one.get("SeriesInstanceUID", "")) for one in segs}
+        study = replace(study, omissions=tuple(one for one in study.omissions if one.series_instance_uid not in used))
     if contradiction is None:
-        findings = analyse_study(study, [one.gives for one in asked], on_start=on_step, device=device, known=known)
+        findings = analyse_study(
+            study, [one.gives for one in asked], on_start=on_step, device=device, known=corrected.known
+        )
     else:
         findings = Findings({}, (contradiction,))
     seconds |= findings.seconds

@@ -31,6 +31,7 @@ from dicom_node.shadow.comparison import ACQUIRED, PREDICTED, compared, scanner_
 from dicom_node.shadow.withholding import withheld_destinations
 from pipelines.errors import raised_along
 from pipelines.package import packages
+from storage.assessments import note_corrections
 from storage.closing import FRONT_PAGE, PackageOutcome, package_outcomes
 from storage.earlier import earlier_study
 from storage.files import QUARANTINE, RESULTS, InstanceFiles
@@ -47,6 +48,7 @@ from storage.jobs import (
     shares_input,
 )
 from storage.ledger import Ledger, open_ledger, utc_now
+from storage.overview import result_overviews
 from storage.schema import Verdict
 from storage.shadow import drop_comparison, kept_comparisons, record_comparison
 
@@ -89,6 +91,7 @@ class ProcessStudy(Protocol):
         results: ResultSettings,
         predecessors: Sequence[Predecessor],
         known: Mapping[type, object],
+        own_results: Mapping[str, str],
         last_attempt: bool,
         device: str,
     ) -> ProcessedStudy:
@@ -290,12 +293,25 @@ class _Worker:
             results=self.configuration.results,
             predecessors=_earlier_reports(job),
             known=known,
+            own_results={
+                one.sop_instance_uid: one.role for one in result_overviews(self._ledger, job.study_instance_uid)
+            },
             last_attempt=job.attempt >= job.maximum_attempts,
             device=self._lane.device,
         )
+        self._note_corrections(job, processed)
         if not known and shares_input(self._ledger, job):
             self._kept.save(job.input_digest, self._lane.device, processed.findings.values)
         return processed
+
+    def _note_corrections(self, job: Job, processed: ProcessedStudy) -> None:
+        """A person who corrects masks judges the results that they were of."""
+        from pipelines.segmentation.labels import CineSegmentation
+
+        segmentation = processed.findings.get(CineSegmentation)
+        if segmentation is not None and segmentation.corrections:
+            made = [(one.by, one.sop_instance_uid) for one in segmentation.corrections]
+            note_corrections(self._ledger, job.id, made, now=utc_now())
 
     def _front_page(self, job: Job, route: Route, paths: Sequence[Path]) -> Processed:
         from dicom_node.execute.process import process_front_page

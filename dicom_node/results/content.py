@@ -20,6 +20,7 @@ from highdicom.sr import (
     NumContentItem,
     ObservationContext,
     ObserverContext,
+    PersonObserverIdentifyingAttributes,
     PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     RelationshipTypeValues,
@@ -153,8 +154,15 @@ def algorithm(context: ResultContext) -> AlgorithmIdentification:
 
 
 def observation_context(context: ResultContext) -> ObservationContext:
-    """TID 1001 with this software as the device observer (TID 1004)."""
+    """TID 1001 with this software as the device observer (TID 1004), and who corrected its masks (TID 1003)."""
+    person = None
+    if context.editor:
+        person = ObserverContext(
+            observer_type=codes.DCM.Person,
+            observer_identifying_attributes=PersonObserverIdentifyingAttributes(name=context.editor),
+        )
     return ObservationContext(
+        observer_person_context=person,
         observer_device_context=ObserverContext(
             observer_type=codes.DCM.Device,
             observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
@@ -163,7 +171,7 @@ def observation_context(context: ResultContext) -> ObservationContext:
                 manufacturer_name=MANUFACTURER,
                 model_name=OWN_MODEL_NAME,
             ),
-        )
+        ),
     )
 
 

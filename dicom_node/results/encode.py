@@ -40,6 +40,7 @@ from pipelines.cine.stack import CineStack, CineStudy, FrameSource, LateEnhancem
 from pipelines.errors import Refusal, RefusalReason
 from pipelines.package import AnalysisPackage
 from pipelines.quality.findings import QualityAssessment
+from pipelines.segmentation.labels import CineSegmentation
 from pipelines.study import PackageFindings
 
 __all__ = ["EncodedPackage", "EncodedStudy", "encode_refusal", "encode_study"]
@@ -199,6 +200,7 @@ class _Encoder:
             settings=self.circumstances.settings,
             models=models,
             acquired=self.sources.last_acquired(self.study.context.study_instance_uid),
+            editor=next((name for one in found for name in _editors(one)), ""),
         )
 
     def _parts(self, found: PackageFindings) -> Parts | tuple[Refusal, ...]:
@@ -310,3 +312,10 @@ def _say_what_is_synthetic(dataset: Dataset, synthetic: bool) -> None:
     """Set SyntheticData (0008,001C) where part of the content was made and not acquired."""
     if synthetic:
         dataset.SyntheticData = "YES"
+
+
+def _editors(found: PackageFindings) -> tuple[str, ...]:
+    """Who corrected masks that a package worked on, the last first."""
+    segmentation = found.findings.get(CineSegmentation)
+    corrections = () if segmentation is None else segmentation.corrections
+    return tuple(one.by for one in reversed(corrections) if one.by)

@@ -65,6 +65,8 @@ class ResultContext:
         Every network that took part; empty for a refusal before any ran.
     acquired : datetime.datetime or None
         When the last image was acquired, as its clock said, without time zone; that of ``reference`` when ``None``.
+    editor : str
+        Person who corrected masks that the objects come of, as a PN; empty where nobody did, or is not named.
     """
 
     title: str
@@ -76,6 +78,7 @@ class ResultContext:
     settings: ResultSettings
     models: tuple[ModelIdentity, ...]
     acquired: datetime.datetime | None = None
+    editor: str = ""
     _local: datetime.datetime = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -71,6 +71,7 @@ def segmentation(
     structures: Sequence[SegmentCodes] = SEGMENTS,
     content_label: str = "VENTRICLES",
     content: str = "Ventricles",
+    corrected_by: str | None = None,
 ) -> EncodedSegmentation:
     """Encode the labels of one phase.
 
@@ -88,6 +89,8 @@ def segmentation(
         What the labels mean; a structure without a voxel is left out.
     content_label, content
         ContentLabel (CS), and the same in words.
+    corrected_by
+        Person who drew the masks on top of the algorithm's; none where the algorithm did it alone.
     """
     segments = tuple(codes for codes in structures if np.any(labels == codes.label))
     header = series_dataset(
@@ -107,7 +110,8 @@ def segmentation(
         pixel_array=masks,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _description(context, role, number, codes, when) for number, codes in enumerate(segments, start=1)
+            _description(context, role, number, codes, when, corrected=corrected_by is not None)
+            for number, codes in enumerate(segments, start=1)
         ],
         series_instance_uid=header.SeriesInstanceUID,
         series_number=int(header.SeriesNumber),
@@ -118,14 +122,15 @@ def segmentation(
         software_versions=list(header.SoftwareVersions),  # type: ignore[arg-type]  # pydicom wants a list of several
         device_serial_number=header.DeviceSerialNumber,
         content_label=content_label,
-        content_description=f"{content} at {when}, by an algorithm",
+        content_description=f"{content} at {when}, by an algorithm"
+        + ("" if corrected_by is None else ", corrected by a person"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=variant.omit_empty_frames,
     )
     dataset.SeriesDescription = header.SeriesDescription
     dataset.FrameOfReferenceUID = stack.frame_of_reference_uid
     dataset.PositionReferenceIndicator = ""
-    dataset.ContentCreatorName = ""
+    dataset.ContentCreatorName = corrected_by or ""
     for codes, item in zip(segments, dataset.SegmentSequence, strict=True):
         item.RecommendedDisplayCIELabValue = list(codes.cielab)
     organization = context.identity.uid("dimensions", role.value, variant.name)
@@ -178,14 +183,14 @@ def stand_in(stack: CineStack, index: int) -> Dataset:
 
 
 def _description(
-    context: ResultContext, role: ResultRole, number: int, codes: SegmentCodes, when: str
+    context: ResultContext, role: ResultRole, number: int, codes: SegmentCodes, when: str, *, corrected: bool
 ) -> SegmentDescription:
     item = SegmentDescription(
         segment_number=number,
         segment_label=codes.name,
         segmented_property_category=codes.category,
         segmented_property_type=codes.property_type,
-        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_type=SegmentAlgorithmTypeValues.SEMIAUTOMATIC if corrected else SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=_algorithms(context),
         tracking_uid=tracking_uid(context, role, codes),
         tracking_id=f"{codes.name} {when}",

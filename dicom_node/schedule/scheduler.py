@@ -20,6 +20,7 @@ from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
+from dicom_node.schedule.correcting import correcting_series, with_corrections
 from dicom_node.schedule.routed import jobs_of_route
 from storage.files import UNEXPLAINED, InstanceFiles
 from storage.identity import IdentityError
@@ -171,6 +172,9 @@ class StudyScheduler:
             if one.series_instance_uids
             for job in jobs_of_route(self._configuration, one.route, one.series_instance_uids)
         ]
+        corrected = correcting_series(self._ledger, reading.contents)
+        if corrected:
+            routed = with_corrections(routed, corrected)
         created = create_jobs(self._ledger, reading.contents, routed, reason=why, now=now)
         if created is None:
             # Something came in between: look again in the next run.

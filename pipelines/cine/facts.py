@@ -29,6 +29,7 @@ from pipelines.cine.views import ONE_STACK_DEG, Plane, ShortAxisEvidence, short_
 from pipelines.errors import raised_along
 
 __all__ = [
+    "SEGMENTATION_CLASSES",
     "Completeness",
     "InstanceFacts",
     "PlaneFacts",
@@ -87,6 +88,10 @@ class InstanceFacts:
     beside_cine: str = ""
     """What it is that the cine of its study is read with: late enhancement, or flow, by whose phase images a magnitude
     is known; empty for anything else."""
+    refers_to: tuple[str, ...] = ()
+    """Of a segmentation: SOP Instance UIDs of the images that its frames are of, 2000 at most."""
+    segmented: tuple[str, ...] = ()
+    """Of a segmentation: Segmented Property Types, as scheme and value."""
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values."""
@@ -110,7 +115,8 @@ class InstanceFacts:
                 )
                 for plane in values["planes"]
             )
-            return cls(**{**values, "planes": planes})
+            lists = {key: tuple(map(str, values.get(key, ()))) for key in ("refers_to", "segmented")}
+            return cls(**{**values, "planes": planes, **lists})
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"not the facts of an instance: {error!r}") from error
 
@@ -156,6 +162,11 @@ class Completeness:
         return any(stack.short_axis for stack in self.stacks) and all(stack.complete for stack in self.stacks)
 
 
+SEGMENTATION_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
+"""Segmentation Storage, Label Map Segmentation Storage."""
+_MOST_REFERENCES = 2000
+
+
 def instance_facts(path: Path) -> InstanceFacts:
     """Read the facts of one instance from its file; one whose header is damaged beyond reading has none.
 
@@ -198,6 +209,7 @@ def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
             # Headers are read without raising, whatever is in them: this is a defect, or damage nobody foresaw.
             _log.error("header not read", error=type(error).__name__, at=raised_along(error))
             problem = f"its header cannot be read ({type(error).__name__})"
+    refers_to, segmented = _segmentation(dataset) if identity.sop_class_uid in SEGMENTATION_CLASSES else ((), ())
     verdicts = [(frame, excluded_frame(frame)) for frame in frames]
     usable = [frame for frame, verdict in verdicts if verdict is None]
     together: dict[tuple[float, tuple[float, float, float]], list[FrameHeader]] = defaultdict(list)
@@ -224,7 +236,33 @@ def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
         problem=problem,
         gated_or_named=any(_gated_or_named(frame) for frame in usable),
         beside_cine=next((_beside_cine(*pair) for pair in verdicts if _beside_cine(*pair)), ""),
+        refers_to=refers_to,
+        segmented=segmented,
     )
+
+
+def _segmentation(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a SEG refers to, and what it segments; nothing of one that is damaged."""
+    try:
+        sources = [
+            str(source.get("ReferencedSOPInstanceUID", ""))
+            for frame in dataset.get("PerFrameFunctionalGroupsSequence") or ()
+            for derivation in frame.get("DerivationImageSequence") or ()
+            for source in derivation.get("SourceImageSequence") or ()
+        ]
+        sources += [
+            str(instance.get("ReferencedSOPInstanceUID", ""))
+            for series in dataset.get("ReferencedSeriesSequence") or ()
+            for instance in series.get("ReferencedInstanceSequence") or ()
+        ]
+        segmented = [
+            f"{code.get('CodingSchemeDesignator', '')} {code.get('CodeValue', '')}"
+            for item in dataset.get("SegmentSequence") or ()
+            for code in item.get("SegmentedPropertyTypeCodeSequence") or ()
+        ]
+    except elements.DAMAGE:
+        return (), ()
+    return tuple(dict.fromkeys(sources))[:_MOST_REFERENCES], tuple(dict.fromkeys(segmented))
 
 
 _SCORE_UNGATED = MIN_SCORE + 4

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines.models.identity import ModelIdentity
 
-__all__ = ["CineSegmentation", "Label"]
+__all__ = ["CineSegmentation", "Correction", "Label"]
 
 
 class Label(enum.IntEnum):
@@ -21,6 +21,31 @@ class Label(enum.IntEnum):
     """LV cavity; papillary muscles and trabeculae are included in the cavity."""
     MYO = 2
     RV = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """One phase of which a person drew labels in place of the network's."""
+
+    phase: int
+    """0-based phase of the stack."""
+    when: str
+    """In words: "end diastole"."""
+    by: str
+    """Who, as the SEG says (ContentCreatorName); empty where it does not."""
+    sop_instance_uid: str
+    """Of the SEG."""
+    labels: tuple[Label, ...]
+    """What was drawn; of other labels the network's stay."""
+
+    @property
+    def sentence(self) -> str:
+        """For reports."""
+        whose = self.by.replace("^", " ").strip() or "a person whom the object does not name"
+        return (
+            f"Masks at {self.when} were corrected by {whose} (SEG {self.sop_instance_uid}); other phases and the "
+            "intervals of the numbers are the network's."
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,9 +64,12 @@ class CineSegmentation:
         looked at by the fine network.
     models : tuple of ModelIdentity
         Every network that took part.
+    corrections : tuple of Correction
+        Phases whose labels a person has drawn.
     """
 
     labels: NDArray[np.uint8]
     agreement: NDArray[np.float32]
     crop: tuple[int, int, int, int]
     models: tuple[ModelIdentity, ...]
+    corrections: tuple[Correction, ...] = ()

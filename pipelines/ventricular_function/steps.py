@@ -5,6 +5,7 @@ Steps import what computes when they run: a declaration is read by processes tha
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NewType
 
 from pipelines.analysis import Analysis, analysis
@@ -97,12 +98,18 @@ def keyframes(stack: ShortAxis, slices: SliceMeasures) -> Keyframes:
 
 @analysis
 def function_measurement(
-    stack: ShortAxis, slices: SliceMeasures, keyframes: Keyframes, context: StudyContext
+    stack: ShortAxis,
+    segmentation: CineSegmentation,
+    slices: SliceMeasures,
+    keyframes: Keyframes,
+    context: StudyContext,
 ) -> UncheckedFunction:
     """Measure function, before quality control."""
     from pipelines.function.measure import measure_function
 
-    return UncheckedFunction(measure_function(stack, slices, keyframes, context))
+    measured = measure_function(stack, slices, keyframes, context)
+    corrected = tuple(one.sentence for one in segmentation.corrections)
+    return UncheckedFunction(replace(measured, notes=(*corrected, *measured.notes)))
 
 
 @analysis

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ class MllpReceiver:
 
 
 @contextlib.contextmanager
-def mllp_receiver(port: int) -> Iterator[MllpReceiver]:
+def mllp_receiver(port: int, secured: ssl.SSLContext | None = None) -> Iterator[MllpReceiver]:
     """The server of the package ``hl7``, in a thread."""
     receiver = MllpReceiver(port)
     loop, started = asyncio.new_event_loop(), threading.Event()
@@ -47,7 +48,7 @@ def mllp_receiver(port: int) -> Iterator[MllpReceiver]:
         writer.close()
 
     async def serve(stop: asyncio.Event) -> None:
-        async with await hl7.mllp.start_hl7_server(answer, host="127.0.0.1", port=port, encoding="utf-8"):
+        async with await hl7.mllp.start_hl7_server(answer, host="127.0.0.1", port=port, encoding="utf-8", ssl=secured):
             started.set()
             await stop.wait()
 

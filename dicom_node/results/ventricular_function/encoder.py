@@ -20,6 +20,7 @@ from pipelines.function.findings import Measurement, Quantity, VentricularFuncti
 from pipelines.function.normals import ReferenceInterval, reference_interval
 from pipelines.function.slices import SliceMeasures
 from pipelines.quality.findings import QualityAssessment
+from pipelines.segmentation.labels import CineSegmentation
 
 __all__ = ["encode", "key_numbers"]
 
@@ -72,7 +73,10 @@ def encode(request: EncodingRequest) -> Parts:
             pages=lambda theme: function_pages(theme, content),
             text=function_text(content),
         ),
-        key_numbers=key_numbers(content.function, content.quality),
+        key_numbers=(
+            *key_numbers(content.function, content.quality),
+            *(one.sentence for one in findings[CineSegmentation].corrections),
+        ),
         numbers={one.quantity.value: one.value for one in content.function.measurements()},
         described=tuple(_described(one, ranges.get(one.quantity)) for one in content.function.measurements()),
     )
@@ -105,6 +109,11 @@ def _described(one: Measurement, normal: ReferenceInterval | None) -> ReportedNu
         normal_upper=None if normal is None else normal.upper,
         normal_source="" if normal is None else normal.source,
     )
+
+
+def _editor(segmentation: CineSegmentation, phase: int) -> str | None:
+    """Who drew the masks of a phase, as in the object that was sent; none where the network did."""
+    return next((one.by for one in segmentation.corrections if one.phase == phase), None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,6 +158,7 @@ class _Images:
                 references,
                 variant=variant,
                 when=when,
+                corrected_by=_editor(self.request.found.findings[CineSegmentation], phase),
             )
             names = self.request.variants[variant]
             sources = stack.sources[phase]
