@@ -58,7 +58,7 @@ def train(
     from pipelines.remodelling.network import REMODELLING_MODEL
     from pipelines.training.heart_clips import Population, pack_clips
     from pipelines.training.remodelling import RemodellingRecipe, train_remodelling
-    from pipelines.training.remodelling_hearts import clip_hearts, labelled_studies
+    from pipelines.training.remodelling_hearts import clip_hearts, hearts_of_studies
 
     if (clips is None) == (studies is None) or (studies is None) != (labels is None):
         raise ConfigurationError("give either --clips, or --studies and --labels", subject=_TRAIN)
@@ -87,7 +87,7 @@ def train(
                     f"--seed {seed}"
                 )
             elif studies is not None and labels is not None:
-                hearts, declined = labelled_studies(studies, labels, folder / "hearts", device=device, report=counted)
+                hearts, declined = hearts_of_studies(studies, labels, folder / "hearts", device=device, report=counted)
                 source = "studies of one site with their outcomes"
                 command = "dicom-node train remodelling --studies DIR --labels FILE.csv"
             trained = train_remodelling(

@@ -643,7 +643,8 @@ def hearts_of_studies(
     from pipelines.ventricular_function.steps import ShortAxis
 
     hearts = []
-    for each in labelled_studies(folder, read_labels(labels, "obstruction")):
+    known = read_labels(labels, "obstruction")
+    for each in labelled_studies(folder, known):
         findings = analyse_study(each.study, [cast("type", ShortAxis), CineSegmentation, Keyframes], device=device)
         stack, keyframes = each.study.short_axis, findings.get(Keyframes)
         refused = ""
@@ -661,7 +662,7 @@ def hearts_of_studies(
             LabelledHeart(
                 each.name,
                 packed(np.float32(_GREY) * images, keyframes.end_diastole, keyframes.end_systole),
-                each.label,
+                known[each.name].positive,
             )
         )
     return hearts

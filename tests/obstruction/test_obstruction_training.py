@@ -181,20 +181,33 @@ def test_a_site_fine_tunes_on_its_own_studies(site: tuple[Path, Path], tmp_path:
     assert model.identity.weights_sha256 == result.weights_sha256
 
 
+def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("\ufeffstudy,remodelling,infarct_percent\n1.2,yes,\n1.3,0,12.5\n", encoding="utf-8")
+    first, second = read_labels(table, "remodelling", "infarct_percent").values()
+    assert first.positive
+    assert np.isnan(first.percent)
+    assert (second.positive, second.percent) == (False, 12.5)
+
+
 def test_a_table_names_each_study_once_and_only_what_is_there(site: tuple[Path, Path], tmp_path: Path) -> None:
     studies, labels = site
-    assert read_labels(labels, "obstruction") == {f"patient-{number}": number % 2 == 1 for number in range(6)}
+    read = {name: label.positive for name, label in read_labels(labels, "obstruction").items()}
+    assert read == {f"patient-{number}": number % 2 == 1 for number in range(6)}
     with pytest.raises(LabelTableError, match="1 studies of the table are not there, such as patient-9"):
-        list(labelled_studies(studies, {"patient-0": True, "patient-9": False}))
+        list(labelled_studies(studies, ("patient-0", "patient-9")))
     for text, says in (
         ("study\na\n", "no column obstruction"),
         ("study,obstruction\na,perhaps\n", "line 2: obstruction is 'perhaps'"),
         ("study,obstruction\na,1\na,0\n", "line 3: this study is named twice"),
         ("study,obstruction\n", "names no study"),
+        ("study,obstruction,percent\na,1,140\n", "line 2: percent is 140, which is not in 0 … 100"),
+        ("study,obstruction,percent\na,1,nan\n", "not in 0 … 100"),
+        ("study,obstruction,percent\na,1,much\n", "line 2: percent is 'much', which is no number"),
     ):
         table = tmp_path / "table.csv"
         table.write_text(text, encoding="utf-8")
         with pytest.raises(LabelTableError, match=says):
-            read_labels(table, "obstruction")
+            read_labels(table, "obstruction", "percent")
     with pytest.raises(LabelTableError, match="not there"):
         hearts_of_studies(tmp_path, labels)

@@ -23,9 +23,8 @@ from pipelines.training.remodelling_hearts import (
     ExactFeatures,
     RemodellingHeart,
     clip_hearts,
-    labelled_studies,
+    hearts_of_studies,
     read_heart,
-    read_outcomes,
     write_heart,
 )
 
@@ -109,33 +108,6 @@ def test_clips_become_hearts_with_the_outcome_of_the_law(tmp_path: Path) -> None
     # End systole is the third keyframe: the cavity is smaller, so the square is darker than at end diastole.
     middle = made.volume[:, 4, 34:54, 34:54].astype(float).mean(axis=(1, 2))
     assert middle[2] < middle[0]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("study\n1.2\n", "no column remodelling"),
-        ("study,remodelling\n1.2,yes\n", "line 2"),
-        ("study,remodelling\n1.2,1\n1.2,0\n", "second time"),
-        ("study,remodelling,infarct_percent\n1.2,1,140\n", "not in 0 … 100"),
-        ("study,remodelling,infarct_percent\n1.2,1,much\n", "no number"),
-        ("study,remodelling\n", "holds no study"),
-    ],
-)
-def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
-    table = tmp_path / "outcomes.csv"
-    table.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=said):
-        read_outcomes(table)
-
-
-def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
-    table = tmp_path / "outcomes.csv"
-    table.write_text("\ufeffstudy,remodelling,infarct_percent\n1.2,1,\n1.3,0,12.5\n", encoding="utf-8")
-    first, second = read_outcomes(table)
-    assert first.outcome
-    assert np.isnan(first.infarct_percent)
-    assert (second.study_instance_uid, second.outcome, second.infarct_percent) == ("1.3", False, 12.5)
 
 
 def test_a_run_gives_a_model_that_the_registry_loads(trained) -> None:
@@ -228,8 +200,11 @@ def test_a_sites_study_is_measured_once_from_its_dicom(tmp_path: Path) -> None:
     uid = study.context.study_instance_uid
     table = tmp_path / "outcomes.csv"
     table.write_text(f"study,remodelling,infarct_percent\n{uid},1,17.5\n2.25.404,0,\n", encoding="utf-8")
-    hearts, declined = labelled_studies(studies, table, tmp_path / "hearts")
-    assert list(declined) == ["2.25.404"]
+    with pytest.raises(ValueError, match=r"not there, such as 2\.25\.404"):
+        hearts_of_studies(studies, table, tmp_path / "hearts")
+    table.write_text(f"study,remodelling,infarct_percent\n{uid},1,17.5\n", encoding="utf-8")
+    hearts, declined = hearts_of_studies(studies, table, tmp_path / "hearts")
+    assert not declined
     (found,) = hearts
     assert found.outcome
     assert found.auxiliary[0] == 17.5
@@ -239,6 +214,6 @@ def test_a_sites_study_is_measured_once_from_its_dicom(tmp_path: Path) -> None:
     assert not {Feature.GLS, Feature.LA_RESERVOIR} & set(found.measured)
     assert {Feature.EJECTION_FRACTION, Feature.GCS, Feature.EDVI} <= set(found.measured)
     table.write_text(f"study,remodelling\n{uid},0\n", encoding="utf-8")
-    (again,), _ = labelled_studies(tmp_path / "nowhere", table, tmp_path / "hearts")
+    (again,), _ = hearts_of_studies(tmp_path / "nowhere", table, tmp_path / "hearts")
     assert not again.outcome
     assert again.measured == found.measured
