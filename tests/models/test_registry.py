@@ -15,6 +15,7 @@ from pipelines.models.card import (
     InputSpecification,
     ModelCard,
     TrainingData,
+    WallArchitecture,
     read_card,
     write_card,
 )
@@ -133,6 +134,8 @@ def _answer(card: ModelCard, network: torch.nn.Module, size: int) -> tuple[int, 
     kind = card.architecture
     if isinstance(kind, ClipArchitecture):
         answer = network(torch.zeros(1, 1, FRAMES, size, size))
+    elif isinstance(kind, WallArchitecture):
+        answer = network(torch.zeros(1, len(kind.features)))
     elif isinstance(kind, FusionArchitecture):
         volume = torch.zeros(1, len(card.input.channels), DEPTH, size, size)
         answer = network(volume, torch.zeros(1, len(FEATURES))).fused
@@ -149,7 +152,7 @@ def test_every_model_of_the_package_loads_and_says_what_it_is_not_for(card: Mode
     size = card.input.size
     with torch.inference_mode():
         outputs = _answer(card, model.network, size)
-    whole_case = isinstance(card.architecture, ClipArchitecture | FusionArchitecture)
+    whole_case = isinstance(card.architecture, ClipArchitecture | FusionArchitecture | WallArchitecture)
     assert outputs == (() if whole_case else (len(card.output), size, size))
     # What the images of ACDC and EMIDEC made inherits their licence.
     patients = any(name in card.training.name for name in ("ACDC", "EMIDEC"))

@@ -17,6 +17,7 @@ from pipelines.evaluation.obstruction import ablate
 from pipelines.evaluation.statistics import auc
 from pipelines.models.card import TrainingData, read_card
 from pipelines.models.registry import load_model
+from pipelines.obstruction.calibration import tells_hearts_apart
 from pipelines.obstruction.network import NARROW, ObstructionNetwork
 from pipelines.phantom import Disease, PhantomRecipe, simulate, write_study
 from pipelines.training import obstruction
@@ -30,6 +31,7 @@ from pipelines.training.obstruction import (
     split,
     train_obstruction,
 )
+from pipelines.training.obstruction_calibration import platt
 from pipelines.training.schedule import polynomial_rate
 
 TINY = NARROW.model_copy(update={"stem_width": 4, "widths": (4, 4, 8, 8), "heads": 2, "feed_forward": 16})
@@ -107,14 +109,16 @@ def test_training_learns_what_can_be_learned_and_goes_on_where_it_stopped(
     spread = cast("torch.Tensor", model.network.heart_covariance).diagonal()
     assert bool(torch.isfinite(spread).all())
     assert float(spread.min()) >= 0, "hearts that are told apart without error leave no uncertainty of the fit"
+    # One heart with and one without, told apart without an error, prove nothing.
+    assert not tells_hearts_apart(model.network)
 
 
 def test_a_logit_that_misleads_gives_all_hearts_the_frequency() -> None:
     outcomes = np.array([True, True, False, False, False, False])
-    slope, intercept = obstruction._platt(np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), outcomes)
+    slope, intercept = platt(np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), outcomes)
     assert slope == 0
     assert 1 / (1 + np.exp(-intercept)) == pytest.approx(1 / 3)
-    slope, _ = obstruction._platt(np.array([5.0, 4.0, 3.0, 2.0, 1.0, 0.0]), outcomes)
+    slope, _ = platt(np.array([5.0, 4.0, 3.0, 2.0, 1.0, 0.0]), outcomes)
     assert slope > 0
 
 
@@ -168,17 +172,26 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "studies", folder / "labels.csv"
 
 
-def test_a_site_fine_tunes_on_its_own_studies(site: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_site_fine_tunes_on_its_own_studies(
+    site: tuple[Path, Path], hearts: list[LabelledHeart], card_data: TrainingData, tmp_path: Path
+) -> None:
     studies, labels = site
     told: list[tuple[int, int]] = []
-    result = fine_tune(studies, labels, tmp_path, steps=2, prepared=lambda *counts: told.append(counts))
+    start = tmp_path / "start"
+    train_obstruction(hearts, start, architecture=TINY, steps=1, data=card_data)
+    result = fine_tune(
+        studies, labels, tmp_path / "tuned", start=start, steps=2, prepared=lambda *counts: told.append(counts)
+    )
     assert told[-1] == (6, 6)
     assert sorted(result.held_out_cases) == ["patient-4", "patient-5"]
     card = read_card(result.card)
     assert card.training.name.startswith("6 studies of a site")
     assert card.training.cases == ("patient-0", "patient-2", "patient-1", "patient-3")
-    model = load_model(tmp_path.name, root=tmp_path.parent)
+    model = load_model("tuned", root=tmp_path)
     assert model.identity.weights_sha256 == result.weights_sha256
+    # Six studies are too few to calibrate the wall model of the package to.
+    with pytest.raises(ValueError, match="at least 8 with and without"):
+        fine_tune(studies, labels, tmp_path / "wall", steps=1)
 
 
 def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
