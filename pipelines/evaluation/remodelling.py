@@ -321,7 +321,10 @@ def compare_with_outcomes(hearts: Sequence[RemodellingHeart], network: Remodelli
 def _figures(
     outcome: NDArray[np.bool_], truth: Array, probability: Array, scores: Mapping[str, Array]
 ) -> dict[str, Any]:
-    """Figures of a probability, of the one that outcomes were drawn with, and of scores of other models, (N,) each."""
+    """Figures of a probability, of the one that outcomes were drawn with, and of scores of other models, (N,) each.
+
+    Scores that are NaN are left out.
+    """
     area = auc_interval(outcome, probability)
     known = bool(np.isfinite(truth).all())
     nothing = Estimate(float("nan"), float("nan"), float("nan"))
@@ -330,6 +333,9 @@ def _figures(
     calibrated = calibration(outcome, probability)
     rows = []
     for name, score in (*scores.items(), ("combined", probability)):
+        if not np.isfinite(score).all():
+            # A network without images has no such branch.
+            continue
         estimate = auc_interval(outcome, score)
         compared = compare_aucs(outcome, score, probability)
         itself = name == "combined"

@@ -98,6 +98,8 @@ class FusionArchitecture(_Frozen):
     """Width of the hidden layer of each perceptron."""
     bootstrap: int = pydantic.Field(ge=1)
     """Draws of the bootstrap of the combined model that are stored with it."""
+    images: bool = True
+    """Without them the network sees morphology and motion only, and has no attribution."""
 
 
 class WallArchitecture(_Frozen):

@@ -28,7 +28,7 @@ from pipelines.training.remodelling_hearts import (
     write_heart,
 )
 
-RECIPE = RemodellingRecipe(features=(4, 4, 4, 4), hidden=4, bootstrap=4, folds=2, steps=2, batch=4)
+RECIPE = RemodellingRecipe(features=(4, 4, 4, 4), hidden=4, bootstrap=4, folds=2, steps=2, batch=4, images=True)
 
 
 def heart(number: int, *, exact: bool = True) -> RemodellingHeart:
@@ -159,6 +159,24 @@ def test_each_heart_is_told_by_a_network_that_has_not_seen_it(trained) -> None:
     assert {row.model for row in found.ablation} == {"image", "morphology", "motion", "all", "combined"}
     with pytest.raises(ValueError, match="finished training"):
         evaluate_held_out(output / "all")
+
+
+def test_a_network_without_images_has_no_branch_of_them(tmp_path: Path) -> None:
+    output = tmp_path / "remodelling"
+    train_remodelling(HEARTS, output, command="train", source="drawn", recipe=replace(RECIPE, images=False))
+    found = evaluate_held_out(output)
+    assert [row.model for row in found.ablation] == ["morphology", "motion", "all", "combined"]
+    network = load_model("remodelling", root=tmp_path).network
+    assert not any(name.startswith("encoder") for name in network.state_dict())
+    probability, scores = predicted(HEARTS, network)
+    assert np.isfinite(probability).all()
+    assert np.isnan(scores["image"]).all()
+    # Tuning takes the network as it is.
+    own = [heart(number, exact=False) for number in range(100, 130)]
+    tuned = train_remodelling(
+        own, tmp_path / "tuned", command="train", source="drawn", recipe=RECIPE, tuned_from=tmp_path
+    )
+    assert not any(name.startswith("encoder") for name in safetensors.torch.load_file(tuned.weights))
 
 
 def test_too_few_events_are_refused(tmp_path: Path) -> None:
