@@ -28,15 +28,14 @@ def train(
     ] = None,
     phantoms: Annotated[int, typer.Option(min=1, help="With --clips: number of phantoms.")] = 360,
     phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 710000,
-    studies: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Your own studies: DICOM at any depth.")
-    ] = None,
+    studies: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="Your own studies: DICOM.")] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="CSV with columns study (StudyInstanceUID), remodelling (0 or 1) and, where known, infarct_percent.",
+            help="CSV with columns study (StudyInstanceUID or folder), remodelling (1 or 0) and, where known, "
+            "infarct_percent.",
         ),
     ] = None,
     from_scratch: Annotated[
@@ -120,9 +119,7 @@ def evaluate(
     pessimistic: Annotated[
         bool, typer.Option("--pessimistic", help="Phantoms whose motion tells less of their scar.")
     ] = False,
-    studies: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Your own studies: DICOM at any depth.")
-    ] = None,
+    studies: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="Your own studies: DICOM.")] = None,
     labels: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Their outcomes, as for `train remodelling`.")
     ] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -20,11 +21,13 @@ from pipelines.models.registry import load_model
 from pipelines.obstruction.calibration import tells_hearts_apart
 from pipelines.obstruction.network import NARROW, ObstructionNetwork
 from pipelines.phantom import Disease, PhantomRecipe, simulate, write_study
+from pipelines.segmentation.labels import Label
 from pipelines.training import obstruction
 from pipelines.training.labelled_studies import LabelTableError, labelled_studies, read_labels
 from pipelines.training.obstruction import (
     LabelledHeart,
     Prepared,
+    Target,
     fine_tune,
     hearts_of_studies,
     pretrain,
@@ -79,6 +82,25 @@ def test_places_move_with_their_images(hearts: list[LabelledHeart]) -> None:
             assert frame[share == 0].mean() > 0.4
     again = obstruction._sampler(hearts, 3).draw(7)
     assert torch.equal(batch.clips, again.clips)
+
+
+def test_depth_is_the_share_of_the_wall_that_is_scar() -> None:
+    rows, columns = np.mgrid[:88, :88] - 43.5
+    radius = np.hypot(rows, columns)
+    labels = np.where(radius < 16, Label.LV, np.where(radius < 24, Label.MYO, Label.BACKGROUND)).astype(np.uint8)
+    inner_half = (radius >= 16) & (radius < 20) & (columns > 8)
+    found = obstruction.infarct_depth(np.stack([labels] * 3), np.stack([inner_half, labels == Label.MYO, radius < 0]))
+    assert found == pytest.approx([0.5, 1.0, 0.0], abs=0.06)
+
+
+def test_a_network_that_learns_depth_is_given_the_depth_of_each_slice(hearts: list[LabelledHeart]) -> None:
+    deep = [replace(one, depth=np.array([0.0, 0.25 + 0.05 * number])) for number, one in enumerate(hearts)]
+    batch = obstruction._sampler(deep, 3, Target.DEPTH).draw(7)
+    told = set(np.round(batch.labels.numpy().astype(float), 4))
+    assert told <= {0.0, *np.round([0.25 + 0.05 * number for number in range(10)], 4)}
+    assert len(told) > 2
+    with pytest.raises(ValueError, match="depth"):
+        obstruction._sampler(hearts, 3, Target.DEPTH)
 
 
 def test_hearts_with_labels_alone_are_drawn_whole(hearts: list[LabelledHeart]) -> None:
