@@ -78,7 +78,7 @@ def encode(request: EncodingRequest) -> Parts:
         report=lambda _variant: part,
         summary=SummaryPart(
             stacks=(found.stack,),
-            panels=(Panel("Microvascular obstruction, estimated without contrast", 68.0, _panel(found)),),
+            panels=(Panel("Microvascular obstruction, estimated without contrast", 84.0, _panel(found)),),
             text=_text(found),
         ),
         key_numbers=_key_numbers(found),

@@ -913,7 +913,7 @@ def fit_wall_to_phantoms(
     paths = pack_clips(folder, seeds, Population.ACUTE_INFARCT, workers=workers, report=prepared)
     hearts = walls_of_clips(paths, output / "contours", prepared)
     data = TrainingData(
-        name=f"{len(hearts)} phantoms with an acute infarct, default law",
+        name="simulated acute infarcts, default law",
         licence="Apache-2.0",
         source="pipelines/phantom, docs/phantom.md",
         cases=(),

@@ -474,7 +474,7 @@ def _card(
 ) -> ModelCard:
     return ModelCard(
         name=REMODELLING_MODEL,
-        version="0.1.0",
+        version="0.2.0",
         task="risk of adverse remodelling after an acute infarct from cine MR",
         licence="Apache-2.0",
         weights_sha256=sha256,
