@@ -17,6 +17,7 @@ from dicom_node.console.rules import edited_routes, routes_as_text, rule_in_word
 from dicom_node.console.study import study_view
 from dicom_node.errors import NodeError
 from dicom_node.finding import named_studies
+from dicom_node.plain_words import field_in_plain_words
 from pipelines.models.registry import list_models
 from storage.accounts import accounts, set_notice, tokens
 from storage.assessments import assessments
@@ -180,8 +181,7 @@ def _add_form(router: APIRouter, action: Action) -> None:
             done = action.do(desk, person, _order(action.order, fields))
             request.app.state.board.forget()
         except ValidationError as error:
-            first = error.errors()[0]
-            sentence = f"{first['loc'][-1] if first['loc'] else 'form'}: {first['msg']}"
+            sentence = field_in_plain_words(error.errors()[0])
         except (NodeError, LedgerError) as error:
             sentence = str(error)
         else:

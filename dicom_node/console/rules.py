@@ -8,8 +8,10 @@ import pydantic
 import yaml
 
 from dicom_node.config import Name, Route, SeriesRule
+from dicom_node.config_file import keys_of
 from dicom_node.console.desk import Desk
 from dicom_node.errors import ConfigurationError
+from dicom_node.plain_words import dotted, in_plain_words
 from dicom_node.schedule.completeness import read_study, study_reading
 from dicom_node.schedule.routing import RouteExplanation
 
@@ -71,8 +73,9 @@ def edited_routes(desk: Desk, text: str) -> dict[str, Route]:
     try:
         routes = _Routes.validate_python(values or {})
     except pydantic.ValidationError as error:
-        found = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
-        raise ConfigurationError("; ".join(dict.fromkeys(found)), subject="routes") from error
+        found = (in_plain_words(one, known=lambda key: keys_of(("routes", *key))) for one in error.errors())
+        told = dict.fromkeys(f"{dotted(key)}: {sentence}" if key else sentence for key, sentence in found)
+        raise ConfigurationError("; ".join(told), subject="routes") from error
     destinations = desk.configuration.results.destinations
     for name, route in routes.items():
         for destination in route.destinations:
