@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from dicom_node.errors import ConfigurationError
+from dicom_node.patterns import check_pattern
 from pipelines.indication import Indication
 
 __all__ = [
@@ -125,14 +126,6 @@ def _variable(value: str) -> str:
     return value
 
 
-def _pattern(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from error
-    return value
-
-
 def _from_the_file(path: Path, information: ValidationInfo) -> Path:
     return (information.context or {}).get(BASE, Path()) / path
 
@@ -188,7 +181,7 @@ DatabaseUrl = Annotated[str, AfterValidator(_database)]
 Host = Annotated[str, AfterValidator(_host)]
 DeviceName = Annotated[str, AfterValidator(_device)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
-Pattern = Annotated[str, AfterValidator(_pattern)]
+Pattern = Annotated[str, AfterValidator(check_pattern)]
 MailAddress = Annotated[str, Field(pattern=r"[^@\s<>,;]+@[^@\s<>,;]+")]
 Hl7Name = Annotated[str, AfterValidator(_hl7_name)]
 """A hierarchic designator (HD): a name, or name^universal ID^type."""
@@ -599,6 +592,8 @@ class DestinationProfile(_Section):
     """OHIF misplaces a SEG whose empty frames were left out."""
     summary_pdf: bool = True
     summary_secondary_capture: bool = True
+    strain_map: bool = False
+    """Send it circumferential strain at end systole as a Parametric Map too; few viewers draw one."""
     storage_commitment: bool = True
     """Ask for storage commitment; of a DICOMweb destination, look each instance up there."""
     commitment_timeout_s: Seconds = 60
