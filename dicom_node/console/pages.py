@@ -126,7 +126,7 @@ def pages_router() -> APIRouter:
         return _rules(request, person, text, began_with=written.digest, version=version or 0)
 
     # Trying changes nothing; sent like a form because edited routes are too long for an address. Not for viewers: a
-    # pattern can be written so that it takes for ever.
+    # comparison reads every study of a month.
     @router.post("/rules")
     def edit_rules(request: Request, person: Operator, fields: Annotated[dict[str, str], Depends(_fields)]) -> Response:
         # Browsers send the lines of a text with CRLF.
