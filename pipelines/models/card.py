@@ -19,6 +19,7 @@ __all__ = [
     "Measurement",
     "ModelCard",
     "TrainingData",
+    "WallArchitecture",
     "read_card",
     "write_card",
 ]
@@ -98,8 +99,11 @@ class FusionArchitecture(_Frozen):
     """Width of the hidden layer of each perceptron."""
     bootstrap: int = pydantic.Field(ge=1)
     """Draws of the bootstrap of the combined model that are stored with it."""
+    images: bool = True
+    """Without them the network sees morphology and motion only, and has no attribution."""
 
 
+<<<<<<< HEAD
 class LogisticArchitecture(_Frozen):
     """A multinomial logistic model of numbers (:mod:`pipelines.disease_pattern.network`)."""
 
@@ -109,6 +113,17 @@ class LogisticArchitecture(_Frozen):
 
 
 AnyArchitecture = Architecture | ClipArchitecture | DiffusionArchitecture | FusionArchitecture | LogisticArchitecture
+=======
+class WallArchitecture(_Frozen):
+    """A linear score of how the wall of the left ventricle moves (:mod:`pipelines.obstruction.wall_model`)."""
+
+    kind: Literal["wall-motion"] = "wall-motion"
+    features: tuple[_Text, ...]
+    """In the order of the coefficients."""
+
+
+AnyArchitecture = Architecture | ClipArchitecture | DiffusionArchitecture | FusionArchitecture | WallArchitecture
+>>>>>>> main
 
 
 class TrainingData(_Frozen):

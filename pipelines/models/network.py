@@ -10,6 +10,7 @@ from pipelines.models.card import (
     DiffusionArchitecture,
     FusionArchitecture,
     LogisticArchitecture,
+    WallArchitecture,
 )
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ def build_network(architecture: AnyArchitecture) -> torch.nn.Module:
         from pipelines.disease_pattern.network import LogisticNetwork
 
         return LogisticNetwork(architecture)
+    if isinstance(architecture, WallArchitecture):
+        from pipelines.obstruction.wall_model import WallModel
+
+        return WallModel(architecture)
     import torch
 
     if isinstance(architecture, DiffusionArchitecture):
