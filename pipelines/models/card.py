@@ -103,7 +103,6 @@ class FusionArchitecture(_Frozen):
     """Without them the network sees morphology and motion only, and has no attribution."""
 
 
-<<<<<<< HEAD
 class LogisticArchitecture(_Frozen):
     """A multinomial logistic model of numbers (:mod:`pipelines.disease_pattern.network`)."""
 
@@ -112,8 +111,6 @@ class LogisticArchitecture(_Frozen):
     classes: int = pydantic.Field(ge=2)
 
 
-AnyArchitecture = Architecture | ClipArchitecture | DiffusionArchitecture | FusionArchitecture | LogisticArchitecture
-=======
 class WallArchitecture(_Frozen):
     """A linear score of how the wall of the left ventricle moves (:mod:`pipelines.obstruction.wall_model`)."""
 
@@ -122,8 +119,14 @@ class WallArchitecture(_Frozen):
     """In the order of the coefficients."""
 
 
-AnyArchitecture = Architecture | ClipArchitecture | DiffusionArchitecture | FusionArchitecture | WallArchitecture
->>>>>>> main
+AnyArchitecture = (
+    Architecture
+    | ClipArchitecture
+    | DiffusionArchitecture
+    | FusionArchitecture
+    | LogisticArchitecture
+    | WallArchitecture
+)
 
 
 class TrainingData(_Frozen):
