@@ -13,7 +13,7 @@ from storage.shadow import kept_comparisons
 
 if TYPE_CHECKING:
     from dicom_node.shadow.agreement import Agreement
-    from pipelines.evaluation.statistics import Estimate
+    from pipelines.statistics import Estimate
 
 __all__ = ["AgreementRow", "site_agreement"]
 
