@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ledger_rows import associate
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 from structlog.testing import capture_logs
@@ -98,6 +99,9 @@ def test_what_is_taken_stands_in_the_ledger_as_it_was_sent(node: Node) -> None:
         path = node.files.absolute(instance.path)
         assert (path.stem, path.stat().st_size) == (instance.digest, instance.size)
     assert path.read_bytes().endswith(encoded(image))
+    meta = dcmread(path).file_meta
+    assert (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID) == (MR, image.SOPInstanceUID)
+    assert (meta.TransferSyntaxUID, meta.SourceApplicationEntityTitle) == (SYNTAX, "MR1")
     assert [count(metrics.INSTANCES_RECEIVED, "new"), count(metrics.RECEIVED_BYTES)] == [
         before[0] + 1,
         before[1] + path.stat().st_size,
@@ -254,9 +258,11 @@ def test_what_nobody_foresaw_tells_the_peer_and_the_log_no_text(node: Node) -> N
         def __len__(self) -> int:
             raise ArithmeticError("DOE^JOHN")
 
+    before = count(metrics.STORE_REFUSALS, "unforeseen")
     with capture_logs() as log:
         response = node.receiver.receive(node.request(mr_image()), (Broken(b"x"),))
     assert response == StoreResponse(0x0110, "unforeseen failure")
     (said,) = [one for one in log if one["event"] == "instance refused"]
     assert "test_taking_in.py" in str(said["place"])
     assert "DOE" not in str(log)
+    assert count(metrics.STORE_REFUSALS, "unforeseen") == before + 1
