@@ -78,6 +78,9 @@ def train_segmentation(
         float, typer.Option(min=0, max=1, help="With --from-model: part of each batch that is phantoms.")
     ] = 0.3,
     rate: Annotated[float, typer.Option(min=1e-6, max=0.1, help="With --from-model: learning rate.")] = 8e-4,
+    stop_after: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this step, to go on later or elsewhere.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
@@ -105,6 +108,7 @@ def train_segmentation(
             resume=resume,
             report=shown.step,
             go_on=go_on,
+            stop_after=stop_after,
         )
     print_result(result, as_json)
 
@@ -335,6 +339,7 @@ def evaluate_segmentation(
     severe: Annotated[
         bool, typer.Option("--severe", help="Phantoms of which three in five are severe HCM or RV overload.")
     ] = False,
+    faulty: Annotated[bool, typer.Option("--faulty", help="Phantoms each of which has a fault.")] = False,
     foreign_style: Annotated[
         str | None,
         typer.Option(help="Show patients with the grey values and sharpness of another scanner: ge, vida, equalised."),
@@ -357,7 +362,7 @@ def evaluate_segmentation(
     from pipelines.evaluation.foreign_style import ForeignStyle
     from pipelines.evaluation.segmentation import evaluate, evaluate_phantoms
     from pipelines.models.registry import PACKAGED, ModelUnavailable
-    from pipelines.training.phantoms import case_recipe, severe_recipe
+    from pipelines.training.phantoms import case_recipe, severe_recipe, with_a_fault
 
     if (data is None) == (phantoms is None):
         raise ConfigurationError("give either --data or --phantoms", subject="evaluate segmentation")
@@ -384,6 +389,8 @@ def evaluate_segmentation(
             else:
                 draw = severe_recipe if severe else case_recipe
                 recipes = [draw(number) for number in range(seed, seed + (phantoms or 0))]
+                if faulty:
+                    recipes = [with_a_fault(recipe) for recipe in recipes]
                 evaluation = evaluate_phantoms(recipes, models=root, report=report)
         except (ValueError, ModelUnavailable) as error:
             raise ConfigurationError(str(error), subject="evaluate segmentation") from error
@@ -624,6 +631,13 @@ def _print_evaluation(evaluation: SegmentationEvaluation) -> None:
         caption="gap in Dice between best and worst group of three and more: "
         + (", ".join(f"{trait} {value:.3f}" for trait, value in evaluation.gaps.items() if value == value) or "none"),
     )
+    sure = evaluation.confidence
+    if sure.correlation == sure.correlation:
+        console.print(
+            f"Confidence of {sure.slices} slices: correlation with their Dice {sure.correlation:.2f}, predicted "
+            f"{sure.predicted:.3f}, true {sure.true:.3f}; {100 * sure.flagged:.0f} % flagged, of the worst tenth "
+            f"{100 * sure.sensitivity:.0f} %; {sure.overlooked} slices with a ventricle where none was found."
+        )
     told = evaluation.fat_told_by_crops
     if told is not None and told.value == told.value:
         console.print(

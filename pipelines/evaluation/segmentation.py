@@ -27,7 +27,8 @@ from pipelines.evaluation.foreign_style import ForeignStyle, restyle
 from pipelines.evaluation.statistics import Estimate
 from pipelines.models.registry import PACKAGED, list_models
 from pipelines.phantom.recipe import PhantomRecipe
-from pipelines.segmentation.labels import Label
+from pipelines.segmentation.confidence import LIKELY_WRONG
+from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import FINE_MODEL, LOCALISER, segment
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
@@ -37,6 +38,7 @@ from pipelines.training.phantoms import END_SYSTOLE, simulate_case
 
 __all__ = [
     "CaseResult",
+    "ConfidenceSummary",
     "EvaluatedHeart",
     "FunctionError",
     "MeasureSummary",
@@ -49,6 +51,7 @@ __all__ = [
     "volumes",
 ]
 
+_FEWEST_SLICES = 10
 LABELS = (Label.LV, Label.MYO, Label.RV)
 
 
@@ -115,12 +118,42 @@ class CaseResult:
     agreement: float
     seconds: float
     traits: dict[Trait, str] = field(default_factory=dict)
+    slices: tuple[tuple[float, float, bool], ...] = ()
+    """Predicted and true Dice of each slice with a label found or true, and whether any was found."""
     thumbnail: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     @property
     def mean_dice(self) -> float:
         """Mean over labels and phases."""
         return float(np.mean([value for pair in self.dice.values() for value in pair]))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceSummary:
+    """How well the predicted Dice of a slice tells its true one, over slices with a label found.
+
+    Attributes
+    ----------
+    slices : int
+    correlation : float
+        Pearson's, of predicted and true Dice (mean over the labels that either has).
+    predicted, true : float
+        Means.
+    flagged : float
+        Share of the slices predicted below :data:`pipelines.segmentation.confidence.LIKELY_WRONG`.
+    sensitivity : float
+        Share of the worst tenth of the slices that is flagged.
+    overlooked : int
+        Slices where there is a ventricle and nothing was found: no confidence tells of them.
+    """
+
+    slices: int
+    correlation: float
+    predicted: float
+    true: float
+    flagged: float
+    sensitivity: float
+    overlooked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +194,7 @@ class SegmentationEvaluation:
     fairness: tuple[TraitGroup, ...]
     gaps: dict[Trait, float]
     """Of each trait, how much lower the mean Dice of its worst group is than that of its best."""
+    confidence: ConfidenceSummary
     worst: tuple[WorstCase, ...]
     results: tuple[CaseResult, ...]
     style: ForeignStyle | None = None
@@ -182,7 +216,7 @@ class SegmentationEvaluation:
 
         found = asdict(self)
         for result in found["results"]:
-            del result["thumbnail"]
+            del result["thumbnail"], result["slices"]
         return {key: plain(value) for key, value in found.items()}
 
 
@@ -299,7 +333,41 @@ def _evaluate_heart(heart: EvaluatedHeart, models: Path) -> CaseResult:
         agreement=float(segmentation.agreement.mean()),
         seconds=seconds,
         traits=heart.traits,
+        slices=_slices(segmentation, heart.truth),
         thumbnail=crop_thumbnail(stack.pixels, segmentation),
+    )
+
+
+def _slices(segmentation: CineSegmentation, truth: NDArray[np.uint8]) -> tuple[tuple[float, float, bool], ...]:
+    if segmentation.confidence is None:
+        return ()
+    areas = np.stack([((segmentation.labels == label).sum((2, 3)) + (truth == label).sum((2, 3))) for label in LABELS])
+    shared = np.stack([((segmentation.labels == label) & (truth == label)).sum((2, 3)) for label in LABELS])
+    there = areas > 0
+    true = np.where(there, 2 * shared / np.maximum(areas, 1), 0).sum(0) / np.maximum(there.sum(0), 1)
+    found = (segmentation.labels != Label.BACKGROUND).any((2, 3))
+    return tuple(
+        (float(segmentation.confidence[place]), float(true[place]), bool(found[place]))
+        for place in zip(*np.nonzero(there.any(0)), strict=True)
+    )
+
+
+def _confidence(results: Sequence[CaseResult]) -> ConfidenceSummary:
+    pairs = [(predicted, true) for result in results for predicted, true, found in result.slices if found]
+    overlooked = sum(not found for result in results for _, _, found in result.slices)
+    if len(pairs) < _FEWEST_SLICES:
+        none = float("nan")
+        return ConfidenceSummary(len(pairs), none, none, none, none, none, overlooked)
+    predicted, true = np.array(pairs).T
+    flagged = predicted < LIKELY_WRONG
+    return ConfidenceSummary(
+        slices=len(pairs),
+        correlation=float(np.corrcoef(predicted, true)[0, 1]),
+        predicted=float(predicted.mean()),
+        true=float(true.mean()),
+        flagged=float(flagged.mean()),
+        sensitivity=float(flagged[true <= np.quantile(true, 0.1)].mean()),
+        overlooked=overlooked,
     )
 
 
@@ -363,6 +431,7 @@ def _summarise(
         groups=groups,
         fairness=fairness,
         gaps={trait: gap(fairness, trait) for trait in dict.fromkeys(group.trait for group in fairness)},
+        confidence=_confidence(results),
         worst=tuple(
             WorstCase(
                 result.patient,

@@ -39,9 +39,13 @@ class CineSegmentation:
         looked at by the fine network.
     models : tuple of ModelIdentity
         Every network that took part.
+    confidence : (T, S) float32 or None
+        Dice coefficient that each slice is predicted to have with an expert's contours, 1 where nothing is labelled;
+        ``None`` where no network gave probabilities.
     """
 
     labels: NDArray[np.uint8]
     agreement: NDArray[np.float32]
     crop: tuple[int, int, int, int]
     models: tuple[ModelIdentity, ...]
+    confidence: NDArray[np.float32] | None = None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipelines.cine.stack import StackGeometry
 from pipelines.phantom.generator import training_recipe
-from pipelines.phantom.recipe import Disease, PhantomRecipe
+from pipelines.phantom.recipe import Disease, Fault, PhantomRecipe
 from pipelines.phantom.study import PhantomStudy, simulate
 from pipelines.training.data_set import DataSet
 
@@ -22,6 +22,7 @@ __all__ = [
     "read_phantom",
     "severe_recipe",
     "simulate_case",
+    "with_a_fault",
 ]
 
 _PHASES = 6
@@ -87,6 +88,12 @@ def severe_recipe(seed: int) -> PhantomRecipe:
     if kind < 0.6:
         return replace(recipe, disease=Disease.RV_OVERLOAD, severe=True)
     return recipe
+
+
+def with_a_fault(recipe: PhantomRecipe) -> PhantomRecipe:
+    """The recipe with one fault of the acquisition, which the seed decides."""
+    usable = [fault for fault in Fault if fault is not Fault.MISSING_SLICES]
+    return replace(recipe, faults=frozenset({usable[recipe.seed % len(usable)]}))
 
 
 def simulate_case(recipe: PhantomRecipe) -> PhantomStudy:

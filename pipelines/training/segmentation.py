@@ -358,6 +358,7 @@ def train(
     resume: bool = True,
     report: Callable[[Progress], None] | None = None,
     go_on: Continuation | None = None,
+    stop_after: int | None = None,
 ) -> TrainingResult:
     """Train one network; a function of its arguments on one kind of machine.
 
@@ -382,6 +383,8 @@ def train(
         Is called every 50 steps.
     go_on : Continuation or None
         Start from trained weights instead of from chance.
+    stop_after : int or None
+        Stop after this step, before the learning rate has come down as ``steps`` says.
 
     Raises
     ------
@@ -448,6 +451,7 @@ def train(
         output=output,
         device=device,
         resume=resume,
+        stop_after=stop_after,
         report=report,
     )
     result = _finish(recipe, data, trained, cases, held_out, fold, steps, seed)
