@@ -18,6 +18,7 @@ __all__ = [
     "Measurement",
     "ModelCard",
     "TrainingData",
+    "WallArchitecture",
     "read_card",
     "write_card",
 ]
@@ -97,9 +98,19 @@ class FusionArchitecture(_Frozen):
     """Width of the hidden layer of each perceptron."""
     bootstrap: int = pydantic.Field(ge=1)
     """Draws of the bootstrap of the combined model that are stored with it."""
+    images: bool = True
+    """Without them the network sees morphology and motion only, and has no attribution."""
 
 
-AnyArchitecture = Architecture | ClipArchitecture | DiffusionArchitecture | FusionArchitecture
+class WallArchitecture(_Frozen):
+    """A linear score of how the wall of the left ventricle moves (:mod:`pipelines.obstruction.wall_model`)."""
+
+    kind: Literal["wall-motion"] = "wall-motion"
+    features: tuple[_Text, ...]
+    """In the order of the coefficients."""
+
+
+AnyArchitecture = Architecture | ClipArchitecture | DiffusionArchitecture | FusionArchitecture | WallArchitecture
 
 
 class TrainingData(_Frozen):

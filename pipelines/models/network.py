@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.models.card import AnyArchitecture, ClipArchitecture, DiffusionArchitecture, FusionArchitecture
+from pipelines.models.card import (
+    AnyArchitecture,
+    ClipArchitecture,
+    DiffusionArchitecture,
+    FusionArchitecture,
+    WallArchitecture,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +24,10 @@ def build_network(architecture: AnyArchitecture) -> torch.nn.Module:
         from pipelines.remodelling.network import RemodellingNetwork
 
         return RemodellingNetwork(architecture)
+    if isinstance(architecture, WallArchitecture):
+        from pipelines.obstruction.wall_model import WallModel
+
+        return WallModel(architecture)
     import torch
 
     if isinstance(architecture, DiffusionArchitecture):

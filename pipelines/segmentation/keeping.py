@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.models.identity import ModelIdentity
+from pipelines.models.precision import Precision
 from pipelines.segmentation.labels import CineSegmentation
 
 __all__ = ["UnreadableSegmentation", "decode_segmentation", "encode_segmentation"]
 
-FORMAT = 2
+FORMAT = 3
 
 
 class UnreadableSegmentation(ValueError):  # noqa: N818 - says what is the case
@@ -59,7 +60,7 @@ def decode_segmentation(content: bytes) -> CineSegmentation:
             row, end_row, column, end_column = rest["crop"]
             labels, agreement = archive["labels"], archive["agreement"]
             confidence = archive["confidence"] if "confidence" in archive.files else None
-        models = tuple(ModelIdentity(**one) for one in rest["models"])
+        models = tuple(ModelIdentity(**{**one, "precision": Precision(one["precision"])}) for one in rest["models"])
     except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, ValueError) as error:
         if isinstance(error, UnreadableSegmentation):
             raise
