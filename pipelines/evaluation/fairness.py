@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipelines.evaluation.statistics import Estimate, auc_interval
 from pipelines.logistic import fit_logistic
 from pipelines.phantom.study import PhantomStudy
 from pipelines.segmentation.labels import CineSegmentation
+from pipelines.statistics import Estimate, auc_interval
 
 __all__ = ["Trait", "TraitGroup", "crop_thumbnail", "gap", "habitus", "phantom_traits", "told_by_crops", "trait_groups"]
 

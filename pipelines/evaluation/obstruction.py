@@ -20,7 +20,10 @@ from pipelines.evaluation.obstruction_hearts import (
     measured_study,
     probability_of,
 )
-from pipelines.evaluation.statistics import (
+from pipelines.models.registry import PACKAGED, LoadedModel, load_model
+from pipelines.obstruction.network import MODEL, ObstructionNetwork
+from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
+from pipelines.statistics import (
     Estimate,
     NetBenefit,
     auc,
@@ -32,9 +35,6 @@ from pipelines.evaluation.statistics import (
     decision_curve,
     sensitivity_at_specificity,
 )
-from pipelines.models.registry import PACKAGED, LoadedModel, load_model
-from pipelines.obstruction.network import MODEL, ObstructionNetwork
-from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
 from pipelines.training.obstruction import ABLATION, PEAK_RATE, Prepared, split, train_variant, validate
 from pipelines.training.steps import Progress
 

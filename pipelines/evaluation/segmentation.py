@@ -24,13 +24,13 @@ from pipelines.evaluation.fairness import (
     trait_groups,
 )
 from pipelines.evaluation.foreign_style import ForeignStyle, restyle
-from pipelines.evaluation.statistics import Estimate
 from pipelines.models.registry import PACKAGED, list_models
 from pipelines.phantom.recipe import PhantomRecipe
 from pipelines.segmentation.confidence import LIKELY_WRONG
 from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import FINE_MODEL, LOCALISER, segment
+from pipelines.statistics import Estimate
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 from pipelines.training.acdc import AcdcPatient, acdc_set, find_patients, nominal_sources, read_patient, to_stack
 from pipelines.training.data_set import folds

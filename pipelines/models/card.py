@@ -15,6 +15,7 @@ __all__ = [
     "DiffusionArchitecture",
     "FusionArchitecture",
     "InputSpecification",
+    "LogisticArchitecture",
     "Measurement",
     "ModelCard",
     "TrainingData",
@@ -35,8 +36,8 @@ class InputSpecification(_Frozen):
     """What one input of the network is."""
 
     size: int = pydantic.Field(ge=16)
-    """Points along each side of the square input."""
-    field: Literal["heart crop", "whole image"]
+    """Points along each side of the square input, or how many numbers there are."""
+    field: Literal["heart crop", "whole image", "numbers"]
     spacing_mm: float | None = None
     """Distance of the points; ``None`` where the crop grows with the heart."""
     channels: tuple[_Text, ...]
@@ -102,6 +103,14 @@ class FusionArchitecture(_Frozen):
     """Without them the network sees morphology and motion only, and has no attribution."""
 
 
+class LogisticArchitecture(_Frozen):
+    """A multinomial logistic model of numbers (:mod:`pipelines.disease_pattern.network`)."""
+
+    kind: Literal["logistic"] = "logistic"
+    in_features: int = pydantic.Field(ge=1)
+    classes: int = pydantic.Field(ge=2)
+
+
 class WallArchitecture(_Frozen):
     """A linear score of how the wall of the left ventricle moves (:mod:`pipelines.obstruction.wall_model`)."""
 
@@ -110,7 +119,14 @@ class WallArchitecture(_Frozen):
     """In the order of the coefficients."""
 
 
-AnyArchitecture = Architecture | ClipArchitecture | DiffusionArchitecture | FusionArchitecture | WallArchitecture
+AnyArchitecture = (
+    Architecture
+    | ClipArchitecture
+    | DiffusionArchitecture
+    | FusionArchitecture
+    | LogisticArchitecture
+    | WallArchitecture
+)
 
 
 class TrainingData(_Frozen):

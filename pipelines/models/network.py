@@ -9,6 +9,7 @@ from pipelines.models.card import (
     ClipArchitecture,
     DiffusionArchitecture,
     FusionArchitecture,
+    LogisticArchitecture,
     WallArchitecture,
 )
 
@@ -24,6 +25,10 @@ def build_network(architecture: AnyArchitecture) -> torch.nn.Module:
         from pipelines.remodelling.network import RemodellingNetwork
 
         return RemodellingNetwork(architecture)
+    if isinstance(architecture, LogisticArchitecture):
+        from pipelines.disease_pattern.network import LogisticNetwork
+
+        return LogisticNetwork(architecture)
     if isinstance(architecture, WallArchitecture):
         from pipelines.obstruction.wall_model import WallModel
 

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from pipelines.evaluation.statistics import auc_interval
 from pipelines.logistic import fit_logistic
+from pipelines.statistics import auc_interval
 
 __all__ = ["calibrate", "platt"]
 

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.evaluation.obstruction_hearts import measured_phantom, measured_study, probability_of
-from pipelines.evaluation.statistics import auc
 from pipelines.indication import Indication
 from pipelines.models.card import TrainingData, read_card
 from pipelines.models.registry import load_model
@@ -24,6 +23,7 @@ from pipelines.phantom.assembled import cine_study
 from pipelines.phantom.law import DEFAULT_LAW
 from pipelines.phantom.study import draw_heart
 from pipelines.segmentation.labels import Label
+from pipelines.statistics import auc
 from pipelines.study import analyse_study
 from pipelines.training.heart_clips import Population, pack_clips
 from pipelines.training.obstruction_wall import WallHeart, fit_wall, motion_lost, walls_of_clips
