@@ -62,17 +62,39 @@ def train_segmentation(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
+    from_model: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Go on from the weights of this model folder, with the looks of other vendors and more phantoms.",
+        ),
+    ] = None,
+    add_phantoms: Annotated[int, typer.Option(min=0, help="With --from-model: phantoms added to the data.")] = 150,
+    add_phantom_seed: Annotated[
+        int, typer.Option(min=0, help="With --from-model: seed of the first of them.")
+    ] = 700000,
+    phantom_share: Annotated[
+        float, typer.Option(min=0, max=1, help="With --from-model: part of each batch that is phantoms.")
+    ] = 0.3,
+    rate: Annotated[float, typer.Option(min=1e-6, max=0.1, help="With --from-model: learning rate.")] = 8e-4,
+    stop_after: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this step, to go on later or elsewhere.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Train the localiser or the segmentation network; stopped runs go on where they stopped."""
     from pipelines.training.acdc import acdc_set
     from pipelines.training.phantoms import phantom_set
-    from pipelines.training.segmentation import train
+    from pipelines.training.segmentation import Continuation, train
 
     if (data is None) == (phantoms is None):
         raise ConfigurationError("give either --data or --phantoms", subject="train segmentation")
     folder = output / (model if fold < 0 else f"{model}-fold{fold}")
+    go_on = None
+    if from_model is not None:
+        go_on = Continuation(from_model, add_phantoms, add_phantom_seed, phantom_share, rate)
     with shown_training("segmentation", as_json) as shown:
         result = train(
             acdc_set(data) if data is not None else phantom_set(phantoms or 0, phantom_seed),
@@ -85,6 +107,8 @@ def train_segmentation(
             device=device,
             resume=resume,
             report=shown.step,
+            go_on=go_on,
+            stop_after=stop_after,
         )
     print_result(result, as_json)
 
@@ -340,7 +364,19 @@ def evaluate_enhancement(
 
 @evaluate_app.command("segmentation")
 def evaluate_segmentation(
-    data: AcdcFolder,
+    data: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Patients in the layout of the ACDC challenge.")
+    ] = None,
+    phantoms: Annotated[int | None, typer.Option(min=1, help="Number of phantoms, instead of patients.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom: none that was trained on.")] = 950000,
+    severe: Annotated[
+        bool, typer.Option("--severe", help="Phantoms of which three in five are severe HCM or RV overload.")
+    ] = False,
+    faulty: Annotated[bool, typer.Option("--faulty", help="Phantoms each of which has a fault.")] = False,
+    foreign_style: Annotated[
+        str | None,
+        typer.Option(help="Show patients with the grey values and sharpness of another scanner: ge, vida, equalised."),
+    ] = None,
     fold: Annotated[
         int | None, typer.Option(min=0, max=4, help="Only the cases of this fold of the same folder.")
     ] = None,
@@ -356,9 +392,23 @@ def evaluate_segmentation(
     as_json: JsonFlag = False,
 ) -> None:
     """Segment every case as the node would, localiser included, and compare with its annotation."""
-    from pipelines.evaluation.segmentation import evaluate
+    from pipelines.evaluation.foreign_style import ForeignStyle
+    from pipelines.evaluation.segmentation import evaluate, evaluate_phantoms
     from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.training.phantoms import case_recipe, severe_recipe, with_a_fault
 
+    if (data is None) == (phantoms is None):
+        raise ConfigurationError("give either --data or --phantoms", subject="evaluate segmentation")
+    if phantoms is not None and (fold is not None or cases or foreign_style is not None):
+        raise ConfigurationError("--fold, --case and --foreign-style need --data", subject="evaluate segmentation")
+    root = models or PACKAGED
+    try:
+        style = ForeignStyle(foreign_style) if foreign_style is not None else None
+    except ValueError as error:
+        known = ", ".join(ForeignStyle)
+        raise ConfigurationError(
+            f"there is no style {foreign_style!r}; there are {known}", subject="evaluate segmentation"
+        ) from error
     with step_progress(as_json) as progress:
         task = progress.add_task("cases", total=None, detail="")
 
@@ -367,7 +417,14 @@ def evaluate_segmentation(
             progress.update(task, completed=number, total=total, detail=detail)
 
         try:
-            evaluation = evaluate(data, cases=cases or None, fold=fold, models=models or PACKAGED, report=report)
+            if data is not None:
+                evaluation = evaluate(data, cases=cases or None, fold=fold, models=root, style=style, report=report)
+            else:
+                draw = severe_recipe if severe else case_recipe
+                recipes = [draw(number) for number in range(seed, seed + (phantoms or 0))]
+                if faulty:
+                    recipes = [with_a_fault(recipe) for recipe in recipes]
+                evaluation = evaluate_phantoms(recipes, models=root, report=report)
         except (ValueError, ModelUnavailable) as error:
             raise ConfigurationError(str(error), subject="evaluate segmentation") from error
     if as_json:
@@ -606,6 +663,29 @@ def _print_evaluation(evaluation: SegmentationEvaluation) -> None:
             for name, group in evaluation.groups.items()
         ),
     )
+    table(
+        "Persons and scanners",
+        ["", "group", "cases>", "refused>", "mean Dice>", "LVEF error>"],
+        (
+            (group.trait, group.value, group.cases, group.refused, f"{group.dice:.3f}", f"{group.lvef_error:.2f}")
+            for group in evaluation.fairness
+        ),
+        caption="gap in Dice between best and worst group of three and more: "
+        + (", ".join(f"{trait} {value:.3f}" for trait, value in evaluation.gaps.items() if value == value) or "none"),
+    )
+    sure = evaluation.confidence
+    if sure.correlation == sure.correlation:
+        console.print(
+            f"Confidence of {sure.slices} slices: correlation with their Dice {sure.correlation:.2f}, predicted "
+            f"{sure.predicted:.3f}, true {sure.true:.3f}; {100 * sure.flagged:.0f} % flagged, of the worst tenth "
+            f"{100 * sure.sensitivity:.0f} %; {sure.overlooked} slices with a ventricle where none was found."
+        )
+    told = evaluation.fat_told_by_crops
+    if told is not None and told.value == told.value:
+        console.print(
+            f"Subcutaneous fat above the median is told from the crops with an area under the curve of "
+            f"{told.value:.2f} ({told.low:.2f} to {told.high:.2f}); chance is 0.50."
+        )
     table(
         "Worst cases",
         ["case", "group", "mean Dice>", "LVEF error>", "refused"],

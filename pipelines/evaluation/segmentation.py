@@ -5,34 +5,53 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.cine.stack import StackGeometry
+from pipelines.cine.stack import CineStack, StackGeometry
+from pipelines.evaluation.fairness import (
+    Trait,
+    TraitGroup,
+    crop_thumbnail,
+    gap,
+    habitus,
+    phantom_traits,
+    told_by_crops,
+    trait_groups,
+)
+from pipelines.evaluation.foreign_style import ForeignStyle, restyle
 from pipelines.models.registry import PACKAGED, list_models
-from pipelines.segmentation.labels import Label
+from pipelines.phantom.recipe import PhantomRecipe
+from pipelines.segmentation.confidence import LIKELY_WRONG
+from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import FINE_MODEL, LOCALISER, segment
+from pipelines.statistics import Estimate
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
-from pipelines.training.acdc import AcdcPatient, acdc_set, find_patients, read_patient, to_stack
+from pipelines.training.acdc import AcdcPatient, acdc_set, find_patients, nominal_sources, read_patient, to_stack
 from pipelines.training.data_set import folds
+from pipelines.training.phantoms import END_SYSTOLE, simulate_case
 
 __all__ = [
     "CaseResult",
+    "ConfidenceSummary",
+    "EvaluatedHeart",
     "FunctionError",
     "MeasureSummary",
     "SegmentationEvaluation",
     "Volumes",
     "cases_of_fold",
     "evaluate",
+    "evaluate_phantoms",
     "surface_distances",
     "volumes",
 ]
 
+_FEWEST_SLICES = 10
 LABELS = (Label.LV, Label.MYO, Label.RV)
 
 
@@ -65,6 +84,25 @@ class FunctionError:
     loa: tuple[float, float]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluatedHeart:
+    """One heart at end diastole and end systole with its true labels.
+
+    Attributes
+    ----------
+    truth : (2, S, R, C) uint8
+        Values of :class:`~pipelines.segmentation.labels.Label`.
+    traits : dict
+        What is known of the person and the scanner.
+    """
+
+    identifier: str
+    group: str
+    stack: CineStack
+    truth: NDArray[np.uint8]
+    traits: dict[Trait, str]
+
+
 @dataclass(frozen=True, slots=True)
 class CaseResult:
     """One patient; measures are pairs of end diastole and end systole."""
@@ -79,11 +117,43 @@ class CaseResult:
     """Measured and true value of each index."""
     agreement: float
     seconds: float
+    traits: dict[Trait, str] = field(default_factory=dict)
+    slices: tuple[tuple[float, float, bool], ...] = ()
+    """Predicted and true Dice of each slice with a label found or true, and whether any was found."""
+    thumbnail: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     @property
     def mean_dice(self) -> float:
         """Mean over labels and phases."""
         return float(np.mean([value for pair in self.dice.values() for value in pair]))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceSummary:
+    """How well the predicted Dice of a slice tells its true one, over slices with a label found.
+
+    Attributes
+    ----------
+    slices : int
+    correlation : float
+        Pearson's, of predicted and true Dice (mean over the labels that either has).
+    predicted, true : float
+        Means.
+    flagged : float
+        Share of the slices predicted below :data:`pipelines.segmentation.confidence.LIKELY_WRONG`.
+    sensitivity : float
+        Share of the worst tenth of the slices that is flagged.
+    overlooked : int
+        Slices where there is a ventricle and nothing was found: no confidence tells of them.
+    """
+
+    slices: int
+    correlation: float
+    predicted: float
+    true: float
+    flagged: float
+    sensitivity: float
+    overlooked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +191,16 @@ class SegmentationEvaluation:
     assd_mm: dict[str, MeasureSummary]
     function: dict[str, FunctionError]
     groups: dict[str, GroupSummary]
+    fairness: tuple[TraitGroup, ...]
+    gaps: dict[Trait, float]
+    """Of each trait, how much lower the mean Dice of its worst group is than that of its best."""
+    confidence: ConfidenceSummary
     worst: tuple[WorstCase, ...]
     results: tuple[CaseResult, ...]
+    style: ForeignStyle | None = None
+    """Whose grey values and sharpness the images were given; ``None`` where they are as acquired."""
+    fat_told_by_crops: Estimate | None = None
+    """How well a simple classifier tells from the crops who has more subcutaneous fat than the median (phantoms)."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; figures that do not exist are ``None``."""
@@ -136,7 +214,10 @@ class SegmentationEvaluation:
                 return round(value, 4) if np.isfinite(value) else None
             return value
 
-        return {key: plain(value) for key, value in asdict(self).items()}
+        found = asdict(self)
+        for result in found["results"]:
+            del result["thumbnail"], result["slices"]
+        return {key: plain(value) for key, value in found.items()}
 
 
 def volumes(labels: NDArray[np.uint8], geometry: StackGeometry) -> Volumes:
@@ -198,8 +279,17 @@ def dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return 2 * int((found & truth).sum()) / total if total else 1.0
 
 
-def _evaluate_case(patient: AcdcPatient, models: Path) -> CaseResult:
-    stack = to_stack(patient)
+def _patient(patient: AcdcPatient, style: ForeignStyle | None) -> EvaluatedHeart:
+    shown = patient if style is None else restyle(patient, style)
+    traits = {Trait.DISEASE: patient.group}
+    if patient.height_cm and patient.weight_kg:
+        traits[Trait.HABITUS] = habitus(patient.height_cm / 100, patient.weight_kg)
+    truth = np.stack([frame.labels for frame in patient.frames])
+    return EvaluatedHeart(patient.identifier, patient.group, to_stack(shown), truth, traits)
+
+
+def _evaluate_heart(heart: EvaluatedHeart, models: Path) -> CaseResult:
+    stack = heart.stack
     begin = time.perf_counter()
     try:
         segmentation = segment(stack, models=models)
@@ -207,8 +297,8 @@ def _evaluate_case(patient: AcdcPatient, models: Path) -> CaseResult:
         none, zero = (float("nan"), float("nan")), (0.0, 0.0)
         names = [label.name for label in LABELS]
         return CaseResult(
-            patient.identifier,
-            patient.group,
+            heart.identifier,
+            heart.group,
             str(refusal),
             dict.fromkeys(names, zero),
             dict.fromkeys(names, none),
@@ -216,27 +306,25 @@ def _evaluate_case(patient: AcdcPatient, models: Path) -> CaseResult:
             {},
             0.0,
             time.perf_counter() - begin,
+            heart.traits,
         )
     seconds = time.perf_counter() - begin
-    geometry = patient.geometry
+    geometry = stack.geometry
     spacing = (geometry.pitch, *geometry.pixel_spacing)
     overlaps: dict[str, tuple[float, float]] = {}
     far: dict[str, tuple[float, float]] = {}
     near: dict[str, tuple[float, float]] = {}
     for label in LABELS:
-        pairs = [
-            (found == label, frame.labels == label)
-            for found, frame in zip(segmentation.labels, patient.frames, strict=True)
-        ]
+        pairs = [(found == label, true == label) for found, true in zip(segmentation.labels, heart.truth, strict=True)]
         distances = [surface_distances(found, truth, spacing) for found, truth in pairs]
         overlaps[label.name] = (dice(*pairs[0]), dice(*pairs[1]))
         far[label.name] = (distances[0][0], distances[1][0])
         near[label.name] = (distances[0][1], distances[1][1])
     measured = _indices(*(volumes(found, geometry) for found in segmentation.labels))
-    true = _indices(*(volumes(frame.labels, geometry) for frame in patient.frames))
+    true = _indices(*(volumes(labels, geometry) for labels in heart.truth))
     return CaseResult(
-        patient=patient.identifier,
-        group=patient.group,
+        patient=heart.identifier,
+        group=heart.group,
         refused=None,
         dice=overlaps,
         hd95_mm=far,
@@ -244,6 +332,42 @@ def _evaluate_case(patient: AcdcPatient, models: Path) -> CaseResult:
         function={name: (measured[name], true[name]) for name in measured},
         agreement=float(segmentation.agreement.mean()),
         seconds=seconds,
+        traits=heart.traits,
+        slices=_slices(segmentation, heart.truth),
+        thumbnail=crop_thumbnail(stack.pixels, segmentation),
+    )
+
+
+def _slices(segmentation: CineSegmentation, truth: NDArray[np.uint8]) -> tuple[tuple[float, float, bool], ...]:
+    if segmentation.confidence is None:
+        return ()
+    areas = np.stack([((segmentation.labels == label).sum((2, 3)) + (truth == label).sum((2, 3))) for label in LABELS])
+    shared = np.stack([((segmentation.labels == label) & (truth == label)).sum((2, 3)) for label in LABELS])
+    there = areas > 0
+    true = np.where(there, 2 * shared / np.maximum(areas, 1), 0).sum(0) / np.maximum(there.sum(0), 1)
+    found = (segmentation.labels != Label.BACKGROUND).any((2, 3))
+    return tuple(
+        (float(segmentation.confidence[place]), float(true[place]), bool(found[place]))
+        for place in zip(*np.nonzero(there.any(0)), strict=True)
+    )
+
+
+def _confidence(results: Sequence[CaseResult]) -> ConfidenceSummary:
+    pairs = [(predicted, true) for result in results for predicted, true, found in result.slices if found]
+    overlooked = sum(not found for result in results for _, _, found in result.slices)
+    if len(pairs) < _FEWEST_SLICES:
+        none = float("nan")
+        return ConfidenceSummary(len(pairs), none, none, none, none, none, overlooked)
+    predicted, true = np.array(pairs).T
+    flagged = predicted < LIKELY_WRONG
+    return ConfidenceSummary(
+        slices=len(pairs),
+        correlation=float(np.corrcoef(predicted, true)[0, 1]),
+        predicted=float(predicted.mean()),
+        true=float(true.mean()),
+        flagged=float(flagged.mean()),
+        sensitivity=float(flagged[true <= np.quantile(true, 0.1)].mean()),
+        overlooked=overlooked,
     )
 
 
@@ -271,7 +395,9 @@ def _error(differences: NDArray[np.float64]) -> FunctionError:
     return FunctionError(float(np.abs(differences).mean()), bias, (bias - spread, bias + spread))
 
 
-def _summarise(results: Sequence[CaseResult], models: Path) -> SegmentationEvaluation:
+def _summarise(
+    results: Sequence[CaseResult], models: Path, style: ForeignStyle | None = None
+) -> SegmentationEvaluation:
     cards = {card.name: card for card in list_models(models) if card.name in (LOCALISER, FINE_MODEL)}
     trained_on = {case for card in cards.values() for case in card.training.cases}
     groups = {}
@@ -282,6 +408,16 @@ def _summarise(results: Sequence[CaseResult], models: Path) -> SegmentationEvalu
             dice={label.name: _summary([member.dice[label.name] for member in members]).mean for label in LABELS},
             LVEF_mae=_error(_differences(members, "LVEF")).mae,
         )
+    fairness = trait_groups(
+        [
+            (
+                result.traits,
+                None if result.refused else result.mean_dice,
+                float(np.abs(_differences([result], "LVEF")).sum()) if len(_differences([result], "LVEF")) else None,
+            )
+            for result in results
+        ]
+    )
     worst = sorted(results, key=lambda result: result.mean_dice)[:5]
     return SegmentationEvaluation(
         cases=len(results),
@@ -293,6 +429,9 @@ def _summarise(results: Sequence[CaseResult], models: Path) -> SegmentationEvalu
         assd_mm={label.name: _summary([result.assd_mm[label.name] for result in results]) for label in LABELS},
         function={index: _error(_differences(results, index)) for index in ("LVEF", "LVEDV", "LVESV", "RVEF", "LVM")},
         groups=groups,
+        fairness=fairness,
+        gaps={trait: gap(fairness, trait) for trait in dict.fromkeys(group.trait for group in fairness)},
+        confidence=_confidence(results),
         worst=tuple(
             WorstCase(
                 result.patient,
@@ -304,6 +443,7 @@ def _summarise(results: Sequence[CaseResult], models: Path) -> SegmentationEvalu
             for result in worst
         ),
         results=tuple(results),
+        style=style,
     )
 
 
@@ -329,6 +469,7 @@ def evaluate(
     cases: Sequence[str] | None = None,
     fold: int | None = None,
     models: Path = PACKAGED,
+    style: ForeignStyle | None = None,
     report: Callable[[CaseResult, int, int], None] | None = None,
 ) -> SegmentationEvaluation:
     """Segment patients in ACDC's layout and compare with their annotation, as three-dimensional volumes.
@@ -343,6 +484,8 @@ def evaluate(
         Only the patients of this fold: those kept out of training where the models were trained with it.
     models : Path
         Folder that holds a folder for each network; by default those that come with the package.
+    style : ForeignStyle or None
+        Show the patients as another scanner might have: a stand-in for patients of other vendors.
     report : callable
         Is called after each patient with its result, its number and the number of patients.
 
@@ -368,7 +511,62 @@ def evaluate(
         raise ValueError("no patient is left to evaluate: the cases named are not in the fold named")
     results = []
     for number, name in enumerate(sorted(wanted), start=1):
-        results.append(_evaluate_case(read_patient(folders[name]), models))
+        results.append(_evaluate_heart(_patient(read_patient(folders[name]), style), models))
         if report is not None:
             report(results[-1], number, len(wanted))
-    return _summarise(results, models)
+    return _summarise(results, models, style)
+
+
+def evaluate_phantoms(
+    recipes: Sequence[PhantomRecipe],
+    *,
+    models: Path = PACKAGED,
+    report: Callable[[CaseResult, int, int], None] | None = None,
+) -> SegmentationEvaluation:
+    """Segment phantoms at end diastole and near end systole, and compare with what is true.
+
+    Parameters
+    ----------
+    recipes : sequence of PhantomRecipe
+        Such as :func:`pipelines.training.phantoms.case_recipe` draws, with seeds that no network was trained on.
+    models : Path
+        As in :func:`evaluate`.
+    report : callable
+        Is called after each phantom with its result, its number and the number of phantoms.
+
+    Raises
+    ------
+    ValueError
+        There is no recipe.
+    ModelUnavailable
+        As in :func:`evaluate`.
+    """
+    if not recipes:
+        raise ValueError("no phantom is left to evaluate: give at least one")
+    results = []
+    fat = []
+    for number, recipe in enumerate(recipes, start=1):
+        study = simulate_case(recipe)
+        cine, phases = study.short_axis, [0, END_SYSTOLE]
+        stack = CineStack(
+            view=cine.view,
+            pixels=cine.pixels[phases].astype(np.float32),
+            geometry=cine.geometry,
+            sources=nominal_sources(f"phantom-{recipe.seed}", 2, cine.pixels.shape[1]),
+            trigger_times=cine.trigger_times[phases],
+            rr_intervals=cine.rr_intervals,
+            frame_of_reference_uid=f"phantom-{recipe.seed}",
+        )
+        heart = EvaluatedHeart(
+            f"phantom-{recipe.seed}", str(recipe.disease), stack, cine.labels[phases], phantom_traits(study)
+        )
+        results.append(_evaluate_heart(heart, models))
+        fat.append(study.subject.body.fat_mm)
+        if report is not None:
+            report(results[-1], number, len(recipes))
+    seen = [index for index, result in enumerate(results) if result.thumbnail is not None]
+    told = told_by_crops(
+        [thumbnail for result in results if (thumbnail := result.thumbnail) is not None],
+        [fat[index] > float(np.median(fat)) for index in seen],
+    )
+    return replace(_summarise(results, models), fat_told_by_crops=told)

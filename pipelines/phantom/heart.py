@@ -235,7 +235,7 @@ class Heart:
         rv = outer + reach
         columns[Layer.RV] = np.where(exists, rv**2, epi)
         columns[Layer.RV_VISIBLE] = np.where(exists, (outer + reach * (1 - self.rv_trabecula)) ** 2, epi)
-        wall = np.minimum(1.0, reach / 5.0) * (2.2 + 1.5 * state.contraction)
+        wall = np.minimum(1.0, reach / 5.0) * (self.subject.rv_wall_mm + 1.5 * state.contraction)
         rv_wall = rv + wall
         columns[Layer.RV_WALL] = np.where(exists, rv_wall**2, epi)
         columns[Layer.FAT] = np.where(exists, (rv_wall + self.fat) ** 2, epi + 60.0)

@@ -73,6 +73,8 @@ def recipe_key(recipe: PhantomRecipe) -> str:
     parts = []
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
+        if field.name == "severe" and not value:
+            continue  # Recipes from before there was this choice keep their UIDs.
         if isinstance(value, frozenset):
             value = ",".join(sorted(str(item) for item in value))
         parts.append(f"{field.name}={value}")

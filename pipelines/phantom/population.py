@@ -7,7 +7,7 @@ Indices of healthy hearts follow the UK Biobank reference (Petersen 2017: LVEF 5
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -168,6 +168,8 @@ class Subject:
     conduction: Conduction | None = None
     basal_loss: float = 0.0
     """Contractility lost at the base; less towards the apex (apical sparing of amyloid)."""
+    rv_wall_mm: float = 2.2
+    """Thickness of the right ventricular wall at end diastole."""
 
     @property
     def infarct(self) -> Infarct | None:
@@ -229,7 +231,7 @@ def draw_subject(recipe: PhantomRecipe, rng: np.random.Generator) -> Subject:
     more = np.random.default_rng([recipe.seed, 0x4C41])
     infarcts = _draw_infarcts(recipe, rng, more) if disease is Disease.INFARCT else ()
     la_maximum = float(np.clip(la_index, 22, 80)) * surface
-    return Subject(
+    subject = Subject(
         number=recipe.seed,
         disease=disease,
         body=body,
@@ -258,6 +260,38 @@ def draw_subject(recipe: PhantomRecipe, rng: np.random.Generator) -> Subject:
         fibrosis=_draw_fibrosis(recipe, hypertrophy, more),
         conduction=_draw_conduction(more) if disease is Disease.BUNDLE_BRANCH_BLOCK else None,
         basal_loss=float(more.uniform(0.3, 0.7)) if disease is Disease.AMYLOID else 0.0,
+    )
+    return _far_end(subject, np.random.default_rng([recipe.seed, 0x534556])) if recipe.severe else subject
+
+
+def _far_end(subject: Subject, rng: np.random.Generator) -> Subject:
+    """The subject with the far end of its disease: ranges of published series of severe cases, set from memory."""
+    surface = subject.body.surface_m2
+    if subject.disease is Disease.RV_OVERLOAD:
+        return replace(
+            subject,
+            lv_edv_ml=rng.uniform(50, 75) * surface,
+            rv_edv_ml=rng.uniform(110, 190) * surface,
+            septal_flattening=rng.uniform(0.15, 0.30),
+            rv_wall_mm=rng.uniform(3.0, 7.5),
+        )
+    kind = rng.choice(3, p=[0.45, 0.3, 0.25])
+    if kind == 0:  # asymmetric
+        place = (rng.normal(150, 30), rng.uniform(40, 75), rng.uniform(0.45, 0.8), rng.uniform(0.25, 0.5))
+        gain = rng.uniform(1.2, 2.6)
+    elif kind == 1:  # apical, all around
+        place = (0.0, 4000.0, rng.uniform(0.1, 0.3), rng.uniform(0.12, 0.25))
+        gain = rng.uniform(0.8, 2.2)
+    else:  # concentric
+        place, gain = (0.0, 4000.0, 0.5, 2.0), rng.uniform(0.2, 0.6)
+    return replace(
+        subject,
+        lv_edv_ml=rng.uniform(42, 75) * surface,
+        lv_mass_g=rng.uniform(95, 165) * surface,
+        ejection_fraction=rng.uniform(0.62, 0.80),
+        hypertrophy=Hypertrophy(*place, gain),
+        rv_wall_mm=rng.uniform(2.2, 5.0),
+        trabeculation=rng.uniform(0.1, 0.22),
     )
 
 

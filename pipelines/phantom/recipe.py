@@ -119,6 +119,9 @@ class PhantomRecipe:
         Receiver coil elements, 1 … 16.
     law : JointLaw
         How motion and scar belong together.
+    severe : bool
+        Draw the far end of the disease: hypertrophy that is thick, asymmetric, concentric or apical around a slit-like
+        cavity, or a right ventricle that is greatly dilated and thick-walled. Needs HCM or RV overload.
     faults : frozenset of Fault
     """
 
@@ -140,6 +143,7 @@ class PhantomRecipe:
     obstruction: bool | None = None
     coils: int = 4
     law: JointLaw = DEFAULT_LAW
+    severe: bool = False
     faults: frozenset[Fault] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
@@ -161,6 +165,8 @@ class PhantomRecipe:
             raise RecipeError(f"field_strength_t is {self.field_strength_t}; it must be 1.5 or 3.0")
         if self.transmurality is not None and not 0.25 <= self.transmurality <= 1:
             raise RecipeError(f"transmurality is {self.transmurality}; it must lie between 0.25 and 1")
+        if self.severe and self.disease not in (Disease.HCM, Disease.RV_OVERLOAD):
+            raise RecipeError(f"severe needs disease 'hcm' or 'rv-overload', not {self.disease}")
         infarct = (self.territory, self.transmurality, self.acute, self.obstruction)
         if self.disease is not Disease.INFARCT and any(value is not None for value in infarct):
             raise RecipeError(

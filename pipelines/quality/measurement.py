@@ -12,6 +12,7 @@ from pipelines.function.findings import Chamber, VentricularFunction
 from pipelines.function.slices import SliceMeasures
 from pipelines.quality.findings import Grade, QualityCheck, QualityFinding
 from pipelines.quality.limits import QualityLimits
+from pipelines.segmentation.confidence import LIKELY_WRONG
 from pipelines.segmentation.labels import CineSegmentation, Label
 
 __all__ = ["measurement_findings"]
@@ -72,11 +73,14 @@ def _agreement(
     used = slices.counted[phases]
     values = segmentation.agreement[phases]
     mean = float(values[used].mean())
-    low = tuple(int(i) for i in np.flatnonzero((used & (values < limits.agreement.poor)).any(axis=0)))
+    doubtful = values < limits.agreement.poor
+    if segmentation.confidence is not None:
+        doubtful |= segmentation.confidence[phases] < LIKELY_WRONG
+    low = tuple(int(i) for i in np.flatnonzero((used & doubtful).any(axis=0)))
     grade = limits.agreement.grade(mean)
     sentence = f"Repeated segmentations agree with a mean Dice of {mean:.2f} at end diastole and end systole."
     if low:
-        sentence += f" They differ in slice {_numbers(low)}: look at the contours there."
+        sentence += f" They are least certain in slice {_numbers(low)}: look at the contours there."
         grade = max(grade, Grade.GOOD)
     return QualityFinding(QualityCheck.AGREEMENT, grade, sentence, mean, "1", limits.agreement.poor, low)
 

@@ -19,6 +19,7 @@ __all__ = [
     "LOWER_PERCENTILE",
     "UPPER_PERCENTILE",
     "Square",
+    "anchored_window",
     "heart_square",
     "intensity_window",
     "pool_factor",
@@ -31,6 +32,10 @@ LOWER_PERCENTILE, UPPER_PERCENTILE = 2.0, 98.0
 """Grey values of the crop that become 0 and 1. Above ACDC's own clipping at the 1st and 99th percentile of the image,
 so that clipped and unclipped images look alike."""
 _CEILING = 1.25
+_USUAL_BLOOD = 0.82
+"""Median of the blood's place in the window over training patients."""
+_WIDTH_RANGE = (0.35, 1.5)
+"""How far the window may be narrowed or widened: further, what was found is hardly blood."""
 _FIELD_PER_EXTENT = 1.35
 _FIELD_RANGE_MM = (110.0, 230.0)
 
@@ -60,6 +65,26 @@ def intensity_window(values: NDArray[np.float32]) -> tuple[float, float]:
     """Grey values that become 0 and 1; a constant image gets a window of width one."""
     low, high = np.percentile(values, (LOWER_PERCENTILE, UPPER_PERCENTILE))
     return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def anchored_window(window: tuple[float, float], blood: float | None) -> tuple[float, float]:
+    """The window with its upper end moved so that the blood of the left ventricle lies where it usually does.
+
+    Where fat is much brighter than blood, as with surface coils and without a uniformity filter, the percentiles follow
+    the fat, and the heart is left with the lowest third of the grey values.
+
+    Parameters
+    ----------
+    window : (float, float)
+        Of :func:`intensity_window`.
+    blood : float or None
+        Grey value of the blood; ``None`` leaves the window as it is.
+    """
+    low, high = window
+    if blood is None:
+        return window
+    least, most = (factor * (high - low) for factor in _WIDTH_RANGE)
+    return low, low + min(max((blood - low) / _USUAL_BLOOD, least), most)
 
 
 def scale_intensity(pixels: torch.Tensor, window: tuple[float, float]) -> torch.Tensor:

@@ -7,8 +7,10 @@ import io
 import json
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.models.identity import ModelIdentity
 from pipelines.models.precision import Precision
@@ -16,7 +18,7 @@ from pipelines.segmentation.labels import CineSegmentation
 
 __all__ = ["UnreadableSegmentation", "decode_segmentation", "encode_segmentation"]
 
-FORMAT = 2
+FORMAT = 3
 
 
 class UnreadableSegmentation(ValueError):  # noqa: N818 - says what is the case
@@ -31,12 +33,14 @@ def encode_segmentation(segmentation: CineSegmentation) -> bytes:
         "models": [dataclasses.asdict(one) for one in segmentation.models],
     }
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        labels=segmentation.labels,
-        agreement=segmentation.agreement,
-        rest=np.frombuffer(json.dumps(rest).encode(), np.uint8),
-    )
+    arrays: dict[str, NDArray[Any]] = {
+        "labels": segmentation.labels,
+        "agreement": segmentation.agreement,
+        "rest": np.frombuffer(json.dumps(rest).encode(), np.uint8),
+    }
+    if segmentation.confidence is not None:
+        arrays["confidence"] = segmentation.confidence
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
@@ -55,6 +59,7 @@ def decode_segmentation(content: bytes) -> CineSegmentation:
                 raise UnreadableSegmentation(f"format {rest['format']}, not {FORMAT}")
             row, end_row, column, end_column = rest["crop"]
             labels, agreement = archive["labels"], archive["agreement"]
+            confidence = archive["confidence"] if "confidence" in archive.files else None
         models = tuple(ModelIdentity(**{**one, "precision": Precision(one["precision"])}) for one in rest["models"])
     except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, ValueError) as error:
         if isinstance(error, UnreadableSegmentation):
@@ -62,4 +67,6 @@ def decode_segmentation(content: bytes) -> CineSegmentation:
         raise UnreadableSegmentation(f"damaged: {type(error).__name__}") from error
     if labels.dtype != np.uint8 or agreement.dtype != np.float32 or labels.shape[:2] != agreement.shape:
         raise UnreadableSegmentation(f"arrays are {labels.dtype} {labels.shape} and {agreement.dtype}")
-    return CineSegmentation(labels, agreement, (row, end_row, column, end_column), models)
+    if confidence is not None and (confidence.dtype != np.float32 or confidence.shape != agreement.shape):
+        raise UnreadableSegmentation(f"confidence is {confidence.dtype} {confidence.shape}")
+    return CineSegmentation(labels, agreement, (row, end_row, column, end_column), models, confidence)

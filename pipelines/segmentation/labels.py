@@ -64,6 +64,9 @@ class CineSegmentation:
         looked at by the fine network.
     models : tuple of ModelIdentity
         Every network that took part.
+    confidence : (T, S) float32 or None
+        Dice coefficient that each slice is predicted to have with an expert's contours, 1 where nothing is labelled;
+        ``None`` where no network gave probabilities.
     corrections : tuple of Correction
         Phases whose labels a person has drawn.
     """
@@ -72,4 +75,5 @@ class CineSegmentation:
     agreement: NDArray[np.float32]
     crop: tuple[int, int, int, int]
     models: tuple[ModelIdentity, ...]
+    confidence: NDArray[np.float32] | None = None
     corrections: tuple[Correction, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
 
     from pipelines.models.registry import LoadedModel
 
-__all__ = ["locate_heart", "neighbour_channels", "square_of_votes"]
+__all__ = ["HeartPlace", "locate_heart", "neighbour_channels", "square_of_votes"]
 
 _PHASES = 4
 _SMALLEST_HEART_MM2 = 400.0
 _LARGEST_FIELD_MM = 520.0
+_SURE = 0.8
+"""Probability of LV cavity from which a point counts as blood."""
+_FEWEST_POINTS = 12
+"""Fewer points of 4 mm than this say nothing of the blood."""
 
 
 def neighbour_channels(slices: torch.Tensor) -> torch.Tensor:
@@ -79,7 +84,23 @@ def square_of_votes(
     return around(bounds[0], bounds[1])
 
 
-def locate_heart(stack: CineStack, model: LoadedModel) -> Square:
+@dataclass(frozen=True, slots=True)
+class HeartPlace:
+    """Where the heart is, and how bright its blood.
+
+    Attributes
+    ----------
+    square : Square
+        The crop around both ventricles.
+    blood : float or None
+        Median grey value of the cavity of the left ventricle; ``None`` where too little of it was seen to say.
+    """
+
+    square: Square
+    blood: float | None
+
+
+def locate_heart(stack: CineStack, model: LoadedModel) -> HeartPlace:
     """Square crop for the whole stack.
 
     Raises
@@ -97,26 +118,29 @@ def locate_heart(stack: CineStack, model: LoadedModel) -> Square:
     whole = Square((rows - 1) / 2 * spacing[0], (columns - 1) / 2 * spacing[1], field)
     chosen = np.unique(np.linspace(0, stack.phases, _PHASES, endpoint=False).astype(int))
     pixels = stack.pixels[chosen]
+    low, high = intensity_window(pixels)
     images = sample_square(
-        scale_intensity(torch.from_numpy(np.ascontiguousarray(pixels)), intensity_window(pixels)),
+        scale_intensity(torch.from_numpy(np.ascontiguousarray(pixels)), (low, high)),
         spacing,
         whole,
         card.input.size,
     )
 
-    def votes_of(phase: torch.Tensor) -> NDArray[np.float64]:
+    def seen_in(phase: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Votes (n, n) of one phase (S, n, n), and grey values of what is surely LV cavity."""
         inputs = (2 * neighbour_channels(phase) - 1).contiguous(memory_format=torch.channels_last)
-        members = [
-            1 - model.probabilities(inputs.flip(axes))[:, Label.BACKGROUND].flip([axis - 1 for axis in axes])
-            for axes in ([], [2], [3])
-        ]
-        votes: NDArray[np.float64] = (torch.stack(members).mean(0) > 0.5).sum(0).double().numpy()
-        return votes
+        members = torch.stack([model.probabilities(inputs.flip(axes)).flip(axes) for axes in ([], [2], [3])]).mean(0)
+        votes: NDArray[np.float64] = (members[:, Label.BACKGROUND] < 0.5).sum(0).double().numpy()
+        blood: NDArray[np.float32] = phase[members[:, Label.LV] > _SURE].numpy()
+        return votes, blood
 
-    votes = np.sum(each(votes_of, images), axis=0)
-    square = square_of_votes(votes, whole)
+    seen = each(seen_in, images)
+    square = square_of_votes(np.sum([votes for votes, _ in seen], axis=0), whole)
     if square is None:
         raise SegmentationRefused(
             "No heart was found on the short-axis images: the stack is not short-axis cine, or its contrast is unusual."
         )
-    return square
+    levels = np.concatenate([blood for _, blood in seen])
+    if len(levels) < _FEWEST_POINTS:
+        return HeartPlace(square, None)
+    return HeartPlace(square, low + float(np.median(levels)) * (high - low))

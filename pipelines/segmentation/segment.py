@@ -12,8 +12,16 @@ from scipy import ndimage
 from pipelines.cine.stack import CineStack
 from pipelines.models.precision import Precision, labelling_precision
 from pipelines.models.registry import PACKAGED
+from pipelines.segmentation.confidence import expected_dice, predicted_dice
 from pipelines.segmentation.ensemble import agreement, label_probabilities
-from pipelines.segmentation.grid import Square, intensity_window, sample_image, sample_square, scale_intensity
+from pipelines.segmentation.grid import (
+    Square,
+    anchored_window,
+    intensity_window,
+    sample_image,
+    sample_square,
+    scale_intensity,
+)
 from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.localise import locate_heart, neighbour_channels
 from pipelines.segmentation.refusal import SegmentationRefused
@@ -126,13 +134,14 @@ def segment(
     if stack.pixels.size == 0 or not np.isfinite(stack.pixels).all():
         raise SegmentationRefused("The short-axis stack is empty or holds grey values that are not numbers.")
     localiser, fine = _models(device, models, precision)
-    square = locate_heart(stack, localiser)
+    place = locate_heart(stack, localiser)
+    square = place.square
     spacing = stack.geometry.pixel_spacing
     rows, columns = stack.pixels.shape[2:]
     crop = _window(square, spacing, (rows, columns))
     inside = stack.pixels[:, :, crop[0] : crop[1], crop[2] : crop[3]]
     # Every pixel of at most eight phases: the window of a cine does not depend on the phase.
-    window = intensity_window(inside[:: max(1, stack.phases // 8)])
+    window = anchored_window(intensity_window(inside[:: max(1, stack.phases // 8)]), place.blood)
     size = fine.card.input.size
     crops = torch.stack(
         [
@@ -147,4 +156,7 @@ def segment(
     for phase, values in zip(labels, probability, strict=True):
         native = sample_image(torch.from_numpy(values), spacing, square, (crop[0], crop[1]), (crop[2], crop[3]))
         phase[:, crop[0] : crop[1], crop[2] : crop[3]] = keep_plausible(native.argmax(1).numpy().astype(np.uint8))
-    return CineSegmentation(labels, agreed, crop, (localiser.identity, fine.identity))
+    expected = expected_dice(mean).reshape(stack.phases, stack.slices)
+    seen = labels[:, :, crop[0] : crop[1], crop[2] : crop[3]]
+    confidence = predicted_dice(seen, expected, spacing[0] * spacing[1])
+    return CineSegmentation(labels, agreed, crop, (localiser.identity, fine.identity), confidence)

@@ -17,7 +17,16 @@ from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
 from pipelines.segmentation.labels import Label
 from pipelines.training.data_set import DataSet
 
-__all__ = ["AcdcFrame", "AcdcLayoutError", "AcdcPatient", "acdc_set", "find_patients", "read_patient", "to_stack"]
+__all__ = [
+    "AcdcFrame",
+    "AcdcLayoutError",
+    "AcdcPatient",
+    "acdc_set",
+    "find_patients",
+    "nominal_sources",
+    "read_patient",
+    "to_stack",
+]
 
 # ACDC numbers its labels otherwise than Label does.
 _LABEL_OF_ACDC = np.array([Label.BACKGROUND, Label.RV, Label.MYO, Label.LV], dtype=np.uint8)
@@ -197,17 +206,19 @@ def read_patient(folder: Path) -> AcdcPatient:
     )
 
 
+def nominal_sources(identifier: str, phases: int, slices: int) -> tuple[tuple[FrameSource, ...], ...]:
+    """Sources of frames that are not in DICOM."""
+    return tuple(
+        tuple(FrameSource("", f"{identifier}.{phase}.{index}", identifier, None, None, None) for index in range(slices))
+        for phase in range(phases)
+    )
+
+
 def to_stack(patient: AcdcPatient) -> CineStack:
     """The two phases as a cine stack: phase 0 end diastole, phase 1 end systole. Its sources are nominal."""
     pixels = np.stack([frame.pixels for frame in patient.frames])
     slices = pixels.shape[1]
-    sources = tuple(
-        tuple(
-            FrameSource("", f"{patient.identifier}.{frame.number}.{index}", patient.identifier, None, None, None)
-            for index in range(slices)
-        )
-        for frame in patient.frames
-    )
+    sources = nominal_sources(patient.identifier, len(pixels), slices)
     return CineStack(
         view=View.SAX,
         pixels=pixels,

@@ -13,7 +13,14 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-__all__ = ["displacement_grid", "remap_background", "vary_appearance"]
+__all__ = [
+    "bend_wall",
+    "displacement_grid",
+    "redraw_tissues",
+    "remap_background",
+    "vary_acquisition",
+    "vary_appearance",
+]
 
 
 def _uniform(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
@@ -68,12 +75,18 @@ def _tone_curve(images: Tensor, generator: Generator) -> Tensor:
     count, knots = images.shape[0], 6
     rises = torch.exp(0.6 * _normal(generator, count, knots))
     curve = torch.cat([torch.zeros(count, 1), rises.cumsum(1) / rises.sum(1, keepdim=True)], dim=1)
-    position = images.clamp(0, 1) * knots
-    index = position.floor().long().clamp(max=knots - 1)
+    return _through_curve(images, curve) + (images - 1).clamp(min=0)
+
+
+def _through_curve(images: Tensor, curve: Tensor) -> Tensor:
+    """Grey values through a piecewise-linear curve for each image, (N, knots) at equal steps from 0 to 1."""
+    pieces = curve.shape[1] - 1
+    position = images.clamp(0, 1) * pieces
+    index = position.floor().long().clamp(max=pieces - 1)
     flat = index.flatten(1)
     low = curve.gather(1, flat).view_as(images)
     high = curve.gather(1, flat + 1).view_as(images)
-    return low + (high - low) * (position - index) + (images - 1).clamp(min=0)
+    return low + (high - low) * (position - index)
 
 
 def _gain(images: Tensor, generator: Generator) -> Tensor:
@@ -199,13 +212,7 @@ def remap_background(images: Tensor, labels: Tensor, generator: Generator, proba
         Of each image to be changed.
     """
     count, knots = images.shape[0], 7
-    curve = torch.rand(count, knots, generator=generator)
-    position = images.clamp(0, 1) * (knots - 1)
-    index = position.floor().long().clamp(max=knots - 2)
-    flat = index.flatten(1)
-    low = curve.gather(1, flat).view_as(images)
-    high = curve.gather(1, flat + 1).view_as(images)
-    changed = low + (high - low) * (position - index)
+    changed = _through_curve(images, torch.rand(count, knots, generator=generator))
     chosen = (torch.rand(count, 1, 1, 1, generator=generator) < probability).float()
     strength = chosen * _uniform(generator, 0.3, 1.0, count, 1, 1, 1) * labels[:, :1]
     return images + strength * (changed - images)
@@ -244,3 +251,161 @@ def vary_appearance(images: Tensor, labels: Tensor, generator: Generator) -> Ten
         if chosen.any():
             images[chosen] = change(images[chosen], generator)
     return images.clamp(0.0, 1.25)
+
+
+_KNOTS = 17
+_GREY_LEVELS = torch.linspace(0, 1, _KNOTS)
+
+
+def _level_inside(images: Tensor, shares: Tensor) -> Tensor:
+    """Mean grey value where a share is more than nine tenths, (N,); NaN where it nowhere is."""
+    inside = (shares > 0.9).float()
+    return (images * inside).sum((1, 2)) / inside.sum((1, 2)).where(inside.sum((1, 2)) > 8, torch.nan)
+
+
+def redraw_tissues(images: Tensor, labels: Tensor, heart: Tensor, generator: Generator) -> Tensor:
+    """Draw the grey values of blood, muscle and the tissues around the heart anew, each by itself.
+
+    Blood and muscle go through one rising curve that takes their mean levels to drawn ones, so that papillary muscles
+    follow muscle. What is not heart is taken apart by grey value into 17 classes, and in the plane by a smooth field:
+    liver may become brighter than muscle, fat darker than blood. A drawn part of the heart's own curve stays in the
+    curves of the surroundings, because atria and vessels hold the same blood.
+
+    Parameters
+    ----------
+    images : (N, K, H, W) float32
+    labels : (N, 4, H, W) float32
+        Share of each label in the middle channel.
+    heart : (N, K, H, W) float32
+        Share of all labels but background in each channel.
+    generator : Generator
+    """
+    count, _, height, width = images.shape
+    middle = images[:, images.shape[1] // 2]
+    blood = _level_inside(middle, (labels[:, 1] + labels[:, 3])).nan_to_num(0.8).clamp(0.35, 1.1)
+    muscle = torch.minimum(_level_inside(middle, labels[:, 2]).nan_to_num(0.35), 0.85 * blood).clamp(min=0.05)
+    new_blood = _uniform(generator, 0.55, 1.05, count)
+    new_muscle = new_blood * _uniform(generator, 0.15, 0.72, count)
+    levels = _GREY_LEVELS.expand(count, -1)
+    low = new_muscle[:, None] * (levels / muscle[:, None])
+    slope = (new_blood - new_muscle) / (blood - muscle).clamp(min=0.05)
+    high = new_muscle[:, None] + slope.clamp(max=4)[:, None] * (levels - muscle[:, None])
+    own = torch.where(levels < muscle[:, None], low, high)
+    inside = _through_curve(images, own)
+    coarse = torch.rand(count, 2, 5, generator=generator)
+    curves = functional.interpolate(coarse, size=_KNOTS, mode="linear", align_corners=True)
+    # Air and lung stay the darkest: no scanner shows them brighter than what they surround.
+    curves = curves * (levels / 0.2).clamp(max=1)[:, None]
+    kept = _uniform(generator, 0.1, 0.9, count, 1, 1)
+    curves = (curves + kept * (own.clamp(0, 1.25)[:, None] - curves)).clamp(0, 1.25)
+    field = functional.interpolate(
+        2.5 * _normal(generator, count, 1, 3, 3), size=(height, width), mode="bicubic", align_corners=True
+    ).sigmoid()
+    outside = field * _through_curve(images, curves[:, 0]) + (1 - field) * _through_curve(images, curves[:, 1])
+    drawn = heart * inside + (1 - heart) * outside
+    # The node stretches the 2nd to the 98th percentile of what it sees, whatever the scanner.
+    top = torch.quantile(drawn.flatten(1)[:, ::7], 0.98, dim=1).clamp(min=0.2)
+    return drawn / (top * _uniform(generator, 0.9, 1.15, count)).view(-1, 1, 1, 1)
+
+
+def _coil_roll_off(images: Tensor, generator: Generator) -> Tensor:
+    """Receive profile of a surface coil: falls with the distance from a place beyond an edge."""
+    count, size = images.shape[0], images.shape[-1]
+    angle = _uniform(generator, 0, 2 * math.pi, count, 1, 1)
+    away = _uniform(generator, 1.2, 2.2, count, 1, 1)
+    axis = torch.linspace(-1, 1, size)
+    distance2 = (axis[:, None] - away * torch.sin(angle)) ** 2 + (axis[None] - away * torch.cos(angle)) ** 2
+    profile = (away**2 / (distance2 + 0.15)) ** _uniform(generator, 0.3, 1.0, count, 1, 1)
+    return images * profile.clamp(0.25, 3.0)[:, None]
+
+
+def _fill_with_zeros(images: Tensor, generator: Generator) -> Tensor:
+    """Keep the middle of k-space and fill up with zeros: the sinc interpolation of scanners, with its ringing."""
+    height, width = images.shape[2:]
+    rows = torch.fft.fftfreq(height).abs()[:, None] * 2
+    columns = torch.fft.rfftfreq(width)[None] * 2
+    first = _uniform(generator, 0.3, 0.9, images.shape[0], 1, 1)
+    second = _uniform(generator, 0.4, 1.0, images.shape[0], 1, 1)
+    taper = _uniform(generator, 0.0, 0.6, images.shape[0], 1, 1)
+    kept = ((rows <= first) & (columns <= second)) * (1 - taper * torch.maximum(rows / first, columns / second))
+    return torch.fft.irfft2(torch.fft.rfft2(images) * kept[:, None], s=(height, width))
+
+
+def _sharpen_edges(images: Tensor, generator: Generator) -> Tensor:
+    """The edge filter of a vendor: halos of one to three pixels, stronger than :func:`_sharpen`."""
+    soft = _gaussian(images, _uniform(generator, 0.8, 2.5, images.shape[0]))
+    return images + _uniform(generator, 0.8, 2.5, images.shape[0], 1, 1, 1) * (images - soft)
+
+
+def _flow_void(images: Tensor, labels: Tensor, generator: Generator) -> Tensor:
+    """Dark jets in blood, as turbulence draws at the outflow and at valves that leak."""
+    count, size = images.shape[0], images.shape[-1]
+    blood = labels[:, 1] + labels[:, 3]
+    place = torch.multinomial(blood.flatten(1) + 1e-6, 1, generator=generator)
+    axis = torch.arange(size)
+    row, column = (axis[:, None] - (place // size).view(-1, 1, 1)), (axis[None] - (place % size).view(-1, 1, 1))
+    angle = _uniform(generator, 0, math.pi, count, 1, 1)
+    along, across = (
+        row * torch.cos(angle) + column * torch.sin(angle),
+        column * torch.cos(angle) - row * torch.sin(angle),
+    )
+    long, short = _uniform(generator, 3, 11, count, 1, 1), _uniform(generator, 1.2, 4, count, 1, 1)
+    jet = torch.exp(-((along / long) ** 2) - (across / short) ** 2) * blood.clamp(0, 1)
+    return images * (1 - _uniform(generator, 0.3, 0.9, count, 1, 1, 1) * jet[:, None])
+
+
+_ACQUISITION: tuple[tuple[float, Callable[[Tensor, Generator], Tensor]], ...] = (
+    (0.20, _fill_with_zeros),
+    (0.12, _sharpen_edges),
+    (0.25, _coil_roll_off),
+)
+
+
+def vary_acquisition(images: Tensor, labels: Tensor, generator: Generator) -> Tensor:
+    """Give each image of a batch a random selection of what acquisition and reconstruction of other vendors do.
+
+    Parameters
+    ----------
+    images : (N, K, H, W) float32
+    labels : (N, 4, H, W) float32
+        Share of each label in the middle channel.
+    generator : Generator
+    """
+    chosen = torch.rand(images.shape[0], generator=generator) < 0.12
+    if chosen.any():
+        images[chosen] = _flow_void(images[chosen], labels[chosen], generator)
+    for probability, change in _ACQUISITION:
+        chosen = torch.rand(images.shape[0], generator=generator) < probability
+        if chosen.any():
+            images[chosen] = change(images[chosen], generator)
+    return images.clamp(0.0, 1.25)
+
+
+def bend_wall(points: Tensor, centre: Tensor, radius: float, generator: Generator) -> Tensor:
+    """Where to sample a heart whose cavity is narrower or wider within the same epicardium, or whose septum moved.
+
+    Parameters
+    ----------
+    points : (H, W, 2) float32
+        Row and column, mm, of an undisturbed sampling.
+    centre : (2,) float32
+        Centre of the left ventricle, mm.
+    radius : float
+        Of its epicardium, mm.
+    generator : Generator
+
+    Returns
+    -------
+    (H, W, 2) float32
+    """
+    from_centre = (points - centre) / radius
+    narrow, slit, shift = _uniform(generator, -0.25, 1.0, 1), _uniform(generator, 0.0, 1.0, 1), _normal(generator, 2)
+    angle = _uniform(generator, 0, math.pi, 1)
+    axis = torch.cat([torch.cos(angle), torch.sin(angle)])
+    weight = torch.exp(-(from_centre.square().sum(-1, keepdim=True)) / 0.3)
+    along = (from_centre @ axis)[..., None] * axis
+    moved = from_centre + weight * narrow * (from_centre - slit * along) + 0.12 * weight * shift.clamp(-1.5, 1.5)
+    # The wall as a whole, thicker or thinner from outside.
+    reach = from_centre.square().sum(-1, keepdim=True).sqrt()
+    moved = moved * (1 - _uniform(generator, -0.1, 0.15, 1) * torch.exp(-(((reach - 1) / 0.45) ** 2)))
+    return centre + radius * moved

@@ -9,14 +9,26 @@ from numpy.typing import NDArray
 
 from pipelines.cine.stack import StackGeometry
 from pipelines.phantom.generator import training_recipe
-from pipelines.phantom.recipe import PhantomRecipe
-from pipelines.phantom.study import simulate
+from pipelines.phantom.recipe import Disease, Fault, PhantomRecipe
+from pipelines.phantom.study import PhantomStudy, simulate
 from pipelines.training.data_set import DataSet
 
-__all__ = ["PhantomCase", "PhantomFrame", "case_recipe", "phantom_set"]
+__all__ = [
+    "END_SYSTOLE",
+    "PhantomCase",
+    "PhantomFrame",
+    "case_recipe",
+    "phantom_set",
+    "read_phantom",
+    "severe_recipe",
+    "simulate_case",
+    "with_a_fault",
+]
 
 _PHASES = 6
-_KEPT_PHASES = (0, 1, 2, 4)
+END_SYSTOLE = 2
+"""Of the six phases, the nearest to end systole."""
+_KEPT_PHASES = (0, 1, END_SYSTOLE, 4)
 """End diastole, ejection, near end systole, diastasis: what the annotation of patients covers, and a little between."""
 _FAULT_RATE = 0.25
 
@@ -54,6 +66,48 @@ def case_recipe(seed: int) -> PhantomRecipe:
     )
 
 
+def severe_recipe(seed: int) -> PhantomRecipe:
+    """Recipe of a training case that patients of one hospital do not cover.
+
+    Two in five are severe HCM, one in five a severe RV overload, the others any disease; pixel spacing 0.9 to 2.2 mm,
+    pitch 5 to 15 mm.
+    """
+    rng = np.random.default_rng([seed, 0x534352])
+    recipe, kind = case_recipe(seed), rng.random()
+    spacing, pitch = float(rng.uniform(0.9, 2.2)), float(rng.uniform(5.0, 15.0))
+    recipe = replace(
+        recipe,
+        spacing_mm=spacing,
+        rows=round(float(rng.uniform(250, 330)) / spacing),
+        columns=round(float(rng.uniform(260, 350)) / spacing),
+        pitch_mm=pitch,
+        slices=max(5, round(float(rng.uniform(95, 130)) / pitch)),
+    )
+    if kind < 0.4:
+        return replace(recipe, disease=Disease.HCM, severe=True)
+    if kind < 0.6:
+        return replace(recipe, disease=Disease.RV_OVERLOAD, severe=True)
+    return recipe
+
+
+def with_a_fault(recipe: PhantomRecipe) -> PhantomRecipe:
+    """The recipe with one fault of the acquisition, which the seed decides."""
+    usable = [fault for fault in Fault if fault is not Fault.MISSING_SLICES]
+    return replace(recipe, faults=frozenset({usable[recipe.seed % len(usable)]}))
+
+
+def simulate_case(recipe: PhantomRecipe) -> PhantomStudy:
+    """The study of a training or test case, with its six phases."""
+    return simulate(replace(recipe, phases=_PHASES), workers=1)
+
+
+def read_phantom(identifier: str, recipe: PhantomRecipe) -> PhantomCase:
+    """Simulate the phases of a training case."""
+    cine = simulate_case(recipe).short_axis
+    frames = tuple(PhantomFrame(cine.pixels[phase].astype(np.float32), cine.labels[phase]) for phase in _KEPT_PHASES)
+    return PhantomCase(identifier, frames, cine.geometry)
+
+
 def _identifier(seed: int) -> str:
     return f"phantom-{seed}"
 
@@ -70,16 +124,9 @@ def phantom_set(count: int, first_seed: int) -> DataSet:
         raise ValueError(f"{count} phantoms from seed {first_seed}: at least one from seed 0 is needed")
     recipes = {_identifier(seed): case_recipe(seed) for seed in range(first_seed, first_seed + count)}
 
-    def read(identifier: str) -> PhantomCase:
-        cine = simulate(recipes[identifier]).short_axis
-        frames = tuple(
-            PhantomFrame(cine.pixels[phase].astype(np.float32), cine.labels[phase]) for phase in _KEPT_PHASES
-        )
-        return PhantomCase(identifier, frames, cine.geometry)
-
     return DataSet(
         groups={identifier: str(recipe.disease) for identifier, recipe in recipes.items()},
-        read=read,
+        read=lambda identifier: read_phantom(identifier, recipes[identifier]),
         name=f"{count} phantoms, seeds {first_seed} to {first_seed + count - 1}, four phases",
         licence="Apache-2.0",
         source="pipelines/phantom, docs/phantom.md",

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
-from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, write_card
+from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, read_card, write_card
 from pipelines.models.network import build_network
+from pipelines.models.registry import ModelUnavailable, load_model
 from pipelines.segmentation.grid import heart_square, intensity_window, pool_factor, scale_intensity
 from pipelines.segmentation.labels import Label
-from pipelines.training.augmentation import displacement_grid, vary_appearance
+from pipelines.training.augmentation import (
+    bend_wall,
+    displacement_grid,
+    redraw_tissues,
+    vary_acquisition,
+    vary_appearance,
+)
 from pipelines.training.data_set import AnnotatedCase, DataSet, folds
+from pipelines.training.phantoms import read_phantom, severe_recipe
 from pipelines.training.steps import Progress, TrainedWeights, TrainingResult, train_steps, usable_device
 
-__all__ = ["RECIPES", "Recipe", "labelling_loss", "soft_label_loss", "train"]
+__all__ = ["RECIPES", "Continuation", "Recipe", "labelling_loss", "soft_label_loss", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,41 @@ class Recipe:
     elastic_mm: float = 3.0
     jitter_mm: float = 6.0
     label_weights: tuple[float, float, float, float] = (0.6, 1.0, 1.5, 1.5)
+    redrawn: float = 0.0
+    """Probability that the grey values of all tissues of a sample are drawn anew."""
+    bent: float = 0.0
+    """Probability that the wall of a sample is thickened, thinned or moved."""
+    other_vendors: bool = False
+    """Vary acquisition and reconstruction beyond what :func:`vary_appearance` does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """Going on from trained weights, towards scanners and hearts that their training data lack.
+
+    Attributes
+    ----------
+    model : Path
+        Folder of a model: ``card.yaml`` and ``weights.safetensors``.
+    phantoms : int
+        How many phantoms of :func:`pipelines.training.phantoms.severe_recipe` are added.
+    first_seed : int
+        Seed of the first of them.
+    share : float
+        Of each batch that is phantoms.
+    peak_rate : float
+        Learning rate.
+    redrawn, bent : float
+        As in :class:`Recipe`.
+    """
+
+    model: Path
+    phantoms: int = 150
+    first_seed: int = 700000
+    share: float = 0.3
+    peak_rate: float = 8e-4
+    redrawn: float = 0.4
+    bent: float = 0.25
 
 
 RECIPES = {
@@ -93,6 +137,8 @@ class _Volume:
     spacing: torch.Tensor
     origin: torch.Tensor
     centre: torch.Tensor
+    walls: torch.Tensor
+    """(S, 3) centre (row, column) of the left ventricle and radius of its epicardium, mm; radius 0 where it is not."""
     field_mm: float
     pitch_mm: float
 
@@ -130,11 +176,22 @@ def _volumes(case: AnnotatedCase, recipe: Recipe) -> list[_Volume]:
                 spacing=torch.tensor(spacing * factors, dtype=torch.float32),
                 origin=torch.tensor((np.array(factors) - 1) / 2 * spacing, dtype=torch.float32),
                 centre=torch.tensor(centre, dtype=torch.float32),
+                walls=_walls(frame.labels, spacing),
                 field_mm=field,
                 pitch_mm=case.geometry.pitch,
             )
         )
     return result
+
+
+def _walls(labels: NDArray[np.uint8], spacing: NDArray[np.float64]) -> torch.Tensor:
+    walls = torch.zeros(labels.shape[0], 3)
+    for plane, wall in zip(labels, walls, strict=True):
+        rows, columns = np.nonzero((plane == Label.LV) | (plane == Label.MYO))
+        if len(rows):
+            radius = float(np.sqrt(len(rows) * spacing[0] * spacing[1] / np.pi))
+            wall[:] = torch.tensor([rows.mean() * spacing[0], columns.mean() * spacing[1], radius])
+    return walls
 
 
 def _neighbours(index: int, volume: _Volume, generator: np.random.Generator) -> list[int]:
@@ -161,7 +218,13 @@ def _slice_index(count: int, generator: np.random.Generator) -> int:
 
 
 def _batch(
-    groups: dict[str, list[list[_Volume]]], recipe: Recipe, size: int, seed: int, step: int
+    groups: dict[str, list[list[_Volume]]],
+    recipe: Recipe,
+    size: int,
+    seed: int,
+    step: int,
+    phantoms: Sequence[list[_Volume]] = (),
+    share: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (N, 3, size, size) and label shares (N, 4, size, size) of one step, a function of seed and step."""
     generator = np.random.default_rng((seed, step))
@@ -171,15 +234,21 @@ def _batch(
     bending = displacement_grid(recipe.batch, size, 0.0, torch_generator, scale=0.0, elastic_mm=recipe.elastic_mm)
     samples = []
     for item in range(recipe.batch):
-        cases = groups[names[int(generator.integers(len(names)))]]
+        simulated = bool(phantoms) and item < round(share * recipe.batch)
+        cases = phantoms if simulated else groups[names[int(generator.integers(len(names)))]]
         phases = cases[int(generator.integers(len(cases)))]
         volume = phases[int(generator.integers(len(phases)))]
         index = _slice_index(volume.images.shape[0], generator)
-        channels = torch.cat([volume.images[_neighbours(index, volume, generator)], volume.shares[index].float() / 255])
+        seen = _neighbours(index, volume, generator)
+        # Of the neighbours only the background matters: it tells redraw_tissues where the heart is.
+        around = volume.shares[[seen[0], seen[2]], Label.BACKGROUND]
+        channels = torch.cat([volume.images[seen], torch.cat([volume.shares[index], 255 - around]).float() / 255])
         jitter = torch.tensor(
             np.clip(generator.normal(0, recipe.jitter_mm, 2), -3 * recipe.jitter_mm, 3 * recipe.jitter_mm)
         )
         mm = points[item] * volume.field_mm + bending[item] + volume.centre + jitter.float()
+        if volume.walls[index, 2] > 0 and recipe.bent > 0 and generator.random() < recipe.bent:
+            mm = bend_wall(mm, volume.walls[index, :2], float(volume.walls[index, 2]), torch_generator)
         length = torch.tensor(volume.images.shape[1:], dtype=torch.float32)
         grid = (2 * (mm - volume.origin) / volume.spacing + 1) / length - 1
         samples.append(
@@ -190,10 +259,16 @@ def _batch(
                 offset = np.round(generator.normal(0, 2.5, 2) * size / volume.field_mm).astype(int).tolist()
                 samples[-1][channel] = torch.roll(samples[-1][channel], offset, dims=(0, 1))
     sampled = torch.stack(samples)
-    images, shares = sampled[:, :3], sampled[:, 3:]
+    images, shares, around = sampled[:, :3].clone(), sampled[:, 3:7], sampled[:, 7:]
     # Outside the image there is no tissue: what the zero padding left over is background.
     shares[:, Label.BACKGROUND] += 1 - shares.sum(1)
-    return vary_appearance(images.clone(), shares, torch_generator), shares
+    redrawn = torch.rand(recipe.batch, generator=torch_generator) < recipe.redrawn
+    if redrawn.any():
+        heart = torch.stack([around[:, 0], 1 - shares[:, Label.BACKGROUND], around[:, 1]], dim=1)
+        images[redrawn] = redraw_tissues(images[redrawn], shares[redrawn], heart[redrawn], torch_generator)
+    if recipe.other_vendors:
+        images = vary_acquisition(images, shares, torch_generator)
+    return vary_appearance(images, shares, torch_generator), shares
 
 
 def soft_label_loss(logits: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -282,6 +357,8 @@ def train(
     device: str = "cpu",
     resume: bool = True,
     report: Callable[[Progress], None] | None = None,
+    go_on: Continuation | None = None,
+    stop_after: int | None = None,
 ) -> TrainingResult:
     """Train one network; a function of its arguments on one kind of machine.
 
@@ -304,15 +381,29 @@ def train(
         Go on from ``checkpoint.safetensors`` where there is one.
     report : callable
         Is called every 50 steps.
+    go_on : Continuation or None
+        Start from trained weights instead of from chance.
+    stop_after : int or None
+        Stop after this step, before the learning rate has come down as ``steps`` says.
 
     Raises
     ------
     ValueError
-        Unknown model, fold or device, a case that cannot be read, or a checkpoint of another run.
+        Unknown model, fold or device, a case that cannot be read, a checkpoint of another run, or weights to go on from
+        that are of another network or were trained on the fold that is kept out.
     """
     if model not in RECIPES:
         raise ValueError(f"there is no recipe for {model!r}; there are {', '.join(sorted(RECIPES))}")
     recipe = RECIPES[model] if coarse_steps is None else replace(RECIPES[model], coarse_steps=coarse_steps)
+    if go_on is not None:
+        recipe = replace(
+            recipe,
+            peak_rate=go_on.peak_rate,
+            redrawn=go_on.redrawn,
+            bent=go_on.bent,
+            other_vendors=True,
+            coarse_steps=0,
+        )
     steps = recipe.steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"{steps} steps: at least one is needed")
@@ -330,12 +421,24 @@ def train(
 
     torch.manual_seed(seed)
     network = build_network(_architecture(recipe))
+    settings: dict[str, object] = {"seed": seed, "cases": cases}
+    phantoms: list[list[_Volume]] = []
+    earlier: ModelCard | None = None
+    if go_on is not None:
+        earlier = _load_earlier(go_on.model, network, model, held_out)
+        for number in range(go_on.first_seed, go_on.first_seed + go_on.phantoms):
+            case = read_phantom(f"phantom-{number}", severe_recipe(number))
+            if any(frame.labels.any() for frame in case.frames):
+                phantoms.append(_volumes(case, recipe))
+        settings["go on"] = {**asdict(go_on), "model": earlier.weights_sha256}
     weights = torch.tensor(recipe.label_weights, device=device)
+
+    share = go_on.share if go_on is not None else 0.0
 
     def loss(step: int) -> torch.Tensor:
         coarse = recipe.coarse_size is not None and step < recipe.coarse_steps
         size = recipe.coarse_size if coarse and recipe.coarse_size is not None else recipe.size
-        return labelling_loss(network, *_batch(groups, recipe, size, seed, step), weights)
+        return labelling_loss(network, *_batch(groups, recipe, size, seed, step, phantoms, share), weights)
 
     decisive = {name: value for name, value in asdict(recipe).items() if name != "steps"}
     trained = train_steps(
@@ -344,13 +447,54 @@ def train(
         clip=2.0,
         peak_rate=recipe.peak_rate,
         steps=steps,
-        settings={"recipe": decisive, "cases": cases, "seed": seed},
+        settings={"recipe": decisive, **settings},
         output=output,
         device=device,
         resume=resume,
+        stop_after=stop_after,
         report=report,
     )
-    return _finish(recipe, data, trained, cases, held_out, fold, steps, seed)
+    result = _finish(recipe, data, trained, cases, held_out, fold, steps, seed)
+    if go_on is not None and earlier is not None:
+        _say_what_came_before(result.card, go_on, earlier)
+    return result
+
+
+def _say_what_came_before(path: Path, go_on: Continuation, earlier: ModelCard) -> None:
+    """Write into the card of a continued run what it went on from."""
+    card = read_card(path)
+    last = go_on.first_seed + go_on.phantoms - 1
+    training = card.training.model_copy(
+        update={
+            "name": f"{card.training.name}; {go_on.phantoms} phantoms, seeds {go_on.first_seed} to {last}",
+            "cases": tuple(dict.fromkeys((*card.training.cases, *earlier.training.cases))),
+            "split": f"{card.training.split}; went on from version {earlier.version}, SHA-256 "
+            f"{earlier.weights_sha256}, {earlier.training.steps} steps: {earlier.training.command}",
+            "command": f"{card.training.command} --from-model MODEL --add-phantoms {go_on.phantoms} "
+            f"--add-phantom-seed {go_on.first_seed} --phantom-share {go_on.share} --rate {go_on.peak_rate}",
+        }
+    )
+    write_card(card.model_copy(update={"training": training}), path)
+
+
+def _load_earlier(folder: Path, network: torch.nn.Module, model: str, held_out: Sequence[str]) -> ModelCard:
+    """Put trained weights into a network, and return their card."""
+    try:
+        loaded = load_model(folder.name, root=folder.parent)
+    except ModelUnavailable as error:
+        raise ValueError(f"training cannot go on from {folder}: {error}") from error
+    if loaded.card.name != model:
+        raise ValueError(f"training of {model} cannot go on from {folder}: it holds {loaded.card.name}")
+    seen = sorted(set(loaded.card.training.cases) & set(held_out))
+    if seen:
+        raise ValueError(
+            f"training cannot go on from {folder}: it has seen {len(seen)} of the cases kept out, such as {seen[0]}"
+        )
+    try:
+        network.load_state_dict(loaded.network.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"training cannot go on from {folder}: its network has other layers") from error
+    return loaded.card
 
 
 def _finish(
@@ -369,7 +513,7 @@ def _finish(
     command = (
         f"dicom-node train segmentation {data.options} --model {recipe.name} {option} --steps {steps} --seed {seed}"
     )
-    if recipe.coarse_size is not None:
+    if recipe.coarse_steps:
         command += f" --coarse-steps {recipe.coarse_steps}"
     write_card(_card(recipe, data, trained.sha256, cases, split, steps, command), card)
     return TrainingResult(recipe.name, steps, cases, held_out, trained.loss, trained.path, card, trained.sha256)

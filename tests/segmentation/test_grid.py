@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.segmentation.grid import (
     Square,
+    anchored_window,
     heart_square,
     intensity_window,
     pool_factor,
@@ -102,3 +103,16 @@ def test_scaling_does_not_depend_on_units(gain: float, offset: float) -> None:
 @pytest.mark.parametrize(("pixel", "target", "expected"), [(1.4, 1.3, 1), (0.7, 1.4, 2), (1.5, 4.0, 2), (0.5, 4.0, 8)])
 def test_pooling_never_exceeds_the_target_step(pixel: float, target: float, expected: int) -> None:
     assert pool_factor(pixel, target) == expected
+
+
+def test_the_window_is_anchored_on_blood_and_not_beyond_what_blood_can_be() -> None:
+    window = (10.0, 110.0)
+    assert anchored_window(window, None) == window
+    # Blood at 82 % of the window is where it usually is.
+    assert anchored_window(window, 92.0) == pytest.approx(window)
+    low, high = anchored_window(window, 51.0)
+    assert low == 10.0
+    assert (51.0 - low) / (high - low) == pytest.approx(0.82)
+    # What is almost as dark as the darkest, or far brighter than the brightest, is no blood.
+    assert anchored_window(window, 11.0) == pytest.approx((10.0, 45.0))
+    assert anchored_window(window, 500.0) == pytest.approx((10.0, 160.0))

@@ -24,7 +24,9 @@ def segmentations(draw: st.DrawFn) -> CineSegmentation:
     labels = draw(arrays.arrays(np.uint8, shape, elements=st.integers(0, 3)))
     agreement = draw(arrays.arrays(np.float32, shape[:2], elements=st.floats(0, 1, width=32)))
     models = draw(st.lists(st.builds(ModelIdentity, *[texts] * 6, st.sampled_from(Precision)), max_size=3))
-    return CineSegmentation(labels, agreement, draw(st.tuples(*[st.integers(0, 500)] * 4)), tuple(models))
+    confidence = draw(st.none() | arrays.arrays(np.float32, shape[:2], elements=st.floats(0, 1, width=32)))
+    crop = draw(st.tuples(*[st.integers(0, 500)] * 4))
+    return CineSegmentation(labels, agreement, crop, tuple(models), confidence)
 
 
 @given(segmentations())

@@ -8,11 +8,12 @@ import pytest
 
 from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
 from pipelines.evaluation.segmentation import dice
+from pipelines.models.registry import load_model_once
 from pipelines.segmentation.grid import Square
 from pipelines.segmentation.labels import Label
-from pipelines.segmentation.localise import square_of_votes
+from pipelines.segmentation.localise import locate_heart, square_of_votes
 from pipelines.segmentation.refusal import SegmentationRefused
-from pipelines.segmentation.segment import keep_plausible, segment, smooth_in_time
+from pipelines.segmentation.segment import LOCALISER, keep_plausible, segment, smooth_in_time
 from pipelines.training.acdc import find_patients, read_patient, to_stack
 from tests.segmentation.hearts import draw
 
@@ -131,6 +132,13 @@ def test_a_drawn_heart_is_found_where_it_was_drawn() -> None:
     outside[:, :, first_row:end_row, first_column:end_column] = False
     assert not segmentation.labels[outside].any()
     assert dice(np.isin(segmentation.labels[0], (Label.LV, Label.MYO)), np.isin(truth, (2, 3))) > 0.7
+
+
+def test_the_localiser_says_how_bright_the_blood_is() -> None:
+    pixels, _ = draw(140, 150, (70.0, 80.0), 18.0, 8.0, 6)
+    pixels[:, :12] = 1500.0
+    place = locate_heart(stack_of(pixels[None]), load_model_once(LOCALISER))
+    assert place.blood == pytest.approx(220.0, abs=20.0)
 
 
 @pytest.mark.real_data
