@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dicom_node.shadow.agreement import Agreement
-    from pipelines.evaluation.statistics import Estimate
+    from pipelines.statistics import Estimate
 
 __all__ = ["shadow"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, t
 
-from pipelines.evaluation.statistics import Calibration, Estimate, auc, auc_interval, brier_score, calibration
+from pipelines.statistics import Calibration, Estimate, auc, auc_interval, brier_score, calibration
 from storage.shadow import KeptComparison
 
 __all__ = ["Agreement", "agreement", "by_month", "by_scanner"]

@@ -15,18 +15,6 @@ from numpy.typing import NDArray
 
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStudy
-from pipelines.evaluation.statistics import (
-    Estimate,
-    NetBenefit,
-    auc,
-    auc_interval,
-    bootstrap_interval,
-    brier_score,
-    calibration,
-    compare_aucs,
-    decision_curve,
-    sensitivity_at_specificity,
-)
 from pipelines.function.findings import Keyframes
 from pipelines.indication import Indication
 from pipelines.models.registry import PACKAGED, LoadedModel, load_model
@@ -38,6 +26,18 @@ from pipelines.phantom.assembled import cine_study
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
 from pipelines.phantom.study import PhantomStudy, simulate
 from pipelines.segmentation.labels import CineSegmentation
+from pipelines.statistics import (
+    Estimate,
+    NetBenefit,
+    auc,
+    auc_interval,
+    bootstrap_interval,
+    brier_score,
+    calibration,
+    compare_aucs,
+    decision_curve,
+    sensitivity_at_specificity,
+)
 from pipelines.study import analyse_study
 from pipelines.training.heart_clips import Population, clip_recipe
 from pipelines.training.obstruction import ABLATION, PEAK_RATE, Prepared, split, train_variant, validate

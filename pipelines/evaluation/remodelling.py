@@ -10,7 +10,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluation.statistics import (
+from pipelines.models.card import read_card
+from pipelines.models.registry import PACKAGED, LoadedModel, load_model
+from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
+from pipelines.phantom.truth import remodelling_truth
+from pipelines.remodelling.features import FEATURES, Feature
+from pipelines.remodelling.measure import combined_model, predictors_of
+from pipelines.remodelling.network import REMODELLING_MODEL, RemodellingNetwork
+from pipelines.statistics import (
     Estimate,
     auc_interval,
     bootstrap_interval,
@@ -20,13 +27,6 @@ from pipelines.evaluation.statistics import (
     decision_curve,
     sensitivity_at_specificity,
 )
-from pipelines.models.card import read_card
-from pipelines.models.registry import PACKAGED, LoadedModel, load_model
-from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
-from pipelines.phantom.truth import remodelling_truth
-from pipelines.remodelling.features import FEATURES, Feature
-from pipelines.remodelling.measure import combined_model, predictors_of
-from pipelines.remodelling.network import REMODELLING_MODEL, RemodellingNetwork
 from pipelines.training.remodelling import BRANCHES, HELD_OUT_FILE, branch_logits
 from pipelines.training.remodelling_hearts import RemodellingHeart, labelled_studies, phantom_heart, phantom_recipe
 

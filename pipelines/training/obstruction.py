@@ -18,13 +18,13 @@ from torch.nn import functional
 
 from pipelines.logistic import fit_logistic
 from pipelines.models.card import (
-    ClipArchitecture,
     InputSpecification,
     ModelCard,
     TrainingData,
     read_card,
     write_card,
 )
+from pipelines.obstruction.architecture import ClipArchitecture
 from pipelines.obstruction.clips import (
     END_SYSTOLE_FRAME,
     SPACING_MM,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, write_card
-from pipelines.models.network import build_network
+from pipelines.models.architecture import UNetArchitecture
+from pipelines.models.card import InputSpecification, ModelCard, TrainingData, write_card
 from pipelines.segmentation.grid import heart_square, intensity_window, pool_factor, scale_intensity
 from pipelines.segmentation.labels import Label
 from pipelines.training.augmentation import displacement_grid, vary_appearance
@@ -266,8 +266,8 @@ def _card(
     )
 
 
-def _architecture(recipe: Recipe) -> Architecture:
-    return Architecture(in_channels=3, out_channels=len(Label), features=recipe.features)
+def _architecture(recipe: Recipe) -> UNetArchitecture:
+    return UNetArchitecture(in_channels=3, out_channels=len(Label), features=recipe.features)
 
 
 def train(
@@ -329,7 +329,7 @@ def train(
         groups.setdefault(data.groups[identifier], []).append(_volumes(data.read(identifier), recipe))
 
     torch.manual_seed(seed)
-    network = build_network(_architecture(recipe))
+    network = _architecture(recipe).build()
     weights = torch.tensor(recipe.label_weights, device=device)
 
     def loss(step: int) -> torch.Tensor:

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.evaluation.obstruction import ablate
-from pipelines.evaluation.statistics import auc
 from pipelines.models.card import TrainingData, read_card
 from pipelines.models.registry import load_model
 from pipelines.obstruction.network import NARROW, ObstructionNetwork
 from pipelines.phantom import Disease, PhantomRecipe, simulate, write_study
+from pipelines.statistics import auc
 from pipelines.training import obstruction
 from pipelines.training.labelled_studies import LabelTableError, labelled_studies, read_labels
 from pipelines.training.obstruction import (

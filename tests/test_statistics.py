@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from pipelines.evaluation.statistics import (
+from pipelines.logistic import fit_logistic
+from pipelines.statistics import (
     auc,
     auc_interval,
     bootstrap_interval,
@@ -21,7 +22,6 @@ from pipelines.evaluation.statistics import (
     decision_curve,
     sensitivity_at_specificity,
 )
-from pipelines.logistic import fit_logistic
 
 CASES = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=30).filter(
     lambda cases: len({outcome for outcome, _ in cases}) == 2
