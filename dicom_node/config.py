@@ -599,6 +599,8 @@ class DestinationProfile(_Section):
     """OHIF misplaces a SEG whose empty frames were left out."""
     summary_pdf: bool = True
     summary_secondary_capture: bool = True
+    strain_map: bool = False
+    """Send it circumferential strain at end systole as a Parametric Map too; few viewers draw one."""
     storage_commitment: bool = True
     """Ask for storage commitment; of a DICOMweb destination, look each instance up there."""
     commitment_timeout_s: Seconds = 60

@@ -61,7 +61,17 @@ class ConfigurationText:
         ConfigurationError
             The file cannot be read, is not text in UTF-8, is not YAML, or names a key twice.
         """
-        text = _text(path)
+        return ConfigurationText.of(path, _text(path), environment)
+
+    @staticmethod
+    def of(path: Path, text: str, environment: Mapping[str, str] | None = None) -> ConfigurationText:
+        """The same of a text that is to stand in the file.
+
+        Raises
+        ------
+        ConfigurationError
+            It is not YAML, or names a key twice.
+        """
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
             values = yaml.safe_load(text) or {}

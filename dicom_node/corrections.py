@@ -17,7 +17,7 @@ from storage.deletion import DeletedStudy, check_deletable, delete_study
 from storage.deliveries import Selection, dismiss_deliveries, requeue_deliveries, selected_studies
 from storage.files import InstanceFiles
 from storage.holdings import held_series
-from storage.jobs import requeue_job
+from storage.jobs import add_jobs, requeue_job
 from storage.ledger import Ledger, utc_now
 from storage.overview import QuarantineOverview, study_of_job
 from storage.quarantine import leave_quarantine
@@ -36,6 +36,7 @@ __all__ = [
     "drop_quarantined",
     "give_deliveries_up",
     "run_job_again",
+    "run_route",
     "send_again",
     "take_in_quarantined",
 ]
@@ -102,6 +103,52 @@ def run_job_again(ledger: Ledger, trail: AuditTrail, job_id: int, given: Consent
     """
     requeue_job(ledger, job_id, now=utc_now())
     audit_access(trail, given, (study_of_job(ledger, job_id),), Access.UPDATE, f"job {job_id} run again")
+
+
+def run_route(
+    configuration: Configuration,
+    ledger: Ledger,
+    trail: AuditTrail,
+    study: str,
+    route: str,
+    given: Consent,
+    *,
+    every_series: bool = False,
+) -> tuple[int, ...]:
+    """Let a route analyse a study that is held, whatever took it when it came in; the numbers of the jobs.
+
+    Parameters
+    ----------
+    every_series
+        Take all its series that this node did not make, though no rule of the route takes them.
+
+    Raises
+    ------
+    NodeError
+        There is no such route, it takes no series of the study, or it has analysed the same images already.
+    LedgerError
+        There is no such study, or images of it wait to be scheduled.
+    OSError
+        One of its files cannot be read.
+    """
+    from dicom_node.schedule.completeness import study_reading
+    from dicom_node.schedule.routed import jobs_of_route
+
+    if route not in configuration.routes:
+        raise NodeError("there is no such route", subject=route)
+    reading = study_reading(ledger, configuration, study)
+    explained = next(one for one in reading.routes if one.route == route)
+    series = explained.series_instance_uids
+    if every_series:
+        series = tuple(one.series.series_instance_uid for one in explained.series if not one.series.own_output)
+    if not series:
+        raise NodeError("takes no series of this study", subject=f"route {route}", remedy="let it take every series")
+    jobs = jobs_of_route(configuration, route, series)
+    made = add_jobs(ledger, reading.contents, jobs, reason=given.reason, by=given.by, now=utc_now())
+    if not made:
+        raise NodeError("has analysed these images already", subject=f"route {route}", remedy="run its jobs again")
+    audit_access(trail, given, (study,), Access.UPDATE, f"route {route} run")
+    return made
 
 
 def send_again(

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dicom_node.config import Configuration
-from dicom_node.config_file import Mistake
+from dicom_node.config_file import ConfigurationText, Mistake
 from dicom_node.errors import ConfigurationError
 from pipelines.errors import AnalysisSetupError
 from pipelines.package import packages
 
-__all__ = ["free_space_mistakes", "serving_mistakes"]
+__all__ = ["free_space_mistakes", "serving_mistakes", "usable"]
 
 _DEVICE_COUNT = "import torch; print(torch.cuda.device_count(), torch.backends.mps.is_available())"
 _DEVICES_TIMEOUT_S = 120.0
@@ -47,6 +47,21 @@ def serving_mistakes(configuration: Configuration) -> Iterator[Mistake]:
     yield from _wording(configuration)
     yield from _devices(configuration)
     yield from _analyses(configuration)
+
+
+def usable(text: ConfigurationText) -> Configuration:
+    """The configuration that a node can work by on this machine.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not valid, or asks of this machine what it does not have.
+    """
+    configuration = text.configuration()
+    mistakes = list(serving_mistakes(configuration))
+    if mistakes:
+        raise text.error(mistakes)
+    return configuration
 
 
 def free_space_mistakes(configuration: Configuration) -> Iterator[Mistake]:

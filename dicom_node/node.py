@@ -21,7 +21,7 @@ from dicom_node.network.listening_ports import ListeningPorts, listening_socket,
 from dicom_node.network.tls import check_credentials
 from dicom_node.process_states import exclusive_service, states_file
 from dicom_node.reloading import Reloading
-from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, serve_renewed, stop_on_signals
+from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
 from storage.files import InstanceFiles
 from storage.identity import IdentityError, bind
 from storage.instances import close_abandoned_associations
@@ -48,6 +48,7 @@ def serve(
     process: ProcessStudy | None = None,
     on_ready: Callable[[], None] | None = None,
     reread: Callable[[], Configuration] | None = None,
+    file: Path | None = None,
 ) -> bool:
     """Run the node until SIGTERM or SIGINT.
 
@@ -62,6 +63,8 @@ def serve(
     reread
         Reads and validates the configuration again, on SIGHUP; it raises :class:`ConfigurationError` where it cannot be
         used, and then nothing changes.
+    file
+        Where the configuration is written: the console saves edited routes there.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def serve(
 
             with audited(configuration):
                 keeper = RoleKeeper(
-                    node_roles(configuration, ports, process),
+                    node_roles(configuration, ports, process, file),
                     states_file(configuration.storage.directory, "supervisor"),
                 )
                 reloading = Reloading(configuration, keeper.renew, reread or (lambda: configuration))
@@ -120,11 +123,16 @@ def _keep(
 
 
 def node_roles(
-    configuration: Configuration, ports: ListeningPorts, process: ProcessStudy | None = None
+    configuration: Configuration,
+    ports: ListeningPorts,
+    process: ProcessStudy | None = None,
+    file: Path | None = None,
 ) -> tuple[Role, ...]:
     """The processes of a node, in the order they are started."""
     web = (Role("web", _serve_web, (configuration,)),) if configuration.web.port is not None else ()
-    console = (Role("console", _serve_console, (configuration,)),) if configuration.console.port is not None else ()
+    console = (
+        (Role("console", _serve_console, (configuration, file)),) if configuration.console.port is not None else ()
+    )
     notifies = configuration.notifications.email is not None or configuration.notifications.webhook is not None
     return (
         *receiver_roles(configuration, ports),
@@ -197,18 +205,12 @@ def _serve_web(context: RoleContext, configuration: Configuration) -> None:
     serve_web(configuration, context.stop, name=context.name, ready=context.ready, renewed=context.renewed)
 
 
-def _serve_console(context: RoleContext, configuration: Configuration) -> None:
+def _serve_console(context: RoleContext, configuration: Configuration, file: Path | None) -> None:
     from dicom_node.console.serve import serve_console
 
-    # Called again when the configuration changes; ready it is only once.
-    told = threading.Event()
-
-    def ready() -> None:
-        if not told.is_set():
-            told.set()
-            context.ready()
-
-    serve_renewed(context, configuration, lambda one, stop: serve_console(one, stop, name=context.name, ready=ready))
+    serve_console(
+        configuration, context.stop, name=context.name, file=file, ready=context.ready, renewed=context.renewed
+    )
 
 
 def _audit(context: RoleContext, configuration: Configuration) -> None:

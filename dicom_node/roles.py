@@ -22,18 +22,16 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
 from dicom_node.logs import configure_logging
 from dicom_node.process_states import ProcessState, write_states
 
-__all__ = ["STEP_GRACE_S", "Role", "RoleContext", "RoleKeeper", "serve_renewed", "stop_on_signals"]
+__all__ = ["STEP_GRACE_S", "Role", "RoleContext", "RoleKeeper", "stop_on_signals"]
 
 _log = structlog.get_logger(__name__)
-
-_T = TypeVar("_T")
 
 # A fork would copy locks and threads of the parent in any state; torch and SQLAlchemy survive neither.
 _spawn = multiprocessing.get_context("spawn")
@@ -44,7 +42,6 @@ FIRST_RESTART_DELAY_S = 0.25
 LONGEST_RESTART_DELAY_S = 30.0
 STEP_GRACE_S = 20.0
 """Time for the step at hand when the node stops; what takes longer is killed and done again at the next start."""
-RENEW_EVERY_S = 0.25
 SETTLED_S = 1.0
 """A process that lived this long after it was ready was not a failed start."""
 
@@ -113,39 +110,6 @@ def stop_on_signals(hangup: threading.Event | None = None) -> threading.Event:
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
     return stop
-
-
-def serve_renewed(context: RoleContext, argument: _T, serve: Callable[[_T, threading.Event], None]) -> None:
-    """Serve until told to stop; when the argument is renewed, end what is served and begin again in this process.
-
-    Parameters
-    ----------
-    serve
-        Called with the argument, and an event at which it finishes what is at hand and returns.
-    """
-    while not context.stop.is_set():
-        over, ended = threading.Event(), threading.Event()
-        latest: list[_T] = []
-
-        def watch(over: threading.Event = over, ended: threading.Event = ended, latest: list[_T] = latest) -> None:
-            while not ended.wait(RENEW_EVERY_S):
-                changed = context.renewed()
-                if changed is not None:
-                    latest.append(changed)
-                if latest or context.stop.is_set():
-                    over.set()
-                    return
-
-        watching = threading.Thread(target=watch, name="renewal", daemon=True)
-        watching.start()
-        try:
-            serve(argument, over)
-        finally:
-            ended.set()
-            watching.join()
-        if not latest:
-            return
-        argument = latest[-1]
 
 
 def _run(role: Role, parent: int, pipe: Connection) -> None:

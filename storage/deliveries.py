@@ -25,6 +25,7 @@ from storage.schema import (
     ResultRow,
     StudyRow,
 )
+from storage.trials import report_on_trial
 
 __all__ = [
     "Delivery",
@@ -292,6 +293,8 @@ def commitment_reported(
                 # Answered: a transaction UID on a queued delivery tells of a request whose answer never came.
                 row.transaction_uid = None
                 changed += 1
+        if not rows:
+            report_on_trial(session, transaction_uid, committed, failed, destinations, now)
         return changed
 
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from sqlalchemy import or_, select
 
 from storage.ledger import Ledger
 from storage.schema import SeriesRow, StudyAttributesRow, StudyRow
 
-__all__ = ["find_studies"]
+__all__ = ["find_studies", "studies_received_since"]
+
+
+def studies_received_since(ledger: Ledger, since: dt.datetime, *, limit: int) -> tuple[str, ...]:
+    """StudyInstanceUIDs of the studies received since, whose images are held, the latest first."""
+    with ledger.reading() as session:
+        return tuple(
+            session.scalars(
+                select(StudyRow.study_instance_uid)
+                .where(StudyRow.last_received_at >= since, StudyRow.removed_at.is_(None))
+                .order_by(StudyRow.last_received_at.desc(), StudyRow.id.desc())
+                .limit(limit)
+            )
+        )
 
 
 def find_studies(ledger: Ledger, text: str, *, limit: int = 20) -> tuple[str, ...]:

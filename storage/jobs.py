@@ -44,6 +44,7 @@ __all__ = [
     "SeriesSummary",
     "StudyContents",
     "WaitingStudy",
+    "add_jobs",
     "add_result",
     "claim_job",
     "complete_job",
@@ -345,6 +346,66 @@ def create_jobs(
             job_id = _create_job(session, row, one, hashlib.sha256("\n".join(digests).encode()).hexdigest(), now)
             if job_id is not None:
                 created.append(job_id)
+        return tuple(created)
+
+
+def add_jobs(
+    ledger: Ledger, study: StudyContents, routed: Sequence[RoutedJob], *, reason: str, by: str, now: dt.datetime
+) -> tuple[int, ...]:
+    """Make jobs of the present version of a study that somebody asked for; ids of the new ones.
+
+    A package that has had the same input on the route gets no new one, as in :func:`create_jobs`.
+
+    Raises
+    ------
+    LedgerError
+        There is no such study, instances of it wait to be scheduled, or the route has had jobs of this version.
+    """
+    with ledger.transaction() as session:
+        row = session.scalars(
+            select(StudyRow)
+            .where(StudyRow.study_instance_uid == study.study_instance_uid)
+            .with_for_update(key_share=True)
+        ).one_or_none()
+        if row is None:
+            raise LedgerError(f"no study {study.study_instance_uid} in the ledger")
+        present = session.execute(
+            select(InstanceRow, SeriesRow.series_instance_uid)
+            .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
+            .where(SeriesRow.study_id == row.id, InstanceRow.removed_at.is_(None))
+            .order_by(InstanceRow.id)
+        ).all()
+        if row.version != study.version or any(instance.study_version is None for instance, _ in present):
+            raise LedgerError(f"images of study {study.study_instance_uid} wait to be scheduled: try again then")
+        ran = session.scalar(
+            select(JobRow.route).where(
+                JobRow.study_id == row.id,
+                JobRow.study_version == row.version,
+                JobRow.route.in_({one.route for one in routed}),
+            )
+        )
+        if ran is not None:
+            raise LedgerError(f"route {ran} has analysed this version of the study: run its jobs again")
+        created = []
+        for one in routed:
+            series = set(one.series_instance_uids)
+            digests = sorted(instance.digest for instance, uid in present if uid in series)
+            job_id = _create_job(session, row, one, hashlib.sha256("\n".join(digests).encode()).hexdigest(), now)
+            if job_id is not None:
+                created.append(job_id)
+        record_event(
+            session,
+            "route run",
+            row.study_instance_uid,
+            at=now,
+            correlation_id=row.last_association_id,
+            study_id=row.id,
+            version=row.version,
+            routes=list(dict.fromkeys(one.route for one in routed)),
+            jobs=created,
+            reason=reason,
+            by=by,
+        )
         return tuple(created)
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "ConsoleSessionRow",
     "DeliveryRow",
     "DeliveryState",
+    "DestinationTrialRow",
     "EventRow",
     "InstanceRow",
     "InvitationRow",
@@ -58,6 +59,7 @@ __all__ = [
     "ReleasedFileRow",
     "ReportState",
     "ResultRow",
+    "RoutesVersionRow",
     "SeriesRow",
     "ShadowComparisonRow",
     "StepState",
@@ -619,6 +621,22 @@ class PausedDestinationRow(Base):
     reason: Mapped[str] = mapped_column(String(200))
 
 
+class DestinationTrialRow(Base):
+    """The last test of one destination in full."""
+
+    __tablename__ = "destination_trial"
+
+    destination: Mapped[str] = mapped_column(String(41), primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(Uid, unique=True)
+    """Of the storage commitment request for the test object."""
+    sop_instance_uid: Mapped[str] = mapped_column(Uid)
+    by: Mapped[str] = mapped_column(String(64))
+    at: Mapped[dt.datetime]
+    findings: Mapped[dict[str, Any]]
+    reported_at: Mapped[dt.datetime | None]
+    report: Mapped[str] = mapped_column(Text)
+
+
 class AccountRow(Base):
     """One person who may log in to the console."""
 
@@ -703,6 +721,18 @@ class AssessmentRow(Base):
     result: Mapped[AssessmentResult] = mapped_column(_state(AssessmentResult, "assessment_result"))
     comment: Mapped[str] = mapped_column(String(500))
     by: Mapped[str] = mapped_column(String(64))
+    at: Mapped[dt.datetime]
+
+
+class RoutesVersionRow(Base):
+    """What section ``routes`` of the configuration was at some time, as it was written."""
+
+    __tablename__ = "routes_version"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str] = mapped_column(Text)
+    by: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(String(200))
     at: Mapped[dt.datetime]
 
 

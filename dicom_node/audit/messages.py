@@ -24,6 +24,7 @@ __all__ = [
     "Transfer",
     "application_activity",
     "begin_transferring",
+    "configuration_changed",
     "instances_accessed",
     "instances_transferred",
     "node_authentication_failed",
@@ -68,6 +69,7 @@ USER_AUTHENTICATION = ("110114", "DCM", "User Authentication")
 LOG_IN = ("110122", "DCM", "Login")
 LOG_OUT = ("110123", "DCM", "Logout")
 USER_SECURITY_CHANGED = ("110137", "DCM", "User Security Attributes Changed")
+SOFTWARE_CONFIGURATION = ("110131", "DCM", "Software Configuration")
 NODE_AUTHENTICATION = ("110126", "DCM", "Node Authentication")
 APPLICATION = ("110150", "DCM", "Application")
 DESTINATION = ("110152", "DCM", "Destination Role ID")
@@ -284,6 +286,24 @@ def user_security_changed(
     _audit_source(root, node)
     # RFC 7565: the account that the alert is about.
     subject = _object(root, URI, f"acct:{account}@{node.host}", _SYSTEM, _SECURITY_RESOURCE)
+    ET.SubElement(subject, "ParticipantObjectName")
+    _detail(subject, "Alert Description", description)
+    return _message(SECURITY_ALERT, at, Outcome.SUCCESS, root)
+
+
+def configuration_changed(person: Participant, node: Participant, *, description: str, at: dt.datetime) -> AuditMessage:
+    """A person changed how this node works (PS3.15 A.5.3.11, Software Configuration).
+
+    Parameters
+    ----------
+    description
+        What, and why.
+    """
+    root = _event(SECURITY_ALERT, "E", at, kind=SOFTWARE_CONFIGURATION)
+    _participant(root, person, None, requestor=True)
+    _participant(root, node, APPLICATION)
+    _audit_source(root, node)
+    subject = _object(root, URI, f"file://{node.host}/config.yaml", _SYSTEM, _SECURITY_RESOURCE)
     ET.SubElement(subject, "ParticipantObjectName")
     _detail(subject, "Alert Description", description)
     return _message(SECURITY_ALERT, at, Outcome.SUCCESS, root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,11 +20,29 @@ if TYPE_CHECKING:
 __all__ = ["evaluate_obstruction", "train_obstruction"]
 
 
+class Model(enum.StrEnum):
+    """What is learnt from phantoms."""
+
+    WALL = "wall"
+    NETWORK = "network"
+
+
+class Learnt(enum.StrEnum):
+    """What a network learns of each slice."""
+
+    OBSTRUCTION = "obstruction"
+    DEPTH = "depth"
+
+
 def train_obstruction(
     clips: Annotated[
         Path | None,
         typer.Option(file_okay=False, help="Folder of packed phantoms; the missing ones are made there."),
     ] = None,
+    model: Annotated[
+        Model,
+        typer.Option(help="With --clips: the wall model, or the network. With --studies it is that of --start."),
+    ] = Model.WALL,
     phantoms: Annotated[int, typer.Option(min=8, help="Phantoms with an acute infarct to train on.")] = 360,
     phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 710000,
     studies: Annotated[
@@ -46,6 +65,9 @@ def train_obstruction(
         int, typer.Option(min=0, help="First steps, which teach where scar lies (phantoms only).")
     ] = 600,
     steps: Annotated[int, typer.Option(min=1, help="Steps in all after that.")] = 1000,
+    target: Annotated[
+        Learnt, typer.Option(help="With --model network: learn obstruction, as in the paper, or infarct depth.")
+    ] = Learnt.OBSTRUCTION,
     rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
     ablation: Annotated[
         list[str] | None,
@@ -57,9 +79,15 @@ def train_obstruction(
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train the obstruction network on phantoms, or fine-tune it on a site's studies; stopped runs go on."""
+    """Fit the wall model or train the network on phantoms, or fine-tune on a site's studies; stopped runs go on."""
     from pipelines.evaluation.obstruction import ablate
-    from pipelines.training.obstruction import fine_tune, prepare_phantoms, train_on_phantoms
+    from pipelines.training.obstruction import (
+        Target,
+        fine_tune,
+        fit_wall_to_phantoms,
+        prepare_phantoms,
+        train_on_phantoms,
+    )
 
     if (clips is None) == (studies is None):
         raise ConfigurationError("give either --clips or --studies", subject="train obstruction")
@@ -84,6 +112,16 @@ def train_obstruction(
                 resume=resume,
                 prepared=shown.packed,
                 report=report,
+            )
+        elif model is Model.WALL and not ablation:
+            result = fit_wall_to_phantoms(
+                clips or Path(),
+                output,
+                phantoms=phantoms,
+                first_seed=phantom_seed,
+                seed=seed,
+                workers=workers,
+                prepared=shown.packed,
             )
         elif ablation:
             ready = prepare_phantoms(
@@ -123,6 +161,7 @@ def train_obstruction(
                 steps=steps,
                 peak_rate=rate,
                 seed=seed,
+                target=Target(target),
                 workers=workers,
                 device=device,
                 resume=resume,
@@ -171,6 +210,9 @@ def evaluate_obstruction(
     ablation: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="JSON of `train obstruction --ablation`, to print.")
     ] = None,
+    hearts: Annotated[
+        Path | None, typer.Option(help="Keeps what was measured, so that a stopped evaluation goes on.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Estimate obstruction as the node would, its own segmentation included, and compare with what is true."""
@@ -190,6 +232,7 @@ def evaluate_obstruction(
                 pessimistic=pessimistic,
                 real=real or (),
                 ablation=ablation,
+                hearts=hearts,
                 models=models or PACKAGED,
                 report=report,
             )
@@ -203,6 +246,7 @@ def evaluate_obstruction(
         ["", ">"],
         [
             ("AUC", f"{found.auc.value:.3f} ({found.auc.low:.3f} to {found.auc.high:.3f})"),
+            ("AUC of the motion truly lost", f"{found.motion_auc.value:.3f}"),
             ("AUC of an ideal observer", f"{found.bayes_auc:.3f}"),
             ("Brier score", f"{found.brier.value:.3f}"),
             ("calibration slope", f"{found.calibration_slope:.2f}"),

@@ -28,15 +28,14 @@ def train(
     ] = None,
     phantoms: Annotated[int, typer.Option(min=1, help="With --clips: number of phantoms.")] = 360,
     phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 710000,
-    studies: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Your own studies: DICOM at any depth.")
-    ] = None,
+    studies: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="Your own studies: DICOM.")] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="CSV with columns study (StudyInstanceUID), remodelling (0 or 1) and, where known, infarct_percent.",
+            help="CSV with columns study (StudyInstanceUID or folder), remodelling (1 or 0) and, where known, "
+            "infarct_percent.",
         ),
     ] = None,
     from_scratch: Annotated[
@@ -58,7 +57,7 @@ def train(
     from pipelines.remodelling.network import REMODELLING_MODEL
     from pipelines.training.heart_clips import Population, pack_clips
     from pipelines.training.remodelling import RemodellingRecipe, train_remodelling
-    from pipelines.training.remodelling_hearts import clip_hearts, labelled_studies
+    from pipelines.training.remodelling_hearts import clip_hearts, hearts_of_studies
 
     if (clips is None) == (studies is None) or (studies is None) != (labels is None):
         raise ConfigurationError("give either --clips, or --studies and --labels", subject=_TRAIN)
@@ -87,7 +86,7 @@ def train(
                     f"--seed {seed}"
                 )
             elif studies is not None and labels is not None:
-                hearts, declined = labelled_studies(studies, labels, folder / "hearts", device=device, report=counted)
+                hearts, declined = hearts_of_studies(studies, labels, folder / "hearts", device=device, report=counted)
                 source = "studies of one site with their outcomes"
                 command = "dicom-node train remodelling --studies DIR --labels FILE.csv"
             trained = train_remodelling(
@@ -120,9 +119,7 @@ def evaluate(
     pessimistic: Annotated[
         bool, typer.Option("--pessimistic", help="Phantoms whose motion tells less of their scar.")
     ] = False,
-    studies: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Your own studies: DICOM at any depth.")
-    ] = None,
+    studies: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="Your own studies: DICOM.")] = None,
     labels: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Their outcomes, as for `train remodelling`.")
     ] = None,

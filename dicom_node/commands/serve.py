@@ -11,7 +11,7 @@ from dicom_node.commands.terminal import ConfigurationFile, ExitCode, console
 from dicom_node.config import Configuration
 from dicom_node.config_file import ConfigurationText
 from dicom_node.errors import NodeError
-from dicom_node.machine import serving_mistakes
+from dicom_node.machine import usable
 from dicom_node.process_states import serving_process
 
 __all__ = ["reload", "serve"]
@@ -21,25 +21,18 @@ def serve(config: ConfigurationFile = Path("config.yaml")) -> None:
     """Run receiver, scheduler, workers and deliverer until SIGTERM or Ctrl-C; SIGHUP reads the configuration again."""
     from dicom_node import node
 
-    configuration = _usable(config)
-    sys.exit(ExitCode.OK if node.serve(configuration, reread=lambda: _usable(config)) else ExitCode.FAILED)
+    def read() -> Configuration:
+        return usable(ConfigurationText.read(config))
+
+    sys.exit(ExitCode.OK if node.serve(read(), reread=read, file=config.resolve()) else ExitCode.FAILED)
 
 
 def reload(config: ConfigurationFile = Path("config.yaml")) -> None:
     """Let the running node read its configuration again, if it is valid; the log of the node says what took effect."""
-    configuration = _usable(config)
+    configuration = usable(ConfigurationText.read(config))
     directory = configuration.storage.directory
     pid = serving_process(directory) if directory.is_dir() else None
     if pid is None:
         raise NodeError("is served by no node on this machine", subject=f"storage.directory {directory}")
     os.kill(pid, signal.SIGHUP)
     console.print(f"Process {pid} reads the configuration again; its log says what took effect")
-
-
-def _usable(config: Path) -> Configuration:
-    text = ConfigurationText.read(config)
-    configuration = text.configuration()
-    mistakes = list(serving_mistakes(configuration))
-    if mistakes:
-        raise text.error(mistakes)
-    return configuration

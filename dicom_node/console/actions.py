@@ -13,11 +13,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from dicom_node.audit.messages import Access, user_security_changed
+from dicom_node.audit.messages import Access, configuration_changed, user_security_changed
 from dicom_node.config import Peer
 from dicom_node.console.access import Person
 from dicom_node.console.desk import Desk
 from dicom_node.console.links import new_invitation
+from dicom_node.console.rules import LONGEST_TEXT, save_routes
 from dicom_node.corrections import (
     SENDABLE,
     Consent,
@@ -27,6 +28,7 @@ from dicom_node.corrections import (
     drop_quarantined,
     give_deliveries_up,
     run_job_again,
+    run_route,
     send_again,
     take_in_quarantined,
 )
@@ -51,6 +53,7 @@ Words = Annotated[str, AfterValidator(_one_line)]
 Reason = Annotated[Words, Field(min_length=3, max_length=200, description="Why, in words that name no patient.")]
 Uid = Annotated[str, Field(pattern=r"^[0-9A-Za-z.]{1,64}$")]
 AccountName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", description="Small letters, digits, dots, - and _.")]
+RouteName = Annotated[str, Field(min_length=1, max_length=41)]
 DestinationName = Annotated[str, Field(min_length=1, max_length=41)]
 
 
@@ -124,6 +127,22 @@ class QuarantineOrder(_Order):
     reason: Reason
 
 
+class RouteOrder(StudyOrder):
+    """A study, and a route that is to analyse it."""
+
+    route: RouteName
+    every_series: bool = False
+    """Take every series that this node did not make, though no rule of the route takes it."""
+
+
+class RoutesOrder(_Order):
+    """Routes that are to be put to use."""
+
+    text: str = Field(max_length=LONGEST_TEXT, description="Section routes, as it is to stand in config.yaml.")
+    began_with: str = Field(pattern="^[0-9a-f]{64}$", description="The digest of what stood there before.")
+    reason: Reason
+
+
 class AssessmentOrder(_Order):
     """A radiologist's verdict on the results of a job."""
 
@@ -188,6 +207,42 @@ def _run_again(desk: Desk, person: Person, order: JobOrder) -> Done:
     return Done(f"Job {order.job} is queued again.")
 
 
+def _run_route(desk: Desk, person: Person, order: RouteOrder) -> Done:
+    given = _consent(person, order.reason)
+    try:
+        made = run_route(
+            desk.configuration,
+            desk.ledger,
+            desk.trail,
+            order.study,
+            order.route,
+            given,
+            every_series=order.every_series,
+        )
+    except OSError as error:
+        raise NodeError("its files were removed, or cannot be read", subject=order.study) from error
+    return Done(f"{_plural(len(made), 'job')} of route {order.route} queued.")
+
+
+def _save_routes(desk: Desk, person: Person, order: RoutesOrder) -> Done:
+    saved = save_routes(desk, order.text, order.began_with, by=person.name, reason=order.reason)
+    if desk.trail.file is not None:
+        what = f"routes saved as version {saved.version}: {order.reason}"
+        desk.trail.record(configuration_changed(person.participant, desk.trail.node, description=what, at=utc_now()))
+    sentences = [f"Saved as version {saved.version}."]
+    if saved.taken_up:
+        sentences.append("The node works by it from now on; what was under way ends by the routes before.")
+    elif saved.runs:
+        sentences.append("The node has not taken it up yet: its log says why.")
+    else:
+        sentences.append("No node runs on this machine; it works by it when it is started.")
+    if saved.also:
+        sentences.append(f"Changed by hand in the file, and taken up as well: {', '.join(saved.also)}.")
+    if saved.at_next_start:
+        sentences.append(f"Waiting for the next start of the node: {', '.join(saved.at_next_start)}.")
+    return Done(" ".join(sentences))
+
+
 def _send_again(desk: Desk, person: Person, order: DeliveriesOrder) -> Done:
     states: tuple[DeliveryState, ...] = (*SENDABLE, DeliveryState.QUEUED) if order.waiting else SENDABLE
     if order.study is None and order.job is None:
@@ -233,6 +288,8 @@ def _test(desk: Desk, person: Person, order: DestinationOrder) -> Done:  # noqa:
     from dicom_node.web.client import ask
 
     profile = _known(desk, order.destination)
+    if not profile.takes_objects:
+        raise NodeError("takes messages, and answers no echo", subject=order.destination, remedy="test it in full")
     if profile.web is not None:
         answer = ask(profile.web, desk.configuration.delivery.response_timeout_s)
         how = "The web service"
@@ -243,6 +300,17 @@ def _test(desk: Desk, person: Person, order: DestinationOrder) -> Done:  # noqa:
     if answer.error is not None:
         raise answer.error
     return Done(f"{how} was answered with success in {1000 * answer.seconds:.0f} ms.")
+
+
+def _try(desk: Desk, person: Person, order: DestinationOrder) -> Done:
+    from dicom_node.deliver.trial import try_destination
+
+    _known(desk, order.destination)
+    trial = try_destination(desk.configuration, desk.ledger, order.destination, by=person.name)
+    amiss = [step for step in trial.steps if not step.well]
+    if amiss:
+        raise NodeError(f"{amiss[0].what}: {amiss[0].words}", subject=order.destination)
+    return Done(f"{order.destination} did all that was asked: {_plural(len(trial.steps), 'step')}.")
 
 
 def _known(desk: Desk, destination: str) -> Any:
@@ -320,12 +388,15 @@ _VIEWER, _OPERATOR, _ADMINISTRATOR = AccountRole
 ACTIONS = (
     Action("assess", "Accept, reject or correct results", _VIEWER, AssessmentOrder, _assess),
     Action("run-again", "Run a job again", _OPERATOR, JobOrder, _run_again),
+    Action("run-route", "Let a route analyse a study", _OPERATOR, RouteOrder, _run_route),
+    Action("save-routes", "Put edited routes to use", _OPERATOR, RoutesOrder, _save_routes),
     Action("send-again", "Send results again", _OPERATOR, DeliveriesOrder, _send_again),
     Action("dismiss", "Give deliveries up", _OPERATOR, DeliveriesOrder, _dismiss),
     Action("delete-study", "Delete a study, and reject its results", _OPERATOR, DeletionOrder, _delete),
     Action("pause", "Pause a destination", _OPERATOR, PauseOrder, _pause),
     Action("resume", "Resume a destination", _OPERATOR, DestinationOrder, _resume),
     Action("test-destination", "Test the connection to a destination", _OPERATOR, DestinationOrder, _test),
+    Action("try-destination", "Test a destination in full, with a test object", _OPERATOR, DestinationOrder, _try),
     Action("take-in", "Take an object out of quarantine", _OPERATOR, QuarantineOrder, _take_in),
     Action("drop", "Delete an object in quarantine", _OPERATOR, QuarantineOrder, _drop),
     Action("invite", "Invite a person, or give a new password", _ADMINISTRATOR, InvitationOrder, _invite),

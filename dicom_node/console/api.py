@@ -19,7 +19,7 @@ from dicom_node.console.actions import ACTIONS, Action
 from dicom_node.console.audit import audit_entries
 from dicom_node.console.desk import Desk
 from dicom_node.console.pictures import picture
-from dicom_node.console.rules import edited_routes, taken_by
+from dicom_node.console.rules import compared_over_the_last_month, edited_routes, taken_by, written_routes
 from dicom_node.console.study import study_view
 from dicom_node.finding import named_studies
 from dicom_node.implementation import SOFTWARE_VERSION
@@ -37,7 +37,9 @@ from storage.overview import (
     study_overviews,
 )
 from storage.paused import paused_destinations
+from storage.routes_versions import routes_versions
 from storage.schema import AccountRole, DeliveryState
+from storage.trials import last_trials
 
 __all__ = ["ROOT", "api_router", "assessments_csv"]
 
@@ -49,12 +51,13 @@ Text = Annotated[str, Query(max_length=200)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-class RoutesOrder(BaseModel):
+class RoutesTrial(BaseModel):
     """Routes to be tried."""
 
-    study: str
     routes: str
     """As section ``routes`` of ``config.yaml``."""
+    study: str | None = None
+    """One study; without it, all of the last month that are held."""
 
 
 def api_router() -> APIRouter:
@@ -98,6 +101,7 @@ def api_router() -> APIRouter:
                 "total": count_deliveries(ledger, states, chosen),
                 "outages": outages(ledger),
                 "paused": paused_destinations(ledger),
+                "tests": last_trials(ledger),
             }
         )
 
@@ -120,10 +124,21 @@ def api_router() -> APIRouter:
         used = _desk(request).configuration.routes
         return JSONResponse({name: route.model_dump(mode="json") for name, route in used.items()})
 
-    @router.post("/routes/try", summary="What routes would take of a study, rule by rule; changes nothing")
-    def try_routes(request: Request, person: Operator, order: RoutesOrder) -> Response:  # noqa: ARG001
+    @router.get("/routes/text", summary="The same as they stand in the configuration file")
+    def routes_as_written(request: Request, person: Viewer) -> Response:  # noqa: ARG001
+        return _json(written_routes(_desk(request)))
+
+    @router.get("/routes/versions", summary="What they were, who wrote it and why")
+    def versions_of_routes(request: Request, person: Operator, limit: Limit = 50) -> Response:  # noqa: ARG001
+        return _json(routes_versions(_desk(request).ledger, limit=limit))
+
+    @router.post("/routes/try", summary="What routes would take of one study or of the last month; changes nothing")
+    def try_routes(request: Request, person: Operator, order: RoutesTrial) -> Response:  # noqa: ARG001
         desk = _desk(request)
-        return _json(taken_by(desk, order.study, edited_routes(desk, order.routes)))
+        routes = edited_routes(desk, order.routes)
+        if order.study is None:
+            return _json(compared_over_the_last_month(desk, routes))
+        return _json(taken_by(desk, order.study, routes))
 
     @router.get("/models", summary="Cards of the networks")
     def models(person: Viewer) -> Response:  # noqa: ARG001

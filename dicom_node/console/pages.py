@@ -1,5 +1,6 @@
 """The pages, and the forms on them."""
 
+import itertools
 from collections import Counter
 from typing import Annotated, Any
 
@@ -13,9 +14,16 @@ from dicom_node.console.audit import audit_entries
 from dicom_node.console.desk import Desk
 from dicom_node.console.pictures import may_see_patients, picture
 from dicom_node.console.rendering import Notice, Renderer
-from dicom_node.console.rules import edited_routes, routes_as_text, rule_in_words, taken_by
+from dicom_node.console.rules import (
+    changed_lines,
+    compared_over_the_last_month,
+    edited_routes,
+    rule_in_words,
+    taken_by,
+    written_routes,
+)
 from dicom_node.console.study import study_view
-from dicom_node.errors import NodeError
+from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.finding import named_studies
 from pipelines.models.registry import list_models
 from storage.accounts import accounts, set_notice, tokens
@@ -30,7 +38,9 @@ from storage.overview import (
     study_overviews,
 )
 from storage.paused import paused_destinations
+from storage.routes_versions import routes_version, routes_versions
 from storage.schema import AccountRole, AssessmentResult, DeliveryState
+from storage.trials import last_trials
 
 __all__ = ["pages_router"]
 
@@ -41,6 +51,7 @@ Text = Annotated[str, Query(max_length=200)]
 ON_THE_WAY = (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.AWAITING_COMMITMENT)
 NOT_DELIVERED = (DeliveryState.DEAD, DeliveryState.NOT_ACCEPTED)
 LISTED = 100
+SAVE_ROUTES = next(action for action in ACTIONS if action.name == "save-routes")
 
 
 def pages_router() -> APIRouter:
@@ -72,6 +83,7 @@ def pages_router() -> APIRouter:
             person,
             study=study_view(desk, study),
             patients_shown=may_see_patients(desk, person),
+            routes=tuple(desk.configuration.routes),
         )
 
     @router.get("/studies/{study}/pages/{result}.png")
@@ -90,6 +102,7 @@ def pages_router() -> APIRouter:
             peers=desk.configuration.peers,
             outages={one.destination: one for one in outages(desk.ledger)},
             paused={one.destination: one for one in paused_destinations(desk.ledger)},
+            trials=last_trials(desk.ledger),
             dead=delivery_overviews(desk.ledger, states=NOT_DELIVERED, limit=LISTED),
             dead_in_all=count_deliveries(desk.ledger, NOT_DELIVERED),
             on_the_way=delivery_overviews(desk.ledger, states=ON_THE_WAY, limit=LISTED),
@@ -99,25 +112,46 @@ def pages_router() -> APIRouter:
         )
 
     @router.get("/rules")
-    def rules(request: Request, person: Viewer) -> Response:
-        return _rules(request, person, routes_as_text(_desk(request).configuration.routes))
-
-    # Changes nothing; sent like a form because edited routes are too long for an address. Not for viewers: a pattern
-    # can be written so that it takes for ever.
-    @router.post("/rules")
-    def try_rules(request: Request, person: Operator, fields: Annotated[dict[str, str], Depends(_fields)]) -> Response:
-        desk, text, find = _desk(request), fields.get("text", ""), fields.get("find", "").strip()
+    def rules(request: Request, person: Viewer, version: Annotated[int | None, Query(ge=1)] = None) -> Response:
+        desk = _desk(request)
         try:
+            written = written_routes(desk)
+        except ConfigurationError as error:
+            return _rules(request, person, "", problem=str(error))
+        text = written.text if version is None else routes_version(desk.ledger, version).text
+        return _rules(request, person, text, began_with=written.digest, version=version or 0)
+
+    # Trying changes nothing; sent like a form because edited routes are too long for an address. Not for viewers: a
+    # pattern can be written so that it takes for ever.
+    @router.post("/rules")
+    def edit_rules(request: Request, person: Operator, fields: Annotated[dict[str, str], Depends(_fields)]) -> Response:
+        # Browsers send the lines of a text with CRLF.
+        text = fields["text"] = fields.get("text", "").replace("\r\n", "\n")
+        desk, find = _desk(request), fields.get("find", "").strip()
+        typed = {
+            "began_with": fields.get("began_with", ""),
+            "find": find,
+            "reason": fields.get("reason", ""),
+            "typed": True,
+        }
+        try:
+            if fields.get("what") == "save":
+                done = SAVE_ROUTES.do(desk, person, _order(SAVE_ROUTES.order, fields))
+                return _back(request, person, "/rules", Notice.DONE, done.sentence)
             routes = edited_routes(desk, text)
-            found = named_studies(desk.ledger, desk.files, find, limit=2)
+            if fields.get("what") == "compare":
+                return _rules(request, person, text, **typed, compared=compared_over_the_last_month(desk, routes))
+            found = named_studies(desk.ledger, desk.files, find, limit=2) if find else ()
             if len(found) != 1:
                 raise LedgerError(f"{find!r} names {'several studies' if found else 'no study'} that this node knows")
             explained = taken_by(desk, found[0], routes)
+        except ValidationError as error:
+            return _rules(request, person, text, **typed, problem=_first_mistake(error))
         except OSError:
-            return _rules(request, person, text, find=find, problem="its files were removed, or cannot be read")
+            return _rules(request, person, text, **typed, problem="its files were removed, or cannot be read")
         except (NodeError, LedgerError) as error:
-            return _rules(request, person, text, find=find, problem=str(error))
-        return _rules(request, person, text, find=find, study=found[0], explained=explained)
+            return _rules(request, person, text, **typed, problem=str(error))
+        return _rules(request, person, text, **typed, study=found[0], explained=explained)
 
     @router.get("/models")
     def models(request: Request, person: Viewer) -> Response:
@@ -180,17 +214,14 @@ def _add_form(router: APIRouter, action: Action) -> None:
             done = action.do(desk, person, _order(action.order, fields))
             request.app.state.board.forget()
         except ValidationError as error:
-            first = error.errors()[0]
-            sentence = f"{first['loc'][-1] if first['loc'] else 'form'}: {first['msg']}"
+            sentence = _first_mistake(error)
         except (NodeError, LedgerError) as error:
             sentence = str(error)
         else:
             if done.secret:
                 return _page(request, "secret.html", person, done=done, onward=back)
             kind, sentence = Notice.DONE, done.sentence
-        if person.session is not None:
-            set_notice(desk.ledger, person.session.digest, Notice.kept(kind, sentence))
-        return RedirectResponse(back, 303)
+        return _back(request, person, back, kind, sentence)
 
     router.post(f"/do/{action.name}", response_model=None)(form)
 
@@ -200,12 +231,46 @@ def _order(kind: type[BaseModel], fields: dict[str, str]) -> BaseModel:
     return kind.model_validate({key: value for key, value in fields.items() if value.strip()})
 
 
+def _first_mistake(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{first['loc'][-1] if first['loc'] else 'form'}: {first['msg']}"
+
+
+def _back(request: Request, person: Person, path: str, kind: str, sentence: str) -> Response:
+    """To the page that a form was on, which says what came of it."""
+    if person.session is not None:
+        set_notice(_desk(request).ledger, person.session.digest, Notice.kept(kind, sentence))
+    return RedirectResponse(path, 303)
+
+
 def _rules(request: Request, person: Person, text: str, **found: Any) -> Response:
-    about = {"find": "", "problem": "", "study": "", "explained": ()} | found
-    routes = _desk(request).configuration.routes
-    may_try = person.may(AccountRole.OPERATOR)
+    desk = _desk(request)
+    about = {
+        "began_with": "",
+        "find": "",
+        "reason": "",
+        "typed": False,
+        "version": 0,
+        "problem": "",
+        "study": "",
+        "explained": (),
+        "compared": None,
+    } | found
+    versions = routes_versions(desk.ledger) if person.may(AccountRole.OPERATOR) else ()
     return _page(
-        request, "rules.html", person, routes=routes, text=text, in_words=rule_in_words, may_try=may_try, **about
+        request,
+        "rules.html",
+        person,
+        routes=desk.configuration.routes,
+        text=text,
+        in_words=rule_in_words,
+        may_try=person.may(AccountRole.OPERATOR),
+        can_save=desk.file is not None,
+        versions=[
+            (one, changed_lines(before.text, one.text) if before else "")
+            for one, before in itertools.zip_longest(versions, versions[1:])
+        ],
+        **about,
     )
 
 

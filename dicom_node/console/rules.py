@@ -1,22 +1,75 @@
-"""The routes in words, and what edited ones would take of a study that is held, before anybody puts them to use."""
+"""The routes in words, what edited ones would take of the studies that are held, and putting them to use.
+
+``config.yaml`` is the one place where routes are. People edit the lines of its section ``routes`` as they stand there,
+comments and all, and saving puts the edited lines in their place; the ledger keeps what they were before.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
+import difflib
+import hashlib
+import os
+import signal
+import textwrap
+import threading
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import pydantic
+import structlog
 import yaml
 
-from dicom_node.config import Name, Route, SeriesRule
+from dicom_node.config import Configuration, Name, Route, SeriesRule
+from dicom_node.config_file import ENVIRONMENT_PREFIX, ConfigurationText
+from dicom_node.config_section import (
+    read_configuration_file,
+    section_lines,
+    with_section,
+    write_configuration_file,
+)
 from dicom_node.console.desk import Desk
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, raised_at
+from dicom_node.machine import usable
+from dicom_node.process_states import serving_process
+from dicom_node.reloading import Reloaded, reloaded
 from dicom_node.schedule.completeness import read_study, study_reading
 from dicom_node.schedule.routing import RouteExplanation
+from storage.finding import studies_received_since
+from storage.ledger import utc_now
+from storage.routes_versions import keep_routes
 
-__all__ = ["edited_routes", "routes_as_text", "rule_in_words", "taken_by"]
+__all__ = [
+    "LONGEST_TEXT",
+    "MONTH",
+    "ChangedStudy",
+    "Compared",
+    "RouteCount",
+    "SavedRoutes",
+    "WrittenRoutes",
+    "changed_lines",
+    "compared_over_the_last_month",
+    "edited_routes",
+    "rule_in_words",
+    "save_routes",
+    "taken_by",
+    "written_routes",
+]
+
+_log = structlog.get_logger(__name__)
 
 _Routes = pydantic.TypeAdapter(dict[Name, Route])
 LONGEST_TEXT = 50_000
+MONTH = dt.timedelta(days=31)
+MOST_STUDIES = 1000
+LOOK_S = 20.0
+"""Seconds for a comparison; what is not reached then is told to be missing."""
+LISTED_CHANGES = 100
+TAKEN_UP_S = 10.0
+"""Seconds that somebody who saves waits for the node to take the routes up."""
+_saving = threading.Lock()
 _PATTERNS = {
     "manufacturer": "the manufacturer is",
     "study_description": "the study description is",
@@ -44,10 +97,32 @@ def rule_in_words(rule: SeriesRule) -> str:
     return "Series of " + ", and ".join(parts) + "."
 
 
-def routes_as_text(routes: Mapping[str, Route]) -> str:
-    """Routes as they stand in ``config.yaml``, what is usual left out."""
-    told = {name: route.model_dump(mode="json", exclude_defaults=True) for name, route in routes.items()}
-    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
+@dataclass(frozen=True, slots=True)
+class WrittenRoutes:
+    """Section ``routes`` as it stands in the file."""
+
+    text: str
+    digest: str
+    """sha256 of the text: who saves says with it what the edited text began with."""
+
+
+def written_routes(desk: Desk) -> WrittenRoutes:
+    """The lines that people edit; without a file, the routes in use as they would be written.
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be read, or is not written as one section below another.
+    """
+    if desk.file is None:
+        used = desk.configuration.routes.items()
+        told = {"routes": {name: route.model_dump(mode="json", exclude_defaults=True) for name, route in used}}
+        return _written(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+    return _written(section_lines(read_configuration_file(desk.file), "routes"))
+
+
+def _written(text: str) -> WrittenRoutes:
+    return WrittenRoutes(text, hashlib.sha256(text.encode()).hexdigest())
 
 
 def edited_routes(desk: Desk, text: str) -> dict[str, Route]:
@@ -95,3 +170,190 @@ def taken_by(desk: Desk, study_instance_uid: str, routes: Mapping[str, Route]) -
     """
     reading = study_reading(desk.ledger, desk.configuration, study_instance_uid)
     return read_study(reading.contents, routes).routes
+
+
+@dataclass(frozen=True, slots=True)
+class RouteCount:
+    """How many studies one route takes."""
+
+    route: str
+    now: int
+    then: int
+    """By the edited routes."""
+    gained: int
+    lost: int
+    otherwise: int
+    """Taken both times, with other series."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedStudy:
+    """One study of which a route would take something else."""
+
+    study_instance_uid: str
+    route: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What edited routes would have done with the studies of the last month whose images are held."""
+
+    studies: int
+    not_looked_at: int
+    """Beyond the time for a comparison."""
+    unreadable: int
+    routes: tuple[RouteCount, ...]
+    changed: tuple[ChangedStudy, ...]
+    changed_in_all: int
+
+
+def compared_over_the_last_month(desk: Desk, routes: Mapping[str, Route]) -> Compared:
+    """Hold edited routes against those in use, over every study of the last month that is held; nothing is changed."""
+    present = desk.configuration.routes
+    found = studies_received_since(desk.ledger, utc_now() - MONTH, limit=MOST_STUDIES)
+    counts = {name: [0, 0, 0, 0, 0] for name in dict.fromkeys((*present, *routes))}
+    changed: list[ChangedStudy] = []
+    looked_at = unreadable = changed_in_all = 0
+    until = time.monotonic() + LOOK_S
+    for study in found:
+        if time.monotonic() > until:
+            break
+        looked_at += 1
+        try:
+            contents = study_reading(desk.ledger, desk.configuration, study).contents
+            before, after = _takes(read_study(contents, present).routes), _takes(read_study(contents, routes).routes)
+        except Exception as error:  # noqa: BLE001 - whatever one study holds, the others are compared
+            _log.warning("study cannot be held against routes", study_instance_uid=study, at=raised_at(error))
+            unreadable += 1
+            continue
+        for name, count in counts.items():
+            now, then = before.get(name, frozenset()), after.get(name, frozenset())
+            both = bool(now and then) and now != then
+            for index, true in enumerate((now, then, then and not now, now and not then, both)):
+                count[index] += bool(true)
+            if now != then:
+                changed_in_all += 1
+                if len(changed) < LISTED_CHANGES:
+                    changed.append(ChangedStudy(study, name, _difference(now, then)))
+    return Compared(
+        looked_at,
+        len(found) - looked_at,
+        unreadable,
+        tuple(RouteCount(name, *count) for name, count in counts.items()),
+        tuple(changed),
+        changed_in_all,
+    )
+
+
+def _takes(explained: tuple[RouteExplanation, ...]) -> dict[str, frozenset[str]]:
+    return {one.route: frozenset(one.series_instance_uids) for one in explained}
+
+
+def _difference(now: frozenset[str], then: frozenset[str]) -> str:
+    if not now:
+        return f"would be taken, {len(then)} series"
+    if not then:
+        return f"would not be taken any more ({len(now)} series)"
+    return f"{len(then - now)} more series and {len(now - then)} fewer"
+
+
+def changed_lines(before: str, after: str) -> str:
+    """The lines that differ, as a unified diff with one line around each; empty where nothing does."""
+    return "\n".join(list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=1))[2:])
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRoutes:
+    """What came of saving."""
+
+    version: int
+    also: tuple[str, ...]
+    """Other keys of the file that the node takes up at the same time: somebody changed them by hand."""
+    at_next_start: tuple[str, ...]
+    taken_up: bool
+    """Whether the node works by them now."""
+    runs: bool
+    """Whether there is a node on this machine that could."""
+
+
+def save_routes(desk: Desk, text: str, began_with: str, *, by: str, reason: str) -> SavedRoutes:
+    """Put edited routes into the configuration file and let the node take them up.
+
+    Nothing that is under way is lost: associations, jobs and deliveries end by the configuration that they began with
+    (:mod:`dicom_node.reloading`).
+
+    Parameters
+    ----------
+    text
+        Section ``routes`` as it is to stand in the file.
+    began_with
+        :attr:`WrittenRoutes.digest` of what the editing began with.
+
+    Raises
+    ------
+    ConfigurationError
+        The routes could not be put to use, somebody has changed the file since, the environment rules over it, or it
+        cannot be written. Nothing was changed.
+    """
+    if desk.file is None:
+        raise ConfigurationError(
+            "this console was not told of a configuration file", subject="routes", remedy="edit it by hand"
+        )
+    ruling = sorted(one for one in os.environ if f"{one}__".startswith(f"{ENVIRONMENT_PREFIX}ROUTES__"))
+    if ruling:
+        raise ConfigurationError(
+            f"the environment variable {ruling[0]} rules over the file", subject="routes", remedy="remove it there"
+        )
+    edited_routes(desk, text)
+    lines = _as_section(text.replace("\r\n", "\n"))
+    with _saving:
+        whole = read_configuration_file(desk.file)
+        present = _written(section_lines(whole, "routes"))
+        if present.digest != began_with:
+            raise ConfigurationError(
+                "somebody has changed them since this page was opened",
+                subject="routes",
+                remedy="open the page again, and put your changes into what stands there now",
+            )
+        edited = with_section(whole, "routes", lines)
+        result, wanted = _as_reloaded(desk, edited)
+        version = keep_routes(
+            desk.ledger, present.text, section_lines(edited, "routes"), by=by, reason=reason, now=utc_now()
+        )
+        write_configuration_file(desk.file, edited)
+    serving = serving_process(desk.configuration.storage.directory)
+    if serving is not None:
+        os.kill(serving, signal.SIGHUP)
+    return SavedRoutes(
+        version,
+        tuple(one for one in result.changed if one != "routes"),
+        result.at_next_start,
+        serving is not None and _taken_up(desk, wanted),
+        serving is not None,
+    )
+
+
+def _as_section(text: str) -> str:
+    values = yaml.safe_load(text)
+    if isinstance(values, dict) and set(values) == {"routes"}:
+        return text
+    if not values:
+        raise ConfigurationError("there would be no route, and no study would be analysed: keep one", subject="routes")
+    return "routes:\n" + textwrap.indent(text, "  ")
+
+
+def _as_reloaded(desk: Desk, whole: str) -> tuple[Reloaded, Configuration]:
+    """What the node will make of the file: refused here, it would be refused there, after it was written."""
+    assert isinstance(desk.file, Path)
+    written = usable(ConfigurationText.of(desk.file, whole))
+    return reloaded(desk.configuration, written), written
+
+
+def _taken_up(desk: Desk, wanted: Configuration) -> bool:
+    until = time.monotonic() + TAKEN_UP_S
+    while time.monotonic() < until:
+        if desk.configuration.routes == wanted.routes:
+            return True
+        time.sleep(0.05)
+    return False

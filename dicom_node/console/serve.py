@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
@@ -30,7 +31,9 @@ def serve_console(
     stop_event: threading.Event,
     *,
     name: str = "console",
+    file: Path | None = None,
     ready: Callable[[], None] = lambda: None,
+    renewed: Callable[[], Configuration | None] = lambda: None,
 ) -> None:
     """Serve until told to stop.
 
@@ -45,8 +48,13 @@ def serve_console(
         Set to end; the requests at hand are finished first.
     name
         Of this process, for the audit trail.
+    file
+        Where the configuration is written.
     ready
         Called once, when the port is open.
+    renewed
+        Gives the configuration when it changed. What of it the console is served by needs a restart of the node, and
+        so no page is interrupted.
 
     Raises
     ------
@@ -61,11 +69,19 @@ def serve_console(
         stack.callback(ledger.close)
         trail = AuditTrail.of(configuration, name)
         stack.callback(trail.close)
-        desk = Desk(configuration, ledger, InstanceFiles(storage.directory, durable=storage.durable), trail)
+        desk = Desk(configuration, ledger, InstanceFiles(storage.directory, durable=storage.durable), trail, file)
         if not has_administrator(ledger):
             # To the person at the terminal, and not into the log, which others read.
             link = new_invitation(configuration, ledger, name=None, role=AccountRole.ADMINISTRATOR, by="this node")
             sys.stdout.write(f"console: choose the first administrator's password at {link}\n")
             sys.stdout.flush()
             _log.warning("the console has no administrator yet: its link is on standard output")
-        serve_http(configuration.console, console_application(desk), stop_event, name="console", ready=ready)
+        application = console_application(desk)
+
+        def tend() -> None:
+            changed = renewed()
+            if changed is not None:
+                desk.configuration = changed
+                application.state.board.forget()
+
+        serve_http(configuration.console, application, stop_event, name="console", ready=ready, tend=tend)

@@ -79,10 +79,13 @@ class KeptFindings:
         return removed
 
     def _path(self, input_digest: str, device: str) -> Path:
+        from pipelines.models.precision import labelling_precision
         from pipelines.models.registry import list_models
 
         weights = sorted(card.weights_sha256 for card in list_models())
-        made_by = "\n".join([input_digest, version("dicom-node"), device.partition(":")[0], *weights])
+        made_by = "\n".join(
+            [input_digest, version("dicom-node"), device.partition(":")[0], labelling_precision(device), *weights]
+        )
         return self._root / input_digest / f"{hashlib.sha256(made_by.encode()).hexdigest()}.npz"
 
 

@@ -114,7 +114,7 @@ def serve_worker(
         configuration,
         context.name,
         lane,
-        _processing(lane) if process is None else process,
+        _processing(lane, configuration) if process is None else process,
     )
     context.ready()
     looked_at = 0.0
@@ -142,17 +142,23 @@ def _mind_memory(wanted_mb: int) -> None:
         _log.warning("models let go of: memory is short", free_mb=round(free_mb), wanted_mb=wanted_mb)
 
 
-def _processing(lane: Lane) -> ProcessStudy:
-    """What the node does with a job; with the models of the quick analyses loaded, others load when first needed."""
+def _processing(lane: Lane, configuration: Configuration) -> ProcessStudy:
+    """What the node does with a job; the quick analyses' models and encoders are loaded, others when first needed."""
     if lane.background:
         return _process_when_needed
     import torch
 
     from dicom_node.execute.process import process_study
+    from dicom_node.results.encoders import encoder_of
     from pipelines.models.registry import ModelUnavailable
+    from pipelines.package import packages
     from pipelines.segmentation.segment import warm
 
     torch.set_num_threads(lane.threads)
+    routed = {name for route in configuration.routes.values() for name in route.analyses}
+    for name, package in packages().items():
+        if name in routed and package.priority >= 0:
+            encoder_of(package)
     try:
         warm(lane.device)
     except ModelUnavailable as error:

@@ -21,7 +21,7 @@ import structlog
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID
+from pydicom.uid import UID, ParametricMapStorage
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
@@ -161,6 +161,8 @@ class Pacs:
         contexts = [build_context(Verification, list(UNCOMPRESSED))]
         for known in StoragePresentationContexts:
             contexts.append(build_context(abstract_syntax(known), list(self.settings.transfer_syntaxes)))
+        # One of those that pynetdicom's list has no room for.
+        contexts.append(build_context(ParametricMapStorage, list(self.settings.transfer_syntaxes)))
         contexts = [c for c in contexts if c.abstract_syntax != LabelMapSegmentationStorage]
         if self.settings.labelmaps:
             contexts.append(build_context(LabelMapSegmentationStorage, list(self.settings.transfer_syntaxes)))

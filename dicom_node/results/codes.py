@@ -59,6 +59,7 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("TORSION", "Left ventricular torsion"),
         ("PSI", "Post-systolic shortening index"),
         ("REG_DISAGREE", "Disagreement of direct and composed registration"),
+        ("STRAIN_REG", "Strain by registration of images"),
         ("KEYFRAMES", "Keyframes of the cardiac cycle"),
         ("KEY_PHASE", "Cardiac phase of a keyframe"),
         ("KEY_MS", "Mid-systole: fastest contraction"),

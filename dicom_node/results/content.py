@@ -145,7 +145,10 @@ def algorithm(context: ResultContext) -> AlgorithmIdentification:
     return AlgorithmIdentification(
         name=OWN_MODEL_NAME,
         version=SOFTWARE_VERSION,
-        parameters=[f"{model.name} {model.version}, weights SHA-256 {model.weights_sha256}" for model in context.models]
+        parameters=[
+            f"{model.name} {model.version}, weights SHA-256 {model.weights_sha256}, {model.precision}"
+            for model in context.models
+        ]
         or None,
         family=ARTIFICIAL_INTELLIGENCE,
         manufacturer=MANUFACTURER,

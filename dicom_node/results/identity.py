@@ -241,7 +241,7 @@ class ResultIdentity:
             What of the configuration changes the objects, serialised.
         """
         parts = [study_instance_uid, route_name, settings, software_version, *packages]
-        parts += sorted(f"{model.name} {model.version} {model.weights_sha256}" for model in models)
+        parts += sorted(f"{model.name} {model.version} {model.weights_sha256} {model.precision}" for model in models)
         parts += sorted(inputs)
         return cls(hashlib.sha256("\x1f".join(parts).encode()).hexdigest())
 

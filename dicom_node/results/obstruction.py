@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +18,7 @@ from dicom_node.results.codes import CHAMBER, private, ucum
 from dicom_node.results.content import MeasurementGroup, group, text_item
 from dicom_node.results.header import BANNER, ResultContext
 from dicom_node.results.keyphase import source_image_item
+from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.parts import (
     EncodingRequest,
     Heading,
@@ -33,24 +35,33 @@ from dicom_node.results.roles import ResultRole
 from dicom_node.results.summary import LEFT, RIGHT
 from pipelines.cine.stack import FrameSource
 from pipelines.function.findings import Chamber
-from pipelines.obstruction.findings import Obstruction, SliceObstruction
+from pipelines.obstruction.findings import Method, Obstruction, SliceObstruction
 
 __all__ = ["ATTRIBUTION", "encode"]
 
 ATTRIBUTION = ResultRole("obstruction-attribution", 1, "AI obstruction attribution - RESEARCH")
 
-_METHOD = (
-    "R(2+1)D network with transformer on motion-normalised clips of each slice, largest and mean of the slices "
-    "calibrated"
+_METHODS = {
+    Method.NETWORK: "R(2+1)D network with transformer on motion-normalised clips of each slice, the largest calibrated",
+    Method.WALL_MOTION: (
+        "linear score of how far the wall moves less where it moves least, from contours at end diastole and end "
+        "systole, calibrated; it sees no obstruction, but that deep infarcts, which have one more often, move less"
+    ),
+}
+_LEARNT = (
+    "How motion and obstruction belong together was learnt from {data}. What was learnt from simulated hearts only "
+    "says nothing about a patient until it was measured on patients."
 )
-_SIMULATED = (
-    "The network was trained and calibrated on simulated hearts only. How obstruction shows in cine is a law of the "
-    "simulator: the probability says nothing about a patient until it was measured on patients."
-)
-_MAP = (
-    "The map (Grad-CAM within the muscle) shows what raised the estimate, at 14 mm a cell: it is no outline of an "
-    "obstruction."
-)
+_MAPS = {
+    Method.NETWORK: (
+        "The map (Grad-CAM within the muscle) shows what raised the estimate, at 14 mm a cell: it is no outline of an "
+        "obstruction."
+    ),
+    Method.WALL_MOTION: (
+        "The map shows where the wall moves less than the wall of this heart does on average, from half a standard "
+        "deviation to two: it is no outline of an obstruction."
+    ),
+}
 _WEAKEST_SHOWN = 0.25
 _STRIP = 6
 """Slices of a row."""
@@ -67,7 +78,7 @@ def encode(request: EncodingRequest) -> Parts:
         report=lambda _variant: part,
         summary=SummaryPart(
             stacks=(found.stack,),
-            panels=(Panel("Microvascular obstruction, estimated without contrast", 68.0, _panel(found)),),
+            panels=(Panel("Microvascular obstruction, estimated without contrast", 84.0, _panel(found)),),
             text=_text(found),
         ),
         key_numbers=_key_numbers(found),
@@ -76,6 +87,39 @@ def encode(request: EncodingRequest) -> Parts:
             "obstruction_lower_percent": 100 * found.interval.lower,
             "obstruction_upper_percent": 100 * found.interval.upper,
         },
+        described=(
+            ReportedNumber(
+                "obstruction_probability_percent",
+                100 * found.probability,
+                "%",
+                f"Probability, for {found.population}; {_METHODS[found.method]}. {_discrimination(found)} Research use "
+                "only.",
+                lower=100 * found.interval.lower,
+                upper=100 * found.interval.upper,
+            ),
+        ),
+    )
+
+
+def _discrimination(found: Obstruction) -> str:
+    """How well the model told hearts apart that it had not seen: no more may be read into a probability."""
+    area, interval = found.area_under_curve, found.area_interval
+    return (
+        f"Area under the curve on hearts not seen in training {area:.2f} (95 % interval {interval.lower:.2f} to "
+        f"{interval.upper:.2f}; 0.50 is chance)."
+    )
+
+
+def _learnt(found: Obstruction) -> str:
+    return _LEARNT.format(data=found.models[0].training_data)
+
+
+def _of_slices(found: Obstruction) -> str:
+    """Probability by slice; empty where a site's labels told of hearts only."""
+    return ", ".join(
+        f"{each.index + 1}: {_percent(each.probability):.0f} %"
+        for each in found.slices
+        if math.isfinite(each.probability)
     )
 
 
@@ -96,17 +140,17 @@ def _group(context: ResultContext, found: Obstruction) -> MeasurementGroup:
         unit=ucum("%"),
         properties=MeasurementProperties(upper_measurement_uncertainty=upper, lower_measurement_uncertainty=lower),
     )
-    of_slices = ", ".join(f"{each.index + 1}: {_percent(each.probability):.0f} %" for each in found.slices)
+    of_slices = _of_slices(found)
     return group(
         context,
         "Microvascular obstruction",
         finding_sites=[FindingSite(CHAMBER[Chamber.LV])],
         measurements=[heart],
         items=[
-            text_item(private("MVO_SLICES"), of_slices),
-            text_item(private("METHOD"), _METHOD),
-            text_item(private("LIMITS"), f"For {found.population}. {_SIMULATED} Research use only."),
-            text_item(private("NOTE"), f"{_MAP} It is the series “{ATTRIBUTION.series_description}”."),
+            *([text_item(private("MVO_SLICES"), of_slices)] if of_slices else []),
+            text_item(private("METHOD"), f"{_METHODS[found.method]}. {_discrimination(found)}"),
+            text_item(private("LIMITS"), f"For {found.population}. {_learnt(found)} Research use only."),
+            text_item(private("NOTE"), f"{_MAPS[found.method]} It is the series “{ATTRIBUTION.series_description}”."),
         ],
     )
 
@@ -114,20 +158,25 @@ def _group(context: ResultContext, found: Obstruction) -> MeasurementGroup:
 def _key_numbers(found: Obstruction) -> tuple[str, ...]:
     low, high = _percent(found.interval.lower), _percent(found.interval.upper)
     return (
-        f"Microvascular obstruction, estimated without contrast by a network trained on simulated hearts: "
-        f"{_percent(found.probability):.0f} % ({low:.0f} to {high:.0f} %).",
+        f"Microvascular obstruction, estimated without contrast: {_percent(found.probability):.0f} % ({low:.0f} to "
+        f"{high:.0f} %). {_discrimination(found)}",
     )
 
 
 def _text(found: Obstruction) -> tuple[TextBlock, ...]:
     lines = (
-        f"For {found.population}: the route of this study says that it is one. {_METHOD}.",
-        "The interval (90 %) holds what the calibration on few hearts and the mirrored views leave open, and not the "
-        "difference between simulated hearts and patients.",
-        _SIMULATED,
-        _MAP,
+        f"For {found.population}: the route of this study says that it is one. {_sentence(_METHODS[found.method])}",
+        _discrimination(found),
+        "The interval (95 %) of a probability holds what the calibration on few hearts leaves open (of a network the "
+        "mirrored views, too), and not the difference between the hearts that it was calibrated on and this patient.",
+        _learnt(found),
+        _MAPS[found.method],
     )
     return (Heading("How the probability of obstruction came about"), *(Paragraph(line) for line in lines))
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
 
 
 def _attribution(context: ResultContext, found: Obstruction) -> Dataset:
@@ -157,8 +206,9 @@ def _page(found: Obstruction) -> Figure:
     for column, each in enumerate(shown):
         left = LEFT + column * (strip + 3)
         _picture(page, found, each, left, 126, strip, mapped=True)
-        page.text(left, 124, f"{_name(found, each)}: {_percent(each.probability):.0f} %", 7.5)
-    page.text(LEFT, HEIGHT - 12, _MAP, 7.5, color=DARK.muted)
+        said = f": {_percent(each.probability):.0f} %" if math.isfinite(each.probability) else ""
+        page.text(left, 124, f"{_name(found, each)}{said}", 7.5)
+    page.text(LEFT, HEIGHT - 12, _MAPS[found.method], 7.5, color=DARK.muted)
     return page.figure
 
 
@@ -177,11 +227,12 @@ def _verdict(page: Page, found: Obstruction, x: float, y: float, width: float) -
     theme = page.theme
     page.text(x, y, f"{_percent(found.probability):.0f} %", 24, bold=True)
     low, high = _percent(found.interval.lower), _percent(found.interval.upper)
-    page.text(x, y + 6, f"90 % interval {low:.0f} to {high:.0f} %", 9, color=theme.muted)
+    page.text(x, y + 6, f"95 % interval {low:.0f} to {high:.0f} %", 9, color=theme.muted)
     y = page.paragraph(x, y + 13, f"For {found.population}.", 8, width)
     if not found.key.attribution.any():
         y = page.paragraph(x, y + 1, "No place in the muscle of this slice raised the estimate.", 8, width)
-    return page.paragraph(x, y + 1, _SIMULATED, 8, width, color=theme.caution)
+    y = page.paragraph(x, y + 1, _discrimination(found), 8, width)
+    return page.paragraph(x, y + 1, _learnt(found), 8, width, color=theme.caution)
 
 
 def _panel(found: Obstruction) -> Callable[[Page, float, float, float, float], None]:

@@ -22,6 +22,7 @@ from dicom_node.results.codes import CHAMBER, private, ucum
 from dicom_node.results.content import MeasurementGroup, group, text_item
 from dicom_node.results.header import BANNER, ResultContext
 from dicom_node.results.motion.keyframes import KEYFRAME_WORDS
+from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.parts import (
     EncodingRequest,
@@ -41,7 +42,7 @@ from dicom_node.results.summary import BOTTOM, LEFT, RIGHT, TOP
 from pipelines.cine.stack import FrameSource
 from pipelines.function.findings import Chamber
 from pipelines.function.slices import SliceMeasures
-from pipelines.remodelling.findings import Contribution, RemodellingRisk
+from pipelines.remodelling.findings import Attribution, Contribution, RemodellingRisk
 from pipelines.segmentation.labels import Label
 
 __all__ = ["ATTRIBUTION", "encode", "reason"]
@@ -64,19 +65,19 @@ def encode(request: EncodingRequest) -> Parts:
     """Encode the risk of remodelling."""
     findings = request.found.findings
     found, slices = findings[RemodellingRisk], findings[SliceMeasures]
-    labels = slices.labels[found.attribution.phase]
-    attribution = _capture(request, found, labels)
+    shown = found.attribution
+    labels = None if shown is None else slices.labels[shown.phase]
+    capture = None if shown is None or labels is None else _capture(request, found, shown, labels)
+    evidence = () if shown is None or capture is None else (*_key_frame(found, shown), as_source(capture))
     part = ReportPart(
-        groups=(_group(request.context, found, attribution),),
-        evidence=(*_key_frame(found), as_source(attribution)),
-        looked_at=frames_of((found.stack,)),
+        groups=(_group(request.context, found, capture),), evidence=evidence, looked_at=frames_of((found.stack,))
     )
     return Parts(
-        objects=(attribution,),
+        objects=() if capture is None else (capture,),
         report=lambda _variant: part,
         summary=SummaryPart(
             stacks=(found.stack,),
-            pages=lambda theme: [_page(theme, found, labels)],
+            pages=lambda theme: [] if shown is None or labels is None else [_page(theme, found, shown, labels)],
             panels=(
                 Panel(
                     "Risk of adverse remodelling",
@@ -88,6 +89,7 @@ def encode(request: EncodingRequest) -> Parts:
         ),
         key_numbers=_key_numbers(found),
         numbers=_numbers(found),
+        described=_described(found),
     )
 
 
@@ -114,12 +116,13 @@ def _percent(probability: float) -> str:
     return f"{100 * probability:.0f}"
 
 
-def _key_frame(found: RemodellingRisk) -> tuple[FrameSource, ...]:
-    attribution = found.attribution
+def _key_frame(found: RemodellingRisk, attribution: Attribution) -> tuple[FrameSource, ...]:
     return tuple(found.stack.sources[attribution.phase][index] for index in attribution.slices)
 
 
-def _capture(request: EncodingRequest, found: RemodellingRisk, labels: NDArray[np.uint8]) -> ResultObject:
+def _capture(
+    request: EncodingRequest, found: RemodellingRisk, attribution: Attribution, labels: NDArray[np.uint8]
+) -> ResultObject:
     """The attribution map on its key frame as one Secondary Capture."""
     page = Page(DARK)
     page.text(LEFT, 17.5, "What raised the estimated risk of remodelling", 17, bold=True)
@@ -134,15 +137,15 @@ def _capture(request: EncodingRequest, found: RemodellingRisk, labels: NDArray[n
         align="center",
         baseline="center_baseline",
     )
-    _sheet(page, found, labels, LEFT, 34, RIGHT - LEFT, 150)
+    _sheet(page, found, attribution, labels, LEFT, 34, RIGHT - LEFT, 150)
     page.paragraph(LEFT, 195, _TRAINED, 8, RIGHT - LEFT, color=DARK.muted)
     (dataset,) = secondary_captures(request.context, ATTRIBUTION, [page.figure], "Attribution map")
     # The page names nobody, whatever the pages of the summary do.
     dataset.BurnedInAnnotation = "NO"
-    return request.object(ATTRIBUTION, dataset, _key_frame(found))
+    return request.object(ATTRIBUTION, dataset, _key_frame(found, attribution))
 
 
-def _group(context: ResultContext, found: RemodellingRisk, attribution: ResultObject) -> MeasurementGroup:
+def _group(context: ResultContext, found: RemodellingRisk, capture: ResultObject | None) -> MeasurementGroup:
     lower, upper = found.interval.lower, found.interval.upper
     infarct = found.infarct
     measurements = [
@@ -174,9 +177,10 @@ def _group(context: ResultContext, found: RemodellingRisk, attribution: ResultOb
         text_item(private("METHOD"), _method(found)),
         *(text_item(private("NOTE"), note) for note in found.notes),
     ]
-    middle = _key_frame(found)[len(found.attribution.slices) // 2]
-    items.append(_image(middle))
-    items.append(_image(as_source(attribution)))
+    if found.attribution is not None and capture is not None:
+        middle = _key_frame(found, found.attribution)[len(found.attribution.slices) // 2]
+        items.append(_image(middle))
+        items.append(_image(as_source(capture)))
     return group(
         context,
         "Risk of adverse remodelling",
@@ -223,17 +227,41 @@ def _numbers(found: RemodellingRisk) -> dict[str, float]:
     }
 
 
+def _described(found: RemodellingRisk) -> tuple[ReportedNumber, ...]:
+    return (
+        ReportedNumber(
+            "remodelling_probability",
+            found.probability,
+            "1",
+            f"{_POPULATION}; {_method(found)}. {_TRAINED} Research use only.",
+            lower=found.interval.lower,
+            upper=found.interval.upper,
+        ),
+        ReportedNumber(
+            "infarct_estimate_percent",
+            found.infarct.percent,
+            "%",
+            "Regressed from function and motion without contrast agent; no late enhancement. Research use only.",
+            lower=found.infarct.interval.lower,
+            upper=found.infarct.interval.upper,
+        ),
+    )
+
+
 def _text(found: RemodellingRisk) -> tuple[TextBlock, ...]:
     infarct = found.infarct
+    keyframes = "" if found.attribution is None else "five keyframes of the short axis, "
     lines = [
         f"Probability {_percent(found.probability)} %, interval {_percent(found.interval.lower)} to "
         f"{_percent(found.interval.upper)} %: {_method(found)}.",
         f"What moved it, compared with an average patient of the training: {_reasons(found)}",
-        "Where the heart lies comes from the node's own localisation and segmentation; five keyframes of the short "
-        "axis, morphology and motion are fused by a network, whose logit is one term of the logistic model.",
+        f"Where the heart lies comes from the node's own localisation and segmentation; {keyframes}morphology and "
+        "motion are fused by a network, whose logit is one term of the logistic model.",
         f"Infarct size without contrast agent, regressed from function and motion: {infarct.percent:.0f} % of the "
         f"muscle ({infarct.interval.lower:.0f} to {infarct.interval.upper:.0f} %). It is no late enhancement.",
-        "Attribution: guided Grad-CAM, which shows what in the images raised the output of the network, not why a "
+        "No image enters the estimate beyond what was measured on it: there is no map of what raised it."
+        if found.attribution is None
+        else "Attribution: guided Grad-CAM, which shows what in the images raised the output of the network, not why a "
         "heart remodels.",
         f"{_POPULATION} only. {_TRAINED}",
         *found.notes,
@@ -279,18 +307,25 @@ def _risk(page: Page, found: RemodellingRisk, x: float, y: float, width: float) 
     page.paragraph(x, at + 5, _TRAINED, 6.5, width, color=theme.caution)
 
 
-def _page(theme: Theme, found: RemodellingRisk, labels: NDArray[np.uint8]) -> Page:
+def _page(theme: Theme, found: RemodellingRisk, attribution: Attribution, labels: NDArray[np.uint8]) -> Page:
     """The attribution map on its key frame."""
     page = Page(theme)
-    _sheet(page, found, labels, LEFT, TOP, RIGHT - LEFT, BOTTOM - TOP)
+    _sheet(page, found, attribution, labels, LEFT, TOP, RIGHT - LEFT, BOTTOM - TOP)
     return page
 
 
 def _sheet(
-    page: Page, found: RemodellingRisk, labels: NDArray[np.uint8], x: float, y: float, width: float, height: float
+    page: Page,
+    found: RemodellingRisk,
+    attribution: Attribution,
+    labels: NDArray[np.uint8],
+    x: float,
+    y: float,
+    width: float,
+    height: float,
 ) -> None:
     """Slices of the key frame as they are, and below each the same with what raised the risk."""
-    theme, attribution, stack = page.theme, found.attribution, found.stack
+    theme, stack = page.theme, found.stack
     page.rectangle(x, y, width, height, theme.panel, radius=2)
     title = f"Attribution at {KEYFRAME_WORDS[attribution.keyframe]}, phase {attribution.phase + 1} of {stack.phases}"
     page.text(x + 5, y + 7, title, 10, bold=True)

@@ -204,7 +204,7 @@ def _algorithms(context: ResultContext) -> AlgorithmIdentificationSequence:
             family=ARTIFICIAL_INTELLIGENCE,
             version=model.version[:64],
             source=MANUFACTURER,
-            parameters={"weights SHA-256": model.weights_sha256},
+            parameters={"weights SHA-256": model.weights_sha256, "computed in": model.precision.value},
         )
         if sequence is None:
             sequence = one

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -20,12 +20,10 @@ from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
-from dicom_node.schedule.routing import RouteExplanation
-from pipelines.package import packages
+from dicom_node.schedule.routed import jobs_of_route
 from storage.files import UNEXPLAINED, InstanceFiles
 from storage.identity import IdentityError
 from storage.jobs import (
-    RoutedJob,
     WaitingStudy,
     create_jobs,
     inputs_in_work,
@@ -43,7 +41,6 @@ from storage.retention import (
     expire_studies,
     sweep_files,
 )
-from storage.schema import JobSlot
 from storage.set_aside import set_study_aside, why_set_aside
 from storage.transfers import pass_over_untold
 
@@ -168,7 +165,12 @@ class StudyScheduler:
         return reading
 
     def _schedule(self, reading: StudyReading, why: str, now: dt.datetime) -> tuple[int, ...]:
-        routed = [job for one in reading.routes if one.series_instance_uids for job in self._jobs(one)]
+        routed = [
+            job
+            for one in reading.routes
+            if one.series_instance_uids
+            for job in jobs_of_route(self._configuration, one.route, one.series_instance_uids)
+        ]
         created = create_jobs(self._ledger, reading.contents, routed, reason=why, now=now)
         if created is None:
             # Something came in between: look again in the next run.
@@ -184,23 +186,6 @@ class StudyScheduler:
             jobs=created,
         )
         return created
-
-    def _jobs(self, taken: RouteExplanation) -> Iterator[RoutedJob]:
-        """One job for each analysis package of a route, in the route's order."""
-        route, execution = self._configuration.routes[taken.route], self._configuration.execution
-        for analysis in route.analyses:
-            package = packages()[analysis]
-            yield RoutedJob(
-                route=taken.route,
-                package=package.name,
-                series_instance_uids=taken.series_instance_uids,
-                priority=route.priority + package.priority,
-                deadline_s=route.deadline_s,
-                maximum_attempts=execution.maximum_attempts or package.maximum_attempts,
-                timeout_s=execution.job_timeout_s or package.timeout_s,
-                slot=JobSlot(package.slot.value),
-                background=package.priority < 0,
-            )
 
 
 def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> None:

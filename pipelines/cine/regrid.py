@@ -167,13 +167,15 @@ def common_grid(slices: Sequence[FrameHeader]) -> Grid:
 
     best = leads[max(leads, key=lambda key: (worth(key), leads[key].orientation))]
     row, column = orthonormal(best.orientation or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
+    axes = np.stack([row, column, np.cross(row, column)])
     origins = [frame.position for frame in slices if same_lattice(best, frame)]
     return Grid(
         shape=(best.rows, best.columns),
         pixel_spacing=best.pixel_spacing or (1.0, 1.0),
         row_direction=row,
         column_direction=column,
-        origin=np.median(np.asarray(origins, dtype=np.float64), axis=0),
+        # Along the axes of the stack: where most slices lie, whatever a few of them do.
+        origin=np.median(np.asarray(origins, dtype=np.float64) @ axes.T, axis=0) @ axes,
     )
 
 

@@ -5,27 +5,24 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.assemble import assemble
-from pipelines.cine.stack import CineStudy
-from pipelines.function.findings import Keyframes
-from pipelines.indication import Indication
+from pipelines.evaluation.obstruction_hearts import (
+    measured_phantom,
+    measured_stack,
+    measured_study,
+    probability_of,
+)
 from pipelines.models.registry import PACKAGED, LoadedModel, load_model
-from pipelines.obstruction.clips import clips_of_stack
-from pipelines.obstruction.estimate import estimate_obstruction
 from pipelines.obstruction.network import MODEL, ObstructionNetwork
-from pipelines.obstruction.predict import heart_probability, slice_logits
-from pipelines.phantom.assembled import cine_study
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
-from pipelines.phantom.study import PhantomStudy, simulate
-from pipelines.segmentation.labels import CineSegmentation
 from pipelines.statistics import (
     Estimate,
     NetBenefit,
@@ -38,11 +35,8 @@ from pipelines.statistics import (
     decision_curve,
     sensitivity_at_specificity,
 )
-from pipelines.study import analyse_study
-from pipelines.training.heart_clips import Population, clip_recipe
 from pipelines.training.obstruction import ABLATION, PEAK_RATE, Prepared, split, train_variant, validate
 from pipelines.training.steps import Progress
-from pipelines.ventricular_function.steps import ShortAxis
 
 __all__ = ["Ablated", "Distribution", "ObstructionEvaluation", "PhantomEstimate", "ablate", "evaluate", "ideal_order"]
 
@@ -50,8 +44,6 @@ _SPECIFICITY = 0.7558
 """Of the paper."""
 _DEEP = 0.625
 """The simulator draws the transmurality of an infarct with obstruction between this and 1, without it from 0.25 on."""
-_BLEEDS = 0.5
-"""Appearance of the core from which it is haemorrhage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +58,8 @@ class PhantomEstimate:
     bleeding : bool
         Whether that has haemorrhage, which shows in cine.
     transmurality : float
+    lost : float
+        Motion that the core of the infarct has truly lost.
     probability : float or None
         As estimated; ``None`` where declined.
     refused : str
@@ -76,6 +70,7 @@ class PhantomEstimate:
     obstruction: bool
     bleeding: bool
     transmurality: float
+    lost: float
     probability: float | None
     refused: str
 
@@ -111,6 +106,8 @@ class ObstructionEvaluation:
     bayes_auc : float
         Of an observer who knows the depth of the infarct and recognises every haemorrhage, and no other core
         (:func:`ideal_order`), on the same phantoms.
+    motion_auc : Estimate
+        Of the motion that the core has truly lost: what a perfect reader of motion would reach on the same phantoms.
     brier : Estimate
         With bootstrap interval; ``brier_prevalence`` is that of knowing only how frequent obstruction is.
     calibration_slope, calibration_intercept : float
@@ -127,6 +124,7 @@ class ObstructionEvaluation:
     refused: int
     auc: Estimate
     bayes_auc: float
+    motion_auc: Estimate
     brier: Estimate
     brier_prevalence: float
     calibration_slope: float
@@ -144,6 +142,8 @@ class ObstructionEvaluation:
         plain = asdict(self)
         plain["auc"] = self.auc.value
         plain["auc_ci"] = [self.auc.low, self.auc.high]
+        plain["motion_auc"] = self.motion_auc.value
+        plain["motion_auc_ci"] = [self.motion_auc.low, self.motion_auc.high]
         plain["brier"] = self.brier.value
         plain["brier_ci"] = [self.brier.low, self.brier.high]
         return plain
@@ -256,31 +256,6 @@ def ideal_order(estimate: PhantomEstimate) -> int:
     return 1 if estimate.transmurality >= _DEEP else 0
 
 
-def _estimate(seed: int, study: PhantomStudy, model: LoadedModel) -> PhantomEstimate:
-    infarct = study.subject.infarct
-    if infarct is None:
-        raise ValueError("the phantom has no infarct")
-    shown = bool((study.short_axis.lesions[0] == 2).any())
-    bleeding = shown and study.heart.lesions.appearance.core >= _BLEEDS
-    probability, refused = _of_study(cine_study(study), model)
-    return PhantomEstimate(seed, shown, bleeding, infarct.transmurality, probability, refused)
-
-
-def _of_study(study: CineStudy, model: LoadedModel) -> tuple[float | None, str]:
-    """Probability as the node estimates it, whatever the indication; or why it declines."""
-    study = replace(study, context=replace(study.context, indication=Indication.ACUTE_INFARCT))
-    findings = analyse_study(study, [cast("type", ShortAxis), CineSegmentation, Keyframes])
-    stack, keyframes = study.short_axis, findings.get(Keyframes)
-    if stack is None or keyframes is None:
-        return None, "; ".join(one.sentence for one in findings.refusals if one.because_of is None)
-    labels = findings[CineSegmentation].labels
-    try:
-        found = estimate_obstruction(stack, labels, keyframes.end_diastole, keyframes.end_systole, model)
-    except ValueError as error:
-        return None, str(error)
-    return found.probability, ""
-
-
 def evaluate(
     phantoms: int,
     first_seed: int,
@@ -288,6 +263,7 @@ def evaluate(
     pessimistic: bool = False,
     real: Sequence[Path] = (),
     ablation: Path | None = None,
+    hearts: Path | None = None,
     models: Path = PACKAGED,
     report: Callable[[int, int], None] | None = None,
 ) -> ObstructionEvaluation:
@@ -304,6 +280,8 @@ def evaluate(
         Folders in ACDC's layout, or of DICOM.
     ablation : Path, optional
         JSON of ``dicom-node train obstruction --ablation``, reported beside.
+    hearts : Path, optional
+        Keeps what was measured, so that a stopped evaluation goes on and another model is soon evaluated.
     report : callable
         Is called with the hearts done and wanted.
 
@@ -318,8 +296,19 @@ def evaluate(
     law = PESSIMISTIC_LAW if pessimistic else DEFAULT_LAW
     estimates = []
     for done, seed in enumerate(range(first_seed, first_seed + phantoms), 1):
-        recipe = replace(clip_recipe(seed, Population.ACUTE_INFARCT, law), late_enhancement=False)
-        estimates.append(_estimate(seed, simulate(recipe, workers=1), model))
+        heart = measured_phantom(seed, law, hearts)
+        facts = heart.facts
+        estimates.append(
+            PhantomEstimate(
+                seed=seed,
+                obstruction=facts["obstruction"],
+                bleeding=facts["bleeding"],
+                transmurality=facts["transmurality"],
+                lost=facts["lost"],
+                probability=probability_of(heart, model),
+                refused=heart.refused,
+            )
+        )
         if report is not None:
             report(done, phantoms)
     known = [(one, one.probability) for one in estimates if one.probability is not None]
@@ -335,6 +324,7 @@ def evaluate(
         refused=phantoms - len(known),
         auc=auc_interval(outcomes, probabilities),
         bayes_auc=auc(outcomes, [ideal_order(one) for one, _ in known]),
+        motion_auc=auc_interval(outcomes, [one.lost for one, _ in known]),
         brier=bootstrap_interval(outcomes, probabilities, brier_score),
         brier_prevalence=share * (1 - share),
         calibration_slope=fitted.slope,
@@ -362,7 +352,7 @@ def _real(folder: Path, model: LoadedModel) -> dict[str, Distribution]:
     if any(folder.rglob("Info.cfg")):
         return _acdc(folder, model)
     studies = assemble(sorted(path for path in folder.rglob("*") if path.is_file()))
-    found = [_of_study(study, model)[0] for study in studies if study.stacks]
+    found = [probability_of(measured_study(study), model) for study in studies if study.stacks]
     return {folder.name: _distribution(found, "full cine, the node's own segmentation")}
 
 
@@ -370,19 +360,14 @@ def _acdc(folder: Path, model: LoadedModel) -> dict[str, Distribution]:
     """By group, from the two phases that were published, with the labels that experts drew."""
     from pipelines.training.acdc import find_patients, read_patient, to_stack
 
-    network = cast("ObstructionNetwork", model.network)
     by_group: dict[str, list[float | None]] = defaultdict(list)
     for path in sorted(find_patients(folder)):
         patient = read_patient(path)
-        stack = to_stack(patient)
         labels = np.stack([frame.labels for frame in patient.frames])
-        try:
-            clips, _, _ = clips_of_stack(stack.pixels, labels, stack.geometry, 0, 1)
-        except ValueError:
-            by_group[patient.group].append(None)
-            continue
-        by_group[patient.group].append(heart_probability(network, slice_logits(network, clips)).value)
-    remark = "two phases, the frames between interpolated, which no movie looks like; labels drawn by experts"
+        by_group[patient.group].append(probability_of(measured_stack(to_stack(patient), labels, 0, 1), model))
+    remark = "two phases, labels drawn by experts"
+    if isinstance(model.network, ObstructionNetwork):
+        remark += "; the frames between are interpolated, which no movie looks like"
     return {f"ACDC {group}": _distribution(found, remark) for group, found in sorted(by_group.items())}
 
 

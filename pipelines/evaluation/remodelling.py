@@ -28,7 +28,7 @@ from pipelines.statistics import (
     sensitivity_at_specificity,
 )
 from pipelines.training.remodelling import BRANCHES, HELD_OUT_FILE, branch_logits
-from pipelines.training.remodelling_hearts import RemodellingHeart, labelled_studies, phantom_heart, phantom_recipe
+from pipelines.training.remodelling_hearts import RemodellingHeart, hearts_of_studies, phantom_heart, phantom_recipe
 
 __all__ = [
     "AblationRow",
@@ -213,7 +213,7 @@ def evaluate_studies(
     models: Path = PACKAGED,
     report: Callable[[int, int], None] | None = None,
 ) -> RemodellingEvaluation:
-    """Compare risk with outcome on a site's own studies; for how to name them see :func:`read_outcomes`.
+    """Compare risk with outcome on a site's own studies; for the table see :func:`hearts_of_studies`.
 
     Raises
     ------
@@ -223,7 +223,7 @@ def evaluate_studies(
         The table cannot be read, a study was seen in training, or all have the same outcome.
     """
     model = load_model(REMODELLING_MODEL, root=models)
-    measured, declined = labelled_studies(studies, labels, hearts, report=report)
+    measured, declined = hearts_of_studies(studies, labels, hearts, report=report)
     seen = {heart.identifier for heart in measured} & set(model.card.training.cases)
     if seen:
         raise ValueError(f"{len(seen)} of the studies were in the training of the model: figures on them mean nothing")
@@ -321,7 +321,10 @@ def compare_with_outcomes(hearts: Sequence[RemodellingHeart], network: Remodelli
 def _figures(
     outcome: NDArray[np.bool_], truth: Array, probability: Array, scores: Mapping[str, Array]
 ) -> dict[str, Any]:
-    """Figures of a probability, of the one that outcomes were drawn with, and of scores of other models, (N,) each."""
+    """Figures of a probability, of the one that outcomes were drawn with, and of scores of other models, (N,) each.
+
+    Scores that are NaN are left out.
+    """
     area = auc_interval(outcome, probability)
     known = bool(np.isfinite(truth).all())
     nothing = Estimate(float("nan"), float("nan"), float("nan"))
@@ -330,6 +333,9 @@ def _figures(
     calibrated = calibration(outcome, probability)
     rows = []
     for name, score in (*scores.items(), ("combined", probability)):
+        if not np.isfinite(score).all():
+            # A network without images has no such branch.
+            continue
         estimate = auc_interval(outcome, score)
         compared = compare_aucs(outcome, score, probability)
         itself = name == "combined"

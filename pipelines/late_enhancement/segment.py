@@ -14,6 +14,7 @@ from pipelines.cine.stack import LateEnhancementStack
 from pipelines.late_enhancement.grid import pixels_of, scale_slices, ventricle_square
 from pipelines.late_enhancement.labels import WALL, Tissue
 from pipelines.models.identity import ModelIdentity
+from pipelines.models.precision import labelling_precision
 from pipelines.models.registry import PACKAGED
 from pipelines.segmentation.ensemble import agreement, turned_probabilities
 from pipelines.segmentation.grid import Square, sample_image, sample_square
@@ -96,7 +97,9 @@ def segment_enhancement(
 
     if stack.pixels.size == 0 or not np.isfinite(stack.pixels).all():
         raise SegmentationRefused("The late-enhancement stack is empty or holds grey values that are not numbers.")
-    localiser, fine = (load_model_once(name, device, models) for name in (LOCALISER, SEGMENTER))
+    localiser, fine = (
+        load_model_once(name, device, models, labelling_precision(device)) for name in (LOCALISER, SEGMENTER)
+    )
     best = _read(stack, _locate(stack, localiser), fine)
     if best.agreement < _SURE:
         # The localiser is the weaker of the two networks: look where the ventricle of most studies is as well.

@@ -15,6 +15,7 @@ from pipelines.long_axis.atrium import atrial_function
 from pipelines.long_axis.findings import LongAxisFunction, LongAxisView, LongAxisViews, Valve
 from pipelines.long_axis.segment import MODEL, segment_view
 from pipelines.long_axis.valve_plane import resample_phases
+from pipelines.models.precision import labelling_precision
 from pipelines.models.registry import PACKAGED, load_model_once
 from pipelines.motion.crop import centre_of_ventricle
 from pipelines.segmentation.labels import CineSegmentation
@@ -77,7 +78,7 @@ def read_views(
     if not believed:
         sentence = "No long-axis view could be read: the segmentations of each disagree with one another."
         raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, sentence)
-    return LongAxisViews(believed, (load_model_once(MODEL, device, models).identity,))
+    return LongAxisViews(believed, (load_model_once(MODEL, device, models, labelling_precision(device)).identity,))
 
 
 def measure_long_axis(views: LongAxisViews) -> LongAxisFunction:

@@ -11,6 +11,7 @@ from scipy import ndimage
 from pipelines.cine.stack import CineStack
 from pipelines.long_axis.findings import LongAxisLabel
 from pipelines.long_axis.grid import FIELD_MM
+from pipelines.models.precision import labelling_precision
 from pipelines.models.registry import PACKAGED
 from pipelines.segmentation.ensemble import agreement, label_probabilities
 from pipelines.segmentation.grid import Square, intensity_window, sample_image, sample_square, scale_intensity
@@ -51,7 +52,7 @@ def segment_view(
 
     from pipelines.models.registry import load_model_once
 
-    model = load_model_once(MODEL, device, models)
+    model = load_model_once(MODEL, device, models, labelling_precision(device))
     pixels = np.ascontiguousarray(stack.pixels[:, 0])
     spacing = stack.geometry.pixel_spacing
     square = _square(stack, centre)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from pipelines.models.precision import Precision
+
 __all__ = ["MadeByModels", "ModelIdentity"]
 
 
@@ -21,6 +23,8 @@ class ModelIdentity:
     """One line for reports: what it was trained on."""
     licence: str
     """SPDX identifier of the weights, such as ``CC-BY-NC-SA-4.0``."""
+    precision: Precision = Precision.FLOAT32
+    """Type of the numbers that it computed in; part of the identity of every result object."""
 
 
 @runtime_checkable

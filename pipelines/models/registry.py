@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pipelines.models
 from pipelines.models.card import ModelCard, read_card
 from pipelines.models.identity import ModelIdentity
+from pipelines.models.precision import Precision
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,13 @@ class LoadedModel:
 
     def probabilities(self, inputs: torch.Tensor) -> torch.Tensor:
         """Label probabilities (N, L, n, n), on the CPU, of inputs (N, C, n, n) from any device."""
-        result: torch.Tensor = self.network(inputs.to(self.device)).softmax(1).cpu()
+        import torch
+
+        device = torch.device(self.device)
+        low = self.identity.precision is Precision.BFLOAT16
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
+            logits = self.network(inputs.to(device))
+        result: torch.Tensor = logits.float().softmax(1).cpu()
         return result
 
 
@@ -75,8 +82,19 @@ def _roots(root: Path | None) -> list[Path]:
     return [Path(folder) for folder in pipelines.models.__path__] if root is None else [root]
 
 
-def load_model(name: str, device: str = "cpu", root: Path | None = None) -> LoadedModel:
+def load_model(
+    name: str, device: str = "cpu", root: Path | None = None, precision: Precision = Precision.FLOAT32
+) -> LoadedModel:
     """Load the weights of one model to a torch device.
+
+    Parameters
+    ----------
+    name : str
+    device : str
+    root : Path or None
+        Folder of the models; every ``pipelines/models`` on the path by default.
+    precision : Precision
+        What it computes probabilities of labels in.
 
     Raises
     ------
@@ -109,7 +127,7 @@ def load_model(name: str, device: str = "cpu", root: Path | None = None) -> Load
         network.load_state_dict(safetensors.torch.load(content))
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise ModelUnavailable(f"weights of model {name} do not fit the architecture of its card: {error}") from error
-    return LoadedModel(network.eval().to(device), identity_of(card), card, device)
+    return LoadedModel(network.eval().to(device), replace(identity_of(card), precision=precision), card, device)
 
 
 def identity_of(card: ModelCard) -> ModelIdentity:
@@ -126,7 +144,9 @@ def identity_of(card: ModelCard) -> ModelIdentity:
 
 
 @cache
-def load_model_once(name: str, device: str = "cpu", root: Path | None = None) -> LoadedModel:
+def load_model_once(
+    name: str, device: str = "cpu", root: Path | None = None, precision: Precision = Precision.FLOAT32
+) -> LoadedModel:
     """Load a model as `load_model` does, and keep it: equal arguments give the same object until the cache is cleared.
 
     Raises
@@ -134,4 +154,4 @@ def load_model_once(name: str, device: str = "cpu", root: Path | None = None) ->
     ModelUnavailable
         As in `load_model`; the next call tries again.
     """
-    return load_model(name, device, root)
+    return load_model(name, device, root, precision)

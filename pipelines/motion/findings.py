@@ -199,6 +199,9 @@ class CardiacMotion:
         Root mean square displacement after composing the whole cycle, short axis: 0 if the motion closed.
     folded_percent : float
         Points of the short-axis fields whose Jacobian is not positive.
+    circumferential_map : (S, R, C) float32
+        Circumferential strain of the short axis at end systole on the image of end diastole, by registration, %; 0
+        outside the wall. Muscle that moves through the plane is not followed.
     models : tuple of ModelIdentity
     """
 
@@ -207,4 +210,5 @@ class CardiacMotion:
     disagreement_mm: float
     closure_mm: float
     folded_percent: float
+    circumferential_map: NDArray[np.float32]
     models: tuple[ModelIdentity, ...]

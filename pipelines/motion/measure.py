@@ -19,6 +19,7 @@ from pipelines.motion.crop import SIDE_MM, centre_of_ventricle
 from pipelines.motion.findings import CardiacMotion, Keyframe, MotionKeyframes, ViewKeyframes
 from pipelines.motion.keyframes import PHASES_MIN, find_keyframes, motion_descriptor
 from pipelines.motion.strain import LongAxisTrack, Timing, measure_strain, track_line, track_rings
+from pipelines.motion.strain_map import circumferential_strain_map
 from pipelines.motion.track import LONG_AXIS_VIEWS, CineMotion, ViewMotion, follow_cycle, follow_from
 from pipelines.motion.wall import long_axis_lines
 
@@ -152,6 +153,13 @@ def measure_motion(
         disagreement_mm=_rms(followed.disagreement_mm),
         closure_mm=_rms(followed.closure_mm),
         folded_percent=100 * followed.folded,
+        circumferential_map=circumferential_strain_map(
+            slices.labels[reference],
+            followed.displacement[frames[Keyframe.END_SYSTOLE]],
+            stack.geometry,
+            motion.short_axis.square,
+            whole,
+        ),
         models=motion.models,
     )
 

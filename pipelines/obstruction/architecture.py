@@ -1,4 +1,4 @@
-"""Architecture of the network that estimates obstruction from a cine clip."""
+"""Architectures of what estimates obstruction from cine: a network of clips, a score of wall motion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.models.architecture import Architecture
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ARCHITECTURES", "ClipArchitecture"]
+__all__ = ["ARCHITECTURES", "ClipArchitecture", "WallArchitecture"]
 
 
 class ClipArchitecture(Architecture):
@@ -40,4 +40,18 @@ class ClipArchitecture(Architecture):
         return ObstructionNetwork(self)
 
 
-ARCHITECTURES = (ClipArchitecture,)
+class WallArchitecture(Architecture):
+    """A linear score of how the wall of the left ventricle moves (:mod:`pipelines.obstruction.wall_model`)."""
+
+    kind: Literal["wall-motion"] = "wall-motion"
+    features: tuple[str, ...]
+    """In the order of the coefficients."""
+
+    def build(self) -> torch.nn.Module:
+        """Model of :mod:`pipelines.obstruction.wall_model` with coefficients of 0."""
+        from pipelines.obstruction.wall_model import WallModel
+
+        return WallModel(self)
+
+
+ARCHITECTURES = (ClipArchitecture, WallArchitecture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,16 @@ from pipelines.function.findings import Interval
 from pipelines.models.identity import ModelIdentity
 from pipelines.segmentation.grid import Square
 
-__all__ = ["Obstruction", "SliceObstruction"]
+__all__ = ["Method", "Obstruction", "SliceObstruction"]
+
+
+class Method(enum.Enum):
+    """What the probability was read from."""
+
+    NETWORK = "network"
+    """Clips of each slice, by the network; attributions are Grad-CAM."""
+    WALL_MOTION = "wall motion"
+    """Contours of end diastole and end systole, by the wall model; attributions are deficits of motion."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,11 +34,11 @@ class SliceObstruction:
     index : int
         Slice of the stack.
     phase : int
-        Phase of the stack at which the attribution is strongest.
+        Phase of the stack that the attribution lies on.
     probability : float
-        That this slice shows obstruction, 0 … 1, calibrated on slices.
+        That this slice shows obstruction, 0 … 1, calibrated on slices; NaN where a site's labels told of hearts only.
     attribution : (64, 64) float32
-        Grad-CAM within the muscle of that phase, 0 … 1 over all slices of the heart; 0 outside the muscle.
+        What raised the estimate within the muscle of that phase, 0 … 1 over all slices; 0 outside the muscle.
     """
 
     index: int
@@ -43,10 +53,15 @@ class Obstruction:
 
     Attributes
     ----------
+    method : Method
     probability : float
-        That the heart has an obstruction anywhere, 0 … 1, calibrated on simulated hearts.
+        That the heart has an obstruction anywhere, 0 … 1, as calibrated.
     interval : Interval
-        90 % of what calibration on few hearts and mirrored views leave open.
+        95 % of what calibration on few hearts, and of a network the mirrored views, leave open.
+    area_under_curve : float
+        Of the model on hearts that it had not seen.
+    area_interval : Interval
+        95 %.
     slices : tuple of SliceObstruction
         Those that show muscle at end diastole, apex to base.
     square : Square
@@ -57,8 +72,11 @@ class Obstruction:
     models : tuple of ModelIdentity
     """
 
+    method: Method
     probability: float
     interval: Interval
+    area_under_curve: float
+    area_interval: Interval
     slices: tuple[SliceObstruction, ...]
     square: Square
     stack: CineStack
@@ -67,5 +85,5 @@ class Obstruction:
 
     @property
     def key(self) -> SliceObstruction:
-        """The slice with the highest probability."""
-        return max(self.slices, key=lambda each: each.probability)
+        """The slice with the highest probability, or, where slices have none, with the largest attribution."""
+        return max(self.slices, key=lambda each: (np.nan_to_num(each.probability), float(each.attribution.max())))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pipelines.obstruction.architecture import ClipArchitecture
+from pipelines.obstruction.calibration import calibration_buffers
 
 __all__ = ["FRAMES", "FULL", "MODEL", "NARROW", "SIZE", "MaskBranch", "ObstructionNetwork"]
 
@@ -88,17 +89,15 @@ class ObstructionNetwork(nn.Module):
 
     Attributes
     ----------
-    heart_calibration : (2,) float32
-        Slope, at least 0, and intercept that turn the largest logit of the slices of a heart into the logit of its
-        probability.
-    heart_covariance : (2, 2) float32
-        Of both, over resampled validation hearts.
+    heart_calibration, heart_covariance, held_out_auc
+        Of the largest logit of the slices, see :func:`pipelines.obstruction.calibration.calibration_buffers`.
     slice_calibration : (2,) float32
         Slope, at least 0, and intercept of the probability of a single slice.
     """
 
     heart_calibration: torch.Tensor
     heart_covariance: torch.Tensor
+    held_out_auc: torch.Tensor
     slice_calibration: torch.Tensor
 
     def __init__(self, architecture: ClipArchitecture) -> None:
@@ -143,8 +142,8 @@ class ObstructionNetwork(nn.Module):
             self.positions = nn.Parameter(torch.randn(1, self.tokens + 1, entering) * 0.02)
         self.dropout = nn.Dropout(architecture.dropout)
         self.head = nn.Linear(entering, 1)
-        self.register_buffer("heart_calibration", torch.tensor([1.0, 0.0]))
-        self.register_buffer("heart_covariance", torch.zeros(2, 2))
+        for name, tensor in calibration_buffers().items():
+            self.register_buffer(name, tensor)
         self.register_buffer("slice_calibration", torch.tensor([1.0, 0.0]))
 
     def features(self, clips: torch.Tensor) -> list[torch.Tensor]:

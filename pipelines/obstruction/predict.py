@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit, ndtri
+from scipy.special import expit
 
+from pipelines.obstruction.calibration import HeartProbability, calibrated
 from pipelines.obstruction.network import ObstructionNetwork
 
-__all__ = ["CONFIDENCE", "HeartProbability", "heart_logit", "heart_probability", "slice_logits", "slice_probabilities"]
+__all__ = ["heart_logit", "heart_probability", "slice_logits", "slice_probabilities"]
 
-CONFIDENCE = 0.9
 _MIRRORED: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
 """Axes along which each view of a clip is mirrored: the network was trained on all four."""
 _BATCH = 16
-
-
-@dataclass(frozen=True, slots=True)
-class HeartProbability:
-    """Probability of obstruction anywhere in a heart, and the limits of its 90 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def slice_logits(network: ObstructionNetwork, clips: NDArray[np.float32], device: str = "cpu") -> NDArray[np.float64]:
@@ -55,20 +43,12 @@ def slice_probabilities(network: ObstructionNetwork, logits: NDArray[np.float64]
 
 
 def heart_probability(network: ObstructionNetwork, logits: NDArray[np.float64]) -> HeartProbability:
-    """Calibrated probability that a heart has an obstruction.
-
-    The interval holds what the calibration on few hearts leaves open, and the spread of the mirrored views. It does not
-    hold the difference between simulated hearts and patients.
+    """Calibrated probability that a heart has an obstruction; its interval holds the spread of the mirrored views.
 
     Parameters
     ----------
     logits : (4, N) float64
         See :func:`slice_logits`.
     """
-    weights = network.heart_calibration.double().cpu().numpy()
-    design = np.array([heart_logit(logits), 1.0])
-    calibrated = float(design @ network.heart_covariance.double().cpu().numpy() @ design)
-    of_views = float(weights[0] ** 2 * logits.max(axis=1).var(ddof=1)) / len(logits)
-    half = float(ndtri(0.5 + CONFIDENCE / 2)) * math.sqrt(max(calibrated, 0.0) + of_views)
-    middle = float(design @ weights)
-    return HeartProbability(float(expit(middle)), float(expit(middle - half)), float(expit(middle + half)))
+    spread = float(np.sqrt(logits.max(axis=1).var(ddof=1) / len(logits)))
+    return calibrated(network, heart_logit(logits), spread)

@@ -40,7 +40,8 @@ def obstruction(
     if keyframes.end_diastole == keyframes.end_systole:
         raise AnalysisRefused(RefusalReason.NOT_SUITABLE, "The left ventricle does not contract: there is no systole.")
     from pipelines.models.registry import ModelUnavailable, load_model_once
-    from pipelines.obstruction.estimate import estimate_obstruction, tells_anything
+    from pipelines.obstruction.calibration import tells_hearts_apart
+    from pipelines.obstruction.estimate import estimate_obstruction
     from pipelines.obstruction.network import MODEL
 
     try:
@@ -48,12 +49,12 @@ def obstruction(
     except ModelUnavailable as missing:
         sentence = f"Microvascular obstruction was not estimated: {missing}."
         raise AnalysisRefused(RefusalReason.MODEL_UNAVAILABLE, sentence) from missing
-    if not tells_anything(model):
-        # A network may be installed to be trained further; what it says of a patient would be a frequency.
+    if not tells_hearts_apart(model.network):
+        # A model may be installed to be trained further; what it says of a patient would be chance.
         raise AnalysisRefused(
             RefusalReason.NOT_SUITABLE,
-            "Microvascular obstruction is not estimated: the network installed did not tell hearts with obstruction "
-            "from those without when it was calibrated. A site can train it on its own studies.",
+            "Microvascular obstruction is not estimated: the model installed did not tell hearts with obstruction "
+            "from those without, beyond chance, when it was calibrated. A site can train it on its own studies.",
         )
     return estimate_obstruction(stack, segmentation.labels, keyframes.end_diastole, keyframes.end_systole, model)
 

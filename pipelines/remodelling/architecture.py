@@ -24,6 +24,8 @@ class FusionArchitecture(Architecture):
     """Width of the hidden layer of each perceptron."""
     bootstrap: int = pydantic.Field(ge=1)
     """Draws of the bootstrap of the combined model that are stored with it."""
+    images: bool = True
+    """Without them the network sees morphology and motion only, and has no attribution."""
 
     def build(self) -> torch.nn.Module:
         """Network of :mod:`pipelines.remodelling.network` with random weights."""

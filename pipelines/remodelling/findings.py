@@ -83,8 +83,8 @@ class RemodellingRisk:
         determined by its training, not how well it fits a patient.
     population_probability : float
         Mean risk of the training population.
-    image_probability : float
-        Of the network alone (images, morphology and motion), uncalibrated.
+    network_probability : float
+        Of the network alone, uncalibrated.
     contributions : tuple of Contribution
         Of the combined model, the strongest first.
     features : dict of str to float
@@ -92,7 +92,8 @@ class RemodellingRisk:
     missing : tuple of str
         Features that this study does not have, in words.
     infarct : InfarctEstimate
-    attribution : Attribution
+    attribution : Attribution or None
+        ``None`` of a network that sees no images.
     notes : tuple of str
         What a reader must know.
     models : tuple of ModelIdentity
@@ -102,11 +103,11 @@ class RemodellingRisk:
     probability: float
     interval: Interval
     population_probability: float
-    image_probability: float
+    network_probability: float
     contributions: tuple[Contribution, ...]
     features: dict[str, float]
     missing: tuple[str, ...]
     infarct: InfarctEstimate
-    attribution: Attribution
+    attribution: Attribution | None
     notes: tuple[str, ...]
     models: tuple[ModelIdentity, ...]

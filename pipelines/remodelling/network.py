@@ -18,13 +18,17 @@ REMODELLING_MODEL = "remodelling"
 AUXILIARY = ("infarct size", "global longitudinal strain", "global circumferential strain", "ejection fraction")
 """What the image branch also estimates in training, where it is known, so that few events teach it more."""
 _DROPOUT = 0.3
+_EMBEDDED = 16
 _GRID = (2, 4, 4)
 """Levels, rows and columns that the image branch keeps apart."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Logits:
-    """Logits of the outcome by branch, (N,) each, and ``auxiliary`` (N, 4) in standard deviations of the training."""
+    """Logits of the outcome by branch, (N,) each, and ``auxiliary`` (N, 4) in standard deviations of the training.
+
+    ``image`` and ``auxiliary`` are NaN of a network without images.
+    """
 
     image: torch.Tensor
     morphology: torch.Tensor
@@ -49,39 +53,42 @@ class RemodellingNetwork(nn.Module):
 
     def __init__(self, architecture: FusionArchitecture) -> None:
         super().__init__()
-        self.encoder = ImageEncoder(architecture.features)
-        # Group normalisation leaves a mean over all places little to tell: a coarse grid of them is kept.
-        cells = architecture.features[-1] * math.prod(_GRID)
-        self.project = nn.Sequential(
-            nn.AdaptiveAvgPool3d(_GRID), nn.Flatten(), nn.LayerNorm(cells), nn.Linear(cells, 16)
-        )
+        self.images = architecture.images
+        if self.images:
+            self.encoder = ImageEncoder(architecture.features)
+            # Group normalisation leaves a mean over all places little to tell: a coarse grid of them is kept.
+            cells = architecture.features[-1] * math.prod(_GRID)
+            self.project = nn.Sequential(
+                nn.AdaptiveAvgPool3d(_GRID), nn.Flatten(), nn.LayerNorm(cells), nn.Linear(cells, _EMBEDDED)
+            )
+            self.image_head = nn.Linear(_EMBEDDED, 1)
+            self.auxiliary_head = nn.Linear(_EMBEDDED, len(AUXILIARY))
         self.register_buffer("centre", torch.zeros(len(FEATURES)))
         self.register_buffer("scale", torch.ones(len(FEATURES)))
         self.substitute = nn.Parameter(torch.zeros(len(FEATURES)))
-        self.image_head = nn.Linear(16, 1)
-        self.auxiliary_head = nn.Linear(16, len(AUXILIARY))
         self.morphology_head = _perceptron(2 * len(MORPHOLOGY), architecture.hidden)
         self.motion_head = _perceptron(2 * (len(FEATURES) - len(MORPHOLOGY)), architecture.hidden)
-        self.fused_head = _perceptron(16 + 2 * len(FEATURES), architecture.hidden)
+        self.fused_head = _perceptron((_EMBEDDED if self.images else 0) + 2 * len(FEATURES), architecture.hidden)
         for name, tensor in combined_tensors(architecture.bootstrap).items():
             self.register_buffer(name, tensor)
 
     def forward(self, volume: torch.Tensor, features: torch.Tensor) -> Logits:
         """Logits of every branch; ``features`` hold NaN where one is missing."""
-        return self.classify(self.encoder(volume), features)
+        return self.classify(self.encoder(volume) if self.images else None, features)
 
-    def classify(self, maps: torch.Tensor, features: torch.Tensor) -> Logits:
+    def classify(self, maps: torch.Tensor | None, features: torch.Tensor) -> Logits:
         """Logits of every branch from what the encoder made of the volume, (N, C, 2, 8, 8), and the features."""
-        embedded = self.project(maps)
+        nothing = torch.full((len(features), len(AUXILIARY)), torch.nan, device=features.device)
+        embedded = None if maps is None else self.project(maps)
         missing = torch.isnan(features)
         values = torch.where(missing, self.substitute, (torch.nan_to_num(features) - self.centre) / self.scale)
         flags, count = missing.float(), len(MORPHOLOGY)
         return Logits(
-            image=self.image_head(embedded)[:, 0],
+            image=nothing[:, 0] if embedded is None else self.image_head(embedded)[:, 0],
             morphology=self.morphology_head(torch.cat([values[:, :count], flags[:, :count]], dim=1))[:, 0],
             motion=self.motion_head(torch.cat([values[:, count:], flags[:, count:]], dim=1))[:, 0],
-            fused=self.fused_head(torch.cat([embedded, values, flags], dim=1))[:, 0],
-            auxiliary=self.auxiliary_head(embedded),
+            fused=self.fused_head(torch.cat([*([] if embedded is None else [embedded]), values, flags], dim=1))[:, 0],
+            auxiliary=nothing if embedded is None else self.auxiliary_head(embedded),
         )
 
 

@@ -11,11 +11,12 @@ import zlib
 import numpy as np
 
 from pipelines.models.identity import ModelIdentity
+from pipelines.models.precision import Precision
 from pipelines.segmentation.labels import CineSegmentation
 
 __all__ = ["UnreadableSegmentation", "decode_segmentation", "encode_segmentation"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 class UnreadableSegmentation(ValueError):  # noqa: N818 - says what is the case
@@ -54,7 +55,7 @@ def decode_segmentation(content: bytes) -> CineSegmentation:
                 raise UnreadableSegmentation(f"format {rest['format']}, not {FORMAT}")
             row, end_row, column, end_column = rest["crop"]
             labels, agreement = archive["labels"], archive["agreement"]
-        models = tuple(ModelIdentity(**one) for one in rest["models"])
+        models = tuple(ModelIdentity(**{**one, "precision": Precision(one["precision"])}) for one in rest["models"])
     except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, ValueError) as error:
         if isinstance(error, UnreadableSegmentation):
             raise

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipelines.cine.stack import CineStack
+from pipelines.models.precision import Precision, labelling_precision
 from pipelines.models.registry import PACKAGED
 from pipelines.segmentation.ensemble import agreement, label_probabilities
 from pipelines.segmentation.grid import Square, intensity_window, sample_image, sample_square, scale_intensity
@@ -30,10 +31,11 @@ _SMOOTHING_CYCLES = 0.02
 """Standard deviation of the temporal smoothing, cardiac cycles: below the sharpest bend of a volume curve."""
 
 
-def _models(device: str, models: Path) -> tuple[LoadedModel, LoadedModel]:
+def _models(device: str, models: Path, precision: Precision | None = None) -> tuple[LoadedModel, LoadedModel]:
     from pipelines.models.registry import load_model_once
 
-    return load_model_once(LOCALISER, device, models), load_model_once(FINE_MODEL, device, models)
+    precision = labelling_precision(device) if precision is None else precision
+    return load_model_once(LOCALISER, device, models, precision), load_model_once(FINE_MODEL, device, models, precision)
 
 
 def warm(device: str = "cpu") -> None:
@@ -99,7 +101,9 @@ def _window(square: Square, spacing: tuple[float, float], shape: tuple[int, int]
     return bounds[0], bounds[1], bounds[2], bounds[3]
 
 
-def segment(stack: CineStack, device: str = "cpu", models: Path = PACKAGED) -> CineSegmentation:
+def segment(
+    stack: CineStack, device: str = "cpu", models: Path = PACKAGED, precision: Precision | None = None
+) -> CineSegmentation:
     """Label LV cavity, myocardium and RV cavity on every phase and slice of a short-axis stack.
 
     Parameters
@@ -109,6 +113,8 @@ def segment(stack: CineStack, device: str = "cpu", models: Path = PACKAGED) -> C
         Torch device of the networks; everything else happens on the CPU.
     models : Path
         Folder that holds a folder for each network; by default those that come with the package.
+    precision : Precision or None
+        What the networks compute in; by default what suits the device.
 
     Raises
     ------
@@ -119,7 +125,7 @@ def segment(stack: CineStack, device: str = "cpu", models: Path = PACKAGED) -> C
 
     if stack.pixels.size == 0 or not np.isfinite(stack.pixels).all():
         raise SegmentationRefused("The short-axis stack is empty or holds grey values that are not numbers.")
-    localiser, fine = _models(device, models)
+    localiser, fine = _models(device, models, precision)
     square = locate_heart(stack, localiser)
     spacing = stack.geometry.pixel_spacing
     rows, columns = stack.pixels.shape[2:]

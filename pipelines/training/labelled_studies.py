@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pipelines.cine.assemble import assemble
 from pipelines.cine.files import dicom_files, files_by_study
 from pipelines.cine.stack import CineStudy
 
-__all__ = ["LabelTableError", "LabelledStudy", "labelled_studies", "read_labels"]
+__all__ = ["LabelTableError", "LabelledStudy", "StudyLabel", "labelled_studies", "read_labels"]
 
 STUDY = "study"
 """Column that names a study: its StudyInstanceUID, or the folder below the given one that holds it."""
@@ -24,24 +25,30 @@ class LabelTableError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledStudy:
-    """One study with its label.
+class StudyLabel:
+    """What a table says of one study: yes or no, and a percentage, NaN where it gives none."""
 
-    Attributes
-    ----------
-    name : str
-        As the table names it.
-    study : CineStudy
-    label : bool
-    """
+    positive: bool
+    percent: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledStudy:
+    """One study that a table names; ``name`` is how it does."""
 
     name: str
     study: CineStudy
-    label: bool
 
 
-def read_labels(path: Path, column: str) -> dict[str, bool]:
+def read_labels(path: Path, column: str, percent_column: str | None = None) -> dict[str, StudyLabel]:
     """Labels by study of a CSV file with the columns ``study`` and ``column`` (1, yes, true or 0, no, false).
+
+    Parameters
+    ----------
+    path : Path
+    column : str
+    percent_column : str or None
+        A column that may be missing, and empty where its value is not known: 0 … 100.
 
     Raises
     ------
@@ -54,7 +61,7 @@ def read_labels(path: Path, column: str) -> dict[str, bool]:
             missing = {STUDY, column} - set(rows.fieldnames or ())
             if missing:
                 raise LabelTableError(f"{path.name} has no column {', '.join(sorted(missing))}")
-            labels: dict[str, bool] = {}
+            labels: dict[str, StudyLabel] = {}
             for row in rows:
                 name, value = (row[STUDY] or "").strip(), (row[column] or "").strip().lower()
                 where = f"{path.name}, line {rows.line_num}"
@@ -64,7 +71,8 @@ def read_labels(path: Path, column: str) -> dict[str, bool]:
                     raise LabelTableError(f"{where}: {column} is {value!r}; write 1 or 0")
                 if name in labels:
                     raise LabelTableError(f"{where}: this study is named twice")
-                labels[name] = value in _YES
+                given = "" if percent_column is None else (row.get(percent_column) or "").strip()
+                labels[name] = StudyLabel(value in _YES, _percent(given, f"{where}: {percent_column}"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelTableError(f"{path.name} cannot be read as CSV: {error}") from error
     if not labels:
@@ -72,8 +80,22 @@ def read_labels(path: Path, column: str) -> dict[str, bool]:
     return labels
 
 
-def labelled_studies(folder: Path, labels: dict[str, bool]) -> Iterator[LabelledStudy]:
-    """Studies below a folder that the table names, in the order of their names, assembled as the node does.
+def _percent(given: str, where: str) -> float:
+    if not given:
+        return math.nan
+    try:
+        value = float(given)
+    except ValueError as error:
+        raise LabelTableError(f"{where} is {given!r}, which is no number") from error
+    if not 0 <= value <= 100:
+        raise LabelTableError(f"{where} is {given}, which is not in 0 … 100 %")
+    return value
+
+
+def labelled_studies(folder: Path, names: Collection[str]) -> Iterator[LabelledStudy]:
+    """Studies below a folder that a table names, in the order of their names, assembled as the node does.
+
+    A study whose files hold no image of a cine is left out.
 
     Raises
     ------
@@ -84,14 +106,14 @@ def labelled_studies(folder: Path, labels: dict[str, bool]) -> Iterator[Labelled
     by_study.pop("", None)
     found: dict[str, str] = {}
     for uid, paths in by_study.items():
-        names = {uid, *(path.relative_to(folder).parts[0] for path in paths)} & labels.keys()
-        if len(names) > 1:
-            raise LabelTableError(f"one study is named twice: {', '.join(sorted(names))}")
-        for name in names:
+        called = {uid, *(path.relative_to(folder).parts[0] for path in paths)} & set(names)
+        if len(called) > 1:
+            raise LabelTableError(f"one study is named twice: {', '.join(sorted(called))}")
+        for name in called:
             if name in found:
                 raise LabelTableError(f"folder {name} holds several studies: name them by StudyInstanceUID")
             found[name] = uid
-    absent = sorted(labels.keys() - found.keys())
+    absent = sorted(set(names) - found.keys())
     if absent:
         raise LabelTableError(f"{len(absent)} studies of the table are not there, such as {absent[0]}")
     for name in sorted(found):
@@ -99,4 +121,4 @@ def labelled_studies(folder: Path, labels: dict[str, bool]) -> Iterator[Labelled
             (one for one in assemble(by_study[found[name]]) if one.context.study_instance_uid == found[name]), None
         )
         if study is not None:
-            yield LabelledStudy(name, study, labels[name])
+            yield LabelledStudy(name, study)

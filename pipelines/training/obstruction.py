@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,9 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import logit
 from torch import nn
 from torch.nn import functional
 
-from pipelines.logistic import fit_logistic
 from pipelines.models.card import (
     InputSpecification,
     ModelCard,
@@ -24,7 +23,7 @@ from pipelines.models.card import (
     read_card,
     write_card,
 )
-from pipelines.obstruction.architecture import ClipArchitecture
+from pipelines.obstruction.architecture import ClipArchitecture, WallArchitecture
 from pipelines.obstruction.clips import (
     END_SYSTOLE_FRAME,
     SPACING_MM,
@@ -35,10 +34,15 @@ from pipelines.obstruction.clips import (
 )
 from pipelines.obstruction.network import FRAMES, FULL, MODEL, NARROW, SIZE, MaskBranch, ObstructionNetwork
 from pipelines.obstruction.predict import heart_logit, slice_logits
+from pipelines.obstruction.wall_model import WallModel
 from pipelines.segmentation.labels import Label
+from pipelines.synthetic_enhancement.contours import wall_radii
 from pipelines.training.checkpoint import save_atomically
 from pipelines.training.heart_clips import HeartClips, Population, pack_clips, read_clips
-from pipelines.training.labelled_studies import labelled_studies, read_labels
+from pipelines.training.labelled_studies import read_labels
+from pipelines.training.obstruction_calibration import calibrate, platt
+from pipelines.training.obstruction_studies import segmented_studies
+from pipelines.training.obstruction_wall import fit_wall, walls_of_clips, walls_of_studies
 from pipelines.training.schedule import polynomial_rate
 from pipelines.training.steps import Progress, TrainingResult, train_steps
 
@@ -46,10 +50,13 @@ __all__ = [
     "ABLATION",
     "PEAK_RATE",
     "LabelledHeart",
+    "Target",
     "Validated",
     "fine_tune",
+    "fit_wall_to_phantoms",
     "hearts_of_clips",
     "hearts_of_studies",
+    "infarct_depth",
     "packed",
     "prepare_phantoms",
     "pretrain",
@@ -85,6 +92,15 @@ ABLATION: dict[str, tuple[bool, int | None]] = {
 """What the paper takes away or changes: transformer, and blocks of a side of the mask branch (``None``: no branch)."""
 
 
+class Target(enum.StrEnum):
+    """What a network learns of each slice; calibrated to obstruction in either case."""
+
+    OBSTRUCTION = "obstruction"
+    """As in the paper."""
+    DEPTH = "depth"
+    """How deep the infarct goes: a number of every slice, where obstruction is one bit of few."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledHeart:
     """One heart to learn from.
@@ -101,6 +117,8 @@ class LabelledHeart:
         Where it lies at end diastole; ``None`` where only the heart has a label.
     scar : (S, 88, 88) bool or None
         Where the infarct lies, obstruction included.
+    depth : (S,) float64 or None
+        How deep the infarct of each slice goes, 0 … 1, see :func:`infarct_depth`.
     """
 
     name: str
@@ -108,6 +126,7 @@ class LabelledHeart:
     obstruction: bool
     places: NDArray[np.bool_] | None = None
     scar: NDArray[np.bool_] | None = None
+    depth: NDArray[np.float64] | None = None
 
     def slice_labels(self) -> NDArray[np.bool_]:
         """Whether each slice shows obstruction; the label of the heart where nothing finer is known."""
@@ -133,7 +152,25 @@ def _of_phantom(clips: HeartClips) -> LabelledHeart:
         obstruction=bool(places.any()),
         places=places,
         scar=clips.lesions > 0,
+        depth=infarct_depth(clips.labels[0], clips.lesions > 0),
     )
+
+
+def infarct_depth(labels: NDArray[np.uint8], scar: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Share of the wall's thickness that is scar, mean of the deepest eighth of the circle, (S,), 0 … 1.
+
+    Parameters
+    ----------
+    labels : (S, n, n) uint8
+        Values of :class:`pipelines.segmentation.labels.Label`.
+    scar : (S, n, n) bool
+    """
+    wall = wall_radii(labels)
+    ventricle = (labels == Label.LV) | (labels == Label.MYO)
+    # The length of each ray that lies in scar, from the same centre.
+    within = wall_radii(np.where(scar, Label.LV, np.where(ventricle, Label.MYO, Label.BACKGROUND)).astype(np.uint8))
+    share = np.clip(within.inner / np.maximum(wall.outer - wall.inner, 1), 0, 1)
+    return np.asarray(np.sort(share, axis=1)[:, -share.shape[1] // 8 :].mean(axis=1), np.float64)
 
 
 def packed(images: NDArray[np.float32], end_diastole: int, end_systole: int) -> NDArray[np.uint8]:
@@ -176,21 +213,21 @@ class _Sampler:
     def __init__(
         self,
         clips: Sequence[NDArray[np.uint8]],
-        labels: Sequence[NDArray[np.bool_]],
+        labels: Sequence[NDArray[np.bool_] | NDArray[np.float64]],
         places: Sequence[NDArray[np.bool_] | None],
         seed: int,
         alike: Sequence[NDArray[np.bool_]] | None = None,
     ) -> None:
-        self._clips, self._places, self._seed = clips, places, seed
+        self._clips, self._labels, self._places, self._seed = clips, labels, places, seed
         self._placed = all(each is not None for each in places)
         pairs = np.array([(heart, index) for heart, each in enumerate(clips) for index in range(len(each))])
-        flat = np.concatenate(labels)
+        flat = np.concatenate([np.asarray(each, np.float64) for each in labels]) > 0
         self._with, self._without = pairs[flat], pairs[~flat]
         self._alike = self._without if alike is None else pairs[~flat & np.concatenate(alike)]
         if not len(self._with) or not len(self._without):
             raise ValueError("hearts with and without obstruction are needed to learn from")
 
-    def _chosen(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    def _chosen(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """Heart and slice of each clip (N, 2), their bags (N,), and the labels of the bags (B,)."""
         if self._placed:
             events = round(_EVENTS * _BATCH)
@@ -198,14 +235,16 @@ class _Sampler:
             alike = round(_INFARCTED * (_BATCH - events)) if len(self._alike) else 0
             likened = self._alike[rng.integers(len(self._alike), size=alike)] if alike else self._without[:0]
             others = self._without[rng.integers(len(self._without), size=_BATCH - events - alike)]
-            return np.concatenate([of_events, likened, others]), np.arange(_BATCH), np.arange(_BATCH) < events
+            drawn = np.concatenate([of_events, likened, others])
+            targets = np.array([self._labels[heart][index] for heart, index in drawn], np.float64)
+            return drawn, np.arange(_BATCH), targets
         chosen, bags = [], []
         for bag, pairs in enumerate((self._with, self._without)):
             heart = int(pairs[rng.integers(len(pairs)), 0])
             count = min(len(self._clips[heart]), _BATCH // 2)
             chosen += [(heart, int(index)) for index in rng.choice(len(self._clips[heart]), count, replace=False)]
             bags += [bag] * count
-        return np.array(chosen), np.array(bags), np.array([True, False])
+        return np.array(chosen), np.array(bags), np.array([1.0, 0.0])
 
     def draw(self, step: int) -> _Batch:
         rng = np.random.default_rng([self._seed, step])
@@ -223,8 +262,14 @@ class _Sampler:
         )
 
 
-def _sampler(hearts: Sequence[LabelledHeart], seed: int) -> _Sampler:
-    """Of clips with and without obstruction."""
+def _sampler(hearts: Sequence[LabelledHeart], seed: int, target: Target = Target.OBSTRUCTION) -> _Sampler:
+    """Of clips with and without what is looked for."""
+    if target is Target.DEPTH:
+        depths = [heart.depth for heart in hearts]
+        known = [depth for depth in depths if depth is not None]
+        if len(known) < len(hearts):
+            raise ValueError("the depth of the infarct is needed to learn it")
+        return _Sampler([heart.clips for heart in hearts], known, [heart.scar for heart in hearts], seed)
     return _Sampler(
         [heart.clips for heart in hearts],
         [heart.slice_labels() for heart in hearts],
@@ -402,6 +447,7 @@ def _steps(
     seed: int,
     device: str,
     resume: bool,
+    target: Target = Target.OBSTRUCTION,
     stop_after: int | None = None,
     start: dict[str, torch.Tensor] | None = None,
     report: Callable[[Progress], None] | None = None,
@@ -413,7 +459,7 @@ def _steps(
         # A variant without a transformer takes what it has.
         own = _network(both).state_dict()
         _network(both).load_state_dict({name: start[name] for name in own})
-    sampler = _sampler(hearts, seed)
+    sampler = _sampler(hearts, seed, target)
     loss = partial(_loss, _network(both), _branch(both) if grid is not None else None, sampler, device)
     averaged, last = _made(both, loss, hearts, output, steps, peak_rate, seed, device, resume, stop_after, report)
     _network(both).load_state_dict(averaged)
@@ -454,31 +500,6 @@ def validate(network: ObstructionNetwork, hearts: Sequence[LabelledHeart], devic
     )
 
 
-def _calibrate(network: ObstructionNetwork, found: Validated, seed: int) -> None:
-    """Fit Platt's slope and intercept to validation hearts, and their covariance by resampling the hearts."""
-    rng = np.random.default_rng(seed)
-    drawn = []
-    groups = np.flatnonzero(found.outcomes), np.flatnonzero(~found.outcomes)
-    for _ in range(200):
-        chosen = np.concatenate([rng.choice(group, group.size) for group in groups])
-        drawn.append(_platt(found.hearts[chosen], found.outcomes[chosen]))
-    network.heart_calibration.copy_(torch.tensor(_platt(found.hearts, found.outcomes)))
-    network.heart_covariance.copy_(torch.from_numpy(np.cov(np.array(drawn).T)))
-    network.slice_calibration.copy_(torch.tensor(_platt(found.slices, found.slice_outcomes)))
-
-
-def _platt(logits: NDArray[np.float64], outcomes: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope, at least 0, and intercept.
-
-    A network whose logit falls where obstruction is more frequent has learnt nothing: all get the frequency then.
-    """
-    # A light penalty, because few hearts can be separated by chance.
-    model = fit_logistic(logits, outcomes, penalty=1.0)
-    if model.coefficients[0] > 0:
-        return model.coefficients[0], model.intercept
-    return 0.0, float(logit(outcomes.mean()))
-
-
 def train_obstruction(
     hearts: Sequence[LabelledHeart],
     output: Path,
@@ -489,6 +510,7 @@ def train_obstruction(
     seed: int = 0,
     start: dict[str, torch.Tensor] | None = None,
     data: TrainingData,
+    target: Target = Target.OBSTRUCTION,
     device: str = "cpu",
     resume: bool = True,
     stop_after: int | None = None,
@@ -507,6 +529,7 @@ def train_obstruction(
         Weights to start from, of :func:`pretrain` or of a model to fine-tune.
     data : TrainingData
         For the card: cases and steps are filled in.
+    target : Target
     stop_after : int, optional
         Stop after this step, to go on later; the weights so far are calibrated too.
 
@@ -529,12 +552,14 @@ def train_obstruction(
         seed=seed,
         device=device,
         resume=resume,
+        target=target,
         stop_after=stop_after,
         start=start,
         report=report,
     )
     validated = validate(network, held_out, device)
-    _calibrate(network, validated, seed)
+    calibrate(network, validated.hearts, validated.outcomes, seed)
+    network.slice_calibration.copy_(torch.tensor(platt(validated.slices, validated.slice_outcomes)))
     weights, card = output / "weights.safetensors", output / "card.yaml"
     save_atomically(network.state_dict(), weights)
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -625,45 +650,19 @@ def hearts_of_studies(
 
     Parameters
     ----------
-    folder : Path
-        DICOM, a folder for each study.
-    labels : Path
-        CSV with the columns ``study`` (StudyInstanceUID or folder) and ``obstruction`` (1 or 0).
-    report : callable
-        Is called with the name of each study and why it was left out, empty where it was not.
+    folder, labels, device, report
+        See :func:`pipelines.training.obstruction_studies.segmented_studies`.
 
     Raises
     ------
     LabelTableError
         See :mod:`pipelines.training.labelled_studies`.
     """
-    from pipelines.function.findings import Keyframes
-    from pipelines.segmentation.labels import CineSegmentation
-    from pipelines.study import analyse_study
-    from pipelines.ventricular_function.steps import ShortAxis
-
     hearts = []
-    for each in labelled_studies(folder, read_labels(labels, "obstruction")):
-        findings = analyse_study(each.study, [cast("type", ShortAxis), CineSegmentation, Keyframes], device=device)
-        stack, keyframes = each.study.short_axis, findings.get(Keyframes)
-        refused = ""
-        if stack is None or keyframes is None:
-            refused = "; ".join(one.sentence for one in findings.refusals if one.because_of is None)
-        elif keyframes.end_diastole == keyframes.end_systole:
-            refused = "The left ventricle does not contract."
-        if report is not None:
-            report(each.name, refused)
-        if refused or stack is None or keyframes is None:
-            continue
-        masks = findings[CineSegmentation].labels
-        images, _, _ = images_around_ventricle(stack.pixels, masks, stack.geometry, keyframes.end_diastole)
-        hearts.append(
-            LabelledHeart(
-                each.name,
-                packed(np.float32(_GREY) * images, keyframes.end_diastole, keyframes.end_systole),
-                each.label,
-            )
-        )
+    for one in segmented_studies(folder, labels, device=device, report=report):
+        images, _, _ = images_around_ventricle(one.stack.pixels, one.labels, one.stack.geometry, one.end_diastole)
+        clips = packed(np.float32(_GREY) * images, one.end_diastole, one.end_systole)
+        hearts.append(LabelledHeart(one.name, clips, one.obstruction))
     return hearts
 
 
@@ -732,6 +731,7 @@ def train_on_phantoms(
     steps: int,
     peak_rate: float = PEAK_RATE,
     seed: int = 0,
+    target: Target = Target.OBSTRUCTION,
     workers: int = 1,
     device: str = "cpu",
     resume: bool = True,
@@ -775,7 +775,8 @@ def train_on_phantoms(
         cases=(),
         split="of either outcome the last 15 % of the seeds kept out; evaluation uses seeds from 900000 on",
         steps=steps,
-        command=f"dicom-node train obstruction --clips DIR --phantoms {phantoms} --phantom-seed {first_seed}{size} "
+        command=f"dicom-node train obstruction --clips DIR --model network --target {target} --phantoms {phantoms} "
+        f"--phantom-seed {first_seed}{size} "
         f"--pretraining-steps {pretraining_steps} --steps {steps} --rate {peak_rate:g} --seed {seed}",
     )
     return train_obstruction(
@@ -787,6 +788,7 @@ def train_on_phantoms(
         seed=seed,
         start=ready.start,
         data=data,
+        target=target,
         device=device,
         resume=resume,
         report=None if report is None else partial(report, "obstruction"),
@@ -807,7 +809,10 @@ def fine_tune(
     prepared: Callable[[int, int], None] | None = None,
     report: Callable[[str, Progress], None] | None = None,
 ) -> TrainingResult:
-    """Fine-tune the network on a site's own studies, with labels of whole hearts.
+    """Fine-tune a model of obstruction on a site's own studies, with labels of whole hearts.
+
+    A network is trained further and calibrated on studies kept out. Of a wall model the score is kept, and calibrated
+    to all studies, none of which it has seen.
 
     Parameters
     ----------
@@ -825,12 +830,12 @@ def fine_tune(
     """
     from safetensors.torch import load_file
 
-    from pipelines.models.registry import PACKAGED
+    from pipelines.models.registry import PACKAGED, load_model
 
     model = start or PACKAGED / MODEL
     architecture = read_card(model / "card.yaml").architecture
-    if not isinstance(architecture, ClipArchitecture):
-        raise ValueError(f"{model} is no network of clips")
+    if not isinstance(architecture, ClipArchitecture | WallArchitecture):
+        raise ValueError(f"{model} is no model of obstruction")
     done = 0
     count = len(read_labels(labels, "obstruction"))
 
@@ -844,18 +849,26 @@ def fine_tune(
         if prepared is not None:
             prepared(done, count)
 
+    def told_from(count_used: int, split: str) -> TrainingData:
+        if not count_used:
+            raise ValueError(f"none of {count} studies can be used, such as {left_out[0]}")
+        return TrainingData(
+            name=f"{count_used} studies of a site, after the weights of {model.name}",
+            licence="that of the site",
+            source="studies and labels of a site",
+            cases=(),
+            split=split,
+            steps=steps,
+            command="dicom-node train obstruction --studies DIR --labels FILE.csv "
+            f"--steps {steps} --rate {peak_rate:g}",
+        )
+
+    if isinstance(architecture, WallArchitecture):
+        walls = walls_of_studies(studies, labels, device=device, report=one_read)
+        data = told_from(len(walls), "the score has seen none of them; its calibration is fitted to all")
+        network = load_model(model.name, root=model.parent).network
+        return fit_wall(walls, output, data=data, start=cast("WallModel", network), seed=seed)
     hearts = hearts_of_studies(studies, labels, device=device, report=one_read)
-    if not hearts:
-        raise ValueError(f"none of {count} studies can be used, such as {left_out[0]}")
-    data = TrainingData(
-        name=f"{len(hearts)} studies of a site, after the weights of {model.name}",
-        licence="that of the site",
-        source="studies and labels of a site",
-        cases=(),
-        split="of either outcome the last 15 % by name kept out",
-        steps=steps,
-        command=f"dicom-node train obstruction --studies DIR --labels FILE.csv --steps {steps} --rate {peak_rate:g}",
-    )
     return train_obstruction(
         hearts,
         output,
@@ -864,8 +877,48 @@ def fine_tune(
         peak_rate=peak_rate,
         seed=seed,
         start=load_file(model / "weights.safetensors"),
-        data=data,
+        data=told_from(len(hearts), "of either outcome the last 15 % by name kept out"),
         device=device,
         resume=resume,
         report=None if report is None else partial(report, "fine-tuning"),
     )
+
+
+def fit_wall_to_phantoms(
+    folder: Path,
+    output: Path,
+    *,
+    phantoms: int,
+    first_seed: int,
+    seed: int = 0,
+    workers: int = 1,
+    prepared: Callable[[int, int], None] | None = None,
+) -> TrainingResult:
+    """Make the phantoms that are missing, draw their contours as the node does, and fit the wall model.
+
+    Parameters
+    ----------
+    folder : Path
+        Packed phantoms; receives the missing ones.
+    output : Path
+        Receives ``contours``, ``weights.safetensors`` and ``card.yaml``.
+
+    Raises
+    ------
+    ValueError
+        See :func:`pipelines.training.obstruction_wall.fit_wall`.
+    """
+    seeds = range(first_seed, first_seed + phantoms)
+    paths = pack_clips(folder, seeds, Population.ACUTE_INFARCT, workers=workers, report=prepared)
+    hearts = walls_of_clips(paths, output / "contours", prepared)
+    data = TrainingData(
+        name="simulated acute infarcts, default law",
+        licence="Apache-2.0",
+        source="pipelines/phantom, docs/phantom.md",
+        cases=(),
+        split="calibrated on five folds held out; evaluation uses seeds from 900000 on",
+        steps=1,
+        command=f"dicom-node train obstruction --clips DIR --phantoms {phantoms} --phantom-seed {first_seed} "
+        f"--seed {seed}",
+    )
+    return fit_wall(hearts, output, data=data, seed=seed)

@@ -57,6 +57,8 @@ class RemodellingRecipe:
     steps: int = 280
     batch: int = 16
     peak_rate: float = 4e-3
+    images: bool = False
+    """Whether the network sees keyframes: its branch of them told outcomes no better than chance."""
     auxiliary: float = 0.5
     """Weight of what the image branch also estimates."""
     shift_px: int = 5
@@ -111,6 +113,8 @@ def train_remodelling(
             f"{events} of {len(hearts)} hearts remodelled: at least {_EVENTS_MIN} with and without are needed"
         )
     start = None if tuned_from is None else load_model(REMODELLING_MODEL, root=tuned_from)
+    if start is not None:
+        recipe = replace(recipe, images=cast("RemodellingNetwork", start.network).images)
     fold = _folds(hearts, recipe.folds, seed)
     draws = _draws(hearts, seed)
     rows = _Rows.of(hearts, draws)
@@ -249,17 +253,19 @@ def _loss(
     """Cross-entropy of every branch and what the image branch also estimates, on a batch of this step."""
     rng = np.random.default_rng((seed, step))
     chosen = [hearts[index] for index in rng.choice(len(hearts), recipe.batch)]
-    volume = _varied(np.stack([heart.volume for heart in chosen]), recipe, rng)
+    volume = torch.empty(0)
+    if recipe.images:
+        volume = _varied(np.stack([heart.volume for heart in chosen]), recipe, rng)
     features = np.stack([_left_out(heart.features(rng), rng) for heart in chosen])
     outcome = torch.tensor([float(heart.outcome) for heart in chosen], device=device)
     logits: Logits = network(volume.to(device), torch.from_numpy(features).to(device))
     loss = sum(
         functional.binary_cross_entropy_with_logits(branch, outcome)
-        for branch in (logits.image, logits.morphology, logits.motion, logits.fused)
+        for branch in (*([logits.image] if recipe.images else []), logits.morphology, logits.motion, logits.fused)
     )
     wanted = torch.from_numpy(np.stack([targets[heart.identifier] for heart in chosen])).to(device)
     known = torch.isfinite(wanted)
-    if known.any():
+    if recipe.images and known.any():
         loss = loss + recipe.auxiliary * functional.smooth_l1_loss(logits.auxiliary[known], wanted[known])
     return cast("torch.Tensor", loss)
 
@@ -458,7 +464,9 @@ def _store(network: RemodellingNetwork, combined: CombinedModel) -> None:
 
 
 def _architecture(recipe: RemodellingRecipe) -> FusionArchitecture:
-    return FusionArchitecture(features=recipe.features, hidden=recipe.hidden, bootstrap=recipe.bootstrap)
+    return FusionArchitecture(
+        features=recipe.features, hidden=recipe.hidden, bootstrap=recipe.bootstrap, images=recipe.images
+    )
 
 
 def _card(
@@ -466,12 +474,13 @@ def _card(
 ) -> ModelCard:
     return ModelCard(
         name=REMODELLING_MODEL,
-        version="0.1.0",
+        version="0.2.0",
         task="risk of adverse remodelling after an acute infarct from cine MR",
         licence="Apache-2.0",
         weights_sha256=sha256,
-        summary="Fuses five keyframes of the short axis with morphology and motion; a combined logistic model of its "
-        "logit, GLS, left atrial reservoir strain and estimated infarct size lies beside it.",
+        summary=f"Fuses {'five keyframes of the short axis with ' if recipe.images else ''}morphology and motion; a "
+        "combined logistic model of its logit, GLS, left atrial reservoir strain and estimated infarct size lies "
+        "beside it.",
         input=InputSpecification(
             size=SIZE,
             field="heart crop",

@@ -7,7 +7,6 @@ found on them.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -21,7 +20,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStudy
 from pipelines.function.body import body_surface_area
 from pipelines.function.findings import VentricularFunction
@@ -42,19 +40,18 @@ from pipelines.remodelling.volume import DEPTH, KEYFRAMES, WIDE, to_depth
 from pipelines.study import analyse_study
 from pipelines.training.heart_clips import SIZE as CLIP_SIZE
 from pipelines.training.heart_clips import HeartClips, Population, clip_recipe, read_clips
+from pipelines.training.labelled_studies import StudyLabel, labelled_studies, read_labels
 from pipelines.ventricular_function.steps import ShortAxis
 
 __all__ = [
     "ExactFeatures",
-    "LabelledStudy",
     "RemodellingHeart",
     "clip_hearts",
     "heart_of_study",
-    "labelled_studies",
+    "hearts_of_studies",
     "phantom_heart",
     "phantom_recipe",
     "read_heart",
-    "read_outcomes",
     "write_heart",
 ]
 
@@ -360,51 +357,7 @@ def heart_of_study(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledStudy:
-    """A row of a table of outcomes: which study, whether it remodelled, and infarct size where it is known."""
-
-    study_instance_uid: str
-    outcome: bool
-    infarct_percent: float
-
-
-def read_outcomes(table: Path) -> tuple[LabelledStudy, ...]:
-    """Read a table of outcomes: CSV with the columns ``study`` (StudyInstanceUID) and ``remodelling`` (0 or 1).
-
-    A third column, ``infarct_percent``, may hold infarct size by late enhancement, % of the muscle; empty where it is
-    not known.
-
-    Raises
-    ------
-    ValueError
-        A column is missing, a value is not what it must be, or a study comes twice; the message names the line.
-    """
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"study", "remodelling"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{table.name} has no column {' and '.join(sorted(missing))}")
-        rows: dict[str, LabelledStudy] = {}
-        for number, row in enumerate(reader, 2):
-            uid, outcome, size = ((row.get(name) or "").strip() for name in ("study", "remodelling", "infarct_percent"))
-            if not uid or outcome not in ("0", "1"):
-                raise ValueError(f"line {number} of {table.name}: a study needs its UID and 0 or 1 for remodelling")
-            if uid in rows:
-                raise ValueError(f"line {number} of {table.name}: study {uid} comes a second time")
-            try:
-                percent = float(size) if size else float("nan")
-            except ValueError as error:
-                raise ValueError(f"line {number} of {table.name}: infarct size {size!r} is no number") from error
-            if not np.isnan(percent) and not 0 <= percent <= 100:
-                raise ValueError(f"line {number} of {table.name}: infarct size {size} is not in 0 … 100 %")
-            rows[uid] = LabelledStudy(uid, outcome == "1", percent)
-    if not rows:
-        raise ValueError(f"{table.name} holds no study")
-    return tuple(rows.values())
-
-
-def labelled_studies(
+def hearts_of_studies(
     studies: Path,
     table: Path,
     folder: Path,
@@ -412,64 +365,51 @@ def labelled_studies(
     device: str = "cpu",
     report: Callable[[int, int], None] | None = None,
 ) -> tuple[list[RemodellingHeart], dict[str, str]]:
-    """Hearts of a site's own studies: DICOM at any depth of a folder, outcomes in a table.
+    """Hearts of a site's own studies: DICOM, a folder for each or all in one, and their outcomes in a table.
 
     Parameters
     ----------
     studies : Path
     table : Path
-        See :func:`read_outcomes`.
+        CSV with the columns ``study`` (StudyInstanceUID or folder) and ``remodelling`` (1 or 0) and, where late
+        enhancement was done, ``infarct_percent``: infarct size, % of the muscle.
     folder : Path
         Keeps each heart once measured; made when absent.
 
     Returns
     -------
     hearts, declined
-        ``declined`` says by StudyInstanceUID why a study of the table gave no heart.
+        ``declined`` says by name why a study of the table gave no heart.
 
     Raises
     ------
-    ValueError
-        See :func:`read_outcomes`.
+    LabelTableError
+        See :mod:`pipelines.training.labelled_studies`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = read_outcomes(table)
-    hearts: list[RemodellingHeart] = []
-    declined: dict[str, str] = {}
-    pending: list[LabelledStudy] = []
-    for row in rows:
-        path = _kept_study(folder, row)
-        if path.is_file():
-            hearts.append(_with_outcome(read_heart(path), row))
-        else:
-            pending.append(row)
-    assembled = {}
-    if pending:
-        files = sorted(path for path in studies.rglob("*") if path.is_file())
-        assembled = {study.context.study_instance_uid: study for study in assemble(files)}
-    for done, row in enumerate(pending, len(hearts) + 1):
-        study = assembled.get(row.study_instance_uid)
-        if study is None:
-            declined[row.study_instance_uid] = f"{studies} holds no such study"
-            continue
-        identifier = _kept_study(folder, row).stem
-        heart = heart_of_study(study, identifier, row.outcome, device=device)
+    labels = read_labels(table, "remodelling", "infarct_percent")
+    kept = {name: _kept_study(folder, name) for name in labels}
+    pending = [name for name, path in kept.items() if not path.is_file()]
+    declined = dict.fromkeys(pending, "Its files hold no cine.")
+    for done, each in enumerate(labelled_studies(studies, pending) if pending else (), len(labels) - len(pending) + 1):
+        path = kept[each.name]
+        heart = heart_of_study(each.study, path.stem, labels[each.name].positive, device=device)
         if isinstance(heart, str):
-            declined[row.study_instance_uid] = heart
+            declined[each.name] = heart
         else:
-            write_heart(heart, _kept_study(folder, row))
-            hearts.append(_with_outcome(heart, row))
+            del declined[each.name]
+            write_heart(heart, path)
         if report is not None:
-            report(done, len(rows))
+            report(done, len(labels))
+    hearts = [_with_label(read_heart(path), labels[name]) for name, path in kept.items() if name not in declined]
     return hearts, declined
 
 
-def _kept_study(folder: Path, row: LabelledStudy) -> Path:
-    """File of a study; its UID is hashed, since it goes into the card as the name of a training case."""
-    name = hashlib.sha256(row.study_instance_uid.encode()).hexdigest()[:16]
-    return folder / f"remodelling-v{VERSION}-study-{name}.npz"
+def _kept_study(folder: Path, name: str) -> Path:
+    """File of a study; its name is hashed, since it goes into the card as the name of a training case."""
+    return folder / f"remodelling-v{VERSION}-study-{hashlib.sha256(name.encode()).hexdigest()[:16]}.npz"
 
 
-def _with_outcome(heart: RemodellingHeart, row: LabelledStudy) -> RemodellingHeart:
+def _with_label(heart: RemodellingHeart, label: StudyLabel) -> RemodellingHeart:
     """The heart with what the table says now: measuring takes long, and tables get corrected."""
-    return replace(heart, outcome=row.outcome, auxiliary=(row.infarct_percent, *_UNKNOWN[1:]))
+    return replace(heart, outcome=label.positive, auxiliary=(label.percent, *_UNKNOWN[1:]))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import delete
 
-from console.running_console import RunningConsole, console_node, console_thread
+from console.running_console import RunningConsole, console_node, console_thread, write_file
 from storage.schema import Base, LedgerIdentityRow
 
 
@@ -28,4 +28,5 @@ def console(served: RunningConsole) -> RunningConsole:
     file = served.configuration.audit.file
     assert file is not None
     file.unlink(missing_ok=True)
+    write_file(served.file, served.configuration)
     return served

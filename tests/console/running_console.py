@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import requests
-from interop.ports import free_port
+import yaml
+from interop.ports import free_port, wait_until
 from network.running_node import configuration
 
 from dicom_node.config import (
@@ -45,6 +46,33 @@ class RunningConsole:
 
     configuration: Configuration
     ledger: Ledger
+    file: Path
+    """Where the configuration is written."""
+    renewals: list[Configuration] = dataclasses.field(default_factory=list)
+    asked: int = 0
+    """How often the console has asked whether its configuration changed."""
+
+    def renewed(self) -> Configuration | None:
+        """The configuration that the console is to go on with, as a supervisor gives it."""
+        self.asked += 1
+        return self.renewals.pop() if self.renewals else None
+
+    def renew(self, configuration: Configuration) -> None:
+        """Let the console go on with another configuration."""
+        self.renewals.append(configuration)
+        wait_until(lambda: not self.renewals, seconds=60, what="the console takes its configuration")
+        # It asks again once it has put that to use.
+        asked = self.asked
+        wait_until(lambda: self.asked > asked, seconds=60, what="the console goes on")
+
+    @contextlib.contextmanager
+    def working_by(self, configuration: Configuration) -> Iterator[None]:
+        """The console with another configuration for a while."""
+        self.renew(configuration)
+        try:
+            yield
+        finally:
+            self.renew(self.configuration)
 
     @property
     def root(self) -> str:
@@ -151,30 +179,49 @@ def console_node(folder: Path, **changes: object) -> Configuration:
     )
 
 
+ROUTES = """\
+routes:
+  # The heart, and nothing but the heart.
+  cine:
+    destinations: [pacs]   # ours
+"""
+NEXT = "\n# How results are labelled.\n"
+
+
+def write_file(file: Path, configuration: Configuration) -> None:
+    """Write a configuration as people do: its routes with comments, in the middle of the file."""
+    told = configuration.model_dump(mode="json", exclude_defaults=True, exclude={"routes", "results"})
+    results = configuration.model_dump(mode="json", exclude_defaults=True, include={"results"})
+    file.write_text(yaml.safe_dump(told) + "\n" + ROUTES + NEXT + yaml.safe_dump(results), encoding="utf-8")
+
+
 @contextlib.contextmanager
 def console_thread(configuration: Configuration) -> Iterator[RunningConsole]:
-    """The console role in a thread of this process."""
+    """The console role in a thread of this process, with a configuration file to edit."""
+    file = configuration.storage.directory.parent / "config.yaml"
+    write_file(file, configuration)
     stop, ready = threading.Event(), threading.Event()
     failures: list[BaseException] = []
+    ledger = open_ledger(configuration.storage.database)
+    files = InstanceFiles(configuration.storage.directory)
+    files.make_folders()
+    bind(ledger, files, now=utc_now())
+    running = RunningConsole(configuration, ledger, file)
 
     def serve() -> None:
         try:
-            serve_console(configuration, stop, ready=ready.set)
+            serve_console(configuration, stop, file=file, ready=ready.set, renewed=running.renewed)
         except BaseException as error:
             failures.append(error)
             ready.set()
             raise
 
-    ledger = open_ledger(configuration.storage.database)
-    files = InstanceFiles(configuration.storage.directory)
-    files.make_folders()
-    bind(ledger, files, now=utc_now())
     thread = threading.Thread(target=serve)
     thread.start()
     assert ready.wait(120)
     assert not failures, failures
     try:
-        yield RunningConsole(configuration, ledger)
+        yield running
     finally:
         stop.set()
         thread.join(120)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from console.browser import DESKTOP, PHONE, Visit, browse
 from console.held_studies import STUDY, analyse, deliver, receive
-from console.running_console import PASSWORD, RunningConsole, Visitor
+from console.running_console import PASSWORD, ROUTES, RunningConsole, Visitor
 from storage.assessments import assessments
 from storage.overview import delivery_overviews, study_overviews
 from storage.paused import paused_destinations
@@ -85,6 +85,46 @@ def test_the_pages_before_log_in_can_be_read_by_everybody(console: RunningConsol
     link = f"/invitation/{console.invitation(AccountRole.VIEWER)}"
     steps = [("go", "/log-in"), ("axe", "log-in"), ("go", link), ("axe", "invitation")]
     assert without_problems(browse(console.root, steps, tmp_path), steps).violations == ()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width"), [("light", DESKTOP), ("dark", DESKTOP), ("light", PHONE)], ids=["light", "dark", "phone"]
+)
+def test_routes_are_edited_tried_saved_and_had_back(
+    console: RunningConsole, tmp_path: Path, scheme: str, width: int
+) -> None:
+    receive(console)
+    cookie = cookie_of(console.person(AccountRole.OPERATOR, "olga"))
+    edited = "routes:\n  cine:   # room 2\n    series: [{minimum_phases: null}]\n    destinations: [pacs]\n"
+    steps = [
+        ("go", "/rules"),
+        ("fill", "Routes, as in config.yaml", edited),
+        ("fill", "Study", STUDY),
+        ("press", "Try them"),
+        ("see", "taken by rule 1"),
+        ("press", "Compare over the last month"),
+        ("see", "would be taken, 1 series"),
+        ("wide", "compared"),
+        ("picture", "compared"),
+        ("axe", "compared"),
+        ("fill", "Reason", "room 2 says otherwise"),
+        ("press", "Save and use them"),
+        ("see", "Saved as version 2."),
+        ("open", "Show those of 2"),
+        ("wide", "saved"),
+        ("picture", "saved"),
+        ("axe", "saved"),
+        ("follow", "Version 1 into the editor"),
+        ("see", "Version 1 as it was"),
+        ("fill", "Reason", "room 2 was wrong"),
+        ("press", "Save and use them"),
+        ("see", "Saved as version 3."),
+    ]
+    visit = browse(console.root, steps, tmp_path, cookie=cookie, scheme=scheme, width=width)
+    without_problems(visit, steps)
+    assert visit.serious == []
+    assert visit.values == {"compared": 0, "saved": 0}
+    assert ROUTES in console.file.read_text(encoding="utf-8")
 
 
 def test_axe_sees_what_is_wrong(console: RunningConsole, administrator: str, tmp_path: Path) -> None:
@@ -193,6 +233,11 @@ def test_every_button_of_the_console_is_pressed(console: RunningConsole, tmp_pat
         ("fill", "Reason", "other weights"),
         ("press", "Run again"),
         ("see", f"Job {job} is queued again."),
+        ("open", "Run with another route"),
+        ("choose", "Route", "cine"),
+        ("fill", "Reason", "to see it by the other one"),
+        ("press", "Run with another route"),
+        ("see", "route cine has analysed this version of the study"),
         ("follow", "Accounts"),
         ("fill", "Name", "ben"),
         ("choose", "Role", "operator"),

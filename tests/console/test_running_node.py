@@ -16,7 +16,7 @@ from interop.ports import free_port, wait_until
 from results.synthetic import STUDY_UID, write_cine
 from test_toy_package import configured, environment
 
-from console.running_console import FORM, PASSWORD, Visitor, found
+from console.running_console import FORM, PASSWORD, Visitor, found, notice
 from dicom_node.config import Peer
 from dicom_node.network.pacs import Pacs, PacsSettings
 from dicom_node.network.sender import ScuSettings, send_files
@@ -139,6 +139,26 @@ def test_a_day_is_run_through_the_console(served: tuple[Served, str], tmp_path: 
         becomes("all is well again", lambda: asked("/now")["sentence"].startswith("All is well"))
         assert person.do("run-again", job=str(toy["job"]["id"]), reason="to see it again").startswith("done:")
         becomes("the job has ended again", lambda: not asked("/now")["running"] and not asked("/now")["queued"])
+    # Routes are edited, and the node goes on by them: nobody is logged out, and nothing starts again.
+    processes = {one["name"]: one["pid"] for one in asked("/now")["status"]["processes"]}
+    written = asked("/routes/text")
+    (name,) = asked("/routes")
+    edited = written["text"].rstrip("\n") + "\n    priority: 70   # before the others\n"
+    answer = person.post(
+        "/rules",
+        {
+            "csrf": person.csrf(),
+            "text": edited,
+            "began_with": written["digest"],
+            "what": "save",
+            "reason": "before the others",
+        },
+    )
+    assert answer.status_code == 303, answer.text
+    assert "The node works by it from now on" in notice(person.get("/rules").text)
+    assert asked("/routes")[name]["priority"] == 70
+    assert "# before the others" in node.config.read_text(encoding="utf-8")
+    assert {one["name"]: one["pid"] for one in asked("/now")["status"]["processes"]} == processes
     reasons = " ".join(one["words"] for one in asked("/audit"))
     assert "results sent again: lost there" in reasons
     assert "run again: to see it again" in reasons

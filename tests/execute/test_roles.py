@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import queue
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 import slow_roles
 from interop.ports import wait_until
 
-from dicom_node.roles import Role, RoleContext, RoleKeeper, serve_renewed
+from dicom_node.roles import Role, RoleKeeper
 
 
 @pytest.fixture
@@ -118,31 +116,6 @@ def test_roles_do_not_outlive_a_parent_that_is_killed(journal: Path) -> None:
 
 def _alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def test_a_renewed_argument_is_served_in_the_same_process_until_told_to_stop() -> None:
-    stop, served = threading.Event(), []
-    renewals: queue.Queue[str] = queue.Queue()
-
-    def renewed() -> str | None:
-        return None if renewals.empty() else renewals.get()
-
-    def serve(argument: str, over: threading.Event) -> None:
-        served.append(argument)
-        if argument == "first":
-            renewals.put("second")
-        elif argument == "second":
-            stop.set()
-        assert over.wait(30)
-
-    serve_renewed(RoleContext("r", stop, lambda: None, renewed), "first", serve)
-    assert served == ["first", "second"]
-
-
-def test_what_ends_by_itself_is_not_served_again() -> None:
-    served: list[str] = []
-    serve_renewed(RoleContext("r", threading.Event(), lambda: None), "only", lambda one, _over: served.append(one))
-    assert served == ["only"]
 
 
 def test_roles_are_renewed_in_this_life_and_the_next(journal: Path, keepers: list[RoleKeeper]) -> None:

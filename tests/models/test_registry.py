@@ -15,8 +15,9 @@ from pipelines.models.card import (
     read_card,
     write_card,
 )
+from pipelines.models.precision import Precision, labelling_precision
 from pipelines.models.registry import ModelUnavailable, list_models, load_model
-from pipelines.obstruction.architecture import ClipArchitecture
+from pipelines.obstruction.architecture import ClipArchitecture, WallArchitecture
 from pipelines.obstruction.network import FRAMES
 from pipelines.remodelling.architecture import FusionArchitecture
 from pipelines.remodelling.features import FEATURES
@@ -67,6 +68,26 @@ def test_a_model_is_loaded_for_evaluation_with_its_identity(tmp_path: Path) -> N
     assert model.identity.weights_sha256 == card.weights_sha256
     assert model.identity.training_data == "nothing, 2 hearts (none)"
     assert model.network(torch.zeros(2, 3, 32, 32)).shape == (2, 4, 32, 32)
+
+
+def test_labels_in_half_precision_are_nearly_those_in_full_and_the_identity_says_which(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    full, half = (load_model("small", root=tmp_path, precision=precision) for precision in Precision)
+    assert [model.identity.precision for model in (full, half)] == list(Precision)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        exact, near = full.probabilities(images), half.probabilities(images)
+    assert near.dtype == torch.float32
+    assert not torch.equal(exact, near)
+    assert (exact - near).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("has", ["avx512_bf16", "amx_bf16", None])
+def test_half_precision_is_for_processors_that_have_it(has: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"avx2": True, "avx512_bf16": False} | ({has: True} if has else {})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    assert labelling_precision("cpu") is (Precision.BFLOAT16 if has else Precision.FLOAT32)
+    assert labelling_precision("cuda:0") is Precision.FLOAT32
 
 
 def test_an_unknown_model_names_those_installed(tmp_path: Path) -> None:
@@ -123,9 +144,10 @@ def test_a_card_that_breaks_the_schema_names_the_key(tmp_path: Path, change: dic
         read_card(path)
 
 
-def test_each_architecture_is_declared_once_beside_its_analysis() -> None:
-    assert set(architectures()) == {"monai.BasicUNet", "monai.DiffusionModelUNet", "r2plus1d", "remodelling.fusion"}
-    assert all(issubclass(one, Architecture) for one in architectures().values())
+def test_architectures_are_declared_beside_their_analyses() -> None:
+    shared = {kind for kind, one in architectures().items() if one.__module__ == Architecture.__module__}
+    assert shared == {"monai.BasicUNet"}
+    assert all(one.__module__.endswith(".architecture") for one in architectures().values())
 
 
 def test_a_card_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
@@ -140,6 +162,8 @@ def _answer(card: ModelCard, network: torch.nn.Module, size: int) -> tuple[int, 
     kind = card.architecture
     if isinstance(kind, ClipArchitecture):
         answer = network(torch.zeros(1, 1, FRAMES, size, size))
+    elif isinstance(kind, WallArchitecture):
+        answer = network(torch.zeros(1, len(kind.features)))
     elif isinstance(kind, FusionArchitecture):
         volume = torch.zeros(1, len(card.input.channels), DEPTH, size, size)
         answer = network(volume, torch.zeros(1, len(FEATURES))).fused
@@ -156,7 +180,7 @@ def test_every_model_of_the_package_loads_and_says_what_it_is_not_for(card: Mode
     size = card.input.size
     with torch.inference_mode():
         outputs = _answer(card, model.network, size)
-    whole_case = isinstance(card.architecture, ClipArchitecture | FusionArchitecture)
+    whole_case = isinstance(card.architecture, ClipArchitecture | FusionArchitecture | WallArchitecture)
     assert outputs == (() if whole_case else (len(card.output), size, size))
     # What the images of ACDC and EMIDEC made inherits their licence.
     patients = any(name in card.training.name for name in ("ACDC", "EMIDEC"))

@@ -6,6 +6,7 @@ import datetime
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from dicom_node.results.header import ResultContext, encoded, series_dataset
 from dicom_node.results.identity import CarriedIdentity, ResultIdentity, ascii_text
 from dicom_node.results.roles import REPORT
 from dicom_node.results.uids import derive_uid
+from pipelines.models.precision import Precision
 from results.synthetic import MODEL
 
 NAMES = {
@@ -246,6 +248,7 @@ def test_every_input_of_the_identity_changes_it_and_the_order_of_inputs_does_not
         {"packages": ["ventricular_function 1.0.1"]},
         {"packages": ["ventricular_function 1.0.0", "motion 1.0.0"]},
         {"models": ()},
+        {"models": (replace(MODEL, precision=Precision.BFLOAT16),)},
         {"settings": '{"contact": "x"}'},
         {"software_version": "2"},
     ]

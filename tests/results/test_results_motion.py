@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import KeyObjectSelectionDocumentStorage
+from pydicom.uid import KeyObjectSelectionDocumentStorage, ParametricMapStorage
 
 from dicom_node.config import DestinationProfile, ResultSettings
 from dicom_node.results.canvas import DARK
 from dicom_node.results.encode import Circumstances, encode_study
 from dicom_node.results.gate import check
 from dicom_node.results.motion.keyframes import KEYFRAMES
+from dicom_node.results.motion.maps import STRAIN_MAP
 from dicom_node.results.motion.pages import motion_page
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.roles import REPORT
@@ -91,7 +92,9 @@ def motion_of(cine: Cine, *, long_axis: bool = True) -> CardiacMotion:
         through_plane="followed on the long-axis views",
         notes=("Mind the gap.",),
     )
-    return CardiacMotion(MotionKeyframes((entry,), "descriptor"), strain, 0.8, 0.5, 0.0, (MODEL,))
+    shape = stack.pixels.shape[1:]
+    shortened = np.where(np.hypot(*np.indices(shape)[1:] - 32) < 12, np.float32(-17.5), np.float32(0))
+    return CardiacMotion(MotionKeyframes((entry,), "descriptor"), strain, 0.8, 0.5, 0.0, shortened, (MODEL,))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +103,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cine, SourceDatasets
     sources = SourceDatasets.index(cine.paths)
     found = PackageFindings(PACKAGE, Findings({CardiacMotion: motion_of(cine)}))
     circumstances = Circumstances(tuple(path.name for path in cine.paths), "cine", ResultSettings(), CREATED)
-    objects = encode_study(cine.study, [found], sources, {"pacs": DestinationProfile(peer="pacs")}, circumstances)
+    objects = encode_study(
+        cine.study,
+        [found],
+        sources,
+        {"pacs": DestinationProfile(peer="pacs"), "lab": DestinationProfile(peer="lab", strain_map=True)},
+        circumstances,
+    )
     assert objects.packages[0].causes == ()
     assert "circumferential -18.3 %" in objects.packages[0].key_numbers[0]
     described = {one.name: one for one in objects.packages[0].reported}
@@ -121,6 +130,23 @@ def test_every_object_passes_the_gate_and_dciodvfy(made) -> None:
     assert [tuple(map(str, found)) for found in check(objects, sources)] == [()] * len(objects)
     for each in objects:
         assert not unaccepted(each, sources)
+
+
+def test_the_strain_map_goes_to_those_who_asked_and_holds_the_strain_on_the_images_of_end_diastole(made) -> None:
+    cine, _, objects = made
+    (strain,) = [each for each in objects if each.role == STRAIN_MAP]
+    assert strain.destinations == {"lab"}
+    stack = cine.study.short_axis
+    dataset = strain.dataset
+    assert dataset.SOPClassUID == ParametricMapStorage
+    numbers = np.frombuffer(dataset.FloatPixelData, "<f4").reshape(stack.slices, *stack.pixels.shape[2:])
+    assert sorted(np.unique(numbers)) == [-17.5, 0]
+    mapping = dataset.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "%"
+    assert mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == "130677"
+    assert {source.sop_instance_uid for source in strain.sources} == {
+        source.sop_instance_uid for source in stack.sources[PHASES[Keyframe.END_DIASTOLE]]
+    }
 
 
 def test_each_keyframe_selects_all_slices_of_its_phase(made) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_node.config import DestinationProfile, ResultSettings
-from dicom_node.results.encode import Circumstances, encode_study
+from dicom_node.results.encode import Circumstances, EncodedStudy, encode_study
 from dicom_node.results.gate import check
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.remodelling import ATTRIBUTION, reason
 from dicom_node.results.roles import REPORT, SUMMARY
 from dicom_node.results.sources import SourceDatasets
 from pipelines.analysis import Findings
+from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStudy
 from pipelines.function.findings import Interval
 from pipelines.function.slices import SliceMeasures, measure_slices
@@ -50,10 +54,10 @@ def risk_of(study: CineStudy, labels: np.ndarray) -> RemodellingRisk:
         probability=0.412,
         interval=Interval(0.302, 0.551),
         population_probability=0.25,
-        image_probability=0.47,
+        network_probability=0.47,
         contributions=(
             Contribution("global longitudinal strain", -8.2, "%", 0.71),
-            Contribution("the network on images, morphology and motion", -0.3, "1", 0.31),
+            Contribution("the network that fuses morphology and motion", -0.3, "1", 0.31),
             Contribution("left atrial reservoir strain", 31.4, "%", -0.2),
             Contribution("infarct size estimated without contrast agent", 17.6, "%", 0.01),
         ),
@@ -73,21 +77,31 @@ def risk_of(study: CineStudy, labels: np.ndarray) -> RemodellingRisk:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[CineStudy, SourceDatasets, list[ResultObject], str]:
-    from pipelines.cine.assemble import assemble
-
+def acquired(tmp_path_factory: pytest.TempPathFactory) -> tuple[CineStudy, list[Path], SliceMeasures]:
     phantom = simulate(RECIPE, workers=1)
     paths = write_study(phantom, tmp_path_factory.mktemp("remodelling"))
     (study,) = assemble(paths)
     labels = phantom.short_axis.labels
     segmentation = CineSegmentation(labels, np.ones(labels.shape[:2], np.float32), (0, 112, 0, 112), (MODEL,))
-    slices = measure_slices(study.short_axis, segmentation)
+    return study, paths, measure_slices(study.short_axis, segmentation)
+
+
+def encoded(acquired, *, attribution: bool) -> tuple[CineStudy, SourceDatasets, EncodedStudy]:
+    study, paths, slices = acquired
+    risk = risk_of(study, slices.labels)
+    risk = risk if attribution else replace(risk, attribution=None)
     sources = SourceDatasets.index(paths)
-    found = PackageFindings(PACKAGE, Findings({RemodellingRisk: risk_of(study, labels), SliceMeasures: slices}))
+    found = PackageFindings(PACKAGE, Findings({RemodellingRisk: risk, SliceMeasures: slices}))
     circumstances = Circumstances(tuple(path.name for path in paths), "infarct", ResultSettings(), CREATED)
-    encoded = encode_study(study, [found], sources, {"pacs": DestinationProfile(peer="pacs")}, circumstances)
-    assert encoded.packages[0].causes == ()
-    return study, sources, list(encoded.objects), encoded.packages[0].key_numbers[0]
+    made = encode_study(study, [found], sources, {"pacs": DestinationProfile(peer="pacs")}, circumstances)
+    assert made.packages[0].causes == ()
+    return study, sources, made
+
+
+@pytest.fixture(scope="module")
+def made(acquired) -> tuple[CineStudy, SourceDatasets, list[ResultObject], str]:
+    study, sources, one = encoded(acquired, attribution=True)
+    return study, sources, list(one.objects), one.packages[0].key_numbers[0]
 
 
 def items(dataset: Dataset):
@@ -119,7 +133,7 @@ def test_the_report_says_probability_interval_reasons_and_for_whom(made) -> None
         if item.ValueType == "TEXT"
     }
     assert texts["LVAR_REASON"] == (
-        "global longitudinal strain -8 % raises it most; the network on images, morphology and motion raises it; left "
+        "global longitudinal strain -8 % raises it most; the network that fuses morphology and motion raises it; left "
         "atrial reservoir strain 31 % lowers it; infarct size estimated without contrast agent 18 % hardly moves it."
     )
     assert "acute, reperfused infarct" in texts["LVAR_FOR"]
@@ -150,6 +164,24 @@ def test_the_attribution_map_is_a_colour_image_of_the_key_frame(made) -> None:
         source.sop_instance_uid for source in stack.sources[KEY]
     }
     assert any(each.role == SUMMARY for each in objects)
+
+
+def test_a_network_without_images_gives_no_map(acquired) -> None:
+    _, sources, one = encoded(acquired, attribution=False)
+    assert not any(each.role == ATTRIBUTION for each in one.objects)
+    assert [tuple(map(str, found)) for found in check(list(one.objects), sources)] == [()] * len(one.objects)
+    report = next(each.dataset for each in one.objects if each.role == REPORT)
+    named = {str(item.ConceptNameCodeSequence[0].CodeValue) for item in items(report) if item.ValueType == "NUM"}
+    assert {"LVAR_PROB", "INFARCT_EST"} <= named
+
+
+def test_other_systems_get_the_probability_with_its_interval(acquired) -> None:
+    _, _, one = encoded(acquired, attribution=False)
+    told = {number.name: number for number in one.packages[0].reported}
+    risk = told["remodelling_probability"]
+    assert (risk.lower, risk.value, risk.upper) == (0.302, 0.412, 0.551)
+    assert "simulated hearts" in risk.method
+    assert told["infarct_estimate_percent"].upper == 27.1
 
 
 def test_a_contribution_of_nothing_is_called_nothing() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pipelines.models.identity import ModelIdentity
+from pipelines.models.precision import Precision
 from pipelines.segmentation.keeping import UnreadableSegmentation, decode_segmentation, encode_segmentation
 from pipelines.segmentation.labels import CineSegmentation
 
@@ -22,7 +23,7 @@ def segmentations(draw: st.DrawFn) -> CineSegmentation:
     shape = draw(st.tuples(*[st.integers(1, 4)] * 4))
     labels = draw(arrays.arrays(np.uint8, shape, elements=st.integers(0, 3)))
     agreement = draw(arrays.arrays(np.float32, shape[:2], elements=st.floats(0, 1, width=32)))
-    models = draw(st.lists(st.builds(ModelIdentity, *[texts] * 6), max_size=3))
+    models = draw(st.lists(st.builds(ModelIdentity, *[texts] * 6, st.sampled_from(Precision)), max_size=3))
     return CineSegmentation(labels, agreement, draw(st.tuples(*[st.integers(0, 500)] * 4)), tuple(models))
 
 

@@ -23,13 +23,12 @@ from pipelines.training.remodelling_hearts import (
     ExactFeatures,
     RemodellingHeart,
     clip_hearts,
-    labelled_studies,
+    hearts_of_studies,
     read_heart,
-    read_outcomes,
     write_heart,
 )
 
-RECIPE = RemodellingRecipe(features=(4, 4, 4, 4), hidden=4, bootstrap=4, folds=2, steps=2, batch=4)
+RECIPE = RemodellingRecipe(features=(4, 4, 4, 4), hidden=4, bootstrap=4, folds=2, steps=2, batch=4, images=True)
 
 
 def heart(number: int, *, exact: bool = True) -> RemodellingHeart:
@@ -111,33 +110,6 @@ def test_clips_become_hearts_with_the_outcome_of_the_law(tmp_path: Path) -> None
     assert middle[2] < middle[0]
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("study\n1.2\n", "no column remodelling"),
-        ("study,remodelling\n1.2,yes\n", "line 2"),
-        ("study,remodelling\n1.2,1\n1.2,0\n", "second time"),
-        ("study,remodelling,infarct_percent\n1.2,1,140\n", "not in 0 … 100"),
-        ("study,remodelling,infarct_percent\n1.2,1,much\n", "no number"),
-        ("study,remodelling\n", "holds no study"),
-    ],
-)
-def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
-    table = tmp_path / "outcomes.csv"
-    table.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=said):
-        read_outcomes(table)
-
-
-def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
-    table = tmp_path / "outcomes.csv"
-    table.write_text("\ufeffstudy,remodelling,infarct_percent\n1.2,1,\n1.3,0,12.5\n", encoding="utf-8")
-    first, second = read_outcomes(table)
-    assert first.outcome
-    assert np.isnan(first.infarct_percent)
-    assert (second.study_instance_uid, second.outcome, second.infarct_percent) == ("1.3", False, 12.5)
-
-
 def test_a_run_gives_a_model_that_the_registry_loads(trained) -> None:
     output, result = trained
     model = load_model("remodelling", root=output.parent)
@@ -189,6 +161,24 @@ def test_each_heart_is_told_by_a_network_that_has_not_seen_it(trained) -> None:
         evaluate_held_out(output / "all")
 
 
+def test_a_network_without_images_has_no_branch_of_them(tmp_path: Path) -> None:
+    output = tmp_path / "remodelling"
+    train_remodelling(HEARTS, output, command="train", source="drawn", recipe=replace(RECIPE, images=False))
+    found = evaluate_held_out(output)
+    assert [row.model for row in found.ablation] == ["morphology", "motion", "all", "combined"]
+    network = load_model("remodelling", root=tmp_path).network
+    assert not any(name.startswith("encoder") for name in network.state_dict())
+    probability, scores = predicted(HEARTS, network)
+    assert np.isfinite(probability).all()
+    assert np.isnan(scores["image"]).all()
+    # Tuning takes the network as it is.
+    own = [heart(number, exact=False) for number in range(100, 130)]
+    tuned = train_remodelling(
+        own, tmp_path / "tuned", command="train", source="drawn", recipe=RECIPE, tuned_from=tmp_path
+    )
+    assert not any(name.startswith("encoder") for name in safetensors.torch.load_file(tuned.weights))
+
+
 def test_too_few_events_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 8"):
         train_remodelling(HEARTS[:20], tmp_path, command="train", source="drawn", recipe=RECIPE)
@@ -228,8 +218,11 @@ def test_a_sites_study_is_measured_once_from_its_dicom(tmp_path: Path) -> None:
     uid = study.context.study_instance_uid
     table = tmp_path / "outcomes.csv"
     table.write_text(f"study,remodelling,infarct_percent\n{uid},1,17.5\n2.25.404,0,\n", encoding="utf-8")
-    hearts, declined = labelled_studies(studies, table, tmp_path / "hearts")
-    assert list(declined) == ["2.25.404"]
+    with pytest.raises(ValueError, match=r"not there, such as 2\.25\.404"):
+        hearts_of_studies(studies, table, tmp_path / "hearts")
+    table.write_text(f"study,remodelling,infarct_percent\n{uid},1,17.5\n", encoding="utf-8")
+    hearts, declined = hearts_of_studies(studies, table, tmp_path / "hearts")
+    assert not declined
     (found,) = hearts
     assert found.outcome
     assert found.auxiliary[0] == 17.5
@@ -239,6 +232,6 @@ def test_a_sites_study_is_measured_once_from_its_dicom(tmp_path: Path) -> None:
     assert not {Feature.GLS, Feature.LA_RESERVOIR} & set(found.measured)
     assert {Feature.EJECTION_FRACTION, Feature.GCS, Feature.EDVI} <= set(found.measured)
     table.write_text(f"study,remodelling\n{uid},0\n", encoding="utf-8")
-    (again,), _ = labelled_studies(tmp_path / "nowhere", table, tmp_path / "hearts")
+    (again,), _ = hearts_of_studies(tmp_path / "nowhere", table, tmp_path / "hearts")
     assert not again.outcome
     assert again.measured == found.measured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dicom_node.results.motion.groups import motion_part
 from dicom_node.results.motion.keyframes import KEYFRAMES, keyframe_selections
+from dicom_node.results.motion.maps import strain_map
 from dicom_node.results.motion.pages import motion_page, motion_text
 from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.parts import EncodingRequest, Parts, SummaryPart
@@ -22,9 +23,13 @@ def encode(request: EncodingRequest) -> Parts:
     stacks = _stacks(request, found)
     selections = keyframe_selections(request.context, found.keyframes, stacks)
     part = motion_part(request.context, found, stacks)
+    objects = [request.object(KEYFRAMES, dataset, sources) for dataset, sources in selections]
+    names = [name for name, profile in request.destinations.items() if profile.strain_map]
+    if names:
+        objects.append(strain_map(request, found, stacks[View.SAX], names))
     return Parts(
         report=lambda _variant: part,
-        objects=tuple(request.object(KEYFRAMES, dataset, sources) for dataset, sources in selections),
+        objects=tuple(objects),
         summary=SummaryPart(
             stacks=tuple(stacks.values()),
             pages=lambda theme: [motion_page(theme, found)],

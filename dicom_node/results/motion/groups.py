@@ -28,9 +28,9 @@ from pipelines.cine.stack import CineStack, View
 from pipelines.function.findings import Chamber
 from pipelines.motion.findings import CardiacMotion, Component, Keyframe, StrainCurve, ViewKeyframes
 
-__all__ = ["motion_part"]
+__all__ = ["STRAIN", "motion_part"]
 
-_STRAIN = {
+STRAIN = {
     Component.LONGITUDINAL: Code("130670", "DCM", "Longitudinal Lagrangian Strain"),
     Component.CIRCUMFERENTIAL: Code("130677", "DCM", "Circumferential Lagrangian Strain"),
     Component.RADIAL: Code("130675", "DCM", "Radial Lagrangian Strain"),
@@ -139,7 +139,7 @@ def _of_curve(curve: StrainCurve) -> Iterator[Measurement]:
     lower = significant(max(curve.peak_percent - curve.interval.lower, 0.0))
     yield with_method(
         Measurement(
-            name=_STRAIN[curve.component],
+            name=STRAIN[curve.component],
             value=round(curve.peak_percent, 1),
             unit=ucum("%"),
             properties=MeasurementProperties(upper_measurement_uncertainty=upper, lower_measurement_uncertainty=lower),
@@ -147,7 +147,7 @@ def _of_curve(curve: StrainCurve) -> Iterator[Measurement]:
         f"peak of the cycle; {curve.method}",
     )
     at_end_systole = Measurement(
-        name=_STRAIN[curve.component], value=round(curve.end_systolic_percent, 1), unit=ucum("%")
+        name=STRAIN[curve.component], value=round(curve.end_systolic_percent, 1), unit=ucum("%")
     )
     _modified(at_end_systole, END_SYSTOLE)
     yield at_end_systole
@@ -168,7 +168,7 @@ def _segments(context: ResultContext, found: CardiacMotion) -> Iterator[Measurem
             peak = part.peak_percent[index]
             if not np.isfinite(peak):
                 continue
-            measurements.append(Measurement(name=_STRAIN[part.component], value=round(float(peak), 1), unit=ucum("%")))
+            measurements.append(Measurement(name=STRAIN[part.component], value=round(float(peak), 1), unit=ucum("%")))
             if part.component is Component.CIRCUMFERENTIAL:
                 late = part.post_systolic_index_percent[index]
                 measurements.append(Measurement(name=private("PSI"), value=round(float(late), 1), unit=ucum("%")))

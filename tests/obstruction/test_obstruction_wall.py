@@ -1,0 +1,193 @@
+"""The wall model: what it reads, what it is fitted to, and when it may answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipelines.evaluation.obstruction_hearts import measured_phantom, measured_study, probability_of
+from pipelines.indication import Indication
+from pipelines.models.card import TrainingData, read_card
+from pipelines.models.registry import load_model
+from pipelines.obstruction.calibration import calibrated, tells_hearts_apart
+from pipelines.obstruction.findings import Obstruction
+from pipelines.obstruction.wall import FEATURES, WallMotion, describe_wall
+from pipelines.obstruction.wall_model import WALL, WallModel
+from pipelines.phantom import Disease, PhantomRecipe, simulate
+from pipelines.phantom.assembled import cine_study
+from pipelines.phantom.law import DEFAULT_LAW
+from pipelines.phantom.study import draw_heart
+from pipelines.segmentation.labels import Label
+from pipelines.statistics import auc
+from pipelines.study import analyse_study
+from pipelines.training.heart_clips import Population, pack_clips
+from pipelines.training.obstruction_wall import WallHeart, fit_wall, motion_lost, walls_of_clips
+
+DATA = TrainingData(name="test", licence="Apache-2.0", source="test", cases=(), split="test", steps=1, command="test")
+ROWS, COLUMNS = np.mgrid[:88, :88] - 43.5
+ANGLE = np.arctan2(COLUMNS, ROWS)
+
+
+def ring(inner: NDArray[np.float64], outer: NDArray[np.float64], row: float = 0.0) -> NDArray[np.uint8]:
+    """Five equal slices of a wall with these radii by direction, pixels, shifted along the rows."""
+    radius, angle = np.hypot(ROWS - row, COLUMNS), np.arctan2(COLUMNS, ROWS - row)
+    bins = np.round(angle / (2 * np.pi) * 64).astype(int) % 64
+    labels = np.where(radius < inner[bins], Label.LV, np.where(radius < outer[bins], Label.MYO, Label.BACKGROUND))
+    return np.repeat(labels.astype(np.uint8)[None], 5, axis=0)
+
+
+def contracted(standing: slice | None = None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """End diastole and end systole of a wall that contracts everywhere but in some directions."""
+    inner, outer = np.full(64, 16.0), np.full(64, 22.0)
+    now, rim = np.full(64, 10.0), np.full(64, 20.0)
+    if standing is not None:
+        now[standing], rim[standing] = 16.0, 22.0
+    return ring(inner, outer), ring(now, rim)
+
+
+def named(wall: WallMotion, feature: str) -> float:
+    return float(wall.features[FEATURES.index(feature)])
+
+
+def test_an_even_wall_has_no_worst_place() -> None:
+    wall = describe_wall(*contracted())
+    assert named(wall, "thickening, worst place") == pytest.approx(10 / 6 - 1, abs=0.08)
+    assert named(wall, "thickening, better half") == pytest.approx(10 / 6 - 1, abs=0.08)
+    assert named(wall, "mid-wall shortening about the fixed centre, better half") == pytest.approx(
+        1 - 15 / 19, abs=0.02
+    )
+
+
+def test_a_wall_that_stands_still_is_found_where_it_is() -> None:
+    wall = describe_wall(*contracted(slice(10, 26)))
+    assert named(wall, "thickening, worst place") < 0.2
+    assert named(wall, "thickening, better half") > 0.5
+    direction = int(np.argmax(wall.deficit[2]))
+    assert 13 <= direction <= 22
+    assert wall.by_slice.shape == (5,)
+
+
+def test_what_the_whole_heart_does_is_seen_about_the_fixed_centre_only() -> None:
+    diastole, systole = contracted()
+    moved = ring(np.full(64, 10.0), np.full(64, 20.0), row=4.0)
+    still, shifted = describe_wall(diastole, systole), describe_wall(diastole, moved)
+    lowest = "mid-wall shortening about the {} centre, lowest twentieth"
+    assert named(shifted, lowest.format("moving")) == pytest.approx(named(still, lowest.format("moving")), abs=0.02)
+    assert named(shifted, lowest.format("fixed")) < named(still, lowest.format("fixed")) - 0.1
+
+
+def test_labels_without_a_wall_are_refused() -> None:
+    nothing = np.zeros((2, 88, 88), np.uint8)
+    with pytest.raises(ValueError, match="no wall"):
+        describe_wall(nothing, nothing)
+
+
+def heart(number: int, rng: np.random.Generator, *, tells: bool = True) -> WallHeart:
+    """A drawn heart: the motion lost shows in one feature, and obstruction follows it."""
+    lost = rng.uniform(0, 1)
+    features = rng.normal(0, 1, len(FEATURES))
+    features[12] = -lost + rng.normal(0, 0.1)
+    chance = 1 / (1 + np.exp(-8 * (lost - 0.5))) if tells else 0.5
+    shown = bool(rng.random() < chance)
+    deficit = rng.normal(0, 1, (3, 64))
+    deficit[1] += 3 * shown
+    wall = WallMotion(features, deficit, np.zeros((3, 2)))
+    return WallHeart(f"heart-{number}", wall, shown, np.array([False, shown, False]), lost)
+
+
+def test_the_score_is_fitted_to_motion_and_calibrated_to_obstruction(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    hearts = [heart(number, rng) for number in range(150)]
+    result = fit_wall(hearts, tmp_path / "obstruction", data=DATA)
+    assert fit_wall(hearts, tmp_path / "again", data=DATA).weights_sha256 == result.weights_sha256
+    model = load_model("obstruction", root=tmp_path)
+    network = cast("WallModel", model.network)
+    assert read_card(result.card).architecture == WALL
+    unseen = [heart(number, rng) for number in range(150, 400)]
+    scores = [network.score(one.wall.features) for one in unseen]
+    assert np.corrcoef(scores, [one.lost for one in unseen])[0, 1] > 0.85
+    outcomes = np.array([one.obstruction for one in unseen])
+    assert auc(outcomes, scores) > 0.8
+    assert tells_hearts_apart(network)
+    probabilities = np.array([calibrated(network, score).value for score in scores])
+    assert probabilities.mean() == pytest.approx(outcomes.mean(), abs=0.08)
+    of_slices = np.array([network.slice_probabilities(one.wall) for one in unseen])
+    shown = np.array([one.slices for one in unseen])
+    assert auc(shown.ravel(), of_slices.ravel()) > 0.9
+
+
+def test_a_score_that_says_nothing_of_obstruction_declines(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    fit_wall([heart(number, rng, tells=False) for number in range(150)], tmp_path / "obstruction", data=DATA)
+    assert not tells_hearts_apart(load_model("obstruction", root=tmp_path).network)
+
+
+def test_a_site_calibrates_the_score_to_its_patients(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    fit_wall([heart(number, rng) for number in range(150)], tmp_path / "obstruction", data=DATA)
+    start = cast("WallModel", load_model("obstruction", root=tmp_path).network)
+    # Obstruction is rarer there, and only hearts have labels; how much motion was lost nobody knows.
+    patients = [replace(heart(number, rng), slices=None, lost=float("nan")) for number in range(200)]
+    patients = [one for one in patients if not one.obstruction or rng.random() < 0.4]
+    with pytest.raises(ValueError, match="start from a model fitted to phantoms"):
+        fit_wall(patients, tmp_path / "alone", data=DATA)
+    fit_wall(patients, tmp_path / "site", data=DATA, start=start)
+    network = cast("WallModel", load_model("site", root=tmp_path).network)
+    assert network.coefficients.tolist() == pytest.approx(start.coefficients.tolist())
+    assert np.isnan(network.slice_calibration.numpy()).all()
+    share = np.mean([one.obstruction for one in patients])
+    told = [calibrated(network, network.score(one.wall.features)).value for one in patients]
+    assert np.mean(told) == pytest.approx(share, abs=0.05)
+    assert np.mean([calibrated(start, start.score(one.wall.features)).value for one in patients]) > share + 0.1
+    with pytest.raises(ValueError, match="at least 8 with and without"):
+        fit_wall(patients[:10], tmp_path / "few", data=DATA, start=start)
+
+
+def test_a_deep_scar_without_motion_is_a_large_loss() -> None:
+    def lost(transmurality: float) -> float:
+        recipe = PhantomRecipe(seed=5, disease=Disease.INFARCT, acute=True, transmurality=transmurality)
+        return motion_lost(draw_heart(recipe)[1])
+
+    assert lost(1.0) > lost(0.3) + 0.2
+
+
+def test_contours_of_packed_clips_are_drawn_once(tmp_path: Path) -> None:
+    paths = pack_clips(tmp_path / "clips", [710000], Population.ACUTE_INFARCT)
+    (first,) = walls_of_clips(paths, tmp_path / "contours")
+    kept = next((tmp_path / "contours").iterdir())
+    written = kept.stat().st_mtime_ns
+    (again,) = walls_of_clips(paths, tmp_path / "contours")
+    assert kept.stat().st_mtime_ns == written
+    assert again.wall.features.tolist() == first.wall.features.tolist()
+    assert first.slices is not None
+    assert first.obstruction == first.slices.any()
+    assert 0 < first.lost < 1.2
+    kept.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="holds no contours"):
+        walls_of_clips(paths, tmp_path / "contours")
+
+
+def test_what_is_measured_for_the_evaluation_gives_what_the_node_answers() -> None:
+    recipe = PhantomRecipe(
+        seed=31, disease=Disease.INFARCT, slices=6, phases=14, rows=128, columns=128, spacing_mm=1.8, long_axis=False
+    )
+    study = cine_study(simulate(recipe, workers=1))
+    context = replace(study.context, indication=Indication.ACUTE_INFARCT)
+    answered = analyse_study(replace(study, context=context), [Obstruction])[Obstruction]
+    assert probability_of(measured_study(study), load_model("obstruction")) == pytest.approx(answered.probability)
+
+
+def test_a_phantom_is_measured_once(tmp_path: Path) -> None:
+    first = measured_phantom(900000, DEFAULT_LAW, tmp_path)
+    again = measured_phantom(900000, DEFAULT_LAW, tmp_path)
+    assert again.facts == first.facts
+    assert again.features.tolist() == first.features.tolist()
+    (kept,) = tmp_path.iterdir()
+    kept.rename(tmp_path / "obstruction-default-900001.npz")
+    with pytest.raises(ValueError, match="of another phantom"):
+        measured_phantom(900001, DEFAULT_LAW, tmp_path)
