@@ -31,13 +31,10 @@ coverage: $(VENV)/.installed ## Lines that the quick tests execute: a figure, no
 MUTMUT ?= mutmut==3.8.1
 MUTATE ?= storage/leases.py
 MUTATION_TESTS ?= tests/storage/test_leases.py
+MUTATION_ARGS ?=
 mutation: $(VENV)/.installed ## Change MUTATE in small ways: which changes do MUTATION_TESTS not notice?
-	rm -rf build/mutation && mkdir -p build/mutation/tree
-	git ls-files -z storage pipelines dicom_node tests pyproject.toml | xargs -0 cp --parents -t build/mutation/tree
-	$(BIN)/python -m pip install -q --target build/mutation/tool "$(MUTMUT)"
-	printf '\n[tool.mutmut]\nsource_paths = ["%s/"]\nonly_mutate = ["%s"]\nalso_copy = ["storage", "pipelines", "dicom_node", "tests"]\npytest_add_cli_args = ["-p", "no:randomly", "-k", "not postgresql"]\npytest_add_cli_args_test_selection = ["%s"]\ntimeout_constant = 20.0\nuse_git_change_detection = false\n' \
-	  "$(firstword $(subst /, ,$(MUTATE)))" "$(MUTATE)" "$(MUTATION_TESTS)" >> build/mutation/tree/pyproject.toml
-	cd build/mutation/tree && PYTHONPATH=$(abspath build/mutation/tool) OMP_NUM_THREADS=1 nice -n 19 $(abspath $(BIN))/python -m mutmut run
+	$(BIN)/python -m pip install -q --upgrade --target build/mutation/tool "$(MUTMUT)"
+	nice -n 19 $(BIN)/python benchmarks/mutation.py $(MUTATE) --tests $(MUTATION_TESTS) $(MUTATION_ARGS)
 
 lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/ruff check .

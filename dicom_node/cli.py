@@ -16,6 +16,7 @@ from dicom_node.commands import (
     delete,
     deliveries,
     demo,
+    disease_pattern,
     doctor,
     fetch,
     invite,
@@ -69,6 +70,8 @@ app.command()(models.models)
 app.command()(phantom.phantom)
 training.train_app.command("remodelling")(remodelling.train)
 training.evaluate_app.command("remodelling")(remodelling.evaluate)
+training.train_app.command("pattern")(disease_pattern.train)
+training.evaluate_app.command("pattern")(disease_pattern.evaluate)
 training.train_app.command("obstruction")(obstruction.train_obstruction)
 training.evaluate_app.command("obstruction")(obstruction.evaluate_obstruction)
 app.add_typer(training.train_app, name="train")

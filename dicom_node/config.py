@@ -20,7 +20,9 @@ from pydantic import (
 )
 
 from dicom_node.errors import ConfigurationError
+from dicom_node.patterns import check_pattern
 from pipelines.indication import Indication
+from pipelines.sampling import SAMPLES_MAX, STEPS_MAX, Sampling
 
 __all__ = [
     "AETitle",
@@ -125,14 +127,6 @@ def _variable(value: str) -> str:
     return value
 
 
-def _pattern(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from error
-    return value
-
-
 def _from_the_file(path: Path, information: ValidationInfo) -> Path:
     return (information.context or {}).get(BASE, Path()) / path
 
@@ -188,7 +182,7 @@ DatabaseUrl = Annotated[str, AfterValidator(_database)]
 Host = Annotated[str, AfterValidator(_host)]
 DeviceName = Annotated[str, AfterValidator(_device)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
-Pattern = Annotated[str, AfterValidator(_pattern)]
+Pattern = Annotated[str, AfterValidator(check_pattern)]
 MailAddress = Annotated[str, Field(pattern=r"[^@\s<>,;]+@[^@\s<>,;]+")]
 Hl7Name = Annotated[str, AfterValidator(_hl7_name)]
 """A hierarchic designator (HD): a name, or name^universal ID^type."""
@@ -328,6 +322,13 @@ class SeriesRule(_Section):
     exclude_series_description: Pattern | None = None
 
 
+class SamplingSettings(_Section):
+    """Samples that synthetic enhancement draws, and steps of each: docs/synthetic_enhancement.md has the cost."""
+
+    samples: int = Field(default=Sampling().samples, ge=2, le=SAMPLES_MAX)
+    steps: int = Field(default=Sampling().steps, ge=1, le=STEPS_MAX)
+
+
 class Route(_Section):
     """Which series go to which analyses, and where the results go."""
 
@@ -343,6 +344,8 @@ class Route(_Section):
     indication: Indication | None = None
     """Why the patients of the studies that this route takes were examined. Analyses that are for one disease only
     decline where it is not theirs."""
+    synthetic_sampling: SamplingSettings = SamplingSettings()
+    """Of ``synthetic_enhancement``."""
 
     @model_validator(mode="after")
     def _analyses_are_told_once(self) -> Route:

@@ -20,17 +20,13 @@ from pydantic_core import ErrorDetails
 
 from dicom_node.config import BASE, Configuration, Peer, PeerPermission
 from dicom_node.errors import ConfigurationError
+from dicom_node.plain_words import Key, dotted, in_plain_words
 
-__all__ = ["ConfigurationText", "Key", "Mistake", "load_configuration", "mistakes_between_keys"]
+__all__ = ["ConfigurationText", "Key", "Mistake", "keys_of", "load_configuration", "mistakes_between_keys"]
 
 ENVIRONMENT_PREFIX = "DICOM_NODE__"
 
-Key = tuple[int | str, ...]
-"""Path of a key in the file: names of mappings, indices of lists."""
-
 _REMEDY = "the shipped config.yaml explains every key"
-_SECRETS = frozenset({"token", "basic", "token_sha256", "database", "key", "password"})
-"""Keys whose value is never repeated in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,7 @@ class ConfigurationText:
                 "must be a mapping of sections", subject=str(path), remedy="start from the shipped config.yaml"
             )
         repeated = [
-            f"{path}:{second}: {_dotted(key)}: is written twice (first in line {first}), and only one of the two would "
+            f"{path}:{second}: {dotted(key)}: is written twice (first in line {first}), and only one of the two would "
             "count: give each its own name, or remove one"
             for key, first, second in _repeated(root)
         ]
@@ -123,8 +119,8 @@ class ConfigurationText:
 
     def _line(self, mistake: Mistake) -> str:
         first, *others = mistake.keys
-        also = "".join(f" (the other is {self.place(key)}: {_dotted(key)})" for key in others)
-        return f"{self.place(first)}: {_dotted(first) or 'file'}: {mistake.sentence}{also}"
+        also = "".join(f" (the other is {self.place(key)}: {dotted(key)})" for key in others)
+        return f"{self.place(first)}: {dotted(first) or 'file'}: {mistake.sentence}{also}"
 
     def configuration(self) -> Configuration:
         """Validate the whole.
@@ -137,7 +133,7 @@ class ConfigurationText:
         try:
             configuration = Configuration.model_validate(self.values, context={BASE: self.path.resolve().parent})
         except ValidationError as error:
-            found = [_mistake(details) for details in error.errors(include_url=False)]
+            found = [_mistake(details) for details in _causes(error.errors(include_url=False))]
             raise self.error(list(dict.fromkeys(found))) from error
         between = list(mistakes_between_keys(configuration))
         if between:
@@ -230,81 +226,21 @@ def _override(values: dict[str, Any], environment: Mapping[str, str]) -> dict[tu
     return overridden
 
 
-def _dotted(keys: Key) -> str:
-    return ".".join(str(key) for key in keys)
+# -- what the model refuses -------------------------------------------------------------------------------------------
 
 
-# -- what the model refuses, in plain words ----------------------------------------------------------------------------
-
-_BOUNDS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
-_KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "decimal": "a number",
-    "finite": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "path": "a path",
-    "bytes": "text",
-}
-_LISTS = ("list", "tuple", "set", "frozen")
+def _causes(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Without lists that are too short only because what stands in them is wrong."""
+    wrong = {one["loc"][:-1] for one in errors}
+    return [one for one in errors if not (one["type"] == "too_short" and one["loc"] in wrong)]
 
 
 def _mistake(details: ErrorDetails) -> Mistake:
-    """Say in plain words what pydantic found."""
-    kind, value = details["type"], details["input"]
-    keys = tuple(key for key in details["loc"] if key != "[key]")
-    context = details.get("ctx") or {}
-    if kind == "extra_forbidden":
-        return Mistake((keys,), _unknown(keys))
-    if kind == "missing":
-        return Mistake((keys[:-1],), f"the key {keys[-1]!r} is missing: add it")
-    if kind == "value_error":
-        return Mistake((keys,), str(context["error"]))
-    bound = next((name for name in _BOUNDS if name in context), None)
-    if bound is not None:
-        return Mistake((keys,), f"must be {_BOUNDS[bound]} {context[bound]:g}{_instead(keys, value)}")
-    if kind in ("enum", "literal_error"):
-        return Mistake((keys,), f"must be {context['expected']}{_instead(keys, value)}{_close(context, value)}")
-    family = kind.split("_")[0]
-    if family in _LISTS:
-        example = f"[{value}]" if isinstance(value, str) and keys[-1] not in _SECRETS else "[first, second]"
-        return Mistake((keys,), f"must be a list: write {example}")
-    if family in ("dict", "model", "mapping"):
-        return Mistake((keys,), f"must be a section with keys of its own{_instead(keys, value)}")
-    if family == "string" and "min_length" in context:
-        return Mistake((keys,), f"must have at least {context['min_length']} character(s)")
-    if family == "string" and "max_length" in context:
-        return Mistake((keys,), f"must have at most {context['max_length']} characters")
-    return Mistake((keys,), f"must be {_KINDS.get(family, 'of another kind')}{_instead(keys, value)}")
+    at, sentence = in_plain_words(details, known=keys_of)
+    return Mistake((at,), sentence)
 
 
-def _instead(keys: Key, value: object) -> str:
-    """What stands there, unless it may be secret or is long."""
-    if _SECRETS.intersection(map(str, keys)) or not isinstance(value, str | int | float | bool | None):
-        return ""
-    shown = "nothing" if value is None else f"'{value}'" if isinstance(value, str) else str(value).lower()
-    return f", not {shown}" if len(shown) <= 60 else ""
-
-
-def _close(context: Mapping[str, Any], value: object) -> str:
-    if not isinstance(value, str):
-        return ""
-    words = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
-    near = difflib.get_close_matches(value, words, n=1)
-    return f": did you mean {near[0]!r}?" if near else ""
-
-
-def _unknown(keys: Key) -> str:
-    known = _keys_of(keys[:-1])
-    near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.7)
-    if near:
-        return f"there is no such key here: did you mean {near[0]!r}?"
-    where = f"{_dotted(keys[:-1])} has" if keys[:-1] else "there are"
-    return f"there is no such key here; {where} {', '.join(known)}"
-
-
-def _keys_of(keys: Key) -> list[str]:
+def keys_of(keys: Key) -> list[str]:
     """Names of the keys that the section at a path may have; those of the whole file for the empty path."""
     section: Any = Configuration
     for key in keys:
@@ -396,4 +332,4 @@ def _ports_differ(configuration: Configuration) -> Iterator[Mistake]:
         anywhere = {"0.0.0.0", "::", ""}.intersection((address, other_address))
         # node.port beside node.tls.port is told by the section itself.
         if port is not None and port == other_port and (anywhere or address == other_address) and other[0] != "node":
-            yield Mistake((other, one), f"port {port} is taken by {_dotted(one)}: choose another")
+            yield Mistake((other, one), f"port {port} is taken by {dotted(one)}: choose another")

@@ -25,6 +25,8 @@ from typing import Any
 from sqlalchemy import JSON, Column, Connection, Table, bindparam, func, insert, select, text
 
 from storage.files import DIRECTORY_MODE, FILE_MODE, InstanceFiles
+from storage.jobs import release_worker
+from storage.leases import leases_of
 from storage.ledger import Ledger, LedgerError, open_ledger, record_event
 from storage.schema import Base, InstanceRow, LedgerIdentityRow, QuarantineRow, ResultRow
 
@@ -231,6 +233,7 @@ def restore(
                 identity = session.scalar(select(LedgerIdentityRow.identity))
             if identity != record.identity:
                 raise BackupError(f"the ledger in {source} is of another node than {RECORD} says")
+            _give_back_jobs(kept, clock)
             copied = _copy_files(source / FILES, files.root, _named_files(kept), digest_of, link=False)
             files.propose_identity(identity)
             with contextlib.closing(open_ledger(database)) as ledger:
@@ -250,6 +253,13 @@ def restore(
     return Restored(identity, record.began_at, copied.files, copied.size, copied.missing, copied.damaged)
 
 
+def _give_back_jobs(ledger: Ledger, clock: Callable[[], dt.datetime]) -> None:
+    """Nobody holds the jobs that ran when the backup was made, and it was no fault of theirs."""
+    for worker in {lease.worker for lease in leases_of(ledger)}:
+        why = "the ledger was restored from a backup"
+        release_worker(ledger, worker, why, counted=False, now=clock(), retry_at=lambda _attempts: clock())
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
@@ -263,7 +273,11 @@ class _Copied:
 
 
 def _make_empty(target: Path) -> None:
+    new = [one for one in (target, *target.parents) if not one.exists()]
     target.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+    # A backup survives a power cut only if the names of all folders on the way to it do.
+    for folder in dict.fromkeys(one.parent for one in new):
+        _flush(folder)
     if any(target.iterdir()):
         raise BackupError(f"{target} is not empty: name a new folder for each backup")
 
@@ -302,8 +316,9 @@ def _copy_files(source: Path, target: Path, paths: list[str], digest_of: DigestO
         copied.linked += linked
         copied.files += 1
         copied.size += copy.stat().st_size
-    for folder in {*folders, *(one.parent for one in folders)}:
-        _flush(folder)
+    if folders:
+        for folder in {target, *folders, *(one.parent for one in folders)}:
+            _flush(folder)
     return copied
 
 

@@ -27,7 +27,7 @@ class UnreadInstance:
 
 
 def unread_instances(ledger: Ledger, study_instance_uid: str) -> tuple[UnreadInstance, ...]:
-    """Instances of a study whose facts are still to be read; only those that wait to be scheduled can be among them."""
+    """Present instances of a study whose facts are still to be read, whether or not a version holds them already."""
     with ledger.reading() as session:
         rows = session.execute(
             select(InstanceRow.id, InstanceRow.path, InstanceRow.facts)
@@ -35,7 +35,6 @@ def unread_instances(ledger: Ledger, study_instance_uid: str) -> tuple[UnreadIns
             .join(StudyRow, StudyRow.id == SeriesRow.study_id)
             .where(
                 StudyRow.study_instance_uid == study_instance_uid,
-                InstanceRow.study_version.is_(None),
                 InstanceRow.removed_at.is_(None),
             )
             .order_by(InstanceRow.id)

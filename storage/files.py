@@ -183,8 +183,12 @@ class InstanceFiles:
     def set_aside_if_older(self, path: str | Path, than: dt.datetime) -> bool:
         """Move a stored file to ``unexplained`` unless it is gone or was written, or written again, after ``than``."""
         source, target = self.root / path, self.root / UNEXPLAINED / path
-        for folder in (self.root / UNEXPLAINED, target.parent.parent, target.parent):
+        folders = [self.root / UNEXPLAINED, target.parent.parent, target.parent]
+        for folder in folders:
             folder.mkdir(DIRECTORY_MODE, exist_ok=True)
+        # Flushed even where they were there: a crash may have left their names unsure, and the file loses its old one.
+        for folder in folders:
+            self._flush_directory(str(folder.parent))
         with self._locked(fcntl.LOCK_EX):
             try:
                 if source.stat().st_mtime >= than.timestamp():

@@ -682,7 +682,8 @@ def release_worker(
     Parameters
     ----------
     counted
-        Whether it is an attempt of the job: when the worker died over it, not when the node was stopped or restarted.
+        Whether it is an attempt of the job: when the worker died over it, alone or with the whole node, not when the
+        node was stopped.
 
     Returns
     -------

@@ -226,6 +226,39 @@ def train_synthetic_enhancement(
         print_result(result, as_json)
 
 
+@train_app.command("synthetic-calibration")
+def train_synthetic_calibration(
+    models: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder that holds both networks and a calibration.")
+    ],
+    clips: Annotated[Path, typer.Option(help="Folder of packed phantoms; made where it lacks some.")] = Path("clips"),
+    phantoms: Annotated[int, typer.Option(min=8, help="Number of phantoms of every disease.")] = 46,
+    phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first; seeds count up.")] = 840000,
+    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
+    as_json: JsonFlag = False,
+) -> None:
+    """Calibrate the networks of synthetic late enhancement anew, on phantoms that no weight was fitted to."""
+    from pipelines.models.registry import ModelUnavailable
+    from pipelines.training.enhancement_calibration import recalibrate
+
+    with shown_training("synthetic-calibration", as_json) as shown:
+        try:
+            path = recalibrate(
+                models,
+                clips,
+                range(phantom_seed, phantom_seed + phantoms),
+                device=device,
+                report=shown.packed,
+                command=f"dicom-node train synthetic-calibration --phantoms {phantoms} --phantom-seed {phantom_seed}",
+            )
+        except ModelUnavailable as error:
+            raise ConfigurationError(str(error), subject="train synthetic-calibration") from error
+    if as_json:
+        print_json({"calibration": path})
+    else:
+        console.print(f"{path}")
+
+
 @evaluate_app.command("long-axis")
 def evaluate_long_axis(
     phantoms: Annotated[int | None, typer.Option(min=1, help="Number of phantoms to compare with.")] = None,
@@ -399,6 +432,9 @@ def evaluate_lge(
     pessimistic: Annotated[
         bool, typer.Option("--pessimistic", help="Phantoms whose motion and grey values tell less of the scar.")
     ] = False,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="Ask again without motion, without images and with other steps.")
+    ] = False,
     data: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Patients in the layout of ACDC, two phases each.")
     ] = None,
@@ -438,7 +474,13 @@ def evaluate_lge(
                 found = {"acdc": evaluate_acdc(data, models=root, report=patient).to_json()}
             else:
                 evaluation = evaluate_phantoms(
-                    phantoms or 0, seed=seed, pessimistic=pessimistic, models=root, keep=keep, report=phantom
+                    phantoms or 0,
+                    seed=seed,
+                    pessimistic=pessimistic,
+                    ablations=ablations,
+                    models=root,
+                    keep=keep,
+                    report=phantom,
                 )
                 found = {"phantom_pessimistic" if pessimistic else "phantom": evaluation.to_json()}
                 if pictures is not None and keep is not None:

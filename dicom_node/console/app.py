@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
@@ -23,6 +21,7 @@ from dicom_node.console.now import NowBoard
 from dicom_node.console.pages import pages_router
 from dicom_node.console.rendering import Renderer, problem_page
 from dicom_node.errors import NodeError, raised_at
+from dicom_node.plain_words import field_in_plain_words
 from storage.ledger import LedgerError
 
 __all__ = ["console_application"]
@@ -84,7 +83,7 @@ def console_application(desk: Desk) -> FastAPI:
 
     @application.exception_handler(RequestValidationError)
     def not_understood(request: Request, error: RequestValidationError) -> Response:
-        return _problem(request, 422, "; ".join(_mistake(one) for one in error.errors()))
+        return _problem(request, 422, "; ".join(field_in_plain_words(one) for one in error.errors()))
 
     @application.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> Response:
@@ -103,11 +102,6 @@ def _problem(request: Request, status: int, sentence: str) -> Response:
     if _is_api(request):
         return JSONResponse({"detail": sentence}, status)
     return problem_page(request, status, sentence)
-
-
-def _mistake(details: MutableMapping[str, Any]) -> str:
-    field = str(details["loc"][-1]) if details["loc"] else "form"
-    return f"{field}: {details['msg'][:1].lower()}{details['msg'][1:]}"
 
 
 class _Envelope:

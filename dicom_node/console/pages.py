@@ -25,6 +25,7 @@ from dicom_node.console.rules import (
 from dicom_node.console.study import study_view
 from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.finding import named_studies
+from dicom_node.plain_words import field_in_plain_words
 from pipelines.models.registry import list_models
 from storage.accounts import accounts, set_notice, tokens
 from storage.assessments import assessments
@@ -146,7 +147,7 @@ def pages_router() -> APIRouter:
                 raise LedgerError(f"{find!r} names {'several studies' if found else 'no study'} that this node knows")
             explained = taken_by(desk, found[0], routes)
         except ValidationError as error:
-            return _rules(request, person, text, **typed, problem=_first_mistake(error))
+            return _rules(request, person, text, **typed, problem=field_in_plain_words(error.errors()[0]))
         except OSError:
             return _rules(request, person, text, **typed, problem="its files were removed, or cannot be read")
         except (NodeError, LedgerError) as error:
@@ -214,7 +215,7 @@ def _add_form(router: APIRouter, action: Action) -> None:
             done = action.do(desk, person, _order(action.order, fields))
             request.app.state.board.forget()
         except ValidationError as error:
-            sentence = _first_mistake(error)
+            sentence = field_in_plain_words(error.errors()[0])
         except (NodeError, LedgerError) as error:
             sentence = str(error)
         else:
@@ -229,11 +230,6 @@ def _add_form(router: APIRouter, action: Action) -> None:
 def _order(kind: type[BaseModel], fields: dict[str, str]) -> BaseModel:
     # A field that was left empty was not given.
     return kind.model_validate({key: value for key, value in fields.items() if value.strip()})
-
-
-def _first_mistake(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{first['loc'][-1] if first['loc'] else 'form'}: {first['msg']}"
 
 
 def _back(request: Request, person: Person, path: str, kind: str, sentence: str) -> Response:

@@ -23,7 +23,7 @@ import structlog
 import yaml
 
 from dicom_node.config import Configuration, Name, Route, SeriesRule
-from dicom_node.config_file import ENVIRONMENT_PREFIX, ConfigurationText
+from dicom_node.config_file import ENVIRONMENT_PREFIX, ConfigurationText, keys_of
 from dicom_node.config_section import (
     read_configuration_file,
     section_lines,
@@ -33,6 +33,7 @@ from dicom_node.config_section import (
 from dicom_node.console.desk import Desk
 from dicom_node.errors import ConfigurationError, raised_at
 from dicom_node.machine import usable
+from dicom_node.plain_words import dotted, in_plain_words
 from dicom_node.process_states import serving_process
 from dicom_node.reloading import Reloaded, reloaded
 from dicom_node.schedule.completeness import read_study, study_reading
@@ -146,8 +147,9 @@ def edited_routes(desk: Desk, text: str) -> dict[str, Route]:
     try:
         routes = _Routes.validate_python(values or {})
     except pydantic.ValidationError as error:
-        found = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
-        raise ConfigurationError("; ".join(dict.fromkeys(found)), subject="routes") from error
+        found = (in_plain_words(one, known=lambda key: keys_of(("routes", *key))) for one in error.errors())
+        told = dict.fromkeys(f"{dotted(key)}: {sentence}" if key else sentence for key, sentence in found)
+        raise ConfigurationError("; ".join(told), subject="routes") from error
     destinations = desk.configuration.results.destinations
     for name, route in routes.items():
         for destination in route.destinations:

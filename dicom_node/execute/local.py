@@ -42,8 +42,11 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
     ledger = open_ledger(configuration.storage.database)
     node = f"{platform.node()[:24]}:{configuration.node.port}"
     workers = {f"{node}/{lane.name}": lane for lane in lanes(execution)}
-    # The workers of an earlier life died with it: whatever is held under their names is held by nobody.
-    _release_all(ledger, tuple(workers), "the node was restarted")
+    # The workers of an earlier life died with it: whatever is held under their names is held by nobody. A stop gives
+    # everything back, so this was no stop, and perhaps the job was the cause: one that takes all memory can take the
+    # node along. Uncounted, it would do so for ever.
+    killed = "the node was killed, or its machine went down, while this ran"
+    _release_all(ledger, tuple(workers), killed, counted=True)
     keeper = RoleKeeper(
         [
             Role(
@@ -71,7 +74,7 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
         except SQLAlchemyError as error:
             _log.error("the ledger did not answer", error=type(error).__name__)
     keeper.stop(STEP_GRACE_S)
-    _release_all(ledger, tuple(workers), "the node was stopped")
+    _release_all(ledger, tuple(workers), "the node was stopped", counted=False)
     ledger.close()
 
 
@@ -127,7 +130,7 @@ def _release(ledger: Ledger, worker: str, how: str, stop: threading.Event) -> No
             return
 
 
-def _release_all(ledger: Ledger, workers: tuple[str, ...], why: str) -> None:
+def _release_all(ledger: Ledger, workers: tuple[str, ...], why: str, *, counted: bool) -> None:
     now = utc_now()
     for worker in workers:
-        release_worker(ledger, worker, why, counted=False, now=now, retry_at=backing_off(now))
+        release_worker(ledger, worker, why, counted=counted, now=now, retry_at=backing_off(now))

@@ -30,6 +30,7 @@ from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStudy
 from pipelines.errors import Refusal
 from pipelines.package import packages
+from pipelines.sampling import Sampling
 from pipelines.study import analyse_study, findings_of
 
 __all__ = ["Processed", "ProcessedStudy", "Told", "process_front_page", "process_study"]
@@ -152,7 +153,8 @@ def process_study(
             subject=study_instance_uid,
             remedy="send the study again",
         )
-    study = replace(study, context=replace(study.context, indication=route.indication))
+    sampling = Sampling(route.synthetic_sampling.samples, route.synthetic_sampling.steps)
+    study = replace(study, context=replace(study.context, indication=route.indication, sampling=sampling))
     with _timed("identity", seconds, on_step):
         contradiction = identity_refusal(sources, study_instance_uid)
     if contradiction is None:
@@ -163,7 +165,7 @@ def process_study(
     _raise_failure(findings.refusals, last_attempt)
     with _timed("encode", seconds, on_step):
         profiles = _profiles(route, results)
-        circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors))
+        circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors), sampling)
         found = [findings_of(one, findings) for one in asked]
 
         def refused(refusal: Refusal) -> EncodedStudy:

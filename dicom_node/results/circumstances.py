@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dicom_node.config import ResultSettings
 from dicom_node.implementation import SOFTWARE_VERSION
@@ -14,6 +14,7 @@ from dicom_node.results.dates import node_offset, offset_text
 from dicom_node.results.identity import ResultIdentity
 from dicom_node.results.normal_ranges import normal_table
 from pipelines.models.identity import ModelIdentity
+from pipelines.sampling import Sampling
 
 __all__ = ["Circumstances"]
 
@@ -33,6 +34,8 @@ class Circumstances:
         Date and time that the objects carry, with time zone: of the study version, not of this attempt.
     predecessors : tuple of Predecessor
         Reports on earlier versions of the study, by the same packages on the same route.
+    sampling : Sampling
+        Of generative analyses.
     """
 
     inputs: tuple[str, ...]
@@ -40,6 +43,7 @@ class Circumstances:
     settings: ResultSettings
     created: datetime.datetime
     predecessors: tuple[Predecessor, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
 
     def identity(
         self, study_instance_uid: str, packages: Iterable[str], models: Sequence[ModelIdentity]
@@ -57,6 +61,8 @@ class Circumstances:
         said = self.settings.model_dump(mode="json", exclude={"destinations", "paragraph", "normal_ranges"})
         if self.settings.normal_ranges is not None:
             said["normal_ranges"] = normal_table(self.settings).digest
+        if self.sampling != Sampling():
+            said["sampling"] = [self.sampling.samples, self.sampling.steps]
         # Of the operating system where none is configured: another zone, other dates in the objects.
         said["offset"] = offset_text(node_offset(self.created, self.settings.time_zone))
         return ResultIdentity.of(

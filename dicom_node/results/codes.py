@@ -99,6 +99,14 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("SYN_TRANSMUR", "Predicted transmurality, not acquired"),
         ("SYN_PROB", "Probability of enhancement, predicted from cine"),
         ("SYN_SD", "Standard deviation of the synthetic image"),
+        # Disease pattern: a resemblance, no diagnosis, so no code of a disease is used.
+        ("PATTERN", "Resemblance to groups of patients, not a diagnosis"),
+        ("PAT_NORMAL", "Probability of the pattern: normal"),
+        ("PAT_DILATED", "Probability of the pattern: dilated left ventricle"),
+        ("PAT_HYPER", "Probability of the pattern: hypertrophic left ventricle"),
+        ("PAT_INFARCT", "Probability of the pattern: old infarct with reduced function"),
+        ("PAT_RV", "Probability of the pattern: abnormal right ventricle"),
+        ("PAT_REASON", "What speaks for the likeliest pattern"),
         # What a report says beside numbers.
         ("OMISSION", "Images received but not analysed"),
         ("DECLINED", "Analysis declined"),

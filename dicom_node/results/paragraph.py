@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from dicom_node.config import ParagraphSettings
 from dicom_node.errors import ConfigurationError
+from dicom_node.plain_words import dotted, in_plain_words
 from dicom_node.results.identity import ascii_text
 from dicom_node.results.numbers import ReportedNumber
 
@@ -153,10 +154,11 @@ def read_template(settings: ParagraphSettings) -> ParagraphTemplate:
             f"cannot be read: {type(error).__name__}", subject=f"results.paragraph.template {path}", remedy=remedy
         ) from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(key) for key in first["loc"])
+        key, sentence = in_plain_words(error.errors()[0])
         raise ConfigurationError(
-            f"{where}: {first['msg']}", subject=f"results.paragraph.template {path}", remedy=remedy
+            f"{dotted(key)}: {sentence}" if key else sentence,
+            subject=f"results.paragraph.template {path}",
+            remedy=remedy,
         ) from error
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dicom_node.config import Route, SeriesRule
+from dicom_node.patterns import matches_whole
 
 __all__ = ["KeyCheck", "RouteExplanation", "RuleExplanation", "Series", "SeriesExplanation", "explain"]
 
@@ -160,7 +160,7 @@ def _check_series(rule: SeriesRule, series: Series) -> tuple[KeyCheck, ...]:
         pattern = getattr(rule, key)
         if pattern is not None:
             value = getattr(series, key)
-            matched = re.fullmatch(pattern, value) is not None
+            matched = matches_whole(pattern, value)
             checks.append(
                 KeyCheck(key, matched, f"{key} is {_shown(value)}, {'matches' if matched else 'wanted'} {pattern!r}")
             )
@@ -174,7 +174,7 @@ def _check_series(rule: SeriesRule, series: Series) -> tuple[KeyCheck, ...]:
             )
         )
     if rule.exclude_series_description is not None:
-        excluded = re.fullmatch(rule.exclude_series_description, series.series_description) is not None
+        excluded = matches_whole(rule.exclude_series_description, series.series_description)
         checks.append(
             KeyCheck(
                 "exclude_series_description",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.indication import Indication
+from pipelines.sampling import Sampling
 
 __all__ = [
     "CineStack",
@@ -146,6 +147,8 @@ class StudyContext:
     field_strength_t: float | None = None
     indication: Indication | None = None
     """As the route says; ``None`` where it says nothing."""
+    sampling: Sampling | None = None
+    """Of generative analyses, as the route says; ``None`` where they take their own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,22 +31,35 @@ from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW, JointLaw
 from pipelines.phantom.study import ENHANCEMENT_GREY, PSIR_ZERO, PhantomStudy, simulate
 from pipelines.phantom.truth import PhantomTruth, measure_truth
 from pipelines.quality.assess import assess_quality
+from pipelines.sampling import Sampling
 from pipelines.segmentation.grid import sample_square
 from pipelines.segmentation.labels import Label
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import segment
 from pipelines.synthetic_enhancement.extent import measure_extents
-from pipelines.synthetic_enhancement.features import SIZE, SPACING_MM, Circumstances
+from pipelines.synthetic_enhancement.features import (
+    CHANNELS,
+    MOMENTS,
+    SIZE,
+    SPACING_MM,
+    Circumstances,
+    describe,
+    slice_inputs,
+)
 from pipelines.synthetic_enhancement.findings import SyntheticEnhancement
 from pipelines.synthetic_enhancement.load import Networks, load_networks
 from pipelines.synthetic_enhancement.measure import (
+    EXTENT_SEEN,
     SEGMENT_SHARE,
+    Answer,
     HeartOnGrid,
-    Sampling,
     answer_of,
     conclude,
     heart_of,
+    slice_values,
+    study_values,
 )
+from pipelines.synthetic_enhancement.network import SCALARS, draw_samples, guess
 from pipelines.training.acdc import find_patients, read_patient, to_stack
 from pipelines.training.enhancement_calibration import truth_of
 from pipelines.training.heart_clips import Population, clip_recipe
@@ -63,8 +76,6 @@ __all__ = [
 ]
 
 _BOOTSTRAP = 1000
-_EXTENT_SEEN = 1.0
-"""Extent, % of the muscle, from which a heart counts as shown with enhancement."""
 _PHASES = 14
 _CEILING_FIRST, _CEILING_HEARTS = 600000, 80
 
@@ -80,8 +91,13 @@ class HeartResult:
     withheld : tuple of str
     hyperintense, intermediate : (float, float)
         True and synthetic extent, % of the muscle; true by the same measure on the simulated late enhancement.
+    image_percent : float
+        Hyperintense extent on the synthetic image, whatever the probability of the heart is: without the operating
+        point.
     lesion_percent : float
         True scar in the muscle of the slices.
+    ablations : dict of str to dict of str to float
+        What the same networks say when something is kept from them, by what is changed; see :func:`_ablated`.
     slices, segments : tuple of (bool, float)
         Truth and probability of each.
     patient : (bool, float)
@@ -101,6 +117,7 @@ class HeartResult:
     withheld: tuple[str, ...]
     hyperintense: tuple[float, float]
     intermediate: tuple[float, float]
+    image_percent: float
     lesion_percent: float
     slices: tuple[tuple[bool, float], ...]
     segments: tuple[tuple[bool, float], ...]
@@ -110,6 +127,7 @@ class HeartResult:
     deviation: float
     novelty: float
     seconds: float
+    ablations: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,7 +159,15 @@ class EnhancementEvaluation:
     patient_auc_by_disease: dict[str, Any]
     """Scarred hearts of one disease, and every heart without scar."""
     hallucination_rate: float
-    """Of the hearts without scar: hyperintense extent of 1 % and more on the synthetic image."""
+    """Of the hearts without any scar: reported hyperintense extent of 1 % and more. Where that is 0 no image with
+    enhancement is shown either."""
+    hallucination_interval: tuple[float, float]
+    """Exact (Clopper-Pearson) 95 % interval."""
+    image_hallucination_rate: float
+    """The same without the operating point: of the image alone, shown or not."""
+    extents_by_disease: dict[str, Any]
+    """Means of true scar, of the measure on the simulated late enhancement, and of the reported extent."""
+    ablations: dict[str, Any]
     acquired_hallucination_rate: float
     """The same on the simulated late enhancement itself: what the measure makes of noise and of blood at the rim."""
     miss_rate: float
@@ -231,6 +257,7 @@ def evaluate_phantoms(
     *,
     seed: int = 900000,
     pessimistic: bool = False,
+    ablations: bool = False,
     models: Path = PACKAGED,
     sampling: Sampling | None = None,
     keep: Path | None = None,
@@ -245,6 +272,8 @@ def evaluate_phantoms(
         Of the first phantom; seeds count up.
     pessimistic : bool
         Draw hearts by the pessimistic law of motion and scar instead of the default one.
+    ablations : bool
+        Ask the networks again with something kept from them, and the refiner with other numbers of steps.
     models : Path
         Folder that holds both networks and the calibration.
     keep : Path or None
@@ -267,7 +296,9 @@ def evaluate_phantoms(
         if kept is not None and kept.is_file():
             result = _result_from(json.loads(kept.read_text(encoding="utf-8")))
         else:
-            result, pictures = _phantom(seed + number, law, networks, sampling or Sampling(), _ceiling_model(law, keep))
+            result, pictures = _phantom(
+                seed + number, law, networks, sampling or Sampling(), _ceiling_model(law, keep), ablations
+            )
             if kept is not None:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 if pictures is not None:
@@ -301,7 +332,7 @@ def shown_cases(results: Sequence[HeartResult]) -> list[int]:
 
 
 def _phantom(
-    seed: int, law: JointLaw, networks: Networks, sampling: Sampling, ceiling_model: Any
+    seed: int, law: JointLaw, networks: Networks, sampling: Sampling, ceiling_model: Any, ablations: bool
 ) -> tuple[HeartResult, Pictures | None]:
     recipe = replace(clip_recipe(seed, Population.ALL, law), phases=_PHASES)
     study = simulate(recipe, workers=1, matched_enhancement=True)
@@ -326,7 +357,7 @@ def _phantom(
         scarred = truth.facts.infarct_percent > 1
         return (
             HeartResult(
-                seed, str(recipe.disease), faults, str(refusal), None, (), nothing, nothing,
+                seed, str(recipe.disease), faults, str(refusal), None, (), nothing, nothing, float("nan"),
                 float(truth.facts.infarct_percent), (), (), (scarred, float("nan")), {}, ceiling,
                 float("nan"), float("nan"), time.process_time() - started,
             ),
@@ -361,6 +392,9 @@ def _phantom(
             withheld=result.withheld,
             hyperintense=(real.hyperintense_percent, result.hyperintense.percent),
             intermediate=(real.intermediate_percent, result.intermediate.percent),
+            image_percent=measure_extents(
+                seen.first, heart.muscle, heart.cavity, heart.weights, SPACING_MM
+            ).hyperintense_percent,
             lesion_percent=100 * float(((lesions > 0) & muscle).sum() / max(muscle.sum(), 1)),
             slices=tuple((bool(scar), p) for scar, p in zip(known.slices, by_slice, strict=True)),
             segments=tuple(
@@ -374,9 +408,66 @@ def _phantom(
             deviation=seen.deviation,
             novelty=result.novelty,
             seconds=seconds,
+            ablations=_ablated(heart, networks, image, muscle) if ablations else {},
         ),
         pictures,
     )
+
+
+_STEPS = (1, 2, 4, 8)
+_ABLATION_SAMPLES = 4
+
+
+def _ablated(
+    heart: HeartOnGrid, networks: Networks, truth: NDArray[np.float32], muscle: NDArray[np.bool_]
+) -> dict[str, dict[str, float]]:
+    """What the networks say of a heart when something is kept from them; no weight was trained for that.
+
+    Parameters
+    ----------
+    heart : HeartOnGrid
+    networks : Networks
+    truth : (K, 64, 64) float32
+        The simulated late enhancement.
+    muscle : (K, 64, 64) bool
+        True muscle, in which the squared error is taken.
+
+    Returns
+    -------
+    dict
+        By what is changed: probability of the heart by the way of the image, extent on the image and squared error; of
+        the refiner by its steps: squared error of the mean of its samples, and their mean standard deviation.
+    """
+    whole = slice_inputs(describe(heart.crop))
+    still, blind = whole.clone(), whole.clone()
+    still[:, MOMENTS + 3 : len(CHANNELS) - SCALARS] = 0
+    still[:, len(CHANNELS) - SCALARS + 1] = 0
+    blind[:, :MOMENTS] = -1
+    fitted = (networks.calibration.whole_cycle if heart.crop.whole_cycle else networks.calibration.two_moments).study
+    found = {}
+    for name, inputs in (("everything", whole), ("no motion", still), ("no image", blind)):
+        first, deep = guess(inputs, networks.first)
+        answer = Answer(
+            probability=first.logit.sigmoid().numpy(),
+            slice_logit=first.slice_logit.double().numpy(),
+            first=first.image.clamp(-0.5, 1.5).numpy(),
+            samples=first.image[None].numpy(),
+            deep=deep.double().mean(0).numpy(),
+        )
+        extents = measure_extents(answer.first, heart.muscle, heart.cavity, heart.weights, SPACING_MM)
+        found[name] = {
+            "probability": float(fitted.probability(study_values(slice_values(answer, heart.muscle)))),
+            "hyperintense_percent": extents.hyperintense_percent,
+            "squared_error": float(np.square(answer.first - truth)[muscle].mean()),
+        }
+    first, _ = guess(whole, networks.first)
+    for steps in _STEPS:
+        samples = draw_samples(whole, first, networks.refiner, samples=_ABLATION_SAMPLES, steps=steps, seed=0).numpy()
+        found[f"{steps} steps"] = {
+            "squared_error": float(np.square(samples.mean(axis=0) - truth)[muscle].mean()),
+            "deviation": float(samples.std(axis=0)[muscle].mean()),
+        }
+    return found
 
 
 def _truth_on(
@@ -462,10 +553,10 @@ def _summarise(results: Sequence[HeartResult]) -> EnhancementEvaluation:
     done = [result for result in results if result.declined is None]
     scarred = [result for result in done if result.patient[0]]
     free = [result for result in done if result.lesion_percent < 0.01]
-    visible = [result for result in done if result.lesion_percent >= _EXTENT_SEEN]
+    visible = [result for result in done if result.lesion_percent >= EXTENT_SEEN]
 
     def missed(members: Sequence[HeartResult]) -> float:
-        return _mean([result.hyperintense[1] < _EXTENT_SEEN for result in members])
+        return _mean([result.hyperintense[1] < EXTENT_SEEN for result in members])
 
     sizes = {"1 to 5 %": (1, 5), "5 to 15 %": (5, 15), "over 15 %": (15, 101)}
     ceiling = [[(truth, value) for truth, value in result.ceiling_segments] for result in results]
@@ -491,8 +582,12 @@ def _summarise(results: Sequence[HeartResult]) -> EnhancementEvaluation:
             disease: _auc([[one.patient] for one in done if one.disease == disease or one in free])
             for disease in sorted({one.disease for one in scarred})
         },
-        hallucination_rate=_mean([result.hyperintense[1] >= _EXTENT_SEEN for result in free]),
-        acquired_hallucination_rate=_mean([result.hyperintense[0] >= _EXTENT_SEEN for result in free]),
+        hallucination_rate=_mean([result.hyperintense[1] >= EXTENT_SEEN for result in free]),
+        hallucination_interval=_exact([result.hyperintense[1] >= EXTENT_SEEN for result in free]),
+        image_hallucination_rate=_mean([result.image_percent >= EXTENT_SEEN for result in free]),
+        extents_by_disease=_by_disease(done),
+        ablations=_ablation_figures(done),
+        acquired_hallucination_rate=_mean([result.hyperintense[0] >= EXTENT_SEEN for result in free]),
         miss_rate=missed(visible),
         miss_rate_by_size={
             name: {
@@ -517,6 +612,47 @@ def _summarise(results: Sequence[HeartResult]) -> EnhancementEvaluation:
         seconds=_mean([result.seconds for result in done]),
         results=tuple(results),
     )
+
+
+def _exact(hits: Sequence[bool]) -> tuple[float, float]:
+    from scipy.stats import binomtest
+
+    if not hits:
+        return (float("nan"), float("nan"))
+    found = binomtest(sum(hits), len(hits)).proportion_ci(method="exact")
+    return (float(found.low), float(found.high))
+
+
+def _by_disease(results: Sequence[HeartResult]) -> dict[str, Any]:
+    found = {}
+    for disease in sorted({one.disease for one in results}):
+        members = [one for one in results if one.disease == disease]
+        found[disease] = {
+            "hearts": len(members),
+            "true_percent": _mean([one.lesion_percent for one in members]),
+            "acquired_percent": _mean([one.hyperintense[0] for one in members]),
+            "predicted_percent": _mean([one.hyperintense[1] for one in members]),
+        }
+    return found
+
+
+def _ablation_figures(results: Sequence[HeartResult]) -> dict[str, Any]:
+    """Means over hearts by what was changed, and AUC of the heart and r of the extent where the change has them."""
+    tried = [one for one in results if one.ablations]
+    found: dict[str, Any] = {}
+    for name in tried[0].ablations if tried else ():
+        parts = [one.ablations[name] for one in tried]
+        found[name] = {
+            key: _mean([part[key] for part in parts]) for key in ("squared_error", "deviation") if key in parts[0]
+        }
+        if "probability" in parts[0]:
+            found[name]["auc"] = _auc(
+                [[(one.patient[0], part["probability"])] for one, part in zip(tried, parts, strict=True)]
+            )
+            found[name]["hyperintense"] = _agreement(
+                [(one.hyperintense[0], part["hyperintense_percent"]) for one, part in zip(tried, parts, strict=True)]
+            )
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -31,9 +31,9 @@ class InputSpecification(_Frozen):
     """What one input of the network is."""
 
     size: int = pydantic.Field(ge=16)
-    """Points along each side of the square input."""
+    """Points along each side of the square input, or how many numbers there are."""
     field: _Text
-    """What it shows, such as the heart crop or the whole image."""
+    """What it shows, such as the heart crop, the whole image, or numbers."""
     spacing_mm: float | None = None
     """Distance of the points; ``None`` where the crop grows with the heart."""
     channels: tuple[_Text, ...]

@@ -46,6 +46,9 @@ class Probabilities(_Frozen):
     """Of the study, by name: those that use no image."""
     reported: str
     """Name of the way whose probability of the study is reported: the best calibrated one of held-out hearts."""
+    operating_point: float
+    """Probability of the study from which enhancement is said to be there: below it every extent is 0. At most one in
+    twenty held-out hearts without scar reached it, judged by models that had not seen them."""
 
 
 class Calibration(_Frozen):

@@ -101,7 +101,8 @@ class SyntheticEnhancement:
     probability : (S, R, C) float32
         Of enhancement, in the muscle; 0 elsewhere.
     enhanced : (S, R, C) bool
-        Hyperintense muscle (full width at half maximum) of ``image``, enclosed dark cores included.
+        Hyperintense muscle (full width at half maximum) of ``image``, enclosed dark cores included; nothing below the
+        operating point.
     muscle : (S, R, C) bool
         Muscle at ``phase``, from the segmentation of the cine.
     slice_probability : dict of int to float
@@ -110,7 +111,10 @@ class SyntheticEnhancement:
         AHA segments 1 … 16; empty where the segments could not be told.
     study_probability : float
         That the heart holds enhancement at all, calibrated on held-out simulated hearts.
+    operating_point : float
+        Probability of the heart from which enhancement is said to be there.
     hyperintense, intermediate : Extent
+        0 below the operating point, whatever the image shows; the interval is that of the samples all the same.
     shown : Shown
     withheld : tuple of str
         Sentences for a radiologist: why the image is withheld; empty when it is shown.
@@ -138,6 +142,7 @@ class SyntheticEnhancement:
     slice_probability: dict[int, float]
     segments: tuple[SegmentEnhancement, ...]
     study_probability: float
+    operating_point: float
     hyperintense: Extent
     intermediate: Extent
     shown: Shown
@@ -149,3 +154,8 @@ class SyntheticEnhancement:
     models: tuple[ModelIdentity, ...]
     beyond_5_sd: Extent | None = None
     novelty: float = 0.0
+
+    @property
+    def present(self) -> bool:
+        """Whether enhancement is said to be there at all: the probability of the heart reaches the operating point."""
+        return self.study_probability >= self.operating_point

@@ -15,11 +15,19 @@ from pipelines.function.segments import SegmentMap, segment_map, segment_of
 from pipelines.function.slices import SliceMeasures
 from pipelines.motion.crop import centre_of_ventricle, sample_cine, sample_labels, square_at
 from pipelines.quality.findings import QualityAssessment, QualityCheck
+from pipelines.sampling import Sampling
 from pipelines.segmentation.grid import Square, sample_image
 from pipelines.segmentation.labels import Label
 from pipelines.synthetic_enhancement.calibration import Calibration, Probabilities, logit
 from pipelines.synthetic_enhancement.contours import ANGLES
-from pipelines.synthetic_enhancement.extent import HALF_MAXIMUM, INTERMEDIATE, N_SD, Extents, measure_extents
+from pipelines.synthetic_enhancement.extent import (
+    HALF_MAXIMUM,
+    INTERMEDIATE,
+    N_SD,
+    Extents,
+    measure_extents,
+    no_extents,
+)
 from pipelines.synthetic_enhancement.features import (
     FIELD_PX,
     SIZE,
@@ -45,13 +53,13 @@ if TYPE_CHECKING:
     from pipelines.models.registry import LoadedModel
 
 __all__ = [
+    "EXTENT_SEEN",
     "GENERATIVE",
     "SEGMENT_PREDICTORS",
     "SLICE_LOGITS",
     "STUDY_LOGITS",
     "THICKENING",
     "Answer",
-    "Sampling",
     "answer_of",
     "conclude",
     "heart_of",
@@ -64,7 +72,7 @@ __all__ = [
 GENERATIVE = "synthetic image"
 """Name of the way to the probability that starts from the generative network."""
 THICKENING = "thickening and radiomics"
-SLICE_LOGITS = ("logit of the slice", "mean probability", "highest tenth")
+SLICE_LOGITS = ("logit of the slice", "mean probability", "highest tenth", "study")
 STUDY_LOGITS = ("mean of the two likeliest slices", "mean of the slices", "mean probability")
 SEGMENT_PREDICTORS = ("mean probability", "highest quarter", "study")
 SEGMENT_SHARE = 0.1
@@ -89,19 +97,8 @@ _WITHHELD_BY = frozenset(
     }
 )
 """Checks whose grade poor means that the image is withheld: motion, or which muscle is seen, cannot be relied on."""
-SAMPLES, STEPS = 6, 4
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How many samples are drawn, and in how many steps."""
-
-    samples: int = SAMPLES
-    steps: int = STEPS
-
-    def __post_init__(self) -> None:
-        if self.samples < 2 or self.steps < 1:
-            raise ValueError(f"{self.samples} samples of {self.steps} steps: at least two of one")
+EXTENT_SEEN = 1.0
+"""Hyperintense extent, % of the muscle, from which an image shows enhancement."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -243,17 +240,22 @@ def _highest(values: NDArray[np.float32], share: float) -> float:
 
 
 def slice_values(answer: Answer, muscle: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Predictors (K, len(SLICE_LOGITS)) of the probability of each slice."""
+    """Predictors (K, len(SLICE_LOGITS)) of the probability of each slice; the last is that of the whole study."""
     inside = [probability[mask] for probability, mask in zip(answer.probability, muscle, strict=True)]
     mean = np.array([float(values.mean()) if values.size else 0.0 for values in inside])
     highest = np.array([_highest(values, 0.1) for values in inside])
-    return np.column_stack([answer.slice_logit, logit(mean), logit(highest)])
+    study = np.full(len(muscle), _likeliest(answer.slice_logit))
+    return np.column_stack([answer.slice_logit, logit(mean), logit(highest), study])
+
+
+def _likeliest(slice_logit: NDArray[np.float64]) -> float:
+    """Mean logit of the two likeliest slices."""
+    return float(np.sort(slice_logit)[-2:].mean())
 
 
 def study_values(of_slices: NDArray[np.float64]) -> NDArray[np.float64]:
     """Predictors (len(STUDY_LOGITS),) of the probability of the study from those of its slices."""
-    combined = np.sort(of_slices[:, 0])
-    return np.array([combined[-2:].mean(), combined.mean(), of_slices[:, 1].mean()])
+    return np.array([_likeliest(of_slices[:, 0]), of_slices[:, 0].mean(), of_slices[:, 1].mean()])
 
 
 def segment_values(answer: Answer, heart: HeartOnGrid, study: NDArray[np.float64]) -> dict[int, NDArray[np.float64]]:
@@ -324,14 +326,19 @@ def conclude(
             f"deviations, limit {calibration.novelty_refused:.1f}): nothing is predicted."
         )
         raise AnalysisRefused(RefusalReason.NOT_SUITABLE, sentence)
-    withheld = _withheld(heart, answer, calibration, quality, stack, departure)
     fitted = calibration.whole_cycle if heart.crop.whole_cycle else calibration.two_moments
     of_slices = slice_values(answer, heart.muscle)
     study = study_values(of_slices)
     slice_probability = fitted.slice.probability(of_slices)
     classifiers = classify(heart, study, fitted)
+    probability = next(entry.probability for entry in classifiers if entry.reported)
     # The mean of a few samples errs more than the first guess, which is trained to be that mean.
-    extents = measure_extents(answer.first, heart.muscle, heart.cavity, heart.weights, SPACING_MM)
+    on_image = measure_extents(answer.first, heart.muscle, heart.cavity, heart.weights, SPACING_MM)
+    withheld = _withheld(heart, answer, calibration, quality, stack, departure)
+    extents = on_image
+    if probability < fitted.operating_point:
+        extents = no_extents(heart.muscle)
+        withheld += _contradicted(on_image, probability, fitted)
     by_sample = [
         measure_extents(sample, heart.muscle, heart.cavity, heart.weights, SPACING_MM) for sample in answer.samples
     ]
@@ -352,7 +359,8 @@ def conclude(
             for index, probability in sorted(zip(heart.slices, slice_probability, strict=True))
         },
         segments=_segment_findings(heart, answer, extents, fitted, study),
-        study_probability=next(entry.probability for entry in classifiers if entry.reported),
+        study_probability=probability,
+        operating_point=fitted.operating_point,
         hyperintense=_extent(
             extents.hyperintense_percent, [one.hyperintense_percent for one in by_sample], HALF_MAXIMUM
         ),
@@ -412,6 +420,16 @@ def _withheld(
             f"limit {calibration.novelty_limit:.1f})."
         )
     return tuple(reasons)
+
+
+def _contradicted(on_image: Extents, probability: float, fitted: Probabilities) -> tuple[str, ...]:
+    """Why an image that shows enhancement is withheld where the probability of the heart does not bear it out."""
+    if on_image.hyperintense_percent < EXTENT_SEEN:
+        return ()
+    return (
+        f"The image shows enhancement of {on_image.hyperintense_percent:.0f} % of the muscle that the probability of "
+        f"the heart ({probability:.2f}, {fitted.operating_point:.2f} needed) does not bear out.",
+    )
 
 
 def _segment_findings(

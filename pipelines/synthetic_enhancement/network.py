@@ -25,6 +25,7 @@ __all__ = [
     "REFINER_INPUTS",
     "REFINER_MODEL",
     "REFINER_OUTPUTS",
+    "SCALARS",
     "FirstGuess",
     "condition_of",
     "draw_samples",

@@ -37,7 +37,15 @@ def synthetic_enhancement(
         sentence = f"Enhancement was not predicted: {missing}."
         raise AnalysisRefused(RefusalReason.MODEL_UNAVAILABLE, sentence) from missing
     return synthesise(
-        stack, slices, keyframes, quality, context, networks.first, networks.refiner, networks.calibration
+        stack,
+        slices,
+        keyframes,
+        quality,
+        context,
+        networks.first,
+        networks.refiner,
+        networks.calibration,
+        context.sampling,
     )
 
 

@@ -24,6 +24,7 @@ from pipelines.errors import AnalysisRefused
 from pipelines.function.curves import find_keyframes
 from pipelines.function.slices import measure_slices
 from pipelines.models.registry import load_model, load_model_once
+from pipelines.sampling import Sampling
 from pipelines.segmentation.labels import Label
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import segment
@@ -32,6 +33,7 @@ from pipelines.synthetic_enhancement.calibration import (
     Calibration,
     Logistic,
     Probabilities,
+    read_calibration,
     write_calibration,
 )
 from pipelines.synthetic_enhancement.features import FIELD_PX, SIZE, SPACING_MM
@@ -44,7 +46,6 @@ from pipelines.synthetic_enhancement.measure import (
     THICKENING,
     Answer,
     HeartOnGrid,
-    Sampling,
     answer_of,
     heart_of,
     segment_values,
@@ -58,16 +59,17 @@ from pipelines.training.synthetic_enhancement import (
     SLICE_SHARE,
     EnhancementRecipe,
     Hearts,
-    TrainingHeart,
     circumstances_of,
     disturbed_heart,
     held_out_seeds,
 )
 
-__all__ = ["HEART_SHARE", "HeartTruth", "calibrate", "truth_of"]
+__all__ = ["HALLUCINATED", "HEART_SHARE", "HeartTruth", "calibrate", "recalibrate", "truth_of"]
 
 HEART_SHARE = 0.01
 """Share of the muscle that has to be scar for the heart to hold enhancement."""
+HALLUCINATED = 0.05
+"""Share of the hearts without scar that may reach the operating point."""
 _MOMENTS = 8
 """Phases of a clip that are segmented, equally spaced: as many as the networks see."""
 _MARGIN = 1.25
@@ -161,21 +163,6 @@ def calibrate(
     ValueError
         Too few held-out hearts, or only hearts of one kind.
     """
-    first, refiner = load_model(GUESS_MODEL, device, output), load_model(REFINER_MODEL, device, output)
-    wanted = held_out_seeds(seeds)
-    whole: list[_Held] = []
-    short: list[_Held] = []
-    files = pack_clips(clips, wanted, Population.ALL, workers=workers)
-    look = partial(_held, output, device, sampling or Sampling())
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for done, pair in enumerate(pool.map(look, files), 1):
-            if pair is not None:
-                whole.append(pair[0])
-                short.append(pair[1])
-            if report is not None:
-                report(done, len(wanted))
-    if len({held.truth.heart for held in whole}) < 2 or len(whole) < 8:
-        raise ValueError(f"{len(whole)} held-out hearts: eight are needed, with and without enhancement among them")
     rng = np.random.default_rng((seed, 0x43414C))
     drawn = [(disturbed_heart(heart, rng, EnhancementRecipe()), heart) for heart in hearts.all for _ in range(2)]
     fitted = _fit(
@@ -186,7 +173,74 @@ def calibrate(
         HEART_PREDICTORS,
         strength=0.02,
     )
-    deep = np.array([held.deep for held in whole])
+    held = _look_at(output, clips, held_out_seeds(seeds), device, sampling or Sampling(), workers, report)
+    return _write(output, device, held, fitted, command)
+
+
+def recalibrate(
+    output: Path,
+    clips: Path,
+    seeds: Sequence[int],
+    *,
+    device: str = "cpu",
+    sampling: Sampling | None = None,
+    workers: int = 1,
+    report: Callable[[int, int], None] | None = None,
+    command: str = "dicom-node train synthetic-calibration",
+) -> Path:
+    """Fit the calibration of trained networks anew, to phantoms that no weight was fitted to.
+
+    The classifier without image keeps its weights; how probable its answer makes scar is fitted anew.
+
+    Raises
+    ------
+    ValueError
+        Too few hearts, only hearts of one kind, or hearts that weights were fitted to.
+    ModelUnavailable
+        There is no calibration yet.
+    """
+    model = load_model(GUESS_MODEL, device, output)
+    seen = {f"phantom-{seed}" for seed in seeds} & set(model.card.training.cases)
+    if seen:
+        raise ValueError(f"weights were fitted to {', '.join(sorted(seen)[:3])}: calibrate on other seeds")
+    before = read_calibration(output / GUESS_MODEL, model.identity.weights_sha256)
+    held = _look_at(output, clips, seeds, device, sampling or Sampling(), workers, report)
+    return _write(output, device, held, before.whole_cycle.classifiers[THICKENING], command)
+
+
+Seen = tuple["_Held", "_Held"]
+"""A heart seen over the whole cycle and at two moments."""
+
+
+def _look_at(
+    output: Path,
+    clips: Path,
+    seeds: Sequence[int],
+    device: str,
+    sampling: Sampling,
+    workers: int,
+    report: Callable[[int, int], None] | None,
+) -> list[Seen]:
+    """Hearts of all seeds in which a heart is found, as the node sees them."""
+    found: list[Seen] = []
+    files = pack_clips(clips, seeds, Population.ALL, workers=workers)
+    look = partial(_held, output, device, sampling)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for done, pair in enumerate(pool.map(look, files), 1):
+            if pair is not None:
+                found.append(pair)
+            if report is not None:
+                report(done, len(seeds))
+    return found
+
+
+def _write(output: Path, device: str, held: Sequence[Seen], classifier: Logistic, command: str) -> Path:
+    """Fit everything to held-out hearts and write it."""
+    first, refiner = load_model(GUESS_MODEL, device, output), load_model(REFINER_MODEL, device, output)
+    whole, short = [pair[0] for pair in held], [pair[1] for pair in held]
+    if len({one.truth.heart for one in whole}) < 2 or len(whole) < 8:
+        raise ValueError(f"{len(whole)} held-out hearts: eight are needed, with and without enhancement among them")
+    deep = np.array([one.deep for one in whole])
     means, scales = deep.mean(axis=0), np.maximum(deep.std(axis=0), 1e-3)
     departure = np.sqrt(np.mean(np.square((deep - means) / scales), axis=1))
     limit = _MARGIN * float(np.percentile(departure, 95))
@@ -197,9 +251,9 @@ def calibrate(
             refiner_sha256=refiner.identity.weights_sha256,
             hearts=len(whole),
             command=command,
-            whole_cycle=_probabilities(whole, fitted),
-            two_moments=_probabilities(short, fitted),
-            deviation_limit=round(_MARGIN * float(np.percentile([held.deviation for held in whole], 95)), 4),
+            whole_cycle=_probabilities(whole, classifier),
+            two_moments=_probabilities(short, classifier),
+            deviation_limit=round(_MARGIN * float(np.percentile([one.deviation for one in whole], 95)), 4),
             deep_means=_rounded(means),
             deep_scales=_rounded(scales),
             novelty_limit=round(limit, 4),
@@ -208,10 +262,6 @@ def calibrate(
         path,
     )
     return path
-
-
-def _scarred(heart: TrainingHeart) -> bool:
-    return bool((heart.lesion & heart.crop.muscle).sum() > HEART_SHARE * heart.crop.muscle.sum())
 
 
 def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
@@ -223,10 +273,8 @@ def _probabilities(held: Sequence[_Held], classifier: Logistic) -> Probabilities
     truth = np.array([one.truth.heart for one in held])
     raw = classifier.probability(np.array([one.predictors for one in held]))
     odds = np.log(np.clip(raw, 1e-6, 1 - 1e-6) / np.clip(1 - raw, 1e-6, 1))[:, None]
-    scores = {
-        GENERATIVE: _cross_validated(study, truth),
-        THICKENING: _cross_validated(odds, truth),
-    }
+    judged = {GENERATIVE: _cross_validated(study, truth), THICKENING: _cross_validated(odds, truth)}
+    reported = min(judged, key=lambda name: float(np.mean(np.square(judged[name] - truth))))
     segments = [
         (one.segments[number], one.truth.segments[number])
         for one in held
@@ -244,16 +292,26 @@ def _probabilities(held: Sequence[_Held], classifier: Logistic) -> Probabilities
             np.array([values for values, _ in segments]), np.array([true for _, true in segments]), SEGMENT_PREDICTORS
         ),
         classifiers={THICKENING: _recalibrated(classifier, _fit(odds, truth, ("odds",)))},
-        reported=min(scores, key=lambda name: scores[name]),
+        reported=reported,
+        operating_point=_operating_point(judged[reported], truth),
     )
 
 
-def _cross_validated(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    """Brier score of a logistic model on hearts that it was not fitted to."""
+def _operating_point(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
+    """The lowest probability that at most one in twenty hearts without scar reaches, half-way to the next below."""
+    free = np.sort(probabilities[~truth])[::-1]
+    allowed = int(HALLUCINATED * len(free))
+    below = free[allowed]
+    above = probabilities[probabilities > below]
+    return round(float((below + (above.min() if above.size else 1.0)) / 2), 4)
+
+
+def _cross_validated(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Probabilities of a logistic model on hearts that it was not fitted to."""
     folds = KFold(min(8, len(truth)), shuffle=True, random_state=0)
     standard = StandardScaler().fit_transform(values)
-    found = cross_val_predict(LogisticRegression(C=1.0), standard, truth, cv=folds, method="predict_proba")[:, 1]
-    return float(np.mean(np.square(found - truth)))
+    found = cross_val_predict(LogisticRegression(C=1.0), standard, truth, cv=folds, method="predict_proba")
+    return np.asarray(found[:, 1])
 
 
 def _fit(

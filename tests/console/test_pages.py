@@ -403,6 +403,16 @@ def test_rules_are_told_in_words_and_tried_on_a_study_before_they_are_used(conso
     assert "routes: is not YAML at line 1" in tried("cine: [")
     assert "not a regular expression" in tried("cine: {series: [{manufacturer: '('}], destinations: [pacs]}")
     assert "names no study" in tried("cine: {destinations: [pacs]}", find="nobody")
+    for mistake, sentence in (
+        ("cine: {priority: high, destinations: [pacs]}", "cine.priority: must be a whole number, not 'high'"),
+        (
+            "cine: {priorty: 1, destinations: [pacs]}",
+            "cine.priorty: there is no such key here: did you mean 'priority'?",
+        ),
+        ("cine: 7", "cine: must be a section with keys of its own, not 7"),
+        ("[cine]", "routes: must be a section with keys of its own"),
+    ):
+        assert sentence in tried(mistake)
     # What is in use stays as it is.
     assert console.configuration.routes["cine"].series[0].minimum_phases == 10
     assert person.post("/rules", {"find": STUDY, "text": "{}"}).status_code == 403

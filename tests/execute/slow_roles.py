@@ -16,7 +16,9 @@ from dicom_node.errors import StudyRefusedError
 from dicom_node.roles import RoleContext
 
 if TYPE_CHECKING:
+    from dicom_node.config import Configuration
     from dicom_node.execute.process import ProcessedStudy
+    from dicom_node.execute.worker import ProcessStudy
 
 
 def wait_until_stopped(context: RoleContext, journal: Path) -> None:
@@ -67,6 +69,28 @@ def die(*_paths: object, **_settings: object) -> ProcessedStudy:
     """An analysis that takes its process along."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def take_the_node_along(*paths: Any, study_instance_uid: str, **settings: Any) -> ProcessedStudy:
+    """An analysis that has the whole node killed over one study, as a machine does that runs out of memory."""
+    import psutil
+    from crash_analysis import cheap_analysis
+
+    from dicom_node.results.uids import derive_uid
+
+    if study_instance_uid == derive_uid("a", "study"):
+        supervisor = psutil.Process().parent().parent()
+        os.killpg(os.getpgid(supervisor.pid), signal.SIGKILL)
+        hang()
+    return cheap_analysis(*paths, study_instance_uid=study_instance_uid, **settings)
+
+
+def serve_in_a_group(configuration: Configuration, process: ProcessStudy) -> None:
+    """A node that leads a process group of its own."""
+    from dicom_node import node
+
+    os.setpgid(0, 0)
+    node.serve(configuration, process=process)
 
 
 def hang_when_slow(*paths: Any, package: str, **settings: Any) -> ProcessedStudy:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from crash_analysis import ROLES, cheap_analysis
 from crash_parts import write_cine
 from hypothesis import given
 from hypothesis import strategies as st
-from interop.ports import wait_until
+from interop.ports import free_port, wait_until
 from ledger_rows import NOW, an_instance, associate
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -24,6 +27,7 @@ from dicom_node.config import (
     Configuration,
     DestinationProfile,
     ExecutionSettings,
+    NodeSettings,
     Peer,
     ResultSettings,
     Route,
@@ -37,6 +41,7 @@ from dicom_node.results.uids import derive_uid
 from dicom_node.roles import RoleContext
 from storage.closing import FRONT_PAGE
 from storage.files import InstanceFiles
+from storage.identity import bind
 from storage.instances import close_association, record_instances
 from storage.jobs import RoutedJob, create_jobs, study_contents
 from storage.ledger import Ledger, open_ledger
@@ -74,6 +79,7 @@ def _receive_cine(
     *,
     route: str = "cine",
     packages: tuple[str, ...] = (PACKAGE,),
+    attempts: int = 2,
 ) -> None:
     """Put a tiny cine into storage and ledger, and queue its jobs: what has ``slow`` in its name gives way."""
     files = InstanceFiles(configuration.storage.directory)
@@ -91,7 +97,7 @@ def _receive_cine(
             (SERIES,),
             priority=50,
             deadline_s=600,
-            maximum_attempts=2,
+            maximum_attempts=attempts,
             timeout_s=configuration.execution.job_timeout_s or 300,
             background="slow" in package,
         )
@@ -303,6 +309,43 @@ def test_a_stop_gives_the_job_back_without_counting_the_attempt(tmp_path: Path, 
     _wait_for(ledger, JobState.SUCCEEDED)
     again.end()
     ledger.close()
+
+
+def test_a_job_that_takes_the_whole_node_along_is_told_and_holds_no_other_up(tmp_path: Path) -> None:
+    configuration = _configuration(tmp_path).model_copy(
+        update={"node": NodeSettings(ae_title="NODE", address="127.0.0.1", port=free_port())}
+    )
+    ledger = open_ledger(configuration.storage.database)
+    bind(ledger, InstanceFiles(configuration.storage.directory), now=NOW)
+    _receive_cine(ledger, configuration, tmp_path, attempts=1)
+    innocent = derive_uid("b", "study")
+    _receive_another(ledger, configuration, tmp_path, innocent)
+    spawn = multiprocessing.get_context("spawn")
+
+    def started() -> SpawnProcess:
+        process = spawn.Process(
+            target=slow_roles.serve_in_a_group, args=(configuration, slow_roles.take_the_node_along), daemon=False
+        )
+        process.start()
+        return process
+
+    def job_of(study: str) -> JobOverview:
+        return next(one for one in job_overviews(ledger, study_instance_uid=study) if one.package == PACKAGE)
+
+    first = started()
+    first.join(240)
+    assert first.exitcode == -signal.SIGKILL
+    assert job_of(STUDY).state is JobState.RUNNING
+    again = started()
+    try:
+        wait_until(lambda: job_of(STUDY).state is JobState.FAILED, seconds=240, what="the job is given up")
+        assert job_of(STUDY).sentences == ("the node was killed, or its machine went down, while this ran",)
+        wait_until(lambda: job_of(innocent).state is JobState.SUCCEEDED, seconds=240, what="the other study is done")
+        assert again.is_alive()
+    finally:
+        again.terminate()
+        again.join(60)
+        ledger.close()
 
 
 def test_a_route_that_is_gone_is_named(execute) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from execute.test_executor import STUDY, _Executor, _receive_cine, _sentences, _wait_for
-from ledger_rows import NOW
+from interop.ports import wait_until
+from ledger_rows import NOW, an_instance, associate
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import BasicTextSRStorage, KeyObjectSelectionDocumentStorage
@@ -24,10 +26,17 @@ from dicom_node.config import (
     StorageSettings,
     SyntheticPolicy,
 )
+from dicom_node.execute.process import process_study
+from pipelines.phantom.recipe import Disease, PhantomRecipe
+from pipelines.phantom.study import simulate
+from pipelines.phantom.writer import write_study
 from storage.closing import FRONT_PAGE
-from storage.ledger import open_ledger
+from storage.files import InstanceFiles
+from storage.instances import close_association, record_instances
+from storage.jobs import RoutedJob, create_jobs, study_contents
+from storage.ledger import Ledger, open_ledger
 from storage.overview import delivery_overviews, job_overviews
-from storage.schema import JobState
+from storage.schema import JobState, Verdict
 from storage.shadow import Segment, kept_comparisons
 
 PACKAGES = ("synthetic_enhancement", "late_enhancement")
@@ -122,3 +131,72 @@ def _listed(objects: Mapping[str, Dataset], delivered: dict[str, set[str]]) -> s
         objects[uid] for uid in delivered["front page"] if objects[uid].SOPClassUID == KeyObjectSelectionDocumentStorage
     ]
     return {str(element.value) for element in manifest.iterall() if element.keyword == "ReferencedSOPInstanceUID"}
+
+
+@pytest.mark.slow
+def test_the_real_packages_on_a_study_with_late_enhancement_are_compared(tmp_path: Path) -> None:
+    """An infarct phantom with both, through the executor with the real analyses: the ledger holds the comparison."""
+    recipe = PhantomRecipe(
+        seed=71,
+        disease=Disease.INFARCT,
+        transmurality=1.0,
+        slices=7,
+        phases=10,
+        rows=112,
+        columns=112,
+        spacing_mm=1.8,
+        coils=1,
+        long_axis=False,
+        late_enhancement=True,
+    )
+    paths = write_study(simulate(recipe, workers=1), tmp_path / "study")
+    configuration = _configuration(tmp_path)
+    ledger = open_ledger(configuration.storage.database)
+    study = _receive_files(ledger, configuration, paths)
+    executor = _Executor(configuration, process_study)
+    try:
+        wait_until(
+            lambda: any(one.package == FRONT_PAGE and one.verdict for one in job_overviews(ledger)),
+            seconds=1500,
+            what="the study is closed",
+        )
+    finally:
+        executor.end()
+    jobs = {one.package: one for one in job_overviews(ledger)}
+    assert {jobs[name].verdict for name in PACKAGES} == {Verdict.DELIVERED}
+    (comparison,) = kept_comparisons(ledger)
+    assert comparison.present
+    assert comparison.acquired_percent > 5
+    assert comparison.predicted_percent >= 0
+    assert 0 <= comparison.probability <= 1
+    assert len(comparison.segments) >= 10
+    assert study not in str(comparison)
+    ledger.close()
+
+
+def _receive_files(ledger: Ledger, configuration: Configuration, paths: list[Path]) -> str:
+    """Put the files of one study into storage and ledger, and queue the job of each package; its UID."""
+    files, association = InstanceFiles(configuration.storage.directory), associate(ledger)
+    series: dict[str, None] = {}
+    study = ""
+    for number, path in enumerate(paths):
+        header = dcmread(path, stop_before_pixels=True)
+        content = path.read_bytes()
+        stored = files.store(content[132:], file_meta=content[:132], transfer_syntax_uid="1.2")
+        study = str(header.StudyInstanceUID)
+        series[str(header.SeriesInstanceUID)] = None
+        row = dataclasses.replace(
+            an_instance(association, number, study=study, series=str(header.SeriesInstanceUID)),
+            sop_class_uid=str(header.SOPClassUID),
+            sop_instance_uid=str(header.SOPInstanceUID),
+            digest=stored.digest,
+            path=str(stored.path),
+        )
+        record_instances(ledger, [row], at=NOW)
+    close_association(ledger, association, outcome="released", at=NOW)
+    routed = [
+        RoutedJob("cine", package, tuple(series), priority=50, deadline_s=9000, maximum_attempts=1, timeout_s=1200)
+        for package in PACKAGES
+    ]
+    assert create_jobs(ledger, study_contents(ledger, study), routed, reason="test", now=NOW)
+    return study

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import Keyframes
-from pipelines.function.segments import SegmentReference, segment_of, segmental_wall
+from pipelines.function.segments import SegmentReference, segment_map, segment_of, segmental_wall
 from pipelines.function.slices import measure_slices
 from pipelines.phantom import PhantomRecipe, simulate
 from pipelines.phantom.assembled import cine_stack
@@ -99,6 +99,17 @@ def test_segments_do_not_hang_on_the_orientation_of_the_images(turn, base_first,
     # The insertion points are where they are, in the patient.
     between = found.anterior_insertion - found.inferior_insertion
     assert between / np.linalg.norm(between) == pytest.approx(hearts.ANTERIOR, abs=0.1)
+
+
+def test_the_insertion_points_are_those_of_the_middle_mid_slice() -> None:
+    stack, segmentation = hearts.draw([bulging("anterior")], hearts.geometry(21, 4.5))
+    slices = measure_slices(stack, segmentation)
+    found = segmental_wall(stack, slices, ED_ONLY)
+    mid = [index for index, level in enumerate(segment_map(stack, slices, 0).levels) if level == "mid"]
+    assert len(mid) >= 6
+    for point in (found.anterior_insertion, found.inferior_insertion):
+        off = np.abs((stack.geometry.positions - point) @ stack.geometry.normal)
+        assert off.argmin() == mid[len(mid) // 2]
 
 
 def test_patient_on_the_side_is_told_by_the_heart_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -357,6 +357,20 @@ def test_alternatives_leave_the_basal_slice_out_and_count_the_next() -> None:
     assert basal_alternatives(nothing, key, Chamber.LV).ejection_fraction_spread == 0.0
 
 
+def test_alternatives_of_a_chamber_that_is_cut_move_the_valve_plane_either_way() -> None:
+    """By 5 mm, with the largest area of the basal half."""
+    stack, segmentation = hearts.draw(hearts.beating(12), hearts.geometry(above_base=0.0))
+    slices = measure_slices(stack, segmentation)
+    key = keyframes_of(stack, slices)
+    whole = basal_alternatives(replace(slices, cut=frozenset({Chamber.LV})), key, Chamber.LV)
+    for found, phase in ((whole.edv_ml, key.end_diastole), (whole.esv_ml, key.end_systole)):
+        reported = slices.lv_mm2[phase] @ slices.intervals_mm / 1000.0
+        moved = slices.lv_mm2[phase].max() * 5.0 / 1000.0
+        assert found == pytest.approx((reported, reported - moved, reported + moved))
+    alone = basal_alternatives(replace(slices, cut=frozenset({Chamber.LV})), key, Chamber.RV)
+    assert alone == basal_alternatives(slices, key, Chamber.RV)
+
+
 def test_the_errors_belong_to_the_network_that_is_shipped() -> None:
     """Another network errs otherwise: CONTOUR_ERROR_MM, MASS_ERROR and the limits must be taken from it again."""
     weights = {card.name: card.weights_sha256 for card in list_models()}

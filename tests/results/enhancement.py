@@ -126,6 +126,7 @@ def found_in(phantom: PhantomStudy, stack: CineStack, segmentation: CineSegmenta
         slice_probability={index: 0.95 if scar[index].any() else 0.08 for index in slices},
         segments=tuple(segments),
         study_probability=0.94,
+        operating_point=0.7,
         hyperintense=Extent(percent, Interval(0.7 * percent, 1.3 * percent), "full width at half maximum"),
         intermediate=Extent(
             1.4 * percent,

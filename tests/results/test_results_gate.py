@@ -69,6 +69,10 @@ def _unknown_reference(dataset: Dataset) -> None:
     dataset.SourceImageSequence[0].ReferencedSOPInstanceUID = "1.2.3.4.5"
 
 
+def _another_uid_in_the_file_meta(dataset: Dataset) -> None:
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+
+
 def _say_another_volume(dataset: Dataset) -> None:
     for item in dataset.ContentSequence[-1].ContentSequence:
         children = item.ContentSequence
@@ -86,7 +90,8 @@ def _say_another_volume(dataset: Dataset) -> None:
         (KEY_PHASE["ED"], _set("PatientName", "Muller^Jorg"), GateCheck.IDENTITY, "PatientName"),
         (REPORT, _set("AccessionNumber", ""), GateCheck.IDENTITY, "AccessionNumber"),
         (SUMMARY_PDF, _set("StudyInstanceUID", "1.2.3"), GateCheck.IDENTITY, "StudyInstanceUID"),
-        (SUMMARY, _set("PatientComments", "x"), GateCheck.IDENTITY, "PatientComments"),
+        (SUMMARY, _set("PatientComments", "x"), GateCheck.IDENTITY, "PatientComments has a value that the source"),
+        (SUMMARY, _another_uid_in_the_file_meta, GateCheck.IDENTITY, "MediaStorageSOPInstanceUID is not SOPInstance"),
         (KEY_PHASE["ES"], _flip_pixel, GateCheck.PIXELS, "grey values"),
         (KEY_PHASE["ES"], _set("RescaleSlope", "2"), GateCheck.PIXELS, "grey values"),
         (KEY_PHASE["ES"], _set("ImagePositionPatient", [0, 0, 0]), GateCheck.GEOMETRY, "ImagePosition"),
@@ -134,6 +139,47 @@ def test_an_object_is_asked_what_it_expects_of_itself(result: Encoded) -> None:
 def test_bytes_that_are_no_dicom_are_kept_back(result: Encoded) -> None:
     each = dataclasses.replace(result.objects[0], content=result.objects[0].content[:200])
     assert check([each], result.sources)[0]
+
+
+def test_no_pixels_more_and_none_less_than_are_due_pass(result: Encoded) -> None:
+    """An odd number of bytes is filled up to an even one (PS3.5 8.1.1)."""
+
+    def sized(length: int) -> Callable[[Dataset], None]:
+        def change(dataset: Dataset) -> None:
+            dataset.Rows, dataset.Columns, dataset.SamplesPerPixel, dataset.BitsAllocated = 3, 3, 1, 8
+            dataset.PixelData = bytes(length)
+
+        return change
+
+    each = next(each for each in result.objects if each.role == SUMMARY)
+    objects = [dataclasses.replace(tampered(each, sized(length)), expected=None) for length in (8, 10, 12)]
+    said = [
+        [one.sentence for one in found if one.check is GateCheck.PIXELS] for found in check(objects, result.sources)
+    ]
+    assert said == [["8 bytes of pixels where 9 are due"], [], ["12 bytes of pixels where 9 are due"]]
+
+
+def test_what_is_delivered_already_may_be_referred_to_and_nothing_else(result: Encoded) -> None:
+    each = next(each for each in result.objects if each.role == KEY_PHASE["ED"] and "pacs" in each.destinations)
+    objects = [tampered(each, _unknown_reference)]
+    refers = [one.sentence for one in check(objects, result.sources)[0] if one.check is GateCheck.REFERENCES]
+    assert "it refers to 1.2.3.4.5, which is neither a source nor among the results" in refers
+    earlier = check(objects, result.sources, earlier=("1.2.3.4.5",))[0]
+    assert not any("1.2.3.4.5" in one.sentence for one in earlier)
+
+
+def test_sources_of_several_studies_are_told(tmp_path: Path) -> None:
+    cine = write_cine(tmp_path, phases=4, slices=4, size=64)
+    stack = cine.study.short_axis
+    assert stack is not None
+    source: FrameSource = stack.sources[cine.end_systole][2]
+    path = next(p for p in cine.paths if dcmread(p, stop_before_pixels=True).SOPInstanceUID == source.sop_instance_uid)
+    image = dcmread(path)
+    image.StudyInstanceUID = "1.2.3.4"
+    image.save_as(path)
+    objects, sources = encoded(cine)
+    chosen = [each for each in objects if source in each.sources][:1]
+    assert "the source instances are of several studies" in [one.sentence for one in check(chosen, sources)[0]]
 
 
 def test_sources_of_two_patients_are_told(tmp_path: Path) -> None:

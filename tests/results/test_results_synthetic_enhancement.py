@@ -27,6 +27,7 @@ from dicom_node.config import DestinationProfile, ResultSettings, SyntheticImage
 from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.encode import encode_study
 from dicom_node.results.gate import check
+from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.roles import REPORT, SUMMARY, SUMMARY_PDF
 from dicom_node.results.sources import SourceDatasets
@@ -37,6 +38,7 @@ from dicom_node.shadow.comparison import ACQUIRED, PREDICTED, compared
 from pipelines.analysis import Findings
 from pipelines.evaluation.enhancement import phantom_stack
 from pipelines.function.curves import find_keyframes
+from pipelines.function.findings import Interval
 from pipelines.function.slices import measure_slices
 from pipelines.late_enhancement.findings import LateEnhancement
 from pipelines.late_enhancement.labels import Tissue
@@ -45,7 +47,7 @@ from pipelines.late_enhancement.package import PACKAGE as LATE_ENHANCEMENT
 from pipelines.late_enhancement.segment import EnhancementSegmentation
 from pipelines.phantom import Dialect
 from pipelines.study import PackageFindings
-from pipelines.synthetic_enhancement.findings import Shown, SyntheticEnhancement
+from pipelines.synthetic_enhancement.findings import Extent, Shown, SyntheticEnhancement
 from pipelines.synthetic_enhancement.package import PACKAGE
 from results.enhancement import SYNTHESISER, EnhancedPhantom, enhanced_phantom, read_phantom
 from results.synthetic import CREATED, MODEL, unaccepted
@@ -67,6 +69,7 @@ class Made:
     objects: list[ResultObject]
     numbers: dict[str, float]
     key_numbers: tuple[str, ...]
+    reported: dict[str, ReportedNumber]
 
     def of(self, *roles: object) -> list[Dataset]:
         return [dcmread(io.BytesIO(each.content)) for each in self.objects if each.role in roles]
@@ -81,7 +84,8 @@ def encoded(
     made = encode_study(heart.study, packages, sources, destinations, circumstances)
     (package,) = made.packages
     assert not package.causes
-    return Made(heart, found, sources, list(made.objects), dict(package.numbers), package.key_numbers)
+    reported = {one.name: one for one in package.reported}
+    return Made(heart, found, sources, list(made.objects), dict(package.numbers), package.key_numbers, reported)
 
 
 def problems(made: Made) -> list[str]:
@@ -217,6 +221,36 @@ def test_key_numbers_begin_with_what_they_are(made: Made) -> None:
     assert made.key_numbers[0].startswith("SYNTHETIC, NOT ACQUIRED")
     assert all(name.startswith("synthetic_") for name in made.numbers)
     assert made.numbers["synthetic_probability"] == made.found.study_probability
+
+
+def test_report_systems_get_bounds_and_the_words_that_nobody_acquired_it(made: Made) -> None:
+    extent = made.reported["synthetic_hyperintense_percent"]
+    bounds = made.found.hyperintense.interval
+    assert (extent.value, extent.lower, extent.upper) == (made.found.hyperintense.percent, bounds.lower, bounds.upper)
+    assert extent.unit == "%"
+    assert f"0 below a probability of {made.found.operating_point:.2f}" in extent.method
+    described = [one for one in made.reported.values() if one.name != "synthetic_deviation"]
+    assert len(described) == 3 + len(made.found.segments)
+    assert all("NOT ACQUIRED" in one.method for one in described)
+
+
+def test_below_the_operating_point_no_extent_is_told(heart: EnhancedPhantom) -> None:
+    nothing = Extent(0.0, Interval(0.0, 8.0), "full width at half maximum")
+    found = dataclasses.replace(
+        heart.found,
+        study_probability=0.4,
+        hyperintense=nothing,
+        intermediate=nothing,
+        enhanced=np.zeros_like(heart.found.enhanced),
+        image=None,
+        uncertainty=None,
+        shown=Shown.PROBABILITY,
+        withheld=("The image shows what the probability does not bear out.",),
+    )
+    made = encoded(heart, found, {"pacs": DestinationProfile(peer="pacs", summary_pdf=False)})
+    assert problems(made) == []
+    assert any("below 0.70" in line and "no extent" in line for line in made.key_numbers)
+    assert not any("hyperintense extent" in line for line in made.key_numbers)
 
 
 def test_withheld_image_leaves_the_probability_alone(heart: EnhancedPhantom) -> None:

@@ -22,7 +22,7 @@ from dicom_node.schedule.study import describe
 from pipelines.cine.facts import InstanceFacts, PlaneFacts
 from pipelines.cine.views import LONG_AXIS
 from storage.instances import ReceivedInstance, close_association, record_instances
-from storage.jobs import SeriesSummary, StudyContents, claim_job
+from storage.jobs import SeriesSummary, StudyContents, claim_job, create_jobs, study_contents
 from storage.ledger import Ledger, LedgerError, open_ledger
 from storage.overview import events_of_study, job_overviews
 from storage.performed_steps import NO_STEPS, StudySteps
@@ -327,6 +327,27 @@ def test_an_image_that_comes_while_the_headers_are_read_sets_nothing_aside(
 
     monkeypatch.setattr(dicom_node.schedule.completeness, "study_steps", steps)
     assert study_reading(ledger, configuration, "5.5").contents.instances == 3
+
+
+@pytest.mark.timeout(60)
+def test_headers_of_a_version_that_was_scheduled_without_facts_are_read_too(ledger: Ledger, tmp_path: Path) -> None:
+    """The study was read again and again without end."""
+    configuration = CONFIGURATION.model_copy(
+        update={"storage": CONFIGURATION.storage.model_copy(update={"directory": tmp_path})}
+    )
+    mr_image().save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    association = associate(ledger)
+    for number in (1, 2):
+        row = an_instance(association, number, study="5.5", series="5.5.1")
+        fields = {name: getattr(row, name) for name in row.__slots__} | {"path": "a.dcm", "facts": {}}
+        record_instances(ledger, [ReceivedInstance(**fields)], at=NOW)
+        if number == 1:
+            close_association(ledger, association, outcome="released", at=NOW)
+            assert create_jobs(ledger, study_contents(ledger, "5.5"), [], reason="test", now=NOW) == ()
+            association = associate(ledger)
+    (facts,) = (one.facts for one in study_reading(ledger, configuration, "5.5").contents.series)
+    assert len(facts) == 2
+    assert all(facts)
 
 
 def test_more_frames_than_an_object_holds_stop_nothing(ledger: Ledger, tmp_path: Path) -> None:

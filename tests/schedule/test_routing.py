@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from dicom_node.config import Route, SeriesRule
 from dicom_node.schedule.routing import Series, explain
@@ -39,6 +40,21 @@ def test_the_default_rule_takes_what_is_cine_by_phases_and_nothing_else() -> Non
     knee = dataclasses.replace(CINE, series_instance_uid="1.3", phases=1, slices=30)
     assert _taken(Route(destinations=("pacs",)), CINE, report, knee) == ("1.1",)
     assert _taken(_route(SeriesRule(minimum_phases=None)), CINE, report, knee) == ("1.1", "1.3")
+
+
+def test_no_pattern_takes_longer_than_the_text_is_long() -> None:
+    described = dataclasses.replace(CINE, series_description="a" * 64)
+    # The standard library would compare for longer than the suite may last.
+    for rule in (SeriesRule(series_description="(a+)+b"), SeriesRule(exclude_series_description="(a|a)+b")):
+        assert _taken(_route(rule), described) == (() if rule.series_description else ("1.1",))
+
+
+@pytest.mark.parametrize("pattern", ["(", "(?!scout).*", r"(a)\1", "(a{1000}){1000}"])
+def test_a_pattern_that_cannot_be_matched_in_bounded_time_is_refused_in_words(pattern: str) -> None:
+    with pytest.raises(
+        ValidationError, match=r"not a regular expression that can be used: .*exclude_series_description"
+    ):
+        SeriesRule(series_description=pattern)
 
 
 @pytest.mark.parametrize("beside", ["late enhancement", "flow"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from storage.files import RESULTS, InstanceFiles, StoredFile
 from storage.identity import bind, is_bound
 from storage.instances import ReceivedInstance, close_association, record_instances
 from storage.jobs import complete_job, create_jobs, study_contents
+from storage.leases import leases_of
 from storage.ledger import Ledger, open_ledger
+from storage.overview import job_overviews
 from storage.retention import Swept, sweep_files
-from storage.schema import Base, EventRow, ReleasedFileRow
+from storage.schema import Base, EventRow, JobState, ReleasedFileRow
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 SYNTAX = "1.2.840.10008.1.2.1"
@@ -237,6 +240,20 @@ def test_a_backup_that_is_not_whole_or_not_what_it_says_is_refused(
         put_back(backup, f"sqlite:///{tmp_path}/new.sqlite", empty)
     assert not any(empty.stored_paths())
     assert empty.identity() is None
+
+
+def test_a_job_that_ran_during_the_backup_has_lost_no_attempt(
+    sqlite: Ledger, files: InstanceFiles, kept: list[StoredFile], tmp_path: Path
+) -> None:
+    assert create_jobs(sqlite, study_contents(sqlite, "1.2.3"), [route(attempts=1)], reason="test", now=NOW)
+    claim(sqlite)
+    taken(sqlite, files, tmp_path / "backup")
+    database = f"sqlite:///{tmp_path}/restored.sqlite"
+    put_back(tmp_path / "backup", database, InstanceFiles(tmp_path / "restored"))
+    with closing(open_ledger(database)) as again:
+        (job,) = job_overviews(again)
+        assert (job.state, job.attempts, leases_of(again)) == (JobState.QUEUED, 0, ())
+        assert claim(again).attempt == 1
 
 
 def test_a_restoration_that_is_cut_off_leaves_nothing_that_a_node_serves(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import func, select
 from storage.ledger import open_ledger
 from storage.overview import ledger_overview, study_overviews
 from storage.schema import Base, EventRow, JobState
+from storage.shadow import Segment, kept_comparisons
 
 LANDED = sorted((Path(__file__).parent / "landed").glob("*.sql"))
 
@@ -39,4 +41,34 @@ def test_a_ledger_of_every_landed_revision_is_brought_to_the_head(landed: Path, 
 
 
 def test_there_is_a_ledger_for_each_revision() -> None:
-    assert {path.stem.split("-")[0] for path in LANDED} >= {"0001", "0003", "0004"}
+    assert {path.stem.split("-")[0] for path in LANDED} >= {"0001", "0003", "0004", "0006", "0008"}
+
+
+@pytest.mark.parametrize("landed", LANDED, ids=lambda path: path.stem)
+def test_a_migration_loses_no_row_of_what_people_and_devices_made(landed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    kept = ("study", "series", "instance", "job", "result", "delivery", "account", "assessment", "shadow_comparison")
+
+    def counts() -> dict[str, int]:
+        with closing(sqlite3.connect(path)) as database:
+            there = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            return {
+                name: database.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in kept if name in there
+            }
+
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(landed.read_text(encoding="utf-8"))
+    before = counts()
+    assert before["instance"] == 2
+    open_ledger(f"sqlite:///{path}").close()
+    assert {name: counts()[name] for name in before} == before
+
+
+def test_a_comparison_of_predicted_with_acquired_enhancement_is_read_from_a_landed_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript((Path(__file__).parent / "landed" / "0008.sql").read_text(encoding="utf-8"))
+    with closing(open_ledger(f"sqlite:///{path}")) as ledger:
+        (kept,) = kept_comparisons(ledger)
+    assert (kept.version, kept.predicted_percent, kept.acquired_percent) == ("1.0.0", 12.5, 10.0)
+    assert kept.segments == {1: Segment(0.9, True), 2: Segment(0.1, False)}

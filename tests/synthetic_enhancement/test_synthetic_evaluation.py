@@ -25,6 +25,7 @@ def _heart(seed: int, true: float, synthetic: float, *, declined: str | None = N
         withheld=(),
         hyperintense=(true, synthetic),
         intermediate=(true / 2, synthetic / 2),
+        image_percent=synthetic,
         lesion_percent=true,
         slices=((False, 0.1), (scarred, likely)),
         segments=((scarred, likely),) * 16,

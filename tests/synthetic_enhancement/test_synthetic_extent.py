@@ -52,6 +52,40 @@ def test_a_rim_that_shares_its_pixels_with_blood_does_not_count() -> None:
     assert thick.hyperintense_percent == pytest.approx(25 * (256 - 144) / (400 - 144), abs=2.5)
 
 
+def test_a_rim_that_shares_its_pixels_with_fat_does_not_count() -> None:
+    rim = np.stack([AWAY > 19] * 2) & MUSCLE
+    image = _image(np.zeros_like(SECTOR))
+    image[rim] = 0.9
+    found = measure_extents(image, MUSCLE, CAVITY, WEIGHTS, 1.75)
+    assert (found.hyperintense_percent, found.intermediate_percent, found.n_sd_percent) == (0, 0, 0)
+
+
+def test_an_end_slice_counts_only_beside_its_neighbour() -> None:
+    """The wall curves away at the apex, and the plane cuts the atrium at the base: all of it is grey there."""
+    muscle, cavity = (np.concatenate([mask, mask]) for mask in (MUSCLE, CAVITY))
+    weights = np.full(4, 8.0)
+    grey = np.zeros(muscle.shape, np.float32)
+    grey[0] = np.where(MUSCLE[0], 0.6, 0)
+    drawn = np.random.default_rng(0).normal(0, 0.05, muscle.shape).astype(np.float32)
+    assert measure_extents(grey + drawn, muscle, cavity, weights, 1.75).hyperintense_percent == 0
+    grey[1] = np.where(SECTOR[0] & MUSCLE[0], 1.0, 0)
+    both = measure_extents(grey + drawn, muscle, cavity, weights, 1.75).hyperintense
+    assert both[0].any()
+    assert both[1].any()
+
+
+def test_a_heart_that_enhances_nearly_everywhere_has_no_remote_muscle() -> None:
+    away_from = ~SECTOR
+    found = measure_extents(_image(away_from), MUSCLE, CAVITY, WEIGHTS, 1.75)
+    assert found.hyperintense_percent == pytest.approx(75, abs=3)
+
+
+def test_a_few_bright_pixels_are_no_scar() -> None:
+    speck = np.stack([np.hypot(ROWS - 16, COLUMNS) < 1.3] * 2)
+    found = measure_extents(_image(speck), MUSCLE, CAVITY, WEIGHTS, 1.75)
+    assert (found.hyperintense_percent, found.intermediate_percent, found.n_sd_percent) == (0, 0, 0)
+
+
 def test_an_enclosed_dark_core_belongs_to_the_infarct() -> None:
     core = np.stack([np.hypot(ROWS - 15.5, COLUMNS) < 2.5] * 2)
     found = measure_extents(_image(SECTOR & ~core), MUSCLE, CAVITY, WEIGHTS, 1.75)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from dicom_node.config import SegmentationTarget
-from dicom_node.results.late_enhancement.groups import SEGMENTATION, enhancement_part
+from dicom_node.results.late_enhancement.groups import METHOD_WORDS, SEGMENTATION, enhancement_part
 from dicom_node.results.late_enhancement.pages import enhancement_page, enhancement_text
 from dicom_node.results.late_enhancement.structures import STRUCTURES
+from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.parts import EncodingRequest, Parts, SummaryPart
 from dicom_node.results.phase_objects import segmentation_object
@@ -34,7 +37,32 @@ def encode(request: EncodingRequest) -> Parts:
         ),
         key_numbers=_key_numbers(found),
         numbers=_numbers(found),
+        described=tuple(_described(found)),
     )
+
+
+def _described(found: LateEnhancement) -> Iterator[ReportedNumber]:
+    """The numbers that have bounds or a method."""
+    for one in found.extents:
+        interval = one.interval
+        yield ReportedNumber(
+            f"LGE_{_key(one.method)}_percent",
+            one.percent,
+            "%",
+            f"acquired late enhancement, {METHOD_WORDS[one.method]}; % of the left ventricular muscle",
+            lower=None if interval is None else interval.lower,
+            upper=None if interval is None else interval.upper,
+        )
+    network = f"acquired late enhancement, {METHOD_WORDS[ExtentMethod.NETWORK]}"
+    yield ReportedNumber("LGE_network_g", found.extent(ExtentMethod.NETWORK).grams, "g", network)
+    yield ReportedNumber("LGE_obstruction_percent", found.obstruction_percent, "%", network)
+    for name, presence in (("infarct", found.infarct), ("obstruction", found.obstruction)):
+        law = f"{network}: logistic law of the extent"
+        yield ReportedNumber(f"LGE_{name}_probability", presence.probability, "1", law)
+    for segment in found.segments:
+        yield ReportedNumber(
+            f"LGE_segment{segment.segment}_percent", segment.percent, "%", f"{network}; AHA segment {segment.segment}"
+        )
 
 
 def _segmentation(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dicom_node.config import SyntheticImageClass
 from dicom_node.results.codes import private, ucum
+from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.objects import ExpectedAll, ExpectedMask, ExpectedSlice, ResultObject
 from dicom_node.results.parametric_map import ExpectedMap, Mapped, parametric_map
 from dicom_node.results.parts import EncodingRequest, Parts, SummaryPart, as_source
@@ -77,7 +78,31 @@ def encode(request: EncodingRequest) -> Parts:
         ),
         key_numbers=_key_numbers(found),
         numbers=_numbers(found),
+        described=tuple(_described(found)),
     )
+
+
+def _described(found: SyntheticEnhancement) -> Iterator[ReportedNumber]:
+    """The numbers that have bounds or a method, with the words that nobody acquired them."""
+    origin = "SYNTHETIC, NOT ACQUIRED: predicted from cine"
+    calibrated = "calibrated on simulated hearts that were held out"
+    yield ReportedNumber("synthetic_probability", found.study_probability, "1", f"{origin}; {calibrated}")
+    for name, extent in (("hyperintense", found.hyperintense), ("intermediate", found.intermediate)):
+        yield ReportedNumber(
+            f"synthetic_{name}_percent",
+            extent.percent,
+            "%",
+            f"{origin}; {extent.method}, on the synthetic image; 0 below a probability of {found.operating_point:.2f}",
+            lower=extent.interval.lower,
+            upper=extent.interval.upper,
+        )
+    for one in found.segments:
+        yield ReportedNumber(
+            f"synthetic_segment_{one.segment}_probability",
+            one.probability,
+            "1",
+            f"{origin}; that a tenth of AHA segment {one.segment} enhances, {calibrated}",
+        )
 
 
 def _heart(found: SyntheticEnhancement, seen: CineSegmentation | None) -> NDArray[np.bool_]:
@@ -92,12 +117,14 @@ def _without_image(found: SyntheticEnhancement) -> SyntheticEnhancement:
 
 def _key_numbers(found: SyntheticEnhancement) -> tuple[str, ...]:
     extent = found.hyperintense
+    said = f"hyperintense extent {extent.percent:.0f} % of the left ventricular muscle (interval "
+    said += f"{extent.interval.lower:.0f} to {extent.interval.upper:.0f} %)."
+    if not found.present:
+        said = f"below {found.operating_point:.2f}, from which enhancement is said to be there: no extent is reported."
     sentences = [
         "SYNTHETIC, NOT ACQUIRED: late enhancement as predicted from cine without a contrast agent, by a network "
         "trained on simulated hearts.",
-        f"Predicted: probability of any enhancement {found.study_probability:.2f}, hyperintense extent "
-        f"{extent.percent:.0f} % of the left ventricular muscle (interval {extent.interval.lower:.0f} to "
-        f"{extent.interval.upper:.0f} %).",
+        f"Predicted: probability of any enhancement {found.study_probability:.2f}, {said}",
     ]
     return (*sentences, *(f"The synthetic image is withheld: {sentence}" for sentence in found.withheld))
 

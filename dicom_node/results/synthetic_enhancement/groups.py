@@ -66,6 +66,10 @@ def _whole(context: ResultContext, found: SyntheticEnhancement) -> MeasurementGr
         text_item(private("LIMITS"), NOT_ACQUIRED),
         text_item(private("LIMITS"), TRAINED_ON),
         text_item(private("METHOD"), f"{found.samples} samples of {found.steps} steps; shown: {found.shown}"),
+        text_item(
+            private("METHOD"),
+            f"enhancement is said to be there from a probability of {found.operating_point:.2f}; below, extents are 0",
+        ),
         *(text_item(private("NOTE"), f"The image is withheld: {sentence}") for sentence in found.withheld),
         *(text_item(private("NOTE"), note) for note in found.notes),
     ]

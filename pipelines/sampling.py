@@ -1,0 +1,36 @@
+"""How many samples a generative analysis draws, and in how many steps: what a route may set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["SAMPLES_MAX", "STEPS_MAX", "Sampling"]
+
+SAMPLES_MAX, STEPS_MAX = 64, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Samples and steps.
+
+    Attributes
+    ----------
+    samples : int
+        2 … 64: a spread needs two.
+    steps : int
+        1 … 64, of Euler's method.
+
+    Raises
+    ------
+    ValueError
+        Out of these ranges.
+    """
+
+    samples: int = 6
+    steps: int = 4
+
+    def __post_init__(self) -> None:
+        if not (2 <= self.samples <= SAMPLES_MAX and 1 <= self.steps <= STEPS_MAX):
+            raise ValueError(
+                f"{self.samples} samples of {self.steps} steps: 2 to {SAMPLES_MAX} samples of 1 to {STEPS_MAX} steps"
+            )
