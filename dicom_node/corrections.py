@@ -8,9 +8,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dicom_node.audit.messages import Access, AuditMessage, Participant, Study, instances_accessed, study_deleted
-from dicom_node.audit.trail import AuditTrail, patient_id_of
 from dicom_node.config import Configuration
 from dicom_node.errors import NodeError
 from storage.deletion import DeletedStudy, check_deletable, delete_study
@@ -23,6 +23,9 @@ from storage.overview import QuarantineOverview, study_of_job
 from storage.quarantine import leave_quarantine
 from storage.rejection import results_of_study
 from storage.schema import DeliveryState
+
+if TYPE_CHECKING:
+    from dicom_node.audit.trail import AuditTrail
 
 __all__ = [
     "SENDABLE",
@@ -186,6 +189,7 @@ def delete_everywhere(
     LedgerError
         There is no such study.
     """
+    from dicom_node.audit.trail import patient_id_of
     from dicom_node.deliver.rejection import reject_set
     from dicom_node.results.rejection import RejectionReason
 

@@ -150,8 +150,9 @@ def run(
 ) -> Findings:
     """Run the analyses that lead to the wanted results, each once, timed.
 
-    A refusal is recorded, and everything that depends on it is refused with its reason; the rest still runs. A defect
-    (any other exception) is logged with its traceback and recorded as a refusal too: it is never raised.
+    A refusal is recorded, and everything that depends on it is refused with its reason; the rest still runs. What a
+    step can do without is run for it only once all is there that it cannot do without. A defect (any other exception)
+    is logged with its place and recorded as a refusal too: it is never raised.
 
     Parameters
     ----------
@@ -166,15 +167,26 @@ def run(
     AnalysisSetupError
         See :func:`plan`; before anything runs.
     """
+    wanted = None if wanted is None else tuple(wanted)
     values: dict[type, Any] = dict(given)
     refused: dict[type, Refusal] = {}
     seconds: dict[str, float] = {}
-    for step in plan(available, given, wanted):
-        obstacle = next((refused[need.type] for need in step.needs if need.type in refused and not need.optional), None)
-        if obstacle is not None:
-            first = obstacle.because_of or obstacle.analysis
-            refused[step.gives] = Refusal(step.name, obstacle.reason, obstacle.sentence, because_of=first)
-            continue
+    order = {step.gives: step for step in plan(available, given, wanted)}
+
+    def reach(kind: type) -> None:
+        step = order.get(kind)
+        if step is None or kind in values or kind in refused:
+            return
+        for need in sorted(step.needs, key=lambda need: need.optional):
+            reach(need.type)
+            obstacle = None if need.optional else refused.get(need.type)
+            if obstacle is not None:
+                first = obstacle.because_of or obstacle.analysis
+                refused[kind] = Refusal(step.name, obstacle.reason, obstacle.sentence, because_of=first)
+                return
+        execute(step)
+
+    def execute(step: Analysis[..., Any]) -> None:
         if on_start is not None:
             on_start(step.name)
         arguments = {need.parameter: values.get(need.type) for need in step.needs if _supplied(need, step, values)}
@@ -189,6 +201,9 @@ def run(
             sentence = f"The step {step.name} failed on this study ({type(error).__name__}); the log has the details."
             refused[step.gives] = Refusal(step.name, RefusalReason.ANALYSIS_FAILED, sentence)
         seconds[step.name] = time.perf_counter() - started
+
+    for kind in order if wanted is None else wanted:
+        reach(kind)
     return Findings(values, tuple(refused.values()), seconds)
 
 

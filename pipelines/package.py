@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import importlib
-import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NewType, cast
 
-import pipelines
 from pipelines.analysis import Analysis, plan
 from pipelines.cine.stack import CineStudy, StudyContext
 from pipelines.errors import AnalysisSetupError
+from pipelines.folders import folders_holding
 
 __all__ = [
     "GIVEN",
@@ -40,6 +39,8 @@ __all__ = [
 SERIES_PER_BLOCK = 20
 """Series numbers of each package."""
 
+_FILE = "package.py"
+"""What makes a folder a package."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TITLE_MAX = 31
@@ -140,7 +141,7 @@ class AnalysisPackage:
 
 def package_names() -> tuple[str, ...]:
     """Names of all packages, in alphabetical order; nothing of them is imported."""
-    return tuple(sorted(_folders()))
+    return tuple(sorted(folders_holding(_FILE)))
 
 
 @cache
@@ -152,7 +153,7 @@ def packages() -> Mapping[str, AnalysisPackage]:
     AnalysisSetupError
         A package cannot be imported, declares something impossible, or is at odds with another one.
     """
-    return validated([_declared(name, folder) for name, folder in sorted(_folders().items())])
+    return validated([_declared(name, folder) for name, folder in sorted(folders_holding(_FILE).items())])
 
 
 def validated(found: Iterable[AnalysisPackage]) -> Mapping[str, AnalysisPackage]:
@@ -191,21 +192,8 @@ def steps_of(package: AnalysisPackage, found: Mapping[str, AnalysisPackage] | No
     return tuple(step.name for step in plan(available, GIVEN, [package.gives]))
 
 
-def _folders() -> dict[str, Path]:
-    """Folders below ``pipelines`` that hold a ``package.py``, by name; the first on the path counts."""
-    found: dict[str, Path] = {}
-    for module in pkgutil.iter_modules(pipelines.__path__):
-        if not module.ispkg:
-            continue
-        # Looked for and not imported: a receiver validates routes and needs no analysis.
-        folder = Path(getattr(module.module_finder, "path", "")) / module.name
-        if (folder / "package.py").is_file():
-            found.setdefault(module.name, folder)
-    return found
-
-
 def _declared(name: str, folder: Path) -> AnalysisPackage:
-    where = folder / "package.py"
+    where = folder / _FILE
     try:
         module = importlib.import_module(f"pipelines.{name}.package")
     except AnalysisSetupError:

@@ -113,6 +113,19 @@ def test_optional_input_may_be_refused_or_absent() -> None:
     assert run([either, right, left], {Source: Source(1)})[Both] == Both(2, 2)
 
 
+def test_what_a_step_can_do_without_is_not_run_for_a_step_that_is_refused() -> None:
+    @analysis
+    def picky(costly: Left | None, needed: Right) -> Both:
+        raise AssertionError("is never reached")
+
+    started: list[str] = []
+    found = run([left, right, picky], {Source: Source(-1)}, [Both], on_start=started.append)
+    assert started == ["right"]
+    assert {refusal.analysis: refusal.because_of for refusal in found.refusals} == {"right": None, "picky": "right"}
+    # Where it is wanted for itself it runs.
+    assert run([left, right, picky], {Source: Source(-1)}, [Both, Left]).values[Left] == Left(0)
+
+
 def test_default_stands_where_there_is_no_value() -> None:
     @analysis
     def limited(source: Source, limit: Right = Right(7)) -> Both:

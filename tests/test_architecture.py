@@ -76,6 +76,28 @@ def test_analyses_know_neither_their_training_nor_their_evaluation() -> None:
     assert not offences, "\n".join(offences)
 
 
+def test_only_commands_train_and_evaluate() -> None:
+    """The running node knows neither ``training`` nor ``evaluation``."""
+    offences = [
+        f"{file.relative_to(ROOT)}:{line} imports pipelines.{folder}"
+        for file in sorted((ROOT / "dicom_node").rglob("*.py"))
+        for line, folder in _folders_of_pipelines(file.read_text(encoding="utf-8"))
+        if folder in ("training", "evaluation") and file.relative_to(ROOT).parts[1] != "commands"
+    ]
+    assert not offences, "\n".join(offences)
+
+
+def test_cards_and_weights_know_no_analysis() -> None:
+    """A new architecture or model touches nothing in ``pipelines/models``."""
+    offences = [
+        f"{file.relative_to(ROOT)}:{line} imports pipelines.{folder}"
+        for file in sorted((ROOT / "pipelines" / "models").rglob("*.py"))
+        for line, folder in _folders_of_pipelines(file.read_text(encoding="utf-8"))
+        if folder not in ("models", "errors", "folders")
+    ]
+    assert not offences, "\n".join(offences)
+
+
 def _folders_of_pipelines(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(source)):
         names = [name.name for name in node.names] if isinstance(node, ast.Import) else []

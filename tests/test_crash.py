@@ -189,7 +189,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _wait_for_the_end_of(processes: list[psutil.Process]) -> None:
-    wait_until(lambda: not any(map(_runs, processes)), seconds=20, what="no child outlives the supervisor")
+    wait_until(lambda: not any(map(_runs, processes)), seconds=START_S, what="no child outlives the supervisor")
 
 
 def _unfinished(ledger: Ledger, studies: int, analyses: tuple[str, ...]) -> str:

@@ -53,6 +53,12 @@ def test_an_image_is_counted_in_microseconds_by_a_process_that_imports_little_fo
     assert {path.name for path in tmp_path.iterdir()} >= {"counter_MainProcess.db", "histogram_MainProcess.db"}
 
 
+def test_the_program_loads_no_numbers_before_it_is_said_where_they_go() -> None:
+    """Else ``serve`` cannot start with ``metrics.port``."""
+    loaded = "import sys; from dicom_node import cli, node; sys.exit('dicom_node.metrics' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
+
+
 _CERTIFICATE = """
 import sys
 from dicom_node import metrics

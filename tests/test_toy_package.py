@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,8 @@ def check_results(paths: list[Path]) -> None:
     assert report.SOPClassUID == Comprehensive3DSRStorage
     assert report.SeriesDescription == "AI toy brightness report - RESEARCH"
     assert set(numbers_of(report)) == {"BRIGHTNESS"}
+    # Its network is of an architecture that only its folder knows.
+    assert "toy-model" in str(report)
     assert {one.SOPClassUID for one in series[FIRST + 6]} == {SecondaryCaptureImageStorage}
     assert [one.SOPClassUID for one in series[FIRST + 7]] == [EncapsulatedPDFStorage]
     for path in paths:
@@ -248,6 +251,7 @@ def configured(folder: Path, node_port: int, pacs_port: int) -> dict[str, object
         },
         "execution": {"quiet_time_s": 2, "incomplete_quiet_time_s": 2, "background_slots": 0},
         "results": {"destinations": {"pacs": {"peer": "pacs"}}},
+        "metrics": {"port": free_port()},
     }
 
 
@@ -307,3 +311,6 @@ def test_it_is_served_from_the_scanner_to_the_pacs(node: tuple[Path, int, Pacs],
     assert [one["package"] for one in jobs if one["package"] != "front_page"] == ["toy"]
     explained = command("explain", STUDY_UID, "--config", config)
     assert "toy" in explained
+    metrics = yaml.safe_load(config.read_text(encoding="utf-8"))["metrics"]["port"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=10) as answer:
+        assert "dicom_node_" in answer.read().decode()

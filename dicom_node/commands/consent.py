@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import getpass
 import platform
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dicom_node.commands.terminal import ExitCode
+from dicom_node.config import Configuration
 from dicom_node.corrections import Consent
 from dicom_node.errors import ConfigurationError
 
-__all__ = ["ReasonOption", "YesFlag", "account", "consent"]
+if TYPE_CHECKING:
+    from dicom_node.audit.trail import AuditTrail
+
+__all__ = ["ReasonOption", "YesFlag", "account", "command_trail", "consent"]
+
 
 ReasonOption = Annotated[
     str, typer.Option("--reason", help="Why, for the record; in words that name no patient.", show_default=False)
@@ -35,6 +40,14 @@ def consent(question: str, reason: str, *, yes: bool) -> Consent:
     if not yes and not typer.confirm(question, err=True):
         raise typer.Exit(ExitCode.FAILED)
     return Consent(account(), platform.node(), " ".join(reason.split())[:200])
+
+
+def command_trail(configuration: Configuration) -> AuditTrail:
+    """Audit trail of a command."""
+    # It counts, and is imported only when a command runs: `serve` has to say first where the numbers go.
+    from dicom_node.audit.trail import AuditTrail
+
+    return AuditTrail.of(configuration, "command")
 
 
 def account() -> str:

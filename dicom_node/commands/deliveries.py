@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.audit.trail import AuditTrail
-from dicom_node.commands.consent import ReasonOption, YesFlag, consent
+from dicom_node.commands.consent import ReasonOption, YesFlag, command_trail, consent
 from dicom_node.commands.ledger import opened
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
 from dicom_node.config_file import load_configuration
@@ -118,8 +117,7 @@ def dismiss(
     with opened(configuration) as ledger:
         total = count_deliveries(ledger, states, chosen)
         given = consent(f"Give up {total} deliveries?", reason, yes=yes)
-        trail = AuditTrail.of(configuration, "command")
-        done = give_deliveries_up(ledger, trail, chosen, given, states=states)
+        done = give_deliveries_up(ledger, command_trail(configuration), chosen, given, states=states)
     console.print(f"{done} deliveries dismissed")
 
 

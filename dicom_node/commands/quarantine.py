@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.audit.trail import AuditTrail
-from dicom_node.commands.consent import ReasonOption, YesFlag, consent
+from dicom_node.commands.consent import ReasonOption, YesFlag, command_trail, consent
 from dicom_node.commands.ledger import opened, storage_of
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
 from dicom_node.config_file import load_configuration
@@ -61,7 +60,7 @@ def accept(
         files = storage_of(configuration, ledger)
         one = quarantined_object(ledger, number)
         given = consent(f"Take in {_named(one)} in place of what is held under its UID?", reason, yes=yes)
-        take_in_quarantined(configuration, ledger, files, AuditTrail.of(configuration, "command"), one, given)
+        take_in_quarantined(configuration, ledger, files, command_trail(configuration), one, given)
     console.print(f"object {number} taken in; its study is scheduled again", soft_wrap=True)
 
 
@@ -78,7 +77,7 @@ def drop(
         files = storage_of(configuration, ledger)
         one = quarantined_object(ledger, number)
         given = consent(f"Delete {_named(one)}? It cannot be had back", reason, yes=yes)
-        drop_quarantined(ledger, files, AuditTrail.of(configuration, "command"), one, given)
+        drop_quarantined(ledger, files, command_trail(configuration), one, given)
     console.print(f"object {number} dropped")
 
 

@@ -17,12 +17,11 @@ from pydicom.charset import convert_encodings
 from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_node.errors import CannotUnderstandError
-from pipelines.cine.structure import SHORT_VRS, StructureError, element_at, padding
+from pipelines.cine.structure import SHORT_VRS, StructureError, element_at, may_be_padding, padding
 
 __all__ = ["SPECIFIC_CHARACTER_SET", "Header", "read_header"]
 
 SPECIFIC_CHARACTER_SET = 0x00080005
-_BLANKS = b" " * 8
 
 _SHORT_VR_NUMBERS = frozenset(int.from_bytes(vr, "little") for vr in SHORT_VRS)
 """As :data:`_numbers` reads them: looking up a number is quicker than looking up bytes."""
@@ -73,13 +72,13 @@ def _header(view: memoryview, implicit: bool, tags: Container[int]) -> Header:
                 # Nearly all elements, and so without a call each.
                 group, number, vr, length = _numbers(view, offset)
                 after = offset + 8 + length
-                if vr in _SHORT_VR_NUMBERS and after <= end:
+                if length and vr in _SHORT_VR_NUMBERS and after <= end:
                     found = True
                     if (last := group << 16 | number) in tags:
                         values[last] = bytes(view[offset + 8 : after])
                     offset = after
                     continue
-            if end - offset < 8 or not any(view[offset : offset + 8]) or view[offset : offset + 8] == _BLANKS:
+            if may_be_padding(view, offset):
                 # Some senders pad the end of the data set.
                 if padding(view, offset, last):
                     break

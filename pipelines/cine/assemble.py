@@ -543,7 +543,7 @@ def _stack(planned: _Planned, decoding: _Decoding) -> CineStack:
         sources=tuple(tuple(row) for row in sources),
         trigger_times=plan.times_ms,
         rr_intervals=np.array([part.rr_ms for part in plan.slices]),
-        frame_of_reference_uid=plan.slices[0].frames[0].frame_of_reference_uid,
+        frame_of_reference_uid=plan.group.frame_of_reference_uid or plan.slices[0].frames[0].frame_of_reference_uid,
         resampled_slices=plan.resampled,
         regridded_slices=tuple(i for i, placed in enumerate(plan.placements) if placed.position is not None),
         interpolated_slices=tuple(i for i, placed in enumerate(plan.placements) if placed.interpolated),

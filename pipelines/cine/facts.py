@@ -20,6 +20,7 @@ from pipelines.cine import elements
 from pipelines.cine.declared import DeclaredError
 from pipelines.cine.enhancement import may_be_late_enhancement
 from pipelines.cine.expected import expected_phases, most_frequent
+from pipelines.cine.geometry import told_references
 from pipelines.cine.headers import MR_IMAGES, FrameHeader, frame_headers, origin
 from pipelines.cine.reading import read_object
 from pipelines.cine.regrid import image_centre
@@ -332,16 +333,20 @@ _Member = tuple[InstanceFacts, PlaneFacts]
 
 def _parallel(facts: Sequence[InstanceFacts]) -> list[list[_Member]]:
     """Planes of one frame of reference that the assembler would take for one stack, whatever their matrix."""
-    shared = Counter(entry.frame_of_reference_uid for entry in facts for plane in entry.planes for _ in plane.phases)
+    told = told_references(
+        (entry.frame_of_reference_uid, (plane.normal, plane.along_mm))
+        for entry in facts
+        for plane in entry.planes
+        for _ in plane.phases
+    )
     groups: list[tuple[str, np.ndarray, list[_Member]]] = []
     seen: set[tuple[str, PlaneFacts]] = set()
     for entry in sorted(facts, key=lambda entry: entry.sop_instance_uid):
-        reference = entry.frame_of_reference_uid if shared[entry.frame_of_reference_uid] >= MIN_PHASES else ""
         for plane in entry.planes:
             if (entry.sop_instance_uid, plane) in seen:
                 continue
             seen.add((entry.sop_instance_uid, plane))
-            normal = np.asarray(plane.normal)
+            reference, normal = told[entry.frame_of_reference_uid], np.asarray(plane.normal)
             for other, direction, members in groups:
                 if other == reference and abs(float(direction @ normal)) >= _ONE_STACK:
                     along = plane.along_mm if direction @ normal > 0 else -plane.along_mm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from pipelines.cine.headers import FrameHeader
 from pipelines.cine.regrid import orthonormal
 from pipelines.cine.selection import MIN_PHASES
 
-__all__ = ["ParallelGroup", "merged", "parallel_groups", "slice_positions"]
+__all__ = ["ParallelGroup", "merged", "parallel_groups", "slice_positions", "told_references"]
 
 _PARALLEL_DEG = 1.0
 _SPACING_TOLERANCE = 2e-3
@@ -33,7 +33,7 @@ class ParallelGroup:
     grids : tuple of tuples of FrameHeader
         Frames that share orientation, matrix and pixel spacing; several sets of them only in what `merged` gives.
     frame_of_reference_uid : str
-        ``""`` where it tells nothing.
+        ``""`` where none is told.
     row_direction, column_direction : (3,) float64
         Unit vectors, exactly perpendicular, of the most frequent orientation.
     """
@@ -57,16 +57,14 @@ class ParallelGroup:
 def parallel_groups(frames: Sequence[FrameHeader]) -> list[ParallelGroup]:
     """Group frames that have geometry by Frame of Reference, orientation (within 1°), matrix and pixel spacing.
 
-    A Frame of Reference UID that fewer frames share than one slice has phases tells nothing (some anonymisers
-    draw a new one for each image), and so do those of a study of which none holds more than one plane (a new one for
-    each series): such frames are taken to be in one frame of reference.
+    Frames of Reference are those of :func:`told_references`.
     """
-    shared = _shared_references(frames)
+    told = told_references((frame.frame_of_reference_uid, (frame.position, frame.orientation)) for frame in frames)
     buckets: dict[tuple[str, int, int], dict[tuple[tuple[float, ...], tuple[float, float]], list[FrameHeader]]] = {}
     for frame in frames:
         if frame.orientation is None or frame.pixel_spacing is None or frame.position is None:
             continue
-        reference = frame.frame_of_reference_uid if shared[frame.frame_of_reference_uid] >= MIN_PHASES else ""
+        reference = told[frame.frame_of_reference_uid]
         bucket = buckets.setdefault((reference, frame.rows, frame.columns), {})
         bucket.setdefault((frame.orientation, frame.pixel_spacing), []).append(frame)
     groups: list[ParallelGroup] = []
@@ -83,15 +81,34 @@ def parallel_groups(frames: Sequence[FrameHeader]) -> list[ParallelGroup]:
     return groups
 
 
-def _shared_references(frames: Sequence[FrameHeader]) -> Counter[str]:
-    """Frames of each Frame of Reference; none where no Frame of Reference holds more than one plane."""
+def told_references(frames: Iterable[tuple[str, Hashable]]) -> dict[str, str]:
+    """What each Frame of Reference UID of a study counts as.
+
+    A UID that fewer frames share than one slice has phases tells nothing (some anonymisers draw a new one for each
+    image), nor do several that hold one plane each (a new one for each series), nor a missing one. Frames without a
+    told one are taken to be in that of the others where these have only one, and else together in one of their own.
+
+    Parameters
+    ----------
+    frames : iterable of (str, hashable)
+        UID, ``""`` where it is missing, and plane of each frame.
+
+    Returns
+    -------
+    dict of str to str
+        By UID; ``""`` where nothing is told.
+    """
     shared: Counter[str] = Counter()
-    planes: dict[str, set[tuple[object, object]]] = {}
-    for frame in frames:
-        shared[frame.frame_of_reference_uid] += 1
-        planes.setdefault(frame.frame_of_reference_uid, set()).add((frame.position, frame.orientation))
-    drawn_for_each = len(planes) >= _FRAMES_OF_REFERENCE_DRAWN and all(len(held) == 1 for held in planes.values())
-    return Counter() if drawn_for_each else shared
+    planes: dict[str, set[Hashable]] = {}
+    for reference, plane in frames:
+        shared[reference] += 1
+        planes.setdefault(reference, set()).add(plane)
+    told = {reference for reference, count in shared.items() if reference and count >= MIN_PHASES}
+    drawn = {reference for reference in told if len(planes[reference]) == 1}
+    if len(drawn) >= _FRAMES_OF_REFERENCE_DRAWN:
+        told -= drawn
+    only = next(iter(told)) if len(told) == 1 else ""
+    return {reference: reference if reference in told else only for reference in shared}
 
 
 def merged(groups: Sequence[ParallelGroup]) -> ParallelGroup:

@@ -21,6 +21,8 @@ __all__ = ["Grid", "Placement", "common_grid", "image_centre", "orthonormal", "p
 _AS_IS_DEG = 0.1
 """Axes that differ by less are the same: 0.3 mm at the edge of a field of view of 300 mm."""
 _SPACING_TOLERANCE = 2e-3
+_ASIDE_MM = 10.0
+"""Images that lie further beside most slices are moved by whole pixels, so that the heart stays in its place."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,13 +167,15 @@ def common_grid(slices: Sequence[FrameHeader]) -> Grid:
 
     best = leads[max(leads, key=lambda key: (worth(key), leads[key].orientation))]
     row, column = orthonormal(best.orientation or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
+    axes = np.stack([row, column, np.cross(row, column)])
     origins = [frame.position for frame in slices if same_lattice(best, frame)]
     return Grid(
         shape=(best.rows, best.columns),
         pixel_spacing=best.pixel_spacing or (1.0, 1.0),
         row_direction=row,
         column_direction=column,
-        origin=np.median(np.asarray(origins, dtype=np.float64), axis=0),
+        # Along the axes of the stack: where most slices lie, whatever a few of them do.
+        origin=np.median(np.asarray(origins, dtype=np.float64) @ axes.T, axis=0) @ axes,
     )
 
 
@@ -187,9 +191,10 @@ def place(frame: FrameHeader, grid: Grid) -> Placement:
     spacing = frame.pixel_spacing or (1.0, 1.0)
     wanted = np.asarray([grid.row_direction, grid.column_direction])
     alike = (frame.rows, frame.columns) == grid.shape and _same_spacing(spacing, grid.pixel_spacing)
-    if alike and _aligned(axes, wanted):
-        return Placement(grid.shape)
     position = np.asarray(frame.position, dtype=np.float64)
+    aside = float(np.linalg.norm(wanted @ (grid.origin - position))) > _ASIDE_MM
+    if alike and not aside and _aligned(axes, wanted):
+        return Placement(grid.shape)
     row, column = axes
     shape = (frame.rows, frame.columns)
     exchanged = abs(row @ wanted[1]) + abs(column @ wanted[0]) > abs(row @ wanted[0]) + abs(column @ wanted[1])
@@ -202,7 +207,7 @@ def place(frame: FrameHeader, grid: Grid) -> Placement:
         position, row = position + row * spacing[1] * (shape[1] - 1), -row
     if _aligned(np.asarray([row, column]), wanted) and _same_spacing(spacing, grid.pixel_spacing):
         first = (0, 0)
-        if shape != grid.shape:
+        if shape != grid.shape or aside:
             # By whole pixels: the slice keeps its own lattice and its grey values.
             away = grid.origin - position
             first = (round(float(away @ column) / spacing[0]), round(float(away @ row) / spacing[1]))

@@ -1,9 +1,9 @@
 """The structure of an encoded data set (PS3.5 7), walked to its last byte, values untouched.
 
-What scanners send nearly right is walked as they mean it: value representations that PS3.5 6.2 does not list, elements
-and items in implicit VR within explicit VR, delimiters and padding behind the last element, encapsulated frames without
-a delimiter. What is cut short is an error. `mended` writes such a data set as PS3.5 has it, for readers that are less
-patient.
+What scanners send nearly right is walked as they mean it: value representations that PS3.5 6.2 does not list, lengths
+of 16 bits where 32 belong and the other way round, elements and items in implicit VR within explicit VR, explicit VR
+within UN, delimiters too many or too few, padding behind the last element, encapsulated frames without a delimiter.
+What is cut short is an error. `mended` writes such a data set as PS3.5 has it, for readers that are less patient.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-__all__ = ["LONG_VRS", "SHORT_VRS", "Element", "StructureError", "element_at", "mended", "padding"]
+__all__ = ["LONG_VRS", "SHORT_VRS", "Element", "StructureError", "element_at", "may_be_padding", "mended", "padding"]
 
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 LONG_VRS = frozenset(str(vr).encode("ascii") for vr in EXPLICIT_VR_LENGTH_32)
@@ -33,6 +33,7 @@ _BULK = frozenset(
         _PIXEL_DATA,
     }
 )
+_WHITE = b"\0 \r\n\t\x1a"
 _MAXIMUM_DEPTH = 64
 _LOOK_AHEAD = 5
 """Elements of unknown value representation in a row that are told apart by what follows them."""
@@ -72,12 +73,20 @@ class Element(NamedTuple):
 def padding(view: memoryview, offset: int, last: int) -> bool:
     """Tell whether all from an offset on is padding behind the last element.
 
-    Zeros are; blanks only behind a group above 0020, where no cut can leave them of an element that would follow.
+    Zeros are; blanks only behind a group above 0020, and ends of lines behind pixel data, where no cut can leave them
+    of an element that would follow.
     """
-    if bytes(view[offset : offset + 64]).strip(b"\0 "):
+    if bytes(view[offset : offset + 64]).strip(_WHITE):
         return False
     rest = bytes(view[offset:])
-    return not rest.strip(b"\0") or (last >> 16 > 0x0020 and not rest.strip(b" "))
+    if last == _PIXEL_DATA:
+        return not rest.strip(_WHITE)
+    return not rest.strip(b"\0") or (last >> 16 > 0x0020 and not rest.strip(b"\0 "))
+
+
+def may_be_padding(view: memoryview, offset: int) -> bool:
+    """Tell whether there is too little for an element at an offset, or nothing that one can begin with."""
+    return offset + 8 > len(view) or not bytes(view[offset : offset + 8]).strip(_WHITE)
 
 
 def element_at(view: memoryview, offset: int, end: int, implicit: bool, depth: int = 0) -> Element:
@@ -116,10 +125,13 @@ def element_at(view: memoryview, offset: int, end: int, implicit: bool, depth: i
             raise StructureError(f"the data set breaks off at byte {value}, in the header of an element")
         (length,) = _length32(view, value)
         value += 4
-    elif vr not in SHORT_VRS:
+    elif vr not in SHORT_VRS or (not length and _long_after_all(view, offset, end, tag)):
         return _odd_element(view, offset, end, depth)
     if length != _UNDEFINED:
         if value + length > end:
+            other = None if implicit else _of_other_length(view, offset, end, tag)
+            if other is not None:
+                return other
             raise StructureError(
                 f"the data set breaks off in element ({group:04X},{number:04X}): "
                 f"{length} bytes announced, {end - value} there"
@@ -129,7 +141,7 @@ def element_at(view: memoryview, offset: int, end: int, implicit: bool, depth: i
         raise StructureError(f"element ({group:04X},{number:04X}) may not have an undefined length")
     # Encapsulated pixel data are items of bytes (PS3.5 A.4), everything else items of elements; UN of undefined length
     # is a sequence in implicit VR whatever the transfer syntax (PS3.5 6.2.2).
-    inner = implicit or vr == b"UN"
+    inner = implicit or (vr == b"UN" and not _explicit_items(view, value, end))
     if tag in _BULK or vr in (b"OB", b"OW"):
         return _encapsulated(view, tag, vr, value, end, inner)
     last = _items(view, value, end, inner, depth + 1)
@@ -141,17 +153,47 @@ def _odd_element(view: memoryview, offset: int, end: int, depth: int) -> Element
     tag = _tag(view, offset)
     for value, length in _readings(view, offset, end):
         if length == _UNDEFINED:
+            inner = not _explicit_items(view, value, end)
             try:
-                last = _items(view, value, end, True, depth + 1)
+                last = _items(view, value, end, inner, depth + 1)
             except StructureError:
                 continue
-            return Element(tag, None, value, last - value, last + 8, True, True)
+            return Element(tag, None, value, last - value, last + 8, True, inner)
         if _goes_on(view, value + length, end, tag, _LOOK_AHEAD):
             return Element(tag, None, value, length, value + length, False, True)
     raise StructureError(
         f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) at byte {offset} breaks off, or has no value representation of "
         "PS3.5 6.2 and no length that fits"
     )
+
+
+def _long_after_all(view: memoryview, offset: int, end: int, tag: int) -> bool:
+    """Tell whether an element of a short value representation has a length of 32 bits: by 16 bits it would be empty."""
+    if offset + 16 > end or _tag(view, offset + 8) > tag:
+        return False
+    last = offset + 12 + int(_length32(view, offset + 8)[0])
+    return last <= end and _goes_on(view, last, end, tag, _LOOK_AHEAD)
+
+
+def _of_other_length(view: memoryview, offset: int, end: int, tag: int) -> Element | None:
+    """An element that breaks off by its value representation, and does not by a length of 16 bits.
+
+    Not in bulk data: what is cut short there stays so.
+    """
+    length = int(_short_header(view, offset)[3])
+    last = offset + 8 + length
+    if tag in _BULK or not length or last > end or not _goes_on(view, last, end, tag, _LOOK_AHEAD):
+        return None
+    return Element(tag, None, offset + 8, length, last, False, True)
+
+
+def _explicit_items(view: memoryview, offset: int, end: int) -> bool:
+    """Tell whether the first element of the first item is in explicit VR, where implicit VR belongs."""
+    if offset + 16 > end or _tag(view, offset) != _ITEM or bytes(view[offset + 12 : offset + 14]) not in _KNOWN:
+        return False
+    # Two capitals may be the lower half of a length: of one that fits and has zeros above them.
+    (length,) = _length32(view, offset + 12)
+    return length > 0xFFFF or offset + 16 + length > end
 
 
 def _tag(view: memoryview, offset: int) -> int:
@@ -216,6 +258,9 @@ def _each_item(view: memoryview, offset: int, end: int, implicit: bool, depth: i
         if tag == _SEQUENCE_END:
             yield tag, offset, offset
             return
+        if tag == _ITEM_END and not length:
+            offset += 8
+            continue
         if tag != _ITEM:
             raise StructureError(f"({group:04X},{number:04X}) at byte {offset} where an item belongs")
         offset += 8
@@ -227,15 +272,16 @@ def _each_item(view: memoryview, offset: int, end: int, implicit: bool, depth: i
         else:
             last = _item_elements(view, offset, end, implicit, depth)
             yield tag, offset, last
-            offset = last + 8
+            # The delimiter of the sequence ends an item that has none.
+            offset = last if _tag(view, last) == _SEQUENCE_END else last + 8
 
 
 def _item_elements(view: memoryview, offset: int, end: int, implicit: bool, depth: int) -> int:
-    """Walk an item of undefined length; returns the offset of its delimiter."""
+    """Walk an item of undefined length; returns the offset of its delimiter, or of that of its sequence."""
     while True:
         if offset + 8 > end:
             raise StructureError(f"the data set breaks off at byte {offset}, within an item")
-        if _tag(view, offset) == _ITEM_END:
+        if _tag(view, offset) in _DELIMITERS:
             return offset
         offset = element_at(view, offset, end, implicit, depth).end
 
@@ -302,7 +348,7 @@ def mended(view: memoryview, implicit: bool) -> bytes:
 def _mended(view: memoryview, offset: int, end: int, implicit: bool, depth: int) -> Iterator[bytes]:
     last = 0
     while offset < end:
-        if depth == 0 and (end - offset < 8 or not any(view[offset : offset + 8])) and padding(view, offset, last):
+        if depth == 0 and may_be_padding(view, offset) and padding(view, offset, last):
             return
         element = element_at(view, offset, end, implicit, depth)
         start, offset, last = offset, element.end, element.tag
@@ -314,7 +360,7 @@ def _mended(view: memoryview, offset: int, end: int, implicit: bool, depth: int)
             yield bytes(view[start : element.value])
             yield bytes(content)
             yield struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
-        elif element.vr == b"SQ":
+        elif element.vr == b"SQ" or (element.undefined and not element.implicit):
             yield tag + b"SQ\0\0" + struct.pack("<L", _UNDEFINED)
             yield from _mended_items(view, element, depth)
         elif element.vr is None and not implicit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipelines.models.card import LogisticArchitecture
+from pipelines.disease_pattern.architecture import LogisticArchitecture
 
 __all__ = ["PATTERN_MODEL", "LogisticNetwork"]
 

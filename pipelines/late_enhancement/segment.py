@@ -16,6 +16,7 @@ from pipelines.late_enhancement.labels import WALL, Tissue
 from pipelines.models.identity import ModelIdentity
 from pipelines.models.precision import labelling_precision
 from pipelines.models.registry import PACKAGED
+from pipelines.segmentation.ensemble import agreement, turned_probabilities
 from pipelines.segmentation.grid import Square, sample_image, sample_square
 from pipelines.segmentation.labels import Label
 from pipelines.segmentation.localise import neighbour_channels, square_of_votes
@@ -217,12 +218,8 @@ def _label(
     inputs = 2 * neighbour_channels(images) - 1
 
     def member(turn: tuple[int, bool]) -> torch.Tensor:
-        quarter, mirror = turn
-        turned = torch.rot90(inputs, quarter, (2, 3))
-        turned = (turned.flip(3) if mirror else turned).contiguous(memory_format=torch.channels_last)
         # The label weights of the training stay in: on the calibration fold infarct and wall overlap better with them.
-        seen = torch.cat([model.probabilities(part) for part in turned.split(_BATCH)])
-        return torch.rot90(seen.flip(3) if mirror else seen, -quarter, (2, 3))
+        return torch.cat([turned_probabilities(part, model, turn) for part in inputs.split(_BATCH)])
 
     members = each(member, turns)
     bounds = ((crop[0].start, crop[0].stop), (crop[1].start, crop[1].stop))
@@ -238,11 +235,8 @@ def _label(
 
 
 def _agreement(members: list[NDArray[np.uint8]], consensus: NDArray[np.integer]) -> NDArray[np.float32]:
-    total, count = np.zeros(len(consensus)), np.zeros(len(consensus))
-    for member in members:
-        for first, second in ((member == Tissue.LV, consensus == Tissue.LV), (member >= 2, consensus >= 2)):
-            areas = first.sum((1, 2)) + second.sum((1, 2))
-            overlap = 2 * (first & second).sum((1, 2))
-            total += np.divide(overlap, areas, out=np.zeros(areas.shape), where=areas > 0)
-            count += areas > 0
-    return np.where(count > 0, total / np.maximum(count, 1), 1.0).astype(np.float32)
+    """Of cavity and wall, whatever the wall is made of."""
+    wall = np.uint8(Tissue.MYO)
+    return agreement(
+        [np.minimum(member, wall) for member in members], np.minimum(consensus, wall).astype(np.uint8), Tissue.MYO + 1
+    )

@@ -104,8 +104,6 @@ def load_model(
     import safetensors
     import safetensors.torch
 
-    from pipelines.models.network import build_network
-
     places = _roots(root)
     folder = next((place / name for place in places if (place / name / "card.yaml").is_file()), None)
     if folder is None:
@@ -124,7 +122,7 @@ def load_model(
             f"weights of model {name} have SHA-256 {sha256}, its card says {card.weights_sha256}: "
             f"{path} is damaged or was replaced; install the package again"
         )
-    network = build_network(card.architecture)
+    network = card.architecture.build()
     try:
         network.load_state_dict(safetensors.torch.load(content))
     except (safetensors.SafetensorError, RuntimeError) as error:

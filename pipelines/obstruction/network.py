@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from pipelines.models.card import ClipArchitecture
+from pipelines.obstruction.architecture import ClipArchitecture
 from pipelines.obstruction.calibration import calibration_buffers
 
 __all__ = ["FRAMES", "FULL", "MODEL", "NARROW", "SIZE", "MaskBranch", "ObstructionNetwork"]

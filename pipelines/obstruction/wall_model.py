@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import nn
 
-from pipelines.models.card import WallArchitecture
+from pipelines.obstruction.architecture import WallArchitecture
 from pipelines.obstruction.calibration import calibration_buffers
 from pipelines.obstruction.wall import FEATURES, WallMotion
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipelines.models.card import FusionArchitecture
+from pipelines.remodelling.architecture import FusionArchitecture
 from pipelines.remodelling.features import FEATURES, MORPHOLOGY
 from pipelines.remodelling.volume import KEYFRAMES
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pipelines.models.registry import LoadedModel
 
-__all__ = ["agreement", "label_probabilities"]
+__all__ = ["agreement", "label_probabilities", "turned_probabilities"]
 
 _BATCH = 8
 _TURNS = ((0, False), (1, True))
@@ -50,17 +50,37 @@ def label_probabilities(
 
     def run(start: int) -> None:
         batch = 2 * images[start : start + _BATCH] - 1
-        for (quarter, mirror), labels in zip(_TURNS, members, strict=True):
-            turned = torch.rot90(batch, quarter, (2, 3))
-            turned = (turned.flip(3) if mirror else turned).contiguous(memory_format=torch.channels_last)
-            seen = model.probabilities(turned) / excess
-            seen = seen / seen.sum(1, keepdim=True)
-            output = torch.rot90(seen.flip(3) if mirror else seen, -quarter, (2, 3)).contiguous().numpy()
+        for turn, labels in zip(_TURNS, members, strict=True):
+            seen = turned_probabilities(batch, model, turn) / excess
+            output = (seen / seen.sum(1, keepdim=True)).contiguous().numpy()
             mean[start : start + _BATCH] += output / len(_TURNS)
             labels[start : start + _BATCH] = output.argmax(1)
 
     each(run, range(0, count, _BATCH))
     return mean, members
+
+
+def turned_probabilities(inputs: torch.Tensor, model: LoadedModel, turn: tuple[int, bool]) -> torch.Tensor:
+    """Label probabilities of one member of the ensemble, turned back.
+
+    Parameters
+    ----------
+    inputs : (N, C, n, n) tensor
+        As the network takes them.
+    model : LoadedModel
+    turn : tuple
+        Quarter turns, then whether to mirror.
+
+    Returns
+    -------
+    (N, L, n, n) tensor
+    """
+    import torch
+
+    quarter, mirror = turn
+    turned = torch.rot90(inputs, quarter, (2, 3))
+    seen = model.probabilities((turned.flip(3) if mirror else turned).contiguous(memory_format=torch.channels_last))
+    return torch.rot90(seen.flip(3) if mirror else seen, -quarter, (2, 3))
 
 
 def agreement(members: Sequence[NDArray[np.uint8]], consensus: NDArray[np.uint8], labels: int) -> NDArray[np.float32]:

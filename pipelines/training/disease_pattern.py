@@ -18,6 +18,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipelines.cine.stack import StudyContext
+from pipelines.disease_pattern.architecture import LogisticArchitecture
 from pipelines.disease_pattern.features import FEATURES, pattern_features
 from pipelines.disease_pattern.findings import Pattern
 from pipelines.disease_pattern.network import PATTERN_MODEL
@@ -27,7 +28,6 @@ from pipelines.function.measure import measure_function
 from pipelines.function.slices import measure_slices
 from pipelines.models.card import (
     InputSpecification,
-    LogisticArchitecture,
     ModelCard,
     TrainingData,
     write_card,

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from pipelines.late_enhancement.grid import pixels_of, scale_slices, ventricle_square
 from pipelines.late_enhancement.labels import Tissue
-from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, write_card
-from pipelines.models.network import build_network
+from pipelines.models.architecture import UNetArchitecture
+from pipelines.models.card import InputSpecification, ModelCard, TrainingData, write_card
 from pipelines.segmentation.grid import Square, pool_factor
 from pipelines.training.augmentation import displacement_grid, vary_appearance
 from pipelines.training.data_set import folds
@@ -291,7 +291,7 @@ def train_enhancement(
             first.setdefault(read[name].group, []).append(volume)
 
     torch.manual_seed(seed)
-    network = build_network(_architecture(recipe))
+    network = _architecture(recipe).build()
     weights = torch.tensor(recipe.label_weights, device=device)
 
     def loss(step: int) -> torch.Tensor:
@@ -326,8 +326,8 @@ def train_enhancement(
     return TrainingResult(recipe.name, steps, cases, kept_out, trained.loss, trained.path, card, trained.sha256)
 
 
-def _architecture(recipe: EnhancementRecipe) -> Architecture:
-    return Architecture(in_channels=3, out_channels=len(recipe.outputs), features=recipe.features)
+def _architecture(recipe: EnhancementRecipe) -> UNetArchitecture:
+    return UNetArchitecture(in_channels=3, out_channels=len(recipe.outputs), features=recipe.features)
 
 
 def _card(

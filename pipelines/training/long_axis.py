@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from pipelines.long_axis.findings import LongAxisLabel
 from pipelines.long_axis.grid import CHANNELS, FIELD_MM, SIZE
-from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, write_card
-from pipelines.models.network import build_network
+from pipelines.models.architecture import UNetArchitecture
+from pipelines.models.card import InputSpecification, ModelCard, TrainingData, write_card
 from pipelines.phantom.generator import training_recipe
 from pipelines.phantom.recipe import PhantomRecipe
 from pipelines.phantom.study import CineAcquisition, simulate
@@ -195,8 +195,8 @@ def train_long_axis(
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"packed views {packed} cannot be read: {error}") from error
     torch.manual_seed(seed)
-    architecture = Architecture(in_channels=CHANNELS, out_channels=len(LongAxisLabel), features=recipe.features)
-    network = build_network(architecture)
+    architecture = UNetArchitecture(in_channels=CHANNELS, out_channels=len(LongAxisLabel), features=recipe.features)
+    network = architecture.build()
     weights = torch.tensor(recipe.label_weights, device=device)
 
     def loss(step: int) -> torch.Tensor:
@@ -223,7 +223,12 @@ def train_long_axis(
 
 
 def _card(
-    recipe: LongAxisRecipe, architecture: Architecture, sha256: str, cases: tuple[str, ...], steps: int, command: str
+    recipe: LongAxisRecipe,
+    architecture: UNetArchitecture,
+    sha256: str,
+    cases: tuple[str, ...],
+    steps: int,
+    command: str,
 ) -> ModelCard:
     return ModelCard(
         name=MODEL,

@@ -17,14 +17,13 @@ from torch import nn
 from torch.nn import functional
 
 from pipelines.models.card import (
-    ClipArchitecture,
     InputSpecification,
     ModelCard,
     TrainingData,
-    WallArchitecture,
     read_card,
     write_card,
 )
+from pipelines.obstruction.architecture import ClipArchitecture, WallArchitecture
 from pipelines.obstruction.clips import (
     END_SYSTOLE_FRAME,
     SPACING_MM,

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, write_card
-from pipelines.models.network import build_network
+from pipelines.models.architecture import UNetArchitecture
+from pipelines.models.card import InputSpecification, ModelCard, TrainingData, write_card
 from pipelines.motion.crop import SIDE_MM, SIZE, SPACING_MM
 from pipelines.motion.fields import integrate, warp
 from pipelines.motion.network import REGISTRATION_MODEL, STRIDE, network_input
@@ -289,7 +289,7 @@ def train_registration(
     drawn = [crop for crop in crops if crop.labels is not None]
     patients = [crop for crop in crops if crop.labels is None]
     torch.manual_seed(seed)
-    network = build_network(_architecture(recipe))
+    network = _architecture(recipe).build()
     _start_at_rest(network)
     cases = tuple(sorted({crop.identifier.split("/")[0] for crop in crops}))
     card = output / "card.yaml"
@@ -322,8 +322,8 @@ def _start_at_rest(network: torch.nn.Module) -> None:
             last.bias.zero_()
 
 
-def _architecture(recipe: RegistrationRecipe) -> Architecture:
-    return Architecture(in_channels=8, out_channels=2, features=recipe.features)
+def _architecture(recipe: RegistrationRecipe) -> UNetArchitecture:
+    return UNetArchitecture(in_channels=8, out_channels=2, features=recipe.features)
 
 
 def _card(

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from pipelines.logistic import LogisticModel, fit_logistic
-from pipelines.models.card import FusionArchitecture, InputSpecification, ModelCard, TrainingData, write_card
-from pipelines.models.network import build_network
+from pipelines.models.card import InputSpecification, ModelCard, TrainingData, write_card
 from pipelines.models.registry import load_model
+from pipelines.remodelling.architecture import FusionArchitecture
 from pipelines.remodelling.combined import INFARCT_FEATURES, SUBSETS, CombinedModel
 from pipelines.remodelling.features import FEATURES, Feature
 from pipelines.remodelling.measure import predictors_of
@@ -124,7 +124,7 @@ def train_remodelling(
     def trained(name: str, chosen: NDArray[np.intp]) -> tuple[RemodellingNetwork, float]:
         own = [hearts[index] for index in chosen]
         torch.manual_seed(seed)
-        network = cast("RemodellingNetwork", build_network(_architecture(recipe)))
+        network = cast("RemodellingNetwork", _architecture(recipe).build())
         if start is not None:
             network.load_state_dict(start.network.state_dict())
         else:

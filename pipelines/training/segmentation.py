@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from pipelines.models.card import Architecture, InputSpecification, ModelCard, TrainingData, read_card, write_card
-from pipelines.models.network import build_network
+from pipelines.models.architecture import UNetArchitecture
+from pipelines.models.card import InputSpecification, ModelCard, TrainingData, read_card, write_card
 from pipelines.models.registry import ModelUnavailable, load_model
 from pipelines.segmentation.grid import heart_square, intensity_window, pool_factor, scale_intensity
 from pipelines.segmentation.labels import Label
@@ -341,8 +341,8 @@ def _card(
     )
 
 
-def _architecture(recipe: Recipe) -> Architecture:
-    return Architecture(in_channels=3, out_channels=len(Label), features=recipe.features)
+def _architecture(recipe: Recipe) -> UNetArchitecture:
+    return UNetArchitecture(in_channels=3, out_channels=len(Label), features=recipe.features)
 
 
 def train(
@@ -420,7 +420,7 @@ def train(
         groups.setdefault(data.groups[identifier], []).append(_volumes(data.read(identifier), recipe))
 
     torch.manual_seed(seed)
-    network = build_network(_architecture(recipe))
+    network = _architecture(recipe).build()
     settings: dict[str, object] = {"seed": seed, "cases": cases}
     phantoms: list[list[_Volume]] = []
     earlier: ModelCard | None = None

@@ -19,17 +19,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional
 
+from pipelines.models.architecture import Architecture, UNetArchitecture
 from pipelines.models.card import (
-    Architecture,
-    DiffusionArchitecture,
     InputSpecification,
     ModelCard,
     TrainingData,
     write_card,
 )
-from pipelines.models.network import build_network
 from pipelines.phantom.recipe import Dialect
 from pipelines.segmentation.labels import Label
+from pipelines.synthetic_enhancement.architecture import DiffusionArchitecture
 from pipelines.synthetic_enhancement.contours import ANGLES
 from pipelines.synthetic_enhancement.features import (
     CHANNELS,
@@ -443,7 +442,7 @@ def train_first_guess(
         Nothing to train on, or a checkpoint of another run.
     """
     recipe = recipe or EnhancementRecipe()
-    architecture = Architecture(
+    architecture = UNetArchitecture(
         in_channels=GUESS_INPUTS, out_channels=GUESS_OUTPUTS, features=recipe.features, norm="batch"
     )
     outputs = tuple(
@@ -540,7 +539,7 @@ class _Run:
     task: str
     summary: str
     outputs: tuple[str, ...]
-    architecture: Architecture | DiffusionArchitecture
+    architecture: Architecture
     command: str
 
 
@@ -561,7 +560,7 @@ def _train(
 ) -> TrainingResult:
     if steps < 1 or not (hearts.all or hearts.infarcts):
         raise ValueError(f"{steps} steps on {len(hearts.cases)} phantoms: at least one of each")
-    network = build_network(run.architecture)
+    network = run.architecture.build()
     card = output / "card.yaml"
     decisive = {name: value for name, value in asdict(recipe).items() if not name.endswith("steps")}
     trained = train_steps(

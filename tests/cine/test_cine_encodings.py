@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from pipelines.analysis import run
 from pipelines.cine.assemble import assemble_datasets
+from pipelines.cine.facts import completeness, frame_facts
 from pipelines.cine.stack import CineStack, CineStudy, OmissionReason
 from pipelines.errors import RefusalReason
 from pipelines.ventricular_function.steps import ShortAxis, short_axis
@@ -224,6 +225,65 @@ def test_a_frame_of_reference_for_each_series_tells_nothing() -> None:
     study = assembled(images)
     assert study.short_axis is not None
     assert (study.short_axis.slices, study.omissions) == (SLICES, ())
+
+
+REFERENCES: dict[str, Callable[[Dataset], str]] = {
+    "absent": lambda ds: "",
+    "drawn for each image": lambda ds: f"2.25.{ds.InstanceNumber}{ds.SOPInstanceUID[-6:].replace('.', '')}",
+    "drawn for each series": lambda ds: f"2.25.{ds.SeriesNumber}",
+}
+
+
+@FEW
+@given(
+    which=st.sets(st.integers(0, SLICES - 1), min_size=3, max_size=SLICES),
+    how=st.sampled_from(sorted(REFERENCES)),
+    beside=st.booleans(),
+)
+def test_a_frame_of_reference_that_tells_nothing_splits_nothing(which, how, beside) -> None:
+    images = stack(slices=SLICES, phases=PHASES, series=lambda index: 10 + index)
+    for index in which:
+        edit(slices_of(images)[index], FrameOfReferenceUID=REFERENCES[how])
+    study = assembled(images + (view(90.0, series=90, phases=PHASES) if beside else []))
+    found = study.short_axis
+    assert found is not None
+    assert (found.slices, study.omissions) == (SLICES, ())
+    if SLICES - len(which) > 1:
+        assert found.frame_of_reference_uid == FRAME_OF_REFERENCE
+    complete = completeness([frame_facts(ds) for ds in images])
+    assert [one.slices_complete for one in complete.stacks] == [SLICES]
+
+
+@FEW
+@given(
+    which=st.sets(st.integers(0, SLICES - 1), min_size=1, max_size=2),
+    columns=st.integers(-12, 12),
+    rows=st.integers(-12, 12),
+)
+def test_slices_of_another_field_of_view_keep_the_heart_in_its_place(which, columns, rows) -> None:
+    """The technologist moves the field of view by some centimetres in the middle of the stack."""
+    reference = assembled(patterned()).short_axis
+    assert reference is not None
+    images = patterned()
+    for index in which:
+        for ds in slices_of(images)[index]:
+            position, row, column, spacing = geometry(ds)
+            moved = np.roll(ds.pixel_array, (-rows, -columns), axis=(0, 1))
+            write(ds, moved, position + columns * spacing[1] * row + rows * spacing[0] * column, row, column)
+    study = assembled(images)
+    found = study.short_axis
+    assert found is not None
+    assert (found.slices, study.omissions, found.interpolated_slices) == (SLICES, (), ())
+    # Tissue lies within a centimetre of where it lies in the other slices, and exactly where the geometry says.
+    aside = found.geometry.positions - reference.geometry.positions
+    assert np.linalg.norm(aside, axis=1).max() <= 10.0
+    index = min(which)
+    points = reference.geometry.to_patient(float(index), *np.mgrid[16:20, 16:20])
+    steps = points - found.geometry.positions[index]
+    at_row = np.rint(steps @ found.geometry.column_direction / found.geometry.pixel_spacing[0]).astype(int)
+    at_column = np.rint(steps @ found.geometry.row_direction / found.geometry.pixel_spacing[1]).astype(int)
+    values = found.pixels[:, index, at_row, at_column]
+    np.testing.assert_array_equal(values, reference.pixels[:, index, 16:20, 16:20])
 
 
 # What continues the stack and cannot be measured with it

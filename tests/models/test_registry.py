@@ -7,27 +7,25 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipelines.disease_pattern.architecture import LogisticArchitecture
+from pipelines.models.architecture import Architecture, UNetArchitecture, architectures
 from pipelines.models.card import (
-    Architecture,
-    ClipArchitecture,
-    DiffusionArchitecture,
-    FusionArchitecture,
     InputSpecification,
-    LogisticArchitecture,
     ModelCard,
     TrainingData,
-    WallArchitecture,
     read_card,
     write_card,
 )
-from pipelines.models.network import build_network
 from pipelines.models.precision import Precision, labelling_precision
 from pipelines.models.registry import ModelUnavailable, list_models, load_model
+from pipelines.obstruction.architecture import ClipArchitecture, WallArchitecture
 from pipelines.obstruction.network import FRAMES
+from pipelines.remodelling.architecture import FusionArchitecture
 from pipelines.remodelling.features import FEATURES
 from pipelines.remodelling.volume import DEPTH
+from pipelines.synthetic_enhancement.architecture import DiffusionArchitecture
 
-ARCHITECTURE = Architecture(in_channels=3, out_channels=4, features=(4, 4, 8, 8, 8, 4))
+ARCHITECTURE = UNetArchitecture(in_channels=3, out_channels=4, features=(4, 4, 8, 8, 8, 4))
 
 
 def write_model(root: Path, name: str = "small") -> ModelCard:
@@ -35,7 +33,7 @@ def write_model(root: Path, name: str = "small") -> ModelCard:
     folder = root / name
     folder.mkdir()
     torch.manual_seed(0)
-    network = build_network(ARCHITECTURE)
+    network = ARCHITECTURE.build()
     save_file({key: value.contiguous() for key, value in network.state_dict().items()}, folder / "weights.safetensors")
     card = ModelCard(
         name=name,
@@ -131,6 +129,9 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
         ({"version": "one"}, "version"),
         ({"unheard": 1}, "unheard"),
         ({"limits": None}, "limits"),
+        ({"architecture": {"kind": "os.system"}}, "architecture.*'os.system'; there are .*monai.BasicUNet"),
+        ({"architecture": "monai.BasicUNet"}, "architecture"),
+        ({"architecture": {"kind": "monai.BasicUNet", "in_channels": 0}}, "architecture.*in_channels"),
     ],
 )
 def test_a_card_that_breaks_the_schema_names_the_key(tmp_path: Path, change: dict[str, object], key: str) -> None:
@@ -142,6 +143,12 @@ def test_a_card_that_breaks_the_schema_names_the_key(tmp_path: Path, change: dic
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=key):
         read_card(path)
+
+
+def test_architectures_are_declared_beside_their_analyses() -> None:
+    shared = {kind for kind, one in architectures().items() if one.__module__ == Architecture.__module__}
+    assert shared == {"monai.BasicUNet"}
+    assert all(one.__module__.endswith(".architecture") for one in architectures().values())
 
 
 def test_a_card_that_is_not_yaml_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.models.network import build_network
 from pipelines.models.registry import load_model
 from pipelines.motion.crop import SIDE_MM, SPACING_MM
 from pipelines.motion.network import REGISTRATION_MODEL, velocity_between
@@ -84,7 +83,7 @@ def test_the_loss_is_made_where_the_pairs_are(crops: list[CineCrop]) -> None:
     recipe = RegistrationRecipe(features=(8, 8, 8, 8, 8, 8), batch=2)
     pairs = training._batch(crops[:1], crops[1:], recipe, 0, 0)
     assert {getattr(pairs.to("meta"), field.name).device.type for field in fields(pairs)} == {"meta"}
-    network = build_network(training._architecture(recipe))
+    network = training._architecture(recipe).build()
     with torch.device("meta"):
         loss = training._loss(network, pairs, recipe)
     assert loss.device.type == "cpu"

@@ -40,6 +40,11 @@ def implicit(number: int, value: bytes) -> bytes:
     return tag(number) + struct.pack("<L", len(value)) + value
 
 
+def explicit(number: int, vr: bytes, value: bytes) -> bytes:
+    """An element with a length of 16 bits, whatever belongs there."""
+    return tag(number) + vr + struct.pack("<H", len(value)) + value
+
+
 def item(content: bytes, defined: bool) -> bytes:
     if defined:
         return tag(ITEM) + struct.pack("<L", len(content)) + content
@@ -67,6 +72,10 @@ def odd(number: int) -> st.SearchStrategy[bytes]:
         lambda drawn: item(implicit(0x00080016, b"1.2\0") + implicit(0x00081155, drawn[0]), drawn[1])
     )
     items = st.lists(inner, max_size=3).map(b"".join)
+    in_explicit_vr = st.tuples(values, st.booleans()).map(
+        lambda drawn: item(explicit(0x00080016, b"UI", b"1.2\0") + explicit(0x00081155, b"UI", drawn[0]), drawn[1])
+    )
+    stray = st.sampled_from([b"", delimiter(ITEM_END), 2 * delimiter(ITEM_END)])
     return st.one_of(
         st.tuples(unlisted, values).map(
             lambda drawn: where + drawn[0].encode() + b"\0\0" + struct.pack("<L", len(drawn[1])) + drawn[1]
@@ -76,6 +85,22 @@ def odd(number: int) -> st.SearchStrategy[bytes]:
         values.map(lambda value: implicit(number, value)),
         items.map(lambda content: where + UNDEFINED + content + delimiter(SEQUENCE_END)),
         items.map(lambda content: where + b"SQ\0\0" + UNDEFINED + content + delimiter(SEQUENCE_END)),
+        # Lengths of 16 bits where 32 belong, and the other way round.
+        st.tuples(st.sampled_from([b"UN", b"OB", b"UT"]), values.filter(bool)).map(
+            lambda drawn: explicit(number, drawn[0], drawn[1])
+        ),
+        st.tuples(st.sampled_from([b"LO", b"DS", b"US"]), values.filter(bool)).map(
+            lambda drawn: where + drawn[0] + b"\0\0" + struct.pack("<L", len(drawn[1])) + drawn[1]
+        ),
+        # Explicit VR within UN, delimiters too many or too few.
+        st.tuples(st.sampled_from([b"UN", b"QQ"]), st.lists(in_explicit_vr, min_size=1, max_size=3), stray).map(
+            lambda drawn: (
+                where + drawn[0] + b"\0\0" + UNDEFINED + drawn[2].join(drawn[1]) + drawn[2] + delimiter(SEQUENCE_END)
+            )
+        ),
+        in_explicit_vr.map(
+            lambda one: where + b"SQ\0\0" + UNDEFINED + one.removesuffix(delimiter(ITEM_END)) + delimiter(SEQUENCE_END)
+        ),
         st.tuples(unlisted, items).map(
             lambda drawn: where + drawn[0].encode() + b"\0\0" + UNDEFINED + drawn[1] + delimiter(SEQUENCE_END)
         ),
@@ -90,7 +115,18 @@ def in_a_sequence(draw: st.DrawFn) -> bytes:
 
 
 ends = st.sampled_from(
-    [b"", b" ", b"  ", bytes(1), bytes(12), delimiter(ITEM_END), delimiter(SEQUENCE_END), delimiter(ITEM_END) + b" "]
+    [
+        b"",
+        b" ",
+        b"  ",
+        bytes(1),
+        bytes(12),
+        delimiter(ITEM_END),
+        delimiter(SEQUENCE_END),
+        delimiter(ITEM_END) + b" ",
+        b" \0",
+        b"\r\n",
+    ]
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import expit
 
-from pipelines.models.card import ClipArchitecture
+from pipelines.obstruction.architecture import ClipArchitecture
 from pipelines.obstruction.attribution import grad_cam
 from pipelines.obstruction.network import FULL, NARROW, MaskBranch, ObstructionNetwork
 from pipelines.obstruction.predict import heart_logit, heart_probability, slice_logits, slice_probabilities

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, StudyContext, View
 from pipelines.errors import AnalysisRefused
-from pipelines.models.card import FusionArchitecture
+from pipelines.remodelling.architecture import FusionArchitecture
 from pipelines.remodelling.attribution import guided_grad_cam
 from pipelines.remodelling.combined import PREDICTORS, SUBSETS, CombinedModel, subset_of
 from pipelines.remodelling.features import FEATURES, Feature, as_vector, of_segments, sphericity
