@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.segmentation.hearts import write_hearts
+from tests.segmentation.drawn_hearts import write_hearts
 
 
 @pytest.fixture(scope="session")
