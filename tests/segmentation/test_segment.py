@@ -15,7 +15,7 @@ from pipelines.segmentation.localise import locate_heart, square_of_votes
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import LOCALISER, keep_plausible, segment, smooth_in_time
 from pipelines.training.acdc import find_patients, read_patient, to_stack
-from tests.segmentation.hearts import draw
+from tests.segmentation.drawn_hearts import draw
 
 WHOLE = Square(192.0, 192.0, 384.0)
 
