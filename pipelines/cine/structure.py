@@ -125,6 +125,11 @@ def element_at(view: memoryview, offset: int, end: int, implicit: bool, depth: i
             raise StructureError(f"the data set breaks off at byte {value}, in the header of an element")
         (length,) = _length32(view, value)
         value += 4
+        # Reserved bytes that are not zero may be a length of 16 bits, before a value that begins with zeros.
+        if any(view[offset + 6 : offset + 8]) and value + length <= end:
+            other = _of_other_length(view, offset, end, tag)
+            if other is not None and not _goes_on(view, value + length, end, tag, _LOOK_AHEAD):
+                return other
     elif vr not in SHORT_VRS or (not length and _long_after_all(view, offset, end, tag)):
         return _odd_element(view, offset, end, depth)
     if length != _UNDEFINED:

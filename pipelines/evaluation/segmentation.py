@@ -552,7 +552,7 @@ def evaluate_phantoms(
             view=cine.view,
             pixels=cine.pixels[phases].astype(np.float32),
             geometry=cine.geometry,
-            sources=nominal_sources(f"phantom-{recipe.seed}", 2, cine.pixels.shape[1]),
+            sources=nominal_sources(f"phantom-{recipe.seed}", range(2), cine.pixels.shape[1]),
             trigger_times=cine.trigger_times[phases],
             rr_intervals=cine.rr_intervals,
             frame_of_reference_uid=f"phantom-{recipe.seed}",

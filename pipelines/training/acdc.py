@@ -7,6 +7,7 @@ IEEE TMI 2018. One folder a patient: ``Info.cfg``, ``<patient>_frameFF.nii.gz``,
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,11 +207,11 @@ def read_patient(folder: Path) -> AcdcPatient:
     )
 
 
-def nominal_sources(identifier: str, phases: int, slices: int) -> tuple[tuple[FrameSource, ...], ...]:
-    """Sources of frames that are not in DICOM."""
+def nominal_sources(identifier: str, frames: Iterable[int], slices: int) -> tuple[tuple[FrameSource, ...], ...]:
+    """Sources of images that are not in DICOM, by the number of their frame and of their slice."""
     return tuple(
-        tuple(FrameSource("", f"{identifier}.{phase}.{index}", identifier, None, None, None) for index in range(slices))
-        for phase in range(phases)
+        tuple(FrameSource("", f"{identifier}.{frame}.{index}", identifier, None, None, None) for index in range(slices))
+        for frame in frames
     )
 
 
@@ -218,7 +219,7 @@ def to_stack(patient: AcdcPatient) -> CineStack:
     """The two phases as a cine stack: phase 0 end diastole, phase 1 end systole. Its sources are nominal."""
     pixels = np.stack([frame.pixels for frame in patient.frames])
     slices = pixels.shape[1]
-    sources = nominal_sources(patient.identifier, len(pixels), slices)
+    sources = nominal_sources(patient.identifier, (frame.number for frame in patient.frames), slices)
     return CineStack(
         view=View.SAX,
         pixels=pixels,

@@ -237,7 +237,7 @@ def test_every_button_of_the_console_is_pressed(console: RunningConsole, tmp_pat
         ("choose", "Route", "cine"),
         ("fill", "Reason", "to see it by the other one"),
         ("press", "Run with another route"),
-        ("see", "route cine has analysed this version of the study"),
+        ("see", "takes no series of this study"),
         ("follow", "Accounts"),
         ("fill", "Name", "ben"),
         ("choose", "Role", "operator"),

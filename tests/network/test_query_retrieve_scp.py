@@ -57,10 +57,9 @@ STUDIES = {
 }
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReceiver]:
+@contextlib.contextmanager
+def filled_node(folder: Path) -> Iterator[RunningReceiver]:
     """A node that holds three studies of two patients; a workstation may query it, and has a port for C-MOVE."""
-    folder = tmp_path_factory.mktemp("filled")
     may = frozenset({PeerPermission.QUERY})
     node = configuration(
         folder,
@@ -81,6 +80,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReceiver
         ]
         sent = send_files(paths, Peer(ae_title=NODE, host="127.0.0.1", port=running.port), ScuSettings(SCANNER))
         assert [outcome.status for outcome in sent] == [0x0000] * len(paths)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReceiver]:
+    with filled_node(tmp_path_factory.mktemp("filled")) as running:
         yield running
 
 
@@ -224,7 +229,15 @@ def test_a_query_that_is_not_hierarchical_is_refused(node: RunningReceiver, leve
     assert find(node, keys(level, **values)) == ([], [0xA900])
 
 
-def test_too_many_matches_and_cancelled_queries_end_early(node: RunningReceiver, tmp_path: Path) -> None:
+@pytest.fixture
+def own_node(tmp_path: Path, dcmtk: None) -> Iterator[RunningReceiver]:
+    """A node of one test that sends it more."""
+    with filled_node(tmp_path) as running:
+        yield running
+
+
+def test_too_many_matches_and_cancelled_queries_end_early(own_node: RunningReceiver, tmp_path: Path) -> None:
+    node = own_node
     more = [
         save(image(1, study=f"1.9.{n}", series=f"1.9.{n}.1", patient="P9", name="Nine", day="20200101"), tmp_path)
         for n in range(5)
