@@ -99,9 +99,10 @@ def show_enhancement(held: Collection[Path], truth: TrueEnhancement, output: Pat
 
 
 def _show_numbers(predicted: dict[str, float], truth: TrueEnhancement) -> None:
+    extent = f"{predicted['SYN_HYPER']:.1f}" if "SYN_HYPER" in predicted else "not reported"
     rows = [
         ("probability of any enhancement", f"{predicted['SYN_PROB']:.2f}", "1" if truth.percent > 0 else "0"),
-        ("hyperintense, % of the muscle", f"{predicted.get('SYN_HYPER', 0.0):.1f}", f"{truth.percent:.1f}"),
+        ("hyperintense, % of the muscle", extent, f"{truth.percent:.1f}"),
     ]
     table(
         "Late enhancement predicted from cine: SYNTHETIC, NOT ACQUIRED",

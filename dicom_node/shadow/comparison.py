@@ -44,7 +44,8 @@ def compared(
         ``None`` where the one or the other found nothing to compare.
     """
     probability = predicted.get("synthetic_probability", math.nan)
-    predicted_percent = predicted.get("synthetic_hyperintense_percent", math.nan)
+    # Where enhancement is not said to be there, no extent is reported: that is held against the truth as none.
+    predicted_percent = predicted.get("synthetic_hyperintense_percent", 0.0)
     present = acquired.get("LGE_infarct_present", math.nan)
     acquired_percent = acquired.get("LGE_network_percent", math.nan)
     if not all(map(math.isfinite, (probability, predicted_percent, present, acquired_percent))):

@@ -228,7 +228,7 @@ def test_report_systems_get_bounds_and_the_words_that_nobody_acquired_it(made: M
     bounds = made.found.hyperintense.interval
     assert (extent.value, extent.lower, extent.upper) == (made.found.hyperintense.percent, bounds.lower, bounds.upper)
     assert extent.unit == "%"
-    assert f"0 below a probability of {made.found.operating_point:.2f}" in extent.method
+    assert f"none below a probability of {made.found.operating_point:.2f}" in extent.method
     described = [one for one in made.reported.values() if one.name != "synthetic_deviation"]
     assert len(described) == 3 + len(made.found.segments)
     assert all("NOT ACQUIRED" in one.method for one in described)
@@ -251,6 +251,12 @@ def test_below_the_operating_point_no_extent_is_told(heart: EnhancedPhantom) -> 
     assert problems(made) == []
     assert any("below 0.70" in line and "no extent" in line for line in made.key_numbers)
     assert not any("hyperintense extent" in line for line in made.key_numbers)
+    # A 0 with an interval would read as a measurement.
+    assert not [name for name in made.reported if name.endswith("_percent")]
+    (report,) = [each.dataset for each in made.objects if each.role == REPORT]
+    names = {code for (code, _), _ in _numbers(report)}
+    assert "SYN_PROB" in names
+    assert not names & {"SYN_HYPER", "SYN_INTER", "SYN_TRANSMUR"}
 
 
 def test_withheld_image_leaves_the_probability_alone(heart: EnhancedPhantom) -> None:

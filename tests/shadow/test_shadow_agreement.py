@@ -134,11 +134,18 @@ def test_the_numbers_of_both_packages_are_put_together() -> None:
     )
 
 
-@pytest.mark.parametrize("missing", ["synthetic_probability", "synthetic_hyperintense_percent", "LGE_infarct_present"])
+@pytest.mark.parametrize("missing", ["synthetic_probability", "LGE_network_percent", "LGE_infarct_present"])
 def test_a_package_that_found_nothing_leaves_nothing_to_compare(missing: str) -> None:
     predicted = {name: value for name, value in PREDICTED.items() if name != missing}
     acquired = {name: value for name, value in ACQUIRED.items() if name != missing}
     assert compared(predicted, acquired, version="1.0.0", scanner="ACME", now=NOW) is None
+
+
+def test_an_extent_that_is_not_reported_is_held_against_the_truth_as_none() -> None:
+    predicted = {name: value for name, value in PREDICTED.items() if name != "synthetic_hyperintense_percent"}
+    found = compared(predicted, ACQUIRED, version="1.0.0", scanner="ACME", now=NOW)
+    assert found is not None
+    assert (found.predicted_percent, found.acquired_percent) == (0.0, 11.0)
 
 
 def test_the_scanner_is_named_as_the_images_say(tmp_path: Path) -> None:

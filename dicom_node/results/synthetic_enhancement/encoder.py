@@ -87,12 +87,15 @@ def _described(found: SyntheticEnhancement) -> Iterator[ReportedNumber]:
     origin = "SYNTHETIC, NOT ACQUIRED: predicted from cine"
     calibrated = "calibrated on simulated hearts that were held out"
     yield ReportedNumber("synthetic_probability", found.study_probability, "1", f"{origin}; {calibrated}")
-    for name, extent in (("hyperintense", found.hyperintense), ("intermediate", found.intermediate)):
+    # Below the operating point a 0 with an interval would read as a measurement.
+    extents = (("hyperintense", found.hyperintense), ("intermediate", found.intermediate)) if found.present else ()
+    for name, extent in extents:
         yield ReportedNumber(
             f"synthetic_{name}_percent",
             extent.percent,
             "%",
-            f"{origin}; {extent.method}, on the synthetic image; 0 below a probability of {found.operating_point:.2f}",
+            f"{origin}; {extent.method}, on the synthetic image; none below a probability of "
+            f"{found.operating_point:.2f}",
             lower=extent.interval.lower,
             upper=extent.interval.upper,
         )
@@ -130,11 +133,10 @@ def _key_numbers(found: SyntheticEnhancement) -> tuple[str, ...]:
 
 
 def _numbers(found: SyntheticEnhancement) -> dict[str, float]:
-    numbers = {
-        "synthetic_probability": found.study_probability,
-        "synthetic_hyperintense_percent": found.hyperintense.percent,
-        "synthetic_intermediate_percent": found.intermediate.percent,
-    }
+    numbers = {"synthetic_probability": found.study_probability}
+    if found.present:
+        numbers["synthetic_hyperintense_percent"] = found.hyperintense.percent
+        numbers["synthetic_intermediate_percent"] = found.intermediate.percent
     numbers |= {f"synthetic_segment_{one.segment}_probability": one.probability for one in found.segments}
     deviation = mean_deviation(found)
     return numbers if deviation is None else numbers | {"synthetic_deviation": deviation}

@@ -52,12 +52,16 @@ def mean_deviation(found: SyntheticEnhancement) -> float | None:
 
 def _whole(context: ResultContext, found: SyntheticEnhancement) -> MeasurementGroup:
     measurements = [
-        _extent(private("SYN_HYPER"), found.hyperintense),
-        _extent(private("SYN_INTER"), found.intermediate),
         with_method(
             _probability(found.study_probability), "of the study, calibrated on simulated hearts that were held out"
         ),
     ]
+    if found.present:
+        measurements = [
+            _extent(private("SYN_HYPER"), found.hyperintense),
+            _extent(private("SYN_INTER"), found.intermediate),
+            *measurements,
+        ]
     deviation = mean_deviation(found)
     if deviation is not None:
         measured = Measurement(name=private("SYN_SD"), value=round(deviation, 3), unit=ucum("1"))
@@ -68,7 +72,8 @@ def _whole(context: ResultContext, found: SyntheticEnhancement) -> MeasurementGr
         text_item(private("METHOD"), f"{found.samples} samples of {found.steps} steps; shown: {found.shown}"),
         text_item(
             private("METHOD"),
-            f"enhancement is said to be there from a probability of {found.operating_point:.2f}; below, extents are 0",
+            f"enhancement is said to be there from a probability of {found.operating_point:.2f}; below, no extent is "
+            "reported",
         ),
         *(text_item(private("NOTE"), f"The image is withheld: {sentence}") for sentence in found.withheld),
         *(text_item(private("NOTE"), note) for note in found.notes),
@@ -113,7 +118,7 @@ def _segments(context: ResultContext, found: SyntheticEnhancement) -> Iterator[M
     for one in found.segments:
         measurements = [_probability(one.probability)]
         for name, value in (("SYN_HYPER", one.percent), ("SYN_TRANSMUR", one.transmurality_percent)):
-            if np.isfinite(value):
+            if found.present and np.isfinite(value):
                 measurements.append(Measurement(name=private(name), value=round(value, 1), unit=ucum("%")))
         yield group(
             context,

@@ -101,7 +101,7 @@ def _table(page: Page, found: SyntheticEnhancement, x: float, y: float, width: f
     page.text(x + width, at, f"{found.study_probability:.2f}", 15, bold=True, align="right")
     at += 9.5
     for name, extent in (("Hyperintense extent", found.hyperintense), ("Intermediate extent", found.intermediate)):
-        at = _extent(page, name, extent, x, at, width)
+        at = _extent(page, name, extent if found.present else None, x, at, width)
     deviation = mean_deviation(found)
     if deviation is not None:
         page.text(x, at, "Spread of the samples in the muscle", 9.5)
@@ -126,8 +126,11 @@ def _table(page: Page, found: SyntheticEnhancement, x: float, y: float, width: f
         at = page.paragraph(x, at + 2.0, note, 7.5, width, color=theme.muted)
 
 
-def _extent(page: Page, name: str, extent: Extent, x: float, at: float, width: float) -> float:
+def _extent(page: Page, name: str, extent: Extent | None, x: float, at: float, width: float) -> float:
     page.text(x, at, name, 9.5)
+    if extent is None:
+        page.text(x + width, at, "not reported", 9.5, bold=True, align="right")
+        return at + 7.0
     page.text(x + width, at, f"{extent.percent:.0f} %", 13, bold=True, align="right")
     interval = f"{extent.interval.lower:.0f} to {extent.interval.upper:.0f} %"
     page.text(x + width - 22, at, interval, 8, color=page.theme.muted, align="right")
@@ -143,7 +146,9 @@ def _bulls_eyes(page: Page, found: SyntheticEnhancement, x: float, y: float, wid
         return
     probability, percent = np.full(16, np.nan), np.full(16, np.nan)
     for one in found.segments:
-        probability[one.segment - 1], percent[one.segment - 1] = one.probability, one.percent
+        probability[one.segment - 1] = one.probability
+        if found.present:
+            percent[one.segment - 1] = one.percent
     drawn = (
         ("Probability of enhancement", probability, (0.0, 1.0), "{:.2f}", ""),
         ("Predicted extent, % of the segment", percent, (0.0, 100.0), "{:.0f}", "%"),
