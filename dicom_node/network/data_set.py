@@ -17,7 +17,7 @@ from pydicom.charset import convert_encodings
 from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_node.errors import CannotUnderstandError
-from pipelines.cine.structure import SHORT_VRS, StructureError, element_at, may_be_padding, padding
+from pipelines.cine.structure import SHORT_VRS, StructureError, element_at, may_be_padding, padding, tag_at
 
 __all__ = ["SPECIFIC_CHARACTER_SET", "Header", "read_header"]
 
@@ -82,7 +82,9 @@ def _header(view: memoryview, implicit: bool, tags: Container[int]) -> Header:
                 # Some senders pad the end of the data set.
                 if padding(view, offset, last):
                     break
-                raise CannotUnderstandError(f"the data set breaks off, or holds no element, at byte {offset}")
+                # In implicit VR a tag and a length may look like blanks: (0020,000D) with 32 bytes, for one.
+                if not implicit or offset + 8 > end or tag_at(view, offset) <= last:
+                    raise CannotUnderstandError(f"the data set breaks off, or holds no element, at byte {offset}")
             element = element_at(view, offset, end, implicit)
             offset = element.end
             if not element.delimiter:

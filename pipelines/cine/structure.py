@@ -14,7 +14,17 @@ from typing import NamedTuple
 
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-__all__ = ["LONG_VRS", "SHORT_VRS", "Element", "StructureError", "element_at", "may_be_padding", "mended", "padding"]
+__all__ = [
+    "LONG_VRS",
+    "SHORT_VRS",
+    "Element",
+    "StructureError",
+    "element_at",
+    "may_be_padding",
+    "mended",
+    "padding",
+    "tag_at",
+]
 
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 LONG_VRS = frozenset(str(vr).encode("ascii") for vr in EXPLICIT_VR_LENGTH_32)
@@ -155,7 +165,7 @@ def element_at(view: memoryview, offset: int, end: int, implicit: bool, depth: i
 
 def _odd_element(view: memoryview, offset: int, end: int, depth: int) -> Element:
     """An element whose value representation PS3.5 6.2 does not list, by the reading that fits what follows."""
-    tag = _tag(view, offset)
+    tag = tag_at(view, offset)
     for value, length in _readings(view, offset, end):
         if length == _UNDEFINED:
             inner = not _explicit_items(view, value, end)
@@ -174,7 +184,7 @@ def _odd_element(view: memoryview, offset: int, end: int, depth: int) -> Element
 
 def _long_after_all(view: memoryview, offset: int, end: int, tag: int) -> bool:
     """Tell whether an element of a short value representation has a length of 32 bits: by 16 bits it would be empty."""
-    if offset + 16 > end or _tag(view, offset + 8) > tag:
+    if offset + 16 > end or (tag_at(view, offset + 8) > tag and bytes(view[offset + 12 : offset + 14]) in _KNOWN):
         return False
     last = offset + 12 + int(_length32(view, offset + 8)[0])
     return last <= end and _goes_on(view, last, end, tag, _LOOK_AHEAD)
@@ -194,14 +204,15 @@ def _of_other_length(view: memoryview, offset: int, end: int, tag: int) -> Eleme
 
 def _explicit_items(view: memoryview, offset: int, end: int) -> bool:
     """Tell whether the first element of the first item is in explicit VR, where implicit VR belongs."""
-    if offset + 16 > end or _tag(view, offset) != _ITEM or bytes(view[offset + 12 : offset + 14]) not in _KNOWN:
+    if offset + 16 > end or tag_at(view, offset) != _ITEM or bytes(view[offset + 12 : offset + 14]) not in _KNOWN:
         return False
     # Two capitals may be the lower half of a length: of one that fits and has zeros above them.
     (length,) = _length32(view, offset + 12)
     return length > 0xFFFF or offset + 16 + length > end
 
 
-def _tag(view: memoryview, offset: int) -> int:
+def tag_at(view: memoryview, offset: int) -> int:
+    """Tag of the element at an offset, group in the upper half."""
     group, number, _ = _implicit_header(view, offset)
     return int(group << 16 | number)
 
@@ -218,7 +229,7 @@ def _readings(view: memoryview, offset: int, end: int) -> Iterator[tuple[int, in
         readings = [(offset + 8, implicit), (offset + 8, short), (offset + 12, long)]
     for value, length in readings:
         if length == _UNDEFINED:
-            if value + 8 <= end and _tag(view, value) in {_ITEM, _SEQUENCE_END}:
+            if value + 8 <= end and tag_at(view, value) in {_ITEM, _SEQUENCE_END}:
                 yield value, length
         elif length is not None and value + length <= end:
             yield value, length
@@ -230,7 +241,7 @@ def _goes_on(view: memoryview, offset: int, end: int, tag: int, look: int) -> bo
         return True
     if offset + 8 > end:
         return end == len(view) and padding(view, offset, tag)
-    following = _tag(view, offset)
+    following = tag_at(view, offset)
     if following in _DELIMITERS or (following == 0 and end == len(view) and padding(view, offset, tag)):
         return True
     if following <= tag or following >> 16 == 0xFFFE:
@@ -278,7 +289,7 @@ def _each_item(view: memoryview, offset: int, end: int, implicit: bool, depth: i
             last = _item_elements(view, offset, end, implicit, depth)
             yield tag, offset, last
             # The delimiter of the sequence ends an item that has none.
-            offset = last if _tag(view, last) == _SEQUENCE_END else last + 8
+            offset = last if tag_at(view, last) == _SEQUENCE_END else last + 8
 
 
 def _item_elements(view: memoryview, offset: int, end: int, implicit: bool, depth: int) -> int:
@@ -286,7 +297,7 @@ def _item_elements(view: memoryview, offset: int, end: int, implicit: bool, dept
     while True:
         if offset + 8 > end:
             raise StructureError(f"the data set breaks off at byte {offset}, within an item")
-        if _tag(view, offset) in _DELIMITERS:
+        if tag_at(view, offset) in _DELIMITERS:
             return offset
         offset = element_at(view, offset, end, implicit, depth).end
 
@@ -395,7 +406,7 @@ def _mended_items(view: memoryview, sequence: Element, depth: int) -> Iterator[b
         ]
     else:
         while offset < end:
-            tag, (length,) = _tag(view, offset), _length32(view, offset + 4)
+            tag, (length,) = tag_at(view, offset), _length32(view, offset + 4)
             if tag != _ITEM:
                 break
             last = _item_elements(view, offset + 8, end, False, depth + 1) if length == _UNDEFINED else 0

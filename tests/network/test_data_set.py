@@ -96,6 +96,15 @@ def test_a_whole_data_set_reads_as_pydicom_reads_it(dataset: Dataset, syntax: UI
             assert value == (raw.value or b"")
 
 
+@pytest.mark.parametrize("length", [10, 13, 32])
+def test_a_tag_and_a_length_that_look_like_blanks_are_an_element(length: int) -> None:
+    uid = "1" + ".1" * (length // 2 - 1) + "1" * (length % 2 + 1)
+    dataset = Dataset()
+    dataset.StudyInstanceUID, dataset.StudyID = uid, "1"
+    header = read_header(encoded(dataset, ImplicitVRLittleEndian), ImplicitVRLittleEndian, EVERY_TAG)
+    assert header.values[0x0020000D].rstrip(b"\0").decode() == uid
+
+
 @given(datasets, syntaxes, st.data())
 @settings(max_examples=100, deadline=None)
 def test_no_cut_through_an_element_goes_unnoticed(dataset: Dataset, syntax: UID, data: st.DataObject) -> None:

@@ -175,6 +175,17 @@ def test_odd_private_elements_and_ends_are_taken_and_read(tmp_path: Path, number
 
 
 @pytest.mark.parametrize("sized", [True, False])
+def test_a_length_of_32_bits_before_zeros_is_no_empty_value_either(tmp_path: Path, sized: bool) -> None:
+    odd_one = tag(0x00081101) + b"LO\0\0" + struct.pack("<L", 10) + bytes(10)
+    content = odd_one + tag(0x00081155) + b"UI" + struct.pack("<H", 4) + b"1.2\0"
+    sequence = tag(0x00081140) + b"SQ\0\0" + UNDEFINED + item(content, sized) + delimiter(SEQUENCE_END)
+    whole = before(WHOLE, 0x00100010, sequence)
+    accepted(whole)
+    read_alike(whole, tmp_path)
+    assert read_object(tmp_path / "object.dcm")[0x00081140].value[0].ReferencedSOPInstanceUID == "1.2"
+
+
+@pytest.mark.parametrize("sized", [True, False])
 @pytest.mark.parametrize("value", [bytes(6), bytes(4) + b"AB", bytes(12), b"\0\0\0\0\1\0"])
 def test_a_length_of_16_bits_before_a_value_of_zeros_is_no_empty_value(
     tmp_path: Path, sized: bool, value: bytes
