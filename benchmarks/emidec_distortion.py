@@ -2,8 +2,8 @@
 
 python benchmarks/emidec_distortion.py DIR
 
-The measure is the width of the labelled ventricle over its height (standard deviations of its pixels), the median of the
-upper two thirds of the slices: about 1 in a true image.
+The measure is the width of the labelled ventricle over its height (standard deviations of its pixels), the median of
+the upper two thirds of the slices: about 1 in a true image.
 """
 
 from __future__ import annotations
