@@ -3,76 +3,28 @@
 from __future__ import annotations
 
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from interop.ports import free_port, wait_until
+from interop.ports import wait_until
 from results.synthetic import STUDY_UID, write_cine
-from test_toy_package import configured, environment
 
 from console.running_console import FORM, PASSWORD, Visitor, found, notice
+from console.served_node import Served, served_node
 from dicom_node.config import Peer
-from dicom_node.network.pacs import Pacs, PacsSettings
 from dicom_node.network.sender import ScuSettings, send_files
 
 ENDED = 300
 """Seconds, on a machine that does much else."""
 
 
-class Served:
-    """A node that serves the toy analysis and a console, and a PACS that can go away."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port, self.pacs_port, self.console_port = free_port(), free_port(), free_port()
-        settings: dict[str, Any] = configured(folder, self.port, self.pacs_port)
-        # Four slices are less than a ventricle is long, and all that comes.
-        settings["execution"] = {"quiet_time_s": 2, "incomplete_quiet_time_s": 2, "background_slots": 0}
-        settings["console"] = {"port": self.console_port}
-        settings["audit"] = {"file": str(folder / "audit.log")}
-        settings["delivery"] = {"first_delay_s": 0.5, "maximum_delay_s": 2}
-        self.config = folder / "config.yaml"
-        self.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-        self._pacs_folder = folder / "pacs"
-
-    def pacs(self) -> Pacs:
-        callers = {"DICOMNODE": Peer(ae_title="DICOMNODE", host="127.0.0.1", port=self.port)}
-        return Pacs(PacsSettings(self._pacs_folder, self.pacs_port, callers=callers))
-
-
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Served, str]]:
     """The node, and what it printed before it was ready."""
-    served, log = Served(tmp_path), tmp_path / "node.log"
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dicom_node", "serve", "--config", str(served.config)],
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            printed = ""
-            for line in process.stdout:
-                printed += line
-                if line.strip() == "ready":
-                    break
-            assert "ready" in printed, log.read_text(encoding="utf-8")
-            yield served, printed
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    with served_node(tmp_path) as served:
+        yield served
 
 
 @pytest.mark.timeout(900)
