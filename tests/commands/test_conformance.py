@@ -66,8 +66,9 @@ def test_a_sender_gets_the_contexts_that_the_statement_says(node: Configuration)
         every = sorted(offered | {UID(one) for one in stated})
         for begin in range(0, len(every), 30):
             entity = AE("SCANNER")
-            # One context a transfer syntax: each is answered by itself.
+            # One context a transfer syntax: each is answered by itself. An association without any is none.
             entity.requested_contexts = [build_context(uid, one) for uid in every[begin : begin + 30] for one in tried]
+            entity.add_requested_context(Verification)
             association = entity.associate("127.0.0.1", receiver.port, ae_title=NODE)
             assert association.is_established
             for context in association.accepted_contexts:
