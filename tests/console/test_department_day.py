@@ -6,9 +6,11 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 from pydicom import dcmread
 from pynetdicom import AE, evt
@@ -67,6 +69,20 @@ class Department:
         finally:
             server.shutdown()
 
+    def asked(self, path: str) -> Any:
+        """What the REST API answers to the person who is logged in."""
+        answer = self.answer(f"/api/v1{path}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def answer(self, path: str) -> requests.Response:
+        cookies = {"console": self.cookie}
+        return requests.get(self.root + path, cookies=cookies, timeout=120, allow_redirects=False)
+
+    def processes(self) -> dict[str, int]:
+        """Process numbers of the node, by name."""
+        return {one["name"]: one["pid"] for one in self.asked("/now")["status"]["processes"]}
+
     def look(self, *steps: tuple[str, ...]) -> Visit:
         """Use the browser; it stays logged in."""
         visit = browse(self.root, [*steps, ("cookie", "console")], self.folder, cookie=self.cookie)
@@ -104,9 +120,21 @@ def test_a_day_in_a_department(tmp_path: Path) -> None:
                 ("until", f"/studies/{bad}", "The short-axis stack is black."),
                 ("see", "declined"),
                 ("picture", "bad"),
-                ("go", "/"),
-                ("see", "All is well"),
+                ("open", "Run again"),
+                ("fill", "Reason", "to see it again"),
+                ("press", "Run again"),
+                ("see", "is queued again."),
+                ("until", "/", "No analysis runs or waits."),
+                ("until", "/", "All is well"),
             )
+            told = department.asked(f"/studies/{good}")
+            assert (told["receipt"]["kept"], told["receipt"]["quarantined"]) == (48, 0)
+            assert told["description"]["completeness"]["stacks"][0]["slices_complete"] == 4
+            toy = next(one for one in told["jobs"] if one["job"]["package"] == "toy")
+            assert toy["job"]["verdict"] == "delivered"
+            # The pages name the patient, and nobody was to see that.
+            assert toy["pictures"][0]["names_patient"]
+            assert department.answer(f"/studies/{good}/pages/{toy['pictures'][0]['id']}.png").status_code == 403
         # Noon: the PACS is away while a study comes in.
         waiting = department.scan(3, "SCANNER")
         department.look(
@@ -149,6 +177,8 @@ def test_a_day_in_a_department(tmp_path: Path) -> None:
                 "routes:\n  cine:   # patients\n    series: [{calling_ae_title: SCANNER}]\n    analyses: [toy]\n"
                 "    destinations: [pacs]\n"
             )
+            processes = department.processes()
+            assert {"receiver-0", "console", "scheduler"} <= set(processes)
             department.look(
                 ("go", "/rules"),
                 ("fill", "Routes, as in config.yaml", routes),
@@ -162,6 +192,10 @@ def test_a_day_in_a_department(tmp_path: Path) -> None:
                 ("press", "Save and use them"),
                 ("see", "Saved as version 2."),
             )
+            # The node works by it: nobody is logged out, and nothing starts again.
+            assert department.asked("/routes")["cine"]["series"][0]["calling_ae_title"] == "SCANNER"
+            assert "# patients" in node.config.read_text(encoding="utf-8")
+            assert department.processes() == processes
             late, phantom = department.scan(4, "SCANNER"), department.scan(5, "SCANNER2")
             department.look(
                 ("until", f"/studies/{late}", COMMITTED),
@@ -170,6 +204,7 @@ def test_a_day_in_a_department(tmp_path: Path) -> None:
                 ("until", "/", "All is well"),
                 ("go", "/audit"),
                 ("see", "phantoms on the second scanner"),
+                ("see", "run again: to see it again"),
                 ("fill", "Find", "the PACS was mended"),
                 ("press", "Find"),
                 ("see", "results sent again: the PACS was mended"),
