@@ -21,6 +21,7 @@ from dicom_node.execute.retry import backing_off
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.correcting import correcting_series, with_corrections
+from dicom_node.schedule.judging import note_rejections_received
 from dicom_node.schedule.routed import jobs_of_route
 from storage.files import UNEXPLAINED, InstanceFiles
 from storage.identity import IdentityError
@@ -172,6 +173,7 @@ class StudyScheduler:
             if one.series_instance_uids
             for job in jobs_of_route(self._configuration, one.route, one.series_instance_uids)
         ]
+        note_rejections_received(self._ledger, reading.contents, now=now)
         corrected = correcting_series(self._ledger, reading.contents)
         if corrected:
             routed = with_corrections(routed, corrected)
