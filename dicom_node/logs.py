@@ -84,5 +84,3 @@ def configure_logging(*, json: bool | None = None, role: str = "", level: int = 
     )
     # pydicom warns of invalid values by quoting them, a birth date as readily as a window width.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    # Warns of every run that a busy machine skips; the next one does the same work.
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)

@@ -1,27 +1,30 @@
 """The scheduler role: looks at the ledger at regular intervals, and turns complete studies into jobs.
 
-APScheduler is the clock and nothing else: all state is in the ledger, so a scheduler that dies loses nothing.
+All state is in the ledger, so a scheduler that dies loses nothing. The intervals are those of the monotonic clock: a
+library that keeps the time of the next run by the time of day runs nothing for an hour when that is set back by one,
+and counts every run that it missed when it is set forth (``tests/proofs/test_clock_steps.py``).
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import resource
+import threading
 from collections.abc import Callable
 
 import structlog
-from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
 from dicom_node.deliver.rejection import reject_superseded
 from dicom_node.errors import raised_at
 from dicom_node.execute.kept import KeptFindings
-from dicom_node.execute.retry import backing_off
+from dicom_node.execute.retry import LONGEST_S, backing_off
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.correcting import correcting_series, with_corrections
 from dicom_node.schedule.routed import jobs_of_route
+from storage.clock_steps import jobs_due_within
 from storage.files import UNEXPLAINED, InstanceFiles
 from storage.identity import IdentityError
 from storage.jobs import (
@@ -232,7 +235,6 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
     ledger = open_ledger(configuration.storage.database)
     files = InstanceFiles(configuration.storage.directory)
     studies = StudyScheduler(ledger, configuration)
-    clock = BackgroundScheduler(timezone=dt.UTC)
 
     def consider(now: dt.datetime) -> None:
         nonlocal configuration
@@ -242,36 +244,40 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
             studies.renew(configuration)
         studies.consider(now)
 
-    _every(clock, LOOK_EVERY_S, consider)
     watch = LeaseWatch(LEASE_S)
-    _every(
-        clock,
-        RELEASE_EVERY_S,
-        lambda now: release_expired_jobs(ledger, watch.expired(leases_of(ledger)), now=now, retry_at=backing_off(now)),
-    )
-    _every(clock, REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now))
-    _every(clock, CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
-    clock.start()
+
+    def release(now: dt.datetime) -> None:
+        expired = watch.expired(leases_of(ledger))
+        release_expired_jobs(ledger, expired, now=now, retry_at=backing_off(now))
+        jobs_due_within(ledger, now, delay_s=LONGEST_S)
+
+    # Each in a thread of its own: none waits for another, and none runs twice at once.
+    running = [
+        _every(LOOK_EVERY_S, consider, context.stop),
+        _every(RELEASE_EVERY_S, release, context.stop),
+        _every(REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now), context.stop),
+        _every(CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now), context.stop),
+    ]
     context.ready()
-    context.stop.wait()
-    clock.shutdown(wait=True)
+    for one in running:
+        one.join()
     ledger.close()
 
 
-def _every(clock: BackgroundScheduler, seconds: float, work: Callable[[dt.datetime], object]) -> None:
-    def tick() -> None:
-        try:
-            work(utc_now())
-        except SQLAlchemyError as error:
-            # The ledger is away or locked: nothing was changed, and the next run tries again.
-            _log.error("the ledger did not answer", error=type(error).__name__)
+def _every(seconds: float, work: Callable[[dt.datetime], object], stop: threading.Event) -> threading.Thread:
+    """Start to do something at once, and again so many seconds after each end, until told to stop."""
 
-    clock.add_job(
-        tick,
-        "interval",
-        seconds=seconds,
-        max_instances=1,
-        coalesce=True,
-        misfire_grace_time=None,
-        next_run_time=utc_now(),
-    )
+    def run() -> None:
+        while not stop.is_set():
+            try:
+                work(utc_now())
+            except SQLAlchemyError as error:
+                # The ledger is away or locked: nothing was changed, and the next run tries again.
+                _log.error("the ledger did not answer", error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - the next run may find other things
+                _log.error("a run of the scheduler failed", error=type(error).__name__, at=raised_at(error))
+            stop.wait(seconds)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread

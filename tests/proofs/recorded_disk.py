@@ -50,13 +50,13 @@ class Record:
     two: bytes
 
 
-def library(folder: Path) -> Path:
-    """``disk.c``, compiled."""
+def library(folder: Path, source: Path = SOURCE) -> Path:
+    """A library to preload, compiled: ``disk.c``, or another."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         absent("there is no C compiler: apt-get install gcc libc6-dev")
-    target = folder / "disk.so"
-    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", target, SOURCE, "-ldl", "-lpthread"], check=True)
+    target = folder / source.with_suffix(".so").name
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", target, source, "-ldl", "-lpthread"], check=True)
     return target
 
 
