@@ -18,12 +18,14 @@ from dicom_node.deliver.rejection import reject_superseded
 from dicom_node.errors import raised_at
 from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.retry import backing_off
+from dicom_node.process_states import serving_hosts
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.correcting import correcting_series, with_corrections
 from dicom_node.schedule.routed import jobs_of_route
 from storage.files import UNEXPLAINED, InstanceFiles
 from storage.identity import IdentityError
+from storage.instances import close_receptions, open_receptions
 from storage.jobs import (
     WaitingStudy,
     create_jobs,
@@ -192,6 +194,22 @@ class StudyScheduler:
         return created
 
 
+def close_receptions_of_dead_hosts(ledger: Ledger, configuration: Configuration, now: dt.datetime) -> int:
+    """Close what receivers of hosts that serve no more left open; returns how much that was.
+
+    A study to which an association is open is not complete; a host that never starts again would never close its own.
+    """
+    if not configuration.hosts:
+        return 0
+    opened = open_receptions(ledger)
+    # Asked for after the associations: a host that serves has had its lock since before it opened any.
+    living = set(serving_hosts(configuration.storage.directory))
+    left = {host: ids for host, ids in opened.items() if host not in living}
+    for host, ids in left.items():
+        _log.warning("associations closed of a host that serves no more", host=host, associations=len(ids))
+    return close_receptions(ledger, frozenset().union(*left.values()), at=now) if left else 0
+
+
 def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> None:
     """Remove what retention allows to remove."""
     storage = configuration.storage
@@ -249,6 +267,7 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
         RELEASE_EVERY_S,
         lambda now: release_expired_jobs(ledger, watch.expired(leases_of(ledger)), now=now, retry_at=backing_off(now)),
     )
+    _every(clock, RELEASE_EVERY_S, lambda now: close_receptions_of_dead_hosts(ledger, configuration, now))
     _every(clock, REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now))
     _every(clock, CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
     clock.start()
@@ -265,6 +284,8 @@ def _every(clock: BackgroundScheduler, seconds: float, work: Callable[[dt.dateti
         except SQLAlchemyError as error:
             # The ledger is away or locked: nothing was changed, and the next run tries again.
             _log.error("the ledger did not answer", error=type(error).__name__)
+        except OSError as error:
+            _log.error("the storage directory cannot be read", error=error.strerror)
 
     clock.add_job(
         tick,
