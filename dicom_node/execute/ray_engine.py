@@ -277,8 +277,8 @@ def _connected(settings: RaySettings) -> Iterator[None]:
     try:
         if settings.address is None:
             lanes = ray_lanes(settings)
-            # Only this executor and its actors are let in; Ray would write a token to the home directory.
-            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+            # Only this executor and its actors are let in; without one Ray would write it to the home directory.
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
             ray.init(
                 num_cpus=settings.cpus_per_actor * len(lanes),
                 object_store_memory=OBJECT_STORE_BYTES,
