@@ -11,8 +11,10 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import psutil
+import pytest
 from crash_analysis import cheap_analysis
 from interop.ports import wait_until
+from network_namespaces import enter
 
 from dicom_node import node
 from dicom_node.config import (
@@ -30,15 +32,24 @@ from dicom_node.config import (
     StorageSettings,
 )
 
-__all__ = ["HostProcess", "cluster_configuration", "running_hosts"]
+__all__ = ["LONG_MODE", "HostProcess", "cluster_configuration", "long_mode", "running_hosts"]
 
 _spawn = multiprocessing.get_context("spawn")
 FRONT, BACK = frozenset({HostRole.RECEIVER, HostRole.DELIVERER}), frozenset({HostRole.SCHEDULER, HostRole.EXECUTOR})
 START_S = 300.0
+LONG_MODE = "DICOM_NODE_CLUSTER_ROUNDS"
+"""Environment variable: how many kills; where it is set, tests run that each take half a minute of processor time."""
+long_mode = pytest.mark.skipif(LONG_MODE not in os.environ, reason=f"takes half a minute: set {LONG_MODE}")
 
 
 def cluster_configuration(
-    folder: Path, database: str, hosts: Mapping[str, frozenset[HostRole]], *, pacs_port: int, analyses: tuple[str, ...]
+    folder: Path,
+    database: str,
+    hosts: Mapping[str, frozenset[HostRole]],
+    *,
+    pacs_port: int,
+    analyses: tuple[str, ...],
+    pacs_host: str = "127.0.0.1",
 ) -> Configuration:
     """What all hosts have in common; :class:`HostProcess` says which one it is."""
     return Configuration(
@@ -46,7 +57,7 @@ def cluster_configuration(
         hosts={name: Host(roles=roles) for name, roles in hosts.items()},
         peers={
             "scanner": Peer(ae_title="MR1"),
-            "pacs": Peer(ae_title="PACS", host="127.0.0.1", port=pacs_port, may=frozenset({PeerPermission.RECEIVE})),
+            "pacs": Peer(ae_title="PACS", host=pacs_host, port=pacs_port, may=frozenset({PeerPermission.RECEIVE})),
         },
         routes={"cine": Route(analyses=analyses, destinations=("pacs",))},
         storage=StorageSettings(
@@ -67,21 +78,28 @@ def cluster_configuration(
     )
 
 
-def _serve(configuration: Configuration, ready: Event) -> None:
+def _serve(configuration: Configuration, ready: Event, namespace: str | None) -> None:
+    if namespace is not None:
+        enter(namespace)
     node.serve(configuration, process=cheap_analysis, on_ready=ready.set)
 
 
 class HostProcess:
-    """One host in processes of its own; it can be killed and started again."""
+    """One host in processes of its own, in a network namespace if one is given; it can be killed and started again."""
 
-    def __init__(self, configuration: Configuration, name: str, **settings: object) -> None:
+    def __init__(
+        self, configuration: Configuration, name: str, *, namespace: str | None = None, **settings: object
+    ) -> None:
         here = configuration.node.model_copy(update={"host": name, **settings})
         self.name, self.configuration = name, configuration.model_copy(update={"node": here})
+        self._namespace = namespace
         self.start()
 
     def start(self) -> None:
         self.ready: Event = _spawn.Event()
-        self.process: SpawnProcess = _spawn.Process(target=_serve, args=(self.configuration, self.ready))
+        self.process: SpawnProcess = _spawn.Process(
+            target=_serve, args=(self.configuration, self.ready, self._namespace)
+        )
         self.process.start()
 
     def processes(self) -> dict[str, psutil.Process]:

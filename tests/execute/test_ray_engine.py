@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray_roles
+from cluster_parts import long_mode
 from interop.ports import wait_until
 from own_packages import crash_packages, on_pythonpath
 from queued_studies import queue_study
@@ -134,6 +135,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]
         made.shutdown()
 
 
+@long_mode
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_jobs_of_actors_that_die_hang_or_lose_their_machine_run_again_elsewhere(
