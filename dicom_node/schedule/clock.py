@@ -53,6 +53,8 @@ class RegularWork:
             except SQLAlchemyError as error:
                 # The ledger is away or locked: nothing was changed, and the next run tries again.
                 _log.error("the ledger did not answer", error=type(error).__name__)
+            except OSError as error:
+                _log.error("the storage directory cannot be read", error=error.strerror)
             except Exception as error:  # noqa: BLE001 - the next run may find other things
                 _log.error("a run of the scheduler failed", error=type(error).__name__, at=raised_at(error))
 

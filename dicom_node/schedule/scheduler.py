@@ -17,6 +17,7 @@ from dicom_node.deliver.rejection import reject_superseded
 from dicom_node.errors import raised_at
 from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.retry import LONGEST_S, backing_off
+from dicom_node.process_states import serving_hosts
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.clock import RegularWork
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
@@ -26,6 +27,7 @@ from dicom_node.schedule.routed import jobs_of_route
 from storage.clock_steps import jobs_due_within
 from storage.files import UNEXPLAINED, InstanceFiles
 from storage.identity import IdentityError
+from storage.instances import close_receptions, open_receptions
 from storage.jobs import (
     WaitingStudy,
     create_jobs,
@@ -195,6 +197,22 @@ class StudyScheduler:
         return created
 
 
+def close_receptions_of_dead_hosts(ledger: Ledger, configuration: Configuration, now: dt.datetime) -> int:
+    """Close what receivers of hosts that serve no more left open; returns how much that was.
+
+    A study to which an association is open is not complete; a host that never starts again would never close its own.
+    """
+    if not configuration.hosts:
+        return 0
+    opened = open_receptions(ledger)
+    # Asked for after the associations: a host that serves has had its lock since before it opened any.
+    living = set(serving_hosts(configuration.storage.directory))
+    left = {host: ids for host, ids in opened.items() if host not in living}
+    for host, ids in left.items():
+        _log.warning("associations closed of a host that serves no more", host=host, associations=len(ids))
+    return close_receptions(ledger, frozenset().union(*left.values()), at=now) if left else 0
+
+
 def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> None:
     """Remove what retention allows to remove."""
     storage = configuration.storage
@@ -254,6 +272,7 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
     regular = RegularWork()
     regular.every(LOOK_EVERY_S, consider)
     regular.every(RELEASE_EVERY_S, release)
+    regular.every(RELEASE_EVERY_S, lambda now: close_receptions_of_dead_hosts(ledger, configuration, now))
     regular.every(REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now))
     regular.every(CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
     regular.run(context.stop, context.ready)
