@@ -797,6 +797,30 @@ def _print_motion(evaluation: MotionEvaluation) -> None:
         ),
     )
     table(
+        "Volumes and ejection fraction, mean absolute error and bias",
+        ["", "cases>", "reported>", "bias>", "interval covers>", "short axis alone>", "bias>"],
+        (
+            (
+                name.replace("_percent", ", % of the true one"),
+                str(row.cases),
+                f"{row.mae:.1f}",
+                f"{row.bias:+.1f}",
+                f"{100 * evaluation.interval_coverage[name]:.0f} %" if name in evaluation.interval_coverage else "",
+                f"{evaluation.ef_error['short_axis'][name].mae:.1f}",
+                f"{evaluation.ef_error['short_axis'][name].bias:+.1f}",
+            )
+            for name, row in evaluation.ef_error["reported"].items()
+        ),
+    )
+    table(
+        "Badge and error of LVEF, points",
+        ["badge", "cases>", "mean absolute>", "worst>", "within 3>"],
+        (
+            (badge, str(row.cases), f"{row.mae:.1f}", f"{row.worst:.1f}", f"{100 * row.within_3_points:.0f} %")
+            for badge, row in evaluation.badge.items()
+        ),
+    )
+    table(
         "Motion in the plane at end systole, mm",
         ["view", "motion>", "end-point error>"],
         (
