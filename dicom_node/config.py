@@ -38,6 +38,8 @@ __all__ = [
     "ExecutionSettings",
     "FhirDestination",
     "Hl7Destination",
+    "Host",
+    "HostRole",
     "HttpServerSettings",
     "HttpService",
     "IdentityProviderSettings",
@@ -51,6 +53,7 @@ __all__ = [
     "ParagraphSettings",
     "Peer",
     "PeerPermission",
+    "RaySettings",
     "ResultSettings",
     "Route",
     "Secret",
@@ -81,6 +84,12 @@ def _ae_title(value: str) -> str:
 def _name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,40}", value):
         raise ValueError("a name begins with a small letter or digit and has at most 41 small letters, digits, - and _")
+    return value
+
+
+def _host_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,39}", value):
+        raise ValueError("the name of a host has at most 40 letters, digits, dots and hyphens")
     return value
 
 
@@ -189,7 +198,9 @@ AnalysisName = Annotated[str, AfterValidator(_analysis)]
 ConfigurationPath = Annotated[Path, AfterValidator(_from_the_file)]
 """A path that is relative to the directory of the configuration file."""
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
-Host = Annotated[str, AfterValidator(_host)]
+HostAddress = Annotated[str, AfterValidator(_host)]
+HostName = Annotated[str, AfterValidator(_host_name)]
+"""Of a machine that runs a part of the node; stands at the beginning of names in the ledger."""
 DeviceName = Annotated[str, AfterValidator(_device)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Pattern = Annotated[str, AfterValidator(check_pattern)]
@@ -232,8 +243,15 @@ class NodeSettings(_Section):
     """Who this node is on the DICOM network."""
 
     ae_title: AETitle = "DICOMNODE"
+    host: HostName | None = None
+    """Which of ``hosts`` this machine is; unset means the one that is named as the machine calls itself."""
     address: str = "0.0.0.0"
     port: int = Field(default=11112, ge=1, le=65535)
+    share_port: bool = False
+    """Let another host of this node on the same machine, of the same user, listen on the port too (SO_REUSEPORT):
+    the one takes new associations while the other, which was told to stop, ends those that it has."""
+    drain_s: float = Field(default=5, ge=0, le=3600)
+    """Time for open associations to end when the node is told to stop; what is open then is aborted."""
     maximum_pdu: int = Field(default=131072, ge=4096, le=1048576)
     """Maximum PDU length offered to peers, bytes."""
     maximum_associations: int = Field(default=32, ge=1, le=256)
@@ -288,7 +306,7 @@ class Peer(_Section):
     """Another application entity."""
 
     ae_title: AETitle
-    host: Host = ""
+    host: HostAddress = ""
     """Host name or address; for a sender, empty means from anywhere."""
     port: int | None = Field(default=None, ge=1, le=65535)
     may: frozenset[PeerPermission] = frozenset({PeerPermission.SEND})
@@ -396,10 +414,26 @@ class StorageSettings(_Section):
         return self
 
 
+class RaySettings(_Section):
+    """Where jobs run with ``execution.engine: ray``; devices, slots and threads of ``execution`` are of the other."""
+
+    address: str | None = Field(default=None, pattern=r"[^\s:/]+:\d+")
+    """``host:port`` of the head of a Ray cluster that this machine belongs to; unset starts a Ray of its own here."""
+    actors: int = Field(default=1, ge=1, le=1024)
+    """Each holds the models and runs one job at a time."""
+    background_actors: int = Field(default=1, ge=0, le=1024)
+    """Further ones, as ``background_slots`` of ``execution``."""
+    cpus_per_actor: int = Field(default=1, ge=1)
+    """Reserved for it, and its threads."""
+    gpus_per_actor: float = Field(default=0, ge=0, le=1)
+    """Share of one GPU: with 0.5 two actors work on each. 0 computes on the CPU."""
+
+
 class ExecutionSettings(_Section):
     """How jobs run."""
 
-    engine: Literal["local"] = "local"
+    engine: Literal["local", "ray"] = "local"
+    ray: RaySettings = RaySettings()
     devices: tuple[DeviceName, ...] = Field(default=("cpu",), min_length=1)
     """Torch devices; each gets ``slots_per_device`` worker processes with warm models."""
     slots_per_device: int = Field(default=1, ge=1, le=16)
@@ -574,7 +608,7 @@ class FhirDestination(HttpService):
 class Hl7Destination(_Section):
     """A receiver of HL7 v2.5.1 messages: ORU^R01 over MLLP."""
 
-    host: Host
+    host: HostAddress
     port: int = Field(ge=1, le=65535)
     tls: ClientTls | None = None
     sending_application: Hl7Name = "DICOMNODE"
@@ -823,7 +857,7 @@ class MailSecurity(enum.StrEnum):
 class MailSettings(_Section):
     """A mail server, and whom to write to."""
 
-    host: Host
+    host: HostAddress
     port: int = Field(default=587, ge=1, le=65535)
     security: MailSecurity = MailSecurity.STARTTLS
     trusted: ConfigurationPath | None = None
@@ -882,10 +916,33 @@ class NotificationSettings(_Section):
     """Whether messages name the study: StudyInstanceUID, Patient ID and accession number. Names are never told."""
 
 
+class HostRole(enum.StrEnum):
+    """What a host of a node may do; the audit trail and the metrics are of each host."""
+
+    RECEIVER = "receiver"
+    WEB = "web"
+    CONSOLE = "console"
+    SCHEDULER = "scheduler"
+    EXECUTOR = "executor"
+    DELIVERER = "deliverer"
+    NOTIFIER = "notifier"
+
+
+class Host(_Section):
+    """One of several machines that are one node: they share the ledger and the storage directory."""
+
+    roles: frozenset[HostRole] = Field(min_length=1)
+    """Which processes run there."""
+    devices: tuple[DeviceName, ...] | None = Field(default=None, min_length=1)
+    """Torch devices of its workers; unset means ``execution.devices``."""
+
+
 class Configuration(_Section):
     """The whole of ``config.yaml``."""
 
     node: NodeSettings = NodeSettings()
+    hosts: dict[HostName, Host] = Field(default_factory=dict)
+    """Several machines as one node; none means that this machine does everything."""
     peers: dict[Name, Peer] = Field(default_factory=dict)
     routes: dict[Name, Route] = Field(default_factory=dict)
     storage: StorageSettings = Field(default_factory=dict, validate_default=True)

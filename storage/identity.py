@@ -35,6 +35,14 @@ def bind(ledger: Ledger, files: InstanceFiles, *, now: dt.datetime) -> None:
     IdentityError
         They do not belong together.
     """
+    if identity_of(ledger) is not None and is_bound(ledger, files):
+        return
+    # Hosts of one node may meet a new ledger and a new directory at the same time: the second finds what the first did.
+    with files.binding():
+        _bind_unless_bound(ledger, files, now)
+
+
+def _bind_unless_bound(ledger: Ledger, files: InstanceFiles, now: dt.datetime) -> None:
     ours, theirs = identity_of(ledger), files.identity()
     if ours is not None and theirs is None and files.next_identity() == ours:
         # An earlier life died between the commit and the last rename.
@@ -86,7 +94,8 @@ def rebind(ledger: Ledger, files: InstanceFiles, *, now: dt.datetime) -> None:
             "the ledger names files, and the storage directory holds none of them but others: both are of nodes of "
             "their own; correct storage.database or storage.directory"
         )
-    _bind(ledger, files, identity_of(ledger) or files.identity() or uuid.uuid4().hex, now)
+    with files.binding():
+        _bind(ledger, files, identity_of(ledger) or files.identity() or uuid.uuid4().hex, now)
 
 
 def _refuse_strangers(ledger: Ledger, files: InstanceFiles) -> None:
