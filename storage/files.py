@@ -39,6 +39,7 @@ QUARANTINE = "quarantine"
 UNEXPLAINED = "unexplained"
 """Where files lie, each under its former name, that nothing in the ledger explains."""
 IDENTITY, NEXT_IDENTITY = ".identity", ".identity.next"
+IDENTITY_LOCK = ".identity.lock"
 LOCK = ".sweep.lock"
 BACKUP_LOCK = ".backup.lock"
 KEPT_IN_MEMORY = 1 << 20
@@ -212,6 +213,12 @@ class InstanceFiles:
     def next_identity(self) -> str | None:
         """The identity that it was about to get."""
         return self._read(NEXT_IDENTITY)
+
+    @contextlib.contextmanager
+    def binding(self) -> Iterator[None]:
+        """Let nobody else give the directory an identity for the time of the block."""
+        with self._locked(fcntl.LOCK_EX, IDENTITY_LOCK):
+            yield
 
     def propose_identity(self, identity: str) -> None:
         """Write down which identity the directory is about to get.

@@ -27,16 +27,17 @@ from dicom_node.deliver.round import LEASE_S, DeliveryItem, DestinationClient, R
 from dicom_node.deliver.turnaround import observe_commitments
 from dicom_node.deliver.web_destination import WebDestinationClient
 from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NodeError, PeerUnavailableError, classify
+from dicom_node.hosts import owner_name
 from dicom_node.network.sender import ScuSettings, read_dicom_file
 from storage.clock_steps import deliveries_due_within
 from storage.deliveries import (
     Delivery,
     claim_deliveries,
+    claim_overdue,
     commitments_postponed,
     delivery_confirmed,
     delivery_failed,
     destinations_with_work,
-    overdue_commitments,
     release_deliveries,
     release_expired_deliveries,
 )
@@ -83,7 +84,7 @@ def serve_deliverer(
         The ledger cannot be reached.
     """
     ledger = open_ledger(configuration.storage.database)
-    owner = f"{configuration.node.ae_title}:{configuration.node.port}/{name}"[:64]
+    owner = owner_name(configuration, name)
     files = InstanceFiles(configuration.storage.directory)
     deliverer = Deliverer(configuration, ledger, files, owner)
     reporter = CommitmentReporter(configuration, ledger, files)
@@ -197,7 +198,7 @@ class Deliverer:
 
     def _pursue_overdue(self, destination: str) -> int:
         """Put back what was not committed in time; at the last attempt, being held counts as committed."""
-        overdue = [d for d in overdue_commitments(self.ledger, utc_now()) if d.destination == destination]
+        overdue = claim_overdue(self.ledger, destination, utc_now(), LEASE_S)
         last: list[Delivery] = []
         now, jitter = utc_now(), random.random()
         for delivery in overdue:

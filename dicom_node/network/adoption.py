@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from dicom_node.config import Configuration, ConflictAnswer
 from dicom_node.errors import CannotUnderstandError
+from dicom_node.hosts import owner_name
 from dicom_node.network.file_meta import content_digest, decode_file_meta, mapped_file
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.watermarks import Watermarks
@@ -65,7 +66,7 @@ def adopt_files(configuration: Configuration, ledger: Ledger, files: InstanceFil
         files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
     )
     receiver = InstanceReceiver(ledger, files, watermarks, lambda _sender: ConflictAnswer.REFUSE)
-    name = f"{node.ae_title}:{node.port}/adopt"
+    name = owner_name(configuration, "adopt")
     close_abandoned_associations(ledger, name, at=utc_now())
     associations: dict[str, str] = {}
     taken, in_quarantine, left = 0, [], []

@@ -1,16 +1,13 @@
 """The scheduler role: looks at the ledger at regular intervals, and turns complete studies into jobs.
 
-All state is in the ledger, so a scheduler that dies loses nothing. The intervals are those of the monotonic clock: a
-library that keeps the time of the next run by the time of day runs nothing for an hour when that is set back by one,
-and counts every run that it missed when it is set forth (``tests/proofs/test_clock_steps.py``).
+All state is in the ledger, so a scheduler that dies loses nothing. A time of day that is set stops nothing
+(``clock.py``, ``tests/proofs/test_clock_steps.py``).
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import resource
-import threading
-from collections.abc import Callable
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,13 +17,17 @@ from dicom_node.deliver.rejection import reject_superseded
 from dicom_node.errors import raised_at
 from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.retry import LONGEST_S, backing_off
+from dicom_node.process_states import serving_hosts
 from dicom_node.roles import RoleContext
+from dicom_node.schedule.clock import RegularWork
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.correcting import correcting_series, with_corrections
+from dicom_node.schedule.judging import note_rejections_received
 from dicom_node.schedule.routed import jobs_of_route
 from storage.clock_steps import jobs_due_within
 from storage.files import UNEXPLAINED, InstanceFiles
 from storage.identity import IdentityError
+from storage.instances import close_receptions, open_receptions
 from storage.jobs import (
     WaitingStudy,
     create_jobs,
@@ -35,7 +36,7 @@ from storage.jobs import (
     studies_to_consider,
 )
 from storage.leases import LEASE_S, LeaseWatch, leases_of
-from storage.ledger import Ledger, open_ledger, utc_now
+from storage.ledger import Ledger, open_ledger
 from storage.retention import (
     expire_commitments,
     expire_events,
@@ -175,6 +176,7 @@ class StudyScheduler:
             if one.series_instance_uids
             for job in jobs_of_route(self._configuration, one.route, one.series_instance_uids)
         ]
+        note_rejections_received(self._ledger, reading.contents, now=now)
         corrected = correcting_series(self._ledger, reading.contents)
         if corrected:
             routed = with_corrections(routed, corrected)
@@ -193,6 +195,22 @@ class StudyScheduler:
             jobs=created,
         )
         return created
+
+
+def close_receptions_of_dead_hosts(ledger: Ledger, configuration: Configuration, now: dt.datetime) -> int:
+    """Close what receivers of hosts that serve no more left open; returns how much that was.
+
+    A study to which an association is open is not complete; a host that never starts again would never close its own.
+    """
+    if not configuration.hosts:
+        return 0
+    opened = open_receptions(ledger)
+    # Asked for after the associations: a host that serves has had its lock since before it opened any.
+    living = set(serving_hosts(configuration.storage.directory))
+    left = {host: ids for host, ids in opened.items() if host not in living}
+    for host, ids in left.items():
+        _log.warning("associations closed of a host that serves no more", host=host, associations=len(ids))
+    return close_receptions(ledger, frozenset().union(*left.values()), at=now) if left else 0
 
 
 def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> None:
@@ -251,33 +269,11 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
         release_expired_jobs(ledger, expired, now=now, retry_at=backing_off(now))
         jobs_due_within(ledger, now, delay_s=LONGEST_S)
 
-    # Each in a thread of its own: none waits for another, and none runs twice at once.
-    running = [
-        _every(LOOK_EVERY_S, consider, context.stop),
-        _every(RELEASE_EVERY_S, release, context.stop),
-        _every(REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now), context.stop),
-        _every(CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now), context.stop),
-    ]
-    context.ready()
-    for one in running:
-        one.join()
+    regular = RegularWork()
+    regular.every(LOOK_EVERY_S, consider)
+    regular.every(RELEASE_EVERY_S, release)
+    regular.every(RELEASE_EVERY_S, lambda now: close_receptions_of_dead_hosts(ledger, configuration, now))
+    regular.every(REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now))
+    regular.every(CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
+    regular.run(context.stop, context.ready)
     ledger.close()
-
-
-def _every(seconds: float, work: Callable[[dt.datetime], object], stop: threading.Event) -> threading.Thread:
-    """Start to do something at once, and again so many seconds after each end, until told to stop."""
-
-    def run() -> None:
-        while not stop.is_set():
-            try:
-                work(utc_now())
-            except SQLAlchemyError as error:
-                # The ledger is away or locked: nothing was changed, and the next run tries again.
-                _log.error("the ledger did not answer", error=type(error).__name__)
-            except Exception as error:  # noqa: BLE001 - the next run may find other things
-                _log.error("a run of the scheduler failed", error=type(error).__name__, at=raised_at(error))
-            stop.wait(seconds)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
