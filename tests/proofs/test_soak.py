@@ -1,7 +1,7 @@
 """A receiver serves for long at a hospital's rate: memory, descriptors and threads stay where they are.
 
-``DICOM_NODE_SOAK_S`` is how many seconds, ``DICOM_NODE_SOAK_RATE`` how many images a second are sent: 1 is thirty million
-images a year. How long images wait for their answers is printed, in the first and the last quarter: on a machine that
+``DICOM_NODE_SOAK_S`` is how many seconds, ``DICOM_NODE_SOAK_RATE`` how many images a second are sent; 1 is thirty
+million a year. How long images wait for their answers is printed, in the first and the last quarter: on a machine that
 does other things meanwhile it judges nothing.
 """
 
