@@ -11,7 +11,7 @@ PEERS := dsrdump:dcmtk /usr/sbin/Orthanc:orthanc /usr/share/orthanc/plugins/libO
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage mutation lint peers viewer clean
+.PHONY: help demo test docs tutorials coverage mutation lint peers viewer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -21,6 +21,13 @@ demo: $(VENV)/.installed ## Scanner, node and PACS on this machine; STUDY=path u
 
 test: lint peers viewer ## Lint, type check and the whole test suite, real peers included
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+docs: $(VENV)/.installed ## The documentation as a site, in build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Not part of `test`: ten analyses' worth of processor time, and ports that the tutorials name.
+tutorials: $(VENV)/.installed peers ## Run every command of the tutorials, one after the other
+	$(BIN)/python tests/tutorials.py build/tutorials
 
 # Not part of `test`: measuring costs 70 % more processor time. It judges nothing: the figure is shown whether tests pass.
 coverage: $(VENV)/.installed ## Lines that the quick tests execute: a figure, not a gate

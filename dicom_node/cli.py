@@ -13,11 +13,13 @@ from dicom_node.commands import (
     analyze,
     backup,
     check,
+    conformance,
     delete,
     deliveries,
     demo,
     disease_pattern,
     doctor,
+    export_corrected,
     fetch,
     invite,
     ledger,
@@ -61,10 +63,12 @@ app.command()(delete.delete)
 app.add_typer(deliveries.deliveries_app, name="deliveries", no_args_is_help=True)
 app.add_typer(quarantine.quarantine_app, name="quarantine")
 app.command()(adopt.adopt)
+app.command()(export_corrected.export_corrected)
 app.command()(backup.backup)
 app.command()(backup.restore)
 app.command()(upgrade.upgrade)
 app.command()(check.check)
+app.command()(conformance.conformance)
 app.command()(invite.invite)
 app.command()(doctor.doctor)
 app.command()(analyses.analyses)

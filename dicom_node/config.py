@@ -42,6 +42,7 @@ __all__ = [
     "HostRole",
     "HttpServerSettings",
     "HttpService",
+    "IdentityProviderSettings",
     "MailSecurity",
     "MailSettings",
     "MetricsSettings",
@@ -66,6 +67,7 @@ __all__ = [
     "WebDestination",
     "WebPeer",
     "WebSettings",
+    "secure_or_nearby",
 ]
 
 BASE = "base"
@@ -180,6 +182,14 @@ def _endpoint(value: str) -> str:
         raise ValueError("the URL of a web service has no query and no fragment")
     _ = parts.port  # raises ValueError when it is not a number of a port
     return value.rstrip("/")
+
+
+def secure_or_nearby(url: str) -> bool:
+    """Whether nobody on the way reads what goes to a URL: https://, or this machine itself."""
+    parts = urlsplit(url)
+    host = str(parts.hostname)
+    nearby = host in ("localhost", "::1") or host.startswith("127.")
+    return parts.scheme == "https" or (parts.scheme == "http" and nearby)
 
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
@@ -750,6 +760,45 @@ class WebSettings(HttpServerSettings):
         return self
 
 
+class IdentityProviderSettings(_Section):
+    """A hospital's identity provider, asked by OpenID Connect who logs in to the console."""
+
+    issuer: Endpoint
+    """As it names itself; what it says of itself is read at ``issuer/.well-known/openid-configuration``."""
+    client_id: str = Field(min_length=1)
+    """As which this node is registered there."""
+    client_secret: Secret | None = None
+    """Unset for a public client; PKCE protects the log-in either way."""
+    url: Endpoint
+    """Address of the console as browsers reach it."""
+    title: str = Field(default="hospital account", min_length=1, max_length=40)
+    """What people know it by."""
+    scopes: tuple[str, ...] = ("profile",)
+    """Asked for besides ``openid``."""
+    name_claim: str = Field(default="preferred_username", min_length=1)
+    """Which claim becomes the name of the account."""
+    role_claim: str = Field(default="groups", min_length=1)
+    """Which claim says what a person may do: one value or a list; with dots, a path (``realm_access.roles``)."""
+    roles: dict[Literal["viewer", "operator", "administrator"], frozenset[str]] = Field(min_length=1)
+    """Which values of that claim make somebody what; of several roles, the highest."""
+    trusted: ConfigurationPath | None = None
+    """Certificates (PEM) to trust instead of those of the system."""
+
+    @property
+    def redirect_uri(self) -> str:
+        """Where the provider sends browsers back to."""
+        return f"{self.url}/log-in/provider/answer"
+
+    @model_validator(mode="after")
+    def _cannot_be_read_on_the_way(self) -> IdentityProviderSettings:
+        for key in ("issuer", "url"):
+            if not secure_or_nearby(getattr(self, key)):
+                raise ValueError(f"'{key}' has to be https://: what is said over http:// can be read and changed")
+        if not any(self.roles.values()):
+            raise ValueError("'roles' lets nobody in: name at least one value of the claim")
+        return self
+
+
 class ConsoleSettings(HttpServerSettings):
     """The console: pages and a REST API for the people who run the node and read its results."""
 
@@ -759,6 +808,8 @@ class ConsoleSettings(HttpServerSettings):
     """A session ends after that, whatever is done in it."""
     patients_for: Literal["viewer", "operator", "administrator"] | None = None
     """From which role on people may see what names a patient: pages of results that show the name. Unset: nobody."""
+    identity_provider: IdentityProviderSettings | None = None
+    """Who says who people are, besides the accounts of the console itself; unset: only those."""
 
 
 class MetricsSettings(_Section):

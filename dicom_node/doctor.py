@@ -332,6 +332,11 @@ def _certificate_files(configuration: Configuration) -> Iterator[tuple[str, Path
         yield from (("node.tls.certificate", tls.certificate), ("node.tls.trusted", tls.trusted))
     if web.certificate is not None:
         yield "web.certificate", web.certificate
+    console = configuration.console
+    if console.certificate is not None:
+        yield "console.certificate", console.certificate
+    if console.identity_provider is not None and console.identity_provider.trusted is not None:
+        yield "console.identity_provider.trusted", console.identity_provider.trusted
     if syslog is not None:
         yield "audit.syslog.tls.trusted", syslog.tls.trusted
         if syslog.tls.certificate is not None:
@@ -477,6 +482,7 @@ def _peers(configuration: Configuration) -> Iterator[Finding]:
             remedy = answer.error.remedy or "check host, port and AE title, and that it knows this node"
             yield Finding("peers", Level.BROKEN, f"{name} ({peer.ae_title}): {answer.error.what}", remedy)
     yield from _receivers(configuration)
+    yield from _identity_provider(configuration)
     for name, profile in configuration.results.destinations.items():
         if profile.web is None:
             continue
@@ -486,6 +492,20 @@ def _peers(configuration: Configuration) -> Iterator[Finding]:
         else:
             remedy = answer.error.remedy or "check the URL and the credentials"
             yield Finding("peers", Level.BROKEN, f"{name} ({profile.web.url}): {answer.error.what}", remedy)
+
+
+def _identity_provider(configuration: Configuration) -> Iterator[Finding]:
+    settings = configuration.console.identity_provider
+    if configuration.console.port is None or settings is None:
+        return
+    from dicom_node.console.identity_provider import check_provider
+
+    try:
+        signs = check_provider(settings)
+    except NodeError as error:
+        yield Finding("peers", Level.BROKEN, f"{error.subject}: {error.what}", error.remedy)
+    else:
+        yield Finding("peers", Level.WELL, f"identity provider {settings.issuer} answers, signs by {signs}")
 
 
 def _receivers(configuration: Configuration) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ _DEVICE_COUNT = "import torch; print(torch.cuda.device_count(), torch.backends.m
 _DEVICES_TIMEOUT_S = 120.0
 _EXTRAS = {
     "analysis": ("torch", "monai", "safetensors", "scipy", "skimage", "highdicom", "matplotlib"),
-    "web": ("fastapi", "uvicorn", "jinja2", "argon2"),
+    "web": ("fastapi", "uvicorn", "jinja2", "argon2", "authlib", "joserfc"),
     "messages": ("hl7", "fhir.resources"),
     "ray": ("ray",),
 }

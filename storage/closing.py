@@ -22,6 +22,7 @@ __all__ = [
     "ResultReference",
     "ToldSummary",
     "close_version",
+    "closing_job_of",
     "package_outcomes",
     "reopen_version",
     "told_summary",
@@ -81,6 +82,16 @@ def told_summary(ledger: Ledger, job_id: int, sop_instance_uid: str) -> ToldSumm
         row = session.scalars(select(JobRow).where(JobRow.id == job_id)).one()
         told = (row.summary or {}).get("told", {}).get(sop_instance_uid, {})
         return ToldSummary(row.route, tuple(told.get("numbers", ())), told.get("paragraph", ""))
+
+
+def closing_job_of(ledger: Ledger, sop_instance_uid: str) -> int | None:
+    """The closing job that made a front page; none where this is none."""
+    with ledger.reading() as session:
+        return session.scalar(
+            select(JobRow.id)
+            .join(ResultRow, ResultRow.job_id == JobRow.id)
+            .where(ResultRow.sop_instance_uid == sop_instance_uid, JobRow.package == FRONT_PAGE)
+        )
 
 
 def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:

@@ -29,6 +29,7 @@ from dicom_node.deliver.web_destination import WebDestinationClient
 from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NodeError, PeerUnavailableError, classify
 from dicom_node.hosts import owner_name
 from dicom_node.network.sender import ScuSettings, read_dicom_file
+from storage.clock_steps import deliveries_due_within
 from storage.deliveries import (
     Delivery,
     claim_deliveries,
@@ -107,6 +108,7 @@ def serve_deliverer(
                     ]
                     if time.monotonic() > release_expired_at:
                         release_expired_deliveries(ledger, utc_now())
+                        deliverer.forget_clock_steps()
                         release_expired_at = time.monotonic() + RELEASE_EXPIRED_EVERY_S
                 except Exception as error:  # noqa: BLE001 - the ledger may be down for a while
                     _log.warning("ledger not readable", what=_in_words(error))
@@ -131,6 +133,20 @@ class Deliverer:
     def destinations_with_work(self) -> tuple[str, ...]:
         """Destinations with a delivery that is due or a commitment that is overdue, and no outage."""
         return destinations_with_work(self.ledger, utc_now())
+
+    def forget_clock_steps(self) -> None:
+        """Make due what waits for a time that was written down while the clock was ahead."""
+        policy, destinations = self.configuration.delivery, self.configuration.results.destinations.values()
+        timeouts = [one.commitment_timeout_s for one in destinations]
+        changed = deliveries_due_within(
+            self.ledger,
+            utc_now(),
+            delay_s=policy.maximum_delay_s,
+            commitment_s=max([policy.maximum_delay_s, *timeouts]),
+            lease_s=LEASE_S,
+        )
+        if changed:
+            _log.warning("the clock was set back; what waited for a later time is due", rows=changed)
 
     def deliver_once(self, destination: str) -> int:
         """Make one round of one destination; returns how many deliveries it touched.
