@@ -24,7 +24,7 @@ test: lint peers viewer ## Lint, type check and the whole test suite, real peers
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 docs: $(VENV)/.installed ## The documentation as a site, in build/site; a link that leads nowhere is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Not part of `test`: ten analyses' worth of processor time, and ports that the tutorials name.
 tutorials: $(VENV)/.installed peers ## Run every command of the tutorials, one after the other
