@@ -7,7 +7,8 @@ VIEWER := .tools/viewer
 # Command that shows a system package is there : the Debian package that brings it.
 PEERS := dsrdump:dcmtk /usr/sbin/Orthanc:orthanc /usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb \
          /usr/sbin/rsyslogd:rsyslog /usr/lib/*/rsyslog/lmnsd_ossl.so:rsyslog-openssl \
-         curl:curl chromium:chromium node:nodejs npm:npm pdftoppm:poppler-utils /usr/lib/postgresql:postgresql
+         curl:curl cc:gcc /usr/include/stdio.h:libc6-dev chromium:chromium node:nodejs npm:npm pdftoppm:poppler-utils \
+         /usr/lib/postgresql:postgresql
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
