@@ -7,11 +7,12 @@ VIEWER := .tools/viewer
 # Command that shows a system package is there : the Debian package that brings it.
 PEERS := dsrdump:dcmtk /usr/sbin/Orthanc:orthanc /usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb \
          /usr/sbin/rsyslogd:rsyslog /usr/lib/*/rsyslog/lmnsd_ossl.so:rsyslog-openssl \
-         curl:curl chromium:chromium node:nodejs npm:npm pdftoppm:poppler-utils /usr/lib/postgresql:postgresql
+         curl:curl cc:gcc /usr/include/stdio.h:libc6-dev chromium:chromium node:nodejs npm:npm pdftoppm:poppler-utils \
+         /usr/lib/postgresql:postgresql
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage mutation lint peers viewer clean
+.PHONY: help demo test docs tutorials coverage mutation lint peers viewer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -30,6 +31,13 @@ test: lint peers viewer ## Lint, type check and the whole test suite, real peers
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(COVERED_TESTS:%=--ignore=%) || status=1; set +x; \
 	echo "Lines of $(COVERED) that their own tests execute: $$($(BIN)/python -m coverage report --format=total) %"; \
 	exit $$status
+
+docs: $(VENV)/.installed ## The documentation as a site, in build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Not part of `test`: ten analyses' worth of processor time, and ports that the tutorials name.
+tutorials: $(VENV)/.installed peers ## Run every command of the tutorials, one after the other
+	$(BIN)/python tests/tutorials.py build/tutorials
 
 coverage: $(VENV)/.installed ## Lines of everything that the quick tests execute: a figure, not a gate
 	-OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not peers and not slow and not real_data" --cov --cov-report=

@@ -38,8 +38,11 @@ __all__ = [
     "ExecutionSettings",
     "FhirDestination",
     "Hl7Destination",
+    "Host",
+    "HostRole",
     "HttpServerSettings",
     "HttpService",
+    "IdentityProviderSettings",
     "MailSecurity",
     "MailSettings",
     "MetricsSettings",
@@ -50,6 +53,7 @@ __all__ = [
     "ParagraphSettings",
     "Peer",
     "PeerPermission",
+    "RaySettings",
     "ResultSettings",
     "Route",
     "Secret",
@@ -63,6 +67,7 @@ __all__ = [
     "WebDestination",
     "WebPeer",
     "WebSettings",
+    "secure_or_nearby",
 ]
 
 BASE = "base"
@@ -79,6 +84,12 @@ def _ae_title(value: str) -> str:
 def _name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,40}", value):
         raise ValueError("a name begins with a small letter or digit and has at most 41 small letters, digits, - and _")
+    return value
+
+
+def _host_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,39}", value):
+        raise ValueError("the name of a host has at most 40 letters, digits, dots and hyphens")
     return value
 
 
@@ -173,13 +184,23 @@ def _endpoint(value: str) -> str:
     return value.rstrip("/")
 
 
+def secure_or_nearby(url: str) -> bool:
+    """Whether nobody on the way reads what goes to a URL: https://, or this machine itself."""
+    parts = urlsplit(url)
+    host = str(parts.hostname)
+    nearby = host in ("localhost", "::1") or host.startswith("127.")
+    return parts.scheme == "https" or (parts.scheme == "http" and nearby)
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 AnalysisName = Annotated[str, AfterValidator(_analysis)]
 """Name of an analysis package (:mod:`pipelines.package`)."""
 ConfigurationPath = Annotated[Path, AfterValidator(_from_the_file)]
 """A path that is relative to the directory of the configuration file."""
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
-Host = Annotated[str, AfterValidator(_host)]
+HostAddress = Annotated[str, AfterValidator(_host)]
+HostName = Annotated[str, AfterValidator(_host_name)]
+"""Of a machine that runs a part of the node; stands at the beginning of names in the ledger."""
 DeviceName = Annotated[str, AfterValidator(_device)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Pattern = Annotated[str, AfterValidator(check_pattern)]
@@ -222,8 +243,15 @@ class NodeSettings(_Section):
     """Who this node is on the DICOM network."""
 
     ae_title: AETitle = "DICOMNODE"
+    host: HostName | None = None
+    """Which of ``hosts`` this machine is; unset means the one that is named as the machine calls itself."""
     address: str = "0.0.0.0"
     port: int = Field(default=11112, ge=1, le=65535)
+    share_port: bool = False
+    """Let another host of this node on the same machine, of the same user, listen on the port too (SO_REUSEPORT):
+    the one takes new associations while the other, which was told to stop, ends those that it has."""
+    drain_s: float = Field(default=5, ge=0, le=3600)
+    """Time for open associations to end when the node is told to stop; what is open then is aborted."""
     maximum_pdu: int = Field(default=131072, ge=4096, le=1048576)
     """Maximum PDU length offered to peers, bytes."""
     maximum_associations: int = Field(default=32, ge=1, le=256)
@@ -278,7 +306,7 @@ class Peer(_Section):
     """Another application entity."""
 
     ae_title: AETitle
-    host: Host = ""
+    host: HostAddress = ""
     """Host name or address; for a sender, empty means from anywhere."""
     port: int | None = Field(default=None, ge=1, le=65535)
     may: frozenset[PeerPermission] = frozenset({PeerPermission.SEND})
@@ -386,10 +414,26 @@ class StorageSettings(_Section):
         return self
 
 
+class RaySettings(_Section):
+    """Where jobs run with ``execution.engine: ray``; devices, slots and threads of ``execution`` are of the other."""
+
+    address: str | None = Field(default=None, pattern=r"[^\s:/]+:\d+")
+    """``host:port`` of the head of a Ray cluster that this machine belongs to; unset starts a Ray of its own here."""
+    actors: int = Field(default=1, ge=1, le=1024)
+    """Each holds the models and runs one job at a time."""
+    background_actors: int = Field(default=1, ge=0, le=1024)
+    """Further ones, as ``background_slots`` of ``execution``."""
+    cpus_per_actor: int = Field(default=1, ge=1)
+    """Reserved for it, and its threads."""
+    gpus_per_actor: float = Field(default=0, ge=0, le=1)
+    """Share of one GPU: with 0.5 two actors work on each. 0 computes on the CPU."""
+
+
 class ExecutionSettings(_Section):
     """How jobs run."""
 
-    engine: Literal["local"] = "local"
+    engine: Literal["local", "ray"] = "local"
+    ray: RaySettings = RaySettings()
     devices: tuple[DeviceName, ...] = Field(default=("cpu",), min_length=1)
     """Torch devices; each gets ``slots_per_device`` worker processes with warm models."""
     slots_per_device: int = Field(default=1, ge=1, le=16)
@@ -564,7 +608,7 @@ class FhirDestination(HttpService):
 class Hl7Destination(_Section):
     """A receiver of HL7 v2.5.1 messages: ORU^R01 over MLLP."""
 
-    host: Host
+    host: HostAddress
     port: int = Field(ge=1, le=65535)
     tls: ClientTls | None = None
     sending_application: Hl7Name = "DICOMNODE"
@@ -716,6 +760,45 @@ class WebSettings(HttpServerSettings):
         return self
 
 
+class IdentityProviderSettings(_Section):
+    """A hospital's identity provider, asked by OpenID Connect who logs in to the console."""
+
+    issuer: Endpoint
+    """As it names itself; what it says of itself is read at ``issuer/.well-known/openid-configuration``."""
+    client_id: str = Field(min_length=1)
+    """As which this node is registered there."""
+    client_secret: Secret | None = None
+    """Unset for a public client; PKCE protects the log-in either way."""
+    url: Endpoint
+    """Address of the console as browsers reach it."""
+    title: str = Field(default="hospital account", min_length=1, max_length=40)
+    """What people know it by."""
+    scopes: tuple[str, ...] = ("profile",)
+    """Asked for besides ``openid``."""
+    name_claim: str = Field(default="preferred_username", min_length=1)
+    """Which claim becomes the name of the account."""
+    role_claim: str = Field(default="groups", min_length=1)
+    """Which claim says what a person may do: one value or a list; with dots, a path (``realm_access.roles``)."""
+    roles: dict[Literal["viewer", "operator", "administrator"], frozenset[str]] = Field(min_length=1)
+    """Which values of that claim make somebody what; of several roles, the highest."""
+    trusted: ConfigurationPath | None = None
+    """Certificates (PEM) to trust instead of those of the system."""
+
+    @property
+    def redirect_uri(self) -> str:
+        """Where the provider sends browsers back to."""
+        return f"{self.url}/log-in/provider/answer"
+
+    @model_validator(mode="after")
+    def _cannot_be_read_on_the_way(self) -> IdentityProviderSettings:
+        for key in ("issuer", "url"):
+            if not secure_or_nearby(getattr(self, key)):
+                raise ValueError(f"'{key}' has to be https://: what is said over http:// can be read and changed")
+        if not any(self.roles.values()):
+            raise ValueError("'roles' lets nobody in: name at least one value of the claim")
+        return self
+
+
 class ConsoleSettings(HttpServerSettings):
     """The console: pages and a REST API for the people who run the node and read its results."""
 
@@ -725,6 +808,8 @@ class ConsoleSettings(HttpServerSettings):
     """A session ends after that, whatever is done in it."""
     patients_for: Literal["viewer", "operator", "administrator"] | None = None
     """From which role on people may see what names a patient: pages of results that show the name. Unset: nobody."""
+    identity_provider: IdentityProviderSettings | None = None
+    """Who says who people are, besides the accounts of the console itself; unset: only those."""
 
 
 class MetricsSettings(_Section):
@@ -772,7 +857,7 @@ class MailSecurity(enum.StrEnum):
 class MailSettings(_Section):
     """A mail server, and whom to write to."""
 
-    host: Host
+    host: HostAddress
     port: int = Field(default=587, ge=1, le=65535)
     security: MailSecurity = MailSecurity.STARTTLS
     trusted: ConfigurationPath | None = None
@@ -831,10 +916,33 @@ class NotificationSettings(_Section):
     """Whether messages name the study: StudyInstanceUID, Patient ID and accession number. Names are never told."""
 
 
+class HostRole(enum.StrEnum):
+    """What a host of a node may do; the audit trail and the metrics are of each host."""
+
+    RECEIVER = "receiver"
+    WEB = "web"
+    CONSOLE = "console"
+    SCHEDULER = "scheduler"
+    EXECUTOR = "executor"
+    DELIVERER = "deliverer"
+    NOTIFIER = "notifier"
+
+
+class Host(_Section):
+    """One of several machines that are one node: they share the ledger and the storage directory."""
+
+    roles: frozenset[HostRole] = Field(min_length=1)
+    """Which processes run there."""
+    devices: tuple[DeviceName, ...] | None = Field(default=None, min_length=1)
+    """Torch devices of its workers; unset means ``execution.devices``."""
+
+
 class Configuration(_Section):
     """The whole of ``config.yaml``."""
 
     node: NodeSettings = NodeSettings()
+    hosts: dict[HostName, Host] = Field(default_factory=dict)
+    """Several machines as one node; none means that this machine does everything."""
     peers: dict[Name, Peer] = Field(default_factory=dict)
     routes: dict[Name, Route] = Field(default_factory=dict)
     storage: StorageSettings = Field(default_factory=dict, validate_default=True)

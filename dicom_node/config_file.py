@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from dicom_node.config import BASE, Configuration, Peer, PeerPermission
+from dicom_node.config import BASE, Configuration, HostRole, Peer, PeerPermission
 from dicom_node.errors import ConfigurationError
 from dicom_node.plain_words import Key, dotted, in_plain_words
 
@@ -261,6 +261,7 @@ def mistakes_between_keys(configuration: Configuration) -> Iterator[Mistake]:
     yield from _names_resolve(configuration)
     yield from _titles_differ(configuration)
     yield from _ports_differ(configuration)
+    yield from _hosts_make_a_node(configuration)
 
 
 def _names_resolve(configuration: Configuration) -> Iterator[Mistake]:
@@ -333,3 +334,43 @@ def _ports_differ(configuration: Configuration) -> Iterator[Mistake]:
         # node.port beside node.tls.port is told by the section itself.
         if port is not None and port == other_port and (anywhere or address == other_address) and other[0] != "node":
             yield Mistake((other, one), f"port {port} is taken by {dotted(one)}: choose another")
+
+
+def _hosts_make_a_node(configuration: Configuration) -> Iterator[Mistake]:
+    hosts = configuration.hosts
+    if not hosts:
+        return
+    if not configuration.storage.database.startswith("postgresql"):
+        yield Mistake(
+            (("storage", "database"), ("hosts",)),
+            "several hosts share one ledger, and SQLite is of one machine: write "
+            "postgresql+psycopg://user:password@host/database",
+        )
+    file, directory = configuration.audit.file, configuration.storage.directory
+    if file is not None and file.is_relative_to(directory):
+        yield Mistake(
+            (("audit", "file"), ("hosts",)),
+            "lies in the storage directory, which all hosts share, and each writes a trail of its own: name a file of "
+            "the machine's own",
+        )
+    done = frozenset[HostRole]().union(*(host.roles for host in hosts.values()))
+    notifications = configuration.notifications
+    wanted = {
+        HostRole.RECEIVER: True,
+        HostRole.SCHEDULER: True,
+        HostRole.EXECUTOR: True,
+        HostRole.DELIVERER: True,
+        HostRole.WEB: configuration.web.port is not None,
+        HostRole.CONSOLE: configuration.console.port is not None,
+        HostRole.NOTIFIER: notifications.email is not None or notifications.webhook is not None,
+    }
+    undone = [role.value for role, is_wanted in wanted.items() if is_wanted and role not in done]
+    if undone:
+        yield Mistake((("hosts",),), f"no host has the role {', '.join(undone)}: give it to one")
+    sections = {HostRole.WEB: "web.port", HostRole.CONSOLE: "console.port", HostRole.NOTIFIER: "notifications"}
+    for name, host in hosts.items():
+        for role in sorted(host.roles):
+            if not wanted[role]:
+                yield Mistake(
+                    (("hosts", name, "roles"),), f"role {role.value} does nothing while {sections[role]} is not set"
+                )

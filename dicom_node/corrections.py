@@ -211,6 +211,7 @@ def delete_everywhere(
             reason=f"study deleted: {given.reason}",
             by=given.by,
             now=utc_now(),
+            withdraw=title is RejectionReason.PATIENT_SAFETY,
         )
         if not done:
             raise NodeError(

@@ -21,10 +21,11 @@ from sqlalchemy import Connection, create_engine, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.config import Configuration, Secret
+from dicom_node.config import Configuration, HostRole, Secret
 from dicom_node.errors import NodeError, raised_at
+from dicom_node.hosts import host_name, roles_here
 from dicom_node.machine import serving_mistakes
-from dicom_node.process_states import serving_process
+from dicom_node.process_states import serving_hosts, serving_process
 from storage.files import IDENTITY
 from storage.migrate import MigrationError, revisions_to_come
 from storage.schema import EventRow, LedgerIdentityRow
@@ -35,6 +36,8 @@ EXPIRES_SOON = dt.timedelta(days=30)
 CLOCKS_DIFFER = dt.timedelta(seconds=5)
 BACKUP_IS_OLD = dt.timedelta(days=7)
 CONNECT_TIMEOUT_S = 5.0
+LOCAL_FILE_SYSTEMS = frozenset({"btrfs", "ext3", "ext4", "overlay", "tmpfs", "xfs", "zfs"})
+_OWN_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=flock"})
 FEW_FILES = 100_000
 """Free places for files (inodes) below which a disk is nearly full of them."""
 _NOT_SYNCHRONISED = 5
@@ -73,6 +76,7 @@ def examine(configuration: Configuration, *, now: dt.datetime, call_peers: bool 
     """
     examinations: dict[str, Callable[[], Iterable[Finding]]] = {
         "configuration": lambda: _configuration(configuration),
+        "hosts": lambda: _hosts(configuration),
         "disk": lambda: _disk(configuration),
         "clock": _clock,
         "permissions": lambda: _permissions(configuration),
@@ -100,6 +104,60 @@ def _configuration(configuration: Configuration) -> Iterator[Finding]:
     if not wrong:
         routes = len(configuration.routes)
         yield Finding("configuration", Level.WELL, f"{routes} route(s), {len(configuration.peers)} peer(s)")
+
+
+# -- the hosts ---------------------------------------------------------------------------------------------------------
+
+
+def _hosts(configuration: Configuration) -> Iterator[Finding]:
+    if not configuration.hosts:
+        return
+    this, directory = host_name(configuration), configuration.storage.directory
+    serving = serving_hosts(directory) if directory.is_dir() else ()
+    for name, host in configuration.hosts.items():
+        said = f"{name}{' (this one)' if name == this else ''}: {', '.join(sorted(host.roles))}"
+        if name in serving:
+            yield Finding("hosts", Level.WELL, f"{said}; runs")
+        else:
+            yield Finding("hosts", Level.WARNING, f"{said}; does not run", "start it there: dicom-node serve")
+    mounted = mount_of(_existing(directory))
+    if mounted is None:
+        return
+    said = f"the storage directory lies on {mounted.kind} ({mounted.point})"
+    if mounted.kind in LOCAL_FILE_SYSTEMS:
+        remedy = "put it on a file server that all hosts mount, unless all of them are this machine"
+        yield Finding("hosts", Level.WARNING, f"{said}, which no other machine reaches", remedy)
+    elif _OWN_LOCKS.intersection(mounted.options):
+        remedy = "mount it as NFS 4, without nolock and local_lock"
+        yield Finding("hosts", Level.BROKEN, f"{said}, whose locks other machines do not see", remedy)
+    else:
+        yield Finding("hosts", Level.WELL, said)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """Where a file system is mounted."""
+
+    point: Path
+    kind: str
+    options: frozenset[str]
+
+
+def mount_of(path: Path, mounts: Path = Path("/proc/self/mounts")) -> Mount | None:
+    """The mounted file system that holds a path; ``None`` where it cannot be told."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    resolved = path.resolve()
+    found = None
+    for line in lines:
+        _, where, kind, options, *_ = line.split(" ")
+        # Blanks are written in octal (proc_mounts(5)); what is mounted later lies above.
+        point = Path(where.replace("\\040", " "))
+        if resolved.is_relative_to(point) and (found is None or len(point.parts) >= len(found.point.parts)):
+            found = Mount(point, kind, frozenset(options.split(",")))
+    return found
 
 
 # -- this machine ------------------------------------------------------------------------------------------------------
@@ -217,14 +275,15 @@ def _ports(configuration: Configuration) -> Iterator[Finding]:
     from dicom_node.network.listening_ports import listening_socket
 
     node, web, metrics = configuration.node, configuration.web, configuration.metrics
-    listening = [
-        ("node.port", node.address, node.port),
-        ("node.tls.port", node.address, node.tls.port if node.tls else None),
-        ("web.port", web.address, web.port),
-        ("metrics.port", metrics.address, metrics.port),
-    ]
+    here = roles_here(configuration)
+    listening = [("metrics.port", metrics.address, metrics.port)]
+    if HostRole.WEB in here:
+        listening.insert(0, ("web.port", web.address, web.port))
+    if HostRole.RECEIVER in here:
+        secure = node.tls.port if node.tls else None
+        listening[:0] = [("node.port", node.address, node.port), ("node.tls.port", node.address, secure)]
     directory = configuration.storage.directory
-    runs = directory.is_dir() and serving_process(directory) is not None
+    runs = directory.is_dir() and serving_process(directory, host_name(configuration)) is not None
     for key, address, port in listening:
         if port is None:
             continue
@@ -273,6 +332,11 @@ def _certificate_files(configuration: Configuration) -> Iterator[tuple[str, Path
         yield from (("node.tls.certificate", tls.certificate), ("node.tls.trusted", tls.trusted))
     if web.certificate is not None:
         yield "web.certificate", web.certificate
+    console = configuration.console
+    if console.certificate is not None:
+        yield "console.certificate", console.certificate
+    if console.identity_provider is not None and console.identity_provider.trusted is not None:
+        yield "console.identity_provider.trusted", console.identity_provider.trusted
     if syslog is not None:
         yield "audit.syslog.tls.trusted", syslog.tls.trusted
         if syslog.tls.certificate is not None:
@@ -418,6 +482,7 @@ def _peers(configuration: Configuration) -> Iterator[Finding]:
             remedy = answer.error.remedy or "check host, port and AE title, and that it knows this node"
             yield Finding("peers", Level.BROKEN, f"{name} ({peer.ae_title}): {answer.error.what}", remedy)
     yield from _receivers(configuration)
+    yield from _identity_provider(configuration)
     for name, profile in configuration.results.destinations.items():
         if profile.web is None:
             continue
@@ -427,6 +492,20 @@ def _peers(configuration: Configuration) -> Iterator[Finding]:
         else:
             remedy = answer.error.remedy or "check the URL and the credentials"
             yield Finding("peers", Level.BROKEN, f"{name} ({profile.web.url}): {answer.error.what}", remedy)
+
+
+def _identity_provider(configuration: Configuration) -> Iterator[Finding]:
+    settings = configuration.console.identity_provider
+    if configuration.console.port is None or settings is None:
+        return
+    from dicom_node.console.identity_provider import check_provider
+
+    try:
+        signs = check_provider(settings)
+    except NodeError as error:
+        yield Finding("peers", Level.BROKEN, f"{error.subject}: {error.what}", error.remedy)
+    else:
+        yield Finding("peers", Level.WELL, f"identity provider {settings.issuer} answers, signs by {signs}")
 
 
 def _receivers(configuration: Configuration) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
 from dicom_node.errors import NodeError
+from dicom_node.hosts import numbers_name
 from dicom_node.network.places import PlaceTable
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, open_ledger, utc_now
@@ -64,7 +65,7 @@ def exposed(configuration: Configuration, places: PlaceTable) -> Iterator[None]:
         return
     if "dicom_node.metrics" in sys.modules:
         raise RuntimeError("dicom_node.metrics was imported before it was said where its numbers go")
-    directory = _cleaned(configuration.storage.directory)
+    directory = _cleaned(numbers_name(configuration))
     os.environ[DIRECTORY_VARIABLE] = str(directory)
     ledger = open_ledger(configuration.storage.database)
     registry = CollectorRegistry()
@@ -91,18 +92,18 @@ def exposed(configuration: Configuration, places: PlaceTable) -> Iterator[None]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def shared_numbers(storage_directory: Path) -> Path:
-    """The directory in shared memory for the numbers of the node that serves a storage directory."""
-    name = hashlib.sha256(str(storage_directory.resolve()).encode()).hexdigest()[:16]
+def shared_numbers(named: Path) -> Path:
+    """The directory in shared memory for the numbers of a host, by what :func:`~dicom_node.hosts.numbers_name` says."""
+    name = hashlib.sha256(str(named.resolve()).encode()).hexdigest()[:16]
     return SHARED_MEMORY / f"dicom-node-{os.geteuid()}-{name}"
 
 
-def _cleaned(storage_directory: Path) -> Path:
+def _cleaned(named: Path) -> Path:
     """An empty directory for the numbers of all processes.
 
     In memory, not beside the instances: a process that writes to a mapped file on a full disk is killed (SIGBUS).
     """
-    directory = shared_numbers(storage_directory)
+    directory = shared_numbers(named)
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         status = directory.lstat()

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+from collections.abc import Callable, MutableMapping
+from typing import Any, TextIO, cast
 
 import pydicom.config
 import structlog
 
 __all__ = ["configure_logging"]
+
+
+class _LogStream(io.TextIOBase):
+    """A stream for the log that never raises: work must not break off because nobody can be told of it.
+
+    A log that lies on a full disk, or whose reader has ended, would otherwise end the association or the job that had
+    something to say. Later lines say how often it failed so far.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._failures = stream, 0
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def tell_failures(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Processor of structlog that adds ``log_failures`` to an event."""
+        if self._failures:
+            event["log_failures"] = self._failures
+        return event
+
+    def _try(self, call: Callable[..., object], *arguments: str) -> None:
+        try:
+            call(*arguments)
+        except OSError:
+            self._failures += 1
 
 
 def configure_logging(*, json: bool | None = None, role: str = "", level: int = logging.INFO) -> None:
@@ -30,6 +61,8 @@ def configure_logging(*, json: bool | None = None, role: str = "", level: int = 
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
 
+    stream = _LogStream(sys.stderr)
+
     def name_the_process(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         # Not a context variable: threads of libraries do not inherit those.
         event["role"] = role
@@ -41,14 +74,13 @@ def configure_logging(*, json: bool | None = None, role: str = "", level: int = 
             *([name_the_process] if role else []),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            stream.tell_failures,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", stream)),
         # Loggers of modules live as long as the process: cached, they would keep a standard error that was replaced.
         cache_logger_on_first_use=False,
     )
     # pydicom warns of invalid values by quoting them, a birth date as readily as a window width.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    # Warns of every run that a busy machine skips; the next one does the same work.
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)

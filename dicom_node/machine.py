@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dicom_node.config import Configuration
-from dicom_node.config_file import ConfigurationText, Mistake
+from dicom_node.config import Configuration, HostRole
+from dicom_node.config_file import ConfigurationText, Key, Mistake
 from dicom_node.errors import ConfigurationError
+from dicom_node.hosts import execution_here, host_name, roles_here
 from pipelines.errors import AnalysisSetupError
 from pipelines.package import packages
 
@@ -25,27 +26,39 @@ _DEVICE_COUNT = "import torch; print(torch.cuda.device_count(), torch.backends.m
 _DEVICES_TIMEOUT_S = 120.0
 _EXTRAS = {
     "analysis": ("torch", "monai", "safetensors", "scipy", "skimage", "highdicom", "matplotlib"),
-    "web": ("fastapi", "uvicorn", "jinja2", "argon2"),
+    "web": ("fastapi", "uvicorn", "jinja2", "argon2", "authlib", "joserfc"),
     "messages": ("hl7", "fhir.resources"),
+    "ray": ("ray",),
 }
 """Libraries of the optional dependencies (pyproject.toml) that a node may have to do without."""
 
 
 def serving_mistakes(configuration: Configuration) -> Iterator[Mistake]:
     """What would keep the node from doing any work: no route, no storage, absent devices, analyses that do not work."""
+    here = roles_here(configuration)
+    if not here:
+        names = ", ".join(configuration.hosts)
+        sentence = (
+            f"this machine is {host_name(configuration)}, and no host has that name ({names}): add it, or say which "
+            "one this is with node.host or DICOM_NODE__NODE__HOST"
+        )
+        yield Mistake((("node", "host"),) if configuration.node.host else (("hosts",),), sentence)
     if not configuration.routes:
         yield Mistake((("routes",),), "there is no route, so no study would be analysed: add one")
-    elif absent := _absent("analysis"):
+    elif HostRole.EXECUTOR in here and (absent := _absent("analysis")):
         yield Mistake((("routes",),), f"routes cannot be analysed, for {absent}")
-    for section, port in (("web", configuration.web.port), ("console", configuration.console.port)):
-        if port is not None and (absent := _absent("web")):
-            yield Mistake(((section, "port"),), f"nothing can be served there, for {absent}")
+    for role, port in ((HostRole.WEB, configuration.web.port), (HostRole.CONSOLE, configuration.console.port)):
+        if port is not None and role in here and (absent := _absent("web")):
+            yield Mistake(((role.value, "port"),), f"nothing can be served there, for {absent}")
     for name, profile in configuration.results.destinations.items():
-        if (profile.hl7 or profile.fhir) and (absent := _absent("messages")):
+        if (profile.hl7 or profile.fhir) and HostRole.DELIVERER in here and (absent := _absent("messages")):
             yield Mistake((("results", "destinations", name),), f"no message can be sent, for {absent}")
     yield from _storage(configuration)
     yield from _wording(configuration)
-    yield from _devices(configuration)
+    if HostRole.EXECUTOR in here and configuration.execution.engine == "local":
+        yield from _devices(configuration)
+    elif HostRole.EXECUTOR in here and (absent := _absent("ray")):
+        yield Mistake((("execution", "engine"),), f"nothing can be executed on Ray, for {absent}")
     yield from _analyses(configuration)
 
 
@@ -156,7 +169,7 @@ def _existing(directory: Path) -> Path:
 
 
 def _devices(configuration: Configuration) -> Iterator[Mistake]:
-    asked = [(index, name) for index, name in enumerate(configuration.execution.devices) if name != "cpu"]
+    asked = [(index, name) for index, name in enumerate(execution_here(configuration).devices) if name != "cpu"]
     if not asked:
         return
     # In a process of its own: torch takes seconds and hundreds of megabytes, which the supervisor need not hold.
@@ -170,6 +183,8 @@ def _devices(configuration: Configuration) -> Iterator[Mistake]:
         there = mps if kind == "mps" else int(number or 0) < gpus
         if not there:
             has = f"this machine has {gpus} CUDA device(s)" if kind == "cuda" else "this machine has no such device"
-            yield Mistake(
-                (("execution", "devices", index),), f"{name} is not there ({has}): write cpu, or mend the driver"
-            )
+            own = configuration.hosts.get(host_name(configuration))
+            at: Key = ("execution", "devices", index)
+            if own is not None and own.devices is not None:
+                at = ("hosts", host_name(configuration), "devices", index)
+            yield Mistake((at,), f"{name} is not there ({has}): write cpu, or mend the driver")

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.config import Configuration, NodeSettings
+from dicom_node.config import Configuration, HostRole, NodeSettings
 from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
 from dicom_node.exposition import exposed
+from dicom_node.hosts import host_name, owner_prefix, roles_here
 from dicom_node.logs import configure_logging
-from dicom_node.network.listening_ports import ListeningPorts, listening_socket, open_listening_ports
+from dicom_node.network.listening_ports import (
+    ListeningPorts,
+    listening_socket,
+    no_listening_ports,
+    open_listening_ports,
+)
 from dicom_node.network.tls import check_credentials
-from dicom_node.process_states import exclusive_service, states_file
+from dicom_node.process_states import exclusive_service, serving_hosts, states_file
 from dicom_node.reloading import Reloading
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
 from storage.files import InstanceFiles
@@ -80,7 +87,7 @@ def serve(
     configure_logging(role="supervisor")
     hangup = threading.Event()
     stop = stop_on_signals(hangup if reread is not None else None)
-    with alone(configuration.storage.directory):
+    with alone(configuration.storage.directory, host_name(configuration), beside=configuration.hosts):
         _prepare(configuration)
         with contextlib.closing(_listening_ports(configuration)) as ports, exposed(configuration, ports.places):
             # Counts, and so is imported only where it is said by now where the numbers go.
@@ -89,7 +96,7 @@ def serve(
             with audited(configuration):
                 keeper = RoleKeeper(
                     node_roles(configuration, ports, process, file),
-                    states_file(configuration.storage.directory, "supervisor"),
+                    states_file(configuration.storage.directory, "supervisor", host_name(configuration)),
                 )
                 reloading = Reloading(configuration, keeper.renew, reread or (lambda: configuration))
                 try:
@@ -97,7 +104,7 @@ def serve(
                 finally:
                     _log.info("stopping")
                     ports.close()
-                    keeper.stop(GRACE_S)
+                    keeper.stop(max(GRACE_S, configuration.node.drain_s + STEP_GRACE_S))
     _log.info("stopped")
     return True
 
@@ -128,25 +135,29 @@ def node_roles(
     process: ProcessStudy | None = None,
     file: Path | None = None,
 ) -> tuple[Role, ...]:
-    """The processes of a node, in the order they are started."""
-    web = (Role("web", _serve_web, (configuration,)),) if configuration.web.port is not None else ()
-    console = (
-        (Role("console", _serve_console, (configuration, file)),) if configuration.console.port is not None else ()
-    )
+    """The processes of this host, in the order they are started."""
+    here = roles_here(configuration)
     notifies = configuration.notifications.email is not None or configuration.notifications.webhook is not None
+    roles = {
+        HostRole.WEB: (configuration.web.port is not None, Role("web", _serve_web, (configuration,))),
+        HostRole.CONSOLE: (
+            configuration.console.port is not None,
+            Role("console", _serve_console, (configuration, file)),
+        ),
+        HostRole.SCHEDULER: (True, Role("scheduler", _schedule, (configuration,))),
+        HostRole.EXECUTOR: (True, Role("executor", _execute, (configuration, process))),
+        HostRole.DELIVERER: (True, Role("deliverer", _deliver, (configuration,))),
+        HostRole.NOTIFIER: (notifies, Role("notifier", _notify, (configuration,), renewable=False)),
+    }
     return (
-        *receiver_roles(configuration, ports),
-        *web,
-        *console,
-        Role("scheduler", _schedule, (configuration,)),
-        Role("executor", _execute, (configuration, process)),
-        Role("deliverer", _deliver, (configuration,)),
+        *(receiver_roles(configuration, ports) if HostRole.RECEIVER in here else ()),
+        *(role for name, (wanted, role) in roles.items() if wanted and name in here),
+        # Of each host: it tells what this one received, and brings the file of this one to the collector.
         *(
             (Role("auditor", _audit, (configuration,), renewable=False),)
             if configuration.audit.file is not None
             else ()
         ),
-        *((Role("notifier", _notify, (configuration,), renewable=False),) if notifies else ()),
     )
 
 
@@ -188,9 +199,12 @@ def _schedule(context: RoleContext, configuration: Configuration) -> None:
 
 
 def _execute(context: RoleContext, configuration: Configuration, process: ProcessStudy | None) -> None:
-    from dicom_node.execute.local import serve_executor
+    if configuration.execution.engine == "ray":
+        from dicom_node.execute import ray_engine as engine
+    else:
+        from dicom_node.execute import local as engine  # type: ignore[no-redef]
 
-    serve_executor(context, configuration, process)
+    engine.serve_executor(context, configuration, process)
 
 
 def _deliver(context: RoleContext, configuration: Configuration) -> None:
@@ -239,7 +253,7 @@ def _prepare(configuration: Configuration) -> None:
         with contextlib.closing(open_ledger(configuration.storage.database)) as ledger:
             bind(ledger, InstanceFiles(configuration.storage.directory), now=utc_now())
             # Each receiver closes its own; this closes those of receivers that are no longer configured.
-            close_abandoned_associations(ledger, f"{node.ae_title}:{node.port}/", at=utc_now())
+            close_abandoned_associations(ledger, owner_prefix(configuration), at=utc_now())
     except IdentityError as error:
         raise ConfigurationError(str(error), subject=f"storage.directory {configuration.storage.directory}") from error
     except (SQLAlchemyError, LedgerError) as error:
@@ -248,13 +262,19 @@ def _prepare(configuration: Configuration) -> None:
             subject="storage.database",
             remedy="check the URL, and that the database server runs",
         ) from error
-    for key, service in (("web.port", configuration.web), ("console.port", configuration.console)):
-        if service.port is not None:
+    here = roles_here(configuration)
+    for key, role, service in (
+        ("web.port", HostRole.WEB, configuration.web),
+        ("console.port", HostRole.CONSOLE, configuration.console),
+    ):
+        if service.port is not None and role in here:
             address, port = service.address, service.port
             _patiently(key, lambda where=(address, port): listening_socket(*where).close())  # type: ignore[misc]
 
 
 def _listening_ports(configuration: Configuration) -> ListeningPorts:
+    if HostRole.RECEIVER not in roles_here(configuration):
+        return no_listening_ports(configuration)
     return _patiently("node.port", lambda: open_listening_ports(configuration))
 
 
@@ -275,8 +295,15 @@ def _patiently(key: str, listen: Callable[[], _T]) -> _T:
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
+def alone(directory: Path, host: str | None = None, *, beside: Collection[str] = ()) -> Iterator[None]:
     """Hold the storage directory against a second node on this machine, and against commands that need it stopped.
+
+    Parameters
+    ----------
+    host
+        Name of this host; that of the machine unless given.
+    beside
+        Names of the hosts that may serve the directory at the same time.
 
     Raises
     ------
@@ -288,7 +315,8 @@ def alone(directory: Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             InstanceFiles(directory)
-            other = held.enter_context(exclusive_service(directory))
+            others = sorted(set(serving_hosts(directory)) - {host or platform.node()} - set(beside))
+            other = held.enter_context(exclusive_service(directory, host))
         except OSError as error:
             raise OutOfResourcesError(
                 f"cannot be written: {error.strerror}", subject="storage.directory", remedy="give the node write access"
@@ -298,5 +326,11 @@ def alone(directory: Path) -> Iterator[None]:
                 f"process {other} already serves it",
                 subject=f"storage.directory {directory}",
                 remedy="stop that node first",
+            )
+        if others:
+            raise NodeError(
+                f"{', '.join(others)} serves it",
+                subject=f"storage.directory {directory}",
+                remedy="stop the node there first, or name all machines in section hosts",
             )
         yield

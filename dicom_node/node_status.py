@@ -1,15 +1,20 @@
-"""How the node on this machine is: does it run, is all well, and if not, what is wrong and what to do about it."""
+"""How the node is: does it run, is all well, and if not, what is wrong and what to do about it.
+
+Of a node on several hosts: all that its storage directory and its ledger tell, whichever host asks.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import enum
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.config import Configuration
+from dicom_node.hosts import host_name, slots
 from dicom_node.process_states import ProcessState, read_states, serving_process
 from storage.files import UNEXPLAINED
 from storage.ledger import Ledger, utc_now
@@ -56,10 +61,12 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """How the node on this machine is."""
+    """How the node is."""
 
     running: bool
+    """Whether it runs, on any of its hosts."""
     pid: int | None
+    """Of the supervisor on this machine."""
     well: bool
     alarms: tuple[Alarm, ...]
     free_mb: float
@@ -75,22 +82,37 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
     """Look at the lock, the processes, the disk and the ledger; nothing is changed and nobody is called."""
     now = utc_now()
     directory = configuration.storage.directory
-    pid = serving_process(directory) if directory.is_dir() else None
-    processes = read_states(directory) if pid is not None else ()
+    serving = _serving(configuration)
+    pid = serving.get(host_name(configuration))
+    processes = tuple(_processes(configuration, serving))
     free_mb = shutil.disk_usage(_existing(directory)).free / 1e6
     accepts = free_mb >= configuration.storage.low_watermark_mb
     waiting, overview = backlog(ledger, now=now), ledger_overview(ledger, now=now)
-    slots = len(configuration.execution.devices) * configuration.execution.slots_per_device
     ended = job_overviews(ledger, states=(JobState.SUCCEEDED,), limit=HISTORY)
-    queue = _queue(waiting, ended, slots)
+    queue = _queue(waiting, ended, slots(configuration))
     alarms = (
-        *_process_alarms(pid, processes),
+        *_process_alarms(configuration, serving, processes),
         *_storage_alarms(configuration, free_mb, accepts=accepts),
         *_file_alarms(directory),
         *_work_alarms(waiting, overview),
         *_pause_alarms(ledger),
     )
-    return NodeStatus(pid is not None, pid, not alarms, alarms, free_mb, accepts, processes, queue, waiting, overview)
+    return NodeStatus(bool(serving), pid, not alarms, alarms, free_mb, accepts, processes, queue, waiting, overview)
+
+
+def _serving(configuration: Configuration) -> dict[str, int]:
+    """Process ids of the supervisors, by the hosts that serve now."""
+    directory = configuration.storage.directory
+    hosts = configuration.hosts or (host_name(configuration),)
+    pids = {host: serving_process(directory, host) if directory.is_dir() else None for host in hosts}
+    return {host: pid for host, pid in pids.items() if pid is not None}
+
+
+def _processes(configuration: Configuration, serving: Mapping[str, int]) -> Iterator[ProcessState]:
+    for host in serving:
+        for one in read_states(configuration.storage.directory, host):
+            named = not configuration.hosts or one.name.startswith(f"{host}/")
+            yield one if named else dataclasses.replace(one, name=f"{host}/{one.name}")
 
 
 def _existing(directory: Path) -> Path:
@@ -107,10 +129,14 @@ def _queue(waiting: Backlog, ended: Sequence[JobOverview], slots: int) -> Queue:
     return Queue(queued, running, typical, ready)
 
 
-def _process_alarms(pid: int | None, processes: Sequence[ProcessState]) -> Iterator[Alarm]:
-    if pid is None:
+def _process_alarms(
+    configuration: Configuration, serving: Mapping[str, int], processes: Sequence[ProcessState]
+) -> Iterator[Alarm]:
+    if not serving:
         yield Alarm("the node is not running", "start it: dicom-node serve", Concern.NODE)
         return
+    for host in sorted(set(configuration.hosts) - set(serving)):
+        yield Alarm(f"host {host} is not running", "start it there: dicom-node serve", Concern.NODE)
     for one in processes:
         if one.failed_starts >= FAILED_STARTS_ALARM:
             yield Alarm(

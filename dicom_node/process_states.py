@@ -1,7 +1,8 @@
 """How the processes of a node are, written by those who start them and read by ``dicom-node status``.
 
-The supervisor and the executor each keep one small JSON file beside the instance files, rewritten when a process
-starts, becomes ready or dies. Whether the node runs at all is told by the lock that its supervisor holds.
+The supervisor and the executor of each host keep one small JSON file beside the instance files, rewritten when a
+process starts, becomes ready or dies. Whether a host runs at all is told by the lock that its supervisor holds: the
+kernel lets it go when the process dies, and a file server when the machine does.
 """
 
 from __future__ import annotations
@@ -13,17 +14,29 @@ import fcntl
 import json
 import os
 import platform
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import structlog
 
 from storage.files import FILE_MODE
 
-__all__ = ["ProcessState", "exclusive_service", "read_states", "serving_process", "states_file", "write_states"]
+__all__ = [
+    "ProcessState",
+    "exclusive_service",
+    "read_states",
+    "serving_hosts",
+    "serving_process",
+    "states_file",
+    "write_states",
+]
 
 _log = structlog.get_logger(__name__)
+
+_TRIES, _TRY_AGAIN_S = 5, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +54,9 @@ class ProcessState:
     changed_at: dt.datetime
 
 
-def states_file(storage_directory: Path, keeper: str) -> Path:
-    """Where the processes that a keeper (``supervisor``, ``executor``) started are described."""
-    return storage_directory / f".serve.{platform.node()}.{keeper}.json"
+def states_file(storage_directory: Path, keeper: str, host: str | None = None) -> Path:
+    """Where the processes that a keeper (``supervisor``, ``executor``) of a host, or of this machine, are described."""
+    return storage_directory / f".serve.{host or platform.node()}.{keeper}.json"
 
 
 def write_states(file: Path, states: Iterable[ProcessState]) -> None:
@@ -57,24 +70,36 @@ def write_states(file: Path, states: Iterable[ProcessState]) -> None:
         _log.warning("states of the processes not written", error=error.strerror)
 
 
-def read_states(storage_directory: Path) -> tuple[ProcessState, ...]:
-    """The processes of the node on this machine, as last described; none where nothing can be read."""
+def read_states(storage_directory: Path, host: str | None = None) -> tuple[ProcessState, ...]:
+    """The processes of a host, or of this machine, as last described; none where nothing can be read."""
     states: list[ProcessState] = []
     for keeper in ("supervisor", "executor"):
         try:
-            rows = json.loads(states_file(storage_directory, keeper).read_text(encoding="utf-8"))
+            rows = json.loads(states_file(storage_directory, keeper, host).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         states += [ProcessState(**{**row, "changed_at": dt.datetime.fromisoformat(row["changed_at"])}) for row in rows]
     return tuple(states)
 
 
-def _lock_file(storage_directory: Path) -> Path:
-    return storage_directory / f".serve.{platform.node()}.lock"
+def _lock_file(storage_directory: Path, host: str | None) -> Path:
+    return storage_directory / f".serve.{host or platform.node()}.lock"
 
 
-def serving_process(storage_directory: Path) -> int | None:
-    """Process id of the supervisor that serves a storage directory from this machine, if one does.
+def serving_hosts(storage_directory: Path) -> tuple[str, ...]:
+    """Names of the hosts that serve a storage directory now.
+
+    Raises
+    ------
+    OSError
+        A lock cannot be read.
+    """
+    names = sorted(one.name[len(".serve.") : -len(".lock")] for one in storage_directory.glob(".serve.*.lock"))
+    return tuple(name for name in names if serving_process(storage_directory, name) is not None)
+
+
+def serving_process(storage_directory: Path, host: str | None = None) -> int | None:
+    """Process id of the supervisor that serves a storage directory from a host, or from this machine, if one does.
 
     Raises
     ------
@@ -82,7 +107,7 @@ def serving_process(storage_directory: Path) -> int | None:
         The lock cannot be read.
     """
     try:
-        lock = _lock_file(storage_directory).open("r+")
+        lock = _lock_file(storage_directory, host).open("r+")
     except FileNotFoundError:
         return None
     with lock:
@@ -93,9 +118,21 @@ def serving_process(storage_directory: Path) -> int | None:
     return None
 
 
+def _locked(lock: IO[str]) -> bool:
+    """Whether a lock is held from now on; whoever asks who serves holds it for a moment."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_TRY_AGAIN_S)
+        else:
+            return True
+    return False
+
+
 @contextlib.contextmanager
-def exclusive_service(storage_directory: Path) -> Iterator[int | None]:
-    """Hold a storage directory against a second supervisor on this machine.
+def exclusive_service(storage_directory: Path, host: str | None = None) -> Iterator[int | None]:
+    """Hold a storage directory against a second supervisor of a host, or on this machine.
 
     Yields
     ------
@@ -107,11 +144,10 @@ def exclusive_service(storage_directory: Path) -> Iterator[int | None]:
     OSError
         The lock cannot be written.
     """
-    descriptor = os.open(_lock_file(storage_directory), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    descriptor = os.open(_lock_file(storage_directory, host), flags, FILE_MODE)
     with os.fdopen(descriptor, "a+", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             lock.seek(0)
             yield int(lock.read().strip() or 0)
             return

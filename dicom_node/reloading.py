@@ -73,6 +73,9 @@ def reloaded(running: Configuration, written: Configuration) -> Reloaded:
             sections[name] = after
             changed.append(name)
             continue
+        if isinstance(before, dict):
+            at_next_start.append(name)
+            continue
         taken = RELOADABLE.get(name) or frozenset()
         differing = [key for key in type(before).model_fields if getattr(before, key) != getattr(after, key)]
         changed += [f"{name}.{key}" for key in differing if key in taken]

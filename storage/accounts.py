@@ -32,10 +32,12 @@ __all__ = [
     "LogInFailures",
     "account_named",
     "accounts",
+    "admit",
     "change_role",
     "close_session",
     "create_token",
     "disable_account",
+    "enable_account",
     "has_administrator",
     "invitation",
     "invite",
@@ -67,6 +69,9 @@ class Account:
     name: str
     role: AccountRole
     password_hash: str
+    """Empty where there is no password."""
+    by_provider: bool
+    """Whether an identity provider says who this is, and what they may do."""
     created_at: dt.datetime
     disabled_at: dt.datetime | None
 
@@ -145,16 +150,69 @@ def replace_password_hash(ledger: Ledger, account: Account, password_hash: str) 
             row.password_hash = password_hash
 
 
+def admit(ledger: Ledger, *, issuer: str, subject: str, name: str, role: AccountRole, now: dt.datetime) -> Account:
+    """The account of a person whom an identity provider has proven; opened at the first time, its role that of now.
+
+    Parameters
+    ----------
+    issuer, subject
+        Who it is: a subject is never given to another person by the same issuer.
+    name
+        Of the account, when it is opened; the account keeps it.
+
+    Raises
+    ------
+    LedgerError
+        Another person has an account of this name, or the person is let in no more.
+    """
+    digest = secret_digest(f"{issuer}\n{subject}")
+    with ledger.transaction() as session:
+        rows = session.scalars(select(AccountRow).order_by(AccountRow.id).with_for_update()).all()
+        row = next((one for one in rows if one.provider_subject == digest), None)
+        if row is None:
+            if any(one.name == name for one in rows):
+                raise LedgerError(f"the name {name} is taken: somebody else has an account of this name here")
+            row = AccountRow(name=name, role=role, password_hash="", provider_subject=digest, created_at=now)
+            session.add(row)
+            session.flush()
+            _event(session, "account opened", name, now, role=role.value, by="identity provider")
+        elif row.disabled_at is not None:
+            raise LedgerError(f"{row.name} is let in no more: an administrator of this console can let you in again")
+        elif row.role is not role:
+            row.role = role
+            _end_sessions(session, row)
+            _event(session, "account changed", row.name, now, role=role.value, by="identity provider")
+        return _account(row)
+
+
+def enable_account(ledger: Ledger, name: str, *, by: str, now: dt.datetime) -> None:
+    """Let a person in again whom an identity provider proves.
+
+    Raises
+    ------
+    LedgerError
+        There is no such account, or it has a password: an invitation opens it.
+    """
+    with ledger.transaction() as session:
+        row = _locked(session, name)
+        if row.provider_subject is None:
+            raise LedgerError(f"{name} has a password here: invite them again")
+        row.disabled_at = None
+        _event(session, "account enabled", name, now, by=by)
+
+
 def change_role(ledger: Ledger, name: str, role: AccountRole, *, by: str, now: dt.datetime) -> None:
     """Give an account another role; its sessions end.
 
     Raises
     ------
     LedgerError
-        There is no such account, or no administrator would be left.
+        There is no such account, no administrator would be left, or an identity provider says the role.
     """
     with ledger.transaction() as session:
         row = _locked(session, name)
+        if row.provider_subject is not None:
+            raise LedgerError(f"the identity provider says what {name} may do: change it there")
         if row.role is AccountRole.ADMINISTRATOR and role is not AccountRole.ADMINISTRATOR:
             _keep_an_administrator(session, row)
         row.role = role
@@ -164,6 +222,8 @@ def change_role(ledger: Ledger, name: str, role: AccountRole, *, by: str, now: d
 
 def disable_account(ledger: Ledger, name: str, *, by: str, now: dt.datetime) -> None:
     """Let a person in no more, and end the sessions; an invitation to the same name opens the account again.
+
+    One that an identity provider proves is let in again by :func:`enable_account`.
 
     Raises
     ------
@@ -189,8 +249,17 @@ def invite(
     expires_at: dt.datetime,
     now: dt.datetime,
 ) -> None:
-    """Keep an invitation; an earlier one to the same name holds no longer."""
+    """Keep an invitation; an earlier one to the same name holds no longer.
+
+    Raises
+    ------
+    LedgerError
+        An identity provider proves who has this name, so there is no password to choose.
+    """
     with ledger.transaction() as session:
+        proven = AccountRow.name == name, AccountRow.provider_subject.is_not(None)
+        if session.scalar(select(AccountRow.id).where(*proven)) is not None:
+            raise LedgerError(f"{name} logs in by the identity provider, and has no password here")
         same = InvitationRow.name.is_(None) if name is None else InvitationRow.name == name
         session.execute(delete(InvitationRow).where(same | (InvitationRow.expires_at <= now)))
         session.add(InvitationRow(digest=digest, name=name, role=role, by=by, expires_at=expires_at))
@@ -223,6 +292,8 @@ def redeem_invitation(ledger: Ledger, digest: str, *, name: str, password_hash: 
         account = session.scalar(select(AccountRow).where(AccountRow.name == name).with_for_update())
         if account is not None and row.name is None:
             raise LedgerError(f"the name {name} is taken: choose another")
+        if account is not None and account.provider_subject is not None:
+            raise LedgerError(f"{name} logs in by the identity provider, and has no password here")
         if account is None:
             account = AccountRow(name=name, role=row.role, password_hash=password_hash, created_at=now)
             session.add(account)
@@ -391,7 +462,8 @@ def _end_sessions(session: Session, row: AccountRow) -> None:
 
 
 def _account(row: AccountRow) -> Account:
-    return Account(row.id, row.name, row.role, row.password_hash, row.created_at, row.disabled_at)
+    by_provider = row.provider_subject is not None
+    return Account(row.id, row.name, row.role, row.password_hash, by_provider, row.created_at, row.disabled_at)
 
 
 def _token(row: ApiTokenRow) -> ApiToken:

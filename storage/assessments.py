@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from storage.closing import FRONT_PAGE
 from storage.ledger import Ledger, LedgerError, record_event
-from storage.schema import AssessmentResult, AssessmentRow, JobRow, Verdict
+from storage.schema import AssessmentResult, AssessmentRow, JobRow, ResultRow, StudyRow, Verdict
 
-__all__ = ["Assessment", "assess", "assessments", "note_corrections"]
+__all__ = ["Assessment", "RejectionReceived", "assess", "assessments", "note_corrections", "note_rejections"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,18 @@ class Assessment:
     comment: str
     by: str
     at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionReceived:
+    """One rejection note that a peer sent."""
+
+    sop_instance_uid: str
+    calling_ae_title: str
+    meaning: str
+    """Of its title."""
+    rejected: tuple[str, ...]
+    """SOP Instance UIDs that it names."""
 
 
 def assess(
@@ -76,14 +89,49 @@ def note_corrections(ledger: Ledger, job_id: int, corrections: Sequence[tuple[st
             return
         for by, uid in corrections:
             comment = f"corrected SEG {uid}"
-            known = select(AssessmentRow.id).where(
-                AssessmentRow.study_instance_uid == job.study.study_instance_uid,
-                AssessmentRow.route == job.route,
-                AssessmentRow.package == job.package,
-                AssessmentRow.comment == comment,
-            )
-            if session.scalar(known.limit(1)) is None:
+            if not _is_known(session, before, comment):
                 _keep(session, before, AssessmentResult.CORRECTED, comment, by or "a corrected SEG", now)
+
+
+def note_rejections(
+    ledger: Ledger, study_instance_uid: str, received: Sequence[RejectionReceived], *, now: dt.datetime
+) -> int:
+    """Keep that results of a study were rejected elsewhere, once for each note and job; how many verdicts were new.
+
+    The closing job's front page is no answer of an analysis: a note that names nothing else judges nothing.
+    """
+    kept = 0
+    with ledger.transaction() as session:
+        for note in received:
+            jobs = session.scalars(
+                select(JobRow)
+                .join(ResultRow, ResultRow.job_id == JobRow.id)
+                .join(StudyRow, StudyRow.id == JobRow.study_id)
+                .where(
+                    StudyRow.study_instance_uid == study_instance_uid,
+                    ResultRow.sop_instance_uid.in_(note.rejected),
+                    JobRow.package != FRONT_PAGE,
+                    JobRow.verdict.in_((Verdict.DELIVERED, Verdict.PARTIAL)),
+                )
+                .order_by(JobRow.id)
+                .distinct()
+            ).all()
+            comment = f"rejection note {note.sop_instance_uid}: {note.meaning}"
+            for job in jobs:
+                if not _is_known(session, job, comment):
+                    _keep(session, job, AssessmentResult.REJECTED, comment, note.calling_ae_title, now)
+                    kept += 1
+    return kept
+
+
+def _is_known(session: Session, job: JobRow, comment: str) -> bool:
+    known = select(AssessmentRow.id).where(
+        AssessmentRow.study_instance_uid == job.study.study_instance_uid,
+        AssessmentRow.route == job.route,
+        AssessmentRow.package == job.package,
+        AssessmentRow.comment == comment,
+    )
+    return session.scalar(known.limit(1)) is not None
 
 
 def _keep(

@@ -22,6 +22,7 @@ __all__ = [
     "ResultReference",
     "ToldSummary",
     "close_version",
+    "closing_job_of",
     "package_outcomes",
     "reopen_version",
     "told_summary",
@@ -81,6 +82,16 @@ def told_summary(ledger: Ledger, job_id: int, sop_instance_uid: str) -> ToldSumm
         row = session.scalars(select(JobRow).where(JobRow.id == job_id)).one()
         told = (row.summary or {}).get("told", {}).get(sop_instance_uid, {})
         return ToldSummary(row.route, tuple(told.get("numbers", ())), told.get("paragraph", ""))
+
+
+def closing_job_of(ledger: Ledger, sop_instance_uid: str) -> int | None:
+    """The closing job that made a front page; none where this is none."""
+    with ledger.reading() as session:
+        return session.scalar(
+            select(JobRow.id)
+            .join(ResultRow, ResultRow.job_id == JobRow.id)
+            .where(ResultRow.sop_instance_uid == sop_instance_uid, JobRow.package == FRONT_PAGE)
+        )
 
 
 def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:
@@ -176,7 +187,8 @@ def package_outcomes(ledger: Ledger, job_id: int) -> tuple[PackageOutcome, ...]:
 def predecessors(session: Session, row: JobRow) -> tuple[ResultReference, ...]:
     """Results of the same package and route that those of this attempt may take the place of, the oldest first.
 
-    They are those of the last job before this one that has any, and those of earlier runs of this one.
+    They are those of the last job before this one that has any, and those of earlier runs of this one. A job that ran
+    when this one was made is among them: this one is not claimed before it has ended (``claim_job``).
     """
     earlier = session.scalar(
         select(JobRow)
@@ -185,8 +197,8 @@ def predecessors(session: Session, row: JobRow) -> tuple[ResultReference, ...]:
             JobRow.route == row.route,
             JobRow.package == row.package,
             JobRow.id < row.id,
-            # What ended later cannot count: every attempt is to see the same.
-            JobRow.ended_at <= row.created_at,
+            # What began later cannot count: every attempt is to see the same.
+            JobRow.started_at <= row.created_at,
             select(ResultRow.id).where(ResultRow.job_id == JobRow.id).exists(),
         )
         .order_by(JobRow.id.desc())

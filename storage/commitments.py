@@ -17,6 +17,7 @@ from storage.schema import CommitmentTransactionRow, InstanceRow, ReportState, S
 
 __all__ = [
     "CommitmentTransaction",
+    "claim_commitments",
     "commitment_reported_to",
     "commitment_transaction",
     "commitment_unreported",
@@ -101,6 +102,28 @@ def due_commitments(ledger: Ledger, now: dt.datetime) -> tuple[CommitmentTransac
             .where(CommitmentTransactionRow.state == ReportState.DUE, CommitmentTransactionRow.due_at <= now)
             .order_by(CommitmentTransactionRow.id)
         ).all()
+        return tuple(_transaction(session, row) for row in rows)
+
+
+def claim_commitments(
+    ledger: Ledger, calling_ae_title: str, now: dt.datetime, *, limit: int, lease_s: float
+) -> tuple[CommitmentTransaction, ...]:
+    """Take the oldest requests of a peer whose report is due; nobody else reports them for the time of the lease."""
+    with ledger.transaction() as session:
+        rows = session.scalars(
+            select(CommitmentTransactionRow)
+            .where(
+                CommitmentTransactionRow.calling_ae_title == calling_ae_title,
+                CommitmentTransactionRow.state == ReportState.DUE,
+                CommitmentTransactionRow.due_at <= now,
+            )
+            .order_by(CommitmentTransactionRow.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        ).all()
+        for row in rows:
+            # Whoever has it and dies leaves it due again.
+            row.due_at = now + dt.timedelta(seconds=lease_s)
         return tuple(_transaction(session, row) for row in rows)
 
 

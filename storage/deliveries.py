@@ -10,11 +10,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
-from sqlalchemy import ColumnElement, delete, exists, select
+from sqlalchemy import ColumnElement, Table, delete, exists, select
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
-from storage.ledger import Ledger, LedgerError, record_event
+from storage.ledger import Ledger, LedgerError, insert_if_absent, record_event
 from storage.schema import (
     CommitmentRequest,
     DeliveryRow,
@@ -31,6 +32,7 @@ __all__ = [
     "Delivery",
     "Selection",
     "claim_deliveries",
+    "claim_overdue",
     "commitment_reported",
     "commitments_postponed",
     "delivery_confirmed",
@@ -45,7 +47,6 @@ __all__ = [
     "dismiss",
     "dismiss_deliveries",
     "extend_deliveries",
-    "overdue_commitments",
     "release_deliveries",
     "release_expired_deliveries",
     "requeue_deliveries",
@@ -323,15 +324,23 @@ def commitments_postponed(ledger: Ledger, delivery_ids: Collection[int], deadlin
                 row.commitment_deadline = deadline
 
 
-def overdue_commitments(ledger: Ledger, now: dt.datetime) -> list[Delivery]:
-    """Deliveries whose commitment did not come in time."""
-    with ledger.reading() as session:
+def claim_overdue(ledger: Ledger, destination: str, now: dt.datetime, lease_s: float) -> list[Delivery]:
+    """Take the deliveries to a destination whose commitment did not come in time; nobody else does for the lease."""
+    with ledger.transaction() as session:
         rows = session.scalars(
             select(DeliveryRow)
-            .where(DeliveryRow.state == DeliveryState.AWAITING_COMMITMENT, DeliveryRow.commitment_deadline < now)
+            .where(
+                DeliveryRow.destination == destination,
+                DeliveryRow.state == DeliveryState.AWAITING_COMMITMENT,
+                DeliveryRow.commitment_deadline < now,
+            )
             .order_by(DeliveryRow.id)
             .options(_WITH_RESULT)
-        )
+            .with_for_update(skip_locked=True, of=DeliveryRow)
+        ).all()
+        for row in rows:
+            # Whoever has it and dies leaves it overdue again.
+            row.commitment_deadline = now + dt.timedelta(seconds=lease_s)
         return [_joined(row) for row in rows]
 
 
@@ -385,11 +394,11 @@ def destination_unreachable(
         From the number of attempts of this outage, this one included, to the time of the next.
     """
     with ledger.transaction() as session:
-        outage = session.get(OutageRow, destination, with_for_update=True)
-        if outage is None:
-            outage = OutageRow(destination=destination, since=now, attempts=0, retry_at=now, error=error)
-            session.add(outage)
+        # Deliverers of several hosts may find it away at the same time.
+        begins = {"destination": destination, "since": now, "attempts": 0, "retry_at": now, "error": error}
+        if insert_if_absent(session, cast(Table, OutageRow.__table__), begins):
             record_event(session, "destination unreachable", destination, at=now, error=error)
+        outage = session.get_one(OutageRow, destination, with_for_update=True)
         outage.attempts += 1
         outage.retry_at, outage.error = retry_at(outage.attempts), error
         for row in _locked(session, delivery_ids):

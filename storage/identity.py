@@ -17,7 +17,7 @@ from storage.files import InstanceFiles
 from storage.ledger import Ledger, LedgerError, record_event
 from storage.schema import InstanceRow, LedgerIdentityRow, ResultRow
 
-__all__ = ["IdentityError", "bind", "is_bound", "rebind"]
+__all__ = ["IdentityError", "bind", "identity_of", "is_bound", "rebind"]
 
 _LOOKED_AT = 1000
 """Files of a ledger without an identity, the latest, that are looked for in a directory without one."""
@@ -35,7 +35,15 @@ def bind(ledger: Ledger, files: InstanceFiles, *, now: dt.datetime) -> None:
     IdentityError
         They do not belong together.
     """
-    ours, theirs = _identity_of(ledger), files.identity()
+    if identity_of(ledger) is not None and is_bound(ledger, files):
+        return
+    # Hosts of one node may meet a new ledger and a new directory at the same time: the second finds what the first did.
+    with files.binding():
+        _bind_unless_bound(ledger, files, now)
+
+
+def _bind_unless_bound(ledger: Ledger, files: InstanceFiles, now: dt.datetime) -> None:
+    ours, theirs = identity_of(ledger), files.identity()
     if ours is not None and theirs is None and files.next_identity() == ours:
         # An earlier life died between the commit and the last rename.
         files.take_identity()
@@ -69,7 +77,7 @@ def bind(ledger: Ledger, files: InstanceFiles, *, now: dt.datetime) -> None:
 
 def is_bound(ledger: Ledger, files: InstanceFiles) -> bool:
     """Whether the ledger and the directory carry the same identity, or neither has one yet."""
-    return _identity_of(ledger) == files.identity()
+    return identity_of(ledger) == files.identity()
 
 
 def rebind(ledger: Ledger, files: InstanceFiles, *, now: dt.datetime) -> None:
@@ -86,7 +94,8 @@ def rebind(ledger: Ledger, files: InstanceFiles, *, now: dt.datetime) -> None:
             "the ledger names files, and the storage directory holds none of them but others: both are of nodes of "
             "their own; correct storage.database or storage.directory"
         )
-    _bind(ledger, files, _identity_of(ledger) or files.identity() or uuid.uuid4().hex, now)
+    with files.binding():
+        _bind(ledger, files, identity_of(ledger) or files.identity() or uuid.uuid4().hex, now)
 
 
 def _refuse_strangers(ledger: Ledger, files: InstanceFiles) -> None:
@@ -114,7 +123,8 @@ def _named(ledger: Ledger) -> list[str]:
         return named
 
 
-def _identity_of(ledger: Ledger) -> str | None:
+def identity_of(ledger: Ledger) -> str | None:
+    """The identity that a ledger carries: 32 hexadecimal digits, drawn at random; none before it met a directory."""
     with ledger.reading() as session:
         return session.scalar(select(LedgerIdentityRow.identity))
 

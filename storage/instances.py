@@ -6,12 +6,23 @@ import datetime as dt
 import enum
 import functools
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import Connection, Dialect, PoolProxiedConnection, Table, bindparam, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    PoolProxiedConnection,
+    Table,
+    bindparam,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from storage.ledger import Ledger, LedgerError, absent_insert, insert_if_absent, record_event
 from storage.schema import (
@@ -30,7 +41,9 @@ __all__ = [
     "Reception",
     "close_abandoned_associations",
     "close_association",
+    "close_receptions",
     "open_association",
+    "open_receptions",
     "record_instances",
     "record_more",
     "record_quarantine",
@@ -133,11 +146,38 @@ def close_abandoned_associations(ledger: Ledger, receiver: str, *, at: dt.dateti
     name = Association.receiver
     mine = name.startswith(receiver, autoescape=True) if receiver.endswith("/") else name == receiver
     with ledger.transaction() as session:
-        abandoned = session.scalars(select(Association).where(mine, Association.closed_at.is_(None))).all()
-        for association in abandoned:
-            association.closed_at, association.outcome = at, "receiver died"
-            record_event(session, "association abandoned", association.id, at=at, correlation_id=association.id)
-        return len(abandoned)
+        return _abandon(session, mine, at)
+
+
+def _abandon(session: Session, which: ColumnElement[bool], at: dt.datetime) -> int:
+    abandoned = session.scalars(
+        select(Association).where(which, Association.closed_at.is_(None)).order_by(Association.id).with_for_update()
+    ).all()
+    for association in abandoned:
+        association.closed_at, association.outcome = at, "receiver died"
+        record_event(session, "association abandoned", association.id, at=at, correlation_id=association.id)
+    return len(abandoned)
+
+
+def open_receptions(ledger: Ledger) -> Mapping[str, frozenset[str]]:
+    """Ids of the associations and uploads that receivers have open, by the host that their names begin with."""
+    name = Association.receiver
+    with ledger.reading() as session:
+        rows = session.execute(
+            select(Association.id, name).where(
+                Association.closed_at.is_(None), name.contains("/receiver-", autoescape=True) | name.endswith("/web")
+            )
+        ).all()
+    found: dict[str, set[str]] = {}
+    for association_id, receiver in rows:
+        found.setdefault(receiver.partition("/")[0], set()).add(association_id)
+    return {host: frozenset(ids) for host, ids in found.items()}
+
+
+def close_receptions(ledger: Ledger, association_ids: Collection[str], *, at: dt.datetime) -> int:
+    """Close these associations, because the host that served them is gone; returns how many were open still."""
+    with ledger.transaction() as session:
+        return _abandon(session, Association.id.in_(association_ids), at)
 
 
 def stored_digest(ledger: Ledger, sop_instance_uid: str) -> str | None:

@@ -646,7 +646,9 @@ class AccountRow(Base):
     name: Mapped[str] = mapped_column(String(64), unique=True)
     role: Mapped[AccountRole] = mapped_column(_state(AccountRole, "account_role"))
     password_hash: Mapped[str] = mapped_column(String(200))
-    """Argon2id, with its parameters and salt."""
+    """Argon2id, with its parameters and salt; empty where an identity provider says who the person is."""
+    provider_subject: Mapped[str | None] = mapped_column(Digest, unique=True)
+    """sha256 of issuer and subject, where an identity provider says who the person is, and what they may do."""
     created_at: Mapped[dt.datetime]
     disabled_at: Mapped[dt.datetime | None]
 

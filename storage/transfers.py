@@ -48,14 +48,20 @@ class EndedAssociation:
     studies: tuple[ReceivedStudy, ...]
 
 
-def untold_associations(ledger: Ledger, limit: int) -> tuple[EndedAssociation, ...]:
-    """Associations that ended and were not noted as told, in the order they ended."""
+def untold_associations(ledger: Ledger, limit: int, receivers: str = "") -> tuple[EndedAssociation, ...]:
+    """Associations that ended and were not noted as told, in the order they ended.
+
+    Parameters
+    ----------
+    receivers
+        What the names of the receivers that served them begin with.
+    """
+    untold = Association.audited_at.is_(None) & Association.closed_at.is_not(None)
+    if receivers:
+        untold &= Association.receiver.startswith(receivers, autoescape=True)
     with ledger.reading() as session:
         rows = session.scalars(
-            select(Association)
-            .where(Association.audited_at.is_(None), Association.closed_at.is_not(None))
-            .order_by(Association.closed_at, Association.id)
-            .limit(limit)
+            select(Association).where(untold).order_by(Association.closed_at, Association.id).limit(limit)
         ).all()
         return tuple(
             EndedAssociation(

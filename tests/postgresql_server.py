@@ -30,24 +30,31 @@ def is_installed() -> bool:
 class PostgresqlServer:
     """A server with its default settings, that can be stopped and started again."""
 
-    def __init__(self, folder: Path, *, fsync: bool) -> None:
+    def __init__(self, folder: Path, *, fsync: bool, address: str = "", port: int = 5432) -> None:
         initdb, pg_ctl = _binary("initdb"), _binary("pg_ctl")
         if initdb is None or pg_ctl is None:
             raise FileNotFoundError(MISSING)
         self._folder, self._fsync, self._pg_ctl = folder, fsync, pg_ctl
+        self._address, self._port = address, port
         # PostgreSQL refuses to run as root.
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
         os.chown(folder, self._user.pw_uid, self._user.pw_gid)
         self._run(initdb, "-D", folder / "data", "-A", "trust", "-U", "ledger", "--no-sync", "-E", "UTF8", "--locale=C")
+        if address:
+            with (folder / "data" / "pg_hba.conf").open("a") as access:
+                access.write("host all all samenet trust\n")
 
     @property
     def url(self) -> str:
         """Of a database of it."""
+        if self._address:
+            return f"postgresql+psycopg://ledger@{self._address}:{self._port}/postgres"
         return f"postgresql+psycopg://ledger@/postgres?host={self._folder}"
 
     def start(self) -> None:
         """Start it, and wait until it can be used."""
-        options = f"-k {self._folder} -c listen_addresses='' -c fsync={'on' if self._fsync else 'off'}"
+        listens = f"-k {self._folder} -p {self._port} -c listen_addresses='{self._address}'"
+        options = f"{listens} -c fsync={'on' if self._fsync else 'off'}"
         self._control("-l", self._folder / "log", "-o", options, "start")
 
     def stop(self) -> None:
@@ -71,11 +78,13 @@ class PostgresqlServer:
 
 
 @contextlib.contextmanager
-def running_postgresql_server(*, fsync: bool, parent: Path | None = None) -> Iterator[PostgresqlServer]:
-    """A server in a temporary folder."""
+def running_postgresql_server(
+    *, fsync: bool, parent: Path | None = None, address: str = "", port: int = 5432
+) -> Iterator[PostgresqlServer]:
+    """A server in a temporary folder; reached by a socket there, or at an address by all of its network."""
     # The socket lies there too, and its path may not be long.
     folder = Path(tempfile.mkdtemp(prefix="ledger-pg-", dir=parent))
-    server = PostgresqlServer(folder, fsync=fsync)
+    server = PostgresqlServer(folder, fsync=fsync, address=address, port=port)
     server.start()
     try:
         yield server

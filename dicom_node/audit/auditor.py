@@ -14,6 +14,7 @@ from dicom_node.audit.received import tell_what_was_received
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
 from dicom_node.errors import OutOfResourcesError, classify
+from dicom_node.hosts import receivers_told_by
 from dicom_node.roles import RoleContext
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, open_ledger, utc_now
@@ -39,7 +40,7 @@ def serve_auditor(context: RoleContext, configuration: Configuration) -> None:
     context.ready()
     try:
         while not context.stop.is_set():
-            busy = _told(ledger, files, trail)
+            busy = _told(ledger, files, trail, receivers_told_by(configuration))
             if collector is not None:
                 busy = collector.send() or busy
             if not busy:
@@ -95,7 +96,7 @@ def _tell_the_rest(configuration: Configuration) -> None:
         _log.error("audit trail of received instances delayed", what=classify(error).what)
         return
     with contextlib.closing(ledger):
-        while _told(ledger, InstanceFiles(configuration.storage.directory), trail):
+        while _told(ledger, InstanceFiles(configuration.storage.directory), trail, receivers_told_by(configuration)):
             continue
 
 
@@ -113,9 +114,9 @@ def _collector(configuration: Configuration) -> Collector | None:
     return None if audit.syslog is None or audit.file is None else Collector(audit.syslog, audit.file)
 
 
-def _told(ledger: Ledger, files: InstanceFiles, trail: AuditTrail) -> bool:
+def _told(ledger: Ledger, files: InstanceFiles, trail: AuditTrail, receivers: str) -> bool:
     try:
-        return tell_what_was_received(ledger, files, trail) > 0
+        return tell_what_was_received(ledger, files, trail, receivers) > 0
     except (SQLAlchemyError, OSError) as error:
         # Nothing was noted as told: the next look finds it again.
         _log.error("audit trail of received instances delayed", what=classify(error).what)

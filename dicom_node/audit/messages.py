@@ -42,6 +42,7 @@ Code = tuple[str, str, str]
 class Access(enum.StrEnum):
     """EventActionCode (PS3.15 A.5.1.1) of what a person did to instances."""
 
+    READ = "R"
     CREATE = "C"
     UPDATE = "U"
     DELETE = "D"

@@ -19,8 +19,13 @@ __all__ = ["tell_what_was_received"]
 _AT_ONCE = 100
 
 
-def tell_what_was_received(ledger: Ledger, files: InstanceFiles, trail: AuditTrail) -> int:
+def tell_what_was_received(ledger: Ledger, files: InstanceFiles, trail: AuditTrail, receivers: str = "") -> int:
     """Write the messages of associations that have ended; returns how many associations there were.
+
+    Parameters
+    ----------
+    receivers
+        What the names of the receivers begin with whose associations are told: another host tells its own.
 
     Raises
     ------
@@ -29,7 +34,7 @@ def tell_what_was_received(ledger: Ledger, files: InstanceFiles, trail: AuditTra
     sqlalchemy.exc.SQLAlchemyError
         The ledger does not answer. What was written is recognised when it is told again.
     """
-    ended = untold_associations(ledger, _AT_ONCE)
+    ended = untold_associations(ledger, _AT_ONCE, receivers)
     if ended:
         trail.append([message for one in ended for message in _messages(one, files, trail)], once=True)
         note_as_told(ledger, [one.id for one in ended], at=utc_now())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +11,11 @@ import typer
 from dicom_node.commands.ledger import opened
 from dicom_node.commands.terminal import ConfigurationFile, ExitCode, JsonFlag, console, print_json, table
 from dicom_node.config_file import ConfigurationText
+from dicom_node.errors import NodeError
 from dicom_node.machine import free_space_mistakes, serving_mistakes
 
 if TYPE_CHECKING:
+    from dicom_node.config import IdentityProviderSettings
     from dicom_node.network.sender import EchoResult
 
 __all__ = ["check"]
@@ -23,7 +26,9 @@ def check(
     call_peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Call every peer and web destination.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Validate the configuration against this machine, open the ledger, C-ECHO peers and ask web destinations."""
+    """Validate the configuration against this machine, open the ledger, C-ECHO peers, ask web destinations and
+    the console's identity provider.
+    """
     from dicom_node.network.sender import ScuSettings, echo
     from dicom_node.network.tls import check_credentials
     from dicom_node.web.client import ask
@@ -47,6 +52,8 @@ def check(
     }
     response_s = configuration.delivery.response_timeout_s
     web_answers = {name: ask(web, response_s) if call_peers else None for name, web in services.items()}
+    identity = configuration.console.identity_provider if call_peers else None
+    provider = _ask_provider(identity) if identity is not None else None
     silent = [answer for answer in (*answers.values(), *web_answers.values()) if answer and not answer.reachable]
     if as_json:
         print_json(
@@ -54,6 +61,7 @@ def check(
                 "configuration": config,
                 "peers": {name: _said(answer) for name, answer in answers.items()},
                 "web_destinations": {name: _said(answer) for name, answer in web_answers.items()},
+                "identity_provider": None if provider is None else {"reachable": provider.sound, "said": provider.said},
             }
         )
     else:
@@ -78,8 +86,26 @@ def check(
                 ["destination", "address", "answers"],
                 ((name, web.url, _told(web_answers[name])) for name, web in services.items()),
             )
-    if silent:
+        if identity is not None and provider is not None:
+            console.print(f"Identity provider {identity.issuer}: {provider.said}", soft_wrap=True)
+    if silent or (provider is not None and not provider.sound):
         raise typer.Exit(ExitCode.PEER)
+
+
+@dataclass(frozen=True, slots=True)
+class _Provider:
+    sound: bool
+    said: str
+
+
+def _ask_provider(settings: IdentityProviderSettings) -> _Provider:
+    from dicom_node.console.identity_provider import check_provider
+
+    try:
+        signs = check_provider(settings)
+    except NodeError as error:
+        return _Provider(False, str(error))
+    return _Provider(True, f"answers, signs by {signs}; redirect URI to register there: {settings.redirect_uri}")
 
 
 def _said(answer: EchoResult | None) -> dict[str, object] | None:

@@ -11,6 +11,7 @@ from dicom_node.commands.terminal import ConfigurationFile, ExitCode, console
 from dicom_node.config import Configuration
 from dicom_node.config_file import ConfigurationText
 from dicom_node.errors import NodeError
+from dicom_node.hosts import host_name
 from dicom_node.machine import usable
 from dicom_node.process_states import serving_process
 
@@ -31,7 +32,7 @@ def reload(config: ConfigurationFile = Path("config.yaml")) -> None:
     """Let the running node read its configuration again, if it is valid; the log of the node says what took effect."""
     configuration = usable(ConfigurationText.read(config))
     directory = configuration.storage.directory
-    pid = serving_process(directory) if directory.is_dir() else None
+    pid = serving_process(directory, host_name(configuration)) if directory.is_dir() else None
     if pid is None:
         raise NodeError("is served by no node on this machine", subject=f"storage.directory {directory}")
     os.kill(pid, signal.SIGHUP)

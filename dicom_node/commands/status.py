@@ -31,10 +31,11 @@ def status(config: ConfigurationFile = Path("config.yaml"), as_json: JsonFlag = 
 
 
 def _print(found: NodeStatus) -> None:
+    running = "Running" if found.pid is None else f"Running (process {found.pid})"
     if found.well:
-        console.print(f"[bold green]Running (process {found.pid}), and all is well.[/bold green]")
+        console.print(f"[bold green]{running}, and all is well.[/bold green]")
     else:
-        how = f"Running (process {found.pid}), but not all is well:" if found.running else "Not running."
+        how = f"{running}, but not all is well:" if found.running else "Not running."
         console.print(f"[bold red]{how}[/bold red]")
         for alarm in found.alarms:
             console.print(f"  • {alarm.sentence} – {alarm.remedy}", soft_wrap=True)

@@ -492,15 +492,27 @@ def evaluate_lge(
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Ask again without motion, without images and with other steps.")
     ] = False,
+    by_fault: Annotated[
+        bool, typer.Option("--by-fault", help="Infarcts, each without a fault and with every one of the phantom's.")
+    ] = False,
     data: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Patients in the layout of ACDC, two phases each.")
     ] = None,
+    emidec: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="EMIDEC as PNG slices: real late enhancement, cines simulated from the patients' anatomy.",
+        ),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Take every so many cases of --emidec.")] = 1,
     models: Annotated[
         Path | None,
         typer.Option(exists=True, file_okay=False, help="Folder that holds both networks; left out: the package's."),
     ] = None,
     keep: Annotated[
-        Path | None, typer.Option(help="Folder that keeps each phantom, so that a run goes on where it stopped.")
+        Path | None, typer.Option(help="Folder that keeps each heart, so that a run goes on where it stopped.")
     ] = None,
     pictures: Annotated[
         Path | None, typer.Option(help="PNG of ten phantoms, the three worst among them; needs --keep.")
@@ -508,14 +520,25 @@ def evaluate_lge(
     as_json: JsonFlag = False,
 ) -> None:
     """Predict enhancement from cine as the node would, and compare with what is true."""
-    from pipelines.evaluation.synthetic_enhancement import HeartResult, evaluate_acdc, evaluate_phantoms
+    from pipelines.evaluation.enhancement_faults import evaluate_faults
+    from pipelines.evaluation.synthetic_enhancement import (
+        HeartResult,
+        evaluate_acdc,
+        evaluate_emidec,
+        evaluate_phantoms,
+    )
     from pipelines.models.registry import PACKAGED, ModelUnavailable
     from pipelines.training.acdc import AcdcLayoutError
+    from pipelines.training.emidec import EmidecLayoutError
 
-    if (data is None) == (phantoms is None):
-        raise ConfigurationError("give either --data or --phantoms", subject="evaluate lge")
-    if pictures is not None and (keep is None or phantoms is None):
+    if sum(source is not None for source in (data, phantoms, emidec)) != 1:
+        raise ConfigurationError("give one of --phantoms, --data and --emidec", subject="evaluate lge")
+    if pictures is not None and (keep is None or phantoms is None or by_fault):
         raise ConfigurationError("--pictures needs --phantoms and --keep", subject="evaluate lge")
+    if (by_fault or ablations) and phantoms is None:
+        raise ConfigurationError("--by-fault and --ablations need --phantoms", subject="evaluate lge")
+    if by_fault and (ablations or keep is not None or pessimistic):
+        raise ConfigurationError("--by-fault goes with --phantoms and --seed alone", subject="evaluate lge")
     root = models or PACKAGED
     with step_progress(as_json) as progress:
         task = progress.add_task("hearts", total=None, detail="")
@@ -529,6 +552,13 @@ def evaluate_lge(
         try:
             if data is not None:
                 found = {"acdc": evaluate_acdc(data, models=root, report=patient).to_json()}
+            elif emidec is not None:
+                evaluation = evaluate_emidec(
+                    emidec, every=every, pessimistic=pessimistic, models=root, keep=keep, report=phantom
+                )
+                found = {"semi_synthetic_pessimistic" if pessimistic else "semi_synthetic": evaluation.to_json()}
+            elif by_fault:
+                found = {"faults": evaluate_faults(phantoms or 0, seed=seed, models=root, report=patient)}
             else:
                 evaluation = evaluate_phantoms(
                     phantoms or 0,
@@ -544,7 +574,7 @@ def evaluate_lge(
                     from pipelines.evaluation.enhancement_pictures import draw_pictures
 
                     draw_pictures(evaluation.results, keep, pictures)
-        except (AcdcLayoutError, ModelUnavailable) as error:
+        except (AcdcLayoutError, EmidecLayoutError, ModelUnavailable) as error:
             raise ConfigurationError(str(error), subject="evaluate lge") from error
     if as_json:
         print_json(found)
@@ -764,6 +794,30 @@ def _print_motion(evaluation: MotionEvaluation) -> None:
                 f"{100 * evaluation.interval_coverage[name]:.0f} %",
             )
             for name, groups in evaluation.strain.items()
+        ),
+    )
+    table(
+        "Volumes and ejection fraction, mean absolute error and bias",
+        ["", "cases>", "reported>", "bias>", "interval covers>", "short axis alone>", "bias>"],
+        (
+            (
+                name.replace("_percent", ", % of the true one"),
+                str(row.cases),
+                f"{row.mae:.1f}",
+                f"{row.bias:+.1f}",
+                f"{100 * evaluation.interval_coverage[name]:.0f} %" if name in evaluation.interval_coverage else "",
+                f"{evaluation.ef_error['short_axis'][name].mae:.1f}",
+                f"{evaluation.ef_error['short_axis'][name].bias:+.1f}",
+            )
+            for name, row in evaluation.ef_error["reported"].items()
+        ),
+    )
+    table(
+        "Badge and error of LVEF, points",
+        ["badge", "cases>", "mean absolute>", "worst>", "within 3>"],
+        (
+            (badge, str(row.cases), f"{row.mae:.1f}", f"{row.worst:.1f}", f"{100 * row.within_3_points:.0f} %")
+            for badge, row in evaluation.badge.items()
         ),
     )
     table(

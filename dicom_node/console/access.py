@@ -28,16 +28,20 @@ from storage.schema import AccountRole
 __all__ = [
     "CSRF_FIELD",
     "CSRF_HEADER",
+    "ID_TOKEN",
+    "STARTED_LOG_IN",
     "ForbiddenError",
     "NotLoggedInError",
     "Person",
     "address_of",
     "caller_who_may",
     "comes_from_this_console",
+    "forget_cookie",
     "forget_session_cookie",
     "form_token",
     "forms_token_is_right",
     "local_path",
+    "set_cookie",
     "set_form_cookie",
     "set_session_cookie",
 ]
@@ -46,6 +50,10 @@ CSRF_FIELD = "csrf"
 CSRF_HEADER = "x-csrf-token"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORM_COOKIE = "form"
+STARTED_LOG_IN, ID_TOKEN = "started-log-in", "id-token"
+"""Cookies of a log-in by an identity provider: what it was begun with, and what came of it."""
+_PROVIDER_PATHS = {STARTED_LOG_IN: "/log-in/provider", ID_TOKEN: "/log-out/provider"}
+_STARTED_HOLDS_S = 600
 
 
 class NotLoggedInError(Exception):
@@ -183,6 +191,28 @@ def set_session_cookie(response: Response, desk: Desk, token: str) -> None:
 def forget_session_cookie(response: Response, desk: Desk) -> None:
     """Let the browser forget it."""
     response.delete_cookie(_cookie_name(desk), path="/", secure=_is_secure(desk), httponly=True, samesite="strict")
+
+
+def set_cookie(response: Response, desk: Desk, name: str, value: str) -> None:
+    """Let the browser keep one of the cookies of a log-in by an identity provider.
+
+    The first comes back when the provider sends the browser here, so it is SameSite=Lax.
+    """
+    started = name == STARTED_LOG_IN
+    response.set_cookie(
+        name,
+        value,
+        max_age=_STARTED_HOLDS_S if started else None,
+        path=_PROVIDER_PATHS[name],
+        secure=_is_secure(desk),
+        httponly=True,
+        samesite="lax" if started else "strict",
+    )
+
+
+def forget_cookie(response: Response, desk: Desk, name: str) -> None:
+    """Let the browser forget it."""
+    response.delete_cookie(name, path=_PROVIDER_PATHS[name], secure=_is_secure(desk), httponly=True)
 
 
 def form_token(request: Request) -> str:

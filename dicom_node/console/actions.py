@@ -33,7 +33,15 @@ from dicom_node.corrections import (
     take_in_quarantined,
 )
 from dicom_node.errors import NodeError
-from storage.accounts import NAME_PATTERN, change_role, create_token, disable_account, revoke_token, secret_digest
+from storage.accounts import (
+    NAME_PATTERN,
+    change_role,
+    create_token,
+    disable_account,
+    enable_account,
+    revoke_token,
+    secret_digest,
+)
 from storage.assessments import assess
 from storage.deliveries import Selection
 from storage.ledger import utc_now
@@ -361,7 +369,13 @@ def _change_role(desk: Desk, person: Person, order: InvitationOrder) -> Done:
 def _disable(desk: Desk, person: Person, order: AccountOrder) -> Done:
     disable_account(desk.ledger, order.name, by=person.name, now=utc_now())
     _tell(desk, person, order.name, "let in no more")
-    return Done(f"{order.name} is let in no more; an invitation opens the account again.")
+    return Done(f"{order.name} is let in no more.")
+
+
+def _enable(desk: Desk, person: Person, order: AccountOrder) -> Done:
+    enable_account(desk.ledger, order.name, by=person.name, now=utc_now())
+    _tell(desk, person, order.name, "let in again")
+    return Done(f"{order.name} is let in again.")
 
 
 def _create_token(desk: Desk, person: Person, order: TokenOrder) -> Done:
@@ -402,6 +416,7 @@ ACTIONS = (
     Action("invite", "Invite a person, or give a new password", _ADMINISTRATOR, InvitationOrder, _invite),
     Action("change-role", "Give an account another role", _ADMINISTRATOR, InvitationOrder, _change_role),
     Action("disable-account", "Let a person in no more", _ADMINISTRATOR, AccountOrder, _disable),
+    Action("enable-account", "Let a person of the identity provider in again", _ADMINISTRATOR, AccountOrder, _enable),
     Action("create-token", "Let a program in", _ADMINISTRATOR, TokenOrder, _create_token),
     Action("revoke-token", "Let a program in no more", _ADMINISTRATOR, AccountOrder, _revoke_token),
 )

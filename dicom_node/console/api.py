@@ -168,7 +168,13 @@ def api_router() -> APIRouter:
     def people(request: Request, person: Administrator) -> Response:  # noqa: ARG001
         ledger = _desk(request).ledger
         shown = [
-            {"name": one.name, "role": one.role, "created_at": one.created_at, "disabled_at": one.disabled_at}
+            {
+                "name": one.name,
+                "role": one.role,
+                "by_provider": one.by_provider,
+                "created_at": one.created_at,
+                "disabled_at": one.disabled_at,
+            }
             for one in accounts(ledger)
         ]
         return _json({"accounts": shown, "tokens": tokens(ledger)})

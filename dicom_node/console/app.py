@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dicom_node.console.access import ForbiddenError, NotLoggedInError
 from dicom_node.console.api import api_router
 from dicom_node.console.desk import Desk
+from dicom_node.console.identity_provider import IdentityProvider
 from dicom_node.console.log_in import log_in_router
 from dicom_node.console.now import NowBoard
 from dicom_node.console.pages import pages_router
@@ -48,6 +49,8 @@ def console_application(desk: Desk) -> FastAPI:
     application.state.desk = desk
     application.state.board = NowBoard(desk)
     application.state.renderer = Renderer()
+    settings = desk.configuration.console.identity_provider
+    application.state.provider = None if settings is None else IdentityProvider(settings)
     application.include_router(log_in_router())
     application.include_router(api_router())
     application.include_router(pages_router())

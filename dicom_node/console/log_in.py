@@ -1,4 +1,4 @@
-"""Logging in and out, and choosing a password by an invitation."""
+"""Logging in and out, by password or by the hospital's identity provider, and choosing a password by an invitation."""
 
 from __future__ import annotations
 
@@ -7,30 +7,37 @@ import secrets
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from dicom_node.audit.messages import Participant, user_authentication
 from dicom_node.console.access import (
+    ID_TOKEN,
+    STARTED_LOG_IN,
     ForbiddenError,
     Person,
     address_of,
     caller_who_may,
+    forget_cookie,
     forget_session_cookie,
     form_token,
     forms_token_is_right,
     local_path,
+    set_cookie,
     set_form_cookie,
     set_session_cookie,
 )
 from dicom_node.console.desk import Desk
+from dicom_node.console.identity_provider import IdentityProvider, NotProvenError, StartedLogIn
 from dicom_node.console.passwords import SHORTEST, hashed, matches, needs_new_hash, password_mistake
 from dicom_node.console.rendering import Renderer
 from dicom_node.console.throttle import WINDOW, wait_s
+from dicom_node.errors import PeerUnavailableError
 from storage.accounts import (
     NAME_PATTERN,
     Account,
     account_named,
+    admit,
     close_session,
     invitation,
     note_log_in_failure,
@@ -57,7 +64,7 @@ def log_in_router() -> APIRouter:
 
     @router.get("/log-in")
     def ask(request: Request, next: str = "/") -> Response:
-        return _door(request, "log_in.html", next=local_path(next), problem="", name="")
+        return _log_in_page(request, local_path(next))
 
     @router.post("/log-in")
     def log_in(
@@ -67,23 +74,74 @@ def log_in_router() -> APIRouter:
         name, address, now = name.strip().lower(), address_of(request), utc_now()
         target = local_path(next)
         if not forms_token_is_right(request, form):
-            return _door(request, "log_in.html", 403, next=target, name=name, problem=_TOO_OLD)
+            return _log_in_page(request, target, _TOO_OLD, 403, name)
         wait = wait_s(desk.ledger, name, address, now=now)
         if wait:
             _audit(desk, name, address, failure="too many log-ins that failed")
             problem = f"Too many log-ins failed. Try again in {-(-wait // 60)} minutes."
-            response = _door(request, "log_in.html", 429, next=target, name=name, problem=problem)
+            response = _log_in_page(request, target, problem, 429, name)
             response.headers["retry-after"] = str(wait)
             return response
         # Counted before the password is looked at: many tries at once are many tries. One that succeeds takes it back.
         note_log_in_failure(desk.ledger, name, address, now=now, kept=WINDOW)
         account = account_named(desk.ledger, name)
-        if not matches(account.password_hash if account else None, password) or account is None:
+        if not matches((account.password_hash or None) if account else None, password) or account is None:
             _audit(desk, name, address, failure="wrong name or password")
-            return _door(request, "log_in.html", 401, next=target, name=name, problem=_WRONG)
+            return _log_in_page(request, target, _WRONG, 401, name)
         if needs_new_hash(account.password_hash):
             replace_password_hash(desk.ledger, account, hashed(password))
         return _welcome(desk, account, address, target)
+
+    @router.get("/log-in/provider")
+    def ask_provider(request: Request, next: str = "/") -> Response:
+        url, started = _provider(request).begin(local_path(next))
+        response = RedirectResponse(url, 303)
+        set_cookie(response, request.app.state.desk, STARTED_LOG_IN, started.kept())
+        return response
+
+    @router.get("/log-in/provider/answer")
+    def answer(request: Request) -> Response:
+        desk: Desk = request.app.state.desk
+        provider, address = _provider(request), address_of(request)
+        started = StartedLogIn.read(request.cookies.get(STARTED_LOG_IN, ""))
+        target = "/" if started is None else local_path(started.target)
+        proven = ""
+        try:
+            identity = provider.finish(started, dict(request.query_params))
+            proven = identity.name
+            account = admit(
+                desk.ledger,
+                issuer=identity.issuer,
+                subject=identity.subject,
+                name=identity.name,
+                role=identity.role,
+                now=utc_now(),
+            )
+        except (NotProvenError, PeerUnavailableError, LedgerError) as error:
+            name = error.name if isinstance(error, NotProvenError) else proven
+            _audit(desk, name, address, failure=f"identity provider: {error}")
+            _log.warning("log-in by the identity provider refused", reason=str(error))
+            response: Response = _log_in_page(request, target, str(error), 403)
+        else:
+            # A page, and not a redirection: what another site has sent the browser to goes without Strict cookies.
+            response = _welcome(desk, account, address, target, response=_door(request, "proven.html", target=target))
+            response.headers["refresh"] = f"0; url={target}"
+            set_cookie(response, desk, ID_TOKEN, identity.id_token)
+        # An answer counts once.
+        forget_cookie(response, desk, STARTED_LOG_IN)
+        return response
+
+    @router.get("/logged-out")
+    def logged_out(request: Request) -> Response:
+        return _door(request, "logged_out.html", provider=_provider(request).settings.title)
+
+    @router.get("/log-out/provider")
+    def log_out_there(request: Request) -> Response:
+        desk: Desk = request.app.state.desk
+        url = _provider(request).log_out_url(request.cookies.get(ID_TOKEN, ""))
+        response = RedirectResponse(url or "/log-in", 303)
+        forget_cookie(response, desk, ID_TOKEN)
+        return response
 
     @router.post("/log-out")
     def log_out(request: Request, person: Annotated[Person, Depends(caller_who_may(AccountRole.VIEWER))]) -> Response:
@@ -91,7 +149,9 @@ def log_in_router() -> APIRouter:
         if person.session is not None:
             close_session(desk.ledger, person.session.digest)
         _audit(desk, person.name, person.address, logged_in=False)
-        response = RedirectResponse("/log-in", 303)
+        by_provider = person.session is not None and person.session.account.by_provider
+        onward = "/logged-out" if by_provider and desk.configuration.console.identity_provider else "/log-in"
+        response = RedirectResponse(onward, 303)
         forget_session_cookie(response, desk)
         return response
 
@@ -133,6 +193,19 @@ def log_in_router() -> APIRouter:
     return router
 
 
+def _provider(request: Request) -> IdentityProvider:
+    provider: IdentityProvider | None = request.app.state.provider
+    if provider is None:
+        raise HTTPException(404)
+    return provider
+
+
+def _log_in_page(request: Request, target: str, problem: str = "", status: int = 200, name: str = "") -> HTMLResponse:
+    settings = request.app.state.desk.configuration.console.identity_provider
+    title = settings.title if settings else ""
+    return _door(request, "log_in.html", status, next=target, name=name, problem=problem, provider=title)
+
+
 def _mistake(name: str, password: str, again: str) -> str:
     if re.fullmatch(NAME_PATTERN, name) is None:
         return "A name has at most 40 small letters, digits, dots, hyphens and underscores."
@@ -150,11 +223,11 @@ def _door(request: Request, template: str, status: int = 200, **context: object)
     return response
 
 
-def _welcome(desk: Desk, account: Account, address: str, target: str) -> Response:
+def _welcome(desk: Desk, account: Account, address: str, target: str, *, response: Response | None = None) -> Response:
     token = secrets.token_urlsafe(32)
     open_session(desk.ledger, account, secret_digest(token), secrets.token_urlsafe(32), now=utc_now())
     _audit(desk, account.name, address)
-    response = RedirectResponse(target, 303)
+    response = response or RedirectResponse(target, 303)
     set_session_cookie(response, desk, token)
     return response
 

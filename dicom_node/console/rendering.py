@@ -82,7 +82,7 @@ class Renderer:
     def _response(
         self, template: str, status: int, person: Person | None, desk: Desk, context: dict[str, Any]
     ) -> HTMLResponse:
-        about = {"person": person, "node": desk.configuration.node.ae_title, "version": SOFTWARE_VERSION}
+        about = {"person": person, "node": desk.configuration.node.ae_title, "software": SOFTWARE_VERSION}
         return HTMLResponse(self._templates.get_template(template).render(about | context), status)
 
 

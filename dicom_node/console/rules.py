@@ -32,6 +32,7 @@ from dicom_node.config_section import (
 )
 from dicom_node.console.desk import Desk
 from dicom_node.errors import ConfigurationError, raised_at
+from dicom_node.hosts import host_name
 from dicom_node.machine import usable
 from dicom_node.plain_words import dotted, in_plain_words
 from dicom_node.process_states import serving_process
@@ -324,7 +325,7 @@ def save_routes(desk: Desk, text: str, began_with: str, *, by: str, reason: str)
             desk.ledger, present.text, section_lines(edited, "routes"), by=by, reason=reason, now=utc_now()
         )
         write_configuration_file(desk.file, edited)
-    serving = serving_process(desk.configuration.storage.directory)
+    serving = serving_process(desk.configuration.storage.directory, host_name(desk.configuration))
     if serving is not None:
         os.kill(serving, signal.SIGHUP)
     return SavedRoutes(

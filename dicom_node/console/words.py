@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
+import re
 from collections.abc import Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,6 +13,8 @@ from markupsafe import Markup, escape
 from storage.overview import Event
 
 __all__ = ["environment"]
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[+-]\d\d:\d\d)")
 
 
 def environment() -> Environment:
@@ -24,6 +28,7 @@ def environment() -> Environment:
     )
     templates.filters |= {
         "time": _time,
+        "timed": _timed,
         "count": _count,
         "counts": _counts,
         "tail": _tail,
@@ -41,6 +46,14 @@ def _time(at: dt.datetime | None, otherwise: str = "never") -> Markup | str:
     utc = at.astimezone(dt.UTC)
     shown = f"{utc:%Y-%m-%d %H:%M:%S} UTC"
     return Markup('<time datetime="{}">{}</time>').format(utc.isoformat(timespec="seconds"), shown)
+
+
+def _timed(sentence: str) -> Markup:
+    """A sentence in which times stand as ISO 8601: each as a time in the zone of the reader."""
+    parts = _TIME.split(sentence)
+    times = [_time(dt.datetime.fromisoformat(found)) for found in parts[1::2]]
+    told = itertools.chain.from_iterable(itertools.zip_longest(map(escape, parts[::2]), times, fillvalue=""))
+    return Markup("").join(told)
 
 
 def _count(number: int, noun: str) -> str:

@@ -24,6 +24,7 @@ from dicom_node.network.sender import ScuSettings, associated
 from dicom_node.network.sop_classes import StorageCommitmentPushModel
 from storage.commitments import (
     CommitmentTransaction,
+    claim_commitments,
     commitment_reported_to,
     commitment_unreported,
     due_commitments,
@@ -34,6 +35,10 @@ from storage.ledger import Ledger, utc_now
 __all__ = ["CommitmentReporter"]
 
 _log = structlog.get_logger(__name__)
+
+MOST_PER_ASSOCIATION = 100
+LEASE_S = 300.0
+"""Longer than so many reports take; after it another deliverer reports what one that died had taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +54,12 @@ class CommitmentReporter:
         return tuple(sorted({one.calling_ae_title for one in due_commitments(self.ledger, utc_now())}))
 
     def report_once(self, ae_title: str) -> int:
-        """Report everything that is due to one peer over one association; returns how many requests that were.
+        """Report what is due to one peer over one association; returns how many requests that were.
 
         Never raises: what goes wrong is in the ledger, or in the log when the ledger is what is wrong.
         """
         try:
-            due = [one for one in due_commitments(self.ledger, utc_now()) if one.calling_ae_title == ae_title]
+            due = claim_commitments(self.ledger, ae_title, utc_now(), limit=MOST_PER_ASSOCIATION, lease_s=LEASE_S)
             self._report(ae_title, due)
             return len(due)
         except Exception as error:  # noqa: BLE001 - the thread of a peer must outlive any failure

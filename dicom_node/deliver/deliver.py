@@ -27,15 +27,17 @@ from dicom_node.deliver.round import LEASE_S, DeliveryItem, DestinationClient, R
 from dicom_node.deliver.turnaround import observe_commitments
 from dicom_node.deliver.web_destination import WebDestinationClient
 from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NodeError, PeerUnavailableError, classify
+from dicom_node.hosts import owner_name
 from dicom_node.network.sender import ScuSettings, read_dicom_file
+from storage.clock_steps import deliveries_due_within
 from storage.deliveries import (
     Delivery,
     claim_deliveries,
+    claim_overdue,
     commitments_postponed,
     delivery_confirmed,
     delivery_failed,
     destinations_with_work,
-    overdue_commitments,
     release_deliveries,
     release_expired_deliveries,
 )
@@ -82,7 +84,7 @@ def serve_deliverer(
         The ledger cannot be reached.
     """
     ledger = open_ledger(configuration.storage.database)
-    owner = f"{configuration.node.ae_title}:{configuration.node.port}/{name}"[:64]
+    owner = owner_name(configuration, name)
     files = InstanceFiles(configuration.storage.directory)
     deliverer = Deliverer(configuration, ledger, files, owner)
     reporter = CommitmentReporter(configuration, ledger, files)
@@ -106,6 +108,7 @@ def serve_deliverer(
                     ]
                     if time.monotonic() > release_expired_at:
                         release_expired_deliveries(ledger, utc_now())
+                        deliverer.forget_clock_steps()
                         release_expired_at = time.monotonic() + RELEASE_EXPIRED_EVERY_S
                 except Exception as error:  # noqa: BLE001 - the ledger may be down for a while
                     _log.warning("ledger not readable", what=_in_words(error))
@@ -130,6 +133,20 @@ class Deliverer:
     def destinations_with_work(self) -> tuple[str, ...]:
         """Destinations with a delivery that is due or a commitment that is overdue, and no outage."""
         return destinations_with_work(self.ledger, utc_now())
+
+    def forget_clock_steps(self) -> None:
+        """Make due what waits for a time that was written down while the clock was ahead."""
+        policy, destinations = self.configuration.delivery, self.configuration.results.destinations.values()
+        timeouts = [one.commitment_timeout_s for one in destinations]
+        changed = deliveries_due_within(
+            self.ledger,
+            utc_now(),
+            delay_s=policy.maximum_delay_s,
+            commitment_s=max([policy.maximum_delay_s, *timeouts]),
+            lease_s=LEASE_S,
+        )
+        if changed:
+            _log.warning("the clock was set back; what waited for a later time is due", rows=changed)
 
     def deliver_once(self, destination: str) -> int:
         """Make one round of one destination; returns how many deliveries it touched.
@@ -181,7 +198,7 @@ class Deliverer:
 
     def _pursue_overdue(self, destination: str) -> int:
         """Put back what was not committed in time; at the last attempt, being held counts as committed."""
-        overdue = [d for d in overdue_commitments(self.ledger, utc_now()) if d.destination == destination]
+        overdue = claim_overdue(self.ledger, destination, utc_now(), LEASE_S)
         last: list[Delivery] = []
         now, jitter = utc_now(), random.random()
         for delivery in overdue:

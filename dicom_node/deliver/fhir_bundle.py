@@ -34,7 +34,7 @@ _SYSTEMS = {
 _DICOM_UID = "urn:dicom:uid"
 _OWN = f"urn:oid:{PRIVATE_SCHEME_UID}"
 _FLAGS = "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation"
-_PRELIMINARY = "preliminary"
+_PRELIMINARY, _ENTERED_IN_ERROR = "preliminary", "entered-in-error"
 """Nobody has verified it."""
 
 
@@ -75,6 +75,10 @@ def _study(report: StudyReport, server: FhirDestination) -> ImagingStudy:
     )
 
 
+def _status(report: StudyReport) -> str:
+    return _ENTERED_IN_ERROR if report.withdrawn else _PRELIMINARY
+
+
 def _observation(number: ReportedNumber, report: StudyReport, server: FhirDestination, study: str) -> Observation:
     code = code_of(number)
     coding = [_coding(code)]
@@ -98,7 +102,7 @@ def _observation(number: ReportedNumber, report: StudyReport, server: FhirDestin
     return Observation.model_validate(
         {
             "identifier": [{"system": _OWN, "value": f"{report.study_instance_uid}/{report.route}/{number.name}"}],
-            "status": _PRELIMINARY,
+            "status": _status(report),
             "category": [_category("imaging", "http://terminology.hl7.org/CodeSystem/observation-category")],
             "code": {"coding": coding, "text": code.meaning},
             "subject": _subject(report, server),
@@ -120,7 +124,7 @@ def _diagnostic_report(
                 {"system": _OWN, "value": f"{report.study_instance_uid}/{report.route}"},
                 {"system": _DICOM_UID, "value": f"urn:oid:{report.report_uid}"},
             ],
-            "status": _PRELIMINARY,
+            "status": _status(report),
             "category": [_category("RAD", "http://terminology.hl7.org/CodeSystem/v2-0074")],
             "code": {"coding": [_coding(Code("18748-4", "LN", "Diagnostic imaging study"))]},
             "subject": _subject(report, server),

@@ -1,4 +1,7 @@
-"""What the destinations that get messages have in common: one message for each front page, closed by its answer."""
+"""What the destinations that get messages have in common: one for each front page, closed by its answer.
+
+A rejection note for such a destination names front pages that must not be used any more: a message withdraws each.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from pydicom.uid import generate_uid
 
 from dicom_node.audit.messages import Participant
 from dicom_node.deliver.round import DeliveryItem, Round
-from dicom_node.deliver.study_report import StudyReport, study_report
+from dicom_node.deliver.study_report import StudyReport, study_report, withdrawn_reports
 from dicom_node.errors import DeliveryRefusedError, NodeError, NotAcceptedError, PeerFailedError, PeerUnavailableError
 from dicom_node.results.roles import FRONT_PAGE
+from storage.rejection import REJECTION_ROLE
 
 __all__ = ["deliver_messages"]
 
@@ -42,13 +46,14 @@ def deliver_messages(
         keep_lease()
         delivery = item.delivery
         try:
-            if delivery.role != FRONT_PAGE.value:
+            if delivery.role not in (FRONT_PAGE.value, REJECTION_ROLE):
                 raise NotAcceptedError(
                     "it takes what front pages say, and no objects", subject=delivery.sop_instance_uid
                 )
-            report = _report(present, item)
+            reports = _reports(present, item)
             with present.sending(receiver, [item]) as arrived:
-                send(report)
+                for report in reports:
+                    send(report)
                 arrived.add(delivery.sop_instance_uid)
         except NodeError as error:
             if isinstance(error, PeerUnavailableError) and not isinstance(error, PeerFailedError):
@@ -62,12 +67,14 @@ def deliver_messages(
         present.confirmed([delivery], how)
 
 
-def _report(present: Round, item: DeliveryItem) -> StudyReport:
+def _reports(present: Round, item: DeliveryItem) -> tuple[StudyReport, ...]:
     try:
-        return study_report(present.ledger, item.delivery.job_id, item.file.path)
+        if item.delivery.role == REJECTION_ROLE:
+            return withdrawn_reports(present.ledger, item.file.path)
+        return (study_report(present.ledger, item.delivery.job_id, item.file.path),)
     except (OSError, InvalidDicomError) as error:
         raise DeliveryRefusedError(
-            f"the front page cannot be read: {type(error).__name__}",
+            f"what it is told from cannot be read: {type(error).__name__}",
             subject=item.delivery.sop_instance_uid,
             remedy="restore the file or run the job again, then requeue",
         ) from error

@@ -23,11 +23,14 @@ _ESCAPES = str.maketrans(
 )
 _PRELIMINARY = "P"
 """OBR-25 and OBX-11: nobody has verified it."""
+_NO_RESULT, _WRONG = "X", "W"
+"""Of what is withdrawn: OBR-25, there is no result any more (table 0123), and OBX-11, it was wrong (table 0085)."""
 
 
 def control_id(report: StudyReport) -> str:
     """MSH-10: the same however often the message is sent, so that a receiver knows one that comes again."""
-    return hashlib.sha256(report.report_uid.encode()).hexdigest()[:20].upper()
+    told = f"{report.report_uid} withdrawn" if report.withdrawn else report.report_uid
+    return hashlib.sha256(told.encode()).hexdigest()[:20].upper()
 
 
 def observation_message(report: StudyReport, receiver: Hl7Destination, at: dt.datetime) -> str:
@@ -60,7 +63,7 @@ def observation_message(report: StudyReport, receiver: Hl7Destination, at: dt.da
             18: accession,
             22: report.created,
             24: "RAD",
-            25: _PRELIMINARY,
+            25: _NO_RESULT if report.withdrawn else _PRELIMINARY,
         },
     )
     lines = ["|".join(header), "|".join(patient), "PV1|1|U", request]
@@ -70,7 +73,7 @@ def observation_message(report: StudyReport, receiver: Hl7Destination, at: dt.da
 
 
 def _observations(report: StudyReport, studied: str) -> Iterator[dict[int, str]]:
-    common = {11: _PRELIMINARY, 14: studied}
+    common = {11: _WRONG if report.withdrawn else _PRELIMINARY, 14: studied}
     yield {2: "HD", 3: _coded(_STUDY_UID), 5: f"^{report.study_instance_uid}^ISO", **common}
     text = report.paragraph or " ".join(report.sentences)
     yield {2: "TX", 3: _coded(_FINDINGS), 5: _escaped(text), **common}

@@ -20,6 +20,7 @@ from dicom_node.results.rejection import (
     RejectionReason,
     rejection_note,
 )
+from dicom_node.results.roles import FRONT_PAGE
 from pipelines.cine.elements import DAMAGE
 from storage.files import RESULTS, InstanceFiles
 from storage.jobs import ResultRecord
@@ -77,6 +78,7 @@ def reject_set(
     reason: str,
     by: str,
     now: dt.datetime,
+    withdraw: bool = False,
 ) -> bool:
     """Reject one set.
 
@@ -88,13 +90,16 @@ def reject_set(
         For those who read the notes.
     reason
         For the record.
+    withdraw
+        Whether receivers of messages are told that what they know of these results is wrong. Not where later results
+        of the same analysis take their place, as those come under the same identifiers.
 
     Returns
     -------
     bool
         False, and nothing done, when one of the results has come under way to a destination meanwhile.
     """
-    notes = [] if why is None else _notes(files, configuration, void, why, sentence)
+    notes = [] if why is None else _notes(files, configuration, void, why, sentence, withdraw=withdraw)
     if not reject(ledger, void, notes, reason=reason, by=by, now=now):
         return False
     _log.info(
@@ -108,13 +113,21 @@ def reject_set(
 
 
 def _notes(
-    files: InstanceFiles, configuration: Configuration, void: VoidSet, why: RejectionReason, sentence: str
+    files: InstanceFiles,
+    configuration: Configuration,
+    void: VoidSet,
+    why: RejectionReason,
+    sentence: str,
+    *,
+    withdraw: bool,
 ) -> list[ResultRecord]:
     """One note for all destinations that have the same of the set."""
     destinations = configuration.results.destinations
-    takes = {name for name, profile in destinations.items() if profile.takes_objects and profile.rejection_notes}
+    told = {name: profile.takes_objects for name, profile in destinations.items() if profile.rejection_notes}
     held: dict[str, list[VoidResult]] = {}
     for one in void.results:
+        # Who gets messages was told of front pages, and knows no objects.
+        takes = {name for name, objects in told.items() if objects or (withdraw and one.role == FRONT_PAGE.value)}
         for destination in one.arrived_at & takes:
             held.setdefault(destination, []).append(one)
     alike: dict[tuple[int, ...], list[str]] = {}

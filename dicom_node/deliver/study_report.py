@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydicom import dcmread
@@ -12,10 +12,10 @@ from pydicom.sr.coding import Code
 from dicom_node.results.codes import PRIVATE_DESIGNATOR, QUANTITY
 from dicom_node.results.numbers import ReportedNumber, numbers_from
 from pipelines.function.findings import Quantity
-from storage.closing import told_summary
+from storage.closing import closing_job_of, told_summary
 from storage.ledger import Ledger
 
-__all__ = ["StudyReport", "code_of", "study_report"]
+__all__ = ["StudyReport", "code_of", "study_report", "withdrawn_reports"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class StudyReport:
     paragraph : str
     sentences : tuple of str
         What each package came to.
+    withdrawn : bool
+        Whether it is told that the report of this UID must not be used any more.
     """
 
     patient_id: str
@@ -61,6 +63,7 @@ class StudyReport:
     numbers: tuple[ReportedNumber, ...]
     paragraph: str
     sentences: tuple[str, ...]
+    withdrawn: bool = False
 
 
 def study_report(ledger: Ledger, job_id: int, path: Path) -> StudyReport:
@@ -79,7 +82,42 @@ def study_report(ledger: Ledger, job_id: int, path: Path) -> StudyReport:
         It cannot be read.
     """
     header = dcmread(path)
-    summary = told_summary(ledger, job_id, str(header.SOPInstanceUID))
+    report = _report(ledger, job_id, header, str(header.SOPInstanceUID))
+    return replace(report, corrects="PredecessorDocumentsSequence" in header, sentences=tuple(_findings(header)))
+
+
+def withdrawn_reports(ledger: Ledger, path: Path) -> tuple[StudyReport, ...]:
+    """The reports of the front pages that a rejection note names, as what must not be used any more.
+
+    Parameters
+    ----------
+    path
+        File of the note.
+
+    Raises
+    ------
+    OSError, pydicom.errors.InvalidDicomError
+        It cannot be read.
+    """
+    header = dcmread(path)
+    why = " ".join(str(item.TextValue) for item in header.ContentSequence if item.ValueType == "TEXT")
+    named = [
+        str(instance.ReferencedSOPInstanceUID)
+        for study in header.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for instance in series.ReferencedSOPSequence
+    ]
+    found = []
+    for uid in named:
+        job_id = closing_job_of(ledger, uid)
+        if job_id is not None:
+            report = _report(ledger, job_id, header, uid)
+            found.append(replace(report, corrects=True, withdrawn=True, paragraph="", sentences=(why,)))
+    return tuple(found)
+
+
+def _report(ledger: Ledger, job_id: int, header: Dataset, report_uid: str) -> StudyReport:
+    summary = told_summary(ledger, job_id, report_uid)
     created = f"{_text(header, 'ContentDate')}{_text(header, 'ContentTime')[:6]}"
     return StudyReport(
         patient_id=_text(header, "PatientID"),
@@ -93,12 +131,12 @@ def study_report(ledger: Ledger, job_id: int, path: Path) -> StudyReport:
         study_time=_text(header, "StudyTime")[:6],
         referring_physician=_text(header, "ReferringPhysicianName"),
         created=f"{created}{_text(header, 'TimezoneOffsetFromUTC')}",
-        report_uid=str(header.SOPInstanceUID),
+        report_uid=report_uid,
         route=summary.route,
-        corrects="PredecessorDocumentsSequence" in header,
+        corrects=False,
         numbers=tuple(one for one in numbers_from(summary.numbers) if one.method),
         paragraph=summary.paragraph,
-        sentences=tuple(_findings(header)),
+        sentences=(),
     )
 
 

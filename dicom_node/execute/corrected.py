@@ -26,7 +26,16 @@ from pipelines.segmentation.labels import CineSegmentation, Correction, Label
 from pipelines.study import analyse_study
 from pipelines.ventricular_function.steps import ShortAxis
 
-__all__ = ["CORRECTABLE", "KEY_PHASES", "Corrected", "corrected_findings", "is_segmentation"]
+__all__ = [
+    "CORRECTABLE",
+    "KEY_PHASES",
+    "Corrected",
+    "SegmentedPlane",
+    "UnusableError",
+    "corrected_findings",
+    "is_segmentation",
+    "segmented_planes",
+]
 
 KEY_PHASES = {"key-phase-ed": "ED", "key-phase-es": "ES"}
 """Roles of results whose images show one phase."""
@@ -46,12 +55,12 @@ class Corrected:
     refusal: Refusal | None = None
 
 
-class _UnusableError(ValueError):
+class UnusableError(ValueError):
     """A SEG cannot be used; the sentence is for the person who sent it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Plane:
+class SegmentedPlane:
     """One frame: where it lies (LPS, mm), and its mask."""
 
     label: Label
@@ -98,7 +107,7 @@ def corrected_findings(
     for seg in segs:
         try:
             segmentation = _with(segmentation, stack, keyframes, seg, own_results)
-        except _UnusableError as problem:
+        except UnusableError as problem:
             return Corrected({}, _refusal(seg, str(problem)))
         except DAMAGE as error:
             return Corrected({}, _refusal(seg, f"it cannot be read ({type(error).__name__})"))
@@ -119,10 +128,10 @@ def _with(
     own_results: Mapping[str, str],
 ) -> CineSegmentation:
     phase, when = _phase(seg, stack, keyframes, own_results)
-    planes = list(_planes(seg))
+    planes = list(segmented_planes(seg))
     drawn = tuple(label for label in (Label.RV, Label.MYO, Label.LV) if any(one.label is label for one in planes))
     if not drawn:
-        raise _UnusableError("none of its segments is the cavity or the muscle of a ventricle")
+        raise UnusableError("none of its segments is the cavity or the muscle of a ventricle")
     masks = {label: _on_grid([one for one in planes if one.label is label], stack) for label in drawn}
     labels = segmentation.labels.copy()
     # What a person drew stands in for all of that label; of labels that the SEG lacks the network's stay.
@@ -179,9 +188,9 @@ def _phase(seg: Dataset, stack: CineStack, keyframes: Keyframes, own_results: Ma
     }
     phases = by_key_phase or by_source
     if not phases:
-        raise _UnusableError("it refers to no image of the short-axis stack")
+        raise UnusableError("it refers to no image of the short-axis stack")
     if len(phases) > 1:
-        raise _UnusableError(f"it refers to {len(phases)} phases, and only one can be corrected by one object")
+        raise UnusableError(f"it refers to {len(phases)} phases, and only one can be corrected by one object")
     (phase,) = phases
     if phase == keyframes.end_diastole:
         return phase, _WHEN["ED"]
@@ -220,15 +229,22 @@ def _labels_of(seg: Dataset) -> dict[int, Label]:
     return found
 
 
-def _planes(seg: Dataset) -> Iterator[_Plane]:
+def segmented_planes(seg: Dataset) -> Iterator[SegmentedPlane]:
+    """The frames of a SEG that segment a cavity or the muscle of a ventricle.
+
+    Raises
+    ------
+    UnusableError
+        It is compressed, or its pixel data are not what it says.
+    """
     syntax = UID(str(seg.file_meta.TransferSyntaxUID))
     if syntax.is_compressed:
-        raise _UnusableError(f"it is compressed ({syntax.name}); send it as Explicit VR Little Endian")
+        raise UnusableError(f"it is compressed ({syntax.name}); send it as Explicit VR Little Endian")
     frames, rows, columns = int(seg.get("NumberOfFrames", 1)), int(seg.Rows), int(seg.Columns)
     bits = int(seg.BitsAllocated)
     voxels = frames * rows * columns
     if not 0 < voxels <= _MOST_VOXELS or len(seg.PixelData) * 8 < voxels * bits:
-        raise _UnusableError("its pixel data have another size than it says")
+        raise UnusableError("its pixel data have another size than it says")
     pixels = _unpacked(seg, bits).reshape(frames, rows, columns)
     kind = str(seg.get("SegmentationType", "BINARY"))
     labels = _labels_of(seg)
@@ -246,7 +262,7 @@ def _planes(seg: Dataset) -> Iterator[_Plane]:
             numbers = [(number, pixels[index] > threshold)]
         for number, mask in numbers:
             if number in labels:
-                yield _Plane(labels[number], place, direction[:3], direction[3:], spacing, mask)
+                yield SegmentedPlane(labels[number], place, direction[:3], direction[3:], spacing, mask)
 
 
 def _unpacked(seg: Dataset, bits: int) -> NDArray[Any]:
@@ -254,7 +270,7 @@ def _unpacked(seg: Dataset, bits: int) -> NDArray[Any]:
     if bits == 1:
         return np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little", count=count)
     if bits not in (8, 16):
-        raise _UnusableError(f"it has {bits} bits a voxel")
+        raise UnusableError(f"it has {bits} bits a voxel")
     return np.frombuffer(seg.PixelData, np.uint8 if bits == 8 else "<u2", count=count)
 
 
@@ -262,11 +278,11 @@ def _group(frame: Dataset, shared: Dataset, name: str) -> Dataset:
     keyword = f"{name}Sequence"
     found = frame.get(keyword) or shared.get(keyword)
     if not found:
-        raise _UnusableError(f"its frames have no {keyword}")
+        raise UnusableError(f"its frames have no {keyword}")
     return cast("Dataset", found[0])
 
 
-def _on_grid(planes: Sequence[_Plane], stack: CineStack) -> NDArray[np.bool_]:
+def _on_grid(planes: Sequence[SegmentedPlane], stack: CineStack) -> NDArray[np.bool_]:
     """The mask (S, R, C) on the grid of the stack: each slice takes the frame at its place."""
     geometry = stack.geometry
     _, slices, rows, columns = stack.pixels.shape
@@ -283,7 +299,7 @@ def _on_grid(planes: Sequence[_Plane], stack: CineStack) -> NDArray[np.bool_]:
         for plane in planes:
             own = np.cross(plane.row_direction, plane.column_direction)
             if abs(float(own @ normal)) < 0.999:
-                raise _UnusableError("its frames are not parallel to the short-axis slices")
+                raise UnusableError("its frames are not parallel to the short-axis slices")
             if abs(float((centre - plane.position) @ own)) > geometry.pitch / 2 - 1e-6:
                 continue
             offset = points - plane.position

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from dicom_node.config import ExecutionSettings
+from dicom_node.config import ExecutionSettings, RaySettings
 from storage.schema import JobSlot
 
-__all__ = ["Lane", "lanes", "threads_per_slot"]
+__all__ = ["Lane", "lanes", "ray_lanes", "threads_per_slot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,20 @@ def lanes(execution: ExecutionSettings) -> tuple[Lane, ...]:
             for slot in range(execution.background_slots)
         ]
     return tuple(found)
+
+
+def ray_lanes(settings: RaySettings) -> tuple[Lane, ...]:
+    """The actors of a node that executes on Ray; each sees the device that Ray gives it as the first."""
+    device = "cuda:0" if settings.gpus_per_actor > 0 else "cpu"
+    usual = None if settings.background_actors == 0 else False
+
+    def lane(name: str, background: bool | None) -> Lane:
+        return Lane(f"ray/{name}", device, settings.cpus_per_actor, frozenset(JobSlot), background)
+
+    return (
+        *(lane(f"{number}", usual) for number in range(settings.actors)),
+        *(lane(f"background-{number}", True) for number in range(settings.background_actors)),
+    )
 
 
 def _kind(device: str) -> JobSlot:

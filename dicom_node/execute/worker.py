@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import datetime as dt
+import gc
 import math
 import os
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
     from dicom_node.results.paragraph import EarlierExamination
     from dicom_node.results.whole import RejectedObject
 
-__all__ = ["ProcessStudy", "serve_worker"]
+__all__ = ["JobEnd", "ProcessStudy", "Worker", "mind_memory", "open_worker", "serve_worker"]
 
 _log = structlog.get_logger(__name__)
 
@@ -98,6 +100,15 @@ class ProcessStudy(Protocol):
         """Process the files of one study with one analysis package of one route."""
 
 
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How the attempt at a job ended."""
+
+    succeeded: bool
+    """Whether the analysis came to an end, whatever it found."""
+    seconds: float
+
+
 def serve_worker(
     context: RoleContext, configuration: Configuration, lane: Lane, process: ProcessStudy | None = None
 ) -> None:
@@ -110,15 +121,7 @@ def serve_worker(
     process
         What to do with a job, unless it is the one thing that the node does.
     """
-    ledger = open_ledger(configuration.storage.database)
-    worker = _Worker(
-        ledger,
-        InstanceFiles(configuration.storage.directory),
-        configuration,
-        context.name,
-        lane,
-        _processing(lane, configuration) if process is None else process,
-    )
+    worker = open_worker(context.name, configuration, lane, process)
     context.ready()
     looked_at = 0.0
     while not (context.stop.is_set() or worker.spent):
@@ -135,11 +138,24 @@ def serve_worker(
             context.stop.wait(IDLE_S)
         if time.monotonic() - looked_at >= LOOK_AT_MEMORY_EVERY_S:
             looked_at = time.monotonic()
-            _mind_memory(configuration.execution.free_memory_mb)
-    ledger.close()
+            mind_memory(configuration.execution.free_memory_mb)
+    worker.close()
 
 
-def _mind_memory(wanted_mb: int) -> None:
+def open_worker(name: str, configuration: Configuration, lane: Lane, process: ProcessStudy | None = None) -> Worker:
+    """A worker with the models of quick analyses loaded; the parameters are those of :func:`serve_worker`."""
+    return Worker(
+        open_ledger(configuration.storage.database),
+        InstanceFiles(configuration.storage.directory),
+        configuration,
+        name,
+        lane,
+        _processing(lane, configuration) if process is None else process,
+    )
+
+
+def mind_memory(wanted_mb: int) -> None:
+    """Let go of the models of an idle worker where less memory is free than wanted, 2^20 bytes."""
     free_mb = available_mb()
     if free_mb < wanted_mb and let_go_of_models():
         _log.warning("models let go of: memory is short", free_mb=round(free_mb), wanted_mb=wanted_mb)
@@ -152,6 +168,7 @@ def _processing(lane: Lane, configuration: Configuration) -> ProcessStudy:
     import torch
 
     from dicom_node.execute.process import process_study
+    from dicom_node.results.capture import warm_fonts
     from dicom_node.results.encoders import encoder_of
     from pipelines.models.registry import ModelUnavailable
     from pipelines.package import packages
@@ -167,6 +184,10 @@ def _processing(lane: Lane, configuration: Configuration) -> ProcessStudy:
     except ModelUnavailable as error:
         # Studies are then answered with a report that says so.
         _log.error("models not loaded", error=str(error))
+    warm_fonts()
+    # What stands now stays: the collector need not look through half a million objects in the middle of a study.
+    gc.collect()
+    gc.freeze()
     return process_study
 
 
@@ -180,7 +201,9 @@ def _process_when_needed(paths: Sequence[Path], **arguments: Any) -> ProcessedSt
     return process_study(paths, **arguments)
 
 
-class _Worker:
+class Worker:
+    """Does jobs, one at a time, and records what each came to."""
+
     def __init__(
         self,
         ledger: Ledger,
@@ -206,32 +229,47 @@ class _Worker:
         job = claim_job(self._ledger, self._name, utc_now(), slots=self._lane.slots, background=self._lane.background)
         if job is None:
             return False
+        self.work_on(job)
+        return True
+
+    def work_on(self, job: Job) -> JobEnd:
+        """Do a job that this worker holds.
+
+        Raises
+        ------
+        sqlalchemy.exc.SQLAlchemyError
+            The ledger does not know how the job ended.
+        """
+        started = time.monotonic()
         # Kept by the kernel, whatever this process is doing: a worker that lost its lease is watched by nobody else.
         signal.setitimer(signal.ITIMER_REAL, job.timeout_s + OVERLONG_GRACE_S)
         try:
             with structlog.contextvars.bound_contextvars(
                 correlation_id=job.correlation_id, job=job.id, study_instance_uid=job.study_instance_uid
             ):
-                self._work_on(job)
+                succeeded = self._work_on(job)
         except SQLAlchemyError:
             # The ledger does not know how the job ended: when this process has, its parent gives the job back.
             self.spent = True
             raise
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
-        return True
+        end = JobEnd(succeeded, time.monotonic() - started)
+        metrics.JOB_SECONDS.labels("succeeded" if succeeded else "failed").observe(end.seconds)
+        return end
 
-    def _work_on(self, job: Job) -> None:
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+    def _work_on(self, job: Job) -> bool:
         _log.info("job started", route=job.route, package=job.package, instances=len(job.paths), attempt=job.attempt)
-        started = time.monotonic()
         try:
             records, outcome = self._run_with_priority(lambda: self._run(job))
             held = complete_job(self._ledger, job, records, outcome, now=utc_now())
         except Exception as error:  # noqa: BLE001 - whatever happens to a job is recorded, never lost
-            metrics.JOB_SECONDS.labels("failed").observe(time.monotonic() - started)
             self._failed(job, error)
-            return
-        metrics.JOB_SECONDS.labels("succeeded").observe(time.monotonic() - started)
+            return False
         if held:
             _log.info(
                 "job succeeded",
@@ -241,6 +279,7 @@ class _Worker:
             )
         else:
             _log.warning("job was taken away meanwhile; its results are dropped")
+        return True
 
     def _run(self, job: Job) -> tuple[list[ResultRecord], Outcome]:
         route = self.configuration.routes.get(job.route)

@@ -22,6 +22,7 @@ from pynetdicom.presentation import build_context
 
 from dicom_node.config import Configuration, Peer, PeerPermission
 from dicom_node.errors import ConfigurationError, DeliveryRefusedError, PeerUnavailableError
+from dicom_node.hosts import owner_name
 from dicom_node.network.capabilities import UNCOMPRESSED, storage_contexts
 from dicom_node.network.query import find_context, find_images, find_series, offers
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
@@ -167,7 +168,7 @@ def _get(
     contexts = [build_context(_GET, list(UNCOMPRESSED)), *storing]
     roles = [build_role(abstract_syntax(context), scp_role=True) for context in storing]
     with _alone(files):
-        name = f"{node.ae_title}:{node.port}/fetch"
+        name = owner_name(configuration, "fetch")
         # Of a fetch that was killed: the study would wait for its end for ever.
         close_abandoned_associations(ledger, name, at=utc_now())
         association_id = open_association(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dicom_node.config import Configuration
 from dicom_node.network.places import PlaceTable
 
-__all__ = ["ListeningPorts", "listening_socket", "open_listening_ports"]
+__all__ = ["ListeningPorts", "listening_socket", "no_listening_ports", "open_listening_ports"]
 
 BACKLOG = 512
 """Connections that wait to be accepted; the kernel caps it at net.core.somaxconn."""
@@ -35,6 +35,11 @@ class ListeningPorts:
                 listening.close()
 
 
+def no_listening_ports(configuration: Configuration) -> ListeningPorts:
+    """What a host without receivers has: no socket, and a table in which nothing is counted."""
+    return ListeningPorts(None, None, PlaceTable(0, configuration.peers))
+
+
 def open_listening_ports(configuration: Configuration) -> ListeningPorts:
     """Listen on the ports of a node.
 
@@ -45,20 +50,25 @@ def open_listening_ports(configuration: Configuration) -> ListeningPorts:
     """
     node, tls = configuration.node, configuration.node.tls
     places = PlaceTable(node.receiver_processes, configuration.peers)
-    first = listening_socket(node.address, node.port)
+    first = listening_socket(node.address, node.port, shared=node.share_port)
     if tls is None:
         return ListeningPorts(first, None, places)
     if tls.port is None:
         return ListeningPorts(None, first, places)
     try:
-        return ListeningPorts(first, listening_socket(node.address, tls.port), places)
+        return ListeningPorts(first, listening_socket(node.address, tls.port, shared=node.share_port), places)
     except OSError:
         first.close()
         raise
 
 
-def listening_socket(address: str, port: int) -> socket.socket:
+def listening_socket(address: str, port: int, *, shared: bool = False) -> socket.socket:
     """A socket that listens; processes may share it, and connections wait in its backlog while none accepts.
+
+    Parameters
+    ----------
+    shared
+        Whether other sockets of the same user may listen there too, if they say so as well (SO_REUSEPORT).
 
     Raises
     ------
@@ -72,6 +82,8 @@ def listening_socket(address: str, port: int) -> socket.socket:
         with contextlib.ExitStack() as unless_it_listens:
             listening = unless_it_listens.enter_context(socket.socket(family, kind, protocol))
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listening.bind(where)
             listening.listen(BACKLOG)
             unless_it_listens.pop_all()

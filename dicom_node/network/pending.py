@@ -27,6 +27,8 @@ __all__ = ["Arrival", "Endpoint", "PendingConnections", "PendingLimits"]
 
 _log = structlog.get_logger(__name__)
 
+LAST_REQUESTS_S = 1.0
+"""For the request of whoever has connected when the node is told to stop."""
 LISTENER_PAUSE_S = 0.05
 """How long accepting pauses when the operating system has no more sockets to give."""
 EVICTED_AT_ONCE = 16
@@ -153,7 +155,10 @@ class PendingConnections:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Close the endpoints, and the connections that have not become associations."""
+        """Close the endpoints, when all that was in their backlog has been accepted, and then what sends no request.
+
+        Whoever has connected gets :data:`LAST_REQUESTS_S` to send one; new connections go to whoever else listens.
+        """
         self._stopping = True
         with contextlib.suppress(OSError):
             os.eventfd_write(self._wake_up, 1)
@@ -171,6 +176,8 @@ class PendingConnections:
                 self._resume(now)
                 self._close_overdue(now)
                 self._publish_arriving(now)
+            self._close_endpoints()
+            self._take_last_requests()
         finally:
             for endpoint in self._endpoints:
                 endpoint.socket.close()
@@ -178,6 +185,24 @@ class PendingConnections:
                 self._close(pending)
             self._selector.close()
             os.close(self._wake_up)
+
+    def _close_endpoints(self) -> None:
+        for endpoint in self._endpoints:
+            # What waits in the backlog would be reset.
+            while self._accept(endpoint):
+                continue
+            if endpoint not in self._paused:
+                self._selector.unregister(endpoint.socket)
+            endpoint.socket.close()
+        self._paused.clear()
+        self._selector.unregister(self._wake_up)
+
+    def _take_last_requests(self) -> None:
+        until = time.monotonic() + LAST_REQUESTS_S
+        while self._pending and (left := until - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                if key.data in self._pending:
+                    self._proceed(key.data)
 
     def _timeout_s(self) -> float | None:
         """Seconds until something is due without an event."""
@@ -209,12 +234,13 @@ class PendingConnections:
                 del self._paused[endpoint]
                 self._selector.register(endpoint.socket, selectors.EVENT_READ, endpoint)
 
-    def _accept(self, endpoint: Endpoint) -> None:
+    def _accept(self, endpoint: Endpoint) -> bool:
+        """Accept one connection; returns whether there was one."""
         try:
             connection, address = endpoint.socket.accept()
         except (BlockingIOError, ConnectionError):
             # Another process was faster, or the peer has gone again.
-            return
+            return False
         except OSError as error:
             # Out of file descriptors or memory: the longest waiting are closed, new ones wait in the backlog.
             why = f"connections cannot be accepted: {error.strerror} (raise the limit of open files)"
@@ -225,7 +251,7 @@ class PendingConnections:
                 self._paused[endpoint] = time.monotonic() + LISTENER_PAUSE_S
             else:
                 self._pause(endpoint, LISTENER_PAUSE_S)
-            return
+            return False
         stage = _Stage.REQUEST
         try:
             connection.setblocking(False)
@@ -235,7 +261,7 @@ class PendingConnections:
         except (OSError, ValueError):
             connection.close()
             self._refusals.count(RefusalReason.PROBE)
-            return
+            return True
         now = time.monotonic()
         pending = _Pending(connection, (address[0], address[1]), stage, now, now + self._limits.artim_s)
         self._evict_beyond_limits(pending.address[0])
@@ -244,6 +270,7 @@ class PendingConnections:
         self._selector.register(connection, selectors.EVENT_READ, pending)
         # Most requests come with the connection.
         self._proceed(pending)
+        return True
 
     def _evict_beyond_limits(self, address: str) -> None:
         if self._of_address[address] >= self._limits.waiting_of_address:

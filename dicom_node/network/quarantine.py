@@ -7,6 +7,7 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_node.config import Configuration, ConflictAnswer
 from dicom_node.errors import NodeError
+from dicom_node.hosts import owner_name
 from dicom_node.network.file_meta import decode_file_meta
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.watermarks import Watermarks
@@ -51,7 +52,7 @@ def accept_quarantined(
         called_ae_title=node.ae_title,
         address="",
         at=utc_now(),
-        receiver=f"{node.ae_title}:{node.port}/quarantine",
+        receiver=owner_name(configuration, "quarantine"),
     )
     try:
         request = StoreRequest(

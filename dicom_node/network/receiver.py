@@ -26,6 +26,7 @@ from dicom_node.errors import (
     SopClassNotSupportedError,
     classify,
 )
+from dicom_node.hosts import owner_name
 from dicom_node.network.admission import Admitted, HostResolver, Refused, Rejection, admit, counted_under, take_place
 from dicom_node.network.capabilities import supported_contexts
 from dicom_node.network.commitment import CommitmentReport
@@ -234,7 +235,7 @@ def serve_receiver(
     configuration
         Of the node.
     stop_event
-        Set to end; open associations then get some seconds to finish.
+        Set to end; open associations then get ``node.drain_s`` to finish.
     name
         Of this process, the same after a restart: it closes what it left open before a restart. The processes of
         ``node.receiver_processes`` differ in name and row.
@@ -260,7 +261,7 @@ def serve_receiver(
     trail = AuditTrail.of(configuration, name)
     opened = ports or open_listening_ports(configuration)
     try:
-        receiver = f"{node.ae_title}:{node.port}/{name}"
+        receiver = owner_name(configuration, name)
         abandoned = close_abandoned_associations(ledger, receiver, at=utc_now())
         files = InstanceFiles(storage.directory, durable=storage.durable)
         files.make_folders()
@@ -308,6 +309,7 @@ def serve_receiver(
                 ),
                 refusals=refusals,
                 places=places,
+                grace_s=node.drain_s,
             ) as pending,
         ):
             _log.info(

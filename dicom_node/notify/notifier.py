@@ -7,7 +7,9 @@ nothing is told twice because the other failed. A way that is away loses nothing
 from __future__ import annotations
 
 import datetime as dt
+import fcntl
 import json
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +35,8 @@ _log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 5.0
 STATE = ".notified.json"
+LOCK = ".notifier.lock"
+"""Held by the one notifier that tells."""
 SETTLED = dt.timedelta(seconds=5)
 """What ended before may be committed after what ended later."""
 
@@ -53,10 +57,29 @@ class _Told:
 
 
 def serve_notifier(context: RoleContext, configuration: Configuration) -> None:
-    """Run the notifier until told to stop."""
+    """Run the notifier until told to stop; where several hosts have one, the others stand by."""
+    context.ready()
+    lock = os.open(configuration.storage.directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    try:
+        while not _held(lock):
+            if context.stop.wait(LOOK_EVERY_S):
+                return
+        _notify(context, configuration)
+    finally:
+        os.close(lock)
+
+
+def _held(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _notify(context: RoleContext, configuration: Configuration) -> None:
     ledger = open_ledger(configuration.storage.database)
     notifier = Notifier(configuration, ledger)
-    context.ready()
     try:
         while not context.stop.wait(LOOK_EVERY_S):
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import re
+import string
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,13 +17,23 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 
+from dicom_node.results.canvas import DARK, MARGIN, Page
 from dicom_node.results.header import ResultContext, series_dataset
 from dicom_node.results.roles import ResultRole
 
-__all__ = ["encapsulated_pdf", "pdf", "raster", "secondary_captures"]
+__all__ = ["encapsulated_pdf", "pdf", "raster", "secondary_captures", "warm_fonts"]
 
 DPI = 120
 """1403 × 992 pixels for a page of A4 landscape: about what a viewport of a workstation shows without scaling."""
+
+
+def warm_fonts() -> None:
+    """Load the fonts and the parts of Matplotlib that pages need, so that the first study does not wait for them."""
+    page = Page(DARK)
+    for bold in (False, True):
+        page.text(MARGIN, MARGIN, string.printable.split(maxsplit=1)[0], bold=bold)
+    raster(page.figure)
+    pdf([page.figure], "", datetime.datetime(1970, 1, 1))
 
 
 def raster(figure: Figure) -> NDArray[np.uint8]:
@@ -94,9 +105,8 @@ def secondary_captures(
     return captures
 
 
-def encapsulated_pdf(context: ResultContext, role: ResultRole, figures: Sequence[Figure], title: str) -> Dataset:
-    """The pages as one Encapsulated PDF."""
-    document = pdf(figures, title, context.created)
+def encapsulated_pdf(context: ResultContext, role: ResultRole, document: bytes, title: str) -> Dataset:
+    """A PDF of :func:`pdf` as Encapsulated PDF."""
     dataset = series_dataset(context, role, sop_class_uid=EncapsulatedPDFStorage, modality="DOC")
     dataset.ConversionType = "WSD"
     dataset.BurnedInAnnotation = "YES" if context.settings.patient_on_pages else "NO"

@@ -132,6 +132,7 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("QC_PHASES", "Cardiac phases"),
         ("QC_SLICES", "Slices with left ventricle"),
         ("QC_GAP", "Slice spacing"),
+        ("QC_PLANE", "Plane of the short axis"),
         ("QC_GATING", "Cardiac gating"),
         ("QC_RR", "RR interval variation"),
         ("QC_BASE", "Coverage of the base"),
@@ -243,6 +244,7 @@ QUALITY_CHECK: dict[QualityCheck, Code] = {
     QualityCheck.PHASES: private("QC_PHASES"),
     QualityCheck.SLICES: private("QC_SLICES"),
     QualityCheck.SLICE_GAP: private("QC_GAP"),
+    QualityCheck.PLANE: private("QC_PLANE"),
     QualityCheck.GATING: private("QC_GATING"),
     QualityCheck.RR_VARIATION: private("QC_RR"),
     QualityCheck.BASE_COVERAGE: private("QC_BASE"),
@@ -406,6 +408,7 @@ _UCUM_MEANING = {
     "mm": "millimeter",
     "ms": "millisecond",
     "/s": "per second",
+    "deg": "degree",
     "deg/cm": "degree per centimeter",
 }
 

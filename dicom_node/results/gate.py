@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pydicom import dcmread
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage
 
@@ -24,10 +25,12 @@ from dicom_node.results.iod import IOD_TIMEOUT_S, iod_findings
 from dicom_node.results.objects import ResultObject, Surroundings
 from dicom_node.results.problems import GateCheck, Problem
 from dicom_node.results.sources import SourceDatasets
+from pipelines.cine.elements import raw
 
 __all__ = ["check", "origins"]
 
 _WORKERS = 4
+_REFERENCED_SOP_INSTANCE_UID = 0x00081155
 
 
 def check(
@@ -53,16 +56,17 @@ def check(
     # The filter belongs to the process, so it is set once, around the threads too.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        reread = [_reread(each) for each in objects]
         with ThreadPoolExecutor(max_workers=_WORKERS) as workers:
-            iod = list(workers.map(lambda one, each: _iod_problems(one, each, sources), reread, objects))
-        known = {each.sop_instance_uid for each in objects} | set(sources.paths) | set(earlier)
-        results = {str(one.SOPInstanceUID): one for one in reread if isinstance(one, Dataset)}
-        surroundings = Surroundings(sources, results)
-        return [
-            (*found, *_departures(one, each, surroundings, known))
-            for found, one, each in zip(iod, reread, objects, strict=True)
-        ]
+            # dciodvfy runs in processes of its own; the other checks, which are Python, meanwhile.
+            iod = workers.map(lambda each: _iod_problems(each, sources), objects)
+            reread = [_reread(each) for each in objects]
+            known = {each.sop_instance_uid for each in objects} | set(sources.paths) | set(earlier)
+            results = {str(one.SOPInstanceUID): one for one in reread if isinstance(one, Dataset)}
+            surroundings = Surroundings(sources, results)
+            departures = [
+                _departures(one, each, surroundings, known) for one, each in zip(reread, objects, strict=True)
+            ]
+            return [(*found, *others) for found, others in zip(iod, departures, strict=True)]
 
 
 def origins(each: ResultObject, sources: SourceDatasets) -> list[Dataset]:
@@ -71,16 +75,23 @@ def origins(each: ResultObject, sources: SourceDatasets) -> list[Dataset]:
     return list({id(one): one for one in (sources.header(each.reference_uid), *layers)}.values())
 
 
-def _iod_problems(dataset: Dataset | Problem, each: ResultObject, sources: SourceDatasets) -> tuple[Problem, ...]:
+def _iod_problems(each: ResultObject, sources: SourceDatasets) -> tuple[Problem, ...]:
+    # A data set converts its values as they are asked for, so no two threads share one.
+    dataset = _reread(each)
     if isinstance(dataset, Problem):
         return ()
     try:
-        findings = iod_findings(dataset, origins(each, sources))
+        findings = iod_findings(dataset, origins(each, sources), _named(dataset, sources))
     except subprocess.TimeoutExpired:
         return (Problem(GateCheck.IOD, f"dciodvfy did not end within {IOD_TIMEOUT_S} s"),)
     return tuple(
         Problem(GateCheck.IOD, f"{finding.path} {finding.message}".strip()) for finding in findings if finding.error
     )
+
+
+def _named(dataset: Dataset, sources: SourceDatasets) -> list[Dataset]:
+    """Headers of the source instances that an object refers to: what it was not made from may be evidence as well."""
+    return [sources.header(uid) for uid in sorted(_referenced(dataset) & set(sources.paths))]
 
 
 # -- what comes back ---------------------------------------------------------------------------------------------------
@@ -153,9 +164,14 @@ def _references(dataset: Dataset, known: set[str]) -> Iterator[Problem]:
 
 def _referenced(dataset: Dataset, but: Sequence[str] = ()) -> set[str]:
     found: set[str] = set()
-    for element in dataset:
-        if element.VR == "SQ" and element.keyword not in but:
-            found.update(*(_referenced(item) for item in element.value))
-        elif element.keyword == "ReferencedSOPInstanceUID":
-            found.add(str(element.value))
+    for tag in list(dataset.keys()):
+        # Raw: converting every value of every object to look for UIDs took a third of the gate's own time.
+        element = raw(dataset, tag)
+        if element is None:
+            continue
+        if element.VR == "SQ":
+            if keyword_for_tag(tag) not in but:
+                found.update(*(_referenced(item) for item in dataset[tag].value))
+        elif tag == _REFERENCED_SOP_INSTANCE_UID:
+            found.add(str(dataset[tag].value))
     return found

@@ -29,7 +29,7 @@ def correcting_series(ledger: Ledger, contents: StudyContents) -> tuple[str, ...
     facts = {
         series.series_instance_uid: [InstanceFacts.from_json(one) for one in series.facts] for series in contents.series
     }
-    if not any(one.refers_to for own in facts.values() for one in own):
+    if not any(one.refers_to and not one.rejects for own in facts.values() for one in own):
         return ()
     # Imported here: few studies hold a segmentation.
     from dicom_node.execute.corrected import CORRECTABLE, KEY_PHASES
@@ -42,7 +42,7 @@ def correcting_series(ledger: Ledger, contents: StudyContents) -> tuple[str, ...
     images |= {uid for uid, role in results.items() if role in KEY_PHASES}
     found = []
     for series, own in facts.items():
-        segs = [one for one in own if one.refers_to and one.sop_instance_uid not in results]
+        segs = [one for one in own if one.refers_to and not one.rejects and one.sop_instance_uid not in results]
         if any(images.intersection(one.refers_to) and codes.intersection(one.segmented) for one in segs):
             found.append(series)
         elif segs:

@@ -1,29 +1,33 @@
 """The scheduler role: looks at the ledger at regular intervals, and turns complete studies into jobs.
 
-APScheduler is the clock and nothing else: all state is in the ledger, so a scheduler that dies loses nothing.
+All state is in the ledger, so a scheduler that dies loses nothing. A time of day that is set stops nothing
+(``clock.py``, ``tests/proofs/test_clock_steps.py``).
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import resource
-from collections.abc import Callable
 
 import structlog
-from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration
 from dicom_node.deliver.rejection import reject_superseded
 from dicom_node.errors import raised_at
 from dicom_node.execute.kept import KeptFindings
-from dicom_node.execute.retry import backing_off
+from dicom_node.execute.retry import LONGEST_S, backing_off
+from dicom_node.process_states import serving_hosts
 from dicom_node.roles import RoleContext
+from dicom_node.schedule.clock import RegularWork
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.correcting import correcting_series, with_corrections
+from dicom_node.schedule.judging import note_rejections_received
 from dicom_node.schedule.routed import jobs_of_route
+from storage.clock_steps import jobs_due_within
 from storage.files import UNEXPLAINED, InstanceFiles
 from storage.identity import IdentityError
+from storage.instances import close_receptions, open_receptions
 from storage.jobs import (
     WaitingStudy,
     create_jobs,
@@ -32,7 +36,7 @@ from storage.jobs import (
     studies_to_consider,
 )
 from storage.leases import LEASE_S, LeaseWatch, leases_of
-from storage.ledger import Ledger, open_ledger, utc_now
+from storage.ledger import Ledger, open_ledger
 from storage.retention import (
     expire_commitments,
     expire_events,
@@ -172,6 +176,7 @@ class StudyScheduler:
             if one.series_instance_uids
             for job in jobs_of_route(self._configuration, one.route, one.series_instance_uids)
         ]
+        note_rejections_received(self._ledger, reading.contents, now=now)
         corrected = correcting_series(self._ledger, reading.contents)
         if corrected:
             routed = with_corrections(routed, corrected)
@@ -190,6 +195,22 @@ class StudyScheduler:
             jobs=created,
         )
         return created
+
+
+def close_receptions_of_dead_hosts(ledger: Ledger, configuration: Configuration, now: dt.datetime) -> int:
+    """Close what receivers of hosts that serve no more left open; returns how much that was.
+
+    A study to which an association is open is not complete; a host that never starts again would never close its own.
+    """
+    if not configuration.hosts:
+        return 0
+    opened = open_receptions(ledger)
+    # Asked for after the associations: a host that serves has had its lock since before it opened any.
+    living = set(serving_hosts(configuration.storage.directory))
+    left = {host: ids for host, ids in opened.items() if host not in living}
+    for host, ids in left.items():
+        _log.warning("associations closed of a host that serves no more", host=host, associations=len(ids))
+    return close_receptions(ledger, frozenset().union(*left.values()), at=now) if left else 0
 
 
 def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> None:
@@ -232,7 +253,6 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
     ledger = open_ledger(configuration.storage.database)
     files = InstanceFiles(configuration.storage.directory)
     studies = StudyScheduler(ledger, configuration)
-    clock = BackgroundScheduler(timezone=dt.UTC)
 
     def consider(now: dt.datetime) -> None:
         nonlocal configuration
@@ -242,36 +262,18 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
             studies.renew(configuration)
         studies.consider(now)
 
-    _every(clock, LOOK_EVERY_S, consider)
     watch = LeaseWatch(LEASE_S)
-    _every(
-        clock,
-        RELEASE_EVERY_S,
-        lambda now: release_expired_jobs(ledger, watch.expired(leases_of(ledger)), now=now, retry_at=backing_off(now)),
-    )
-    _every(clock, REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now))
-    _every(clock, CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
-    clock.start()
-    context.ready()
-    context.stop.wait()
-    clock.shutdown(wait=True)
+
+    def release(now: dt.datetime) -> None:
+        expired = watch.expired(leases_of(ledger))
+        release_expired_jobs(ledger, expired, now=now, retry_at=backing_off(now))
+        jobs_due_within(ledger, now, delay_s=LONGEST_S)
+
+    regular = RegularWork()
+    regular.every(LOOK_EVERY_S, consider)
+    regular.every(RELEASE_EVERY_S, release)
+    regular.every(RELEASE_EVERY_S, lambda now: close_receptions_of_dead_hosts(ledger, configuration, now))
+    regular.every(REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now))
+    regular.every(CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
+    regular.run(context.stop, context.ready)
     ledger.close()
-
-
-def _every(clock: BackgroundScheduler, seconds: float, work: Callable[[dt.datetime], object]) -> None:
-    def tick() -> None:
-        try:
-            work(utc_now())
-        except SQLAlchemyError as error:
-            # The ledger is away or locked: nothing was changed, and the next run tries again.
-            _log.error("the ledger did not answer", error=type(error).__name__)
-
-    clock.add_job(
-        tick,
-        "interval",
-        seconds=seconds,
-        max_instances=1,
-        coalesce=True,
-        misfire_grace_time=None,
-        next_run_time=utc_now(),
-    )

@@ -12,6 +12,7 @@ from pydicom.config import disable_value_validation
 
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
+from dicom_node.hosts import owner_name
 from dicom_node.network.reception import InstanceReceiver
 from dicom_node.network.watermarks import Watermarks
 from dicom_node.web.app import web_application
@@ -66,7 +67,7 @@ def serve_web(
         stack.enter_context(disable_value_validation())
         ledger = open_ledger(storage.database, durable=storage.durable)
         stack.callback(ledger.close)
-        server = f"{node.ae_title}:{node.port}/{name}"
+        server = owner_name(configuration, name)
         abandoned = close_abandoned_associations(ledger, server, at=utc_now())
         trail = AuditTrail.of(configuration, name)
         stack.callback(trail.close)

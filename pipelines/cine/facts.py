@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import structlog
 from pydicom.dataset import Dataset
+from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from pipelines.cine import elements
 from pipelines.cine.declared import DeclaredError
@@ -30,6 +31,7 @@ from pipelines.cine.views import ONE_STACK_DEG, Plane, ShortAxisEvidence, short_
 from pipelines.errors import raised_along
 
 __all__ = [
+    "REJECTION_TITLES",
     "SEGMENTATION_CLASSES",
     "Completeness",
     "InstanceFacts",
@@ -90,9 +92,12 @@ class InstanceFacts:
     """What it is that the cine of its study is read with: late enhancement, or flow, by whose phase images a magnitude
     is known; empty for anything else."""
     refers_to: tuple[str, ...] = ()
-    """Of a segmentation: SOP Instance UIDs of the images that its frames are of, 2000 at most."""
+    """Of a segmentation: SOP Instance UIDs of the images that its frames are of, 2000 at most; of a rejection note: of
+    what it rejects."""
     segmented: tuple[str, ...] = ()
     """Of a segmentation: Segmented Property Types, as scheme and value."""
+    rejects: str = ""
+    """Of a rejection note that judges what it names: the meaning of its title; empty for anything else."""
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values."""
@@ -166,6 +171,12 @@ class Completeness:
 SEGMENTATION_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
 """Segmentation Storage, Label Map Segmentation Storage."""
 _MOST_REFERENCES = 2000
+REJECTION_TITLES = {
+    "113001": "Rejected for Quality Reasons",
+    "113037": "Rejected for Patient Safety Reasons",
+}
+"""Titles of rejection notes (PS3.16 CID 7011; IHE RAD IOCM) that say something of what they name; others, such as that
+its time has come, say nothing of how good it is."""
 
 
 def instance_facts(path: Path) -> InstanceFacts:
@@ -211,6 +222,9 @@ def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
             _log.error("header not read", error=type(error).__name__, at=raised_along(error))
             problem = f"its header cannot be read ({type(error).__name__})"
     refers_to, segmented = _segmentation(dataset) if identity.sop_class_uid in SEGMENTATION_CLASSES else ((), ())
+    rejects = ""
+    if identity.sop_class_uid == KeyObjectSelectionDocumentStorage:
+        rejects, refers_to = _rejection(dataset)
     verdicts = [(frame, excluded_frame(frame)) for frame in frames]
     usable = [frame for frame, verdict in verdicts if verdict is None]
     together: dict[tuple[float, tuple[float, float, float]], list[FrameHeader]] = defaultdict(list)
@@ -239,7 +253,29 @@ def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
         beside_cine=next((_beside_cine(*pair) for pair in verdicts if _beside_cine(*pair)), ""),
         refers_to=refers_to,
         segmented=segmented,
+        rejects=rejects,
     )
+
+
+def _rejection(dataset: Dataset) -> tuple[str, tuple[str, ...]]:
+    """The meaning of the title of a rejection note, and what it names; nothing of any other Key Object document."""
+    try:
+        titles = [
+            REJECTION_TITLES.get(str(code.get("CodeValue", "")), "")
+            for code in dataset.get("ConceptNameCodeSequence") or ()
+            if str(code.get("CodingSchemeDesignator", "")) == "DCM"
+        ]
+        if not any(titles):
+            return "", ()
+        named = [
+            str(instance.get("ReferencedSOPInstanceUID", ""))
+            for study in dataset.get("CurrentRequestedProcedureEvidenceSequence") or ()
+            for series in study.get("ReferencedSeriesSequence") or ()
+            for instance in series.get("ReferencedSOPSequence") or ()
+        ]
+    except elements.DAMAGE:
+        return "", ()
+    return titles[0], tuple(dict.fromkeys(named))[:_MOST_REFERENCES]
 
 
 def _segmentation(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -178,7 +178,7 @@ def _contradicted(frames: Sequence[FrameHeader], trigger: np.ndarray) -> bool:
 
 
 def _counted_alike(frames: Sequence[FrameHeader], values: np.ndarray) -> bool:
-    """Tell whether InstanceNumber, where each frame has one of its own, counts the frames in the order of ``values``."""
+    """Tell whether InstanceNumber, where every frame has its own, counts the frames in the order of ``values``."""
     counted = _column(frames, _sequence_number)
     return counted is None or np.array_equal(np.argsort(counted), np.argsort(values))
 

@@ -16,6 +16,16 @@ from pipelines.cine.stack import CineStack, CineStudy, View
 from pipelines.errors import AnalysisRefused
 from pipelines.evaluation.external import read_annotated_frames
 from pipelines.evaluation.segmentation import dice
+from pipelines.evaluation.volumes import (
+    BadgeRow,
+    Errors,
+    StudyVolumes,
+    badge_table,
+    errors_of,
+    study_volumes,
+    volume_coverage,
+    volume_errors,
+)
 from pipelines.function.curves import find_keyframes as volume_keyframes
 from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.function.valve_cut import cut_by_views
@@ -85,16 +95,8 @@ class PhantomResult:
     closure_mm: float
     folded_percent: float
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """Errors of a number over cases."""
-
-    cases: int
-    mae: float
-    bias: float
-    worst: float
+    volumes: StudyVolumes | None
+    """``None`` where the study was refused before anything was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,10 @@ class MotionEvaluation:
     strain: dict[str, dict[str, Errors]]
     """By component: ``all``, ``second way``, and each disease, vendor and fault."""
     interval_coverage: dict[str, float]
+    """Share of the intervals that hold the truth: by strain component, and by volume, mass and ejection fraction."""
+    ef_error: dict[str, dict[str, Errors]]
+    """Of volumes, mass and ejection fractions: as ``reported``, with valve planes, and by the ``short_axis`` alone."""
+    badge: dict[str, BadgeRow]
     segments: dict[str, float]
     torsion: Errors
     end_point_mm: dict[str, float]
@@ -167,7 +173,10 @@ def _plain(value: Any) -> Any:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Analysed:
     short_axis: CineStack
+    segmentation: CineSegmentation
     slices: SliceMeasures
+    uncut: SliceMeasures
+    """As the short axis alone shows them."""
     motion: CineMotion
     result: CardiacMotion
 
@@ -184,11 +193,11 @@ def _analyse(study: CineStudy, model: LoadedModel) -> _Analysed:
     stack = short_axis.function(study=study)
     segmentation = segment(stack)
     views = _long_axis(study, stack, segmentation)
-    slices = measure_slices(stack, segmentation)
-    if views is not None:
-        slices = cut_by_views(slices, stack, views)
+    uncut = measure_slices(stack, segmentation)
+    slices = uncut if views is None else cut_by_views(uncut, stack, views)
     motion = follow_study(study, stack, slices, model)
-    return _Analysed(stack, slices, motion, measure_motion(motion, keyframes_of(motion), slices, views, model))
+    measured = measure_motion(motion, keyframes_of(motion), slices, views, model)
+    return _Analysed(stack, segmentation, slices, uncut, motion, measured)
 
 
 def _long_axis(study: CineStudy, stack: CineStack, segmentation: CineSegmentation) -> LongAxisViews | None:
@@ -249,7 +258,7 @@ def _phantom(seed: int, faults: bool, model: LoadedModel) -> PhantomResult:
     except (AnalysisRefused, SegmentationRefused) as refusal:
         nan = float("nan")
         return PhantomResult(
-            *named, str(refusal), {}, {}, {}, {}, {}, {}, (true_torsion, nan), {}, {}, nan, nan, nan, nan
+            *named, str(refusal), {}, {}, {}, {}, {}, {}, (true_torsion, nan), {}, {}, nan, nan, nan, nan, None
         )
     seconds = time.perf_counter() - started
     result, strain = found.result, found.result.strain
@@ -300,6 +309,7 @@ def _phantom(seed: int, faults: bool, model: LoadedModel) -> PhantomResult:
         closure_mm=result.closure_mm,
         folded_percent=result.folded_percent,
         seconds=seconds,
+        volumes=study_volumes(found.short_axis, found.segmentation, found.slices, found.uncut, truth.facts),
     )
 
 
@@ -352,15 +362,6 @@ def _end_points(
     return errors, moved
 
 
-def _errors(pairs: Sequence[tuple[float, float]]) -> Errors:
-    differences = np.array([found - true for true, found in pairs], dtype=np.float64)
-    differences = differences[np.isfinite(differences)]
-    if not len(differences):
-        return Errors(0, float("nan"), float("nan"), float("nan"))
-    magnitude = np.abs(differences)
-    return Errors(len(differences), float(magnitude.mean()), float(differences.mean()), float(magnitude.max()))
-
-
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
 
@@ -385,12 +386,13 @@ def _summarise(results: Sequence[PhantomResult], model: str) -> MotionEvaluation
             for name in (result.disease, result.vendor, *(result.faults or ("no fault",))):
                 groups.setdefault(name, []).append(result)
         strain[str(component)] = {
-            name: _errors([result.strain[component][:2] for result in members]) for name, members in groups.items()
+            name: errors_of([result.strain[component][:2] for result in members]) for name, members in groups.items()
         }
-        strain[str(component)]["second way"] = _errors(
+        strain[str(component)]["second way"] = errors_of(
             [(result.strain[component][0], result.strain[component][2]) for result in with_it]
         )
     views = sorted({view for result in done for view in result.end_point_mm})
+    volumes = [result.volumes for result in done if result.volumes is not None]
     return MotionEvaluation(
         phantoms=len(results),
         refused=len(results) - len(done),
@@ -400,12 +402,15 @@ def _summarise(results: Sequence[PhantomResult], model: str) -> MotionEvaluation
         interval_coverage={
             str(component): _mean([result.covered[component] for result in done if component in result.covered])
             for component in Component
-        },
+        }
+        | volume_coverage(volumes),
+        ef_error=volume_errors(volumes),
+        badge=badge_table(volumes),
         segments={
             str(component): _mean([result.segments[component] for result in done if component in result.segments])
             for component in (Component.CIRCUMFERENTIAL, Component.RADIAL, Component.LONGITUDINAL)
         },
-        torsion=_errors([result.torsion for result in done]),
+        torsion=errors_of([result.torsion for result in done]),
         end_point_mm={view: _mean([r.end_point_mm[view] for r in done if view in r.end_point_mm]) for view in views},
         motion_mm={view: _mean([r.motion_mm[view] for r in done if view in r.motion_mm]) for view in views},
         disagreement_mm=_mean([result.disagreement_mm for result in done]),

@@ -1,8 +1,9 @@
-"""Synthetic enhancement against what is true of phantoms, and its probability in patients of ACDC.
+"""Synthetic enhancement against what is true of phantoms and real images of EMIDEC, and its probability in ACDC.
 
-Phantoms go the whole way of a study: the node's segmentation, its key frames and its quality control. Patients of ACDC
-have two phases and no late enhancement: all that can be asked is whether those with an old infarct get a higher
-probability than the others.
+Phantoms go the whole way of a study: the node's segmentation, its key frames and its quality control. So do cines that
+are simulated from the anatomy of a patient of EMIDEC; the truth is then the patient's image and the experts' masks.
+Patients of ACDC have two phases and no late enhancement: all that can be asked is whether those with an old infarct get
+a higher probability than the others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipelines.models.registry import PACKAGED
 from pipelines.motion.crop import sample_labels
 from pipelines.phantom.assembled import cine_stack
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW, JointLaw
+from pipelines.phantom.recipe import PhantomRecipe
 from pipelines.phantom.study import ENHANCEMENT_GREY, PSIR_ZERO, PhantomStudy, simulate
 from pipelines.phantom.truth import PhantomTruth, measure_truth
 from pipelines.quality.assess import assess_quality
@@ -61,8 +63,10 @@ from pipelines.synthetic_enhancement.measure import (
 )
 from pipelines.synthetic_enhancement.network import SCALARS, draw_samples, guess
 from pipelines.training.acdc import find_patients, read_patient, to_stack
+from pipelines.training.emidec import find_cases, read_case
 from pipelines.training.enhancement_calibration import truth_of
 from pipelines.training.heart_clips import Population, clip_recipe
+from pipelines.training.semi_synthetic import semi_synthetic_study
 from pipelines.training.synthetic_enhancement import enhancement_scale
 
 __all__ = [
@@ -71,7 +75,9 @@ __all__ = [
     "HeartResult",
     "Pictures",
     "evaluate_acdc",
+    "evaluate_emidec",
     "evaluate_phantoms",
+    "judge_phantom",
     "shown_cases",
 ]
 
@@ -82,15 +88,18 @@ _CEILING_FIRST, _CEILING_HEARTS = 600000, 80
 
 @dataclass(frozen=True, slots=True)
 class HeartResult:
-    """One phantom.
+    """One phantom, or one patient whose cine is simulated.
 
     Attributes
     ----------
+    seed : int
+    disease : str
+        Of a patient of EMIDEC: ``normal``, ``infarct`` or ``obstruction``.
     shown : str or None
         What is shown; ``None`` where nothing is, see ``declined``.
     withheld : tuple of str
     hyperintense, intermediate : (float, float)
-        True and synthetic extent, % of the muscle; true by the same measure on the simulated late enhancement.
+        True and synthetic extent, % of the muscle; true by the same measure on the late enhancement, simulated or real.
     image_percent : float
         Hyperintense extent on the synthetic image, whatever the probability of the heart is: without the operating
         point.
@@ -128,6 +137,8 @@ class HeartResult:
     novelty: float
     seconds: float
     ablations: dict[str, dict[str, float]] = field(default_factory=dict)
+    case: str = ""
+    """Identifier of the patient; empty for a phantom."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -288,17 +299,108 @@ def evaluate_phantoms(
     """
     networks = load_networks(root=models)
     law = PESSIMISTIC_LAW if pessimistic else DEFAULT_LAW
+    judge = _Judge(law, networks, sampling or Sampling(), ablations, keep)
+
+    def phantom(number: int) -> tuple[HeartResult, Pictures | None]:
+        recipe = replace(clip_recipe(seed + number, Population.ALL, law), phases=_PHASES)
+        return judge.heart(simulate(recipe, workers=1, matched_enhancement=True))
+
+    return _over(
+        [
+            (f"{'pessimistic' if pessimistic else 'default'}-{seed + number}", partial(phantom, number))
+            for number in range(count)
+        ],
+        judge,
+        report,
+    )
+
+
+def evaluate_emidec(
+    data: Path,
+    *,
+    every: int = 1,
+    pessimistic: bool = False,
+    models: Path = PACKAGED,
+    sampling: Sampling | None = None,
+    keep: Path | None = None,
+    report: Callable[[HeartResult, int, int], None] | None = None,
+) -> EnhancementEvaluation:
+    """Analyse cines simulated from the anatomy of patients of EMIDEC, and compare with their real late enhancement.
+
+    No network that takes part has seen a patient of EMIDEC. See :mod:`pipelines.training.semi_synthetic` for what is
+    the patient's and what is simulated.
+
+    Parameters
+    ----------
+    data : Path
+        Folder with ``images`` and ``labels``.
+    every : int
+        Take every so many cases in the order of their identifiers.
+    pessimistic, models, sampling, keep, report
+        As in :func:`evaluate_phantoms`.
+
+    Raises
+    ------
+    EmidecLayoutError
+        The folder does not hold EMIDEC as PNG slices.
+    ModelUnavailable
+        A network is missing.
+    """
+    law = PESSIMISTIC_LAW if pessimistic else DEFAULT_LAW
+    judge = _Judge(law, load_networks(root=models), sampling or Sampling(), False, keep)
+
+    def patient(images: Sequence[Path]) -> tuple[HeartResult, Pictures | None]:
+        case = read_case(images)
+        result, pictures = judge.heart(semi_synthetic_study(case, law), real=True)
+        return replace(result, case=case.identifier, disease=case.group), pictures
+
+    return _over(
+        [
+            (f"emidec-{'pessimistic' if pessimistic else 'default'}-{name}", partial(patient, images))
+            for name, images in list(find_cases(data).items())[::every]
+        ],
+        judge,
+        report,
+    )
+
+
+def judge_phantom(recipe: PhantomRecipe, networks: Networks) -> HeartResult:
+    """Analyse one phantom as the node would and compare with what is true; without the observer of the true motion."""
+    study = simulate(replace(recipe, phases=_PHASES), workers=1, matched_enhancement=True)
+    return _judged(study, networks, Sampling(), None, False, False)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What all hearts of one evaluation are judged with."""
+
+    law: JointLaw
+    networks: Networks
+    sampling: Sampling
+    ablations: bool
+    keep: Path | None
+
+    def heart(self, study: PhantomStudy, *, real: bool = False) -> tuple[HeartResult, Pictures | None]:
+        """See :func:`_judged`."""
+        ceiling = _ceiling_model(self.law, self.keep)
+        return _judged(study, self.networks, self.sampling, ceiling, self.ablations, real)
+
+
+def _over(
+    hearts: Sequence[tuple[str, Callable[[], tuple[HeartResult, Pictures | None]]]],
+    judge: _Judge,
+    report: Callable[[HeartResult, int, int], None] | None,
+) -> EnhancementEvaluation:
+    """Judge every heart that is not kept yet, by name, and summarise all."""
+    networks, keep = judge.networks, judge.keep
     identity = networks.first.identity.weights_sha256[:8] + networks.refiner.identity.weights_sha256[:8]
     results = []
-    for number in range(count):
-        name = f"{'pessimistic' if pessimistic else 'default'}-{seed + number}-{identity}"
-        kept = None if keep is None else keep / f"{name}.json"
+    for number, (name, make) in enumerate(hearts, 1):
+        kept = None if keep is None else keep / f"{name}-{identity}.json"
         if kept is not None and kept.is_file():
             result = _result_from(json.loads(kept.read_text(encoding="utf-8")))
         else:
-            result, pictures = _phantom(
-                seed + number, law, networks, sampling or Sampling(), _ceiling_model(law, keep), ablations
-            )
+            result, pictures = make()
             if kept is not None:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 if pictures is not None:
@@ -309,7 +411,7 @@ def evaluate_phantoms(
                 kept.write_text(json.dumps(_plain(asdict(result))), encoding="utf-8")
         results.append(result)
         if report is not None:
-            report(result, number + 1, count)
+            report(result, number, len(hearts))
     return _summarise(results)
 
 
@@ -331,11 +433,14 @@ def shown_cases(results: Sequence[HeartResult]) -> list[int]:
     return [ranked[index].seed for index in [0, 1, 2, *rest.tolist()]]
 
 
-def _phantom(
-    seed: int, law: JointLaw, networks: Networks, sampling: Sampling, ceiling_model: Any, ablations: bool
+def _judged(
+    study: PhantomStudy, networks: Networks, sampling: Sampling, ceiling_model: Any, ablations: bool, real: bool
 ) -> tuple[HeartResult, Pictures | None]:
-    recipe = replace(clip_recipe(seed, Population.ALL, law), phases=_PHASES)
-    study = simulate(recipe, workers=1, matched_enhancement=True)
+    """Analyse a study and compare with its late enhancement.
+
+    ``real`` says that the late enhancement is a patient's: its masks are the truth, and not those of the cine.
+    """
+    recipe, seed = study.recipe, study.recipe.seed
     truth = measure_truth(study)
     stack = cine_stack(study.short_axis)
     context = StudyContext(
@@ -343,11 +448,7 @@ def _phantom(
         manufacturer=recipe.dialect.manufacturer,
         field_strength_t=study.protocol.field_t,
     )
-    of_segments, has_scar = _ceiling_values(truth)
-    ceiling = tuple(
-        (bool(scar), float(probability))
-        for scar, probability in zip(has_scar, ceiling_model.predict_proba(of_segments)[:, 1], strict=True)
-    )
+    ceiling = () if ceiling_model is None else _told_the_motion(truth, ceiling_model)
     started = time.process_time()
     faults = tuple(sorted(str(fault) for fault in recipe.faults))
     try:
@@ -365,9 +466,9 @@ def _phantom(
         )  # fmt: skip
     seconds = time.process_time() - started
     result, heart = seen.result, seen.heart
-    labels, lesions, image = _truth_on(study, heart, seen.keyframes.end_diastole)
+    labels, lesions, image = _truth_on(study, heart, None if real else seen.keyframes.end_diastole)
     muscle, cavity = labels == Label.MYO, labels == Label.LV
-    real = measure_extents(image, muscle, cavity, heart.weights, SPACING_MM)
+    acquired = measure_extents(image, muscle, cavity, heart.weights, SPACING_MM)
     known = truth_of(heart, lesions > 0, muscle)
     share = ((lesions > 0) & muscle).sum((1, 2)) / np.maximum(muscle.sum((1, 2)), 1)
     by_slice = [result.slice_probability[index] for index in heart.slices]
@@ -390,8 +491,8 @@ def _phantom(
             declined=None,
             shown=str(result.shown),
             withheld=result.withheld,
-            hyperintense=(real.hyperintense_percent, result.hyperintense.percent),
-            intermediate=(real.intermediate_percent, result.intermediate.percent),
+            hyperintense=(acquired.hyperintense_percent, result.hyperintense.percent),
+            intermediate=(acquired.intermediate_percent, result.intermediate.percent),
             image_percent=measure_extents(
                 seen.first, heart.muscle, heart.cavity, heart.weights, SPACING_MM
             ).hyperintense_percent,
@@ -471,17 +572,21 @@ def _ablated(
 
 
 def _truth_on(
-    study: PhantomStudy, heart: HeartOnGrid, phase: int
+    study: PhantomStudy, heart: HeartOnGrid, phase: int | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
-    """True labels and lesions at a phase, and the simulated late enhancement, (K, 64, 64) on the grid of a heart."""
+    """True labels and lesions, and the late enhancement, (K, 64, 64) on the grid of a heart.
+
+    The masks are those of the cine at ``phase``, or without one those of the late enhancement.
+    """
     import torch
 
     cine, late = study.short_axis, study.enhancement
     assert late is not None  # the recipe asks for it
     spacing, slices = cine.geometry.pixel_spacing, list(heart.slices)
+    known = (late.labels, late.lesions) if phase is None else (cine.labels[phase], cine.lesions[phase])
     labels, lesions = (
-        sample_labels(masks[[phase]][:, slices], spacing, heart.square, SIZE, count)[0]
-        for masks, count in ((cine.labels, max(Label)), (cine.lesions, 2))
+        sample_labels(masks[None, slices], spacing, heart.square, SIZE, count)[0]
+        for masks, count in zip(known, (max(Label), 2), strict=True)
     )
     magnetisation = (late.phase_sensitive[slices].astype(np.float32) - PSIR_ZERO) / ENHANCEMENT_GREY
     image = sample_square(torch.from_numpy(magnetisation[:, None]), spacing, heart.square, SIZE)[:, 0].numpy()
@@ -504,6 +609,15 @@ def _ceiling_values(truth: PhantomTruth) -> tuple[NDArray[np.float64], NDArray[n
     return (
         np.column_stack([columns, around, np.repeat(whole[None], 16, axis=0)]),
         np.asarray(truth.aha_transmurality[:16] > SEGMENT_SHARE),
+    )
+
+
+def _told_the_motion(truth: PhantomTruth, model: Any) -> tuple[tuple[bool, float], ...]:
+    """Whether segments 1 … 16 are scar, and the probability of an observer told the true motion."""
+    of_segments, has_scar = _ceiling_values(truth)
+    return tuple(
+        (bool(scar), float(probability))
+        for scar, probability in zip(has_scar, model.predict_proba(of_segments)[:, 1], strict=True)
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
+from pipelines.phantom.anatomy import Anatomy, anatomy_lesions, anatomy_ventricle
 from pipelines.phantom.law import JointLaw
 from pipelines.phantom.lesions import Lesions, build_lesions
 from pipelines.phantom.population import Subject
@@ -318,20 +319,32 @@ def _atrium(
     return Atrium(*place, roof - half, radius, half, bends)
 
 
-def build_heart(subject: Subject, law: JointLaw, rng: np.random.Generator) -> Heart:
+def build_heart(subject: Subject, law: JointLaw, rng: np.random.Generator, anatomy: Anatomy | None = None) -> Heart:
     """Build the heart of a subject: fit the left ventricle, then the right, then draw the details.
 
     Parameters
     ----------
+    subject : Subject
+        With an anatomy, from :func:`pipelines.phantom.anatomy.subject_with`.
     law : JointLaw
         How the motion of the wall follows from its lesions.
+    rng : numpy.random.Generator
+    anatomy : Anatomy or None
+        Left ventricle and scar of a patient, instead of those that the subject describes.
     """
     apex = 5.0 + rng.normal(0, 0.4)
+    if anatomy is not None:
+        apex = anatomy.apex_mm
     length = subject.long_axis_mm + apex
     levels = level_grid(length)
     outline = smooth_table(rng.standard_normal((levels.size, ANGLES)), 7.0, 12.0)
-    lesions = build_lesions(subject, law, levels, length, outline, np.random.default_rng([subject.number, 0x4C45]))
-    lv = build_left_ventricle(subject, lesions, levels, apex)
+    more = np.random.default_rng([subject.number, 0x4C45])
+    if anatomy is None:
+        lesions = build_lesions(subject, law, levels, length, outline, more)
+        lv = build_left_ventricle(subject, lesions, levels, apex)
+    else:
+        lesions = anatomy_lesions(anatomy, subject, law, levels, outline, more)
+        lv = anatomy_ventricle(subject, lesions, anatomy)
     rest = lv.state(0.0, 0.0)
     epi = lv.epi2
     radius = np.sqrt(np.maximum(epi, 0))
@@ -379,7 +392,7 @@ def build_heart(subject: Subject, law: JointLaw, rng: np.random.Generator) -> He
         texture_endo=texture_endo,
         texture_epi=texture_epi,
         lesions=lesions,
-        obstruction=_obstruction_depth(subject, lesions, rng),
+        obstruction=_obstruction_depth(subject, lesions, rng) if anatomy is None else _obstruction_of(anatomy, levels),
         papillary=(
             (rng.normal(48, 7), rng.normal(5.4, 0.6) * surface / 1.9, 0.2, rng.normal(0.64, 0.03), 0.68),
             (rng.normal(248, 8), rng.normal(5.6, 0.6) * surface / 1.9, 0.2, rng.normal(0.62, 0.03), 0.68),
@@ -428,6 +441,13 @@ def _obstruction_depth(subject: Subject, lesions: Lesions, rng: np.random.Genera
     inside = np.clip((reach - distance + 0.12 * spots / spots.std()) / 0.2, 0, 1)
     inner = 0.12 * depth
     return inner, inner + 0.5 * depth * np.sqrt(inside)
+
+
+def _obstruction_of(anatomy: Anatomy, levels: Array) -> tuple[Array, Array] | None:
+    if not anatomy.obstructed:
+        return None
+    inner, outer = (anatomy.nearest(table, levels) for table in anatomy.obstruction)
+    return inner, outer
 
 
 def _placement(subject: Subject, lv: LeftVentricle, reach: float, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -16,7 +16,15 @@ from pipelines.phantom.population import Conduction, Infarct, Patch, Subject
 from pipelines.phantom.recipe import Disease
 from pipelines.phantom.tables import ANGLES, angle_grid, angular_distance, smooth_table
 
-__all__ = ["Appearance", "Lesions", "build_lesions"]
+__all__ = [
+    "Appearance",
+    "Lesions",
+    "appearance_of",
+    "build_lesions",
+    "lost_motion",
+    "lost_to_patches",
+    "patch_distance",
+]
 
 Array = NDArray[np.float64]
 
@@ -103,24 +111,22 @@ def build_lesions(
     stunning, ratio = rng.uniform(*law.stunning), rng.uniform(*law.risk_ratio)
     distance = outline
     for index, infarct in enumerate(subject.infarcts):
-        away = _distance(infarct, fraction, outline)
+        away = patch_distance(infarct, fraction, outline)
         distance = away if index == 0 else distance
         depth = _infarct_depth(infarct, away)
         outer = np.maximum(outer, depth)
         core = 1 - infarct.contractility
         if infarct.acute:
-            risk = smooth_table((_distance(infarct, fraction, outline, ratio) < 1).astype(np.float64), 2.0, 4.0)
+            risk = smooth_table((patch_distance(infarct, fraction, outline, ratio) < 1).astype(np.float64), 2.0, 4.0)
             at_risk = np.maximum(at_risk, risk)
             shown = np.maximum(depth / infarct.transmurality, stunning * risk)
         else:
             thinning = np.maximum(thinning, infarct.thinning * smooth_table((depth > 0).astype(np.float64), 5, 9))
             shown = _visible(depth, law)
         law_loss = np.maximum(law_loss, core * shown)
-    for patch in subject.akinesia:
-        inside = np.clip((1 - _distance(patch, fraction, outline)) / 0.3, 0, 1)
-        law_loss = np.maximum(law_loss, patch.severity * np.sqrt(inside))
+    law_loss = np.maximum(law_loss, lost_to_patches(subject, fraction, outline))
     for band in subject.fibrosis:
-        inside = np.clip((1 - _distance(band, fraction, outline)) / 0.35, 0, 1)
+        inside = np.clip((1 - patch_distance(band, fraction, outline)) / 0.35, 0, 1)
         here = inside > 0
         inner = np.where(here & (outer <= inner), band.inner, inner)
         outer = np.where(here, np.maximum(outer, band.inner + (band.outer - band.inner) * np.sqrt(inside)), outer)
@@ -131,13 +137,22 @@ def build_lesions(
         distance=distance,
         at_risk=at_risk if at_risk.any() else None,
         thinning=thinning,
-        loss=_loss(subject, law, smooth_table(law_loss, 6.0, 12.0), rng),
+        loss=lost_motion(subject, law, smooth_table(law_loss, 6.0, 12.0), rng),
         delay=_delay(subject.conduction),
-        appearance=_appearance(subject, law, rng),
+        appearance=appearance_of(subject, law, rng),
     )
 
 
-def _distance(patch: Patch, fraction: Array, outline: Array, area_ratio: float = 1.0) -> Array:
+def lost_to_patches(subject: Subject, fraction: Array, outline: Array) -> Array:
+    """Contractility lost where muscle stands still without scar, (N, ANGLES)."""
+    loss = np.zeros_like(outline)
+    for patch in subject.akinesia:
+        inside = np.clip((1 - patch_distance(patch, fraction, outline)) / 0.3, 0, 1)
+        loss = np.maximum(loss, patch.severity * np.sqrt(inside))
+    return loss
+
+
+def patch_distance(patch: Patch, fraction: Array, outline: Array, area_ratio: float = 1.0) -> Array:
     """Relative distance from the centre of a patch, 1 at its border; ``area_ratio`` makes the patch larger."""
     scale = np.sqrt(area_ratio)
     around = angular_distance(angle_grid(), patch.angle_deg)[None, :] / (patch.half_width_deg * scale)
@@ -162,7 +177,7 @@ def _visible(depth: Array, law: JointLaw) -> Array:
     return (logistic(depth) - floor) / (ceiling - floor)
 
 
-def _loss(subject: Subject, law: JointLaw, caused: Array, rng: np.random.Generator) -> Array:
+def lost_motion(subject: Subject, law: JointLaw, caused: Array, rng: np.random.Generator) -> Array:
     """Motion loss of the law: what follows from the lesions, what is drawn independently, and heterogeneity."""
     change, elsewhere, uneven = (_field(caused.shape, rng) for _ in range(3))
     free = 1 - law.coupling
@@ -186,7 +201,8 @@ def _delay(conduction: Conduction | None) -> Array | None:
     return (conduction.spread * (towards - 0.5))[None, :]
 
 
-def _appearance(subject: Subject, law: JointLaw, rng: np.random.Generator) -> Appearance:
+def appearance_of(subject: Subject, law: JointLaw, rng: np.random.Generator) -> Appearance:
+    """Draw how the lesions of a subject look."""
     # All draws happen for everybody, so that one parameter of the law does not change the others.
     fatty, fat = rng.random() < law.fat, rng.uniform(0.1, 0.6)
     oedema = rng.uniform(*law.oedema)

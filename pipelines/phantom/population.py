@@ -23,6 +23,8 @@ __all__ = [
     "Infarct",
     "Patch",
     "Subject",
+    "breathing_sd_mm",
+    "contractility_of",
     "draw_subject",
 ]
 
@@ -317,6 +319,11 @@ def _draw_body(rng: np.random.Generator, sex: str) -> Body:
     )
 
 
+def contractility_of(transmurality: float, residual: float = 0.0) -> float:
+    """Contraction of the core of an infarct relative to remote muscle, by its depth and what departs from the rule."""
+    return float(np.clip(0.60 - 0.72 * transmurality + residual, -0.1, 0.5))
+
+
 def _draw_infarct(recipe: PhantomRecipe, rng: np.random.Generator) -> Infarct:
     # All draws happen whether or not the recipe fixes a value, so fixing one does not change the others.
     territory = (Territory.LAD, Territory.RCA, Territory.LCX)[int(rng.choice(3, p=[0.45, 0.33, 0.22]))]
@@ -340,7 +347,7 @@ def _draw_infarct(recipe: PhantomRecipe, rng: np.random.Generator) -> Infarct:
         level=centre + level,
         half_length=length,
         transmurality=transmurality,
-        contractility=float(np.clip(0.60 - 0.72 * transmurality + residual, -0.1, 0.5)),
+        contractility=contractility_of(transmurality, residual),
         acute=acute,
         obstruction=obstruction,
         thinning=0.0 if acute else thinning * transmurality,
@@ -364,7 +371,7 @@ def _draw_infarcts(recipe: PhantomRecipe, rng: np.random.Generator, more: np.ran
         level=level,
         half_length=length,
         transmurality=transmurality,
-        contractility=float(np.clip(0.60 - 0.72 * transmurality, -0.1, 0.5)),
+        contractility=contractility_of(transmurality),
         acute=False,
         obstruction=False,
         thinning=thinning * transmurality,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.stack import StackGeometry, View
+from pipelines.phantom.anatomy import Anatomy, subject_with
 from pipelines.phantom.heart import Heart, HeartState, build_heart
 from pipelines.phantom.lesions import Appearance
 from pipelines.phantom.population import Subject, breathing_sd_mm, draw_subject
@@ -143,7 +144,9 @@ class _Room:
     """Relative variation of the signal of moving blood."""
 
 
-def simulate(recipe: PhantomRecipe, *, workers: int = 2, matched_enhancement: bool = False) -> PhantomStudy:
+def simulate(
+    recipe: PhantomRecipe, *, workers: int = 2, matched_enhancement: bool = False, anatomy: Anatomy | None = None
+) -> PhantomStudy:
     """Simulate the study of a recipe.
 
     Parameters
@@ -154,20 +157,27 @@ def simulate(recipe: PhantomRecipe, *, workers: int = 2, matched_enhancement: bo
     matched_enhancement : bool
         Image late enhancement, where the recipe asks for it, at end diastole and in the breath-holds of the cine. No
         scanner can: it is the target of a network that makes such images from cine.
+    anatomy : Anatomy or None
+        Left ventricle and scar of a patient, in place of those of the recipe. The short axis then shows the slices of
+        the anatomy, across the long axis and each in the middle of its image, and no other view.
 
     Returns
     -------
     PhantomStudy
     """
     _, _, room_stream, images = np.random.SeedSequence(recipe.seed).spawn(4)
-    subject, heart, build_rng = _build_heart(recipe)
+    subject, heart, build_rng = _build_heart(recipe, anatomy)
     thorax = build_thorax(heart, build_rng)
     room = _prepare_room(recipe, heart, thorax, np.random.default_rng(room_stream))
     states = _states(heart, recipe.phases)
     movie = film_heart(heart, states)
     plan_rng = np.random.default_rng(images.spawn(1)[0])
-    stacks: list[tuple[View, list[Plane], list[Plane]]] = [(View.SAX, *_short_axis_planes(room, plan_rng))]
-    if recipe.long_axis:
+    if anatomy is None:
+        planned, imaged = _short_axis_planes(room, plan_rng)
+    else:
+        planned = imaged = _planes_across(room, anatomy)
+    stacks: list[tuple[View, list[Plane], list[Plane]]] = [(View.SAX, planned, imaged)]
+    if recipe.long_axis and anatomy is None:
         for view in LONG_AXIS_ANGLES_DEG:
             plane = _long_axis_plane(room, view, plan_rng)
             stacks.append((view, [plane], [_shifted(plane, plan_rng.normal(0, breathing_sd_mm(recipe)))]))
@@ -198,12 +208,14 @@ def draw_heart(recipe: PhantomRecipe) -> tuple[Subject, Heart]:
     return subject, heart
 
 
-def _build_heart(recipe: PhantomRecipe) -> tuple[Subject, Heart, np.random.Generator]:
+def _build_heart(recipe: PhantomRecipe, anatomy: Anatomy | None = None) -> tuple[Subject, Heart, np.random.Generator]:
     """Person, heart, and the generator that goes on to build the thorax."""
     person, build, *_ = np.random.SeedSequence(recipe.seed).spawn(4)
     subject = draw_subject(recipe, np.random.default_rng(person))
+    if anatomy is not None:
+        subject = subject_with(subject, anatomy, np.random.default_rng([recipe.seed, 0x414E4154]))
     build_rng = np.random.default_rng(build)
-    return subject, build_heart(subject, recipe.law, build_rng), build_rng
+    return subject, build_heart(subject, recipe.law, build_rng, anatomy), build_rng
 
 
 def _states(heart: Heart, phases: int) -> tuple[HeartState, ...]:
@@ -280,6 +292,25 @@ def _short_axis_planes(room: _Room, rng: np.random.Generator) -> tuple[list[Plan
         keep = [index for index in range(count) if index not in set(inside.tolist())]
         planned, true = [planned[index] for index in keep], [true[index] for index in keep]
     return planned, true
+
+
+def _planes_across(room: _Room, anatomy: Anatomy) -> list[Plane]:
+    """A plane for each slice of an anatomy, across the long axis, which goes through the middle of the image."""
+    recipe, heart = room.recipe, room.heart
+    row, column = heart.axes[0], heart.axes[1]
+    corner = -((recipe.columns - 1) / 2 * row + (recipe.rows - 1) / 2 * column) * recipe.spacing_mm
+    return [
+        Plane(
+            position=heart.to_patient(np.array([0.0, 0.0, level])) + corner,
+            row=row,
+            column=column,
+            spacing=recipe.spacing_mm,
+            rows=recipe.rows,
+            columns=recipe.columns,
+            thickness=min(8.0, anatomy.pitch_mm),
+        )
+        for level in anatomy.levels_mm
+    ]
 
 
 def _long_axis_plane(room: _Room, view: View, rng: np.random.Generator) -> Plane:

@@ -29,7 +29,7 @@ from pipelines.phantom.population import Subject
 from pipelines.phantom.tables import ANGLES, STEP_MM, angle_grid, angular_distance
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 
-__all__ = ["LeftVentricle", "MotionState", "build_left_ventricle", "level_grid"]
+__all__ = ["LeftVentricle", "MotionState", "build_left_ventricle", "level_grid", "moving_ventricle"]
 
 Array = NDArray[np.float64]
 
@@ -245,7 +245,26 @@ def build_left_ventricle(subject: Subject, lesions: Lesions, levels: Array, apex
         cavity, mass = volumes(inner, wall)
         inner *= math.sqrt(subject.lv_edv_ml / cavity) ** 0.8
         wall = min(max(wall * (subject.lv_mass_g / mass) ** 0.8, 3.0), 24.0)
-    endo2, epi2 = shape(inner, wall)
+    return moving_ventricle(subject, lesions, levels, shape(inner, wall), length, apex)
+
+
+def moving_ventricle(
+    subject: Subject, lesions: Lesions, levels: Array, surfaces: tuple[Array, Array], length: float, apex: float
+) -> LeftVentricle:
+    """The law of motion of a subject on a shape at end diastole.
+
+    Parameters
+    ----------
+    subject : Subject
+    lesions : Lesions
+    levels : (N,) float64
+        Material levels, mm.
+    surfaces : (N, ANGLES) float64 twice
+        Squared radius of endocardium and epicardium, mm², negative below their apex.
+    length, apex : float
+        Level of the mitral plane and of the endocardial apex, mm.
+    """
+    endo2, epi2 = surfaces
     shortening = subject.shortening
     # Cavity at end systole is (1 − c) λ times that at end diastole in muscle without infarct.
     contraction = 1 - (1 - subject.ejection_fraction) / (1 - shortening)

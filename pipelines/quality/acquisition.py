@@ -1,4 +1,4 @@
-"""Checks of what was acquired: phases, slices, spacing, gating, coverage, shifts, contrast."""
+"""Checks of what was acquired: phases, slices, spacing, plane, gating, coverage, shifts, contrast."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from pipelines.quality.findings import Grade, QualityCheck, QualityFinding
 from pipelines.quality.limits import QualityLimits
 from pipelines.segmentation.labels import Label
 
-__all__ = ["acquisition_findings", "shift_residuals_mm"]
+__all__ = ["acquisition_findings", "course_of_centres", "shift_residuals_mm"]
 
 CLEAR_RING = 0.75
 """Slices ringed less are cut by the valve plane; their centre and area say nothing of the axis."""
+
+FEWEST_CENTRES = 4
+"""Fewer centres give no line."""
 
 
 def acquisition_findings(
@@ -26,6 +29,7 @@ def acquisition_findings(
         _phases(stack, limits),
         _slices(slices, keyframes, limits),
         _spacing(stack, limits),
+        _plane(stack, slices, keyframes, limits),
         _gating(stack),
         _rr_variation(stack, limits),
         _base(slices, keyframes, limits),
@@ -77,6 +81,54 @@ def _spacing(stack: CineStack, limits: QualityLimits) -> QualityFinding | None:
     if grade >= Grade.POOR:
         sentence = f"Slices are {pitch:.1f} mm apart: too sparse for exact volumes."
     return QualityFinding(QualityCheck.SLICE_GAP, grade, sentence, pitch, "mm", limits.pitch_mm.poor)
+
+
+def course_of_centres(slices: SliceMeasures, depth_mm: NDArray[np.float64], phase: int) -> tuple[float, float] | None:
+    """How far the centres of the left ventricle run off the direction across the slices.
+
+    In a true short axis the centres of cavity and wall lie above each other. Where the stack is planned off, they move
+    sideways from slice to slice: for an ellipsoid along the diameter that is conjugate to the plane.
+
+    Parameters
+    ----------
+    slices : SliceMeasures
+    depth_mm : (S,) float64
+        Positions of the slices along the normal.
+    phase : int
+
+    Returns
+    -------
+    (float, float) or None
+        Angle between the straight line through the centres (least absolute deviations) and the normal, degrees, and the
+        mean distance of the centres from that line, mm. ``None`` with fewer than four slices that show a clear ring.
+    """
+    clear = slices.counted[phase] & (slices.ring[phase] >= CLEAR_RING)
+    if clear.sum() < FEWEST_CENTRES:
+        return None
+    depth = depth_mm[clear] - depth_mm[clear].mean()
+    solution, distance = _least_absolute(depth, slices.centre_mm[phase, clear], 2)
+    return float(np.degrees(np.arctan(np.linalg.norm(solution[0])))), float(distance.mean())
+
+
+def _plane(
+    stack: CineStack, slices: SliceMeasures, keyframes: Keyframes, limits: QualityLimits
+) -> QualityFinding | None:
+    """Whether the stack lies across the long axis; breath holds that end anywhere leave that open."""
+    course = course_of_centres(slices, stack.geometry.positions @ stack.geometry.normal, keyframes.end_diastole)
+    if course is None:
+        return None
+    angle, scatter = course
+    grade = limits.plane_deg.grade(angle)
+    sentence = f"The centres of the left ventricle run {angle:.0f}° off the direction across the slices."
+    if grade >= Grade.POOR and scatter > limits.shift_mm.poor:
+        grade = Grade.GOOD
+        sentence += f" They scatter by {scatter:.1f} mm, so this may be due to shifts and not to the plane."
+    elif grade >= Grade.POOR:
+        sentence += (
+            " The stack is not planned across the long axis, or the breath holds drift: segments, thickness and volumes"
+            " are those of oblique slices."
+        )
+    return QualityFinding(QualityCheck.PLANE, grade, sentence, angle, "deg", limits.plane_deg.poor)
 
 
 def _gating(stack: CineStack) -> QualityFinding:
@@ -157,14 +209,29 @@ def shift_residuals_mm(slices: SliceMeasures, phase: int) -> NDArray[np.float64]
     if clear.sum() < 5:
         return residuals
     position = (depth[clear] - depth[clear].mean()) / np.ptp(depth[clear])
-    centres, powers = slices.centre_mm[phase, clear], np.vander(position, 3)
+    residuals[clear] = _least_absolute(position, slices.centre_mm[phase, clear], 3)[1]
+    return residuals
+
+
+def _least_absolute(
+    position: NDArray[np.float64], centres: NDArray[np.float64], terms: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Polynomial of N centres, (N, 2), over their position, with least absolute deviations by iterated weights.
+
+    Returns
+    -------
+    (terms, 2) float64
+        Coefficients, the highest power first.
+    (N,) float64
+        Distance of each centre.
+    """
+    powers = np.vander(position, terms)
     weights = np.ones(len(position))
     for _ in range(50):
         solution, *_ = np.linalg.lstsq(powers * weights[:, None], centres * weights[:, None], rcond=None)
         distance = np.linalg.norm(centres - powers @ solution, axis=1)
         weights = 1.0 / np.sqrt(np.maximum(distance, 0.05))
-    residuals[clear] = distance
-    return residuals
+    return np.asarray(solution), np.asarray(distance)
 
 
 def _shift(slices: SliceMeasures, keyframes: Keyframes, limits: QualityLimits) -> QualityFinding | None:

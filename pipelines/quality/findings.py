@@ -41,6 +41,7 @@ class QualityCheck(enum.StrEnum):
     PHASES = "cardiac phases"
     SLICES = "slices with left ventricle"
     SLICE_GAP = "slice spacing"
+    PLANE = "plane of the short axis"
     GATING = "cardiac gating"
     RR_VARIATION = "RR interval variation"
     BASE_COVERAGE = "coverage of the base"
@@ -76,6 +77,7 @@ _INPUT_CHECKS = frozenset(
         QualityCheck.PHASES,
         QualityCheck.SLICES,
         QualityCheck.SLICE_GAP,
+        QualityCheck.PLANE,
         QualityCheck.GATING,
         QualityCheck.RR_VARIATION,
         QualityCheck.BASE_COVERAGE,

@@ -49,6 +49,9 @@ class QualityLimits:
     slices: Limit = Limit(8, 5, 2, "output control of automated pipelines: six contiguous LV slices at least")
     pitch_mm: Limit = Limit(10, 12, 25, "SCMR protocols 2020: 8 to 10 mm; beyond 12 mm the stack is sparse")
     uneven_gap: Limit = Limit(1.2, 1.5, math.inf, "widest gap over the median gap: 1.5 means half a slice is missing")
+    plane_deg: Limit = Limit(
+        9, 12, math.inf, "40 phantoms whose stack is 30° off: 12.6 to 22.7; on it: at most 4.6 (seeds 980000 to 980039)"
+    )
     rr_variation_percent: Limit = Limit(10, 20, math.inf, "breath holds of one study keep within 10 %")
     base_ring_at_es: Limit = Limit(0.5, 0.9, math.inf, "at ES the base has descended: a closed ring in the end slice")
     apex_area_fraction: Limit = Limit(0.3, 0.5, math.inf, ACDC + " is 0.34")

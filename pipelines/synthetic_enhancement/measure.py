@@ -85,6 +85,7 @@ _WITHHELD_BY = frozenset(
         QualityCheck.RR_VARIATION,
         QualityCheck.SLICE_GAP,
         QualityCheck.SLICE_SHIFT,
+        QualityCheck.PLANE,
         QualityCheck.CONTRAST,
         QualityCheck.AGREEMENT,
         QualityCheck.CONTIGUITY,

@@ -38,12 +38,27 @@ const values = {};
 page.on('console', message => { if (message.type() === 'error') problems.push(`console: ${message.text().slice(0, 300)}`); });
 page.on('pageerror', error => problems.push(`page: ${error.message.slice(0, 300)}`));
 page.on('request', request => {
-  if (!request.url().startsWith(task.root)) problems.push(`asks elsewhere: ${request.url().slice(0, 200)}`);
+  const meant = task.elsewhere && request.url().startsWith(task.elsewhere);
+  if (!request.url().startsWith(task.root) && !meant) problems.push(`asks elsewhere: ${request.url().slice(0, 200)}`);
 });
+
+// A text, or a regular expression between slashes.
+const words = text => (text.length > 2 && text.startsWith('/') && text.endsWith('/') ? new RegExp(text.slice(1, -1)) : text);
 
 const verbs = {
   go: path => page.goto(task.root + path, { waitUntil: 'load' }),
-  see: text => page.getByText(text).first().waitFor(),
+  see: text => page.getByText(words(text)).first().waitFor(),
+  // A page that does not renew itself is loaded again until the text stands there.
+  until: async (path, text) => {
+    const end = Date.now() + 3 * LIMIT_MS;
+    do {
+      await page.goto(task.root + path, { waitUntil: 'load' });
+      if (await page.getByText(words(text)).locator('visible=true').count()) return;
+      await page.waitForTimeout(1000);
+    } while (Date.now() < end);
+    throw new Error(`${path} does not say ${text}`);
+  },
+  cookie: async name => { values[name] = (await context.cookies()).find(one => one.name === name)?.value ?? ''; },
   gone: text => page.getByText(text).first().waitFor({ state: 'detached' }),
   fill: (label, text) => page.getByLabel(label, { exact: true }).locator('visible=true').first().fill(text),
   choose: (label, option) => page.locator('label', { hasText: label }).locator('select').locator('visible=true').first().selectOption(option),

@@ -46,8 +46,12 @@ def browse(
     width: int = DESKTOP,
     scripts: bool = True,
     bypass_csp: bool = True,
+    elsewhere: str = "",
 ) -> Visit:
-    """Take these steps in a new window; see ``browse.mjs`` for what a step may be."""
+    """Take these steps in a new window; see ``browse.mjs`` for what a step may be.
+
+    Pages may ask nothing but the console, and what begins with ``elsewhere``.
+    """
     require("chromium", "node")
     if not (INSTALLED / "axe-core").is_dir():
         raise AbsentTool(f"axe-core is absent from {INSTALLED}: run `make viewer`")
@@ -61,6 +65,7 @@ def browse(
         "width": width,
         "scripts": scripts,
         "bypassCSP": bypass_csp,
+        "elsewhere": elsewhere,
         "steps": list(map(list, steps)),
     }
     driver = subprocess.run(

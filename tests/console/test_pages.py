@@ -21,6 +21,8 @@ from console.running_console import RunningConsole, Visitor, console_node, conso
 from dicom_node.console.api import assessments_csv
 from dicom_node.console.desk import Desk
 from dicom_node.console.now import FRESH_S, NowBoard
+from dicom_node.console.words import environment
+from dicom_node.implementation import SOFTWARE_VERSION
 from pipelines.models.registry import list_models
 from storage.assessments import Assessment, assessments
 from storage.deliveries import claim_deliveries, destination_unreachable, destinations_with_work
@@ -456,3 +458,17 @@ def audited(console: RunningConsole) -> list[str]:
         for one in read_trail(file)
         if one.event == "110103"
     ]
+
+
+def test_times_in_sentences_are_shown_in_the_zone_of_the_reader() -> None:
+    sentence = "pacs <1> away since 2026-11-29 12:21:39+01:00; the next call is at 2026-11-29 11:21:42+00:00"
+    shown = environment().from_string("{{ sentence|timed }}").render(sentence=sentence)
+    first = '<time datetime="2026-11-29T11:21:39+00:00">2026-11-29 11:21:39 UTC</time>'
+    second = '<time datetime="2026-11-29T11:21:42+00:00">2026-11-29 11:21:42 UTC</time>'
+    assert shown == f"pacs &lt;1&gt; away since {first}; the next call is at {second}"
+
+
+@pytest.mark.parametrize("path", ["/", "/rules", "/models"])
+def test_every_page_says_which_version_of_the_software_made_it(console: RunningConsole, path: str) -> None:
+    page = console.person(AccountRole.OPERATOR).get(path).text
+    assert f"<footer>dicom-node {SOFTWARE_VERSION} ·" in page

@@ -35,17 +35,21 @@ from dicom_node.config import (
 from dicom_node.deliver.deliver import Deliverer
 from dicom_node.deliver.fhir_bundle import transaction
 from dicom_node.deliver.oru import control_id, observation_message
+from dicom_node.deliver.rejection import reject_set
 from dicom_node.deliver.study_report import StudyReport
 from dicom_node.execute.process import Processed, process_front_page
 from dicom_node.execute.worker import _outcome, _parts
 from dicom_node.results.front_page import ListedPackage
 from dicom_node.results.numbers import ReportedNumber
+from dicom_node.results.rejection import RejectionReason
 from dicom_node.results.verdict import Verdict, VerdictKind
+from storage.deletion import delete_study
 from storage.deliveries import Selection, requeue_deliveries
 from storage.files import RESULTS, InstanceFiles
 from storage.jobs import ResultRecord, complete_job
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import outages
+from storage.rejection import results_of_study
 from storage.schema import DeliveryState
 
 COMMITTED, DEAD, QUEUED = DeliveryState.COMMITTED, DeliveryState.DEAD, DeliveryState.QUEUED
@@ -278,6 +282,49 @@ def test_both_get_the_numbers_of_the_front_page_and_close_the_delivery(
         "ImagingStudy", "Observation", "DiagnosticReport"
     ]  # fmt: skip
     assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+def deleted(bench: Bench, why: RejectionReason) -> None:
+    """Delete the study, as ``delete_everywhere`` does."""
+    void = results_of_study(bench.ledger, STUDY_UID, now=utc_now())
+    assert void is not None
+    files = InstanceFiles(bench.node.storage.directory)
+    about = {"sentence": "Wrong patient.", "reason": "study deleted", "by": "ann", "now": utc_now()}
+    withdraw = why is RejectionReason.PATIENT_SAFETY
+    assert reject_set(bench.ledger, files, bench.node, void, why, **about, withdraw=withdraw)  # type: ignore[arg-type]
+    delete_study(bench.ledger, STUDY_UID, reason="wrong patient", by="ann", now=utc_now())
+
+
+def test_a_deleted_study_is_withdrawn_at_both(bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]) -> None:
+    ris, server = receivers
+    bench.rounds_until(COMMITTED)
+    deleted(bench, RejectionReason.PATIENT_SAFETY)
+    bench.rounds_until(COMMITTED)
+    assert len(states(bench.ledger)) == 4
+    first, second = ris.messages
+    # The same report of the same patient, of which nothing holds any longer.
+    for segment, field in (("PID", 3), ("OBR", 3), ("OBR", 18)):
+        assert str(first.segment(segment)[field]) == str(second.segment(segment)[field])
+    assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["P", "X"]
+    assert {str(one[11]) for one in second.segments("OBX")} == {"W"}
+    assert {str(one[3]) for one in second.segments("OBX")} == {str(one[3]) for one in first.segments("OBX")}
+    assert any("Wrong patient." in str(one[5]) for one in second.segments("OBX"))
+    assert str(first.segment("MSH")[10]) != str(second.segment("MSH")[10])
+    before, after = server.bundles
+    assert [one.request.url for one in before.entry] == [one.request.url for one in after.entry]
+    assert [one.resource.status for one in before.entry] == ["available", "preliminary", "preliminary"]
+    # The images are there still; what was said of them was entered in error.
+    assert [one.resource.status for one in after.entry] == ["available", "entered-in-error", "entered-in-error"]
+    assert after.entry[-1].resource.conclusion == "Wrong patient."
+
+
+def test_results_whose_time_has_come_are_not_withdrawn(
+    bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    bench.rounds_until(COMMITTED)
+    deleted(bench, RejectionReason.RETENTION)
+    assert len(states(bench.ledger)) == 2
+    assert len(receivers[0].messages) == len(receivers[1].bundles) == 1
 
 
 def test_what_fails_is_tried_again_and_sent_under_the_same_identity(

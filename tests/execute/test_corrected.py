@@ -16,8 +16,13 @@ from interop.tools import script
 from network.objects import encoded
 from network.running_node import configuration
 from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.uid import SegmentationStorage, generate_uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
+    SegmentationStorage,
+    generate_uid,
+)
 from results.synthetic import STUDY_UID, Cine, write_cine
 
 from dicom_node.config import ConflictAnswer, DestinationProfile, ResultSettings, Route
@@ -79,8 +84,8 @@ def read(one: ResultObject) -> Dataset:
     return dcmread(io.BytesIO(one.content))
 
 
-def eroded(seg: Dataset, number: int) -> Dataset:
-    """The SEG as somebody sends it who took away the lower half of one segment."""
+def eroded(seg: Dataset, number: int, *, keep: float = 0.5) -> Dataset:
+    """The SEG as somebody sends it who took away the lower half of one segment, or left more of it."""
     edited = copy.deepcopy(seg)
     masks = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")
     shape = (int(seg.NumberOfFrames), int(seg.Rows), int(seg.Columns))
@@ -89,7 +94,7 @@ def eroded(seg: Dataset, number: int) -> Dataset:
         if frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number:
             rows = np.flatnonzero(masks[index].any(axis=1))
             if len(rows):
-                masks[index, rows[len(rows) // 2] :] = 0
+                masks[index, rows[int(len(rows) * keep)] :] = 0
     edited.PixelData = np.packbits(masks.ravel(), bitorder="little").tobytes()
     edited.SOPInstanceUID = edited.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
     edited.SeriesInstanceUID = generate_uid(prefix=None)
@@ -283,25 +288,17 @@ class _Node:
     def schedule(self) -> tuple[int, ...]:
         return self.scheduler.consider(utc_now() + dt.timedelta(hours=1))
 
-
-def replace_routes(settings):
-    return settings.model_copy(update={"routes": {"cine": Route(destinations=())}})
-
-
-def test_a_corrected_seg_that_comes_in_makes_new_jobs_and_is_a_verdict_on_the_old_ones(
-    cine: Cine, before: ProcessedStudy, tmp_path: Path
-) -> None:
-    node = _Node(tmp_path)
-    try:
-        node.receive([dcmread(path) for path in cine.paths])
-        assert len(node.schedule()) == 1
-        job = claim_job(node.ledger, "w", utc_now() + dt.timedelta(hours=1))
+    def analysed(self, done: ProcessedStudy) -> None:
+        """Keep what the one job that waits came to."""
+        job = claim_job(self.ledger, "w", utc_now() + dt.timedelta(hours=1))
         assert job is not None
         records = []
-        for one in before.objects:
-            data = one.content[132:]
-            stored = node.files.store(
-                data, file_meta=one.content[:132], transfer_syntax_uid=one.transfer_syntax_uid, folder="results"
+        for one in done.objects:
+            stored = self.files.store(
+                one.content[132:],
+                file_meta=one.content[:132],
+                transfer_syntax_uid=one.transfer_syntax_uid,
+                folder="results",
             )
             records.append(
                 ResultRecord(
@@ -316,7 +313,75 @@ def test_a_corrected_seg_that_comes_in_makes_new_jobs_and_is_a_verdict_on_the_ol
                     destinations=(),
                 )
             )
-        assert complete_job(node.ledger, job, records, Outcome(Verdict.DELIVERED), now=utc_now())
+        assert complete_job(self.ledger, job, records, Outcome(Verdict.DELIVERED), now=utc_now())
+
+
+def replace_routes(settings):
+    return settings.model_copy(update={"routes": {"cine": Route(destinations=())}})
+
+
+def rejection(results: list[ResultObject], title: str, *, own: bool = False) -> Dataset:
+    """A Key Object Selection document of a workstation, or of this node, that names results."""
+    note = Dataset()
+    note.SOPClassUID, note.SOPInstanceUID = KeyObjectSelectionDocumentStorage, generate_uid(prefix=None)
+    note.StudyInstanceUID, note.SeriesInstanceUID = STUDY_UID, generate_uid(prefix=None)
+    note.Modality, note.PatientID = "KO", "P-1"
+    note.Manufacturer = read(results[0]).Manufacturer if own else "ACME"
+    note.ManufacturerModelName = read(results[0]).ManufacturerModelName if own else "Workstation"
+    concept = Dataset()
+    concept.CodeValue, concept.CodingSchemeDesignator, concept.CodeMeaning = title, "DCM", "as it is"
+    note.ConceptNameCodeSequence = [concept]
+    series, study = Dataset(), Dataset()
+    series.ReferencedSOPSequence = []
+    for one in results:
+        reference = Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = one.sop_class_uid, one.sop_instance_uid
+        series.ReferencedSOPSequence.append(reference)
+    series.SeriesInstanceUID, study.StudyInstanceUID = results[0].series_instance_uid, STUDY_UID
+    study.ReferencedSeriesSequence = [series]
+    note.CurrentRequestedProcedureEvidenceSequence = [study]
+    note.file_meta = FileMetaDataset()
+    note.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return note
+
+
+def test_a_rejection_note_of_a_workstation_is_a_verdict(cine: Cine, before: ProcessedStudy, tmp_path: Path) -> None:
+    node = _Node(tmp_path)
+    try:
+        node.receive([dcmread(path) for path in cine.paths])
+        assert len(node.schedule()) == 1
+        node.analysed(before)
+        report = of_role(before, "report")
+        # What says nothing of how good the results are, what this node sent itself, and what names other objects.
+        node.receive([rejection(report, "113039"), rejection(report, "113037", own=True)])
+        stranger = rejection(report, "113001")
+        (series,) = stranger.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "1.2.3"
+        damaged = rejection(report, "113001")
+        damaged.ConceptNameCodeSequence = []
+        node.receive([stranger, damaged])
+        assert node.schedule() == ()
+        assert assessments(node.ledger) == ()
+        note = rejection(of_role(before, "segmentation-ed") + report, "113001")
+        for _ in range(2):
+            node.receive([note])
+            # Nothing is analysed again for it.
+            assert node.schedule() == ()
+        (given,) = assessments(node.ledger)
+        assert (given.result, given.by, given.package) == (AssessmentResult.REJECTED, "MR1", "ventricular_function")
+        assert given.comment == f"rejection note {note.SOPInstanceUID}: Rejected for Quality Reasons"
+    finally:
+        node.ledger.close()
+
+
+def test_a_corrected_seg_that_comes_in_makes_new_jobs_and_is_a_verdict_on_the_old_ones(
+    cine: Cine, before: ProcessedStudy, tmp_path: Path
+) -> None:
+    node = _Node(tmp_path)
+    try:
+        node.receive([dcmread(path) for path in cine.paths])
+        assert len(node.schedule()) == 1
+        node.analysed(before)
         own = read(of_role(before, "segmentation-ed")[0])
         # Sent back by a PACS: nothing is analysed again.
         node.receive([own])

@@ -20,7 +20,7 @@ from dicom_node.config import (
     Route,
 )
 from dicom_node.execute.lanes import lanes
-from dicom_node.execute.worker import _Worker
+from dicom_node.execute.worker import Worker
 from dicom_node.network.sender import ScuSettings, send_files
 from dicom_node.results.numbers import ReportedNumber, numbers_record
 from storage.closing import FRONT_PAGE
@@ -43,7 +43,7 @@ def examination(folder: Path, name: str, date: str, patient: str) -> tuple[str, 
     return str(dcmread(paths[0]).StudyInstanceUID), paths
 
 
-def measured(ledger: Ledger, worker: _Worker, study: str, ef: float) -> JobRow:
+def measured(ledger: Ledger, worker: Worker, study: str, ef: float) -> JobRow:
     """Let the one package of a study have measured, and run its closing job."""
     series = tuple(one.series_instance_uid for one in study_contents(ledger, study).series)
     assert create_jobs(ledger, study_contents(ledger, study), [route(series=series)], reason="test", now=utc_now())
@@ -87,7 +87,7 @@ def test_the_front_page_compares_with_the_last_examination_and_goes_to_the_repor
     def never(*_: object, **__: object) -> None:
         raise AssertionError("only closing jobs are run here")
 
-    worker = _Worker(ledger, files, node, "w", lanes(node.execution)[0], never)  # type: ignore[arg-type]
+    worker = Worker(ledger, files, node, "w", lanes(node.execution)[0], never)  # type: ignore[arg-type]
     try:
         paragraphs = {}
         for name, ef in (("before", 52.0), ("other", 60.0), ("now", 46.0)):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.cine.stack import CineStack, StudyContext
+from pipelines.cine.stack import CineStack, StackGeometry, StudyContext
 from pipelines.function.curves import find_keyframes
 from pipelines.function.measure import measure_function
 from pipelines.function.slices import measure_slices
@@ -175,6 +175,49 @@ def test_oblique_stack_without_shifts_has_no_residual(good) -> None:
         hearts.beating(2), grid(), SIZE, shifts=np.arange(12)[:, None] * np.array([[1.5, -1.0]])
     )
     assert finding(assess(stack, segmentation), QualityCheck.SLICE_SHIFT).value < 0.7
+
+
+@pytest.mark.parametrize(("off_deg", "grade"), [(0, Grade.EXCELLENT), (10, Grade.EXCELLENT), (30, Grade.POOR)])
+def test_stack_that_is_not_across_the_long_axis_is_found(off_deg: float, grade: Grade) -> None:
+    straight = grid()
+    angle = math.radians(off_deg)
+    normal, row = straight.normal, straight.row_direction
+    # Turned about the column direction through the middle of the ventricle.
+    turned = StackGeometry(
+        positions=_about(straight.positions, np.array([20.0, -30.0, 40.0]) + 40.0 * hearts.TO_APEX, row, normal, angle),
+        row_direction=math.cos(angle) * row + math.sin(angle) * normal,
+        column_direction=straight.column_direction,
+        pixel_spacing=straight.pixel_spacing,
+        slice_thickness=straight.slice_thickness,
+    )
+    found = finding(assess(*hearts.draw(hearts.beating(2), turned, SIZE)), QualityCheck.PLANE)
+    assert found.grade is grade
+    assert 0.5 * off_deg - 1 < found.value < off_deg + 2
+    assert ("not planned across the long axis" in found.sentence) == (grade is Grade.POOR)
+
+
+def _about(positions, middle, row, normal, angle):
+    """Positions turned from the row direction towards the normal, about an axis through the middle."""
+    along, across = (positions - middle) @ row, (positions - middle) @ normal
+    rest = positions - along[:, None] * row - across[:, None] * normal
+    return (
+        rest
+        + (math.cos(angle) * along - math.sin(angle) * across)[:, None] * row
+        + (math.sin(angle) * along + math.cos(angle) * across)[:, None] * normal
+    )
+
+
+def test_drifting_centres_that_scatter_leave_the_plane_open() -> None:
+    shifts = np.arange(12)[:, None] * np.array([[4.0, 0.0]]) + np.random.default_rng(1).normal(0, 8.0, (12, 2))
+    found = finding(assess(*hearts.draw(hearts.beating(2), grid(), SIZE, shifts=shifts)), QualityCheck.PLANE)
+    assert found.value > 12
+    assert found.grade is Grade.GOOD
+    assert "due to shifts" in found.sentence
+
+
+def test_too_few_slices_with_a_ring_say_nothing_of_the_plane() -> None:
+    found = assess(*hearts.draw(hearts.beating(2), grid(slices=4, pitch=30.0, above_base=30.0), SIZE))
+    assert QualityCheck.PLANE not in {one.check for one in found.findings}
 
 
 def test_low_contrast(good) -> None:

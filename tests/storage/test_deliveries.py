@@ -13,6 +13,7 @@ from storage.deliveries import (
     Delivery,
     Selection,
     claim_deliveries,
+    claim_overdue,
     commitment_reported,
     delivery_confirmed,
     delivery_failed,
@@ -20,7 +21,6 @@ from storage.deliveries import (
     destinations_with_work,
     dismiss_deliveries,
     extend_deliveries,
-    overdue_commitments,
     release_deliveries,
     release_expired_deliveries,
     requeue_deliveries,
@@ -104,8 +104,12 @@ def test_commitment_closes_and_failure_reopens(queued: Ledger) -> None:
 
 def test_late_commitment_of_an_earlier_request_counts_and_late_failure_does_not(queued: Ledger) -> None:
     delivery_sent(queued, [one.id for one in _claim(queued)], "7.7", SOON, now=NOW)
-    assert [one.id for one in overdue_commitments(queued, LATER)] == [1, 3]
-    assert overdue_commitments(queued, SOON) == []
+    assert claim_overdue(queued, "pacs", SOON, 60) == []
+    assert claim_overdue(queued, "archive", LATER, 60) == []
+    assert [one.id for one in claim_overdue(queued, "pacs", LATER, 60)] == [1, 3]
+    # Whoever took them looks after them; if it dies, another one does.
+    assert claim_overdue(queued, "pacs", LATER, 60) == []
+    assert [one.id for one in claim_overdue(queued, "pacs", LATER + dt.timedelta(seconds=61), 60)] == [1, 3]
     delivery_sent(queued, [1, 3], "7.8", LATER, now=LATER)
     assert _report(queued, "7.7", {"2.25.1"}, {"2.25.2": "processing failure"}) == 1
     states = {number: one.state for number, one in _by_id(queued).items()}

@@ -307,3 +307,13 @@ def test_a_locked_ledger_raises_what_sqlalchemy_raises(tmp_path: Path, monkeypat
         other.execute(text("SELECT 1"))
     first.close()
     second.close()
+
+
+def test_a_peer_that_vanishes_is_noticed_soon_on_both_sides_of_postgresql(postgresql_url: str) -> None:
+    ledger = open_ledger(postgresql_url)
+    with ledger.engine.connect() as connection:
+        set_here = select(text("name")).select_from(text("pg_settings")).where(text("source = 'session'"))
+        assert set(connection.scalars(set_here)) >= {"tcp_keepalives_idle", "tcp_user_timeout"}
+        given = connection.connection.dbapi_connection.info.get_parameters()  # type: ignore[union-attr]
+    assert (given["keepalives_idle"], given["tcp_user_timeout"]) == ("10", "30000")
+    ledger.close()

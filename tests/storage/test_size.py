@@ -56,13 +56,15 @@ REPEATED: dict[str, Callable[[Ledger], object]] = {
     "look for deliveries": lambda ledger: deliveries.destinations_with_work(ledger, NOW),
     "claim deliveries": lambda ledger: deliveries.claim_deliveries(ledger, "pacs", 10, "d", NOW, 60),
     "release expired deliveries": lambda ledger: deliveries.release_expired_deliveries(ledger, LATER),
-    "look for overdue commitments": lambda ledger: deliveries.overdue_commitments(ledger, LATER),
+    "look for overdue commitments": lambda ledger: deliveries.claim_overdue(ledger, "pacs", LATER, 60),
     "tell what waits": lambda ledger: overview.backlog(ledger, now=NOW),
     "tell the audit trail": lambda ledger: transfers.note_as_told(
         ledger, [one.id for one in transfers.untold_associations(ledger, 10)], at=NOW
     ),
     "commit to instances": lambda ledger: commitments.take_responsibility(ledger, ["1.2.3.1.1", "9"], now=NOW),
     "look for due commitments": lambda ledger: commitments.due_commitments(ledger, NOW),
+    "take due commitments": lambda ledger: commitments.claim_commitments(ledger, "MR1", NOW, limit=9, lease_s=60),
+    "look for associations of dead hosts": instances.open_receptions,
     "look for instances of a study": lambda ledger: holdings.count_instances(ledger, study_instance_uid="1.2.3"),
     "list studies": overview.study_overviews,
     "explain a study": lambda ledger: overview.events_of_study(ledger, "1.2.3"),

@@ -18,6 +18,7 @@ from storage.closing import FRONT_PAGE, package_outcomes
 from storage.deliveries import (
     Selection,
     claim_deliveries,
+    claim_overdue,
     commitment_reported,
     delivery_failed,
     delivery_not_accepted,
@@ -25,7 +26,6 @@ from storage.deliveries import (
     destination_unreachable,
     destinations_with_work,
     dismiss_deliveries,
-    overdue_commitments,
     release_deliveries,
     release_expired_deliveries,
     requeue_deliveries,
@@ -358,7 +358,7 @@ class DeliveryMachine(_LedgerMachine):
 
     @rule(target=transactions)
     def commitment_is_overdue(self) -> object:
-        overdue = {one.id for one in overdue_commitments(self.ledger, self.now)}
+        overdue = {one.id for name in ("pacs", "archive") for one in claim_overdue(self.ledger, name, self.now, 60)}
         return self._request(overdue) if overdue else multiple()
 
     @rule(owner=st.sampled_from(["a", "b"]), for_good=st.booleans())

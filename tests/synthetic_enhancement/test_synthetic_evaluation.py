@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipelines.evaluation import synthetic_enhancement as evaluation
+from pipelines.evaluation.enhancement_faults import FaultyStudy, summarise_faults
 from pipelines.evaluation.enhancement_pictures import draw_pictures
 from pipelines.evaluation.synthetic_enhancement import HeartResult, Pictures, shown_cases
 
@@ -73,6 +74,38 @@ def test_what_does_not_exist_is_null() -> None:
     assert nothing["hyperintense"]["r"] is None
     assert nothing["auc"]["slice"] is None
     assert nothing["miss_rate"] is None
+
+
+def test_figures_by_fault_are_those_against_the_same_heart_without_one() -> None:
+    good, other = _heart(1, 20, 18), _heart(2, 10, 8)
+    poor = replace(
+        good, shown="probability", withheld=("The base is not covered.",), image_percent=12.0, patient=(True, 0.5)
+    )
+    doubtful = replace(other, shown="probability", withheld=("It shows what the probability does not bear out.",))
+    lost = replace(good, declined="Nothing to be seen.")
+    studies = [
+        FaultyStudy("no fault", good),
+        FaultyStudy("poor-coverage", poor),
+        FaultyStudy("ghosting", lost),
+        FaultyStudy("no fault", other),
+        FaultyStudy("poor-coverage", doubtful),
+    ]
+    found = summarise_faults(studies)
+    assert found["no fault"]["image"] == 2
+    assert found["no fault"]["extent_change_points"] == 0
+    cut = found["poor-coverage"]
+    assert (cut["studies"], cut["probability_alone"], cut["withheld_for_quality"]) == (2, 2, 1)
+    assert cut["extent_change_points"] == pytest.approx((6 + 0) / 2)
+    assert cut["probability_change"] == pytest.approx((good.patient[1] - 0.5) / 2, abs=1e-3)
+    assert found["ghosting"] == {
+        "studies": 1,
+        "declined": 1,
+        "image": 0,
+        "probability_alone": 0,
+        "withheld_for_quality": 0,
+        "probability_change": None,
+        "extent_change_points": None,
+    }
 
 
 def test_pictures_are_chosen_by_error_and_not_by_looks(tmp_path: Path) -> None:

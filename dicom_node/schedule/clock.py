@@ -1,0 +1,76 @@
+"""Runs work at regular intervals, whatever is done to the time of day.
+
+APScheduler keeps when a job is due by the time of day. Left alone it runs nothing for an hour when that is set back by
+one, and counts every run that it missed when it is set forth.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node.errors import raised_at
+from storage.ledger import utc_now
+
+__all__ = ["RegularWork"]
+
+_log = structlog.get_logger(__name__)
+
+LOOK_AT_CLOCKS_EVERY_S = 1.0
+STEP_S = 1.0
+"""Both clocks apart by so much more than at the last look: the time of day was set."""
+
+
+class _After(BaseTrigger):
+    """Due so many seconds after now, and never for what was missed."""
+
+    def __init__(self, seconds: float) -> None:
+        self._apart = dt.timedelta(seconds=seconds)
+
+    def get_next_fire_time(self, previous_fire_time: dt.datetime | None, now: dt.datetime) -> dt.datetime:  # noqa: ARG002
+        return now + self._apart
+
+
+class RegularWork:
+    """Work that is done at regular intervals, each kind in a thread of its own and never twice at once."""
+
+    def __init__(self) -> None:
+        self._clock = BackgroundScheduler(timezone=dt.UTC)
+
+    def every(self, seconds: float, work: Callable[[dt.datetime], object]) -> None:
+        """Do something as soon as it runs, and again every so many seconds."""
+
+        def run() -> None:
+            try:
+                work(utc_now())
+            except SQLAlchemyError as error:
+                # The ledger is away or locked: nothing was changed, and the next run tries again.
+                _log.error("the ledger did not answer", error=type(error).__name__)
+            except OSError as error:
+                _log.error("the storage directory cannot be read", error=error.strerror)
+            except Exception as error:  # noqa: BLE001 - the next run may find other things
+                _log.error("a run of the scheduler failed", error=type(error).__name__, at=raised_at(error))
+
+        self._clock.add_job(
+            run, _After(seconds), max_instances=1, coalesce=True, misfire_grace_time=None, next_run_time=utc_now()
+        )
+
+    def run(self, stop: threading.Event, started: Callable[[], None]) -> None:
+        """Run until told to stop; what runs then is awaited."""
+        self._clock.start()
+        started()
+        apart = time.time() - time.monotonic()
+        while not stop.wait(LOOK_AT_CLOCKS_EVERY_S):
+            was, apart = apart, time.time() - time.monotonic()
+            if abs(apart - was) >= STEP_S:
+                _log.warning("the time of day was set", seconds=round(apart - was, 1))
+                for job in self._clock.get_jobs():
+                    job.modify(next_run_time=utc_now())
+        self._clock.shutdown(wait=True)

@@ -1,0 +1,130 @@
+"""Long runs of the proofs, in batches that add up: stopped at any moment, a run goes on where it was.
+
+    python tests/proofs/campaign.py NAME --until 10000 --state FILE
+
+Each batch is one run of a test with the next seed. The state file holds how many rounds are done, and of each batch its
+seed, its revision, whether it passed, and the figures that it printed. All that a failed one printed is kept beside the
+state, so that its seed can be run again. A batch that fails ends the run; the next call goes on with the next seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A test whose number of rounds and whose seed come from the environment."""
+
+    test: str
+    rounds: str
+    """Variable of the number of rounds."""
+    seed: str
+    batch: int
+    """Rounds of a batch: some minutes."""
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+PROOFS = {
+    "kill": Proof("tests/test_crash.py", "DICOM_NODE_CRASH_ROUNDS", "DICOM_NODE_CRASH_SEED", 60),
+    "kill-receiver": Proof("tests/network/test_killed.py", "DICOM_NODE_KILL_ROUNDS", "DICOM_NODE_KILL_SEED", 30),
+    "power-cut": Proof("tests/proofs/test_power_cut.py", "DICOM_NODE_POWER_CUTS", "DICOM_NODE_POWER_CUT_SEED", 500),
+    "clock": Proof("tests/proofs/test_clock_steps.py", "DICOM_NODE_CLOCK_STEPS", "DICOM_NODE_CLOCK_SEED", 50),
+    "fuzz": Proof("tests/network/test_fuzz.py", "DICOM_NODE_FUZZ_INPUTS", "DICOM_NODE_FUZZ_SEED", 20_000),
+}
+
+
+@dataclass
+class State:
+    """What a campaign has done so far."""
+
+    done: int = 0
+    """Rounds of the batches that passed."""
+    batches: list[dict[str, Any]] = field(default_factory=list)
+
+    @staticmethod
+    def read(file: Path) -> State:
+        return State(**json.loads(file.read_text())) if file.exists() else State()
+
+    def write(self, file: Path) -> None:
+        # Whole or not at all, whenever this process is stopped.
+        new = file.with_suffix(".new")
+        with new.open("w") as stream:
+            json.dump(asdict(self), stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        new.replace(file)
+
+    def next_seed(self) -> int:
+        return 1 + max((batch["seed"] for batch in self.batches), default=0)
+
+
+def run(proof: Proof, state: State, file: Path, *, until: int, batch: int) -> bool:
+    """Run batches until so many rounds are done; returns whether the last one passed."""
+    while state.done < until:
+        rounds, seed = min(batch, until - state.done), state.next_seed()
+        log = file.with_name(f"{file.stem}-{seed}.log")
+        environment = {**os.environ, **dict(proof.environment), proof.rounds: str(rounds), proof.seed: str(seed)}
+        command = [sys.executable, "-m", "pytest", "-q", "-s", "-n", "0", "-p", "no:randomly", str(ROOT / proof.test)]
+        started = time.monotonic()
+        with log.open("w") as output:
+            code = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False
+            ).returncode
+        passed = code == 0
+        state.batches.append(
+            {
+                "seed": seed,
+                "rounds": rounds,
+                "passed": passed,
+                "seconds": round(time.monotonic() - started),
+                "revision": _revision(),
+                "told": [line for line in log.read_text().splitlines() if line[:1].isdigit()][-2:],
+            }
+        )
+        state.done += rounds * passed
+        state.write(file)
+        if not passed:
+            return False
+        log.unlink()
+    return True
+
+
+def _revision() -> str:
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return told.stdout.strip()
+
+
+def main(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(PROOFS)}.")],
+    state: Annotated[Path, typer.Option(help="File that the run adds to.")],
+    until: Annotated[int, typer.Option(min=1, help="Rounds in all, those of earlier calls included.")],
+    batch: Annotated[int | None, typer.Option(min=1, help="Rounds of a batch, as the proof says unless given.")] = None,
+) -> None:
+    """Go on with a campaign until so many rounds are done."""
+    if name not in PROOFS:
+        raise typer.BadParameter(f"{name} is none of {', '.join(PROOFS)}")
+    so_far = State.read(state)
+    passed = run(PROOFS[name], so_far, state, until=until, batch=batch or PROOFS[name].batch)
+    failed = [one["seed"] for one in so_far.batches if not one["passed"]]
+    typer.echo(
+        f"{so_far.done} of {until} rounds of {name}, {len(so_far.batches)} batches; failed seeds: {failed or 'none'}"
+    )
+    raise typer.Exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

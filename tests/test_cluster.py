@@ -1,0 +1,320 @@
+"""One node on several hosts: roles apart, killed at random, upgraded one after the other.
+
+The hosts are process trees on this machine, as separate as machines are: they share the ledger (PostgreSQL) and the
+storage directory, and nothing else. The number of kills is ``DICOM_NODE_CLUSTER_ROUNDS``, the seed
+``DICOM_NODE_CRASH_SEED``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from absence import absent
+from cluster_parts import (
+    BACK,
+    FRONT,
+    LONG_MODE,
+    START_S,
+    HostProcess,
+    cluster_configuration,
+    long_mode,
+    running_hosts,
+)
+from crash_parts import PHASES, SLICES, NotingPacs, write_cine
+from interop.ports import free_port, wait_until
+from network_namespaces import allowed, network
+from own_packages import crash_packages
+from postgresql_server import MISSING, is_installed, running_postgresql, running_postgresql_server
+from pydicom import dcmread
+
+from dicom_node.config import Configuration, HostRole, Peer
+from dicom_node.network.pacs import PacsSettings
+from dicom_node.network.sender import ScuSettings, SendOutcome, send_files
+from storage.closing import FRONT_PAGE
+from storage.jobs import studies_to_consider
+from storage.ledger import Ledger, open_ledger
+from storage.overview import delivery_overviews, job_overviews
+from storage.schema import Association, DeliveryState, InstanceRow, JobRow, JobState
+
+ROUNDS = int(os.environ.get(LONG_MODE, "2"))
+SEED = int(os.environ.get("DICOM_NODE_CRASH_SEED", "1"))
+SETTLE_S = 600.0
+SCANNER = ScuSettings("MR1")
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    if not is_installed():
+        absent(MISSING)
+    with running_postgresql(fsync=False) as url:
+        yield url
+
+
+@pytest.fixture
+def analyses(tmp_path: Path) -> Iterator[tuple[str, ...]]:
+    with crash_packages(tmp_path / "packages") as names:
+        # The slow one only takes time here.
+        yield names[:2]
+
+
+class _Scanner(threading.Thread):
+    """Sends study after study, each to whichever receiver answers, until all its images are acknowledged."""
+
+    def __init__(self, receivers: tuple[Peer, ...], folder: Path, generator: random.Random) -> None:
+        super().__init__(name="scanner", daemon=True)
+        self.acknowledged: dict[str, Path] = {}
+        self.studies: list[str] = []
+        self.enough = threading.Event()
+        self._receivers, self._folder, self._generator = receivers, folder, generator
+
+    def run(self) -> None:
+        while not self.enough.is_set():
+            name = f"study {len(self.studies)}"
+            waiting = write_cine(self._folder / name, name)
+            self.studies.append(str(dcmread(waiting[0]).StudyInstanceUID))
+            while waiting:
+                # Sometimes the whole rest, sometimes a part: one study comes over several hosts.
+                part = waiting[: self._generator.choice([7, 15, len(waiting)])]
+                for outcome in send_files(part, self._generator.choice(self._receivers), SCANNER):
+                    if outcome.status == 0x0000:
+                        self.acknowledged[outcome.sop_instance_uid] = outcome.path
+                        waiting.remove(outcome.path)
+                time.sleep(0.1)
+            self.enough.wait(self._generator.uniform(0.5, 3.0))
+
+
+def _unfinished(ledger: Ledger, studies: int, packages: int) -> str:
+    """What is still to do, in words; empty when all is done."""
+    waiting = studies_to_consider(ledger)
+    if waiting:
+        return f"{len(waiting)} studies wait, with {[one.open_associations for one in waiting]} associations open"
+    jobs = job_overviews(ledger, limit=100_000)
+    running = [job for job in jobs if job.state in (JobState.QUEUED, JobState.RUNNING)]
+    if len(jobs) < studies * (packages + 1) or running:
+        return f"{len(running)} of {len(jobs)} jobs have not ended"
+    deliveries = delivery_overviews(ledger, limit=100_000)
+    late = [one for one in deliveries if one.state is not DeliveryState.COMMITTED]
+    return f"{len(late)} deliveries are not committed" if late else ""
+
+
+def _check_all(configuration: Configuration, scanner: _Scanner, pacs: NotingPacs, analyses: tuple[str, ...]) -> None:
+    scanner.join(SETTLE_S)
+    assert not scanner.is_alive(), "the scanner cannot get rid of its images"
+    with contextlib.closing(open_ledger(configuration.storage.database)) as ledger:
+        try:
+            wait_until(
+                lambda: not _unfinished(ledger, len(scanner.studies), len(analyses)),
+                seconds=SETTLE_S,
+                what="the node has settled",
+                every=0.5,
+            )
+        finally:
+            print(f"left to do: {_unfinished(ledger, len(scanner.studies), len(analyses)) or 'nothing'}")
+        _check_images(ledger, configuration, scanner)
+        _check_results(ledger, pacs, scanner.studies, analyses)
+
+
+def _check_images(ledger: Ledger, configuration: Configuration, scanner: _Scanner) -> None:
+    with ledger.reading() as session:
+        held = {row.sop_instance_uid: row for row in session.query(InstanceRow)}
+    assert len(scanner.acknowledged) == len(scanner.studies) * SLICES * PHASES
+    assert set(scanner.acknowledged) <= set(held)
+    for uid, sent in scanner.acknowledged.items():
+        assert dcmread(configuration.storage.directory / held[uid].path) == dcmread(sent)
+
+
+def _check_results(ledger: Ledger, pacs: NotingPacs, studies: list[str], analyses: tuple[str, ...]) -> None:
+    with ledger.reading() as session:
+        jobs = [(job.study.study_instance_uid, job.package, job.state) for job in session.query(JobRow)]
+    assert sorted((uid, package) for uid, package, _ in jobs) == sorted(
+        (uid, package) for uid in studies for package in (*analyses, FRONT_PAGE)
+    )
+    assert {state for _, _, state in jobs} == {JobState.SUCCEEDED}
+    packages = {job.id: job.package for job in job_overviews(ledger, limit=100_000)}
+    deliveries = delivery_overviews(ledger, limit=100_000)
+    assert {one.state for one in deliveries} == {DeliveryState.COMMITTED}
+    made = Counter((one.study_instance_uid, packages[one.job_id], one.role, one.sop_class_uid) for one in deliveries)
+    assert set(made.values()) == {1}
+    assert {study for study, *_ in made} == set(studies)
+    expected = {one.sop_instance_uid for one in deliveries}
+    assert {uid for uid, _ in pacs.arrivals} == expected == set(pacs.held())
+    # An object may be sent again when the deliverer died before it noted the answer, but it is the same object.
+    assert len(set(pacs.arrivals)) == len(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500 + 20 * ROUNDS)
+def test_hosts_that_are_killed_lose_nothing_and_do_nothing_twice(
+    database: str, analyses: tuple[str, ...], tmp_path: Path
+) -> None:
+    names = {"front-1": FRONT, "front-2": FRONT, "back-1": BACK, "back-2": BACK}
+    ports, pacs_port = (free_port(), free_port()), free_port()
+    configuration = cluster_configuration(tmp_path, database, names, pacs_port=pacs_port, analyses=analyses)
+    # Storage commitment is reported to one of the receivers, whichever of the deliverers asked for it.
+    callers = {"NODE": Peer(ae_title="NODE", host="127.0.0.1", port=ports[0])}
+    pacs = NotingPacs(PacsSettings(directory=tmp_path / "pacs", port=pacs_port, callers=callers))
+    generator = random.Random(SEED)
+    hosts = [
+        HostProcess(configuration, name, **({"port": ports[number]} if number < 2 else {}))
+        for number, name in enumerate(names)
+    ]
+    killed: Counter[str] = Counter()
+    with pacs, running_hosts(hosts):
+        receivers = tuple(Peer(ae_title="NODE", host="127.0.0.1", port=port) for port in ports)
+        scanner = _Scanner(receivers, tmp_path, random.Random(SEED + 1))
+        scanner.start()
+        deck = [
+            (host, what)
+            for host in hosts
+            for what in ("supervisor", *(("receiver", "deliverer") if host in hosts[:2] else ("worker 0", "scheduler")))
+        ]
+        try:
+            while killed.total() < ROUNDS:
+                if killed.total() % len(deck) == 0:
+                    generator.shuffle(deck)
+                time.sleep(generator.uniform(0.0, 6.0))
+                host, what = deck[killed.total() % len(deck)]
+                victim = host.processes().get(f"{host.name} {what}")
+                if victim is None:
+                    # Killed a moment ago and not started again yet.
+                    continue
+                below = victim.children(recursive=True)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim.send_signal(signal.SIGKILL)
+                    killed[f"{host.name} {what}"] += 1
+                if what == "supervisor":
+                    host.process.join()
+                    host.wait_for_the_end_of(below)
+                    host.start()
+        finally:
+            scanner.enough.set()
+        _check_all(configuration, scanner, pacs, analyses)
+        print(f"\n{len(scanner.studies)} studies, {len(pacs.arrivals)} arrivals, killed {dict(killed)}")
+        # One that was killed near the end may not have come far enough to stop when it is told to.
+        assert all(one.ready.wait(START_S) for one in hosts)
+    assert {one.process.exitcode for one in hosts} == {0}
+
+
+@long_mode
+@pytest.mark.slow
+@pytest.mark.timeout(1500 + 120 * ROUNDS)
+def test_hosts_that_are_cut_off_lose_nothing_and_do_nothing_twice(analyses: tuple[str, ...], tmp_path: Path) -> None:
+    """From scanner, ledger and PACS; in network namespaces. The storage directory is that of one machine."""
+    if not is_installed():
+        absent(MISSING)
+    if not allowed():
+        pytest.skip("this process may make no network namespaces")
+    names = {"north": FRONT | BACK, "south": FRONT | BACK}
+    generator = random.Random(SEED)
+    with network(tuple(names)) as made, running_postgresql_server(fsync=False, address=made.here) as server:
+        pacs_port = free_port()
+        configuration = cluster_configuration(
+            tmp_path, server.url, names, pacs_host=made.here, pacs_port=pacs_port, analyses=analyses
+        )
+        receivers = tuple(Peer(ae_title="NODE", host=made.address(name), port=11112) for name in names)
+        pacs = NotingPacs(
+            PacsSettings(directory=tmp_path / "pacs", address=made.here, port=pacs_port, callers={"NODE": receivers[0]})
+        )
+        hosts = [HostProcess(configuration, name, namespace=made.namespaces[name], address="0.0.0.0") for name in names]
+        away: Counter[str] = Counter()
+        with pacs, running_hosts(hosts):
+            scanner = _Scanner(receivers, tmp_path, random.Random(SEED + 1))
+            scanner.start()
+            try:
+                while away.total() < ROUNDS:
+                    time.sleep(generator.uniform(2.0, 10.0))
+                    name = generator.choice(list(names))
+                    made.connect(name, up=False)
+                    away[name] += 1
+                    # Sometimes longer than a lease of a job lasts.
+                    time.sleep(generator.choice([5.0, 20.0, 90.0]))
+                    made.connect(name, up=True)
+            finally:
+                scanner.enough.set()
+            _check_all(configuration, scanner, pacs, analyses)
+            print(f"\n{len(scanner.studies)} studies, {len(pacs.arrivals)} arrivals, cut off {dict(away)}")
+        assert {one.process.exitcode for one in hosts} == {0}
+
+
+@long_mode
+@pytest.mark.timeout(600)
+def test_a_host_that_never_comes_back_holds_up_no_study(
+    database: str, analyses: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Its association stays open in the ledger; the scanner sends the study again to another host."""
+    names = {"gone": frozenset({HostRole.RECEIVER}), "left": frozenset({HostRole.RECEIVER, HostRole.SCHEDULER})}
+    ports = {name: free_port() for name in names}
+    configuration = cluster_configuration(tmp_path, database, names, pacs_port=free_port(), analyses=analyses)
+    gone, left = (HostProcess(configuration, name, port=ports[name]) for name in names)
+    with running_hosts([gone, left]), contextlib.closing(open_ledger(database)) as ledger:
+        images = write_cine(tmp_path / "cine", "a")
+
+        to_gone, to_left = (Peer(ae_title="NODE", host="127.0.0.1", port=ports[name]) for name in names)
+
+        def dies(_outcome: SendOutcome) -> None:
+            gone.process.kill()
+            gone.process.join()
+
+        send_files(images[:20], to_gone, SCANNER, progress=dies)
+        assert {one.status for one in send_files(images, to_left, SCANNER)} == {0x0000}
+        wait_until(lambda: len(job_overviews(ledger)) == len(analyses), seconds=START_S, what="the study is scheduled")
+        with ledger.reading() as session:
+            outcomes = {row.receiver: row.outcome for row in session.query(Association)}
+        assert outcomes == {"gone/receiver-0": "receiver died", "left/receiver-0": "released"}
+
+
+@pytest.mark.timeout(600)
+def test_a_rolling_upgrade_ends_the_associations_it_has_and_takes_new_ones_on_the_same_port(
+    database: str, analyses: tuple[str, ...], tmp_path: Path
+) -> None:
+    names = {"before": frozenset({HostRole.RECEIVER}), "after": frozenset({HostRole.RECEIVER})}
+    configuration = cluster_configuration(tmp_path, database, names, pacs_port=free_port(), analyses=analyses)
+    port = free_port()
+    peer = Peer(ae_title="NODE", host="127.0.0.1", port=port)
+    settings = {"port": port, "share_port": True, "drain_s": 600, "network_timeout_s": 600}
+    before = HostProcess(configuration, "before", **settings)
+    begun, may_end = threading.Event(), threading.Event()
+    statuses: list[int | None] = []
+
+    def slowly(outcome: SendOutcome) -> None:
+        statuses.append(outcome.status)
+        begun.set()
+        if len(statuses) == 5:
+            # The association is open until the other host has taken some.
+            may_end.wait(START_S)
+
+    long = write_cine(tmp_path / "long", "long")
+    scanner = threading.Thread(target=send_files, args=(long, peer, SCANNER), kwargs={"progress": slowly})
+    with running_hosts([before]), contextlib.closing(open_ledger(database)) as ledger:
+        scanner.start()
+        assert begun.wait(START_S)
+        with running_hosts([HostProcess(configuration, "after", **settings)]):
+            before.process.terminate()
+            sent = 0
+            while sent < 5 or before.process.is_alive():
+                outcomes = send_files(write_cine(tmp_path / f"{sent}", f"short {sent}")[:3], peer, SCANNER)
+                # A scanner would send again what was not taken; here nothing is refused at all.
+                assert {one.status for one in outcomes} == {0x0000}, f"study {sent}"
+                sent += 1
+                if sent == 5:
+                    assert (before.process.is_alive(), len(statuses)) == (True, 5)
+                    may_end.set()
+            scanner.join(START_S)
+            assert statuses == SLICES * PHASES * [0x0000]
+            assert before.end() == 0
+        with ledger.reading() as session:
+            held = {row.sop_instance_uid for row in session.query(InstanceRow)}
+            receivers = {row.receiver for row in session.query(Association)}
+            assert {row.outcome for row in session.query(Association)} == {"released"}
+        assert len(held) == SLICES * PHASES + 3 * sent
+        assert receivers == {"before/receiver-0", "after/receiver-0"}
