@@ -17,7 +17,7 @@ from dicom_node import node
 from dicom_node.audit.messages import Participant
 from dicom_node.audit.received import tell_what_was_received
 from dicom_node.audit.trail import AuditTrail
-from dicom_node.config import Configuration, Host, HostRole, NodeSettings, StorageSettings
+from dicom_node.config import Configuration, DeliveryPolicy, Host, HostRole, NodeSettings, StorageSettings
 from dicom_node.config_file import load_configuration
 from dicom_node.doctor import examine, mount_of
 from dicom_node.errors import ConfigurationError, NodeError
@@ -27,6 +27,7 @@ from dicom_node.network.listening_ports import listening_socket, no_listening_po
 from dicom_node.node_status import node_status
 from dicom_node.notify import notifier
 from dicom_node.process_states import exclusive_service, serving_hosts, states_file, write_states
+from dicom_node.reloading import reloaded
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.scheduler import close_receptions_of_dead_hosts
 from storage.files import InstanceFiles
@@ -280,3 +281,12 @@ def test_doctor_says_which_hosts_run(tmp_path: Path) -> None:
         "front (this one): deliverer, receiver; does not run",
         "back: executor, scheduler; runs",
     ]
+
+
+def test_other_hosts_take_effect_at_the_next_start(tmp_path: Path) -> None:
+    shared = StorageSettings(database="postgresql+psycopg://node@db/node", directory=tmp_path)
+    running = _configuration(tmp_path).model_copy(update={"storage": shared})
+    written = running.model_copy(update={"hosts": {**running.hosts, "new": running.hosts["front"]}})
+    result = reloaded(running, written.model_copy(update={"delivery": DeliveryPolicy(maximum_attempts=3)}))
+    assert (result.changed, result.at_next_start) == (("delivery",), ("hosts",))
+    assert result.configuration.hosts == running.hosts

@@ -80,7 +80,7 @@ class IodFinding:
         )
 
 
-def iod_findings(dataset: Dataset, sources: Sequence[Dataset] = ()) -> list[IodFinding]:
+def iod_findings(dataset: Dataset, sources: Sequence[Dataset] = (), named: Sequence[Dataset] = ()) -> list[IodFinding]:
     """Check an object against its IOD.
 
     Parameters
@@ -90,6 +90,8 @@ def iod_findings(dataset: Dataset, sources: Sequence[Dataset] = ()) -> list[IodF
     sources
         Headers that its values come from: of the instance that patient and study are taken from, and of those that it
         was derived from (their functional group items too).
+    named
+        Headers of other instances that it refers to by their UIDs.
 
     Returns
     -------
@@ -103,7 +105,7 @@ def iod_findings(dataset: Dataset, sources: Sequence[Dataset] = ()) -> list[IodF
     ConfigurationError
         dciodvfy is not installed.
     """
-    own = _own_part(dataset, _uids(sources))
+    own = _own_part(dataset, _uids([*sources, *named]))
     buffer = io.BytesIO()
     dcmwrite(buffer, own, enforce_file_format=True)
     # dciodvfy seeks, so it wants a file and no pipe.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -413,3 +414,34 @@ def test_limits_hold_over_all_processes_and_a_killed_one_frees_its_places(tmp_pa
             receivers[0].kill()
             receivers[0].start()
             assert asks(stack, SCANNER) == ASSOCIATE_AC
+
+
+def test_who_is_told_to_stop_takes_what_waits_in_its_backlog_and_nothing_after() -> None:
+    acceptor = Acceptor()
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            connection = stack.enter_context(connected(acceptor.port))
+            connection.sendall(REQUEST)
+        # As if it had been told before it took the first.
+        acceptor.pending._stopping = True
+        acceptor.pending.start()
+        acceptor.pending.stop()
+        assert [one.request for one in acceptor.arrivals] == 20 * [REQUEST]
+        for one in acceptor.arrivals:
+            one.connection.close()
+        with pytest.raises(ConnectionRefusedError):
+            connected(acceptor.port)
+
+
+def test_a_request_that_is_under_way_at_the_stop_is_still_taken() -> None:
+    acceptor = Acceptor()
+    with connected(acceptor.port) as connection:
+        connection.sendall(REQUEST[:10])
+        acceptor.pending._stopping = True
+        acceptor.pending.start()
+        stopping = threading.Thread(target=acceptor.pending.stop)
+        stopping.start()
+        connection.sendall(REQUEST[10:])
+        stopping.join(20)
+        assert [one.request for one in acceptor.arrivals] == [REQUEST]
+        acceptor.arrivals[0].connection.close()
