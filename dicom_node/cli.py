@@ -85,7 +85,7 @@ app.add_typer(training.evaluate_app, name="evaluate")
 
 
 def main() -> None:
-    """Run the command line; an error of the taxonomy becomes one line and an exit code, never a traceback."""
+    """Run the command line; an error of the taxonomy, or of a file, becomes one line and an exit code."""
     # Standard output belongs to the answer of a command; `serve` and its processes set their own log.
     configure_logging(json=False, level=logging.WARNING)
     try:
@@ -95,3 +95,9 @@ def main() -> None:
         if isinstance(error, ConfigurationError):
             sys.exit(ExitCode.USAGE)
         sys.exit(ExitCode.PEER if isinstance(error, PeerUnavailableError) else ExitCode.FAILED)
+    except OSError as error:
+        # A folder that cannot be written, a file that is gone: the administrator's to mend, not a defect.
+        if error.filename is None:
+            raise
+        typer.echo(f"dicom-node: {error.filename}: {error.strerror}", err=True)
+        sys.exit(ExitCode.FAILED)

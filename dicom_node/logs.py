@@ -6,7 +6,7 @@ import io
 import logging
 import sys
 from collections.abc import Callable, MutableMapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import pydicom.config
 import structlog
@@ -78,7 +78,7 @@ def configure_logging(*, json: bool | None = None, role: str = "", level: int = 
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", stream)),
         # Loggers of modules live as long as the process: cached, they would keep a standard error that was replaced.
         cache_logger_on_first_use=False,
     )

@@ -187,7 +187,8 @@ def package_outcomes(ledger: Ledger, job_id: int) -> tuple[PackageOutcome, ...]:
 def predecessors(session: Session, row: JobRow) -> tuple[ResultReference, ...]:
     """Results of the same package and route that those of this attempt may take the place of, the oldest first.
 
-    They are those of the last job before this one that has any, and those of earlier runs of this one.
+    They are those of the last job before this one that has any, and those of earlier runs of this one. A job that ran
+    when this one was made is among them: this one is not claimed before it has ended (``claim_job``).
     """
     earlier = session.scalar(
         select(JobRow)
@@ -196,8 +197,8 @@ def predecessors(session: Session, row: JobRow) -> tuple[ResultReference, ...]:
             JobRow.route == row.route,
             JobRow.package == row.package,
             JobRow.id < row.id,
-            # What ended later cannot count: every attempt is to see the same.
-            JobRow.ended_at <= row.created_at,
+            # What began later cannot count: every attempt is to see the same.
+            JobRow.started_at <= row.created_at,
             select(ResultRow.id).where(ResultRow.job_id == JobRow.id).exists(),
         )
         .order_by(JobRow.id.desc())

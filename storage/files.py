@@ -151,13 +151,18 @@ class InstanceFiles:
         link.hardlink_to(self.root / stored.path)
         # The sweep takes a file that is old and that no row names; this one's row is still to come.
         os.utime(link)
-        path = stored.path.replace(INSTANCES, QUARANTINE, 1)
+        path = _path(QUARANTINE, stored.digest)
         try:
             self.place(link, path)
         finally:
             # Renaming one name of a file to another does nothing and leaves both (rename(2)).
             link.unlink(missing_ok=True)
         return StoredFile(path, stored.digest, stored.size)
+
+    def holds_in_quarantine(self, digest: str) -> bool:
+        """Whether these bytes were kept aside, by whichever ledger."""
+        path = _path(QUARANTINE, digest)
+        return any(self.absolute(one).exists() for one in (path, f"{UNEXPLAINED}/{path}"))
 
     def absolute(self, path: str | Path) -> Path:
         """Where a path of the ledger is on this machine."""
@@ -388,7 +393,7 @@ class IncomingFile:
         if self._files.durable:
             os.fsync(self._descriptor)
         digest = self._content.hexdigest()
-        path = f"{folder}/{digest[:2]}/{digest}.dcm"
+        path = _path(folder, digest)
         self._files.place(self._path, path)
         self._kept = True
         return StoredFile(path, digest, self.size)
@@ -408,3 +413,7 @@ class IncomingFile:
 
     def __exit__(self, kind: object, error: object, at: object) -> None:
         self.close()
+
+
+def _path(folder: str, digest: str) -> str:
+    return f"{folder}/{digest[:2]}/{digest}.dcm"

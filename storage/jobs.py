@@ -487,6 +487,15 @@ def claim_job(
     due &= JobRow.background.is_(False) | ~waits
     if background is not None:
         due &= JobRow.background.is_(background)
+    # Results of a later version name those of the version before: one that still runs is to have ended.
+    before = aliased(JobRow)
+    due &= ~exists().where(
+        before.study_id == JobRow.study_id,
+        before.route == JobRow.route,
+        before.package == JobRow.package,
+        before.id < JobRow.id,
+        before.state == JobState.RUNNING,
+    )
     with ledger.reading() as session:
         # Idle workers ask several times a second; on SQLite only those that find something wait for the writers.
         if session.scalar(select(JobRow.id).where(due).limit(1)) is None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from pipelines.analysis import Analysis, analysis, plan
-from pipelines.cine.stack import CineStack, CineStudy, StudyContext, View
+from pipelines.cine.stack import CineStack, CineStudy, Omission, OmissionReason, StudyContext, View
 from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.function.findings import Keyframes, UncheckedFunction, VentricularFunction
 from pipelines.package import Device
@@ -99,6 +99,24 @@ def test_no_short_axis_stack_is_refused_everywhere() -> None:
         assert {refusal.because_of for refusal in findings.refusals[1:]} == {"short_axis"}
         assert findings.get(VentricularFunction) is None
         assert not findings.refusals[0].reason.retry_can_help
+
+
+def test_the_refusal_tells_what_may_have_been_the_short_axis_and_could_not_be_read() -> None:
+    """Frames that could not be decoded were told as if the study held no short axis."""
+    broken = Omission(OmissionReason.UNREADABLE, "Its pixels cannot be decoded.", "1.2", ("1.2.1", "1.2.2"))
+    one = Omission(OmissionReason.NO_GEOMETRY, "It says no position.", "1.3", ("1.3.1",))
+    other = Omission(OmissionReason.LOCALIZER, "A localizer.", "1.4", ("1.4.1", "1.4.2", "1.4.3"))
+    _, truth = heart()
+
+    def refused(*omissions: Omission) -> str:
+        return analyse_study(CineStudy(CONTEXT, (), omissions), steps=with_truth(truth)).refusals[0].sentence
+
+    assert refused(other) == "The study holds no short-axis cine stack."
+    assert refused(one, broken, other) == (
+        "The study holds no short-axis cine stack that can be read; 3 images could not be used, such as: "
+        "Its pixels cannot be decoded."
+    )
+    assert "1 image could not be used, such as: It says no position." in refused(one, other)
 
 
 def test_too_few_slices_and_phases_are_refused() -> None:

@@ -34,7 +34,8 @@ class TrueEnhancement:
     percent : float
         Scar, % of left ventricular mass.
     cine, image : (S, R, C) float64
-        Cine at end diastole, and late enhancement; 0 black, 1 white.
+        Cine at end diastole, and late enhancement; 0 black, 1 white. Late enhancement is on the scale of the synthetic
+        image: remote muscle 0, dense scar 1.
     positions : (S, 3) float64
         ImagePositionPatient.
     spacing_mm : float
@@ -56,6 +57,7 @@ def true_enhancement(phantom: PhantomStudy) -> TrueEnhancement:
     from pipelines.phantom import measure_truth
     from pipelines.phantom.study import ENHANCEMENT_GREY, PSIR_ZERO
     from pipelines.segmentation.labels import Label
+    from pipelines.training.synthetic_enhancement import enhancement_scale
 
     late, cine = phantom.enhancement, phantom.short_axis
     if late is None:
@@ -63,10 +65,12 @@ def true_enhancement(phantom: PhantomStudy) -> TrueEnhancement:
     wall = np.argwhere((cine.labels[0] == Label.MYO).any(axis=0))
     row, column = wall.mean(axis=0).round().astype(int)
     grey = cine.pixels[0].astype(np.float64)
+    magnetisation = (late.phase_sensitive.astype(np.float32) - PSIR_ZERO) / ENHANCEMENT_GREY
+    zero, unit = enhancement_scale(magnetisation, late.labels, late.lesions)
     return TrueEnhancement(
         percent=measure_truth(phantom).facts.infarct_percent,
         cine=grey / np.percentile(grey, 99),
-        image=(late.phase_sensitive.astype(np.float64) - PSIR_ZERO) / (0.6 * ENHANCEMENT_GREY),
+        image=(magnetisation.astype(np.float64) - zero) / unit,
         positions=cine.geometry.positions,
         spacing_mm=float(cine.geometry.pixel_spacing[0]),
         middle=(int(row), int(column)),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,7 @@ __all__ = ["explain", "jobs", "opened", "storage_of", "studies"]
 
 DEFAULT = Path("config.yaml")
 EVENTS_SHOWN = 20
-"""The last of a study's events that `explain` shows unless asked for all."""
+"""How many of a study's events `explain` shows, the last ones, unless asked for all."""
 
 
 @contextlib.contextmanager
@@ -264,29 +265,38 @@ def explain(
                 for one in route.series
             ),
         )
-    table(
-        "Jobs",
-        ["job>", "version>", "route", "package", "state", "came to", "results>", "why"],
-        (
+    if of_study:
+        table(
+            "Jobs",
+            ["job>", "version>", "route", "package", "state", "came to", "results>", "why"],
             (
-                one.id,
-                one.study_version,
-                one.route,
-                one.package,
-                one.state.value,
-                one.verdict.value if one.verdict is not None else "",
-                one.results,
-                " ".join(one.sentences) or one.error,
-            )
-            for one in reversed(of_study)
-        ),
-    )
-    shown = events if every else events[-EVENTS_SHOWN:]
+                (
+                    one.id,
+                    one.study_version,
+                    one.route,
+                    one.package,
+                    one.state.value,
+                    one.verdict.value if one.verdict is not None else "",
+                    one.results,
+                    " ".join(one.sentences) or one.error,
+                )
+                for one in reversed(of_study)
+            ),
+        )
+    runs = [(one,) for one in events] if every else _runs(events)[-EVENTS_SHOWN:]
     table(
         "Events",
         ["at", "what", "subject", "detail"],
-        ((_time(one.at), one.kind, _subject(one, study), _detail(one.detail)) for one in shown),
-        caption=None if len(shown) == len(events) else f"{len(events) - len(shown)} earlier: --all shows them",
+        (
+            (
+                _time(run[0].at),
+                run[0].kind,
+                _subject(run[0], study) if len(run) == 1 else f"{len(run)} alike",
+                _detail(run[0].detail),
+            )
+            for run in runs
+        ),
+        caption=None if len(runs) == len(events) else "repeated and earlier ones are left out: --all shows every event",
     )
 
 
@@ -311,6 +321,12 @@ def _only(ledger: Ledger, configuration: Configuration, text: str) -> str:
     return found[0]
 
 
+def _runs(events: Sequence[Event]) -> list[tuple[Event, ...]]:
+    """Events in order, those together that follow each other and differ in nothing but their time and subject."""
+    alike = itertools.groupby(events, key=lambda one: (one.kind, one.sender, str(one.detail)))
+    return [tuple(run) for _, run in alike]
+
+
 def _subject(event: Event, study: str) -> str:
     """What an event is about: the sender for what came in of the study, nothing for the study itself."""
     if event.kind == "reception started":
@@ -333,4 +349,8 @@ def _counts(counts: Mapping[JobState, int] | Mapping[DeliveryState, int]) -> str
 
 
 def _detail(detail: Mapping[str, object]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in detail.items() if value not in (None, "", []))
+    return ", ".join(f"{key} {_value(value)}" for key, value in detail.items() if value not in (None, "", []))
+
+
+def _value(value: object) -> str:
+    return " and ".join(str(one) for one in value) if isinstance(value, list) else str(value)

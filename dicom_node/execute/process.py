@@ -25,6 +25,7 @@ from dicom_node.results.gate import check
 from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.paragraph import EarlierExamination, paragraph, read_template
+from dicom_node.results.problems import in_short
 from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.verdict import Verdict, VerdictKind
 from dicom_node.results.whole import RejectedObject, checked_set, identity_refusal
@@ -282,7 +283,7 @@ def process_front_page(
     if any(problems):
         raise GateError(
             "the front page was found unfit by the check before delivery: "
-            + "; ".join(str(problem) for found in problems for problem in found),
+            + in_short([problem for found in problems for problem in found]),
             subject=objects[0].sop_instance_uid,
             remedy="report this as a defect",
         )

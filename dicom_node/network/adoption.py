@@ -13,13 +13,23 @@ from dicom_node.hosts import owner_name
 from dicom_node.network.file_meta import content_digest, decode_file_meta, mapped_file
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.watermarks import Watermarks
-from storage.files import INSTANCES, UNEXPLAINED, InstanceFiles
+from storage.files import INSTANCES, UNEXPLAINED, InstanceFiles, StoredFile
 from storage.identity import rebind
-from storage.instances import close_abandoned_associations, close_association, open_association, stored_digest
+from storage.instances import (
+    QuarantinedObject,
+    close_abandoned_associations,
+    close_association,
+    open_association,
+    record_quarantine,
+    stored_digest,
+)
 from storage.ledger import Ledger, utc_now
 from storage.schema import InstanceRow, ReleasedFileRow
 
 __all__ = ["Adoption", "adopt_files", "adoptable"]
+
+KEPT_ASIDE = "was in quarantine when the ledger was lost, or taken out of it a short time before"
+"""Reason under which quarantine keeps what is not read into the new ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,8 @@ class Adoption:
     taken: int
     """Named by the ledger from now on; the studies that they belong to are scheduled when the node runs."""
     in_quarantine: tuple[str, ...]
-    """Files whose header is not understood, or whose SOP Instance UID the ledger holds with other bytes."""
+    """Files whose header is not understood, whose SOP Instance UID the ledger holds with other bytes, or which the lost
+    ledger had kept aside: of two objects under one UID, it had believed the other."""
     left: tuple[str, ...]
     """Files that are damaged (their content is not what their name says), or could not be stored now."""
     not_instances: int
@@ -96,6 +107,8 @@ def _adopt(
     called_ae_title: str,
 ) -> bool | None:
     """Whether the instance was taken (or else quarantined); ``None`` when its file was left as it is."""
+    if files.holds_in_quarantine(path.stem):
+        return _keep_aside(receiver.ledger, files, path)
     with mapped_file(files.absolute(path)) as content:
         try:
             meta = decode_file_meta(content)
@@ -134,3 +147,22 @@ def _adopt(
         # It lies under its own name now: among the instances, or in quarantine.
         files.absolute(path).unlink()
     return held
+
+
+def _keep_aside(ledger: Ledger, files: InstanceFiles, path: Path) -> bool | None:
+    """Record what the lost ledger had in quarantine as well: its patient may be the wrong one."""
+    with mapped_file(files.absolute(path)) as content:
+        try:
+            meta = decode_file_meta(content)
+        except CannotUnderstandError:
+            return None
+        if content_digest(content) != path.stem:
+            return None
+        size = len(content)
+    kept = files.copy_to_quarantine(StoredFile(str(path), path.stem, size))
+    record_quarantine(
+        ledger, QuarantinedObject(kept.digest, kept.path, KEPT_ASIDE, meta.sop_instance_uid), at=utc_now()
+    )
+    if path.parts[0] == UNEXPLAINED:
+        files.absolute(path).unlink()
+    return False

@@ -52,6 +52,8 @@ EventHandlers = Sequence[tuple[Any, ...]]
 
 READ_AT_ONCE = 1 << 16
 """Bytes."""
+_ABORTING_S = 2.0
+"""How long the thread that reads a connection may take to its end when the node stops."""
 SHORTEST_MAXIMUM = 8
 """Bytes of a PDU with a presentation data value of two (PS3.8 9.3.5)."""
 
@@ -241,7 +243,10 @@ class Listener:
     def shutdown_request(self, connection: socket.socket) -> None:
         """Close a connection; called by pynetdicom at the end of each association."""
         with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_WR)
+            # For reading too: a thread that waits for the rest of a PDU would wait on, as long as its time limit
+            # allows. A process that stops would wait with it, be killed by its supervisor, and leave the file of what
+            # was on its way.
+            connection.shutdown(socket.SHUT_RDWR)
         connection.close()
 
     def receive(self, arrival: Arrival) -> bytes | None:
@@ -383,3 +388,5 @@ def listening(
             time.sleep(0.02)
         for association in listener.active_associations:
             association.abort()
+            # It removes the file of what was on its way.
+            association.dul.join(_ABORTING_S)

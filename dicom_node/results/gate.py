@@ -81,12 +81,17 @@ def _iod_problems(each: ResultObject, sources: SourceDatasets) -> tuple[Problem,
     if isinstance(dataset, Problem):
         return ()
     try:
-        findings = iod_findings(dataset, origins(each, sources))
+        findings = iod_findings(dataset, origins(each, sources), _named(dataset, sources))
     except subprocess.TimeoutExpired:
         return (Problem(GateCheck.IOD, f"dciodvfy did not end within {IOD_TIMEOUT_S} s"),)
     return tuple(
         Problem(GateCheck.IOD, f"{finding.path} {finding.message}".strip()) for finding in findings if finding.error
     )
+
+
+def _named(dataset: Dataset, sources: SourceDatasets) -> list[Dataset]:
+    """Headers of the source instances that an object refers to: what it was not made from may be evidence as well."""
+    return [sources.header(uid) for uid in sorted(_referenced(dataset) & set(sources.paths))]
 
 
 # -- what comes back ---------------------------------------------------------------------------------------------------

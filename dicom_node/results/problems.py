@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["GateCheck", "Problem"]
+__all__ = ["GateCheck", "Problem", "in_short"]
+
+_SHOWN = 3
 
 
 class GateCheck(enum.StrEnum):
@@ -29,3 +32,10 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.check.value}: {self.sentence}"
+
+
+def in_short(problems: Sequence[Problem]) -> str:
+    """Say the first few of many problems, and how many more there are: one fault repeats itself for each image."""
+    said = "; ".join(map(str, problems[:_SHOWN]))
+    more = len(problems) - _SHOWN
+    return f"{said}; and {more} more" if more > 0 else said

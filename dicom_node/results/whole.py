@@ -9,7 +9,7 @@ from dicom_node.errors import GateError
 from dicom_node.results.agreement import disagreements
 from dicom_node.results.gate import check
 from dicom_node.results.objects import ResultObject
-from dicom_node.results.problems import Problem
+from dicom_node.results.problems import Problem, in_short
 from dicom_node.results.sources import SourceDatasets
 from pipelines.errors import Refusal, RefusalReason
 
@@ -74,7 +74,7 @@ def checked_set(
     if unfit:
         raise GateError(
             "neither the results nor the report that they are withheld passed the check: "
-            + "; ".join(str(problem) for one in unfit for problem in one.problems),
+            + in_short([problem for one in unfit for problem in one.problems]),
             subject=instead[0].sop_instance_uid,
             remedy="look at the quarantine, and report this as a defect",
         )

@@ -150,10 +150,10 @@ def _notes(
     ]
     if slices.base_views:
         views = " and ".join(slices.base_views)
-        chambers = "both ventricles" if len(slices.cut) > 1 else "the left ventricle"
         notes.append(
-            f"The base of {chambers} is cut at the valve plane seen on {views} at each phase; a slice that the plane "
-            "crosses counts by the part below it."
+            f"The base of the left ventricle is cut at the valve plane seen on {views} at each phase; a slice that the "
+            "plane crosses counts by the part below it. The right ventricle is not cut: its outflow tract lies above "
+            "its valve."
         )
     else:
         notes.append("The base was decided on the short axis alone: no long-axis view showed the valve plane.")

@@ -23,6 +23,10 @@ __all__ = ["STEPS", "ShortAxis", "in_short_axis"]
 ShortAxis = NewType("ShortAxis", CineStack)
 """The short-axis stack of a study that the ventricles are measured on."""
 
+_DAMAGE = frozenset(
+    {OmissionReason.UNREADABLE, OmissionReason.TOO_LARGE, OmissionReason.NO_GEOMETRY, OmissionReason.MISSING_FRAMES}
+)
+"""Reasons that say nothing of what the images show: they may have been the short axis."""
 SLICES_MIN = 3
 PHASES_MIN = 2
 
@@ -32,7 +36,7 @@ def short_axis(study: CineStudy) -> ShortAxis:
     """Choose the short-axis stack."""
     stack = study.short_axis
     if stack is None:
-        raise AnalysisRefused(RefusalReason.NO_SHORT_AXIS_STACK, "The study holds no short-axis cine stack.")
+        raise AnalysisRefused(RefusalReason.NO_SHORT_AXIS_STACK, _without_short_axis(study))
     continued = next((one for one in study.omissions if one.reason is OmissionReason.CONTINUED_ELSEWHERE), None)
     if continued is not None:
         raise AnalysisRefused(RefusalReason.SPLIT_STACK, f"The volumes are unusable: {continued.detail}")
@@ -43,6 +47,18 @@ def short_axis(study: CineStudy) -> ShortAxis:
         sentence = "The short-axis stack has a single cardiac phase: end diastole and end systole cannot be told."
         raise AnalysisRefused(RefusalReason.TOO_FEW_PHASES, sentence)
     return ShortAxis(stack)
+
+
+def _without_short_axis(study: CineStudy) -> str:
+    """Say that there is no short axis, and what of the study may have been one and could not be read."""
+    sentence = "The study holds no short-axis cine stack"
+    damaged = [one for one in study.omissions if one.reason in _DAMAGE]
+    if not damaged:
+        return f"{sentence}."
+    most = max(damaged, key=lambda one: len(one.sop_instance_uids))
+    count = sum(len(one.sop_instance_uids) for one in damaged)
+    images = "1 image" if count == 1 else f"{count} images"
+    return f"{sentence} that can be read; {images} could not be used, such as: {most.detail}"
 
 
 @analysis

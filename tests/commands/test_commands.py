@@ -287,6 +287,14 @@ def test_analyze_without_dicom_is_usage(run: Run, tmp_path: Path) -> None:
     assert run("analyze", tmp_path / "in", "--output", tmp_path / "out").status == ExitCode.USAGE
 
 
+def test_an_output_folder_that_cannot_be_made_is_one_line(run: Run, tmp_path: Path) -> None:
+    write_localizer(tmp_path / "in" / "a.dcm")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    refused = run("analyze", tmp_path / "in", "--output", tmp_path / "file" / "out")
+    assert refused.status == ExitCode.FAILED
+    assert refused.err == f"dicom-node: {tmp_path / 'file' / 'out'}: Not a directory\n"
+
+
 def test_models_print_their_cards(run: Run) -> None:
     cards = json.loads(run("models", "--json").out)
     assert {"heart-localiser", "ventricle-segmentation"} <= {card["name"] for card in cards}

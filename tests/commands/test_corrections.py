@@ -347,6 +347,9 @@ def test_a_deleted_study_is_gone_and_rejected_and_comes_again_as_new(node: Node,
     (event,) = node.events("study deleted")
     assert event.detail["reason"] == "sent to the wrong node"
     assert 'originalText="DICOM Study Deleted"' in node.audit()
+    explained = run("explain", STUDY)
+    assert "no image of it is held any more" in explained
+    assert "left alone" not in explained
     (note,) = node.notes()
     assert note.ConceptNameCodeSequence[0].CodeValue == "113039"
     sweep_files(node.ledger, node.files, grace=dt.timedelta(0), now=utc_now() + dt.timedelta(seconds=1))
@@ -407,6 +410,33 @@ def test_a_lost_ledger_is_refused_and_the_files_are_read_into_a_new_one(
             damaged.stem
         }
     node.analyse()
+
+
+@pytest.mark.parametrize("swept", [False, True])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_lay_in_quarantine_is_not_read_into_a_new_ledger(
+    node: Node, run: Callable[..., str], tmp_path: Path, replaced: bool, swept: bool
+) -> None:
+    """Files of both patients lie among the instances for some hours, and whichever came first was believed."""
+    images = _images(4)
+    node.receive(*images)
+    node.receive(*_corrected(images), sender="MR1" if replaced else "MR2")
+    believed, aside = ("P2", "P1") if replaced else ("P1", "P2")
+    node.ledger.close()
+    for name in ("", "-wal", "-shm"):
+        (tmp_path / f"var/ledger.sqlite{name}").unlink(missing_ok=True)
+    if swept:
+        # As the sweep of a ledger does that does not know them.
+        for path in list(node.files.stored_paths()):
+            node.files.set_aside_if_older(path, utc_now() + dt.timedelta(days=1))
+    out = json.loads(run("adopt", "--yes", "--reason", "the ledger's disk failed", "--json"))
+    assert (out["taken"], len(out["in_quarantine"])) == (4, 4)
+    node.ledger = open_ledger(node.configuration.storage.database)
+    assert node.patient_ids() == {believed}
+    kept = quarantine_overviews(node.ledger)
+    assert len(kept) == 4
+    assert {str(dcmread(node.files.absolute(one.path)).PatientID) for one in kept} == {aside}
+    assert {one.sop_instance_uid for one in kept} == {str(one.SOPInstanceUID) for one in images}
 
 
 def test_files_that_were_set_aside_are_read_in_again(node: Node, run: Callable[..., str]) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import structlog
 from network.objects import mr_image
+from sqlalchemy import select
 
 from commands.test_corrections import Node
 from dicom_node import cli
 from dicom_node.commands.terminal import ExitCode, console
+from storage.ledger import open_ledger, record_event, utc_now
+from storage.schema import StudyRow
 
 Run = Callable[..., tuple[int, str, str]]
 LONG = "1.2.840.113619.2.55.3.604688119.971.1449756284.467.1234567890"
@@ -70,15 +75,31 @@ def test_studies_are_searched_and_tell_who_sent_them(run: Run) -> None:
     assert {one["study_instance_uid"]: one["senders"] for one in everything} == {LONG: ["MR1"], OTHER: ["MR2"]}
 
 
-def test_no_uid_is_cut_at_eighty_columns(run: Run) -> None:
+def test_uids_are_whole_at_eighty_columns(run: Run) -> None:
     out = run("studies")[1]
     assert max(map(len, out.splitlines())) <= 80
-    assert "…" not in out
-    column = "".join(line.split("│")[1].strip() for line in out.splitlines() if line.count("│") > 2)
-    assert LONG in column
+    assert LONG in out
+    assert OTHER in out
 
 
 def test_explain_tells_who_sent_it(run: Run) -> None:
     out = run("explain", LONG)[1]
     assert "from MR1" in out
     assert "reception" in out
+
+
+def test_explain_puts_events_that_are_alike_together_and_shows_every_one_on_request(run: Run, tmp_path: Path) -> None:
+    with closing(open_ledger(f"sqlite:///{tmp_path}/var/ledger.sqlite")) as ledger, ledger.transaction() as session:
+        study = session.scalar(select(StudyRow.id).where(StudyRow.study_instance_uid == LONG))
+        for number in range(30):
+            at = utc_now() + dt.timedelta(seconds=number)
+            record_event(
+                session, "delivery sent", f"2.25.{number}", at=at, study_id=study, destination="pacs", of=["a"]
+            )
+    out = run("explain", LONG)[1]
+    assert out.count("delivery sent") == 1
+    assert "30 alike" in out
+    assert "destination pacs" in out
+    assert "['a']" not in out
+    assert "--all shows every event" in out
+    assert run("explain", LONG, "--all")[1].count("delivery sent") == 30

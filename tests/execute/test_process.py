@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
+import warnings
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from pydicom import filereader
+from pydicom import dcmread, filereader
+from pydicom.config import disable_value_validation
 from results.synthetic import CREATED, STUDY_UID, findings_of, write_cine
 
 from dicom_node.config import DestinationProfile, ResultSettings, Route
@@ -17,6 +20,7 @@ from dicom_node.execute.process import ProcessedStudy, process_study
 from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.encode import encode_study
 from dicom_node.results.gate import check
+from dicom_node.results.problems import GateCheck, Problem, in_short
 from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.verdict import VerdictKind
 from pipelines.analysis import Findings
@@ -135,3 +139,30 @@ def test_a_failing_encoder_is_a_recorded_failure(tmp_path: Path, monkeypatch: py
     assert "ZeroDivisionError" in cause.sentence
     assert "Müller" not in cause.sentence
     assert made.objects[0].role.value == "refusal"
+
+
+def test_a_refusal_names_images_whose_uids_break_the_standard(tmp_path: Path) -> None:
+    """A study of two patients whose UIDs have leading zeros failed: the gate blamed its refusal for each of them."""
+    paths = write_cine(tmp_path, phases=12, slices=4, size=32).paths
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, path in enumerate(paths):
+            image = dcmread(path)
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.3680043.8.498.0{number}"
+            image.SeriesInstanceUID = "1.2.826.0.1.3680043.8.498.1.07"
+            image.PatientID = "P-2" if number % 2 else "P-1"
+            image.save_as(path)
+        done = processed(paths)
+    (verdict,) = done.verdicts
+    assert verdict.kind is VerdictKind.DECLINED
+    assert "PatientID" in verdict.sentences[0]
+    assert done.objects
+    assert done.rejected == ()
+    referred = dcmread(io.BytesIO(done.objects[0].content)).PertinentOtherEvidenceSequence[0].ReferencedSeriesSequence
+    assert len(referred[0].ReferencedSOPSequence) == len(paths)
+
+
+def test_many_problems_are_told_in_short() -> None:
+    problems = [Problem(GateCheck.IOD, f"value {number} is wrong") for number in range(240)]
+    assert in_short(problems) == ("IOD: value 0 is wrong; IOD: value 1 is wrong; IOD: value 2 is wrong; and 237 more")
+    assert in_short(problems[:3]).endswith("value 2 is wrong")

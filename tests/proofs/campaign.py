@@ -3,8 +3,8 @@
     python tests/proofs/campaign.py NAME --until 10000 --state FILE
 
 Each batch is one run of a test with the next seed. The state file holds how many rounds are done, and of each batch its
-seed, its revision and whether it passed; what a batch printed is kept beside the state, so that a finding can be read
-and its seed run again. A batch that fails ends the run; the next call goes on with the next seed.
+seed, its revision, whether it passed, and the figures that it printed. All that a failed one printed is kept beside the
+state, so that its seed can be run again. A batch that fails ends the run; the next call goes on with the next seed.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def run(proof: Proof, state: State, file: Path, *, until: int, batch: int) -> bo
                 "passed": passed,
                 "seconds": round(time.monotonic() - started),
                 "revision": _revision(),
+                "told": [line for line in log.read_text().splitlines() if line[:1].isdigit()][-2:],
             }
         )
         state.done += rounds * passed

@@ -137,6 +137,41 @@ def test_a_package_that_runs_again_alone_leads_to_a_new_front_page(ledger: Ledge
     assert [one.verdict for one in package_outcomes(ledger, second.id)] == [Verdict.DELIVERED, Verdict.DELIVERED]
 
 
+def test_another_study_that_has_grown_keeps_no_front_page_back(ledger: Ledger) -> None:
+    for count in (3, 4):
+        receive_and_schedule(ledger, "9.9.9", count=count)
+        complete_job(ledger, claim(ledger), [], DELIVERED, now=NOW)
+    close_versions(ledger)
+    receive_and_schedule(ledger)
+    complete_job(ledger, claim(ledger), [a_result(1)], DELIVERED, now=NOW)
+    closing = claim(ledger)
+    assert (closing.package, closing.study_instance_uid) == (FRONT_PAGE, "1.2.3")
+
+
+def test_results_name_those_of_a_version_that_still_ran_when_the_rest_came(ledger: Ledger) -> None:
+    """The second half of a study came while the first was analysed: two reports, and neither named the other."""
+    _receive(ledger, route())
+    half = claim(ledger, "a")
+    _receive(ledger, route(), count=4, at=LATER)
+    assert claim_job(ledger, "b", LATER) is None
+    complete_job(ledger, half, [a_result(1)], DELIVERED, now=LATER + dt.timedelta(minutes=1))
+    for _ in range(2):
+        whole = claim(ledger, "b", LATER + dt.timedelta(minutes=2))
+        assert (whole.study_version, len(whole.paths)) == (2, 4)
+        assert [one.sop_instance_uid for one in whole.predecessors] == ["2.25.1"]
+        fail_job(ledger, whole, "error", retryable=True, retry_at=retry_at_once(), now=LATER)
+
+
+def test_a_version_that_is_tried_again_holds_up_no_later_one(ledger: Ledger) -> None:
+    _receive(ledger, route())
+    half = claim(ledger, "a")
+    _receive(ledger, route(), route(package=MOTION), count=4, at=LATER)
+    assert claim(ledger, "b", LATER).package == MOTION
+    fail_job(ledger, half, "error", retryable=True, retry_at=retry_at_once(), now=LATER)
+    whole = claim(ledger, "c", LATER)
+    assert (whole.study_version, whole.package, whole.predecessors) == (2, FUNCTION, ())
+
+
 @pytest.mark.parametrize("running", [False, True])
 def test_a_front_page_on_its_way_is_taken_back_when_a_package_runs_again(ledger: Ledger, running: bool) -> None:
     function, motion = _both(ledger)

@@ -67,6 +67,15 @@ def test_a_write_that_finds_no_room_is_an_os_error_and_leaves_nothing(files: Ins
     assert list(files.stored_paths()) == list(files.incoming_paths()) == []
 
 
+def test_what_was_written_at_the_very_time_is_not_older(files: InstanceFiles) -> None:
+    stored = files.store(b"abc", file_meta=META, transfer_syntax_uid=SYNTAX)
+    at = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+    os.utime(files.absolute(stored.path), (at.timestamp(), at.timestamp()))
+    assert not files.remove_if_older(stored.path, at)
+    assert not files.set_aside_if_older(stored.path, at)
+    assert files.set_aside_if_older(stored.path, at + dt.timedelta(seconds=1))
+
+
 def test_only_old_files_are_removed(files: InstanceFiles) -> None:
     stored = files.store(b"abc", file_meta=META, transfer_syntax_uid=SYNTAX)
     now = dt.datetime.now(dt.UTC)

@@ -14,8 +14,10 @@ from sqlalchemy import func, select
 
 from storage.ledger import open_ledger
 from storage.overview import ledger_overview, study_overviews
+from storage.routes_versions import routes_versions
 from storage.schema import Base, EventRow, JobState
 from storage.shadow import Segment, kept_comparisons
+from storage.trials import last_trials
 
 LANDED = sorted((Path(__file__).parent / "landed").glob("*.sql"))
 
@@ -41,13 +43,16 @@ def test_a_ledger_of_every_landed_revision_is_brought_to_the_head(landed: Path, 
 
 
 def test_there_is_a_ledger_for_each_revision() -> None:
-    assert {path.stem.split("-")[0] for path in LANDED} >= {"0001", "0003", "0004", "0006", "0008"}
+    assert {path.stem.split("-")[0] for path in LANDED} >= {"0001", "0003", "0004", "0006", "0008", "0009", "0010"}
 
 
 @pytest.mark.parametrize("landed", LANDED, ids=lambda path: path.stem)
 def test_a_migration_loses_no_row_of_what_people_and_devices_made(landed: Path, tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
-    kept = ("study", "series", "instance", "job", "result", "delivery", "account", "assessment", "shadow_comparison")
+    kept = (
+        *("study", "series", "instance", "job", "result", "delivery", "account", "assessment", "shadow_comparison"),
+        *("routes_version", "destination_trial"),
+    )
 
     def counts() -> dict[str, int]:
         with closing(sqlite3.connect(path)) as database:
@@ -72,3 +77,14 @@ def test_a_comparison_of_predicted_with_acquired_enhancement_is_read_from_a_land
         (kept,) = kept_comparisons(ledger)
     assert (kept.version, kept.predicted_percent, kept.acquired_percent) == ("1.0.0", 12.5, 10.0)
     assert kept.segments == {1: Segment(0.9, True), 2: Segment(0.1, False)}
+
+
+def test_what_routes_were_and_the_last_test_of_a_destination_are_read_from_a_landed_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript((Path(__file__).parent / "landed" / "0010.sql").read_text(encoding="utf-8"))
+    with closing(open_ledger(f"sqlite:///{path}")) as ledger:
+        (version,) = routes_versions(ledger)
+        trial = last_trials(ledger)["pacs"]
+    assert (version.text, version.by, version.reason) == ("cine: {analyses: [ventricular_function]}", "ann", "made up")
+    assert (trial.findings, trial.reported_at, trial.report) == ({"association": "accepted"}, NOW, "committed")
