@@ -50,6 +50,7 @@ from dicom_node.config import (
 from dicom_node.process_states import read_states
 from dicom_node.results.uids import derive_uid
 from dicom_node.roles import Role, RoleKeeper
+from storage.files import InstanceFiles
 from storage.ledger import open_ledger
 from storage.overview import job_overviews
 from storage.schema import JobState, ResultRow
@@ -169,6 +170,7 @@ def _run(
     configuration: Configuration, engine: Engine, workers: int, waiting: Sequence[Sequence[Path]], studies: int = 0
 ) -> Run:
     """Queue what waits when all workers are ready, and wait for the end of that and of what was queued before."""
+    InstanceFiles(configuration.storage.directory)
     cores = sorted(os.sched_getaffinity(0))
     held: dict[int, int] = {}
     spent: dict[int, float] = {}
