@@ -72,6 +72,34 @@ def test_good_study_has_no_concern(good) -> None:
     assert stages == set(QualityStage)
 
 
+UNITS = {
+    "{phases}": {QualityCheck.PHASES},
+    "{slices}": {QualityCheck.SLICES},
+    "{minima}": {QualityCheck.CURVE_SHAPE},
+    "{points}": {QualityCheck.BASAL_STABILITY},
+    "deg": {QualityCheck.PLANE},
+    "mm": {QualityCheck.SLICE_GAP, QualityCheck.SLICE_SHIFT},
+    "ml": {QualityCheck.PLAUSIBLE_VOLUMES},
+    "g": {QualityCheck.PLAUSIBLE_MASS},
+    "%": {
+        *(QualityCheck.RR_VARIATION, QualityCheck.CURVE_SMOOTHNESS, QualityCheck.CONTRACTION),
+        *(QualityCheck.STROKE_VOLUMES, QualityCheck.MASS_CONSTANCY),
+        *(QualityCheck.RV_FRAGMENTS, QualityCheck.RV_OVER_SLICES, QualityCheck.RV_OVER_TIME),
+    },
+}
+
+
+def test_each_value_has_its_unit(good) -> None:
+    found = {one.check: one for one in assess(*good).findings}
+    for unit, checks in UNITS.items():
+        for check in checks & set(found):
+            assert found[check].unit == unit, check
+    others = set(found) - set().union(*UNITS.values())
+    assert {found[check].unit for check in others} == {"1"}
+    assert len(set(found) - others) >= 14
+    assert QualityCheck.PLANE in found
+
+
 @pytest.mark.parametrize(
     ("phases", "grade"), [(25, Grade.EXCELLENT), (15, Grade.GOOD), (10, Grade.POOR), (2, Grade.POOR)]
 )
