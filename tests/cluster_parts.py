@@ -121,10 +121,8 @@ class HostProcess:
         wait_until(lambda: not any(map(_runs, processes)), seconds=START_S, what="no child outlives the supervisor")
 
     def end(self) -> int | None:
-        """SIGTERM, and the exit code."""
-        if self.process.is_alive():
-            self.process.terminate()
-            self.process.join(90)
+        """Wait for the end of what was told to stop; the exit code."""
+        self.process.join(90)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -147,7 +145,8 @@ def running_hosts(hosts: list[HostProcess]) -> Iterator[None]:
         yield
     finally:
         for one in hosts:
+            # Once: an interpreter that is about to end handles no signal any more.
             if one.process.is_alive():
-                os.kill(one.process.pid or 0, 15)
+                one.process.terminate()
         for one in hosts:
             one.end()

@@ -15,6 +15,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.valuerep import STR_VR, PersonName
 
+from dicom_node.results.stated import stated
 from pipelines.cine.elements import raw as raw_element
 
 __all__ = ["IDENTIFYING", "disagreements", "plain", "same"]
@@ -41,7 +42,7 @@ def _comparable(dataset: Dataset, tag: int) -> object:
             parts = value.decode("ascii").split("\\")
             return parts[0] if len(parts) == 1 else tuple(part.strip(" \0") for part in parts)
         return value
-    return plain(dataset[tag].value)
+    return plain(stated(dataset, tag))
 
 
 def _written_vr(raw: RawDataElement) -> str:
@@ -59,7 +60,7 @@ def same(first: Dataset, second: Dataset, keyword: str) -> bool:
     ones = [_bytes(dataset, keyword) for dataset in (first, second)]
     if None not in ones and ones[0] == ones[1]:
         return True
-    return plain(first.get(keyword)) in _alike(plain(second.get(keyword)))
+    return plain(stated(first, keyword)) in _alike(plain(stated(second, keyword)))
 
 
 def _alike(value: object) -> tuple[object, ...]:
@@ -97,17 +98,19 @@ def disagreements(images: Iterable[Dataset]) -> tuple[str, ...]:
 
 
 def _meaning(image: Dataset, keyword: str) -> object:
-    value = image.get(keyword)
+    value = stated(image, keyword)
     if keyword == "PatientName":
         first = value[0] if isinstance(value, MutableSequence) and value else value
         return _name(str(first if isinstance(first, PersonName) else first or ""))
     text = unicodedata.normalize("NFC", str(value or "")).strip(" \0")
     if keyword == "PatientBirthDate":
-        # The old form yyyy.mm.dd (PS3.5 6.2); a date of zeros is a date that is not known.
-        digits = re.sub(r"\D", "", text)
+        # The old form yyyy.mm.dd (PS3.5 6.2), with a time behind it in some; of zeros it is a date that is not known.
+        digits = re.sub(r"\D", "", text)[:8]
         return digits if digits.strip("0") else ""
     if keyword == "PatientSex":
         return text if text in ("M", "F") else ""
+    if keyword == "IssuerOfPatientID":
+        return text.casefold()
     return text
 
 
@@ -115,7 +118,9 @@ def _name(text: str) -> tuple[tuple[str, ...], ...]:
     """Component groups (alphabetic, ideographic, phonetic) of five components each."""
     groups = []
     for group in unicodedata.normalize("NFKC", text).casefold().split("=")[:3]:
-        components = [" ".join(part.split()) for part in group.split("^")]
+        # "Doe, Jane" is what systems write that know no components.
+        separator = "," if group.count(",") == 1 and "^" not in group else "^"
+        components = [" ".join(part.split()) for part in group.split(separator)]
         groups.append(tuple((components + [""] * 5)[:5]))
     while len(groups) < 3:
         groups.append(("",) * 5)

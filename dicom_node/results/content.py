@@ -43,6 +43,7 @@ from dicom_node.results.header import (
     series_dataset,
 )
 from dicom_node.results.roles import USUAL, ResultRole, Variant
+from dicom_node.results.stated import stated
 from pipelines.cine.headers import OWN_MODEL_NAME
 from pipelines.cine.stack import FrameSource, Omission
 from pipelines.quality.findings import QualityAssessment
@@ -181,10 +182,10 @@ def observation_context(context: ResultContext) -> ObservationContext:
 def procedure_reported(context: ResultContext) -> list[Code]:
     """The imaging procedure (121058), from the source where it says; not the algorithm."""
     found = []
-    for item in context.reference.get("ProcedureCodeSequence") or []:
-        value, scheme = item.get("CodeValue"), item.get("CodingSchemeDesignator")
+    for item in stated(context.reference, "ProcedureCodeSequence") or []:
+        value, scheme = stated(item, "CodeValue"), stated(item, "CodingSchemeDesignator")
         if value and scheme:
-            found.append(Code(str(value), str(scheme), str(item.get("CodeMeaning") or value)[:64]))
+            found.append(Code(str(value), str(scheme), str(stated(item, "CodeMeaning") or value)[:64]))
     return found or [MR_OF_HEART]
 
 

@@ -9,9 +9,14 @@ from collections.abc import Iterable
 
 from pydicom.dataset import Dataset
 
+from dicom_node.results.stated import stated
+
 __all__ = ["ACQUIRED", "last_acquired", "local_time", "node_offset", "offset_text"]
 
 _EARLIEST, _LATEST = dt.timedelta(hours=-12), dt.timedelta(hours=14)
+_YEARS = range(1970, 2200)
+"""In which images are acquired, with room for anonymisers that move dates. Others stand for a date that is not known:
+results that were dated after one of 9999 would break PS3.5 for some readers."""
 _PAIRS = (("AcquisitionDate", "AcquisitionTime"), ("ContentDate", "ContentTime"), ("StudyDate", "StudyTime"))
 ACQUIRED = ("AcquisitionDateTime", *(keyword for pair in _PAIRS for keyword in pair))
 """Elements that tell when an image was acquired; the first that can be read counts."""
@@ -44,19 +49,20 @@ def last_acquired(images: Iterable[Dataset]) -> dt.datetime | None:
 
 
 def _acquired(image: Dataset) -> dt.datetime | None:
-    moment = _moment(re.split(r"[-+&]", str(image.get("AcquisitionDateTime") or ""))[0])
+    moment = _moment(re.split(r"[-+&]", str(stated(image, "AcquisitionDateTime") or ""))[0])
     for date, time in _PAIRS:
         if moment is None:
-            moment = _moment(f"{str(image.get(date) or '').strip()}{str(image.get(time) or '').strip()}")
+            moment = _moment(f"{str(stated(image, date) or '').strip()}{str(stated(image, time) or '').strip()}")
     return moment
 
 
 def _moment(text: str) -> dt.datetime | None:
     digits = text.strip().split(".")[0]
     try:
-        return dt.datetime.strptime(digits[:14].ljust(14, "0"), "%Y%m%d%H%M%S") if len(digits) >= 8 else None
+        moment = dt.datetime.strptime(digits[:14].ljust(14, "0"), "%Y%m%d%H%M%S") if len(digits) >= 8 else None
     except ValueError:
         return None
+    return moment if moment is None or moment.year in _YEARS else None
 
 
 def local_time(

@@ -25,6 +25,7 @@ from dicom_node.results.codes import (
 from dicom_node.results.dates import last_acquired, local_time, offset_text
 from dicom_node.results.identity import CarriedIdentity, ResultIdentity, one_line
 from dicom_node.results.roles import USUAL, ResultRole, Variant
+from dicom_node.results.stated import stated
 from dicom_node.results.uids import derive_uid
 from pipelines.cine.headers import OWN_MODEL_NAME
 from pipelines.models.identity import ModelIdentity
@@ -211,7 +212,7 @@ def _contributing_equipment(context: ResultContext) -> list[Dataset]:
         value = _text(context.reference, keyword, limit)
         if value:
             setattr(acquisition, keyword, value)
-    versions = context.reference.get("SoftwareVersions") or []
+    versions = stated(context.reference, "SoftwareVersions") or []
     named = [one_line(str(one), 64) for one in ([versions] if isinstance(versions, str) else versions)]
     if any(named):
         acquisition.SoftwareVersions = named
@@ -241,7 +242,7 @@ def _processing(context: ResultContext, model_name: str, versions: list[str], ui
 
 
 def _text(dataset: Dataset, keyword: str, limit: int) -> str:
-    value = dataset.get(keyword) or ""
+    value = stated(dataset, keyword) or ""
     return one_line(str(value) if isinstance(value, str) else " ".join(map(str, value)), limit)
 
 

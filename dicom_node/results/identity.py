@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, MAX_VALUE_LEN, STR_VR, PersonName
 
+from dicom_node.results.stated import stated
 from dicom_node.results.uids import derive_uid
 from pipelines.cine.elements import raw as raw_element
 from pipelines.cine.stack import CineStack, CineStudy, LateEnhancementStack
@@ -165,6 +166,16 @@ _TYPE_2 = (
 _STRINGS = frozenset(vr.value for vr in STR_VR)
 """VRs whose values are characters: what stands in the source can be put into a result byte by byte."""
 
+_PLAIN_CHARACTER_SETS = frozenset(
+    (
+        *("ISO_IR 100", "ISO_IR 101", "ISO_IR 109", "ISO_IR 110", "ISO_IR 126"),
+        *("ISO_IR 127", "ISO_IR 138", "ISO_IR 144", "ISO_IR 148", "ISO_IR 166"),
+        *("ISO_IR 192", "GB18030"),
+    )
+)
+"""Terms of PS3.3 C.12.1.1.2 whose Python codec writes what any reader reads: no code extensions, also where one of them
+stands alone; not ISO_IR 13, whose codec has characters of several bytes; not GBK, which validators do not know."""
+
 _ASCII = str.maketrans(
     {
         "×": "x",
@@ -276,7 +287,7 @@ class CarriedIdentity:
     def of(cls, source: Dataset) -> CarriedIdentity:
         """Take it from a source data set (pixels are not needed)."""
         carried = (_carried(source, tag_for_keyword(keyword)) for keyword in CARRIED)
-        offset = str(source.get("TimezoneOffsetFromUTC") or "")
+        offset = str(stated(source, "TimezoneOffsetFromUTC") or "")
         return cls(tuple(element for element in carried if element is not None), _declared(source), offset)
 
     def text(self, keyword: str) -> str:
@@ -330,7 +341,7 @@ def _with_frame_of_reference(stack: AnyStack) -> AnyStack:
 
 
 def _declared(dataset: Dataset) -> tuple[str, ...]:
-    value = dataset.get("SpecificCharacterSet")
+    value = stated(dataset, "SpecificCharacterSet")
     if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
@@ -338,9 +349,9 @@ def _declared(dataset: Dataset) -> tuple[str, ...]:
 
 def _codec(declared: tuple[str, ...]) -> str:
     """Python codec that surely agrees with the declaration; ASCII, which all character sets hold, otherwise."""
-    if len(declared) != 1 or declared[0] in ("", "ISO_IR 6"):
+    if len(declared) != 1 or declared[0] not in _PLAIN_CHARACTER_SETS:
         return "ascii"
-    return python_encoding.get(declared[0], "ascii")
+    return python_encoding[declared[0]]
 
 
 def write_as_read(dataset: Dataset, read: Dataset | None = None) -> None:
@@ -368,7 +379,10 @@ def _carried(source: Dataset, tag: int | None) -> DataElement | RawDataElement |
     vr = _vr(raw)
     if vr == "SQ":
         items = []
-        for item in source[tag].value:
+        value = stated(source, tag)
+        if value is None:
+            return None
+        for item in value:
             copied = Dataset()
             for inner in list(item.keys()):
                 element = _carried(item, inner)
@@ -381,6 +395,8 @@ def _carried(source: Dataset, tag: int | None) -> DataElement | RawDataElement |
         value = bytes(raw.value or b"").rstrip(b" \0")
         value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
         return RawDataElement(BaseTag(tag), vr, len(value), value, 0, False, True)
+    if stated(source, tag) is None:
+        return None
     element = source[tag]
     return DataElement(element.tag, element.VR, element.value, already_converted=True)
 

@@ -29,6 +29,7 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.results.agreement import plain
 from dicom_node.results.codes import PRIVATE_DESIGNATOR, PRIVATE_SCHEME_UID
 from dicom_node.results.identity import CARRIED, write_as_read
+from dicom_node.results.stated import stated
 from dicom_node.results.uids import derive_uid
 
 __all__ = ["IOD_TIMEOUT_S", "IodFinding", "iod_findings", "validator"]
@@ -151,9 +152,9 @@ def _finding(line: str) -> IodFinding:
 def _uids(sources: Iterable[Dataset]) -> dict[str, str]:
     """Valid UIDs for those of the sources, by what the sources have."""
     keywords = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
-    found = {str(source.get(keyword) or "") for source in sources for keyword in keywords}
+    found = {str(stated(source, keyword) or "") for source in sources for keyword in keywords}
     # A SOP Class that is a UID stays: references are judged by it.
-    classes = {UID(str(source.get("SOPClassUID") or "")) for source in sources}
+    classes = {UID(str(stated(source, "SOPClassUID") or "")) for source in sources}
     found |= {uid for uid in classes if not uid.is_valid}
     return {uid: derive_uid("stand-in", uid) for uid in found if uid}
 
@@ -207,5 +208,5 @@ def _of_a_source(own: Dataset, path: str, sources: Iterable[Dataset]) -> bool:
             item = found[int(index) - 1]
         else:
             value = plain(item[tag].value)
-            return bool(value) and any(tag in one and plain(one[tag].value) == value for one in sources)
+            return bool(value) and any(tag in one and plain(stated(one, tag)) == value for one in sources)
     return False

@@ -21,6 +21,7 @@ from dicom_node.results.codes import ONE_PHASE_EXTRACTED, SOURCE_IMAGE, SOURCE_S
 from dicom_node.results.header import ResultContext, series_dataset
 from dicom_node.results.roles import ResultRole
 from dicom_node.results.sources import SourceDatasets
+from dicom_node.results.stated import stated
 from pipelines.cine.stack import CineStack, FrameSource
 
 __all__ = ["StoredPixels", "decimal", "image_plane", "key_phase_series", "source_image_item", "stored_pixels"]
@@ -205,10 +206,8 @@ def _slice(
         dataset.TriggerTime = decimal(round(trigger, 3))
 
     slope, intercept = _rescale(layers)
-    bits = _value(layers, "BitsStored")
-    pixels = stored_pixels(
-        stack.pixels[phase, index], slope=slope, intercept=intercept, bits_stored=16 if bits is None else int(bits)
-    )
+    bits = _numbers(layers, "BitsStored") or [16]
+    pixels = stored_pixels(stack.pixels[phase, index], slope=slope, intercept=intercept, bits_stored=int(bits[0]))
     dataset.SamplesPerPixel = 1
     photometric = _value(layers, "PhotometricInterpretation")
     dataset.PhotometricInterpretation = photometric if photometric == "MONOCHROME1" else "MONOCHROME2"
@@ -248,16 +247,25 @@ def _related_series(context: ResultContext, source: FrameSource) -> Dataset:
 
 def _value(layers: Sequence[Dataset], keyword: str) -> Any:
     for layer in layers:
-        value = layer.get(keyword)
+        value = stated(layer, keyword)
         if value not in (None, ""):
             return value
     return None
 
 
+def _numbers(layers: Sequence[Dataset], keyword: str) -> list[float]:
+    """Values of an attribute as numbers; none where any of them is no number."""
+    value = _value(layers, keyword)
+    try:
+        return [float(one) for one in (value if isinstance(value, MutableSequence) else [value])]
+    except (TypeError, ValueError):
+        return []
+
+
 def _copy(dataset: Dataset, layers: Sequence[Dataset], keyword: str) -> None:
     """Take over an attribute that PS3.5 allows as it stands; none of these is worth an invalid object."""
     for layer in layers:
-        if keyword in layer and layer[keyword].value not in (None, ""):
+        if stated(layer, keyword) not in (None, ""):
             element = layer[keyword]
             try:
                 # The validators take single values, and numbers only of the binary VRs.
@@ -294,8 +302,8 @@ def _sequence_attributes(dataset: Dataset, layers: Sequence[Dataset]) -> None:
         _copy(dataset, layers, "InversionTime")
         dataset.setdefault("InversionTime", None)
     if "EchoTime" not in dataset:
-        echo_time = _value(layers, "EffectiveEchoTime")
-        dataset.EchoTime = None if echo_time is None else decimal(float(echo_time))
+        echo_time = _numbers(layers, "EffectiveEchoTime")
+        dataset.EchoTime = decimal(echo_time[0]) if echo_time else None
     for keyword in ("ScanOptions", "RepetitionTime", "EchoTrainLength", "PatientPosition"):
         if keyword not in dataset:
             setattr(dataset, keyword, None)
@@ -309,18 +317,19 @@ def _heart_gated(dataset: Dataset, layers: Sequence[Dataset]) -> bool:
 
 
 def _rescale(layers: Sequence[Dataset]) -> tuple[float, float]:
-    slope, intercept = _value(layers, "RescaleSlope"), _value(layers, "RescaleIntercept")
-    slope = 1.0 if slope is None else float(slope)
-    return slope or 1.0, 0.0 if intercept is None else float(intercept)
+    slope, intercept = _numbers(layers, "RescaleSlope") or [1.0], _numbers(layers, "RescaleIntercept") or [0.0]
+    return slope[0] or 1.0, intercept[0]
 
 
 def _window(dataset: Dataset, layers: Sequence[Dataset], grey: NDArray[np.float32]) -> None:
-    widths = _value(layers, "WindowWidth")
-    widths = list(widths) if isinstance(widths, MutableSequence) else [widths]
-    if _value(layers, "WindowCenter") is not None and all(width is not None and float(width) >= 1 for width in widths):
+    centres, widths = _numbers(layers, "WindowCenter"), _numbers(layers, "WindowWidth")
+    if 0 < len(centres) == len(widths) and all(width >= 1 for width in widths):
         for keyword in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"):
             _copy(dataset, layers, keyword)
-        return
+        if "WindowCenter" in dataset and "WindowWidth" in dataset:
+            return
+        for keyword in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation"):
+            dataset.pop(keyword, None)
     low, high = (float(v) for v in np.percentile(grey, (1, 99)))
     dataset.WindowCenter = decimal(round((low + high) / 2, 3))
     dataset.WindowWidth = decimal(round(max(high - low, 1.0), 3))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
+from dicom_node.results.stated import stated
+
 __all__ = ["PatientLine", "patient_line"]
 
 
@@ -30,7 +32,7 @@ def patient_line(header: Dataset) -> PatientLine:
     issuer = _text(header, "IssuerOfPatientID")
     identifier = _text(header, "PatientID") or "not in the source"
     return PatientLine(
-        name=_name(header.get("PatientName")) or "name not in the source",
+        name=_name(stated(header, "PatientName")) or "name not in the source",
         details=(
             f"ID {identifier}{f' ({issuer})' if issuer else ''}",
             f"born {_date(_text(header, 'PatientBirthDate'))}",
@@ -43,7 +45,7 @@ def patient_line(header: Dataset) -> PatientLine:
 
 
 def _text(header: Dataset, keyword: str) -> str:
-    value = header.get(keyword)
+    value = stated(header, keyword)
     return "" if value is None else str(value).strip()
 
 

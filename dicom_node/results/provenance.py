@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dicom_node.results.header import ResultContext, device_uid
 from dicom_node.results.patient import PatientLine, patient_line
 from dicom_node.results.sources import SourceDatasets
+from dicom_node.results.stated import stated
 from pipelines.cine.stack import CineStack, CineStudy, LateEnhancementStack, View
 from pipelines.models.identity import ModelIdentity
 
@@ -88,14 +89,14 @@ def _series(
                 first.setdefault(key, source.sop_instance_uid)
         for uid, images in frames.items():
             header = sources.header(first[uid])
-            number = str(header.get("SeriesNumber") or "–")
-            found.append(InputSeries(number, str(header.get("SeriesDescription") or ""), len(images), use))
+            number = str(stated(header, "SeriesNumber") or "–")
+            found.append(InputSeries(number, str(stated(header, "SeriesDescription") or ""), len(images), use))
     for enhanced in study.late_enhancement:
         taken = "used" if any(enhanced is one for one in used) else "not used"
         use = f"late enhancement, {enhanced.view.value} view, {enhanced.reconstruction.value}, {taken}"
         for uid in enhanced.series_instance_uids:
             own = [source for source in enhanced.sources if source.series_instance_uid == uid]
             header = sources.header(own[0].sop_instance_uid)
-            number = str(header.get("SeriesNumber") or "–")
-            found.append(InputSeries(number, str(header.get("SeriesDescription") or ""), len(own), use))
+            number = str(stated(header, "SeriesNumber") or "–")
+            found.append(InputSeries(number, str(stated(header, "SeriesDescription") or ""), len(own), use))
     return tuple(found)

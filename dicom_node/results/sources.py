@@ -16,6 +16,7 @@ from pydicom.tag import BaseTag
 from dicom_node.errors import ProcessingFailureError
 from dicom_node.results.agreement import IDENTIFYING
 from dicom_node.results.dates import ACQUIRED, last_acquired
+from dicom_node.results.stated import stated
 from pipelines.cine import elements
 from pipelines.cine.elements import DAMAGE
 from pipelines.cine.reading import read_object
@@ -194,7 +195,7 @@ def frame_layers(header: Dataset, frame_number: int | None) -> list[Dataset]:
 
 
 def _macros(header: Dataset, keyword: str, index: int) -> Iterator[Dataset]:
-    groups = header.get(keyword) or []
+    groups = stated(header, keyword) or []
     if index < len(groups):
         for element in groups[index]:
             if element.VR == "SQ" and element.value:

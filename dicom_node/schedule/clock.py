@@ -19,13 +19,41 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.errors import raised_at
 from storage.ledger import utc_now
 
-__all__ = ["RegularWork"]
+__all__ = ["RegularWork", "SteadyTime"]
 
 _log = structlog.get_logger(__name__)
 
 LOOK_AT_CLOCKS_EVERY_S = 1.0
 STEP_S = 1.0
 """Both clocks apart by so much more than at the last look: the time of day was set."""
+
+
+BELIEVED_AFTER_S = 86400.0
+SMALL_STEP_S = 60.0
+
+
+class SteadyTime:
+    """The time of day for what deletes: when that is set forth by more than a minute, it is believed a day later.
+
+    Retention by a clock that is ahead for a moment would remove all there is, and a sweep what is on its way just then.
+    A clock that is ahead when the process starts is believed.
+    """
+
+    def __init__(self) -> None:
+        self._apart = time.time() - time.monotonic()
+        self._doubted_since: float | None = None
+
+    def now(self) -> dt.datetime:
+        """The time, aware, UTC."""
+        monotonic = time.monotonic()
+        apart = time.time() - monotonic
+        if apart <= self._apart + SMALL_STEP_S:
+            self._apart, self._doubted_since = apart, None
+        elif self._doubted_since is None:
+            self._doubted_since = monotonic
+        elif monotonic - self._doubted_since >= BELIEVED_AFTER_S:
+            self._apart, self._doubted_since = apart, None
+        return dt.datetime.fromtimestamp(monotonic + self._apart, dt.UTC)
 
 
 class _After(BaseTrigger):

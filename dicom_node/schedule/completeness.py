@@ -97,6 +97,7 @@ def _position(plane: PlaneFacts) -> _Position:
 def _series(summary: SeriesSummary, facts: list[InstanceFacts], phases_at: Mapping[_Position, int]) -> Series:
     positions = {_position(plane) for one in facts for plane in one.planes}
     cine = {_position(plane) for one in facts if one.gated_or_named for plane in one.planes}
+    beside_cine = next((one.beside_cine for one in facts if one.beside_cine), "")
     return Series(
         series_instance_uid=summary.series_instance_uid,
         calling_ae_title=summary.calling_ae_title,
@@ -105,10 +106,11 @@ def _series(summary: SeriesSummary, facts: list[InstanceFacts], phases_at: Mappi
         study_description=summary.study_description,
         manufacturer=summary.manufacturer,
         body_part_examined=summary.body_part_examined,
-        phases=max((phases_at[where] for where in cine), default=min(1, len(positions))),
+        # Facts have no planes of what is excluded from cine.
+        phases=max((phases_at[where] for where in cine), default=int(bool(positions or beside_cine))),
         slices=len(positions),
         own_output=any(one.own_output for one in facts),
-        beside_cine=next((one.beside_cine for one in facts if one.beside_cine), ""),
+        beside_cine=beside_cine,
     )
 
 

@@ -19,7 +19,7 @@ from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.retry import LONGEST_S, backing_off
 from dicom_node.process_states import serving_hosts
 from dicom_node.roles import RoleContext
-from dicom_node.schedule.clock import RegularWork
+from dicom_node.schedule.clock import RegularWork, SteadyTime
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.correcting import correcting_series, with_corrections
 from dicom_node.schedule.judging import note_rejections_received
@@ -269,11 +269,11 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
         release_expired_jobs(ledger, expired, now=now, retry_at=backing_off(now))
         jobs_due_within(ledger, now, delay_s=LONGEST_S)
 
-    regular = RegularWork()
+    regular, steady = RegularWork(), SteadyTime()
     regular.every(LOOK_EVERY_S, consider)
     regular.every(RELEASE_EVERY_S, release)
     regular.every(RELEASE_EVERY_S, lambda now: close_receptions_of_dead_hosts(ledger, configuration, now))
     regular.every(REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now))
-    regular.every(CLEAN_EVERY_S, lambda now: clean(ledger, files, configuration, now))
+    regular.every(CLEAN_EVERY_S, lambda _now: clean(ledger, files, configuration, steady.now()))
     regular.run(context.stop, context.ready)
     ledger.close()

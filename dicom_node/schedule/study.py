@@ -17,6 +17,9 @@ __all__ = ["StudyDescription", "describe"]
 
 NOTHING = Completeness((), "")
 _LEFT_ALONE = "left alone: no route takes any of its series"
+_NO_IMAGE = (
+    "no image of it is held any more: it was deleted, or its images were removed after retention; events tell which"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ def describe(
         sentence = f"set aside at {at}: {aside.reason}; looked at again when something comes in for it, or in a day"
         return StudyDescription(sentence, True, NOTHING, ())
     reading = study_reading(ledger, configuration, study_instance_uid)
+    if not reading.contents.instances:
+        return StudyDescription(_NO_IMAGE, waiting is not None, NOTHING, ())
     if waiting is None:
         routed = any(one.series_instance_uids for one in reading.routes)
         outcome = f"scheduled as version {reading.contents.version}" if routed else _LEFT_ALONE

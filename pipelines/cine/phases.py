@@ -59,7 +59,8 @@ class Ordered:
     anchored : bool
         Slot 0 is known to be the first phase (numbered phases), so a missing first frame shows.
     certain : bool
-        The attribute says the phase itself, and says it regularly. Any other order is held against the pixels.
+        The attribute says the phase itself, regularly, and InstanceNumber does not count otherwise. Any other order is
+        held against the pixels.
     """
 
     frames: tuple[FrameHeader, ...]
@@ -97,28 +98,32 @@ def order_phases(frames: Sequence[FrameHeader]) -> Ordered | None:
 
     Usable means present on every frame, distinct, evenly spaced where it is a time, and within the cardiac cycle
     where it is a trigger time: Philips may write the begin of the dynamic as TriggerTime and number instances at
-    random. Attributes that the pixels contradicted (``FrameHeader.distrusted``) are passed over.
+    random. Attributes that the pixels contradicted (``FrameHeader.distrusted``) are passed over. An attribute that says
+    the phase itself is certain unless InstanceNumber counts the frames in another order.
 
     Returns
     -------
     Ordered or None
         ``None`` when no attribute tells the frames apart.
     """
+    distrusted = frozenset[str]().union(*(frame.distrusted for frame in frames))
     trigger = _column(frames, _trigger)
     within_cycle = trigger is not None and _within_cycle(frames, trigger)
-    if trigger is not None and within_cycle:
+    if trigger is not None and within_cycle and OrderedBy.TRIGGER_TIME not in distrusted:
         slots = _regular_slots(trigger)
         if slots is not None:
-            return _ordered(frames, trigger, slots, OrderedBy.TRIGGER_TIME, anchored=False)
+            counted = _counted_alike(frames, trigger)
+            return _ordered(frames, trigger, slots, OrderedBy.TRIGGER_TIME, anchored=False, certain=counted)
     numbers: list[tuple[OrderedBy, _Reader]] = [
         (OrderedBy.TEMPORAL_POSITION, _temporal),
         (OrderedBy.PRIVATE_PHASE, _private),
     ]
     for by, read in numbers:
-        numbered = _column(frames, read)
+        numbered = None if by in distrusted else _column(frames, read)
         if numbered is not None:
             slots, anchored = _numbered_slots(numbered)
-            return _ordered(frames, numbered, slots, by, anchored=anchored)
+            counted = _counted_alike(frames, numbered)
+            return _ordered(frames, numbered, slots, by, anchored=anchored, certain=counted)
     others: list[tuple[OrderedBy, _Reader]] = [
         (OrderedBy.ACQUISITION_TIME, _acquired),
         (OrderedBy.CONTENT_TIME, _created),
@@ -126,7 +131,6 @@ def order_phases(frames: Sequence[FrameHeader]) -> Ordered | None:
     ]
     if within_cycle:
         others.insert(2, (OrderedBy.TRIGGER_TIME, _trigger))
-    distrusted = frozenset[str]().union(*(frame.distrusted for frame in frames))
     for by, read in others:
         column = None if by in distrusted else _column(frames, read)
         if column is not None:
@@ -171,6 +175,12 @@ def _contradicted(frames: Sequence[FrameHeader], trigger: np.ndarray) -> bool:
     """Tell whether the numbering of the phases orders the frames otherwise than their trigger times."""
     numbered = [column for read in (_temporal, _private) if (column := _column(frames, read)) is not None]
     return any(not np.array_equal(np.argsort(column), np.argsort(trigger)) for column in numbered)
+
+
+def _counted_alike(frames: Sequence[FrameHeader], values: np.ndarray) -> bool:
+    """Tell whether InstanceNumber, where every frame has its own, counts the frames in the order of ``values``."""
+    counted = _column(frames, _sequence_number)
+    return counted is None or np.array_equal(np.argsort(counted), np.argsort(values))
 
 
 def _regular_slots(times: np.ndarray) -> np.ndarray | None:

@@ -286,12 +286,25 @@ def _lowest_bit(form: PixelFormat, size: FrameSize | None) -> int:
 
 
 def _values(stored: NDArray[np.generic], bits: int, lowest: int) -> NDArray[np.float32]:
-    """The BitsStored bits from ``lowest`` on, without what lies about them (retired overlays), the sign extended."""
+    """The BitsStored bits from ``lowest`` on, without what lies about them (retired overlays), the sign extended.
+
+    Where values go beyond BitsStored, dropping bits would wrap them: bright blood becomes dark. An image is smoother as
+    it was meant, so whole cells are read where these are the smoother ones; overlays and stray bits are never.
+    """
     above = stored.dtype.itemsize * 8 - bits - lowest
     if above <= 0 and lowest == 0:
         return stored.astype(np.float32)
     # Up and down again: an arithmetic shift extends the sign, a logical one clears the bits.
-    return np.right_shift(np.left_shift(stored, max(above, 0)), max(above, 0) + lowest).astype(np.float32)
+    values = np.right_shift(np.left_shift(stored, max(above, 0)), max(above, 0) + lowest)
+    if lowest == 0 and not np.array_equal(values, stored) and _roughness(stored) < _roughness(values):
+        return stored.astype(np.float32)
+    return values.astype(np.float32)
+
+
+def _roughness(values: NDArray[np.generic]) -> float:
+    """Sum of the differences of neighbours in a row and in a column."""
+    grey = values.astype(np.float64)
+    return float(np.abs(np.diff(grey, axis=0)).sum() + np.abs(np.diff(grey, axis=1)).sum())
 
 
 def _rescale(dataset: Dataset, frame_number: int | None) -> tuple[float, float]:

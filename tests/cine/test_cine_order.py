@@ -114,6 +114,25 @@ def test_the_next_attribute_decides_where_the_first_is_contradicted() -> None:
     assert study.short_axis.sources[3][0].instance_number is not None
 
 
+@given(st.sampled_from(["TriggerTime", "TemporalPositionIdentifier"]), st.integers(0, 10_000))
+@settings(max_examples=8, deadline=None)
+def test_a_strong_attribute_that_instance_number_denies_is_held_against_the_pixels(attribute: str, seed: int) -> None:
+    """Whichever of the two the pixels bear out is taken: a regular grid of trigger times may be dealt out wrongly."""
+    wrong = list(range(PHASES))
+    random.Random(seed).shuffle(wrong)
+    for dealt, counted in ((wrong, list(range(PHASES))), (list(range(PHASES)), wrong)):
+        images = hearts()
+        for number, ds in enumerate(images):
+            phase = number % PHASES
+            del ds.TriggerTime
+            setattr(ds, attribute, f"{40.0 * dealt[phase]:.1f}" if attribute == "TriggerTime" else dealt[phase] + 1)
+            ds.InstanceNumber = counted[phase] + 1
+        study = assembled(images)
+        assert study.short_axis is not None
+        np.testing.assert_array_equal(study.short_axis.pixels, TRUE)
+        assert not study.omissions
+
+
 def test_one_slice_in_another_order_is_left_out_alone() -> None:
     ranks = list(range(PHASES)) * 5
     ranks[80:] = [(phase * 7) % PHASES for phase in range(PHASES)]

@@ -95,6 +95,33 @@ def test_native_cells_of_any_format(form, seed, syntax) -> None:
     np.testing.assert_array_equal(decoded, values.astype(np.float32))
 
 
+def blobs(largest: int, seed: int) -> np.ndarray:
+    """Bright round cavities on a dim ground, with noise, as in a cine; values from 0 to ``largest``."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:ROWS, :COLUMNS]
+    image = np.full((ROWS, COLUMNS), 0.1)
+    for _ in range(3):
+        row, column, radius = random.uniform(8, 26), random.uniform(8, 26), random.uniform(3, 9)
+        image += 0.9 / (1 + np.exp(np.hypot(rows - row, columns - column) - radius))
+    image += random.normal(0, 0.01, image.shape)
+    return np.rint((image - image.min()) / np.ptp(image) * largest).astype(np.int64)
+
+
+@given(st.integers(8, 15), st.floats(1.1, 3.9), st.booleans(), st.integers(0, 1000), NATIVE)
+@settings(max_examples=60, deadline=None)
+def test_values_beyond_bits_stored_do_not_wrap(stored, beyond, signed, seed, syntax) -> None:
+    """Bits above are dropped where they are stray, and read where dropping them would turn bright blood dark."""
+    largest = min(int(beyond * (1 << (stored - signed))), 32767)
+    values = blobs(largest, seed)
+    form = (16, stored, stored - 1, signed)
+    decoded = decode_frame(holding(values.astype("u2"), form, syntax), None)
+    np.testing.assert_array_equal(decoded, values)
+    low = blobs((1 << (stored - signed)) - 1, seed)
+    mark = (low > low.mean()).astype(np.int64) << min(stored + 1, 15)
+    decoded = decode_frame(holding((low | mark).astype("u2"), form, syntax), None)
+    np.testing.assert_array_equal(decoded, low)
+
+
 @given(formats(), st.integers(0, 1000))
 @settings(max_examples=40, deadline=None)
 def test_rle_cells_of_any_format(form, seed) -> None:

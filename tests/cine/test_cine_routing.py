@@ -11,7 +11,7 @@ from cine_enhanced import enhanced
 from cine_scanner import edit, stack, view
 from pydicom.dataset import Dataset
 
-from dicom_node.config import Route
+from dicom_node.config import Route, SeriesRule
 from dicom_node.schedule.completeness import StudyReading, read_study
 from pipelines.cine.facts import frame_facts
 from storage.jobs import SeriesSummary, StudyContents
@@ -20,7 +20,7 @@ NOW = dt.datetime(2024, 2, 29, 12, tzinfo=dt.UTC)
 SAGITTAL = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
 
 
-def reading(images: list[Dataset]) -> StudyReading:
+def reading(images: list[Dataset], rule: SeriesRule | None = None) -> StudyReading:
     by_series: dict[str, list[Dataset]] = defaultdict(list)
     for ds in images:
         by_series[str(ds.SeriesInstanceUID)].append(ds)
@@ -28,7 +28,8 @@ def reading(images: list[Dataset]) -> StudyReading:
         SeriesSummary(uid, "MR1", "MR", "", "", "", "", tuple(frame_facts(ds).to_json() for ds in members))
         for uid, members in by_series.items()
     )
-    return read_study(StudyContents("1.2", 0, len(images), NOW, 0.0, series), {"cine": Route(destinations=("pacs",))})
+    route = Route(destinations=("pacs",), series=(rule or SeriesRule(),))
+    return read_study(StudyContents("1.2", 0, len(images), NOW, 0.0, series), {"cine": route})
 
 
 def taken(images: list[Dataset]) -> set[str]:
@@ -73,6 +74,12 @@ def test_a_study_without_cine_is_left_alone_and_told_why(name) -> None:
     for series in found.routes[0].series:
         assert "minimum_phases" in series.sentence
         assert "it is not a cine" in series.sentence
+
+
+@pytest.mark.parametrize("phases", [1, None])
+def test_late_enhancement_alone_is_taken_where_a_rule_asks_for_no_cine(phases: int | None) -> None:
+    found = reading(OTHERS["late enhancement alone"](), SeriesRule(minimum_phases=phases))
+    assert len(found.routes[0].series_instance_uids) == 1
 
 
 CINES: dict[str, Callable[[], list[Dataset]]] = {

@@ -347,6 +347,9 @@ def test_a_deleted_study_is_gone_and_rejected_and_comes_again_as_new(node: Node,
     (event,) = node.events("study deleted")
     assert event.detail["reason"] == "sent to the wrong node"
     assert 'originalText="DICOM Study Deleted"' in node.audit()
+    explained = run("explain", STUDY)
+    assert "no image of it is held any more" in explained
+    assert "left alone" not in explained
     (note,) = node.notes()
     assert note.ConceptNameCodeSequence[0].CodeValue == "113039"
     sweep_files(node.ledger, node.files, grace=dt.timedelta(0), now=utc_now() + dt.timedelta(seconds=1))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 import yaml
 from audit.reading import read_trail
 from execute.test_corrected import eroded, of_role, processed, read, roles, written
@@ -105,6 +106,7 @@ def exported(
         cli.main()
     except SystemExit as ended:
         code = int(ended.code or 0)
+    structlog.reset_defaults()
     told = capsys.readouterr()
     return code, " ".join((told.out + told.err).split())
 

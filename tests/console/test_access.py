@@ -379,6 +379,7 @@ def test_an_administrator_is_invited_from_the_machine_of_the_node(
     monkeypatch.setattr("sys.argv", ["dicom-node", "invite", "ann", "--config", str(config)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
+    structlog.reset_defaults()
     assert not ended.value.code
     token = found(re.compile(r"http://127\.0\.0\.1:8444/invitation/(\S+)"), capsys.readouterr().out)
     ledger = open_ledger(f"sqlite:///{tmp_path}/var/ledger.sqlite")

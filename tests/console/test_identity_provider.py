@@ -411,6 +411,8 @@ def test_check_asks_the_provider(
     def checked() -> str:
         with pytest.raises(SystemExit) as ended:
             cli.main()
+        # It set the log to the standard error of this moment.
+        structlog.reset_defaults()
         # The PACS of this configuration does not answer either way.
         assert ended.value.code != 0
         return re.sub(r"\s+", " ", capsys.readouterr().out)

@@ -26,16 +26,18 @@ from network.patient_scanner import SETTINGS
 from network.running_node import NODE, ReceiverProcess, configuration
 from sqlalchemy import select
 
+import dicom_node.schedule.clock
 from dicom_node.config import Configuration, ExecutionSettings, Peer
 from dicom_node.network.sender import send_files
 from dicom_node.roles import RoleContext
+from dicom_node.schedule.clock import SteadyTime
 from dicom_node.schedule.scheduler import serve_scheduler
 from proofs.recorded_disk import library
 from storage.clock_steps import deliveries_due_within, jobs_due_within
 from storage.deliveries import claim_deliveries, delivery_sent, destination_unreachable, destinations_with_work
 from storage.jobs import claim_job, complete_job, fail_job, studies_to_consider
 from storage.ledger import Ledger, open_ledger, utc_now
-from storage.schema import StudyRow
+from storage.schema import InstanceRow, StudyRow
 
 STEPS = int(os.environ.get("DICOM_NODE_CLOCK_STEPS", "4"))
 SEED = int(os.environ.get("DICOM_NODE_CLOCK_SEED", "1"))
@@ -97,7 +99,33 @@ def test_a_clock_that_is_set_stops_no_scheduler(tmp_path: Path, monkeypatch: pyt
                 return bool(version) and not studies_to_consider(ledger)
 
             wait_until(is_considered, seconds=60, what=f"the study of step {number}, {seconds} s, is taken", every=0.2)
+        with ledger.reading() as session:
+            held = list(session.scalars(select(InstanceRow)))
+        # Neither did retention take what is not old, nor a sweep what was on its way.
+        assert len(held) == 2 * len(steps)
+        assert [row.sop_instance_uid for row in held if row.removed_at is not None] == []
+        assert [row.path for row in held if not (node.storage.directory / row.path).exists()] == []
     print(f"\n{len(steps)} steps, seed {SEED}")
+
+
+def test_a_step_forth_is_believed_after_a_day_by_what_deletes(monkeypatch: pytest.MonkeyPatch) -> None:
+    at, monotonic = [1_000_000.0], [50.0]
+    monkeypatch.setattr(dicom_node.schedule.clock.time, "time", lambda: at[0])
+    monkeypatch.setattr(dicom_node.schedule.clock.time, "monotonic", lambda: monotonic[0])
+    steady = SteadyTime()
+
+    def later(seconds: float, step: float = 0) -> float:
+        at[0], monotonic[0] = at[0] + seconds + step, monotonic[0] + seconds
+        return steady.now().timestamp()
+
+    assert later(3600) == 1_003_600
+    assert later(3600, step=2) == 1_007_202, "as the clock of a network sets it"
+    assert later(3600, step=400 * DAY) == 1_010_802
+    assert later(DAY - 1) == 1_010_802 + DAY - 1
+    assert later(1) == 1_010_802 + DAY + 400 * DAY
+    assert later(3600, step=-400 * DAY) == 1_014_402 + DAY, "back it is believed at once"
+    assert later(3600, step=400 * DAY) == 1_018_002 + DAY
+    assert later(3600, step=-400 * DAY) == 1_021_602 + DAY
 
 
 # What the ledger holds from before the step.

@@ -86,3 +86,14 @@ def test_any_date_is_read_or_passed_over(text: str, date: str) -> None:
 def test_a_zone_that_is_none_is_refused() -> None:
     with pytest.raises(ValidationError, match="name of a time zone"):
         ResultSettings(time_zone="Mars/Olympus")
+
+
+@given(st.sampled_from([*range(1, 1970, 7), *range(2200, 10000, 13), 9999]), st.booleans())
+def test_a_year_in_which_nothing_is_acquired_is_no_date(year: int, both: bool) -> None:
+    """A placeholder such as 99991231 would date all results after it, in years that readers refuse."""
+    image = Dataset()
+    image.StudyDate, image.StudyTime = "20250301", "080000"
+    image.AcquisitionDate, image.AcquisitionTime = f"{year:04d}1231", "235959"
+    if both:
+        image.AcquisitionDateTime = f"{year:04d}1231235959"
+    assert last_acquired([image]) == dt.datetime(2025, 3, 1, 8)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
+from pydicom.charset import python_encoding
 from pydicom.config import disable_value_validation
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
@@ -67,7 +68,9 @@ def refusal_of(study: CineStudy, refusal: Refusal, sources: SourceDatasets) -> l
     return list(encode_refusal(study, found, refusal, sources, profiles, circumstances).objects)
 
 
-def refused(folder: Path, values: Mapping[str, bytes]) -> tuple[list[ResultObject], SourceDatasets]:
+def refused(
+    folder: Path, values: Mapping[str, bytes], refusal: Refusal = REFUSAL
+) -> tuple[list[ResultObject], SourceDatasets]:
     """The refusal of a study of one image with these elements."""
     dataset = with_raw(dcmread(io.BytesIO(image())), values)
     folder.mkdir(exist_ok=True)
@@ -75,7 +78,7 @@ def refused(folder: Path, values: Mapping[str, bytes]) -> tuple[list[ResultObjec
     sources = SourceDatasets.index([folder / "image.dcm"])
     uid = str(dataset.StudyInstanceUID)
     study = CineStudy(dataclasses.replace(_context(), study_instance_uid=uid), (), ())
-    return refusal_of(study, REFUSAL, sources), sources
+    return refusal_of(study, refusal, sources), sources
 
 
 @functools.cache
@@ -176,6 +179,19 @@ def test_whatever_the_source_breaks_is_carried_and_blocks_nothing(
         assert bytes(written.get_item(keyword).value or b"").rstrip(b" \0") == expected.rstrip(b" \0")
 
 
+@pytest.mark.parametrize("term", sorted(python_encoding))
+def test_text_of_our_own_is_read_under_each_character_set_of_the_source(tmp_path: Path, term: str) -> None:
+    """Code extensions that stand alone, too, and terms that validators do not know, such as GBK."""
+    values = {"SpecificCharacterSet": term.encode(), "PatientName": b"A^B"}
+    refusal = dataclasses.replace(REFUSAL, sentence="Tilted by 5° ± 1°; a volume of 45 ml/m² – too little · нет.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        objects, sources = refused(tmp_path, values, refusal)
+        assert [str(problem) for found in check(objects, sources) for problem in found] == []
+        said = [str(element.value) for element in objects[0].dataset.iterall() if element.keyword == "TextValue"]
+    assert any("Tilted by 5" in text for text in said)
+
+
 def test_an_error_of_ours_is_found_beside_what_the_source_breaks(tmp_path: Path) -> None:
     values = {"SpecificCharacterSet": b"UTF-8", "PatientID": b"X" * 70, "StudyInstanceUID": b"1.2.03"}
     with warnings.catch_warnings():
@@ -188,6 +204,42 @@ def test_an_error_of_ours_is_found_beside_what_the_source_breaks(tmp_path: Path)
             (lambda dataset: dataset.pop("Modality"), "Modality"),
         ):
             assert any(says in str(problem) for problem in check([tampered(each, change)], sources)[0])
+
+
+def test_values_of_the_source_that_cannot_be_read_are_values_that_it_does_not_have(tmp_path: Path) -> None:
+    """Words where numbers belong, and bytes that are no sequence, in what the results take over from the images."""
+    cine = write_cine(tmp_path, phases=8, slices=4, size=64)
+    values = {"WindowCenter": b"auto", "WindowWidth": b"auto", "RepetitionTime": b"short", "EchoTrainLength": b"1.5x"}
+    for path in cine.paths:
+        dataset = with_raw(dcmread(path), values)
+        tag = BaseTag(Tag("ReferencedStudySequence"))
+        dataset._dict[tag] = RawDataElement(tag, "UN", 6, b"abcdef", 0, False, True)
+        dataset.save_as(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        objects, sources = encoded(cine)
+        assert [str(problem) for found in check(objects, sources) for problem in found] == []
+    image = dcmread(io.BytesIO(objects[0].content))
+    assert float(image.WindowWidth) >= 1
+    assert "ReferencedStudySequence" not in image
+
+
+@pytest.mark.parametrize(
+    ("centre", "width"),
+    [(b"500.0000000000000000000", b"1000"), (b"500\\400", b"1000"), (b"500", b"1e30x")],
+)
+def test_a_window_is_taken_over_whole_or_made(tmp_path: Path, centre: bytes, width: bytes) -> None:
+    cine = write_cine(tmp_path, phases=6, slices=3, size=32)
+    for path in cine.paths:
+        with_raw(dcmread(path), {"WindowCenter": centre, "WindowWidth": width}).save_as(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        objects, sources = encoded(cine, destinations={"pacs": DestinationProfile(peer="pacs", summary_pdf=False)})
+        images = [each for each in objects if each.role.value.startswith("key-phase")]
+        assert [str(problem) for found in check(images, sources) for problem in found] == []
+    image = dcmread(io.BytesIO(images[0].content))
+    assert float(image.WindowCenter) < 1500
+    assert 1 <= float(image.WindowWidth) < 3000
 
 
 @pytest.mark.parametrize(
@@ -287,14 +339,18 @@ def test_names_that_differ_in_what_says_nothing_agree(
         ({"PatientID": "1"}, {"PatientID": ""}, ("PatientID",)),
         ({"PatientID": "1", "IssuerOfPatientID": "HOSP"}, {"PatientID": "1", "IssuerOfPatientID": "ARCHIVE"}, None),
         ({"PatientID": "1", "IssuerOfPatientID": "HOSP"}, {"PatientID": "1"}, ()),
+        ({"IssuerOfPatientID": "Hospital"}, {"IssuerOfPatientID": "HOSPITAL"}, ()),
         ({"PatientBirthDate": "19700101"}, {"PatientBirthDate": "1970.01.01"}, ()),
         ({"PatientBirthDate": "19700101"}, {"PatientBirthDate": "00000000"}, ()),
         ({"PatientBirthDate": "19700101"}, {"PatientBirthDate": "19710101"}, ("PatientBirthDate",)),
+        ({"PatientBirthDate": "19700101"}, {"PatientBirthDate": "19700101000000"}, ()),
         ({"PatientSex": "M"}, {"PatientSex": "O"}, ()),
         ({"PatientSex": "M"}, {"PatientSex": "F"}, ("PatientSex",)),
         ({"PatientName": "Yamada^Tarou=山田^太郎"}, {"PatientName": "Yamada^Tarou"}, ()),
         ({"PatientName": "Doe^Jane"}, {"PatientName": "Doe^Jane^^Dr"}, ()),
+        ({"PatientName": "Doe^Jane"}, {"PatientName": "DOE, Jane"}, ()),
         ({"PatientName": "Doe^Jane"}, {"PatientName": "Doe^John"}, ("PatientName",)),
+        ({"PatientName": "Doe^Jane"}, {"PatientName": "Jane, Doe"}, ("PatientName",)),
         ({"PatientName": "=山田^太郎"}, {"PatientName": "Doe^John"}, ("PatientName",)),
     ],
 )
