@@ -70,6 +70,11 @@ def evaluate_patterns(
         Of the folds.
     draws : int
         Further draws of the folds, for ``accuracy_by_draw``.
+
+    Raises
+    ------
+    ValueError
+        A pattern has fewer patients than there are folds.
     """
     probabilities = _cross_validated(patients, seed)
     truth, chosen = patients.patterns, probabilities.argmax(axis=1)
@@ -101,6 +106,9 @@ def evaluate_patterns(
 
 
 def _cross_validated(patients: Patients, seed: int) -> NDArray[np.float64]:
+    fewest = int(np.bincount(patients.patterns, minlength=len(Pattern)).min())
+    if fewest < _FOLDS:
+        raise ValueError(f"{fewest} patients of one pattern: {_FOLDS} of each are needed")
     found = np.zeros((len(patients.patterns), len(Pattern)))
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
     for seen, held in folds.split(patients.features, patients.patterns):

@@ -124,3 +124,11 @@ def test_the_training_needs_some_patients_of_each_group(tmp_path: Path) -> None:
     few = patients.patterns != 3
     with pytest.raises(ValueError, match="0 patients of one pattern"):
         train_pattern(Patients(patients.names[few], patients.features[few], patients.patterns[few], {}), tmp_path, "t")
+
+
+def test_the_evaluation_needs_a_patient_of_each_group_in_every_fold() -> None:
+    patients = _patients(1.0)
+    kept = np.concatenate([np.flatnonzero(patients.patterns == pattern)[:4] for pattern in range(len(Pattern))])
+    few = Patients(patients.names[kept], patients.features[kept], patients.patterns[kept], {})
+    with pytest.raises(ValueError, match="4 patients of one pattern: 5 of each"):
+        evaluate_patterns(few, [])
