@@ -56,6 +56,8 @@ class NodeUnderTest:
         Silence after which an unrecognised study counts as complete.
     analyses
         Packages that its one route asks for.
+    series
+        The one rule of that route.
     execution
         Further settings of execution.
     """
@@ -69,6 +71,7 @@ class NodeUnderTest:
         port: int | None = None,
         quiet_time_s: float = 5,
         analyses: Sequence[str] = ("ventricular_function",),
+        series: Mapping[str, Any] | None = None,
         execution: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
@@ -77,7 +80,7 @@ class NodeUnderTest:
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         settings = self._settings(destination, scanner, quiet_time_s)
-        settings["routes"]["cine"]["analyses"] = list(analyses)
+        settings["routes"]["cine"] |= {"analyses": list(analyses), "series": [dict(series or {"modality": "MR"})]}
         settings["execution"] |= execution or {}
         self.configuration_file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
@@ -184,7 +187,7 @@ class NodeUnderTest:
                     "may": ["send", "receive"],
                 },
             },
-            "routes": {"cine": {"series": [{"modality": "MR"}], "destinations": ["pacs"]}},
+            "routes": {"cine": {"destinations": ["pacs"]}},
             "storage": {
                 "database": "sqlite:///var/ledger.sqlite",
                 "directory": "var/instances",
