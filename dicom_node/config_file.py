@@ -61,7 +61,7 @@ class ConfigurationText:
 
     @staticmethod
     def of(path: Path, text: str, environment: Mapping[str, str] | None = None) -> ConfigurationText:
-        """The same of a text that is to stand in the file.
+        """Read a text that is to stand in the file, as :meth:`read` reads the file.
 
         Raises
         ------

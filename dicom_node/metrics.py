@@ -3,8 +3,8 @@
 Any process may import this module and write; it costs one import and a few microseconds a call. Where the numbers of
 all processes come together is :mod:`dicom_node.exposition`; what a query of the ledger can tell is not here but there.
 
-Values of labels come from this code, its enums and ``config.yaml``, never from a peer: a stranger must not be able to
-make a new time series, and no label holds patient data.
+Values of labels come from this code, its enums and ``config.yaml``, never from a peer: an unknown one must not be able
+to make a new time series, and no label holds patient data.
 """
 
 from __future__ import annotations

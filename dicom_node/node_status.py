@@ -61,7 +61,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """How the node is."""
+    """State of the node: its processes, queues, disk and deliveries, and the alarms that follow."""
 
     running: bool
     """Whether it runs, on any of its hosts."""

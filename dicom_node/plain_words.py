@@ -88,7 +88,7 @@ def in_plain_words(
 
 
 def field_in_plain_words(details: Mapping[str, Any]) -> str:
-    """The same of a field of a form or of a request, in one sentence; what was written is not repeated."""
+    """Say what pydantic found in a field of a form or of a request, in one sentence, without what was written."""
     if details["type"] == "missing":
         return f"{details['loc'][-1]}: must be given"
     key, sentence = in_plain_words(details, repeat_value=False)

@@ -30,6 +30,7 @@ __all__ = [
     "Slot",
     "Source",
     "all_steps",
+    "needs",
     "package_names",
     "packages",
     "steps_of",
@@ -190,6 +191,11 @@ def steps_of(package: AnalysisPackage, found: Mapping[str, AnalysisPackage] | No
     """Names of the steps that lead to what a package gives, in order, those of other packages among them."""
     available = all_steps((packages() if found is None else found).values())
     return tuple(step.name for step in plan(available, GIVEN, [package.gives]))
+
+
+def needs(package: AnalysisPackage, kind: type) -> bool:
+    """Whether a step that gives ``kind`` is among those that lead to what a package gives."""
+    return any(step.gives is kind for step in plan(all_steps(packages().values()), GIVEN, [package.gives]))
 
 
 def _declared(name: str, folder: Path) -> AnalysisPackage:

@@ -128,7 +128,7 @@ def claim_commitments(
 
 
 def commitment_transaction(ledger: Ledger, transaction_id: int) -> CommitmentTransaction:
-    """One request.
+    """Read one request by its id.
 
     Raises
     ------

@@ -111,7 +111,7 @@ class Selection:
     study_instance_uid: str | None = None
 
     def condition(self) -> ColumnElement[bool]:
-        """For a query of deliveries."""
+        """The condition of a query for these deliveries."""
         of_result = select(ResultRow.id).join(JobRow, JobRow.id == ResultRow.job_id)
         if self.role is not None:
             of_result = of_result.where(ResultRow.role == self.role)

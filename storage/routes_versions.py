@@ -58,7 +58,7 @@ def routes_versions(ledger: Ledger, *, limit: int = 50) -> tuple[RoutesVersion, 
 
 
 def routes_version(ledger: Ledger, number: int) -> RoutesVersion:
-    """One of them.
+    """One version of the routes, by its number.
 
     Raises
     ------

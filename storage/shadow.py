@@ -33,7 +33,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class KeptComparison:
-    """One study.
+    """Predicted and acquired late enhancement of one study.
 
     Attributes
     ----------

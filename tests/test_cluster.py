@@ -184,13 +184,13 @@ def test_hosts_that_are_killed_lose_nothing_and_do_nothing_twice(
                     generator.shuffle(deck)
                 time.sleep(generator.uniform(0.0, 6.0))
                 host, what = deck[killed.total() % len(deck)]
-                victim = host.processes().get(f"{host.name} {what}")
-                if victim is None:
+                process = host.processes().get(f"{host.name} {what}")
+                if process is None:
                     # Killed a moment ago and not started again yet.
                     continue
-                below = victim.children(recursive=True)
+                below = process.children(recursive=True)
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    victim.send_signal(signal.SIGKILL)
+                    process.send_signal(signal.SIGKILL)
                     killed[f"{host.name} {what}"] += 1
                 if what == "supervisor":
                     host.process.join()

@@ -233,13 +233,13 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_seen_twice(
         while killed.total() < ROUNDS:
             time.sleep(generator.uniform(0.0, gap_s))
             role = deck[killed.total() % len(deck)]
-            victim = one.roles().get(role)
-            if victim is None:
+            process = one.roles().get(role)
+            if process is None:
                 # Killed a moment ago and not started again yet.
                 continue
-            below = victim.children(recursive=True)
+            below = process.children(recursive=True)
             with contextlib.suppress(psutil.NoSuchProcess):
-                victim.send_signal(signal.SIGKILL)
+                process.send_signal(signal.SIGKILL)
                 killed[role] += 1
             if role == "supervisor":
                 one.process.join()

@@ -114,7 +114,7 @@ class AuditTrail:
         """A peer was turned away for what it is: AE title, host or certificate.
 
         Returns at once: whoever answers connections waits for no disk. Alerts beyond a limit are counted instead of
-        written, and told of in the next: a flood of strangers must not fill it.
+        written, and told of in the next: many unknown callers must not fill it.
 
         Parameters
         ----------

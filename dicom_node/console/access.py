@@ -84,7 +84,7 @@ class Person:
 
     @property
     def participant(self) -> Participant:
-        """For the audit trail."""
+        """The person as a participant of audit messages."""
         return Participant(self.name, "", self.address)
 
 
@@ -189,7 +189,7 @@ def set_session_cookie(response: Response, desk: Desk, token: str) -> None:
 
 
 def forget_session_cookie(response: Response, desk: Desk) -> None:
-    """Let the browser forget it."""
+    """Let the browser forget the cookie of its session."""
     response.delete_cookie(_cookie_name(desk), path="/", secure=_is_secure(desk), httponly=True, samesite="strict")
 
 
@@ -211,7 +211,7 @@ def set_cookie(response: Response, desk: Desk, name: str, value: str) -> None:
 
 
 def forget_cookie(response: Response, desk: Desk, name: str) -> None:
-    """Let the browser forget it."""
+    """Let the browser forget one of the cookies of a log-in by an identity provider."""
     response.delete_cookie(name, path=_PROVIDER_PATHS[name], secure=_is_secure(desk), httponly=True)
 
 

@@ -103,7 +103,7 @@ class DeliveriesOrder(_Order):
     reason: Reason
 
     def selection(self) -> Selection:
-        """What they are.
+        """The deliveries, as the ledger selects them.
 
         Raises
         ------

@@ -65,7 +65,7 @@ class RoutesTrial(BaseModel):
 
 
 def api_router() -> APIRouter:
-    """All of it."""
+    """All paths of the REST API, as a router."""
     router = APIRouter(prefix=ROOT)
 
     @router.get("/now", summary="The node at this moment")

@@ -1,4 +1,4 @@
-"""What every page and every action of the console works on."""
+"""The node that the pages and actions of the console show and change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Desk"]
 
 @dataclass(slots=True, eq=False)
 class Desk:
-    """The node that a console is of."""
+    """Configuration, ledger, instance files and audit trail of the node that a console serves."""
 
     configuration: Configuration
     """What the node works by; replaced when it has read its configuration again."""

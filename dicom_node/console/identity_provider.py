@@ -77,12 +77,12 @@ class StartedLogIn:
     """Path of the console to go to."""
 
     def kept(self) -> str:
-        """As a cookie holds it."""
+        """The text of a cookie that keeps it."""
         return base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode("ascii")
 
     @classmethod
     def read(cls, kept: str) -> StartedLogIn | None:
-        """From a cookie; none where it is no such thing."""
+        """Read it from a cookie; none where the cookie holds no started log-in."""
         try:
             found = json.loads(base64.urlsafe_b64decode(kept.encode()))
             return cls(**found) if all(isinstance(one, str) for one in found.values()) else None
@@ -137,7 +137,7 @@ class IdentityProvider:
         return add_params_to_uri(self._endpoint("authorization_endpoint"), list(asked.items())), started
 
     def finish(self, started: StartedLogIn | None, answer: Mapping[str, str]) -> HospitalIdentity:
-        """Who came back.
+        """The person whom the answer of the provider proves.
 
         Parameters
         ----------

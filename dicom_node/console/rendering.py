@@ -36,12 +36,12 @@ class Notice:
 
     @staticmethod
     def kept(kind: str, sentence: str) -> str:
-        """As it lies in the session."""
+        """The text that the session keeps of it."""
         return f"{kind}:{sentence}"
 
     @staticmethod
     def read(kept: str) -> tuple[str, str]:
-        """Kind and sentence; both empty where there is nothing."""
+        """Read kind and sentence from the session; both empty where there is nothing."""
         kind, _, sentence = kept.partition(":")
         return kind, sentence
 

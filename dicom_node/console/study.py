@@ -67,7 +67,7 @@ class JudgedJob:
 
 @dataclass(frozen=True, slots=True)
 class StudyView:
-    """One study."""
+    """What the page of one study shows."""
 
     overview: StudyOverview
     receipt: StudyReceipt

@@ -36,11 +36,14 @@ class KeptFindings:
 
     def load(self, input_digest: str, package: str, device: str) -> Mapping[type, object]:
         """What is kept of the values that a package needs; by type, empty when there is nothing."""
-        if not (self._root / input_digest).is_dir() or not _needs_segmentation(package):
+        if not (self._root / input_digest).is_dir():
             return {}
+        from pipelines.package import needs, packages
         from pipelines.segmentation.keeping import UnreadableSegmentation, decode_segmentation
         from pipelines.segmentation.labels import CineSegmentation
 
+        if not needs(packages()[package], CineSegmentation):
+            return {}
         path = self._path(input_digest, device)
         try:
             return {CineSegmentation: decode_segmentation(path.read_bytes())}
@@ -88,12 +91,3 @@ class KeptFindings:
             [input_digest, version("dicom-node"), device.partition(":")[0], labelling_precision(device), *weights]
         )
         return self._root / input_digest / f"{hashlib.sha256(made_by.encode()).hexdigest()}.npz"
-
-
-def _needs_segmentation(package: str) -> bool:
-    from pipelines.analysis import plan
-    from pipelines.package import GIVEN, all_steps, packages
-    from pipelines.segmentation.labels import CineSegmentation
-
-    steps = plan(all_steps(packages().values()), GIVEN, [packages()[package].gives])
-    return any(step.gives is CineSegmentation for step in steps)

@@ -43,7 +43,7 @@ class RunningJobs:
         self._renewed_at = time.monotonic()
 
     def watch(self) -> None:
-        """Do it now; call it several times a second.
+        """Renew the leases of workers that live, kill those that take too long; call it several times a second.
 
         Raises
         ------

@@ -171,19 +171,21 @@ def _processing(lane: Lane, configuration: Configuration) -> ProcessStudy:
     from dicom_node.results.capture import warm_fonts
     from dicom_node.results.encoders import encoder_of
     from pipelines.models.registry import ModelUnavailable
-    from pipelines.package import packages
+    from pipelines.package import needs, packages
+    from pipelines.segmentation.labels import CineSegmentation
     from pipelines.segmentation.segment import warm
 
     torch.set_num_threads(lane.threads)
     routed = {name for route in configuration.routes.values() for name in route.analyses}
-    for name, package in packages().items():
-        if name in routed and package.priority >= 0:
-            encoder_of(package)
-    try:
-        warm(lane.device)
-    except ModelUnavailable as error:
-        # Studies are then answered with a report that says so.
-        _log.error("models not loaded", error=str(error))
+    quick = [package for name, package in packages().items() if name in routed and package.priority >= 0]
+    for package in quick:
+        encoder_of(package)
+    if any(needs(package, CineSegmentation) for package in quick):
+        try:
+            warm(lane.device)
+        except ModelUnavailable as error:
+            # Studies are then answered with a report that says so.
+            _log.error("models not loaded", error=str(error))
     warm_fonts()
     # What stands now stays: the collector need not look through half a million objects in the middle of a study.
     gc.collect()

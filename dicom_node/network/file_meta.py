@@ -158,7 +158,7 @@ def content_digest(content: memoryview) -> str | None:
 
 
 def digest_of_file(path: Path) -> str | None:
-    """The same of a file."""
+    """The :func:`content_digest` of what a file holds."""
     with mapped_file(path) as content:
         return content_digest(content)
 

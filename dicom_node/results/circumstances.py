@@ -48,7 +48,7 @@ class Circumstances:
     def identity(
         self, study_instance_uid: str, packages: Iterable[str], models: Sequence[ModelIdentity]
     ) -> ResultIdentity:
-        """From what the UIDs of results follow.
+        """The identity that the UIDs of results derive from.
 
         Parameters
         ----------

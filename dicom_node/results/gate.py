@@ -81,7 +81,11 @@ def _iod_problems(each: ResultObject, sources: SourceDatasets) -> tuple[Problem,
     if isinstance(dataset, Problem):
         return ()
     try:
-        findings = iod_findings(dataset, origins(each, sources), _named(dataset, sources))
+        referenced = _referenced(dataset)
+    except Exception:  # noqa: BLE001 - what cannot be read to its end is a finding of `_departures`
+        return ()
+    try:
+        findings = iod_findings(dataset, origins(each, sources), _named(referenced, sources))
     except subprocess.TimeoutExpired:
         return (Problem(GateCheck.IOD, f"dciodvfy did not end within {IOD_TIMEOUT_S} s"),)
     return tuple(
@@ -89,9 +93,9 @@ def _iod_problems(each: ResultObject, sources: SourceDatasets) -> tuple[Problem,
     )
 
 
-def _named(dataset: Dataset, sources: SourceDatasets) -> list[Dataset]:
+def _named(referenced: set[str], sources: SourceDatasets) -> list[Dataset]:
     """Headers of the source instances that an object refers to: what it was not made from may be evidence as well."""
-    return [sources.header(uid) for uid in sorted(_referenced(dataset) & set(sources.paths))]
+    return [sources.header(uid) for uid in sorted(referenced & set(sources.paths))]
 
 
 # -- what comes back ---------------------------------------------------------------------------------------------------

@@ -238,7 +238,7 @@ class ResultIdentity:
         settings: str,
         software_version: str,
     ) -> ResultIdentity:
-        """Derive it.
+        """Derive the identity of the results of one job.
 
         Parameters
         ----------

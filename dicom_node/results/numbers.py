@@ -91,12 +91,12 @@ def reported_numbers(
 
 
 def numbers_record(numbers: Iterable[ReportedNumber]) -> list[dict[str, Any]]:
-    """As the ledger keeps them; what is absent is left out."""
+    """The numbers as the ledger keeps them; what is absent is left out."""
     rows = map(dataclasses.asdict, numbers)
     return [{key: value for key, value in row.items() if value not in (None, "")} for row in rows]
 
 
 def numbers_from(record: Iterable[Mapping[str, Any]]) -> tuple[ReportedNumber, ...]:
-    """What :func:`numbers_record` wrote; keys of a later version are passed over."""
+    """Read the numbers that :func:`numbers_record` wrote; keys of a later version are passed over."""
     known = {field.name for field in dataclasses.fields(ReportedNumber)}
     return tuple(ReportedNumber(**{key: value for key, value in one.items() if key in known}) for one in record)

@@ -47,7 +47,7 @@ def provenance(
     *,
     used: Sequence[CineStack | LateEnhancementStack],
 ) -> Provenance:
-    """Collect it.
+    """Collect input series, scanner and software of a study.
 
     Parameters
     ----------

@@ -279,7 +279,7 @@ def text_pages(theme: Theme, blocks: Sequence[_Block]) -> list[Page]:
     width = (RIGHT - LEFT - _TEXT_GAP) / 2
     places = _flow(blocks, width, _SCALES[0])
     scale = _SCALES[0]
-    if _is_orphan(places):
+    if _last_page_has_little(places):
         for smaller in _SCALES[1:]:
             tighter = _flow(blocks, width, smaller)
             if tighter[-1].column // 2 < places[-1].column // 2:
@@ -319,7 +319,7 @@ def _flow(blocks: Sequence[_Block], width: float, scale: float) -> list[_Place]:
     return places
 
 
-def _is_orphan(places: Sequence[_Place]) -> bool:
+def _last_page_has_little(places: Sequence[_Place]) -> bool:
     """Whether the last of several pages holds less than one column."""
     last = places[-1] if places else None
     return last is not None and last.column >= 2 and last.column % 2 == 0

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import structlog
 
-from pipelines.analysis import plan
 from pipelines.cine.facts import InstanceFacts
-from pipelines.package import GIVEN, all_steps, packages
+from pipelines.package import needs, packages
 from pipelines.segmentation.labels import CineSegmentation
 from storage.jobs import RoutedJob, StudyContents
 from storage.ledger import Ledger
@@ -57,11 +56,8 @@ def correcting_series(ledger: Ledger, contents: StudyContents) -> tuple[str, ...
 def with_corrections(jobs: Sequence[RoutedJob], series: Sequence[str]) -> list[RoutedJob]:
     """The jobs, with corrected segmentations among the input of those that need a segmentation."""
     return [
-        replace(one, series_instance_uids=(*one.series_instance_uids, *series)) if _segments(one.package) else one
+        replace(one, series_instance_uids=(*one.series_instance_uids, *series))
+        if needs(packages()[one.package], CineSegmentation)
+        else one
         for one in jobs
     ]
-
-
-def _segments(package: str) -> bool:
-    steps = plan(all_steps(packages().values()), GIVEN, [packages()[package].gives])
-    return any(step.gives is CineSegmentation for step in steps)

@@ -54,7 +54,7 @@ class PixelFormat:
 
     @classmethod
     def of(cls, dataset: Dataset) -> PixelFormat:
-        """Read it.
+        """Read the pixel format of a data set.
 
         Raises
         ------

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 
 class ForeignStyle(enum.StrEnum):
-    """Whose grey values and sharpness."""
+    """The population whose grey values and sharpness images are given."""
 
     GE = "ge"
     """GE 1.5 T: two patients of the Sunnybrook Cardiac Data (CC0)."""

@@ -33,5 +33,5 @@ class MadeByModels(Protocol):
 
     @property
     def models(self) -> tuple[ModelIdentity, ...]:
-        """Those networks."""
+        """The networks that took part."""
         ...

@@ -92,7 +92,7 @@ def jacobian(displacement: NDArray[np.floating], side_mm: float) -> NDArray[np.f
 def displace_points(
     points: NDArray[np.float64], displacement: NDArray[np.floating], side_mm: float
 ) -> NDArray[np.float64]:
-    """Where points go.
+    """Positions of points after their displacement.
 
     Parameters
     ----------

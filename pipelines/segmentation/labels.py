@@ -40,7 +40,7 @@ class Correction:
 
     @property
     def sentence(self) -> str:
-        """For reports."""
+        """The correction in a sentence for reports."""
         whose = self.by.replace("^", " ").strip() or "a person whom the object does not name"
         return (
             f"Masks at {self.when} were corrected by {whose} (SEG {self.sop_instance_uid}); other phases and the "

@@ -173,7 +173,7 @@ def test_a_collector_that_refuses_this_node_takes_nothing_away(rsyslog: Rsyslog,
 
 @contextlib.contextmanager
 def deaf_server(folder: Path) -> Iterator[SyslogSettings]:
-    """Shakes hands and never reads."""
+    """Completes the TLS handshake and never reads."""
     authority = Authority(folder)
     credentials = authority.signs("collector")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

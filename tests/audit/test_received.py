@@ -14,14 +14,18 @@ from sqlalchemy.exc import OperationalError
 
 from audit.reading import read_trail
 from dicom_node.audit import received
+from dicom_node.audit.auditor import audited
 from dicom_node.audit.messages import Participant
 from dicom_node.audit.received import tell_what_was_received
 from dicom_node.audit.trail import AuditTrail
-from dicom_node.config import Peer
+from dicom_node.config import AuditSettings, Peer
 from dicom_node.network.sender import ScuSettings, send_files
+from dicom_node.schedule.scheduler import clean
 from storage.files import InstanceFiles
+from storage.identity import bind
 from storage.instances import close_abandoned_associations, close_association, record_instances
 from storage.ledger import Ledger, open_ledger, utc_now
+from storage.transfers import untold_associations
 
 STUDY = "1.2.3.4"
 
@@ -105,6 +109,31 @@ def test_what_a_receiver_took_before_it_died_is_told_by_its_successor(
     (message,) = read_trail(tmp_path / "trail.log")
     assert (message.action, message.outcome, sum(message.instances().values())) == ("C", 4, 1)
     assert message.root.findtext("EventIdentification/EventOutcomeDescription") == "receiver died"
+
+
+def test_a_trail_that_is_turned_on_tells_nothing_of_the_time_before(tmp_path: Path) -> None:
+    """Whether the node without a trail was stopped or killed: at the stop, and whenever it cleans up, nothing waits."""
+    without = configuration(tmp_path)
+    file = tmp_path / "trail.log"
+    ledger = open_ledger(without.storage.database)
+    files = InstanceFiles(without.storage.directory)
+    bind(ledger, files, now=utc_now())
+
+    def receive(number: int) -> None:
+        association = associate(ledger, "NODE:104/receiver-0")
+        record_instances(ledger, [an_instance(association, number)], at=utc_now())
+        close_association(ledger, association, outcome="released", at=utc_now())
+
+    with audited(without):
+        receive(1)
+    receive(2)
+    clean(ledger, files, without, utc_now())
+    with audited(configuration(tmp_path, audit=AuditSettings(file=file))):
+        receive(3)
+    told = [one for one in read_trail(file) if one.event == "110104"]
+    assert [sum(one.instances().values()) for one in told] == [1]
+    assert untold_associations(ledger, 9) == ()
+    ledger.close()
 
 
 def test_associations_without_objects_are_not_told(

@@ -6,6 +6,8 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.context import SpawnProcess
@@ -37,8 +39,10 @@ from dicom_node.execute.lanes import lanes, threads_per_slot
 from dicom_node.execute.local import serve_executor
 from dicom_node.execute.memory import available_mb
 from dicom_node.execute.retry import FIRST_S, backing_off
+from dicom_node.execute.worker import mind_memory
 from dicom_node.results.uids import derive_uid
 from dicom_node.roles import RoleContext
+from pipelines.models.registry import load_model_once
 from storage.closing import FRONT_PAGE
 from storage.files import InstanceFiles
 from storage.identity import bind
@@ -375,6 +379,51 @@ def test_every_kind_of_job_is_taken_by_some_worker(devices: tuple[str, ...], exp
     assert {lane.name.replace("background-", ""): set(lane.slots) for lane in found if lane.background} == expected
     alone = lanes(ExecutionSettings(devices=devices, background_slots=0))
     assert [lane.background for lane in alone] == [None] * len(devices)
+
+
+def test_models_stay_until_memory_is_short_and_are_loaded_again() -> None:
+    name = "disease-pattern"
+    first = load_model_once(name)
+    mind_memory(0)
+    assert load_model_once(name) is first
+    mind_memory(2**40)
+    assert load_model_once.cache_info().currsize == 0
+    again = load_model_once(name)
+    assert again is not first
+    assert again.identity == first.identity
+
+
+LOADED = """
+import sys
+from pathlib import Path
+from dicom_node.config import Configuration, Route
+from dicom_node.execute.lanes import lanes
+from dicom_node.execute.worker import open_worker
+from pipelines.models.registry import load_model_once
+configuration = Configuration(
+    routes={"one": Route(analyses=(sys.argv[2],), destinations=())},
+    storage={"database": f"sqlite:///{sys.argv[1]}/ledger.sqlite", "directory": sys.argv[1]},
+    execution={"threads_per_slot": 1},
+)
+open_worker("worker 0", configuration, lanes(configuration.execution)[0])
+print(load_model_once.cache_info().currsize)
+"""
+
+
+@pytest.mark.parametrize(("analysis", "models"), [("toy", 0), ("motion", 2)])
+def test_a_worker_loads_ahead_only_what_the_quick_packages_of_its_routes_need(
+    tmp_path: Path, analysis: str, models: int
+) -> None:
+    toy = Path(__file__).parents[1] / "toy"
+    ended = subprocess.run(
+        [sys.executable, "-c", LOADED, str(tmp_path), analysis],
+        env={**os.environ, "PYTHONPATH": str(toy)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout.split()[-1]) == models
 
 
 def test_free_memory_is_the_least_of_machine_and_cgroup(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import datetime as dt
 import io
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from dicom_node.errors import ProcessingFailureError
 from dicom_node.execute import process
 from dicom_node.execute.process import ProcessedStudy, process_study
 from dicom_node.results.circumstances import Circumstances
-from dicom_node.results.encode import encode_study
+from dicom_node.results.encode import EncodedStudy, encode_study
 from dicom_node.results.gate import check
 from dicom_node.results.problems import GateCheck, Problem, in_short
 from dicom_node.results.sources import SourceDatasets
@@ -139,6 +140,34 @@ def test_a_failing_encoder_is_a_recorded_failure(tmp_path: Path, monkeypatch: py
     assert "ZeroDivisionError" in cause.sentence
     assert "Müller" not in cause.sentence
     assert made.objects[0].role.value == "refusal"
+
+
+def test_a_set_in_which_the_gate_finds_something_is_a_failure_and_a_report_alone_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counted as a success, and nobody was told."""
+    paths = write_cine(tmp_path, phases=12, slices=2, size=32).paths
+    whole = processed(paths)
+    encode = process.encode_study
+
+    def spoilt(*arguments: object, **keywords: object) -> EncodedStudy:
+        made = encode(*arguments, **keywords)  # type: ignore[arg-type]
+        first, *others = made.objects
+        return replace(made, objects=(replace(first, content=first.content[:-2000]), *others))
+
+    monkeypatch.setattr(process, "encode_study", spoilt)
+    done = processed(paths)
+    (verdict,) = done.verdicts
+    assert verdict.kind is VerdictKind.FAILED
+    assert "found them unfit and they were withheld" in verdict.sentences[0]
+    assert [one.role.value for one in done.objects] == ["refusal"]
+    assert [one.object.sop_instance_uid for one in done.rejected] == [whole.objects[0].sop_instance_uid]
+    assert done.objects[0].sop_instance_uid not in {one.sop_instance_uid for one in whole.objects}
+    assert verdict.sentences[0] in {
+        str(each.value)
+        for each in dcmread(io.BytesIO(done.objects[0].content)).iterall()
+        if each.keyword == "TextValue"
+    }
 
 
 def test_a_refusal_names_images_whose_uids_break_the_standard(tmp_path: Path) -> None:

@@ -156,34 +156,34 @@ def _done(content: bytearray, changes: Sequence[Record]) -> bytearray:
     return content
 
 
-def _some(file: _File, generator: random.Random, luck: float) -> bytearray:
+def _some(file: _File, generator: random.Random, survival: float) -> bytearray:
     """What is left of a file: each page of each write since the flush is there or not."""
     kept: list[Record] = []
     for change in file.since:
         if change.kind is Kind.CUT_TO:
-            if generator.random() < luck:
+            if generator.random() < survival:
                 kept.append(change)
             continue
         start = 0
         while start < len(change.two):
             size = min(PAGE - (change.at + start) % PAGE, len(change.two) - start)
-            if generator.random() < luck:
+            if generator.random() < survival:
                 kept.append(Record(change.kind, change.inode, change.at + start, b"", change.two[start : start + size]))
             start += size
     return _done(file.flushed, kept)
 
 
-def after_power_cut(disk: Disk, target: Path, generator: random.Random, luck: float) -> None:
+def after_power_cut(disk: Disk, target: Path, generator: random.Random, survival: float) -> None:
     """Write into ``target`` what is left after a cut at this moment.
 
     Parameters
     ----------
-    luck
+    survival
         How probable it is that a page or a name which was not flushed is there nevertheless: 0 to 1.
     """
     names = dict(disk.flushed_names)
     for path, file, is_there in disk.changed_names:
-        if generator.random() < luck:
+        if generator.random() < survival:
             if is_there:
                 names[path] = file
             else:
@@ -197,4 +197,4 @@ def after_power_cut(disk: Disk, target: Path, generator: random.Random, luck: fl
         if file is None:
             place.mkdir(exist_ok=True)
         else:
-            place.write_bytes(contents.setdefault(id(file), _some(file, generator, luck)))
+            place.write_bytes(contents.setdefault(id(file), _some(file, generator, survival)))

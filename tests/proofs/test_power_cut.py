@@ -1,7 +1,7 @@
 """Power cuts: whatever of the unflushed is lost, each acknowledged image is there, whole and once.
 
 A receiver process runs under ``disk.c``, which records what it writes and flushes and what it sends. Then the power is
-cut behind each of many records, with different luck for what was not flushed, and what is left is opened as a node
+cut behind each of many records: of what was not flushed none, some or all survives. What is left is opened as a node
 opens it. ``DICOM_NODE_POWER_CUTS`` is the number of cuts, ``DICOM_NODE_POWER_CUT_SEED`` their seed.
 """
 
@@ -37,7 +37,7 @@ CUTS = int(os.environ.get("DICOM_NODE_POWER_CUTS", "24"))
 SEED = int(os.environ.get("DICOM_NODE_POWER_CUT_SEED", "1"))
 IMAGES = 8
 """Of each of two senders; every third comes again."""
-EACH_LUCK = (0.0, 0.0, 0.5, 0.9, 1.0)
+EACH_SURVIVAL = (0.0, 0.0, 0.5, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def cuts(recording: Recording, generator: random.Random) -> Iterator[tuple[int, 
     anywhere = range(len(recording.records) + 1)
     chosen = [generator.choice(told) if generator.random() < 0.5 else generator.choice(anywhere) for _ in range(CUTS)]
     for number in sorted(chosen):
-        yield number, generator.choice(EACH_LUCK)
+        yield number, generator.choice(EACH_SURVIVAL)
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_each_acknowledged_image_is_there_after_a_power_cut(recording: Recording
     everything = Disk(str(recording.root))
     for record in recording.records:
         everything.play(record)
-    after_power_cut(everything, fresh(tmp_path), generator, luck=1.0)
+    after_power_cut(everything, fresh(tmp_path), generator, survival=1.0)
     # Else something was written past the recorder, and the cuts would prove nothing.
     assert content(tmp_path / "left") == content(recording.root)
 
@@ -140,18 +140,18 @@ def test_each_acknowledged_image_is_there_after_a_power_cut(recording: Recording
         cut_without(recording, fresh(tmp_path), "/instances/instances/")
 
     disk, played, told, seen = Disk(str(recording.root)), 0, set[str](), Counter[str]()
-    for number, luck in cuts(recording, generator):
+    for number, survival in cuts(recording, generator):
         for record in recording.records[played:number]:
             disk.play(record)
             if uid := acknowledged(record):
                 told.add(uid)
         played = number
         left = fresh(tmp_path)
-        after_power_cut(disk, left, generator, luck)
+        after_power_cut(disk, left, generator, survival)
         try:
             check(recording, left, told, seen)
         except Exception as error:
-            raise AssertionError(f"cut after record {number} with luck {luck}, seed {SEED}: {error}") from error
+            raise AssertionError(f"cut after record {number}, survival {survival}, seed {SEED}: {error}") from error
         seen["with acknowledged images"] += bool(told)
     assert told | {""} > {""}
     print(f"\n{CUTS} cuts in {len(recording.records)} records, seed {SEED}: {dict(seen)}")
@@ -164,7 +164,7 @@ def cut_without(recording: Recording, left: Path, flushes_of: str) -> None:
     for record in recording.records:
         if record.kind is not Kind.FLUSHED or flushes_of not in record.one.decode():
             disk.play(record)
-    after_power_cut(disk, left, random.Random(SEED), luck=0.0)
+    after_power_cut(disk, left, random.Random(SEED), survival=0.0)
     check(recording, left, set(filter(None, map(acknowledged, recording.records))), Counter())
 
 

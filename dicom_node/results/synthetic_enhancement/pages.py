@@ -54,7 +54,7 @@ def synthetic_pages(
 
 
 def synthetic_text(found: SyntheticEnhancement) -> tuple[TextBlock, ...]:
-    """How it came about, and limits."""
+    """The paragraphs that say how the prediction was made, and its limits."""
     lines = [
         TRAINED_ON,
         f"Hyperintense: {found.hyperintense.method}. Intermediate: {found.intermediate.method}. Intervals are of the "

@@ -106,7 +106,7 @@ def _numbers(theme: Theme, content: ReportContent) -> Page:
 
 
 def format_value(value: float, unit: str) -> str:
-    """As read aloud: whole numbers, one decimal for what is measured in litres; zero has no sign."""
+    """A value as text: whole numbers, one decimal for what is measured in litres; zero has no sign."""
     return without_minus_zero(f"{value:.1f}" if unit.startswith("l/min") else f"{value:.0f}")
 
 
