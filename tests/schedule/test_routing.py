@@ -9,8 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dicom_node.config import Route, SeriesRule
+from dicom_node.config import (
+    Configuration,
+    DestinationProfile,
+    ExecutionSettings,
+    Peer,
+    ResultSettings,
+    Route,
+    SeriesRule,
+)
+from dicom_node.schedule.routed import jobs_of_route
 from dicom_node.schedule.routing import Series, explain
+from pipelines.package import packages
+from storage.schema import JobSlot
 
 CINE = Series(
     series_instance_uid="1.1",
@@ -155,3 +166,34 @@ def test_every_series_gets_one_answer_that_agrees_with_the_checks(
         matched = any(all(check.matched for check in rule.checks) for rule in one.rules)
         assert one.taken == (matched and not one.series.own_output)
         assert one.sentence.startswith("taken" if one.taken else "left out")
+
+
+def _routed(**execution: object) -> dict[str, tuple[int, float, int, JobSlot, bool]]:
+    analyses = ("ventricular_function", "motion", "remodelling")
+    configuration = Configuration(
+        peers={"pacs": Peer(ae_title="PACS", host="localhost", port=104, may=frozenset({"receive"}))},
+        routes={"cine": Route(destinations=("pacs",), analyses=analyses, priority=40)},
+        execution=ExecutionSettings(**execution),
+        results=ResultSettings(destinations={"pacs": DestinationProfile(peer="pacs")}),
+    )
+    jobs = jobs_of_route(configuration, "cine", ("1.2.3",))
+    assert [(one.package, one.series_instance_uids) for one in jobs] == [(name, ("1.2.3",)) for name in analyses]
+    return {one.package: (one.priority, one.timeout_s, one.maximum_attempts, one.slot, one.background) for one in jobs}
+
+
+def test_priority_time_out_attempts_and_slot_of_a_job_are_those_of_its_package() -> None:
+    assert _routed() == {
+        name: (
+            40 + packages()[name].priority,
+            packages()[name].timeout_s,
+            packages()[name].maximum_attempts,
+            JobSlot(packages()[name].slot.value),
+            packages()[name].priority < 0,
+        )
+        for name in ("ventricular_function", "motion", "remodelling")
+    }
+    one = _routed()
+    assert one["ventricular_function"][3:] == (JobSlot.CPU, False)
+    assert one["motion"][3:] == (JobSlot.GPU, False)
+    assert one["remodelling"][3:] == (JobSlot.GPU, True)
+    assert {each[1:3] for each in _routed(job_timeout_s=77, maximum_attempts=5).values()} == {(77, 5)}
