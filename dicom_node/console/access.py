@@ -20,7 +20,7 @@ from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
 from dicom_node.audit.messages import Participant
-from dicom_node.console.desk import Desk
+from dicom_node.console.node import Node
 from storage.accounts import ConsoleSession, secret_digest, session_of, token_of
 from storage.ledger import utc_now
 from storage.schema import AccountRole
@@ -126,14 +126,14 @@ def caller_who_may(role: AccountRole) -> Callable[..., Person]:
 
     # A plain function, so that FastAPI runs it in a thread: it asks the ledger.
     def caller(request: Request, csrf: Annotated[str, Depends(_given_csrf)]) -> Person:
-        desk: Desk = request.app.state.desk
-        person = _by_token(request, desk) or _by_session(request, desk)
+        node: Node = request.app.state.node
+        person = _by_token(request, node) or _by_session(request, node)
         if person is None:
             raise NotLoggedInError
         if person.session is not None and request.method not in _SAFE:
             own = hmac.compare_digest(csrf.encode(), person.csrf.encode())
             if not own or not comes_from_this_console(request):
-                desk.trail.node_authentication_failed(
+                node.trail.node_authentication_failed(
                     address=person.address, description=f"a form that is not the console's own, as {person.name}"
                 )
                 raise ForbiddenError("this form is too old, or not one of this console: open the page again")
@@ -144,25 +144,25 @@ def caller_who_may(role: AccountRole) -> Callable[..., Person]:
     return caller
 
 
-def _by_token(request: Request, desk: Desk) -> Person | None:
+def _by_token(request: Request, node: Node) -> Person | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if not token:
         return None
-    found = token_of(desk.ledger, secret_digest(token.strip())) if scheme.lower() == "bearer" else None
+    found = token_of(node.ledger, secret_digest(token.strip())) if scheme.lower() == "bearer" else None
     if found is None:
-        desk.trail.node_authentication_failed(address=address_of(request), description="unknown token at the console")
+        node.trail.node_authentication_failed(address=address_of(request), description="unknown token at the console")
         # No session stands in for a token that is wrong.
         raise NotLoggedInError
     return Person(f"token {found.name}", found.role, address_of(request), None)
 
 
-def _by_session(request: Request, desk: Desk) -> Person | None:
-    token = request.cookies.get(_cookie_name(desk))
+def _by_session(request: Request, node: Node) -> Person | None:
+    token = request.cookies.get(_cookie_name(node))
     if not token:
         return None
-    settings = desk.configuration.console
+    settings = node.configuration.console
     session = session_of(
-        desk.ledger,
+        node.ledger,
         secret_digest(token),
         now=utc_now(),
         idle=dt.timedelta(minutes=settings.idle_minutes),
@@ -173,27 +173,27 @@ def _by_session(request: Request, desk: Desk) -> Person | None:
     return Person(session.account.name, session.account.role, address_of(request), session)
 
 
-def _is_secure(desk: Desk) -> bool:
+def _is_secure(node: Node) -> bool:
     """Whether browsers reach the console by https://, through a proxy or directly."""
-    return desk.configuration.console.certificate is not None or desk.configuration.console.without_tls
+    return node.configuration.console.certificate is not None or node.configuration.console.without_tls
 
 
-def _cookie_name(desk: Desk) -> str:
+def _cookie_name(node: Node) -> str:
     # Browsers take a __Host- cookie only from the host itself, over TLS (RFC 6265bis 4.1.3.2).
-    return "__Host-console" if _is_secure(desk) else "console"
+    return "__Host-console" if _is_secure(node) else "console"
 
 
-def set_session_cookie(response: Response, desk: Desk, token: str) -> None:
+def set_session_cookie(response: Response, node: Node, token: str) -> None:
     """Let the browser keep the token of a session until it is closed."""
-    response.set_cookie(_cookie_name(desk), token, path="/", secure=_is_secure(desk), httponly=True, samesite="strict")
+    response.set_cookie(_cookie_name(node), token, path="/", secure=_is_secure(node), httponly=True, samesite="strict")
 
 
-def forget_session_cookie(response: Response, desk: Desk) -> None:
+def forget_session_cookie(response: Response, node: Node) -> None:
     """Let the browser forget the cookie of its session."""
-    response.delete_cookie(_cookie_name(desk), path="/", secure=_is_secure(desk), httponly=True, samesite="strict")
+    response.delete_cookie(_cookie_name(node), path="/", secure=_is_secure(node), httponly=True, samesite="strict")
 
 
-def set_cookie(response: Response, desk: Desk, name: str, value: str) -> None:
+def set_cookie(response: Response, node: Node, name: str, value: str) -> None:
     """Let the browser keep one of the cookies of a log-in by an identity provider.
 
     The first comes back when the provider sends the browser here, so it is SameSite=Lax.
@@ -204,15 +204,15 @@ def set_cookie(response: Response, desk: Desk, name: str, value: str) -> None:
         value,
         max_age=_STARTED_HOLDS_S if started else None,
         path=_PROVIDER_PATHS[name],
-        secure=_is_secure(desk),
+        secure=_is_secure(node),
         httponly=True,
         samesite="lax" if started else "strict",
     )
 
 
-def forget_cookie(response: Response, desk: Desk, name: str) -> None:
+def forget_cookie(response: Response, node: Node, name: str) -> None:
     """Let the browser forget one of the cookies of a log-in by an identity provider."""
-    response.delete_cookie(name, path=_PROVIDER_PATHS[name], secure=_is_secure(desk), httponly=True)
+    response.delete_cookie(name, path=_PROVIDER_PATHS[name], secure=_is_secure(node), httponly=True)
 
 
 def form_token(request: Request) -> str:
@@ -220,9 +220,9 @@ def form_token(request: Request) -> str:
     return request.cookies.get(_FORM_COOKIE) or secrets.token_urlsafe(24)
 
 
-def set_form_cookie(response: Response, desk: Desk, token: str) -> None:
+def set_form_cookie(response: Response, node: Node, token: str) -> None:
     """Let the browser keep the token of the form on this page."""
-    response.set_cookie(_FORM_COOKIE, token, path="/", secure=_is_secure(desk), httponly=True, samesite="strict")
+    response.set_cookie(_FORM_COOKIE, token, path="/", secure=_is_secure(node), httponly=True, samesite="strict")
 
 
 def forms_token_is_right(request: Request, given: str) -> bool:

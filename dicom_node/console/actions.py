@@ -16,8 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from dicom_node.audit.messages import Access, configuration_changed, user_security_changed
 from dicom_node.config import Peer
 from dicom_node.console.access import Person
-from dicom_node.console.desk import Desk
 from dicom_node.console.links import new_invitation
+from dicom_node.console.node import Node
 from dicom_node.console.rules import LONGEST_TEXT, save_routes
 from dicom_node.corrections import (
     SENDABLE,
@@ -198,7 +198,7 @@ class Action:
     role: AccountRole
     """From which on it may be done."""
     order: type[BaseModel]
-    do: Callable[[Desk, Person, Any], Done]
+    do: Callable[[Node, Person, Any], Done]
 
 
 def _consent(person: Person, reason: str) -> Consent:
@@ -210,18 +210,18 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else many}"
 
 
-def _run_again(desk: Desk, person: Person, order: JobOrder) -> Done:
-    run_job_again(desk.ledger, desk.trail, order.job, _consent(person, order.reason))
+def _run_again(node: Node, person: Person, order: JobOrder) -> Done:
+    run_job_again(node.ledger, node.trail, order.job, _consent(person, order.reason))
     return Done(f"Job {order.job} is queued again.")
 
 
-def _run_route(desk: Desk, person: Person, order: RouteOrder) -> Done:
+def _run_route(node: Node, person: Person, order: RouteOrder) -> Done:
     given = _consent(person, order.reason)
     try:
         made = run_route(
-            desk.configuration,
-            desk.ledger,
-            desk.trail,
+            node.configuration,
+            node.ledger,
+            node.trail,
             order.study,
             order.route,
             given,
@@ -232,11 +232,11 @@ def _run_route(desk: Desk, person: Person, order: RouteOrder) -> Done:
     return Done(f"{_plural(len(made), 'job')} of route {order.route} queued.")
 
 
-def _save_routes(desk: Desk, person: Person, order: RoutesOrder) -> Done:
-    saved = save_routes(desk, order.text, order.began_with, by=person.name, reason=order.reason)
-    if desk.trail.file is not None:
+def _save_routes(node: Node, person: Person, order: RoutesOrder) -> Done:
+    saved = save_routes(node, order.text, order.began_with, by=person.name, reason=order.reason)
+    if node.trail.file is not None:
         what = f"routes saved as version {saved.version}: {order.reason}"
-        desk.trail.record(configuration_changed(person.participant, desk.trail.node, description=what, at=utc_now()))
+        node.trail.record(configuration_changed(person.participant, node.trail.node, description=what, at=utc_now()))
     sentences = [f"Saved as version {saved.version}."]
     if saved.taken_up:
         sentences.append("The node works by it from now on; what was under way ends by the routes before.")
@@ -251,88 +251,88 @@ def _save_routes(desk: Desk, person: Person, order: RoutesOrder) -> Done:
     return Done(" ".join(sentences))
 
 
-def _send_again(desk: Desk, person: Person, order: DeliveriesOrder) -> Done:
+def _send_again(node: Node, person: Person, order: DeliveriesOrder) -> Done:
     states: tuple[DeliveryState, ...] = (*SENDABLE, DeliveryState.QUEUED) if order.waiting else SENDABLE
     if order.study is None and order.job is None:
         # To a whole destination: what never arrived, and not the results of all years.
         states = tuple(one for one in states if one in (DeliveryState.DEAD, DeliveryState.QUEUED))
     given = _consent(person, order.reason)
-    done = send_again(desk.ledger, desk.trail, order.selection(), given, states=states)
+    done = send_again(node.ledger, node.trail, order.selection(), given, states=states)
     if not done:
         raise NodeError("there is nothing to send again", remedy="its files may have been removed by retention")
     return Done(f"{_plural(done, 'delivery')} queued.")
 
 
-def _dismiss(desk: Desk, person: Person, order: DeliveriesOrder) -> Done:
+def _dismiss(node: Node, person: Person, order: DeliveriesOrder) -> Done:
     states = (DeliveryState.DEAD, DeliveryState.QUEUED) if order.waiting else (DeliveryState.DEAD,)
     given = _consent(person, order.reason)
-    done = give_deliveries_up(desk.ledger, desk.trail, order.selection(), given, states=states)
+    done = give_deliveries_up(node.ledger, node.trail, order.selection(), given, states=states)
     if not done:
         raise NodeError("there is nothing to give up", remedy="only dead letters, and what waits, can be given up")
     return Done(f"{_plural(done, 'delivery')} given up.")
 
 
-def _delete(desk: Desk, person: Person, order: DeletionOrder) -> Done:
+def _delete(node: Node, person: Person, order: DeletionOrder) -> Done:
     given = _consent(person, order.reason)
     deleted = delete_everywhere(
-        desk.configuration, desk.ledger, desk.files, desk.trail, order.study, order.reject, given
+        node.configuration, node.ledger, node.files, node.trail, order.study, order.reject, given
     )
     return Done(f"{_plural(deleted.instances, 'instance')} and {_plural(deleted.results, 'result')} deleted.")
 
 
-def _pause(desk: Desk, person: Person, order: PauseOrder) -> Done:
-    _known(desk, order.destination)
-    pause_destination(desk.ledger, order.destination, reason=order.reason, by=person.name, now=utc_now())
+def _pause(node: Node, person: Person, order: PauseOrder) -> Done:
+    _known(node, order.destination)
+    pause_destination(node.ledger, order.destination, reason=order.reason, by=person.name, now=utc_now())
     return Done(f"Nothing is sent to {order.destination} until somebody resumes it.")
 
 
-def _resume(desk: Desk, person: Person, order: DestinationOrder) -> Done:
-    resume_destination(desk.ledger, order.destination, by=person.name, now=utc_now())
+def _resume(node: Node, person: Person, order: DestinationOrder) -> Done:
+    resume_destination(node.ledger, order.destination, by=person.name, now=utc_now())
     return Done(f"{order.destination} is sent to again.")
 
 
-def _test(desk: Desk, person: Person, order: DestinationOrder) -> Done:  # noqa: ARG001
+def _test(node: Node, person: Person, order: DestinationOrder) -> Done:  # noqa: ARG001
     from dicom_node.network.sender import ScuSettings, echo
     from dicom_node.web.client import ask
 
-    profile = _known(desk, order.destination)
+    profile = _known(node, order.destination)
     if not profile.takes_objects:
         raise NodeError("takes messages, and answers no echo", subject=order.destination, remedy="test it in full")
     if profile.web is not None:
-        answer = ask(profile.web, desk.configuration.delivery.response_timeout_s)
+        answer = ask(profile.web, node.configuration.delivery.response_timeout_s)
         how = "The web service"
     else:
-        peer: Peer = desk.configuration.peers[str(profile.peer)]
-        answer = echo(peer, ScuSettings.of(desk.configuration))
+        peer: Peer = node.configuration.peers[str(profile.peer)]
+        answer = echo(peer, ScuSettings.of(node.configuration))
         how = f"C-ECHO to {peer.ae_title} at {peer.host}:{peer.port}"
     if answer.error is not None:
         raise answer.error
     return Done(f"{how} was answered with success in {1000 * answer.seconds:.0f} ms.")
 
 
-def _try(desk: Desk, person: Person, order: DestinationOrder) -> Done:
+def _try(node: Node, person: Person, order: DestinationOrder) -> Done:
     from dicom_node.deliver.trial import try_destination
 
-    _known(desk, order.destination)
-    trial = try_destination(desk.configuration, desk.ledger, order.destination, by=person.name)
+    _known(node, order.destination)
+    trial = try_destination(node.configuration, node.ledger, order.destination, by=person.name)
     amiss = [step for step in trial.steps if not step.well]
     if amiss:
         raise NodeError(f"{amiss[0].what}: {amiss[0].words}", subject=order.destination)
     return Done(f"{order.destination} did all that was asked: {_plural(len(trial.steps), 'step')}.")
 
 
-def _known(desk: Desk, destination: str) -> Any:
-    profile = desk.configuration.results.destinations.get(destination)
+def _known(node: Node, destination: str) -> Any:
+    profile = node.configuration.results.destinations.get(destination)
     if profile is None:
         raise NodeError("no such destination in results.destinations", subject=destination)
     return profile
 
 
-def _take_in(desk: Desk, person: Person, order: QuarantineOrder) -> Done:
-    one = quarantined_object(desk.ledger, order.number)
+def _take_in(node: Node, person: Person, order: QuarantineOrder) -> Done:
+    one = quarantined_object(node.ledger, order.number)
     given = _consent(person, order.reason)
     try:
-        take_in_quarantined(desk.configuration, desk.ledger, desk.files, desk.trail, one, given)
+        take_in_quarantined(node.configuration, node.ledger, node.files, node.trail, one, given)
     except OSError as error:
         raise NodeError(
             f"its file cannot be read: {error.strerror}", subject=f"object {order.number}", remedy="drop it"
@@ -340,61 +340,61 @@ def _take_in(desk: Desk, person: Person, order: QuarantineOrder) -> Done:
     return Done(f"Object {order.number} taken in; its study is scheduled again.")
 
 
-def _drop(desk: Desk, person: Person, order: QuarantineOrder) -> Done:
-    one = quarantined_object(desk.ledger, order.number)
-    drop_quarantined(desk.ledger, desk.files, desk.trail, one, _consent(person, order.reason))
+def _drop(node: Node, person: Person, order: QuarantineOrder) -> Done:
+    one = quarantined_object(node.ledger, order.number)
+    drop_quarantined(node.ledger, node.files, node.trail, one, _consent(person, order.reason))
     return Done(f"Object {order.number} dropped.")
 
 
-def _assess(desk: Desk, person: Person, order: AssessmentOrder) -> Done:
-    study = study_of_job(desk.ledger, order.job)
-    kept = assess(desk.ledger, order.job, order.result, comment=order.comment, by=person.name, now=utc_now())
+def _assess(node: Node, person: Person, order: AssessmentOrder) -> Done:
+    study = study_of_job(node.ledger, order.job)
+    kept = assess(node.ledger, order.job, order.result, comment=order.comment, by=person.name, now=utc_now())
     what = f"results of {kept.package} {kept.result.value}"
-    audit_access(desk.trail, _consent(person, ""), (study,), Access.UPDATE, what)
+    audit_access(node.trail, _consent(person, ""), (study,), Access.UPDATE, what)
     return Done(f"Kept: {what}.")
 
 
-def _invite(desk: Desk, person: Person, order: InvitationOrder) -> Done:
-    link = new_invitation(desk.configuration, desk.ledger, name=order.name, role=order.role, by=person.name)
-    _tell(desk, person, order.name, f"invited as {order.role.value}")
+def _invite(node: Node, person: Person, order: InvitationOrder) -> Done:
+    link = new_invitation(node.configuration, node.ledger, name=order.name, role=order.role, by=person.name)
+    _tell(node, person, order.name, f"invited as {order.role.value}")
     return Done(f"With this link {order.name} chooses a password; it holds once, for three days.", link)
 
 
-def _change_role(desk: Desk, person: Person, order: InvitationOrder) -> Done:
-    change_role(desk.ledger, order.name, order.role, by=person.name, now=utc_now())
-    _tell(desk, person, order.name, f"is {order.role.value} from now on")
+def _change_role(node: Node, person: Person, order: InvitationOrder) -> Done:
+    change_role(node.ledger, order.name, order.role, by=person.name, now=utc_now())
+    _tell(node, person, order.name, f"is {order.role.value} from now on")
     return Done(f"{order.name} is {order.role.value} from now on, and has to log in again.")
 
 
-def _disable(desk: Desk, person: Person, order: AccountOrder) -> Done:
-    disable_account(desk.ledger, order.name, by=person.name, now=utc_now())
-    _tell(desk, person, order.name, "let in no more")
+def _disable(node: Node, person: Person, order: AccountOrder) -> Done:
+    disable_account(node.ledger, order.name, by=person.name, now=utc_now())
+    _tell(node, person, order.name, "let in no more")
     return Done(f"{order.name} is let in no more.")
 
 
-def _enable(desk: Desk, person: Person, order: AccountOrder) -> Done:
-    enable_account(desk.ledger, order.name, by=person.name, now=utc_now())
-    _tell(desk, person, order.name, "let in again")
+def _enable(node: Node, person: Person, order: AccountOrder) -> Done:
+    enable_account(node.ledger, order.name, by=person.name, now=utc_now())
+    _tell(node, person, order.name, "let in again")
     return Done(f"{order.name} is let in again.")
 
 
-def _create_token(desk: Desk, person: Person, order: TokenOrder) -> Done:
+def _create_token(node: Node, person: Person, order: TokenOrder) -> Done:
     token = secrets.token_urlsafe(32)
-    create_token(desk.ledger, order.name, secret_digest(token), order.role, by=person.name, now=utc_now())
-    _tell(desk, person, order.name, f"token made, role {order.role.value}")
+    create_token(node.ledger, order.name, secret_digest(token), order.role, by=person.name, now=utc_now())
+    _tell(node, person, order.name, f"token made, role {order.role.value}")
     return Done(f"The token of {order.name}; it is shown this once.", token)
 
 
-def _revoke_token(desk: Desk, person: Person, order: AccountOrder) -> Done:
-    revoke_token(desk.ledger, order.name, by=person.name, now=utc_now())
-    _tell(desk, person, order.name, "token revoked")
+def _revoke_token(node: Node, person: Person, order: AccountOrder) -> Done:
+    revoke_token(node.ledger, order.name, by=person.name, now=utc_now())
+    _tell(node, person, order.name, "token revoked")
     return Done(f"The token of {order.name} holds no longer.")
 
 
-def _tell(desk: Desk, person: Person, account: str, what: str) -> None:
-    if desk.trail.file is not None:
-        desk.trail.record(
-            user_security_changed(person.participant, desk.trail.node, account=account, description=what, at=utc_now())
+def _tell(node: Node, person: Person, account: str, what: str) -> None:
+    if node.trail.file is not None:
+        node.trail.record(
+            user_security_changed(person.participant, node.trail.node, account=account, description=what, at=utc_now())
         )
 
 

@@ -17,8 +17,8 @@ from starlette.routing import BaseRoute
 from dicom_node.console.access import Person, caller_who_may
 from dicom_node.console.actions import ACTIONS, Action
 from dicom_node.console.audit import audit_entries
-from dicom_node.console.desk import Desk
 from dicom_node.console.drift import YEAR, drift
+from dicom_node.console.node import Node
 from dicom_node.console.pictures import picture
 from dicom_node.console.rules import compared_over_the_last_month, edited_routes, taken_by, written_routes
 from dicom_node.console.site_agreement import site_agreement
@@ -74,19 +74,19 @@ def api_router() -> APIRouter:
 
     @router.get("/studies", summary="Studies received last, or those that a text names")
     def studies(request: Request, person: Viewer, find: Text = "", limit: Limit = 100) -> Response:  # noqa: ARG001
-        desk = _desk(request)
+        node = _node(request)
         if find.strip():
-            found = named_studies(desk.ledger, desk.files, find.strip(), limit=limit)
-            return _json([study_overviews(desk.ledger, study_instance_uid=uid)[0] for uid in found])
-        return _json(study_overviews(desk.ledger, limit=limit))
+            found = named_studies(node.ledger, node.files, find.strip(), limit=limit)
+            return _json([study_overviews(node.ledger, study_instance_uid=uid)[0] for uid in found])
+        return _json(study_overviews(node.ledger, limit=limit))
 
     @router.get("/studies/{study}", summary="All that is known of one study")
     def study(request: Request, person: Viewer, study: str) -> Response:  # noqa: ARG001
-        return _json(study_view(_desk(request), study))
+        return _json(study_view(_node(request), study))
 
     @router.get("/studies/{study}/pages/{result}.png", summary="One page of results as PNG")
     def page_of_results(request: Request, person: Viewer, study: str, result: int) -> Response:
-        return Response(picture(_desk(request), person, study, result), media_type="image/png")
+        return Response(picture(_node(request), person, study, result), media_type="image/png")
 
     @router.get("/deliveries", summary="Results on their way, or in given states")
     def deliveries(
@@ -96,7 +96,7 @@ def api_router() -> APIRouter:
         destination: Text = "",
         limit: Limit = 100,
     ) -> Response:
-        ledger = _desk(request).ledger
+        ledger = _node(request).ledger
         states = tuple(state or DeliveryState)
         chosen = Selection(destination or None)
         return _json(
@@ -111,46 +111,46 @@ def api_router() -> APIRouter:
 
     @router.get("/quarantine", summary="Objects that were kept aside")
     def quarantine(request: Request, person: Viewer, limit: Limit = 100) -> Response:  # noqa: ARG001
-        return _json(quarantine_overviews(_desk(request).ledger, limit=limit))
+        return _json(quarantine_overviews(_node(request).ledger, limit=limit))
 
     @router.get("/assessments", summary="What radiologists said of results")
     def given(request: Request, person: Viewer) -> Response:  # noqa: ARG001
-        return _json(assessments(_desk(request).ledger))
+        return _json(assessments(_node(request).ledger))
 
     @router.get("/assessments.csv", summary="The same as a table")
     def given_as_table(request: Request, person: Viewer) -> Response:  # noqa: ARG001
-        content = assessments_csv(assessments(_desk(request).ledger))
+        content = assessments_csv(assessments(_node(request).ledger))
         name = {"content-disposition": 'attachment; filename="assessments.csv"'}
         return Response(content, media_type="text/csv; charset=utf-8", headers=name)
 
     @router.get("/routes", summary="The routes in use")
     def routes(request: Request, person: Viewer) -> Response:  # noqa: ARG001
-        used = _desk(request).configuration.routes
+        used = _node(request).configuration.routes
         return JSONResponse({name: route.model_dump(mode="json") for name, route in used.items()})
 
     @router.get("/routes/text", summary="The same as they stand in the configuration file")
     def routes_as_written(request: Request, person: Viewer) -> Response:  # noqa: ARG001
-        return _json(written_routes(_desk(request)))
+        return _json(written_routes(_node(request)))
 
     @router.get("/routes/versions", summary="What they were, who wrote it and why")
     def versions_of_routes(request: Request, person: Operator, limit: Limit = 50) -> Response:  # noqa: ARG001
-        return _json(routes_versions(_desk(request).ledger, limit=limit))
+        return _json(routes_versions(_node(request).ledger, limit=limit))
 
     @router.post("/routes/try", summary="What routes would take of one study or of the last month; changes nothing")
     def try_routes(request: Request, person: Operator, order: RoutesTrial) -> Response:  # noqa: ARG001
-        desk = _desk(request)
-        routes = edited_routes(desk, order.routes)
+        node = _node(request)
+        routes = edited_routes(node, order.routes)
         if order.study is None:
-            return _json(compared_over_the_last_month(desk, routes))
-        return _json(taken_by(desk, order.study, routes))
+            return _json(compared_over_the_last_month(node, routes))
+        return _json(taken_by(node, order.study, routes))
 
     @router.get("/models/drift", summary="What analyses came to, by scanner and month; a year back")
     def drift_by_month(request: Request, person: Viewer) -> Response:  # noqa: ARG001
-        return _json(drift(ended_jobs(_desk(request).ledger, utc_now() - YEAR)))
+        return _json(drift(ended_jobs(_node(request).ledger, utc_now() - YEAR)))
 
     @router.get("/models/agreement", summary="Predicted beside acquired late enhancement at this site")
     def agreement_here(request: Request, person: Viewer) -> Response:  # noqa: ARG001
-        return _json(site_agreement(_desk(request).ledger))
+        return _json(site_agreement(_node(request).ledger))
 
     @router.get("/models", summary="Cards of the networks")
     def models(person: Viewer) -> Response:  # noqa: ARG001
@@ -158,15 +158,15 @@ def api_router() -> APIRouter:
 
     @router.get("/audit", summary="The last messages of the audit trail")
     def audit(request: Request, person: Operator, find: Text = "", limit: Limit = 200) -> Response:  # noqa: ARG001
-        return _json(audit_entries(_desk(request).configuration.audit.file, text=find, limit=limit))
+        return _json(audit_entries(_node(request).configuration.audit.file, text=find, limit=limit))
 
     @router.get("/events", summary="The last events of the ledger")
     def events(request: Request, person: Operator, find: Text = "", limit: Limit = 200) -> Response:  # noqa: ARG001
-        return _json(latest_events(_desk(request).ledger, text=find, limit=limit))
+        return _json(latest_events(_node(request).ledger, text=find, limit=limit))
 
     @router.get("/accounts", summary="Who may log in, and which programs have tokens")
     def people(request: Request, person: Administrator) -> Response:  # noqa: ARG001
-        ledger = _desk(request).ledger
+        ledger = _node(request).ledger
         shown = [
             {
                 "name": one.name,
@@ -208,7 +208,7 @@ def _add_action(router: APIRouter, action: Action) -> None:
     caller = caller_who_may(action.role)
 
     def act(request: Request, person: Annotated[Person, Depends(caller)], order: Order) -> Response:  # type: ignore[valid-type]
-        done = action.do(_desk(request), person, order)
+        done = action.do(_node(request), person, order)
         request.app.state.board.forget()
         return _json(done)
 
@@ -226,9 +226,9 @@ def _openapi(routes: list[BaseRoute]) -> dict[str, Any]:
     return described
 
 
-def _desk(request: Request) -> Desk:
-    desk: Desk = request.app.state.desk
-    return desk
+def _node(request: Request) -> Node:
+    node: Node = request.app.state.node
+    return node
 
 
 def _json(value: Any) -> Response:

@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_node.console.access import ForbiddenError, NotLoggedInError
 from dicom_node.console.api import api_router
-from dicom_node.console.desk import Desk
 from dicom_node.console.identity_provider import IdentityProvider
 from dicom_node.console.log_in import log_in_router
+from dicom_node.console.node import Node
 from dicom_node.console.now import NowBoard
 from dicom_node.console.pages import pages_router
 from dicom_node.console.rendering import Renderer, problem_page
@@ -43,13 +43,13 @@ _HEADERS = {
 }
 
 
-def console_application(desk: Desk) -> FastAPI:
+def console_application(node: Node) -> FastAPI:
     """The console of a node."""
     application = FastAPI(title="dicom-node console", docs_url=None, redoc_url=None, openapi_url=None)
-    application.state.desk = desk
-    application.state.board = NowBoard(desk)
+    application.state.node = node
+    application.state.board = NowBoard(node)
     application.state.renderer = Renderer()
-    settings = desk.configuration.console.identity_provider
+    settings = node.configuration.console.identity_provider
     application.state.provider = None if settings is None else IdentityProvider(settings)
     application.include_router(log_in_router())
     application.include_router(api_router())

@@ -27,8 +27,8 @@ from dicom_node.console.access import (
     set_form_cookie,
     set_session_cookie,
 )
-from dicom_node.console.desk import Desk
 from dicom_node.console.identity_provider import IdentityProvider, NotProvenError, StartedLogIn
+from dicom_node.console.node import Node
 from dicom_node.console.passwords import SHORTEST, hashed, matches, needs_new_hash, password_mistake
 from dicom_node.console.rendering import Renderer
 from dicom_node.console.throttle import WINDOW, wait_s
@@ -70,38 +70,38 @@ def log_in_router() -> APIRouter:
     def log_in(
         request: Request, name: Field = "", password: Field = "", form: Field = "", next: Field = "/"
     ) -> Response:
-        desk: Desk = request.app.state.desk
+        node: Node = request.app.state.node
         name, address, now = name.strip().lower(), address_of(request), utc_now()
         target = local_path(next)
         if not forms_token_is_right(request, form):
             return _log_in_page(request, target, _TOO_OLD, 403, name)
-        wait = wait_s(desk.ledger, name, address, now=now)
+        wait = wait_s(node.ledger, name, address, now=now)
         if wait:
-            _audit(desk, name, address, failure="too many log-ins that failed")
+            _audit(node, name, address, failure="too many log-ins that failed")
             problem = f"Too many log-ins failed. Try again in {-(-wait // 60)} minutes."
             response = _log_in_page(request, target, problem, 429, name)
             response.headers["retry-after"] = str(wait)
             return response
         # Counted before the password is looked at: many tries at once are many tries. One that succeeds takes it back.
-        note_log_in_failure(desk.ledger, name, address, now=now, kept=WINDOW)
-        account = account_named(desk.ledger, name)
+        note_log_in_failure(node.ledger, name, address, now=now, kept=WINDOW)
+        account = account_named(node.ledger, name)
         if not matches((account.password_hash or None) if account else None, password) or account is None:
-            _audit(desk, name, address, failure="wrong name or password")
+            _audit(node, name, address, failure="wrong name or password")
             return _log_in_page(request, target, _WRONG, 401, name)
         if needs_new_hash(account.password_hash):
-            replace_password_hash(desk.ledger, account, hashed(password))
-        return _welcome(desk, account, address, target)
+            replace_password_hash(node.ledger, account, hashed(password))
+        return _welcome(node, account, address, target)
 
     @router.get("/log-in/provider")
     def ask_provider(request: Request, next: str = "/") -> Response:
         url, started = _provider(request).begin(local_path(next))
         response = RedirectResponse(url, 303)
-        set_cookie(response, request.app.state.desk, STARTED_LOG_IN, started.kept())
+        set_cookie(response, request.app.state.node, STARTED_LOG_IN, started.kept())
         return response
 
     @router.get("/log-in/provider/answer")
     def answer(request: Request) -> Response:
-        desk: Desk = request.app.state.desk
+        node: Node = request.app.state.node
         provider, address = _provider(request), address_of(request)
         started = StartedLogIn.read(request.cookies.get(STARTED_LOG_IN, ""))
         target = "/" if started is None else local_path(started.target)
@@ -110,7 +110,7 @@ def log_in_router() -> APIRouter:
             identity = provider.finish(started, dict(request.query_params))
             proven = identity.name
             account = admit(
-                desk.ledger,
+                node.ledger,
                 issuer=identity.issuer,
                 subject=identity.subject,
                 name=identity.name,
@@ -119,57 +119,59 @@ def log_in_router() -> APIRouter:
             )
         except (NotProvenError, PeerUnavailableError, LedgerError) as error:
             name = error.name if isinstance(error, NotProvenError) else proven
-            _audit(desk, name, address, failure=f"identity provider: {error}")
+            _audit(node, name, address, failure=f"identity provider: {error}")
             _log.warning("log-in by the identity provider refused", reason=str(error))
             response: Response = _log_in_page(request, target, str(error), 403)
         else:
             # A page, and not a redirection: what another site has sent the browser to goes without Strict cookies.
-            response = _welcome(desk, account, address, target, response=_door(request, "proven.html", target=target))
+            response = _welcome(
+                node, account, address, target, response=_public_page(request, "proven.html", target=target)
+            )
             response.headers["refresh"] = f"0; url={target}"
-            set_cookie(response, desk, ID_TOKEN, identity.id_token)
+            set_cookie(response, node, ID_TOKEN, identity.id_token)
         # An answer counts once.
-        forget_cookie(response, desk, STARTED_LOG_IN)
+        forget_cookie(response, node, STARTED_LOG_IN)
         return response
 
     @router.get("/logged-out")
     def logged_out(request: Request) -> Response:
-        return _door(request, "logged_out.html", provider=_provider(request).settings.title)
+        return _public_page(request, "logged_out.html", provider=_provider(request).settings.title)
 
     @router.get("/log-out/provider")
     def log_out_there(request: Request) -> Response:
-        desk: Desk = request.app.state.desk
+        node: Node = request.app.state.node
         url = _provider(request).log_out_url(request.cookies.get(ID_TOKEN, ""))
         response = RedirectResponse(url or "/log-in", 303)
-        forget_cookie(response, desk, ID_TOKEN)
+        forget_cookie(response, node, ID_TOKEN)
         return response
 
     @router.post("/log-out")
     def log_out(request: Request, person: Annotated[Person, Depends(caller_who_may(AccountRole.VIEWER))]) -> Response:
-        desk: Desk = request.app.state.desk
+        node: Node = request.app.state.node
         if person.session is not None:
-            close_session(desk.ledger, person.session.digest)
-        _audit(desk, person.name, person.address, logged_in=False)
+            close_session(node.ledger, person.session.digest)
+        _audit(node, person.name, person.address, logged_in=False)
         by_provider = person.session is not None and person.session.account.by_provider
-        onward = "/logged-out" if by_provider and desk.configuration.console.identity_provider else "/log-in"
+        onward = "/logged-out" if by_provider and node.configuration.console.identity_provider else "/log-in"
         response = RedirectResponse(onward, 303)
-        forget_session_cookie(response, desk)
+        forget_session_cookie(response, node)
         return response
 
     @router.get("/invitation/{token}")
     def invited(request: Request, token: str) -> Response:
-        desk: Desk = request.app.state.desk
-        found = invitation(desk.ledger, secret_digest(token), now=utc_now())
+        node: Node = request.app.state.node
+        found = invitation(node.ledger, secret_digest(token), now=utc_now())
         if found is None:
             raise LedgerError("this link was used already, or is too old: ask for another")
-        return _door(request, "invitation.html", token=token, invitation=found, problem="", shortest=SHORTEST)
+        return _public_page(request, "invitation.html", token=token, invitation=found, problem="", shortest=SHORTEST)
 
     @router.post("/invitation/{token}")
     def accept(
         request: Request, token: str, name: Field = "", password: Field = "", again: Field = "", form: Field = ""
     ) -> Response:
-        desk: Desk = request.app.state.desk
+        node: Node = request.app.state.node
         digest = secret_digest(token)
-        found = invitation(desk.ledger, digest, now=utc_now())
+        found = invitation(node.ledger, digest, now=utc_now())
         if found is None:
             raise LedgerError("this link was used already, or is too old: ask for another")
         if not forms_token_is_right(request, form):
@@ -179,16 +181,16 @@ def log_in_router() -> APIRouter:
         if not problem:
             try:
                 account = redeem_invitation(
-                    desk.ledger, digest, name=name, password_hash=hashed(password), now=utc_now()
+                    node.ledger, digest, name=name, password_hash=hashed(password), now=utc_now()
                 )
             except LedgerError as error:
                 problem = str(error)
         if problem:
-            return _door(
+            return _public_page(
                 request, "invitation.html", 422, token=token, invitation=found, problem=problem, shortest=SHORTEST
             )
         _log.info("account opened", account=name, role=account.role.value)
-        return _welcome(desk, account, address_of(request), "/")
+        return _welcome(node, account, address_of(request), "/")
 
     return router
 
@@ -201,9 +203,9 @@ def _provider(request: Request) -> IdentityProvider:
 
 
 def _log_in_page(request: Request, target: str, problem: str = "", status: int = 200, name: str = "") -> HTMLResponse:
-    settings = request.app.state.desk.configuration.console.identity_provider
+    settings = request.app.state.node.configuration.console.identity_provider
     title = settings.title if settings else ""
-    return _door(request, "log_in.html", status, next=target, name=name, problem=problem, provider=title)
+    return _public_page(request, "log_in.html", status, next=target, name=name, problem=problem, provider=title)
 
 
 def _mistake(name: str, password: str, again: str) -> str:
@@ -214,28 +216,28 @@ def _mistake(name: str, password: str, again: str) -> str:
     return password_mistake(password, name)
 
 
-def _door(request: Request, template: str, status: int = 200, **context: object) -> HTMLResponse:
-    desk: Desk = request.app.state.desk
+def _public_page(request: Request, template: str, status: int = 200, **context: object) -> HTMLResponse:
+    node: Node = request.app.state.node
     renderer: Renderer = request.app.state.renderer
     token = form_token(request)
-    response = renderer.door(request, template, status, form=token, **context)
-    set_form_cookie(response, desk, token)
+    response = renderer.public_page(request, template, status, form=token, **context)
+    set_form_cookie(response, node, token)
     return response
 
 
-def _welcome(desk: Desk, account: Account, address: str, target: str, *, response: Response | None = None) -> Response:
+def _welcome(node: Node, account: Account, address: str, target: str, *, response: Response | None = None) -> Response:
     token = secrets.token_urlsafe(32)
-    open_session(desk.ledger, account, secret_digest(token), secrets.token_urlsafe(32), now=utc_now())
-    _audit(desk, account.name, address)
+    open_session(node.ledger, account, secret_digest(token), secrets.token_urlsafe(32), now=utc_now())
+    _audit(node, account.name, address)
     response = response or RedirectResponse(target, 303)
-    set_session_cookie(response, desk, token)
+    set_session_cookie(response, node, token)
     return response
 
 
-def _audit(desk: Desk, name: str, address: str, *, logged_in: bool = True, failure: str = "") -> None:
-    if desk.trail.file is None:
+def _audit(node: Node, name: str, address: str, *, logged_in: bool = True, failure: str = "") -> None:
+    if node.trail.file is None:
         return
     # A name that does not look like one may be a password.
     shown = name if re.fullmatch(NAME_PATTERN, name) else "(not a name)"
     person = Participant(shown, "", address)
-    desk.trail.record(user_authentication(person, desk.trail.node, logged_in=logged_in, failure=failure, at=utc_now()))
+    node.trail.record(user_authentication(person, node.trail.node, logged_in=logged_in, failure=failure, at=utc_now()))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from dicom_node.console.desk import Desk
+from dicom_node.console.node import Node
 from dicom_node.errors import raised_at
 from dicom_node.node_status import NodeStatus, node_status
 from dicom_node.schedule.completeness import decide, study_reading
@@ -96,8 +96,8 @@ class NowView:
 class NowBoard:
     """Looks at the node when somebody asks and the last look is too old."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, node: Node) -> None:
+        self._node = node
         self._lock = threading.Lock()
         self._seen: NowView | None = None
         self._seen_at = 0.0
@@ -116,10 +116,10 @@ class NowBoard:
             self._seen = None
 
     def _look(self) -> NowView:
-        desk, now = self._desk, utc_now()
-        status = node_status(desk.configuration, desk.ledger)
-        jobs = job_overviews(desk.ledger, states=(JobState.RUNNING, JobState.QUEUED), limit=200)
-        typical = typical_job_s(desk.ledger)
+        node, now = self._node, utc_now()
+        status = node_status(node.configuration, node.ledger)
+        jobs = job_overviews(node.ledger, states=(JobState.RUNNING, JobState.QUEUED), limit=200)
+        typical = typical_job_s(node.ledger)
         arriving = self._arriving(now)
         return NowView(
             at=now,
@@ -128,13 +128,13 @@ class NowBoard:
             arriving=arriving,
             running=tuple(_running(one, typical) for one in reversed(jobs) if one.state is JobState.RUNNING),
             queued=tuple(RunningJob(one, None) for one in reversed(jobs) if one.state is JobState.QUEUED),
-            failed=job_overviews(desk.ledger, states=(JobState.FAILED,), limit=FAILED_SHOWN),
-            studies=study_overviews(desk.ledger, limit=LATELY),
-            peers=_peers(desk, status),
+            failed=job_overviews(node.ledger, states=(JobState.FAILED,), limit=FAILED_SHOWN),
+            studies=study_overviews(node.ledger, limit=LATELY),
+            peers=_peers(node, status),
         )
 
     def _arriving(self, now: dt.datetime) -> tuple[Arriving, ...]:
-        waiting = studies_to_consider(self._desk.ledger)[:ARRIVING_SHOWN]
+        waiting = studies_to_consider(self._node.ledger)[:ARRIVING_SHOWN]
         known = {one.study_instance_uid for one in waiting}
         self._readings = {uid: kept for uid, kept in self._readings.items() if uid in known}
         return tuple(self._read(one, now) for one in waiting)
@@ -145,10 +145,10 @@ class NowBoard:
         age_s = time.monotonic() - read_at
         if kept is not None and ((seen == study and age_s < 2 * READ_AGAIN_S) or age_s < READ_AGAIN_S):
             return kept
-        desk = self._desk
+        node = self._node
         try:
-            reading = study_reading(desk.ledger, desk.configuration, uid)
-            decision = decide(reading, desk.configuration.execution, open_associations=study.open_associations, now=now)
+            reading = study_reading(node.ledger, node.configuration, uid)
+            decision = decide(reading, node.configuration.execution, open_associations=study.open_associations, now=now)
             stacks, sentence = reading.completeness.stacks, decision.sentence
         except Exception as error:  # noqa: BLE001 - whatever one study holds, the page tells of the others
             _log.warning("study cannot be read for the console", study_instance_uid=uid, at=raised_at(error))
@@ -178,10 +178,10 @@ def _sentence(status: NodeStatus, arriving: tuple[Arriving, ...]) -> str:
     return f"Not all is well: {status.alarms[0].sentence}{also}."
 
 
-def _peers(desk: Desk, status: NodeStatus) -> tuple[PeerState, ...]:
-    configuration = desk.configuration
+def _peers(node: Node, status: NodeStatus) -> tuple[PeerState, ...]:
+    configuration = node.configuration
     away = {one.destination: one for one in status.waiting.outages}
-    paused = {one.destination: one for one in paused_destinations(desk.ledger)}
+    paused = {one.destination: one for one in paused_destinations(node.ledger)}
     found = []
     for name in configuration.results.destinations:
         waiting = sum(
@@ -200,7 +200,7 @@ def _peers(desk: Desk, status: NodeStatus) -> tuple[PeerState, ...]:
         else:
             found.append(PeerState(name, "receives", True, on_the_way, None))
     titles = {peer.ae_title: name for name, peer in configuration.peers.items()}
-    for one in senders(desk.ledger):
+    for one in senders(node.ledger):
         name = titles.get(one.calling_ae_title, one.calling_ae_title)
         found.append(PeerState(name, "sends", True, f"last association {one.outcome}", one.last_closed_at))
     return tuple(found)

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 from dicom_node.console.access import Person, caller_who_may, local_path
 from dicom_node.console.actions import ACTIONS, Action
 from dicom_node.console.audit import audit_entries
-from dicom_node.console.desk import Desk
 from dicom_node.console.drift import YEAR, chart, drift
+from dicom_node.console.node import Node
 from dicom_node.console.pictures import may_see_patients, picture
 from dicom_node.console.rendering import Notice, Renderer
 from dicom_node.console.rules import (
@@ -68,61 +68,61 @@ def pages_router() -> APIRouter:
 
     @router.get("/studies")
     def studies(request: Request, person: Viewer, find: Text = "") -> Response:
-        desk, text = _desk(request), find.strip()
+        node, text = _node(request), find.strip()
         if text:
-            found = named_studies(desk.ledger, desk.files, text, limit=LISTED)
+            found = named_studies(node.ledger, node.files, text, limit=LISTED)
             if len(found) == 1:
                 return RedirectResponse(f"/studies/{found[0]}", 303)
-            listed = tuple(study_overviews(desk.ledger, study_instance_uid=uid)[0] for uid in found)
+            listed = tuple(study_overviews(node.ledger, study_instance_uid=uid)[0] for uid in found)
         else:
-            listed = study_overviews(desk.ledger, limit=LISTED)
+            listed = study_overviews(node.ledger, limit=LISTED)
         return _page(request, "studies.html", person, studies=listed, find=text)
 
     @router.get("/studies/{study}")
     def study(request: Request, person: Viewer, study: str) -> Response:
-        desk = _desk(request)
+        node = _node(request)
         return _page(
             request,
             "study.html",
             person,
-            study=study_view(desk, study),
-            patients_shown=may_see_patients(desk, person),
-            routes=tuple(desk.configuration.routes),
+            study=study_view(node, study),
+            patients_shown=may_see_patients(node, person),
+            routes=tuple(node.configuration.routes),
         )
 
     @router.get("/studies/{study}/pages/{result}.png")
     def page_of_results(request: Request, person: Viewer, study: str, result: int) -> Response:
-        return Response(picture(_desk(request), person, study, result), media_type="image/png")
+        return Response(picture(_node(request), person, study, result), media_type="image/png")
 
     @router.get("/deliveries")
     def deliveries(request: Request, person: Viewer) -> Response:
-        desk = _desk(request)
+        node = _node(request)
         return _page(
             request,
             "deliveries.html",
             person,
             backlog=request.app.state.board.view().status.waiting,
-            destinations=desk.configuration.results.destinations,
-            peers=desk.configuration.peers,
-            outages={one.destination: one for one in outages(desk.ledger)},
-            paused={one.destination: one for one in paused_destinations(desk.ledger)},
-            trials=last_trials(desk.ledger),
-            dead=delivery_overviews(desk.ledger, states=NOT_DELIVERED, limit=LISTED),
-            dead_in_all=count_deliveries(desk.ledger, NOT_DELIVERED),
-            on_the_way=delivery_overviews(desk.ledger, states=ON_THE_WAY, limit=LISTED),
-            on_the_way_in_all=count_deliveries(desk.ledger, ON_THE_WAY),
-            quarantined=quarantine_overviews(desk.ledger, limit=LISTED),
+            destinations=node.configuration.results.destinations,
+            peers=node.configuration.peers,
+            outages={one.destination: one for one in outages(node.ledger)},
+            paused={one.destination: one for one in paused_destinations(node.ledger)},
+            trials=last_trials(node.ledger),
+            dead=delivery_overviews(node.ledger, states=NOT_DELIVERED, limit=LISTED),
+            dead_in_all=count_deliveries(node.ledger, NOT_DELIVERED),
+            on_the_way=delivery_overviews(node.ledger, states=ON_THE_WAY, limit=LISTED),
+            on_the_way_in_all=count_deliveries(node.ledger, ON_THE_WAY),
+            quarantined=quarantine_overviews(node.ledger, limit=LISTED),
             state_of=DeliveryState,
         )
 
     @router.get("/rules")
     def rules(request: Request, person: Viewer, version: Annotated[int | None, Query(ge=1)] = None) -> Response:
-        desk = _desk(request)
+        node = _node(request)
         try:
-            written = written_routes(desk)
+            written = written_routes(node)
         except ConfigurationError as error:
             return _rules(request, person, "", problem=str(error))
-        text = written.text if version is None else routes_version(desk.ledger, version).text
+        text = written.text if version is None else routes_version(node.ledger, version).text
         return _rules(request, person, text, began_with=written.digest, version=version or 0)
 
     # Trying changes nothing; sent like a form because edited routes are too long for an address. Not for viewers: a
@@ -131,7 +131,7 @@ def pages_router() -> APIRouter:
     def edit_rules(request: Request, person: Operator, fields: Annotated[dict[str, str], Depends(_fields)]) -> Response:
         # Browsers send the lines of a text with CRLF.
         text = fields["text"] = fields.get("text", "").replace("\r\n", "\n")
-        desk, find = _desk(request), fields.get("find", "").strip()
+        node, find = _node(request), fields.get("find", "").strip()
         typed = {
             "began_with": fields.get("began_with", ""),
             "find": find,
@@ -140,15 +140,15 @@ def pages_router() -> APIRouter:
         }
         try:
             if fields.get("what") == "save":
-                done = SAVE_ROUTES.do(desk, person, _order(SAVE_ROUTES.order, fields))
+                done = SAVE_ROUTES.do(node, person, _order(SAVE_ROUTES.order, fields))
                 return _back(request, person, "/rules", Notice.DONE, done.sentence)
-            routes = edited_routes(desk, text)
+            routes = edited_routes(node, text)
             if fields.get("what") == "compare":
-                return _rules(request, person, text, **typed, compared=compared_over_the_last_month(desk, routes))
-            found = named_studies(desk.ledger, desk.files, find, limit=2) if find else ()
+                return _rules(request, person, text, **typed, compared=compared_over_the_last_month(node, routes))
+            found = named_studies(node.ledger, node.files, find, limit=2) if find else ()
             if len(found) != 1:
                 raise LedgerError(f"{find!r} names {'several studies' if found else 'no study'} that this node knows")
-            explained = taken_by(desk, found[0], routes)
+            explained = taken_by(node, found[0], routes)
         except ValidationError as error:
             return _rules(request, person, text, **typed, problem=field_in_plain_words(error.errors()[0]))
         except OSError:
@@ -159,12 +159,12 @@ def pages_router() -> APIRouter:
 
     @router.get("/models")
     def models(request: Request, person: Viewer) -> Response:
-        given = assessments(_desk(request).ledger)
+        given = assessments(_node(request).ledger)
         latest = {(one.study_instance_uid, one.study_version, one.route, one.package): one for one in given}
         judged: dict[str, Counter[AssessmentResult]] = {}
         for one in latest.values():
             judged.setdefault(one.package, Counter())[one.result] += 1
-        rows = drift(ended_jobs(_desk(request).ledger, utc_now() - YEAR))
+        rows = drift(ended_jobs(_node(request).ledger, utc_now() - YEAR))
         scanners = sorted({row.scanner for row in rows if row.ejection_fractions})
         return _page(
             request,
@@ -175,13 +175,13 @@ def pages_router() -> APIRouter:
             results=tuple(AssessmentResult),
             drift=rows,
             charts=[drawn for scanner in scanners if (drawn := chart(rows, scanner)) is not None],
-            shadow=site_agreement(_desk(request).ledger),
+            shadow=site_agreement(_node(request).ledger),
         )
 
     @router.get("/audit")
     def audit(request: Request, person: Operator, find: Text = "") -> Response:
-        desk, text = _desk(request), find.strip()
-        file = desk.configuration.audit.file
+        node, text = _node(request), find.strip()
+        file = node.configuration.audit.file
         return _page(
             request,
             "audit.html",
@@ -189,18 +189,18 @@ def pages_router() -> APIRouter:
             find=text,
             has_trail=file is not None,
             entries=audit_entries(file, text=text),
-            events=latest_events(desk.ledger, text=text),
+            events=latest_events(node.ledger, text=text),
         )
 
     @router.get("/accounts")
     def people(request: Request, person: Administrator) -> Response:
-        desk = _desk(request)
+        node = _node(request)
         return _page(
             request,
             "accounts.html",
             person,
-            accounts=accounts(desk.ledger),
-            tokens=tokens(desk.ledger),
+            accounts=accounts(node.ledger),
+            tokens=tokens(node.ledger),
             roles=tuple(AccountRole),
         )
 
@@ -222,10 +222,10 @@ def _add_form(router: APIRouter, action: Action) -> None:
         person: Annotated[Person, Depends(caller)],
         fields: Annotated[dict[str, str], Depends(_fields)],
     ) -> Response:
-        desk, back = _desk(request), local_path(fields.get("back") or "/")
+        node, back = _node(request), local_path(fields.get("back") or "/")
         kind = Notice.PROBLEM
         try:
-            done = action.do(desk, person, _order(action.order, fields))
+            done = action.do(node, person, _order(action.order, fields))
             request.app.state.board.forget()
         except ValidationError as error:
             sentence = field_in_plain_words(error.errors()[0])
@@ -248,12 +248,12 @@ def _order(kind: type[BaseModel], fields: dict[str, str]) -> BaseModel:
 def _back(request: Request, person: Person, path: str, kind: str, sentence: str) -> Response:
     """To the page that a form was on, which says what came of it."""
     if person.session is not None:
-        set_notice(_desk(request).ledger, person.session.digest, Notice.kept(kind, sentence))
+        set_notice(_node(request).ledger, person.session.digest, Notice.kept(kind, sentence))
     return RedirectResponse(path, 303)
 
 
 def _rules(request: Request, person: Person, text: str, **found: Any) -> Response:
-    desk = _desk(request)
+    node = _node(request)
     about = {
         "began_with": "",
         "find": "",
@@ -265,16 +265,16 @@ def _rules(request: Request, person: Person, text: str, **found: Any) -> Respons
         "explained": (),
         "compared": None,
     } | found
-    versions = routes_versions(desk.ledger) if person.may(AccountRole.OPERATOR) else ()
+    versions = routes_versions(node.ledger) if person.may(AccountRole.OPERATOR) else ()
     return _page(
         request,
         "rules.html",
         person,
-        routes=desk.configuration.routes,
+        routes=node.configuration.routes,
         text=text,
         in_words=rule_in_words,
         may_try=person.may(AccountRole.OPERATOR),
-        can_save=desk.file is not None,
+        can_save=node.file is not None,
         versions=[
             (one, changed_lines(before.text, one.text) if before else "")
             for one, before in itertools.zip_longest(versions, versions[1:])
@@ -283,9 +283,9 @@ def _rules(request: Request, person: Person, text: str, **found: Any) -> Respons
     )
 
 
-def _desk(request: Request) -> Desk:
-    desk: Desk = request.app.state.desk
-    return desk
+def _node(request: Request) -> Node:
+    node: Node = request.app.state.node
+    return node
 
 
 def _page(request: Request, template: str, person: Person, **context: Any) -> Response:

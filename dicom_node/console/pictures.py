@@ -10,7 +10,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_node.console.access import ForbiddenError, Person
-from dicom_node.console.desk import Desk
+from dicom_node.console.node import Node
 from storage.ledger import LedgerError
 from storage.overview import ResultOverview, result_overviews
 from storage.schema import AccountRole
@@ -18,22 +18,22 @@ from storage.schema import AccountRole
 __all__ = ["may_see_patients", "names_patient", "picture"]
 
 
-def may_see_patients(desk: Desk, person: Person) -> bool:
+def may_see_patients(node: Node, person: Person) -> bool:
     """Whether a person may see what names a patient."""
-    role = desk.configuration.console.patients_for
+    role = node.configuration.console.patients_for
     return role is not None and person.may(AccountRole(role))
 
 
-def names_patient(desk: Desk, page: ResultOverview) -> bool:
+def names_patient(node: Node, page: ResultOverview) -> bool:
     """Whether a page has the patient's name drawn into its pixels, as far as it says (BurnedInAnnotation)."""
     try:
-        header = dcmread(desk.files.absolute(page.path), stop_before_pixels=True, specific_tags=["BurnedInAnnotation"])
+        header = dcmread(node.files.absolute(page.path), stop_before_pixels=True, specific_tags=["BurnedInAnnotation"])
     except (OSError, InvalidDicomError):
         return True
     return str(header.get("BurnedInAnnotation", "YES")) != "NO"
 
 
-def picture(desk: Desk, person: Person, study_instance_uid: str, result_id: int) -> bytes:
+def picture(node: Node, person: Person, study_instance_uid: str, result_id: int) -> bytes:
     """One page as PNG, as it stands in the Secondary Capture.
 
     Raises
@@ -43,15 +43,15 @@ def picture(desk: Desk, person: Person, study_instance_uid: str, result_id: int)
     ForbiddenError
         The page names the patient (BurnedInAnnotation), and the person may not see that.
     """
-    results = result_overviews(desk.ledger, study_instance_uid)
+    results = result_overviews(node.ledger, study_instance_uid)
     found = next((one for one in results if one.id == result_id), None)
     if found is None or found.sop_class_uid != SecondaryCaptureImageStorage:
         raise LedgerError(f"study {study_instance_uid} has no page {result_id}")
     try:
-        dataset = dcmread(desk.files.absolute(found.path))
+        dataset = dcmread(node.files.absolute(found.path))
     except (OSError, InvalidDicomError) as error:
         raise LedgerError(f"the file of page {result_id} was removed, or cannot be read") from error
-    if names_patient(desk, found) and not may_see_patients(desk, person):
+    if names_patient(node, found) and not may_see_patients(node, person):
         raise ForbiddenError("this page names the patient: console.patients_for says who may see that")
     content = BytesIO()
     Image.fromarray(dataset.pixel_array).save(content, "PNG")

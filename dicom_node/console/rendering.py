@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse
 
 from dicom_node.console.access import CSRF_FIELD, Person
 from dicom_node.console.actions import ACTIONS
-from dicom_node.console.desk import Desk
+from dicom_node.console.node import Node
 from dicom_node.console.words import environment
 from dicom_node.implementation import SOFTWARE_VERSION
 from storage.accounts import take_notice
@@ -54,15 +54,15 @@ class Renderer:
 
     def page(self, request: Request, template: str, person: Person, **context: Any) -> HTMLResponse:
         """A page for somebody who is logged in."""
-        desk: Desk = request.app.state.desk
+        node: Node = request.app.state.node
         kind, sentence = "", ""
         if person.session is not None and not request.headers.get("x-live"):
-            kind, sentence = Notice.read(take_notice(desk.ledger, person.session.digest))
+            kind, sentence = Notice.read(take_notice(node.ledger, person.session.digest))
         return self._response(
             template,
             200,
             person,
-            desk,
+            node,
             {
                 "menu": [(path, title) for path, title, role in _MENU if person.may(role)],
                 "notice_kind": kind,
@@ -75,18 +75,18 @@ class Renderer:
             },
         )
 
-    def door(self, request: Request, template: str, status: int, **context: Any) -> HTMLResponse:
+    def public_page(self, request: Request, template: str, status: int, **context: Any) -> HTMLResponse:
         """A page for somebody who is not logged in."""
-        return self._response(template, status, None, request.app.state.desk, context)
+        return self._response(template, status, None, request.app.state.node, context)
 
     def _response(
-        self, template: str, status: int, person: Person | None, desk: Desk, context: dict[str, Any]
+        self, template: str, status: int, person: Person | None, node: Node, context: dict[str, Any]
     ) -> HTMLResponse:
-        about = {"person": person, "node": desk.configuration.node.ae_title, "software": SOFTWARE_VERSION}
+        about = {"person": person, "node": node.configuration.node.ae_title, "software": SOFTWARE_VERSION}
         return HTMLResponse(self._templates.get_template(template).render(about | context), status)
 
 
 def problem_page(request: Request, status: int, sentence: str) -> HTMLResponse:
     """A page that says what is wrong."""
     renderer: Renderer = request.app.state.renderer
-    return renderer.door(request, "problem.html", status, sentence=sentence)
+    return renderer.public_page(request, "problem.html", status, sentence=sentence)

@@ -30,7 +30,7 @@ from dicom_node.config_section import (
     with_section,
     write_configuration_file,
 )
-from dicom_node.console.desk import Desk
+from dicom_node.console.node import Node
 from dicom_node.errors import ConfigurationError, raised_at
 from dicom_node.hosts import host_name
 from dicom_node.machine import usable
@@ -108,7 +108,7 @@ class WrittenRoutes:
     """sha256 of the text: who saves says with it what the edited text began with."""
 
 
-def written_routes(desk: Desk) -> WrittenRoutes:
+def written_routes(node: Node) -> WrittenRoutes:
     """The lines that people edit; without a file, the routes in use as they would be written.
 
     Raises
@@ -116,18 +116,18 @@ def written_routes(desk: Desk) -> WrittenRoutes:
     ConfigurationError
         The file cannot be read, or is not written as one section below another.
     """
-    if desk.file is None:
-        used = desk.configuration.routes.items()
+    if node.file is None:
+        used = node.configuration.routes.items()
         told = {"routes": {name: route.model_dump(mode="json", exclude_defaults=True) for name, route in used}}
         return _written(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
-    return _written(section_lines(read_configuration_file(desk.file), "routes"))
+    return _written(section_lines(read_configuration_file(node.file), "routes"))
 
 
 def _written(text: str) -> WrittenRoutes:
     return WrittenRoutes(text, hashlib.sha256(text.encode()).hexdigest())
 
 
-def edited_routes(desk: Desk, text: str) -> dict[str, Route]:
+def edited_routes(node: Node, text: str) -> dict[str, Route]:
     """Routes that somebody wrote, as section ``routes`` of ``config.yaml``.
 
     Raises
@@ -151,7 +151,7 @@ def edited_routes(desk: Desk, text: str) -> dict[str, Route]:
         found = (in_plain_words(one, known=lambda key: keys_of(("routes", *key))) for one in error.errors())
         told = dict.fromkeys(f"{dotted(key)}: {sentence}" if key else sentence for key, sentence in found)
         raise ConfigurationError("; ".join(told), subject="routes") from error
-    destinations = desk.configuration.results.destinations
+    destinations = node.configuration.results.destinations
     for name, route in routes.items():
         for destination in route.destinations:
             if destination not in destinations:
@@ -161,7 +161,7 @@ def edited_routes(desk: Desk, text: str) -> dict[str, Route]:
     return routes
 
 
-def taken_by(desk: Desk, study_instance_uid: str, routes: Mapping[str, Route]) -> tuple[RouteExplanation, ...]:
+def taken_by(node: Node, study_instance_uid: str, routes: Mapping[str, Route]) -> tuple[RouteExplanation, ...]:
     """Which series of a study each route would take, and why; nothing is changed.
 
     Raises
@@ -171,7 +171,7 @@ def taken_by(desk: Desk, study_instance_uid: str, routes: Mapping[str, Route]) -
     OSError
         One of its files cannot be read.
     """
-    reading = study_reading(desk.ledger, desk.configuration, study_instance_uid)
+    reading = study_reading(node.ledger, node.configuration, study_instance_uid)
     return read_study(reading.contents, routes).routes
 
 
@@ -211,10 +211,10 @@ class Compared:
     changed_in_all: int
 
 
-def compared_over_the_last_month(desk: Desk, routes: Mapping[str, Route]) -> Compared:
+def compared_over_the_last_month(node: Node, routes: Mapping[str, Route]) -> Compared:
     """Hold edited routes against those in use, over every study of the last month that is held; nothing is changed."""
-    present = desk.configuration.routes
-    found = studies_received_since(desk.ledger, utc_now() - MONTH, limit=MOST_STUDIES)
+    present = node.configuration.routes
+    found = studies_received_since(node.ledger, utc_now() - MONTH, limit=MOST_STUDIES)
     counts = {name: [0, 0, 0, 0, 0] for name in dict.fromkeys((*present, *routes))}
     changed: list[ChangedStudy] = []
     looked_at = unreadable = changed_in_all = 0
@@ -224,7 +224,7 @@ def compared_over_the_last_month(desk: Desk, routes: Mapping[str, Route]) -> Com
             break
         looked_at += 1
         try:
-            contents = study_reading(desk.ledger, desk.configuration, study).contents
+            contents = study_reading(node.ledger, node.configuration, study).contents
             before, after = _takes(read_study(contents, present).routes), _takes(read_study(contents, routes).routes)
         except Exception as error:  # noqa: BLE001 - whatever one study holds, the others are compared
             _log.warning("study cannot be held against routes", study_instance_uid=study, at=raised_at(error))
@@ -280,7 +280,7 @@ class SavedRoutes:
     """Whether there is a node on this machine that could."""
 
 
-def save_routes(desk: Desk, text: str, began_with: str, *, by: str, reason: str) -> SavedRoutes:
+def save_routes(node: Node, text: str, began_with: str, *, by: str, reason: str) -> SavedRoutes:
     """Put edited routes into the configuration file and let the node take them up.
 
     Nothing that is under way is lost: associations, jobs and deliveries end by the configuration that they began with
@@ -299,7 +299,7 @@ def save_routes(desk: Desk, text: str, began_with: str, *, by: str, reason: str)
         The routes could not be put to use, somebody has changed the file since, the environment rules over it, or it
         cannot be written. Nothing was changed.
     """
-    if desk.file is None:
+    if node.file is None:
         raise ConfigurationError(
             "this console was not told of a configuration file", subject="routes", remedy="edit it by hand"
         )
@@ -308,10 +308,10 @@ def save_routes(desk: Desk, text: str, began_with: str, *, by: str, reason: str)
         raise ConfigurationError(
             f"the environment variable {ruling[0]} rules over the file", subject="routes", remedy="remove it there"
         )
-    edited_routes(desk, text)
+    edited_routes(node, text)
     lines = _as_section(text.replace("\r\n", "\n"))
     with _saving:
-        whole = read_configuration_file(desk.file)
+        whole = read_configuration_file(node.file)
         present = _written(section_lines(whole, "routes"))
         if present.digest != began_with:
             raise ConfigurationError(
@@ -320,19 +320,19 @@ def save_routes(desk: Desk, text: str, began_with: str, *, by: str, reason: str)
                 remedy="open the page again, and put your changes into what stands there now",
             )
         edited = with_section(whole, "routes", lines)
-        result, wanted = _as_reloaded(desk, edited)
+        result, wanted = _as_reloaded(node, edited)
         version = keep_routes(
-            desk.ledger, present.text, section_lines(edited, "routes"), by=by, reason=reason, now=utc_now()
+            node.ledger, present.text, section_lines(edited, "routes"), by=by, reason=reason, now=utc_now()
         )
-        write_configuration_file(desk.file, edited)
-    serving = serving_process(desk.configuration.storage.directory, host_name(desk.configuration))
+        write_configuration_file(node.file, edited)
+    serving = serving_process(node.configuration.storage.directory, host_name(node.configuration))
     if serving is not None:
         os.kill(serving, signal.SIGHUP)
     return SavedRoutes(
         version,
         tuple(one for one in result.changed if one != "routes"),
         result.at_next_start,
-        serving is not None and _taken_up(desk, wanted),
+        serving is not None and _taken_up(node, wanted),
         serving is not None,
     )
 
@@ -346,17 +346,17 @@ def _as_section(text: str) -> str:
     return "routes:\n" + textwrap.indent(text, "  ")
 
 
-def _as_reloaded(desk: Desk, whole: str) -> tuple[Reloaded, Configuration]:
+def _as_reloaded(node: Node, whole: str) -> tuple[Reloaded, Configuration]:
     """What the node will make of the file: refused here, it would be refused there, after it was written."""
-    assert isinstance(desk.file, Path)
-    written = usable(ConfigurationText.of(desk.file, whole))
-    return reloaded(desk.configuration, written), written
+    assert isinstance(node.file, Path)
+    written = usable(ConfigurationText.of(node.file, whole))
+    return reloaded(node.configuration, written), written
 
 
-def _taken_up(desk: Desk, wanted: Configuration) -> bool:
+def _taken_up(node: Node, wanted: Configuration) -> bool:
     until = time.monotonic() + TAKEN_UP_S
     while time.monotonic() < until:
-        if desk.configuration.routes == wanted.routes:
+        if node.configuration.routes == wanted.routes:
             return True
         time.sleep(0.05)
     return False

@@ -13,8 +13,8 @@ import structlog
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
 from dicom_node.console.app import console_application
-from dicom_node.console.desk import Desk
 from dicom_node.console.links import new_invitation
+from dicom_node.console.node import Node
 from dicom_node.web.http_server import serve_http
 from storage.accounts import has_administrator
 from storage.files import InstanceFiles
@@ -69,19 +69,19 @@ def serve_console(
         stack.callback(ledger.close)
         trail = AuditTrail.of(configuration, name)
         stack.callback(trail.close)
-        desk = Desk(configuration, ledger, InstanceFiles(storage.directory, durable=storage.durable), trail, file)
+        node = Node(configuration, ledger, InstanceFiles(storage.directory, durable=storage.durable), trail, file)
         if not has_administrator(ledger):
             # To the person at the terminal, and not into the log, which others read.
             link = new_invitation(configuration, ledger, name=None, role=AccountRole.ADMINISTRATOR, by="this node")
             sys.stdout.write(f"console: choose the first administrator's password at {link}\n")
             sys.stdout.flush()
             _log.warning("the console has no administrator yet: its link is on standard output")
-        application = console_application(desk)
+        application = console_application(node)
 
         def tend() -> None:
             changed = renewed()
             if changed is not None:
-                desk.configuration = changed
+                node.configuration = changed
                 application.state.board.forget()
 
         serve_http(configuration.console, application, stop_event, name="console", ready=ready, tend=tend)

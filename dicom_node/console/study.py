@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from dicom_node.console.desk import Desk
+from dicom_node.console.node import Node
 from dicom_node.console.pictures import names_patient
 from dicom_node.errors import raised_at
 from dicom_node.schedule.study import StudyDescription, describe
@@ -81,7 +81,7 @@ class StudyView:
     events: tuple[Event, ...]
 
 
-def study_view(desk: Desk, study_instance_uid: str) -> StudyView:
+def study_view(node: Node, study_instance_uid: str) -> StudyView:
     """Look at a study.
 
     Raises
@@ -89,7 +89,7 @@ def study_view(desk: Desk, study_instance_uid: str) -> StudyView:
     LedgerError
         There is no such study.
     """
-    ledger = desk.ledger
+    ledger = node.ledger
     (overview,) = study_overviews(ledger, study_instance_uid=study_instance_uid)
     jobs = job_overviews(ledger, study_instance_uid=study_instance_uid, limit=500)
     given = assessments(ledger, study_instance_uid=study_instance_uid)
@@ -103,13 +103,13 @@ def study_view(desk: Desk, study_instance_uid: str) -> StudyView:
         overview=overview,
         receipt=study_receipt(ledger, study_instance_uid),
         said_made=study_steps(ledger, study_instance_uid).images,
-        description=_description(desk, study_instance_uid),
+        description=_description(node, study_instance_uid),
         jobs=tuple(
             JudgedJob(
                 job,
                 latest[job.route, job.package] == job.id,
                 tuple(
-                    Page(one.id, one.series_description, names_patient(desk, one))
+                    Page(one.id, one.series_description, names_patient(node, one))
                     for one in results
                     if one.job_id == job.id and one.present and one.sop_class_uid == SecondaryCaptureImageStorage
                 ),
@@ -132,9 +132,9 @@ def _of_job(job: JobOverview, given: tuple[Assessment, ...]) -> Assessment | Non
     return own[-1] if own else None
 
 
-def _description(desk: Desk, study_instance_uid: str) -> StudyDescription | None:
+def _description(node: Node, study_instance_uid: str) -> StudyDescription | None:
     try:
-        return describe(desk.ledger, desk.configuration, study_instance_uid, now=utc_now())
+        return describe(node.ledger, node.configuration, study_instance_uid, now=utc_now())
     except Exception as error:  # noqa: BLE001 - whatever the study holds, the rest of the page is told
         _log.warning("study cannot be described", study_instance_uid=study_instance_uid, at=raised_at(error))
         return None

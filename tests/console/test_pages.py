@@ -19,7 +19,7 @@ from sqlalchemy import select, update
 from console.held_studies import NAME, STUDY, analyse, deliver, name_in_the_files, receive
 from console.running_console import RunningConsole, Visitor, console_node, console_thread
 from dicom_node.console.api import assessments_csv
-from dicom_node.console.desk import Desk
+from dicom_node.console.node import Node
 from dicom_node.console.now import FRESH_S, NowBoard
 from dicom_node.console.words import environment
 from dicom_node.implementation import SOFTWARE_VERSION
@@ -113,8 +113,8 @@ def test_a_queued_job_and_a_running_one_tell_when_they_are_ready(console: Runnin
 
 
 def test_many_readers_of_now_cost_one_look(console: RunningConsole) -> None:
-    desk = Desk(console.configuration, console.ledger, console.files, None)  # type: ignore[arg-type]
-    board = NowBoard(desk)
+    node = Node(console.configuration, console.ledger, console.files, None)  # type: ignore[arg-type]
+    board = NowBoard(node)
     assert board.view() is board.view()
 
 

@@ -10,11 +10,11 @@ from dicom_node.config import Configuration
 from storage.files import InstanceFiles
 from storage.ledger import Ledger
 
-__all__ = ["Desk"]
+__all__ = ["Node"]
 
 
 @dataclass(slots=True, eq=False)
-class Desk:
+class Node:
     """Configuration, ledger, instance files and audit trail of the node that a console serves."""
 
     configuration: Configuration
