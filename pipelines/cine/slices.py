@@ -203,8 +203,10 @@ def plan_slices(group: ParallelGroup) -> tuple[list[SlicePlan], list[LeftOut]]:
 
 def _acquisitions(group: ParallelGroup, frames: Sequence[FrameHeader]) -> list[tuple[FrameHeader, ...]]:
     """Acquisitions at one position: never across grids, never cine together with magnitudes of flow."""
-    here = {frame.key for frame in frames}
-    grids = [[frame for frame in grid if frame.key in here] for grid in group.grids]
+    grids = [list(frames)]
+    if len(group.grids) > 1:
+        here = {frame.key for frame in frames}
+        grids = [[frame for frame in grid if frame.key in here] for grid in group.grids]
     parts = [[frame for frame in grid if frame.flow_magnitude is flow] for grid in grids for flow in (False, True)]
     return [found for part in parts if part for found in acquisitions(_canonical(part))]
 
