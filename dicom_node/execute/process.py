@@ -192,20 +192,24 @@ def process_study(
         circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors), sampling)
         found = [findings_of(one, findings) for one in asked]
 
-        def refused(refusal: Refusal) -> EncodedStudy:
-            return encode_refusal(study, found, refusal, sources, profiles, circumstances)
+        def encoded_as(refusal: Refusal | None) -> EncodedStudy:
+            def encode(told: Circumstances) -> EncodedStudy:
+                if refusal is None:
+                    return encode_study(study, found, sources, profiles, told)
+                return encode_refusal(study, found, refusal, sources, profiles, told)
 
-        if contradiction is None:
-            encoded = encode_study(study, found, sources, profiles, circumstances)
-        else:
-            encoded = refused(contradiction)
+            made = encode(circumstances)
+            earlier = _before_those_made_again(predecessors, made.objects)
+            return made if earlier is None else encode(replace(circumstances, predecessors=earlier))
+
+        encoded = encoded_as(contradiction)
     _raise_failure([cause for one in encoded.packages for cause in one.causes], last_attempt)
     with _timed("gate", seconds, on_step):
         earlier = [one.sop_instance_uid for one in predecessors]
-        checked = checked_set(encoded.objects, sources, lambda refusal: refused(refusal).objects, earlier)
+        checked = checked_set(encoded.objects, sources, lambda refusal: encoded_as(refusal).objects, earlier)
     if checked.withheld is not None:
         # What does not leave is not told in other ways either.
-        encoded = refused(checked.withheld)
+        encoded = encoded_as(checked.withheld)
         findings = Findings({}, (*findings.refusals, checked.withheld), findings.seconds)
     return ProcessedStudy(
         objects=checked.objects,
@@ -264,19 +268,27 @@ def process_front_page(
         circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors))
         reference = sources.any_of(study_instance_uid)
         template = read_template(results.paragraph)
-        objects: list[ResultObject] = []
-        told: dict[str, Told] = {}
-        for listing, names in _told_alike(listed, withheld or {}, route.destinations):
-            numbers = tuple(number for one in listing for number in one.numbers)
-            wording = paragraph(numbers, template, earlier)
-            profiles = {name: profile for name, profile in _profiles(route, results).items() if name in names}
-            report, *others = front_page(reference, listing, profiles, circumstances, wording)
-            # Those who get messages are told by what the report says.
-            objects += [
-                replace(report, destinations=report.destinations | (names & _receivers(route, results))),
-                *others,
-            ]
-            told[report.sop_instance_uid] = Told("" if wording is None else wording.text, numbers)
+
+        def encode(circumstances: Circumstances) -> tuple[list[ResultObject], dict[str, Told]]:
+            objects: list[ResultObject] = []
+            told: dict[str, Told] = {}
+            for listing, names in _told_alike(listed, withheld or {}, route.destinations):
+                numbers = tuple(number for one in listing for number in one.numbers)
+                wording = paragraph(numbers, template, earlier)
+                profiles = {name: profile for name, profile in _profiles(route, results).items() if name in names}
+                report, *others = front_page(reference, listing, profiles, circumstances, wording)
+                # Those who get messages are told by what the report says.
+                objects += [
+                    replace(report, destinations=report.destinations | (names & _receivers(route, results))),
+                    *others,
+                ]
+                told[report.sop_instance_uid] = Told("" if wording is None else wording.text, numbers)
+            return objects, told
+
+        objects, told = encode(circumstances)
+        replaced = _before_those_made_again(predecessors, objects)
+        if replaced is not None:
+            objects, told = encode(replace(circumstances, predecessors=replaced))
     with _timed("gate", seconds):
         delivered = [each.sop_instance_uid for one in listed for each in one.results]
         problems = check(objects, sources, [*delivered, *(one.sop_instance_uid for one in predecessors)])
@@ -288,6 +300,19 @@ def process_front_page(
             remedy="report this as a defect",
         )
     return Processed(tuple(objects), (), seconds, (), told)
+
+
+def _before_those_made_again(
+    predecessors: Sequence[Predecessor], objects: Sequence[ResultObject]
+) -> tuple[Predecessor, ...] | None:
+    """The predecessors that objects had when they were made first; ``None`` when none of these is made again.
+
+    A job that runs again may come to the same, object by object: it then takes the place of what was there when it came
+    to that first, neither of itself nor of what it came to in between.
+    """
+    made = {one.sop_instance_uid for one in objects}
+    first = next((place for place, one in enumerate(predecessors) if one.sop_instance_uid in made), None)
+    return None if first is None else tuple(predecessors[:first])
 
 
 def _told_alike(

@@ -87,7 +87,7 @@ def _header(view: memoryview, implicit: bool, tags: Container[int]) -> Header:
                     raise CannotUnderstandError(f"the data set breaks off, or holds no element, at byte {offset}")
             element = element_at(view, offset, end, implicit)
             offset = element.end
-            if not element.delimiter:
+            if not element.stray:
                 found, last = True, element.tag
                 if element.tag in tags:
                     values[element.tag] = bytes(view[element.value : element.value + element.length])

@@ -34,6 +34,7 @@ from pipelines.cine.slices import (
     StackPlan,
     along,
     continued,
+    flow_magnitude,
     frame_source,
     not_chosen,
     plan_slices,
@@ -224,10 +225,7 @@ def _study(uid: str, study: _Study) -> CineStudy:
     flow = flow_magnitudes(
         cine, [frame for entry in left_out for frame in entry.frames if entry.reason is OmissionReason.FLOW]
     )
-    if flow:
-        detail = "Phase images of flow were acquired with it: it is their magnitude."
-        left_out += [LeftOut(OmissionReason.FLOW, detail, (frame,)) for frame in cine if frame.key in flow]
-        cine = [frame for frame in cine if frame.key not in flow]
+    cine = [replace(frame, flow_magnitude=True) if frame.key in flow else frame for frame in cine]
     # A frame that cannot be decoded shows only now; the plan is then made again without it.
     decoding = _Decoding(study.datasets)
     while True:
@@ -400,7 +398,16 @@ def _main_short_axis(short: Sequence[_Planned]) -> tuple[_Planned | None, list[L
             left_out.append(_too_large(_frames(one.plan)))
         else:
             fit.append(one)
-    main = max(fit, key=lambda one: (not one.view_open, len(one.plan.slices), len(one.plan.mixes[0])), default=None)
+    main = max(
+        fit,
+        key=lambda one: (
+            not one.view_open,
+            not flow_magnitude(one.plan),
+            len(one.plan.slices),
+            len(one.plan.mixes[0]),
+        ),
+        default=None,
+    )
     for one in fit:
         if one is not main:
             detail = f"Another short-axis stack has more slices and was measured; this one has {len(one.plan.slices)}."
@@ -413,7 +420,7 @@ def _distinct(plans: Sequence[StackPlan]) -> tuple[list[StackPlan], list[LeftOut
 
     def worth(plan: StackPlan) -> tuple[object, ...]:
         best = rank(plan.slices[len(plan.slices) // 2])
-        return (best[0], len(plan.slices), *best[1:])
+        return (not flow_magnitude(plan), best[0], len(plan.slices), *best[1:])
 
     kept: list[StackPlan] = []
     left_out: list[LeftOut] = []

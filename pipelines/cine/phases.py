@@ -131,10 +131,13 @@ def order_phases(frames: Sequence[FrameHeader]) -> Ordered | None:
     ]
     if within_cycle:
         others.insert(2, (OrderedBy.TRIGGER_TIME, _trigger))
-    for by, read in others:
-        column = None if by in distrusted else _column(frames, read)
-        if column is not None:
-            return _ordered(frames, column, _ranks(column), by, anchored=False, certain=False)
+    columns = [
+        (by, column) for by, read in others if by not in distrusted if (column := _column(frames, read)) is not None
+    ]
+    # Trigger times of which some are equal do not order the frames, but they say which attribute may.
+    columns.sort(key=lambda found: not _goes_with_trigger(frames, found[1]))
+    for by, column in columns:
+        return _ordered(frames, column, _ranks(column), by, anchored=False, certain=False)
     return None
 
 
@@ -181,6 +184,13 @@ def _counted_alike(frames: Sequence[FrameHeader], values: np.ndarray) -> bool:
     """Tell whether InstanceNumber, where every frame has its own, counts the frames in the order of ``values``."""
     counted = _column(frames, _sequence_number)
     return counted is None or np.array_equal(np.argsort(counted), np.argsort(values))
+
+
+def _goes_with_trigger(frames: Sequence[FrameHeader], values: np.ndarray) -> bool:
+    """Tell whether trigger times, of which some may be equal, never fall in the order of ``values``."""
+    times = [frame.trigger_time_ms for frame in frames]
+    present = np.asarray([time for time in times if time is not None], dtype=np.float64)
+    return len(present) == len(times) and bool((np.diff(present[np.argsort(values)]) >= 0).all())
 
 
 def _regular_slots(times: np.ndarray) -> np.ndarray | None:
@@ -356,8 +366,12 @@ def _is_single(frames: Sequence[FrameHeader]) -> bool:
         return False
     triggers = _column(frames, _trigger)
     if triggers is None and len({frame.trigger_time_ms for frame in frames}) >= MIN_PHASES:
-        # A whole cycle of trigger times of which some repeat: the same phases twice, unless phases are numbered.
-        return _column(frames, _temporal) is not None or _column(frames, _private) is not None
+        # A whole cycle of trigger times of which some repeat: the same phases twice, unless phases are numbered, or
+        # the times never fall in an order that another attribute gives (of a repeat they begin again).
+        if _column(frames, _temporal) is not None or _column(frames, _private) is not None:
+            return True
+        ordered = order_phases(frames)
+        return ordered is not None and _goes_with_trigger(ordered.frames, np.arange(len(frames)))
     ordered = order_phases(frames)
     if ordered is None:
         return False

@@ -200,7 +200,8 @@ def decode_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat |
     -------
     (R, C) float32
         Grey values after the modality LUT (PS3.3 C.11.1: stored value × RescaleSlope + RescaleIntercept);
-        MONOCHROME1 is inverted, so that bright is always more signal.
+        MONOCHROME1 is inverted, so that bright is always more signal. Padding (PS3.3 C.7.5.1.1.2) that is brighter or
+        darker than the whole image has the darkest value of the image.
 
     Raises
     ------
@@ -233,7 +234,7 @@ def decode_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat |
         raise UndecodableError(_words(error)) from error
     if stored.shape != (form.rows, form.columns) or stored.dtype.kind not in "iu":
         raise UndecodableError("the frame is not a single channel of whole numbers in the size of its header")
-    values = _values(stored, form.stored, lowest)
+    values = _without_padding(dataset, form, stored, lowest)
     slope, intercept = _rescale(dataset, frame_number)
     if form.photometric_interpretation == "MONOCHROME1":
         # low + high - value keeps the range of the stored values.
@@ -241,6 +242,45 @@ def decode_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat |
         low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if form.signed else (0, (1 << bits) - 1)
         values = np.float32(low + high) - values
     return values * np.float32(slope) + np.float32(intercept)
+
+
+def _without_padding(
+    dataset: Dataset, form: PixelFormat, stored: NDArray[np.generic], lowest: int
+) -> NDArray[np.float32]:
+    """Stored values, padding made as dark as the darkest of the image where it is beyond all of its values.
+
+    Padding is compared before the modality LUT (PS3.3 C.7.5.1.1.2), in its cell as it is and, like a value, without the
+    bits about BitsStored. A value among those of the image moves no window, and may be no padding but its own.
+    """
+    top: Layers = (dict(dataset.items()),)
+    first = number(top, "PixelPaddingValue")
+    if first is None:
+        return _values(stored, form.stored, lowest)
+    limit = number(top, "PixelPaddingRangeLimit")
+    low, high = sorted(_of_sign(value, form.signed) for value in (first, first if limit is None else limit))
+    padded = np.zeros(stored.shape, dtype=np.bool_)
+    if lowest == 0:
+        cells = stored.astype(np.int64)
+        padded = (cells >= low) & (cells <= high)
+    if padded.all():
+        return _values(stored, form.stored, lowest)
+    # Cells of padding may hold more bits than BitsStored: how the others are read does not depend on them.
+    values = _values(np.where(padded, stored[~padded][0], stored), form.stored, lowest)
+    padded |= (values >= low) & (values <= high)
+    image = values[~padded]
+    if image.size and padded.any():
+        dark = float(image.max() if form.photometric_interpretation == "MONOCHROME1" else image.min())
+        if low > image.max() or high < image.min():
+            return np.where(padded, np.float32(dark), values)
+    return _values(stored, form.stored, lowest)
+
+
+def _of_sign(value: float, signed: bool) -> int:
+    """A value of US or SS as PixelRepresentation means it: implicit VR does not tell them apart, senders mix them."""
+    whole = int(value)
+    if signed and 0x7FFF < whole <= 0xFFFF:
+        return whole - 0x10000
+    return whole + 0x10000 if not signed and -0x8000 <= whole < 0 else whole
 
 
 def _plain(dataset: Dataset, frame_number: int | None, form: PixelFormat) -> NDArray[np.generic]:

@@ -27,6 +27,7 @@ __all__ = [
     "excluded_frame",
     "excluded_object",
     "flow_magnitudes",
+    "sequence_kind",
 ]
 
 MIN_PHASES = 10
@@ -61,8 +62,10 @@ def excluded_object(origin: Origin) -> Exclusion | None:
     return Exclusion(OmissionReason.NOT_MR, f"Modality {origin.modality or 'unknown'} is not MR.")
 
 
-_PHASE_IMAGES = frozenset({"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP"})
-"""Values of ImageType."""
+_PHASE_IMAGES = frozenset(
+    {"P", "PHASE", "PHASEMAP", "PHASEIMAGE", "PHASECONTRAST", "PHASEDIFFERENCE", "VELOCITY", "VELOCITYMAP"}
+)
+"""Values of ImageType, letters and digits alone: they are written with blanks, underscores, hyphens and without."""
 _FLOW_SEQUENCE = re.compile(r"_v\d+", re.IGNORECASE)
 _TAGGED = re.compile(r"spamm|(\b|_)tag(s|ged|ging)?(\b|_)", re.IGNORECASE)
 _CINE = re.compile(r"cine|b?tfe|fiesta|trufi|true.?fisp|ssfp|sax|short.?axis|[234].?ch", re.IGNORECASE)
@@ -86,11 +89,13 @@ _DESCRIBED = (
 class CineKind(enum.IntEnum):
     """How a cine was acquired; the greater the better the blood stands out from the muscle."""
 
-    DOUBTFUL = 0
+    FLOW_MAGNITUDE = 0
+    """Phase images were acquired with it: taken only where there is no cine."""
+    DOUBTFUL = 1
     """Its description says that it is something else."""
-    SPOILED = 1
-    UNTOLD = 2
-    BALANCED = 3
+    SPOILED = 2
+    UNTOLD = 3
+    BALANCED = 4
     """Balanced steady-state free precession."""
 
 
@@ -129,7 +134,7 @@ def _acquisition_verdicts(kind: Acquisition) -> list[tuple[OmissionReason, str]]
 
     exclude("LOCALIZER" in image_type, OmissionReason.LOCALIZER, "ImageType says that it is a localizer.")
     exclude(
-        any(part.endswith("MAP") for part in image_type - _PHASE_IMAGES) or "MAP" in kind.contrast.split(),
+        any(part.endswith("MAP") and not _names_phase(part) for part in image_type) or "MAP" in kind.contrast.split(),
         OmissionReason.MAPPING,
         "ImageType says that it is a parametric map.",
     )
@@ -144,7 +149,8 @@ def _acquisition_verdicts(kind: Acquisition) -> list[tuple[OmissionReason, str]]
         "It is prepared by inversion, as late enhancement is.",
     )
     exclude(
-        bool(image_type & (_PHASE_IMAGES | {"FLOW_ENCODED", "PCA", "PC", "MAG_PC"}))
+        any(_names_phase(part) for part in image_type)
+        or bool(image_type & {"FLOW_ENCODED", "PCA", "PC", "MAG_PC"})
         or kind.complex_component == "PHASE"
         or kind.phase_contrast == "YES"
         or kind.contrast == "FLOW_ENCODED"
@@ -190,7 +196,12 @@ _FLIP_ANGLES_DEG = (25.0, 35.0)
 """Spoiled cine is acquired with less, balanced cine with more (Kramer et al., J Cardiovasc Magn Reson 2020;22:17)."""
 
 
-def cine_kind(kind: Acquisition) -> CineKind:
+def cine_kind(frame: FrameHeader) -> CineKind:
+    """Tell the kind of a cine from one of its frames: `sequence_kind`, or the magnitude of a flow acquisition."""
+    return CineKind.FLOW_MAGNITUDE if frame.flow_magnitude else sequence_kind(frame.acquisition)
+
+
+def sequence_kind(kind: Acquisition) -> CineKind:
     """Tell the kind of a cine from its sequence: by name, by spoiling and steady state, else by its flip angle."""
     if described_otherwise(kind) is not None:
         return CineKind.DOUBTFUL
@@ -210,7 +221,9 @@ _TWIN_WITHIN_S = 1.0
 
 
 def flow_magnitudes(cine: Iterable[FrameHeader], phase_images: Sequence[FrameHeader]) -> set[tuple[str, int]]:
-    """Keys of the frames whose phase images were acquired with them: the magnitude of a flow acquisition.
+    """Keys of the frames whose phase images were acquired with them: as a rule the magnitude of a flow acquisition.
+
+    Of a cine, too, phase images may be kept. So this alone does not exclude; see `CineKind.FLOW_MAGNITUDE`.
 
     Parameters
     ----------
@@ -223,17 +236,38 @@ def flow_magnitudes(cine: Iterable[FrameHeader], phase_images: Sequence[FrameHea
     -------
     set of (str, int)
         `FrameHeader.key` of each frame that lies where a phase image lies and was acquired within a second of it; where
-        the headers do not say when, by the same sequence.
+        the headers do not say when, by the same sequence. With a frame go the others of its acquisition.
     """
     twins: dict[tuple[object, ...], list[FrameHeader]] = defaultdict(list)
     for frame in phase_images:
-        if _PHASE_IMAGES & set(frame.acquisition.image_type) or frame.acquisition.complex_component == "PHASE":
+        if _shows_phase(frame.acquisition):
             twins[_where(frame)].append(frame)
     if not twins:
         return set()
+    together: dict[tuple[object, ...], list[FrameHeader]] = defaultdict(list)
+    for frame in cine:
+        where = _where(frame)
+        if where in twins:
+            kind = (frame.origin.series_instance_uid, frame.acquisition_number, frame.acquisition.image_type)
+            together[(*where, *kind)].append(frame)
     return {
-        frame.key for frame in cine if any(_acquired_together(frame, twin) for twin in twins.get(_where(frame), ()))
+        frame.key
+        for frames in together.values()
+        if any(_acquired_together(one, twin) for one in frames for twin in twins[_where(one)])
+        for frame in frames
     }
+
+
+def _names_phase(part: str) -> bool:
+    """Tell whether a value of ImageType says that the grey values are phase or velocity."""
+    return re.sub(r"[^A-Z0-9]", "", part.upper()) in _PHASE_IMAGES
+
+
+def _shows_phase(kind: Acquisition) -> bool:
+    if kind.complex_component == "PHASE":
+        return True
+    stated = set(kind.image_type)
+    return any(_names_phase(part) for part in stated) and not stated & {"M", "MAGNITUDE"}
 
 
 def _where(frame: FrameHeader) -> tuple[object, ...]:

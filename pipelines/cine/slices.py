@@ -24,7 +24,15 @@ from pipelines.cine.phases import (
     without_order,
 )
 from pipelines.cine.regrid import Grid, Placement, common_grid, image_centre, orthonormal, place
-from pipelines.cine.selection import MIN_PHASES, MIN_SCORE, CineKind, cine_kind, cine_score, described_otherwise
+from pipelines.cine.selection import (
+    MIN_PHASES,
+    MIN_SCORE,
+    CineKind,
+    cine_kind,
+    cine_score,
+    described_otherwise,
+    sequence_kind,
+)
 from pipelines.cine.stack import FrameSource, OmissionReason
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "StackPlan",
     "along",
     "continued",
+    "flow_magnitude",
     "frame_source",
     "not_chosen",
     "plan_slices",
@@ -126,6 +135,11 @@ class _Candidate:
     kind: CineKind
 
     @property
+    def sequence(self) -> CineKind:
+        """The kind whatever phase images there are."""
+        return sequence_kind(self.ordered.frames[0].acquisition)
+
+    @property
     def series(self) -> set[str]:
         return {frame.origin.series_instance_uid for frame in self.ordered.frames}
 
@@ -147,18 +161,21 @@ def plan_slices(group: ParallelGroup) -> tuple[list[SlicePlan], list[LeftOut]]:
         for part in _acquisitions(group, frames):
             verdict = _not_cine(part)
             ordered = None if verdict is not None else order_phases(part)
-            if verdict is not None:
+            if (verdict is not None or ordered is None) and part[0].flow_magnitude:
+                left_out.append(_as_flow(part))
+            elif verdict is not None:
                 left_out.append(LeftOut(*verdict, part))
             elif ordered is None:
                 left_out.append(LeftOut(OmissionReason.NOT_CINE, without_order(part), part))
             else:
-                candidates.append(_Candidate(ordered, declared_phases(part), cine_kind(part[0].acquisition)))
+                candidates.append(_Candidate(ordered, declared_phases(part), cine_kind(part[0])))
         if candidates:
             places.append((along, candidates))
 
     places, of_other_kinds = _of_one_kind(places)
     left_out += of_other_kinds
-    norm = _Norm.of([candidate for _, candidates in places for candidate in candidates])
+    found = [candidate for _, candidates in places for candidate in candidates]
+    norm = _Norm.of([one for one in found if one.kind is not CineKind.FLOW_MAGNITUDE] or found)
     slices: list[SlicePlan] = []
     for along, candidates in places:
         plans = [(_assess(along, candidate, norm), candidate) for candidate in candidates]
@@ -185,11 +202,12 @@ def plan_slices(group: ParallelGroup) -> tuple[list[SlicePlan], list[LeftOut]]:
 
 
 def _acquisitions(group: ParallelGroup, frames: Sequence[FrameHeader]) -> list[tuple[FrameHeader, ...]]:
-    """Acquisitions at one position: never across grids."""
-    if len(group.grids) == 1:
-        return acquisitions(_canonical(frames))
-    here = {frame.key for frame in frames}
-    parts = [[frame for frame in grid if frame.key in here] for grid in group.grids]
+    """Acquisitions at one position: never across grids, never cine together with magnitudes of flow."""
+    grids = [list(frames)]
+    if len(group.grids) > 1:
+        here = {frame.key for frame in frames}
+        grids = [[frame for frame in grid if frame.key in here] for grid in group.grids]
+    parts = [[frame for frame in grid if frame.flow_magnitude is flow] for grid in grids for flow in (False, True)]
     return [found for part in parts if part for found in acquisitions(_canonical(part))]
 
 
@@ -202,7 +220,34 @@ def _of_one_kind(places: Sequence[_Place]) -> tuple[list[_Place], list[LeftOut]]
     """Keep the acquisitions of one kind, the best that covers nearly all positions, else the one that covers most.
 
     Acquisitions whose kind the headers do not tell go with either, but only where no acquisition of the kind lies.
+    Magnitudes with phase images count for nothing here, and go with the cine of the sequence that they are of.
     """
+    flow = [
+        (along, [each for each in candidates if each.kind is CineKind.FLOW_MAGNITUDE]) for along, candidates in places
+    ]
+    cine = [
+        (along, [each for each in candidates if each.kind is not CineKind.FLOW_MAGNITUDE])
+        for along, candidates in places
+    ]
+    kept, left_out = _of_one_cine_kind([(along, candidates) for along, candidates in cine if candidates])
+    if not any(candidates for _, candidates in flow):
+        return kept, left_out
+    used = dict(kept)
+    # By itself such a magnitude is a cine only when it is balanced: flow is acquired spoiled.
+    kinds = {each.kind for candidates in used.values() for each in candidates} or {CineKind.BALANCED}
+    places = []
+    for (along, magnitudes), (_, others) in zip(flow, cine, strict=True):
+        alike = [each for each in magnitudes if each.sequence in kinds]
+        # Where the only cine is of a kind that this stack is not made of, that is what is told.
+        if any(each.kind is not CineKind.DOUBTFUL for each in others) and along not in used:
+            alike = []
+        left_out += [_of_another_kind(each) for each in magnitudes if all(each is not one for one in alike)]
+        if together := [*used.get(along, ()), *alike]:
+            places.append((along, together))
+    return places, left_out
+
+
+def _of_one_cine_kind(places: Sequence[_Place]) -> tuple[list[_Place], list[LeftOut]]:
     found = {candidate.kind for _, candidates in places for candidate in candidates}
     if len(found) < 2:
         return list(places), []
@@ -240,6 +285,8 @@ def _of_one_kind(places: Sequence[_Place]) -> tuple[list[_Place], list[LeftOut]]
 
 def _of_another_kind(candidate: _Candidate) -> LeftOut:
     frames = candidate.ordered.frames
+    if frames[0].flow_magnitude:
+        return _as_flow(frames)
     described = described_otherwise(frames[0].acquisition)
     if described is not None:
         return LeftOut(described, f"Its description says {described}, and a cine of these slices is there.", frames)
@@ -248,6 +295,16 @@ def _of_another_kind(candidate: _Candidate) -> LeftOut:
         "It was acquired by another kind of sequence than the cine that was used for its stack.",
         frames,
     )
+
+
+def _as_flow(frames: tuple[FrameHeader, ...]) -> LeftOut:
+    detail = "Phase images of flow were acquired with it: it is their magnitude."
+    return LeftOut(OmissionReason.FLOW, detail, frames)
+
+
+def flow_magnitude(plan: StackPlan) -> bool:
+    """Tell whether a stack has no slice but magnitudes with phase images."""
+    return all(part.frames[0].flow_magnitude for part in plan.slices)
 
 
 def _canonical(frames: Sequence[FrameHeader]) -> list[FrameHeader]:
@@ -386,7 +443,7 @@ def rank(plan: SlicePlan) -> tuple[CineKind, bool, bool, float, int, int, str]:
     """The kind first, then complete, then distortion corrected, then the latest."""
     latest = max((frame.acquired_s or frame.created_s or 0.0) for frame in plan.frames)
     return (
-        cine_kind(plan.frames[0].acquisition),
+        cine_kind(plan.frames[0]),
         plan.missing is None,
         distortion_corrected(plan.frames),
         latest,
@@ -398,7 +455,9 @@ def rank(plan: SlicePlan) -> tuple[CineKind, bool, bool, float, int, int, str]:
 
 def not_chosen(frames: tuple[FrameHeader, ...], chosen: Sequence[FrameHeader]) -> LeftOut:
     """How to report frames in favour of which others at the same position were chosen."""
-    if cine_kind(frames[0].acquisition) < cine_kind(chosen[0].acquisition):
+    if frames[0].flow_magnitude and not chosen[0].flow_magnitude:
+        return _as_flow(frames)
+    if cine_kind(frames[0]) < cine_kind(chosen[0]):
         return LeftOut(
             OmissionReason.OTHER_SEQUENCE,
             "A cine of a better suited sequence (balanced rather than spoiled) was used for this slice.",
@@ -408,6 +467,14 @@ def not_chosen(frames: tuple[FrameHeader, ...], chosen: Sequence[FrameHeader]) -
         return LeftOut(
             OmissionReason.DUPLICATE,
             "Another reconstruction of the same slice was used (distortion corrected, complete or later).",
+            frames,
+        )
+    together = {frame.origin.series_instance_uid for frame in (*frames, *chosen)}
+    times = {frame.trigger_time_ms for frame in chosen}
+    if len(together) == 1 and None not in times and all(frame.trigger_time_ms in times for frame in frames):
+        return LeftOut(
+            OmissionReason.REPEATED_ACQUISITION,
+            "Other images of its series with the same trigger times were used; nothing tells them from a repeat.",
             frames,
         )
     return LeftOut(
@@ -425,7 +492,15 @@ def _of_one_prescription(group: ParallelGroup, slices: Sequence[SlicePlan]) -> t
     by_grid: dict[int, list[SlicePlan]] = {}
     for plan in slices:
         by_grid.setdefault(grid_of[plan.frames[0].key], []).append(plan)
-    main = max(by_grid.values(), key=lambda plans: (len(plans), max(rank(plan) for plan in plans)))
+    # A grid of nothing but magnitudes with phase images leads only when there is no other.
+    main = max(
+        by_grid.values(),
+        key=lambda plans: (
+            any(not plan.frames[0].flow_magnitude for plan in plans),
+            len(plans),
+            max(rank(plan) for plan in plans),
+        ),
+    )
     places = np.array([plan.along for plan in main])
     if len(places) < 3:
         return list(slices), []

@@ -75,9 +75,9 @@ class Element(NamedTuple):
     """Whether its items are in implicit VR."""
 
     @property
-    def delimiter(self) -> bool:
-        """Whether it is a delimiter that stands where an element belongs, and means nothing."""
-        return self.tag in _DELIMITERS
+    def stray(self) -> bool:
+        """Whether it is a delimiter or an item that stands where an element belongs, and means nothing."""
+        return self.tag >> 16 == 0xFFFE
 
 
 def padding(view: memoryview, offset: int, last: int) -> bool:
@@ -125,6 +125,8 @@ def element_at(view: memoryview, offset: int, end: int, implicit: bool, depth: i
     if tag >> 16 == 0xFFFE:
         if depth == 0 and tag in _DELIMITERS and not any(view[offset + 4 : offset + 8]):
             return Element(tag, None, offset + 8, 0, offset + 8, False, False)
+        if depth == 0 and tag == _ITEM:
+            return _stray_item(view, offset, end, implicit)
         raise StructureError(f"({group:04X},{number:04X}) at byte {offset}, outside a sequence")
     value = offset + 8
     if implicit:
@@ -161,6 +163,18 @@ def element_at(view: memoryview, offset: int, end: int, implicit: bool, depth: i
         return _encapsulated(view, tag, vr, value, end, inner)
     last = _items(view, value, end, inner, depth + 1)
     return Element(tag, vr, value, last - value, last + 8, True, inner)
+
+
+def _stray_item(view: memoryview, offset: int, end: int, implicit: bool) -> Element:
+    """An item outside a sequence, of defined length, that holds whole elements: no fragment of pixel data."""
+    _, _, length = _implicit_header(view, offset)
+    start, last = offset + 8, offset + 8 + length
+    if length == _UNDEFINED or last > end:
+        raise StructureError(f"(FFFE,E000) at byte {offset}, outside a sequence")
+    place = start
+    while place < last:
+        place = element_at(view, place, last, implicit, 1).end
+    return Element(_ITEM, None, start, length, last, False, implicit)
 
 
 def _odd_element(view: memoryview, offset: int, end: int, depth: int) -> Element:
@@ -368,7 +382,7 @@ def _mended(view: memoryview, offset: int, end: int, implicit: bool, depth: int)
             return
         element = element_at(view, offset, end, implicit, depth)
         start, offset, last = offset, element.end, element.tag
-        if element.delimiter or (element.tag == _CHARACTER_SET and not _text(view, element)):
+        if element.stray or (element.tag == _CHARACTER_SET and not _text(view, element)):
             continue
         tag = struct.pack("<HH", element.tag >> 16, element.tag & 0xFFFF)
         content = view[element.value : element.value + element.length]

@@ -12,7 +12,7 @@ from pipelines.cine.assemble import assemble
 from pipelines.cine.files import dicom_files, files_by_study
 from pipelines.cine.stack import CineStudy
 
-__all__ = ["LabelTableError", "LabelledStudy", "StudyLabel", "labelled_studies", "read_labels"]
+__all__ = ["LabelTableError", "LabelledStudy", "StudyLabel", "files_of_studies", "labelled_studies", "read_labels"]
 
 STUDY = "study"
 """Column that names a study: its StudyInstanceUID, or the folder below the given one that holds it."""
@@ -100,7 +100,22 @@ def labelled_studies(folder: Path, names: Collection[str]) -> Iterator[LabelledS
     Raises
     ------
     LabelTableError
-        The table names a study that is not there: it would silently train on fewer.
+        See :func:`files_of_studies`.
+    """
+    for name, (uid, paths) in files_of_studies(folder, names).items():
+        study = next((one for one in assemble(paths) if one.context.study_instance_uid == uid), None)
+        if study is not None:
+            yield LabelledStudy(name, study)
+
+
+def files_of_studies(folder: Path, names: Collection[str]) -> dict[str, tuple[str, list[Path]]]:
+    """StudyInstanceUID and files of each study that a table names, in the order of their names.
+
+    Raises
+    ------
+    LabelTableError
+        The table names a study that is not there: it would silently train on fewer. It names one twice, or a folder of
+        several.
     """
     by_study = files_by_study(dicom_files(folder))
     by_study.pop("", None)
@@ -116,9 +131,4 @@ def labelled_studies(folder: Path, names: Collection[str]) -> Iterator[LabelledS
     absent = sorted(set(names) - found.keys())
     if absent:
         raise LabelTableError(f"{len(absent)} studies of the table are not there, such as {absent[0]}")
-    for name in sorted(found):
-        study = next(
-            (one for one in assemble(by_study[found[name]]) if one.context.study_instance_uid == found[name]), None
-        )
-        if study is not None:
-            yield LabelledStudy(name, study)
+    return {name: (found[name], by_study[found[name]]) for name in sorted(found)}

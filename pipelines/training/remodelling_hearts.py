@@ -40,7 +40,7 @@ from pipelines.remodelling.volume import DEPTH, KEYFRAMES, WIDE, to_depth
 from pipelines.study import analyse_study
 from pipelines.training.heart_clips import SIZE as CLIP_SIZE
 from pipelines.training.heart_clips import HeartClips, Population, clip_recipe, read_clips
-from pipelines.training.labelled_studies import StudyLabel, labelled_studies, read_labels
+from pipelines.training.labelled_studies import StudyLabel, files_of_studies, labelled_studies, read_labels
 from pipelines.ventricular_function.steps import ShortAxis
 
 __all__ = [
@@ -374,7 +374,7 @@ def hearts_of_studies(
         CSV with the columns ``study`` (StudyInstanceUID or folder) and ``remodelling`` (1 or 0) and, where late
         enhancement was done, ``infarct_percent``: infarct size, % of the muscle.
     folder : Path
-        Keeps each heart once measured; made when absent.
+        Keeps each heart once measured, by StudyInstanceUID; made when absent. Sites may share it.
 
     Returns
     -------
@@ -388,7 +388,8 @@ def hearts_of_studies(
     """
     folder.mkdir(parents=True, exist_ok=True)
     labels = read_labels(table, "remodelling", "infarct_percent")
-    kept = {name: _kept_study(folder, name) for name in labels}
+    # What a table calls a study, another site's may call another one: only its UID identifies it.
+    kept = {name: _kept_study(folder, uid) for name, (uid, _) in files_of_studies(studies, labels).items()}
     pending = [name for name, path in kept.items() if not path.is_file()]
     declined = dict.fromkeys(pending, "Its files hold no cine.")
     for done, each in enumerate(labelled_studies(studies, pending) if pending else (), len(labels) - len(pending) + 1):
@@ -405,9 +406,9 @@ def hearts_of_studies(
     return hearts, declined
 
 
-def _kept_study(folder: Path, name: str) -> Path:
-    """File of a study; its name is hashed, since it goes into the card as the name of a training case."""
-    return folder / f"remodelling-v{VERSION}-study-{hashlib.sha256(name.encode()).hexdigest()[:16]}.npz"
+def _kept_study(folder: Path, study_instance_uid: str) -> Path:
+    """File of a study; its UID is hashed, since it goes into the card as the name of a training case."""
+    return folder / f"remodelling-v{VERSION}-study-{hashlib.sha256(study_instance_uid.encode()).hexdigest()[:16]}.npz"
 
 
 def _with_label(heart: RemodellingHeart, label: StudyLabel) -> RemodellingHeart:

@@ -133,6 +133,78 @@ def test_a_strong_attribute_that_instance_number_denies_is_held_against_the_pixe
         assert not study.omissions
 
 
+def equal_pairs(every: int) -> list[float]:
+    """Trigger times of which one in ``every`` is that of the frame before."""
+    return [40.0 * (phase - (phase % every == every - 1)) for phase in range(PHASES)]
+
+
+@pytest.mark.parametrize("every", [2, 3, 20])
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("attribute", ["InstanceNumber", "ContentTime", "AcquisitionTime"])
+def test_frames_of_equal_trigger_times_are_all_used_where_another_attribute_counts_on(
+    attribute, declared, every
+) -> None:
+    images = hearts()
+    times = equal_pairs(every)
+    ordered_by(images, attribute, list(range(PHASES)))
+    for number, ds in enumerate(images):
+        ds.TriggerTime = f"{times[number % PHASES]:.1f}"
+        if not declared:
+            ds.CardiacNumberOfImages = None
+    study = assembled(images)
+    assert study.short_axis is not None
+    np.testing.assert_array_equal(study.short_axis.pixels, TRUE)
+    assert not study.omissions
+
+
+def test_of_equal_trigger_times_the_attribute_that_goes_with_them_decides() -> None:
+    images = hearts()
+    times = equal_pairs(2)
+    for number, ds in enumerate(images):
+        phase = number % PHASES
+        ds.TriggerTime = f"{times[phase]:.1f}"
+        ds.ContentTime = moment(phase * 7 % PHASES)
+        ds.InstanceNumber = number + 1
+    study = assembled(images)
+    assert study.short_axis is not None
+    np.testing.assert_array_equal(study.short_axis.pixels, TRUE)
+
+
+def test_equal_trigger_times_that_nothing_tells_apart_are_not_called_another_acquisition() -> None:
+    images = hearts()
+    times = equal_pairs(2)
+    for number, ds in enumerate(images):
+        ds.TriggerTime = f"{times[number % PHASES]:.1f}"
+        del ds.InstanceNumber
+    study = assembled(images)
+    assert study.short_axis is not None
+    assert study.short_axis.phases == PHASES // 2
+    (entry,) = study.omissions
+    assert len(entry.sop_instance_uids) == 50
+    assert entry.detail.startswith("Other images of its series with the same trigger times")
+
+
+@pytest.mark.parametrize("numbered", ["one after the other", "by turns"])
+def test_a_repeat_within_a_series_is_still_a_repeat(numbered: str) -> None:
+    """By turns only where the number of phases is stated: the images of both may be too much alike."""
+    images = hearts()
+    again = hearts()
+    for number, (first, second) in enumerate(zip(images, again, strict=True)):
+        place = number % PHASES
+        second.SOPInstanceUID = first.SOPInstanceUID + ".2"
+        by_turns = numbered == "by turns"
+        first.InstanceNumber = 2 * place + 1 if by_turns else place + 1
+        second.InstanceNumber = 2 * place + 2 if by_turns else PHASES + place + 1
+        for ds in (first, second):
+            ds.CardiacNumberOfImages = PHASES if by_turns else None
+    study = assembled(images + again)
+    assert study.short_axis is not None
+    assert study.short_axis.phases == PHASES
+    (entry,) = study.omissions
+    assert entry.reason is OmissionReason.REPEATED_ACQUISITION
+    assert len(entry.sop_instance_uids) == 100
+
+
 def test_one_slice_in_another_order_is_left_out_alone() -> None:
     ranks = list(range(PHASES)) * 5
     ranks[80:] = [(phase * 7) % PHASES for phase in range(PHASES)]

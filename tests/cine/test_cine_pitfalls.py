@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import numpy as np
@@ -560,6 +561,78 @@ def test_own_output_by_contributing_equipment() -> None:
     equipment.Manufacturer, equipment.ManufacturerModelName = "Somebody", "dicom-node"
     derived = edit(view(0, series=5), ContributingEquipmentSequence=Sequence([equipment]))
     assert reasons(assembled(stack() + derived)) == {OmissionReason.OWN_OUTPUT}
+
+
+def phase_of(images: list[Dataset], image_type: tuple[str, ...] = ("ORIGINAL", "PRIMARY", "P", "ND")) -> list[Dataset]:
+    """Phase images that were acquired with ``images``."""
+    return edit(
+        copy.deepcopy(images),
+        SOPInstanceUID=lambda ds: ds.SOPInstanceUID + ".7",
+        SeriesInstanceUID=lambda ds: ds.SeriesInstanceUID + ".7",
+        ImageType=list(image_type),
+        PixelData=np.random.default_rng(1).integers(0, 4096, 34 * 36).astype(np.uint16).tobytes(),
+    )
+
+
+SPOILED = {"SequenceVariant": "SP", "FlipAngle": 15}
+BALANCED = {"SequenceVariant": "SS", "FlipAngle": 60}
+
+
+def of_slice(images: list[Dataset], index: int) -> list[Dataset]:
+    return [ds for ds in images if int(np.frombuffer(ds.PixelData, np.uint16)[-1] - 10) // 40 == index]
+
+
+@pytest.mark.parametrize("slices", [(2,), (0, 1, 2, 3, 4)])
+def test_a_balanced_cine_of_which_phase_images_were_kept_is_cine(slices) -> None:
+    images = edit(stack(slices=5), **BALANCED)
+    phase = [ds for index in slices for ds in phase_of(of_slice(images, index))]
+    study = assembled(images + phase)
+    assert study.short_axis is not None
+    np.testing.assert_array_equal(mean_values(study.short_axis.pixels), expected_values(20, 5))
+    assert reasons(study) == {OmissionReason.FLOW}
+    assert left_out(study, OmissionReason.FLOW) == len(phase)
+
+
+@pytest.mark.parametrize("kind", [BALANCED, SPOILED], ids=["balanced", "spoiled"])
+@pytest.mark.parametrize(
+    "image_type",
+    ["P", "PHASE", "PHASE MAP", "PHASE_MAP", "PHASE CONTRAST", "PHASE_CONTRAST", "PhaseContrast", "VELOCITY-MAP"],
+)
+def test_a_magnitude_with_phase_images_is_never_preferred_to_a_cine(image_type, kind) -> None:
+    cine = edit(stack(slices=5, series=lambda s: 10 + s), **BALANCED)
+    magnitude = [frame(slice_index=2, phase=t, series=40, acquisition=9, instance=200 + t) for t in range(20)]
+    edit(magnitude, **kind)
+    for ds in magnitude:
+        ds.PixelData = (np.frombuffer(ds.PixelData, np.uint16) + 500).tobytes()
+    study = assembled(cine + magnitude + phase_of(magnitude, ("ORIGINAL", "PRIMARY", image_type)))
+    assert study.short_axis is not None
+    np.testing.assert_array_equal(mean_values(study.short_axis.pixels), expected_values(20, 5))
+    assert reasons(study) == {OmissionReason.FLOW}
+    assert left_out(study, OmissionReason.FLOW) == 40
+
+
+def test_a_spoiled_magnitude_with_phase_images_stays_flow() -> None:
+    cine = edit(stack(slices=5), **BALANCED)
+    aorta = edit(view(30, series=40), **SPOILED)
+    beside = [frame(slice_index=5, phase=t, along=30.0, series=41, instance=300 + t) for t in range(20)]
+    edit(beside, **SPOILED)
+    study = assembled(cine + aorta + beside + phase_of(aorta + beside))
+    assert [found.view for found in study.stacks] == [View.SAX]
+    assert study.stacks[0].slices == 5
+    assert reasons(study) == {OmissionReason.FLOW}
+
+
+def test_the_bigger_stack_is_not_measured_when_it_is_the_magnitude_of_flow() -> None:
+    cine = edit(stack(slices=5), **BALANCED)
+    flow = edit(
+        stack(slices=8, series=40),
+        **BALANCED,
+        FrameOfReferenceUID="1.2.3.4",
+        SOPInstanceUID=lambda ds: ds.SOPInstanceUID + ".40",
+    )
+    study = assembled(cine + flow + phase_of(flow))
+    assert study.short_axis is not None
+    assert study.short_axis.slices == 5
 
 
 @pytest.mark.parametrize("description", ["SA perf rest", "localizer", "PSIR", "t1map", "flow", "real time"])

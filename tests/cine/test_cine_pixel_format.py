@@ -25,6 +25,7 @@ from pydicom.uid import (
 )
 
 from pipelines.cine.pixels import UndecodableError, check_frame, decode_frame
+from pipelines.segmentation.grid import intensity_window
 
 PIXELS = ROWS * COLUMNS
 
@@ -271,3 +272,65 @@ def test_a_rescale_that_cannot_be_read_is_declined_and_one_with_a_comma_is_read(
         else:
             with pytest.raises(UndecodableError, match=keyword):
                 decode_frame(ds, None)
+
+
+@st.composite
+def paddings(draw: st.DrawFn) -> tuple[tuple[int, int, int, bool], int, int | None]:
+    """A format of 16 bits, PixelPaddingValue as it is in the cell, and PixelPaddingRangeLimit."""
+    signed = draw(st.booleans())
+    stored = draw(st.integers(11, 16))
+    below, above = (-2000, 30000) if signed else (0, 65535)
+    value = draw(st.sampled_from([below, above]))
+    limit = draw(st.sampled_from([None, value, value + (9 if value == below else -9)]))
+    return (16, stored, stored - 1, signed), value, limit
+
+
+@given(
+    paddings(), st.booleans(), st.integers(0, 1000), st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+)
+@settings(max_examples=80, deadline=None)
+def test_padding_is_as_dark_as_the_darkest_of_the_image(padding, inverted, seed, syntax) -> None:
+    form, value, limit = padding
+    image = blobs(900, seed) + 20
+    padded = np.zeros(image.shape, dtype=bool)
+    padded[:8] = padded[:, -5:] = True
+    cells = np.where(padded, value, image)
+    if limit is not None:
+        cells[:3] = limit
+    ds = holding(cells.astype(np.int64).astype("<u2"), form, syntax)
+    if inverted:
+        ds.PhotometricInterpretation = "MONOCHROME1"
+    ds.RescaleSlope, ds.RescaleIntercept = 2, 7
+    plain = decode_frame(ds, None)
+    vr = "SS" if form[3] else "US"
+    ds.add_new("PixelPaddingValue", vr, value)
+    if limit is not None:
+        ds.add_new("PixelPaddingRangeLimit", vr, limit)
+    buffer = io.BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    decoded = decode_frame(pydicom.dcmread(io.BytesIO(buffer.getvalue())), None)
+    np.testing.assert_array_equal(decoded[~padded], plain[~padded])
+    assert set(decoded[padded]) == {decoded[~padded].min()}
+
+
+@pytest.mark.parametrize(("value", "limit"), [(500, None), (0, 4095), (64, 700), (4000, None)])
+def test_padding_that_is_none_changes_nothing(value: int, limit: int | None) -> None:
+    """Among the values of the image, all of it, or nowhere."""
+    ds = holding((blobs(900, 3) + 20).astype("<u2"), (16, 12, 11, False))
+    plain = decode_frame(ds, None)
+    ds.PixelPaddingValue = value
+    if limit is not None:
+        ds.PixelPaddingRangeLimit = limit
+    np.testing.assert_array_equal(decode_frame(ds, None), plain)
+
+
+def test_padding_moves_no_window() -> None:
+    """The corners that distortion correction leaves empty."""
+    image = blobs(900, 5) + 20
+    corner = np.add.outer(np.arange(ROWS), np.arange(COLUMNS)) < 16
+    form = (16, 16, 15, True)
+    ds = holding(np.where(corner, -2000, image).astype("<i2").view("<u2"), form)
+    true = intensity_window(decode_frame(holding(np.where(corner, 20, image).astype("<u2"), form), None))
+    assert intensity_window(decode_frame(ds, None))[0] < true[0] - 1000
+    ds.PixelPaddingValue = -2000
+    assert intensity_window(decode_frame(ds, None)) == pytest.approx(true)

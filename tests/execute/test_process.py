@@ -19,6 +19,7 @@ from dicom_node.errors import ProcessingFailureError
 from dicom_node.execute import process
 from dicom_node.execute.process import ProcessedStudy, process_study
 from dicom_node.results.circumstances import Circumstances
+from dicom_node.results.content import Predecessor
 from dicom_node.results.encode import EncodedStudy, encode_study
 from dicom_node.results.gate import check
 from dicom_node.results.problems import GateCheck, Problem, in_short
@@ -82,6 +83,22 @@ def test_a_declined_package_has_its_verdict_and_another_identity_for_another_rea
     assert verdict.sentences == ("The study holds no short-axis cine stack.",)
     assert verdict.key_numbers == ()
     assert [one.content for one in processed(paths).objects] == [one.content for one in done.objects]
+
+
+def test_a_package_that_runs_again_makes_the_same_objects_whatever_was_made_in_between(tmp_path: Path) -> None:
+    """What a run in between had made was named as a predecessor, in an object that had been delivered before."""
+    paths = write_cine(tmp_path, phases=12, slices=2, size=32).paths
+    done = processed(paths)
+    report = done.objects[0]
+    own, between = (
+        Predecessor(STUDY_UID, series, report.sop_class_uid, uid)
+        for series, uid in ((report.series_instance_uid, report.sop_instance_uid), ("2.25.7", "2.25.8"))
+    )
+    again = processed(paths, predecessors=[own, between])
+    assert [one.content for one in again.objects] == [one.content for one in done.objects]
+    after = processed(paths, predecessors=[between, own])
+    (study,) = dcmread(io.BytesIO(after.objects[0].content)).PredecessorDocumentsSequence
+    assert study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "2.25.8"
 
 
 def _refused(reason: RefusalReason, sentence: str) -> Findings:

@@ -26,10 +26,10 @@ from dicom_node.results.numbers import ReportedNumber, numbers_record
 from storage.closing import FRONT_PAGE
 from storage.files import InstanceFiles
 from storage.identity import bind
-from storage.jobs import complete_job, create_jobs, study_contents
+from storage.jobs import complete_job, create_jobs, requeue_job, study_contents
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import delivery_overviews
-from storage.schema import JobRow, Verdict
+from storage.schema import JobRow, JobState, Verdict
 
 PEER = Peer(ae_title="PACS", host="127.0.0.1", port=1, may=frozenset({"receive"}))
 
@@ -55,6 +55,49 @@ def measured(ledger: Ledger, worker: Worker, study: str, ef: float) -> JobRow:
         return session.scalars(
             select(JobRow).where(JobRow.package == FRONT_PAGE).order_by(JobRow.id.desc()).limit(1)
         ).one()
+
+
+def test_a_front_page_of_several_destinations_that_an_operator_runs_again_is_the_same(tmp_path: Path) -> None:
+    """It named its own manifest as its predecessor, and ended as a conflict with itself."""
+    profiles = {name: DestinationProfile(peer="pacs") for name in ("pacs", "archive")}
+    node = configuration(
+        tmp_path,
+        peers={"scanner": Peer(ae_title=SCANNER), "pacs": PEER},
+        routes={"cine": Route(destinations=tuple(profiles))},
+        execution=ExecutionSettings(background_slots=0),
+        results=ResultSettings(destinations=profiles),
+    )
+    study, paths = examination(tmp_path, "now", "20260301", "P-1")
+    with receiver_thread(node) as receiver:
+        here = Peer(ae_title="NODE", host="127.0.0.1", port=receiver.port)
+        assert all(one.error is None for one in send_files(paths, here, ScuSettings(SCANNER)))
+    ledger = open_ledger(node.storage.database)
+    files = InstanceFiles(node.storage.directory)
+    bind(ledger, files, now=utc_now())
+    worker = Worker(ledger, files, node, "w", lanes(node.execution)[0], never)  # type: ignore[arg-type]
+    try:
+        series = tuple(one.series_instance_uid for one in study_contents(ledger, study).series)
+        assert create_jobs(ledger, study_contents(ledger, study), [route(series=series)], reason="test", now=utc_now())
+        outcome = replace(DELIVERED, summary={"withheld": {"archive": "It is not of this manufacturer."}})
+        assert complete_job(ledger, claim(ledger, at=utc_now()), [], outcome, now=utc_now())
+        assert worker.work_once()
+        delivered = {(one.sop_instance_uid, one.destination) for one in delivery_overviews(ledger)}
+        assert {destination for _, destination in delivered} == set(profiles)
+        for _ in range(2):
+            with ledger.reading() as session:
+                job = session.scalars(select(JobRow).where(JobRow.package == FRONT_PAGE)).one().id
+            requeue_job(ledger, job, now=utc_now())
+            assert worker.work_once()
+            with ledger.reading() as session:
+                row = session.scalars(select(JobRow).where(JobRow.package == FRONT_PAGE)).one()
+                assert (row.state, row.error) == (JobState.SUCCEEDED, None)
+            assert {(one.sop_instance_uid, one.destination) for one in delivery_overviews(ledger)} == delivered
+    finally:
+        ledger.close()
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("only closing jobs are run here")
 
 
 def test_the_front_page_compares_with_the_last_examination_and_goes_to_the_report_system(tmp_path: Path) -> None:
@@ -83,9 +126,6 @@ def test_the_front_page_compares_with_the_last_examination_and_goes_to_the_repor
     ledger = open_ledger(node.storage.database)
     files = InstanceFiles(node.storage.directory)
     bind(ledger, files, now=utc_now())
-
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("only closing jobs are run here")
 
     worker = Worker(ledger, files, node, "w", lanes(node.execution)[0], never)  # type: ignore[arg-type]
     try:

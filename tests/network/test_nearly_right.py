@@ -224,6 +224,55 @@ def test_a_stray_delimiter_between_elements(tmp_path: Path, number: int) -> None
     read_alike(whole, tmp_path)
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("content", ["", "elements"])
+@pytest.mark.parametrize("where", ["between", "end"])
+def test_an_item_outside_a_sequence_is_passed_over(tmp_path: Path, syntax: UID, content: str, where: str) -> None:
+    """pydicom passes over it too; dcmtk stops."""
+    whole = encoded(IMAGE, syntax)
+    inner = (
+        explicit(0x00081155, b"UI", b"1.2\0") if syntax == ExplicitVRLittleEndian else implicit(0x00081155, b"1.2\0")
+    )
+    stray = item(inner if content else b"", True)
+    place = whole.index(tag(0x00280002)) if where == "between" else len(whole)
+    whole = whole[:place] + stray + whole[place:]
+    accepted(whole, syntax)
+    read_alike(whole, tmp_path, syntax)
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [
+        tag(ITEM) + UNDEFINED,
+        tag(ITEM) + struct.pack("<L", 4000),
+        item(b"\xff\xd8\xff\xe0\0\x10JFIF\xff\xd9", True),
+        item(explicit(0x00081155, b"UI", b"1.2\0")[:-2], True),
+    ],
+    ids=["undefined length", "cut short", "a fragment", "part of an element"],
+)
+def test_an_item_outside_a_sequence_that_is_not_whole_is_refused(stray: bytes) -> None:
+    for whole in (before(WHOLE, 0x00280002, stray), WHOLE + stray):
+        with pytest.raises(CannotUnderstandError):
+            read_header(whole, ExplicitVRLittleEndian, IDENTIFYING)
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        explicit(0x00211001, b"LO", b"AB"),
+        explicit(0x00211001, b"LO", b"A" * 40),
+        tag(0x00211001) + b"OB\0\0" + struct.pack("<L", 4) + b"ABCD",
+        tag(0x00211001) + b"SQ\0\0" + UNDEFINED + delimiter(SEQUENCE_END),
+    ],
+)
+def test_an_element_in_explicit_vr_within_implicit_vr_is_refused(element: bytes) -> None:
+    """Neither dcmtk nor pydicom reads what follows it."""
+    whole = encoded(IMAGE, ImplicitVRLittleEndian)
+    place = whole.index(tag(0x00280002))
+    with pytest.raises(CannotUnderstandError, match=r"breaks off in element \(0021,1001\)"):
+        read_header(whole[:place] + element + whole[place:], ImplicitVRLittleEndian, IDENTIFYING)
+
+
 def test_a_standard_element_in_implicit_vr_is_read(tmp_path: Path) -> None:
     explicit = tag(0x00280010) + b"US" + struct.pack("<HH", 2, 16)
     assert WHOLE.count(explicit) == 1

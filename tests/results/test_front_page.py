@@ -143,5 +143,21 @@ def test_a_later_front_page_names_the_one_before(cine: Cine) -> None:
     assert not [one for one in iod_findings(dcmread(io.BytesIO(processed.objects[0].content))) if not one.accepted]
 
 
+def test_a_front_page_that_is_made_again_is_the_same_whatever_was_made_in_between(cine: Cine) -> None:
+    def reports(*several: Processed) -> tuple[Predecessor, ...]:
+        return tuple(
+            Predecessor(STUDY_UID, each.series_instance_uid, each.sop_class_uid, each.sop_instance_uid)
+            for one in several
+            for each in one.objects
+            if each.sop_class_uid in {BasicTextSRStorage, KeyObjectSelectionDocumentStorage}
+        )
+
+    first = made(cine, FUNCTION)
+    between = made(cine, FAILED, predecessors=reports(first))
+    for earlier, runs in ((first, (first,)), (first, (first, between)), (between, (first, between))):
+        again = made(cine, FUNCTION if earlier is first else FAILED, predecessors=reports(*runs))
+        assert [each.content for each in again.objects] == [each.content for each in earlier.objects]
+
+
 def test_a_package_that_is_no_longer_there_is_named_all_the_same() -> None:
     assert verdict_sentences(FAILED.verdict)[0] == "Scar: failed; no results."

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+from pydicom import dcmread
 
 from pipelines.cine.assemble import assemble
 from pipelines.evaluation.remodelling import compare_with_outcomes, evaluate_held_out, predicted
@@ -232,6 +233,22 @@ def test_a_sites_study_is_measured_once_from_its_dicom(tmp_path: Path) -> None:
     assert not {Feature.GLS, Feature.LA_RESERVOIR} & set(found.measured)
     assert {Feature.EJECTION_FRACTION, Feature.GCS, Feature.EDVI} <= set(found.measured)
     table.write_text(f"study,remodelling\n{uid},0\n", encoding="utf-8")
-    (again,), _ = hearts_of_studies(tmp_path / "nowhere", table, tmp_path / "hearts")
+    (again,), _ = hearts_of_studies(studies, table, tmp_path / "hearts")
     assert not again.outcome
     assert again.measured == found.measured
+    assert again.seconds == found.seconds
+    # Another site has a study in a folder of that name.
+    other = tmp_path / "other" / "patient-1"
+    other.mkdir(parents=True)
+    for number, path in enumerate(paths[:2]):
+        image = dcmread(path)
+        image.StudyInstanceUID = "2.25.405"
+        image.save_as(other / f"{number}.dcm")
+    (tmp_path / "site").mkdir()
+    studies.rename(tmp_path / "site" / "patient-1")
+    table.write_text("study,remodelling\npatient-1,1\n", encoding="utf-8")
+    (by_folder,), _ = hearts_of_studies(tmp_path / "site", table, tmp_path / "hearts")
+    assert by_folder.seconds == found.seconds
+    foreign, declined = hearts_of_studies(tmp_path / "other", table, tmp_path / "hearts")
+    assert not foreign
+    assert set(declined) == {"patient-1"}
