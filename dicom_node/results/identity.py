@@ -395,7 +395,8 @@ def _carried(source: Dataset, tag: int | None) -> DataElement | RawDataElement |
         value = bytes(raw.value or b"").rstrip(b" \0")
         value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
         return RawDataElement(BaseTag(tag), vr, len(value), value, 0, False, True)
-    if stated(source, tag) is None:
+    if isinstance(raw, RawDataElement) and raw.value and stated(source, tag) is None:
+        # It cannot be read. What is empty is carried as such.
         return None
     element = source[tag]
     return DataElement(element.tag, element.VR, element.value, already_converted=True)

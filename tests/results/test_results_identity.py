@@ -263,3 +263,13 @@ def test_folded_text_is_ascii(text: str) -> None:
 
 def test_folding_keeps_what_is_ascii() -> None:
     assert ascii_text("EF 54 % (53–55), Süd, 8 × 2 mm²") == "EF 54 % (53-55), Sud, 8 x 2 mm2"
+
+
+def test_what_is_empty_in_the_source_is_carried_empty_whether_it_was_converted_yet_or_not() -> None:
+    header = Dataset()
+    header.PatientID = "1"
+    header.PatientWeight = None
+    assert header["PatientWeight"].is_empty
+    carried = {element.tag: element for element in CarriedIdentity.of(header).elements}
+    weight = carried[header["PatientWeight"].tag]
+    assert not weight.value
