@@ -1,4 +1,4 @@
-"""Why an analysis gives no result: recorded in the findings and told to the radiologist, never hidden."""
+"""Refusals and errors of analyses: why there is no result, for the findings and for the radiologist."""
 
 from __future__ import annotations
 

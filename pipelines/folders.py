@@ -1,4 +1,4 @@
-"""The folders of ``pipelines``, on this and every other place of the path, told by a file that they hold."""
+"""Find the folders of ``pipelines``, in every place of the path, that hold a given file."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ SAMPLES_MAX, STEPS_MAX = 64, 64
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Samples and steps.
+    """Number of samples of a generative analysis, and of steps of each.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Where state lives: the ledger (a database) and the instance files.
+"""Storage of the node's state: the ledger (a database) and the instance files.
 
 This package imports neither ``pipelines`` nor ``dicom_node``.
 """

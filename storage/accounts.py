@@ -78,7 +78,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class ConsoleSession:
-    """One log-in that holds."""
+    """One console session that is valid."""
 
     account: Account
     digest: str
@@ -137,7 +137,7 @@ def account_named(ledger: Ledger, name: str) -> Account | None:
 
 
 def has_administrator(ledger: Ledger) -> bool:
-    """Whether anybody could let others in."""
+    """Whether there is an administrator who may log in."""
     with ledger.reading() as session:
         return _administrators(session) > 0
 
@@ -151,7 +151,7 @@ def replace_password_hash(ledger: Ledger, account: Account, password_hash: str) 
 
 
 def admit(ledger: Ledger, *, issuer: str, subject: str, name: str, role: AccountRole, now: dt.datetime) -> Account:
-    """The account of a person whom an identity provider has proven; opened at the first time, its role that of now.
+    """Return the account of a person whom an identity provider proved, created the first time; its role is set anew.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def admit(ledger: Ledger, *, issuer: str, subject: str, name: str, role: Account
 
 
 def enable_account(ledger: Ledger, name: str, *, by: str, now: dt.datetime) -> None:
-    """Let a person in again whom an identity provider proves.
+    """Enable the disabled account of a person whom an identity provider proves.
 
     Raises
     ------
@@ -221,7 +221,7 @@ def change_role(ledger: Ledger, name: str, role: AccountRole, *, by: str, now: d
 
 
 def disable_account(ledger: Ledger, name: str, *, by: str, now: dt.datetime) -> None:
-    """Let a person in no more, and end the sessions; an invitation to the same name opens the account again.
+    """Disable an account and end its sessions; an invitation to the same name opens the account again.
 
     One that an identity provider proves is let in again by :func:`enable_account`.
 
@@ -307,7 +307,7 @@ def redeem_invitation(ledger: Ledger, digest: str, *, name: str, password_hash: 
 
 
 def open_session(ledger: Ledger, account: Account, digest: str, csrf: str, *, now: dt.datetime) -> None:
-    """A person has logged in; failures of the name are forgotten."""
+    """Open a session for a person who has logged in; failures of the name are forgotten."""
     with ledger.transaction() as session:
         session.add(
             ConsoleSessionRow(digest=digest, account_id=account.id, csrf=csrf, began_at=now, seen_at=now, notice=None)
@@ -339,13 +339,13 @@ def session_of(
 
 
 def close_session(ledger: Ledger, digest: str) -> None:
-    """A person has logged out, or a session is over."""
+    """End a session: a person has logged out, or the session is over."""
     with ledger.transaction() as session:
         session.execute(delete(ConsoleSessionRow).where(ConsoleSessionRow.digest == digest))
 
 
 def set_notice(ledger: Ledger, digest: str, notice: str) -> None:
-    """Keep what the next page of a session is to say."""
+    """Keep a notice for the next page of a session."""
     with ledger.transaction() as session:
         row = session.get(ConsoleSessionRow, digest)
         if row is not None:
@@ -353,7 +353,7 @@ def set_notice(ledger: Ledger, digest: str, notice: str) -> None:
 
 
 def take_notice(ledger: Ledger, digest: str) -> str:
-    """What this page is to say, once; empty where there is nothing."""
+    """Take the notice for this page, once; empty where there is none."""
     with ledger.reading() as session:
         if not session.scalar(select(ConsoleSessionRow.notice).where(ConsoleSessionRow.digest == digest)):
             return ""
@@ -366,7 +366,7 @@ def take_notice(ledger: Ledger, digest: str) -> str:
 
 
 def note_log_in_failure(ledger: Ledger, name: str, address: str, *, now: dt.datetime, kept: dt.timedelta) -> None:
-    """A log-in failed; those older than ``kept`` are forgotten."""
+    """Record a failed log-in; those older than ``kept`` are forgotten."""
     with ledger.transaction() as session:
         session.execute(delete(LogInFailureRow).where(LogInFailureRow.at <= now - kept))
         session.add(LogInFailureRow(name_digest=secret_digest(name), address=address[:64], at=now))
@@ -404,7 +404,7 @@ def token_of(ledger: Ledger, digest: str) -> ApiToken | None:
 
 
 def create_token(ledger: Ledger, name: str, digest: str, role: AccountRole, *, by: str, now: dt.datetime) -> None:
-    """Let a program in.
+    """Create the token of a program.
 
     Raises
     ------
@@ -419,7 +419,7 @@ def create_token(ledger: Ledger, name: str, digest: str, role: AccountRole, *, b
 
 
 def revoke_token(ledger: Ledger, name: str, *, by: str, now: dt.datetime) -> None:
-    """Let a program in no more.
+    """Revoke the token of a program.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What radiologists say of results: accepted, rejected, corrected. Nothing is overwritten; the latest counts."""
+"""Radiologists' verdicts on results: accepted, rejected, corrected. Nothing is overwritten; the latest counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits for a time, after the clock was set back.
+"""Make due what waits for a time too far ahead, after the clock was set back.
 
 A clock that was ahead for a while, by an hour or by years, leaves times in the ledger for which everything would then
 wait. No pause is that long: what is further ahead than the longest is made due.

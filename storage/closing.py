@@ -1,4 +1,4 @@
-"""The closing job: what says, when all packages of a study version on a route have ended, what came of each."""
+"""The closing job: made when all packages of a study version on a route have ended, it reports their outcomes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ResultReference:
 
 @dataclass(frozen=True, slots=True)
 class PackageOutcome:
-    """What one package came to."""
+    """Outcome of one package."""
 
     job_id: int
     package: str
@@ -68,7 +68,7 @@ class PackageOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ToldSummary:
-    """What a front page told, as far as the ledger keeps it."""
+    """Content of a front page, as far as the ledger keeps it."""
 
     route: str
     numbers: tuple[Mapping[str, Any], ...]
@@ -77,7 +77,7 @@ class ToldSummary:
 
 
 def told_summary(ledger: Ledger, job_id: int, sop_instance_uid: str) -> ToldSummary:
-    """What a front page told, by the closing job that made it and its SOP Instance UID."""
+    """Content of a front page, by the closing job that made it and its SOP Instance UID."""
     with ledger.reading() as session:
         row = session.scalars(select(JobRow).where(JobRow.id == job_id)).one()
         told = (row.summary or {}).get("told", {}).get(sop_instance_uid, {})
@@ -160,7 +160,7 @@ def reopen_version(session: Session, row: JobRow, now: dt.datetime) -> None:
 
 
 def package_outcomes(ledger: Ledger, job_id: int) -> tuple[PackageOutcome, ...]:
-    """What each package came to that a closing job is to tell, in the order of the route.
+    """Outcome of each package that a closing job is to report, in the order of the route.
 
     The same for as long as the closing job can run: a package that runs again takes the closing job out.
     """

@@ -183,7 +183,7 @@ def _parts(uids: Iterable[str]) -> Iterable[list[str]]:
 def commitment_reported_to(
     ledger: Ledger, transaction_id: int, *, committed: int, failed: int, status: int, now: dt.datetime
 ) -> None:
-    """The peer answered the report: DUE → REPORTED."""
+    """Record that the peer answered the report: DUE → REPORTED."""
     with ledger.transaction() as session:
         row = _locked(session, transaction_id)
         row.state, row.reported_at, row.error = ReportState.REPORTED, now, None
@@ -191,7 +191,7 @@ def commitment_reported_to(
 
 
 def report_elsewhere(ledger: Ledger, transaction_id: int, *, now: dt.datetime) -> None:
-    """The association of the request is gone: the report is due now on one of its own."""
+    """Make a report due now on an association of its own, because that of the request is gone."""
     with ledger.transaction() as session:
         row = _locked(session, transaction_id)
         if row.state is ReportState.DUE:
@@ -201,7 +201,7 @@ def report_elsewhere(ledger: Ledger, transaction_id: int, *, now: dt.datetime) -
 def commitment_unreported(
     ledger: Ledger, transaction_id: int, error: str, retry_at: dt.datetime | None, *, now: dt.datetime
 ) -> None:
-    """An attempt to report failed: DUE until ``retry_at``, or DEAD when that is ``None``."""
+    """Record that an attempt to report failed: DUE until ``retry_at``, or DEAD when that is ``None``."""
     with ledger.transaction() as session:
         row = _locked(session, transaction_id)
         if row.state is not ReportState.DUE:

@@ -212,7 +212,7 @@ def delivery_sent(
     *,
     now: dt.datetime,
 ) -> None:
-    """The destination stored these: SENDING or AWAITING_COMMITMENT → AWAITING_COMMITMENT, or NOT_VERIFIED at once.
+    """Record stored deliveries: SENDING or AWAITING_COMMITMENT → AWAITING_COMMITMENT, or NOT_VERIFIED at once.
 
     Called before the commitment request leaves, so that an answer always finds its transaction.
 
@@ -300,7 +300,7 @@ def commitment_reported(
 
 
 def delivery_confirmed(ledger: Ledger, delivery_ids: Collection[int], *, how: str, now: dt.datetime) -> None:
-    """The destination was found to hold these although no commitment came: AWAITING_COMMITMENT → COMMITTED."""
+    """Record that the destination holds these although no commitment came: AWAITING_COMMITMENT → COMMITTED."""
     with ledger.transaction() as session:
         for row in _locked(session, delivery_ids):
             if row.state is DeliveryState.AWAITING_COMMITMENT:
@@ -308,7 +308,7 @@ def delivery_confirmed(ledger: Ledger, delivery_ids: Collection[int], *, how: st
 
 
 def delivery_unverified(ledger: Ledger, delivery_ids: Collection[int], *, why: str, now: dt.datetime) -> None:
-    """The destination stored these and cannot be asked whether it keeps them: AWAITING_COMMITMENT → NOT_VERIFIED."""
+    """Record that the destination cannot be asked whether it keeps these: AWAITING_COMMITMENT → NOT_VERIFIED."""
     with ledger.transaction() as session:
         for row in _locked(session, delivery_ids):
             if row.state is DeliveryState.AWAITING_COMMITMENT:
@@ -317,7 +317,7 @@ def delivery_unverified(ledger: Ledger, delivery_ids: Collection[int], *, why: s
 
 
 def commitments_postponed(ledger: Ledger, delivery_ids: Collection[int], deadline: dt.datetime) -> None:
-    """The destination cannot be asked now for what it did not commit in time: it is looked for again later."""
+    """Put off asking a destination for what it did not commit in time, until a new deadline."""
     with ledger.transaction() as session:
         for row in _locked(session, delivery_ids):
             if row.state is DeliveryState.AWAITING_COMMITMENT:
@@ -347,7 +347,7 @@ def claim_overdue(ledger: Ledger, destination: str, now: dt.datetime, lease_s: f
 def delivery_failed(
     ledger: Ledger, delivery_id: int, error: str, retry_at: dt.datetime | None, *, now: dt.datetime
 ) -> None:
-    """An attempt failed: SENDING or AWAITING_COMMITMENT → QUEUED until ``retry_at``, or DEAD when that is ``None``."""
+    """Record a failure: SENDING or AWAITING_COMMITMENT → QUEUED until ``retry_at``, or DEAD when that is ``None``."""
     with ledger.transaction() as session:
         for row in _locked(session, (delivery_id,)):
             if row.state in (DeliveryState.SENDING, DeliveryState.AWAITING_COMMITMENT):
@@ -355,7 +355,7 @@ def delivery_failed(
 
 
 def delivery_put_off(ledger: Ledger, delivery_id: int, error: str, retry_at: dt.datetime, *, now: dt.datetime) -> None:
-    """The destination has no room for it at present: SENDING → QUEUED until ``retry_at``; no attempt is counted."""
+    """Put off what a destination has no room for: SENDING → QUEUED until ``retry_at``; no attempt is counted."""
     with ledger.transaction() as session:
         for row in _locked(session, (delivery_id,)):
             if row.state is DeliveryState.SENDING:
@@ -366,7 +366,7 @@ def delivery_put_off(ledger: Ledger, delivery_id: int, error: str, retry_at: dt.
 
 
 def delivery_not_accepted(ledger: Ledger, delivery_id: int, error: str, *, now: dt.datetime) -> None:
-    """The destination does not take objects of this kind: SENDING → NOT_ACCEPTED."""
+    """Record that the destination does not take objects of this kind: SENDING → NOT_ACCEPTED."""
     with ledger.transaction() as session:
         for row in _locked(session, (delivery_id,)):
             if row.state is DeliveryState.SENDING:
@@ -384,7 +384,7 @@ def destination_unreachable(
     retry_at: Callable[[int], dt.datetime],
     now: dt.datetime,
 ) -> None:
-    """The destination cannot be reached: SENDING → QUEUED, and nothing is sent to it before the next attempt.
+    """Record an unreachable destination: SENDING → QUEUED, and nothing is sent to it before the next attempt.
 
     Parameters
     ----------
@@ -407,7 +407,7 @@ def destination_unreachable(
 
 
 def destination_reached(ledger: Ledger, destination: str, *, now: dt.datetime) -> None:
-    """The destination answered: its outage, if it had one, is over."""
+    """Record that the destination answered: its outage, if it had one, is over."""
     with ledger.reading() as session:
         if session.get(OutageRow, destination) is None:
             return
@@ -424,7 +424,7 @@ def requeue_deliveries(
     now: dt.datetime,
     states: Collection[DeliveryState] = (DeliveryState.DEAD,),
 ) -> int:
-    """An operator sends again what ended without being delivered: → QUEUED with all its attempts.
+    """Queue again, for an operator, what ended without being delivered: → QUEUED with all its attempts.
 
     What retention has removed since then cannot be sent again, and stays as it is; so does what a rejection note names.
 
@@ -457,7 +457,7 @@ def dismiss_deliveries(
     now: dt.datetime,
     states: Collection[DeliveryState] = (DeliveryState.DEAD,),
 ) -> int:
-    """An operator gives deliveries up: → DISMISSED; they hold up retention no longer.
+    """Dismiss deliveries that an operator gives up: → DISMISSED; they hold up retention no longer.
 
     Returns
     -------

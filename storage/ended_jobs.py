@@ -1,4 +1,4 @@
-"""Jobs in the order they ended, for those who are to be told."""
+"""Jobs in the order they ended, for notifications."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the analyses came to, job by job, for the figures of a site. No patient data."""
+"""Outcomes of the analyses, job by job, for the figures of a site. No patient data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EndedJob:
 
 
 def ended_jobs(ledger: Ledger, since: dt.datetime, *, limit: int = 20_000) -> tuple[EndedJob, ...]:
-    """What packages came to since, the latest first; of a study that was analysed several times the last counts.
+    """Outcomes of packages since a time, the latest first; of a study analysed several times the last counts.
 
     Studies that retention has forgotten (``storage.history_days``) are not among them.
     """

@@ -48,7 +48,7 @@ KEPT_IN_MEMORY = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file that survives a power cut from now on.
+    """A file that was flushed to the disk and survives a power cut.
 
     Attributes
     ----------
@@ -262,7 +262,7 @@ class InstanceFiles:
             yield path.relative_to(self.root)
 
     def new_name(self) -> str:
-        """Where to write a file that is not whole yet."""
+        """A new path, below the incoming folder, for a file that is not whole yet."""
         return f"{self._where}/{INCOMING}/{uuid.uuid4().hex}"
 
     def place(self, incoming: str | Path, path: str | Path) -> None:

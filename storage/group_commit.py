@@ -74,7 +74,7 @@ class GroupCommit:
             self._connection.close()
 
     def forget(self, association_id: str) -> None:
-        """An association has ended."""
+        """Drop what is remembered of an association that has ended."""
         self._ended.put(association_id)
 
     def _record(self, batch: Sequence[ReceivedInstance]) -> list[Reception]:

@@ -37,14 +37,14 @@ def leave(row: JobRow) -> None:
 
 
 def supersede(session: Session, row: JobRow, now: dt.datetime) -> None:
-    """QUEUED or RUNNING → SUPERSEDED; a worker that has it finds its lease gone."""
+    """Supersede a job: QUEUED or RUNNING → SUPERSEDED; a worker that has it finds its lease gone."""
     leave(row)
     row.state, row.ended_at = JobState.SUPERSEDED, now
     job_event(session, row, "job superseded", now)
 
 
 def requeue(session: Session, row: JobRow, due_at: dt.datetime, now: dt.datetime) -> None:
-    """RUNNING or ended → QUEUED, or SUPERSEDED where the package has a job of a later version."""
+    """Queue a job again: RUNNING or ended → QUEUED, or SUPERSEDED where the package has a job of a later version."""
     leave(row)
     if has_later(session, row):
         # Its results would reach the destinations after those of the whole study.

@@ -152,7 +152,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a job came to.
+    """Outcome of a job.
 
     Attributes
     ----------
@@ -575,7 +575,7 @@ def _present_inputs(row: JobRow) -> Select[str]:
 def complete_job(
     ledger: Ledger, job: Job, results: Sequence[ResultRecord], outcome: Outcome, *, now: dt.datetime
 ) -> bool:
-    """RUNNING → SUCCEEDED, with its verdict, results and their deliveries in the same transaction.
+    """Complete a job: RUNNING → SUCCEEDED, with its verdict, results and their deliveries in the same transaction.
 
     A result that is already recorded, with the same bytes, is not delivered again. When the job was the last of its
     study version and route, the closing job is made.
@@ -663,7 +663,7 @@ def add_result(session: Session, job: JobRow, result: ResultRecord, now: dt.date
 
 
 def fail_job(ledger: Ledger, job: Job, error: str, *, retryable: bool, retry_at: RetryAt, now: dt.datetime) -> bool:
-    """RUNNING → QUEUED until ``retry_at`` while it may be tried again, else FAILED.
+    """Record a failed attempt: RUNNING → QUEUED until ``retry_at`` while it may be tried again, else FAILED.
 
     Parameters
     ----------
@@ -686,7 +686,7 @@ def fail_job(ledger: Ledger, job: Job, error: str, *, retryable: bool, retry_at:
 def release_worker(
     ledger: Ledger, worker: str, error: str, *, counted: bool, now: dt.datetime, retry_at: RetryAt
 ) -> tuple[int, ...]:
-    """A worker stopped or died: its jobs are queued again until ``retry_at``.
+    """Queue again the jobs of a worker that stopped or died; they wait until ``retry_at``.
 
     Parameters
     ----------
@@ -753,7 +753,7 @@ def _release(
 
 
 def requeue_job(ledger: Ledger, job_id: int, *, now: dt.datetime) -> None:
-    """An operator runs a job again: FAILED or SUCCEEDED → QUEUED with all its attempts; no other package runs again.
+    """Queue a job again for an operator: FAILED or SUCCEEDED → QUEUED with all its attempts; no other package runs.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Opening the ledger, and what a transaction of it is."""
+"""Opening the ledger, and its transactions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Reading the ledger: what people ask it. Nothing here changes anything, and nothing it returns holds patient data."""
+"""Overviews of the ledger for people: studies, jobs, deliveries, quarantine, events.
+
+Nothing here changes anything, and nothing it returns holds patient data.
+"""
 
 from __future__ import annotations
 
@@ -166,7 +169,7 @@ class JobOverview:
     deliveries: Mapping[DeliveryState, int]
 
     def is_late(self, now: dt.datetime) -> bool:
-        """Whether it did not end, or did not end in time."""
+        """Whether the job ended after its deadline, or has passed it without an end."""
         if self.state is JobState.SUPERSEDED:
             return False
         return (self.ended_at or now) > self.deadline_at

@@ -1,4 +1,4 @@
-"""Destinations to which somebody lets nothing be sent for a while; what is for them waits and counts no attempt."""
+"""Paused destinations: nothing is sent to them for a while; what is for them waits and counts no attempt."""
 
 from __future__ import annotations
 

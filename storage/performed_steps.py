@@ -63,7 +63,7 @@ class StudySteps:
 
     @property
     def sentence(self) -> str:
-        """For the operator; empty without steps."""
+        """How many steps are in which state, as a sentence for the operator; empty without steps."""
         counts = (
             (self.in_progress, "in progress"),
             (self.completed, "completed"),

@@ -1,4 +1,4 @@
-"""What an operator does with an object that was kept aside: look at it, take it in, or drop it."""
+"""Reading and removing quarantined objects, which an operator may look at, take in, or drop."""
 
 from __future__ import annotations
 

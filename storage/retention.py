@@ -1,4 +1,4 @@
-"""What may leave the disk, and how it leaves without ever taking an acknowledged image along.
+"""Retention: which files may be removed from the disk, and their removal without losing an image still needed.
 
 Two steps. The ledger first lets go of what is no longer needed, file by file; later the sweep removes those files and
 no others. A file that came again in between is young, and the sweep leaves young files alone. A file that the ledger

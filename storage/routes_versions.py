@@ -1,4 +1,4 @@
-"""What section ``routes`` of the configuration was, who wrote it and why: a history, while the file itself rules."""
+"""History of section ``routes`` of the configuration: each text, who wrote it and why; the file itself rules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RoutesVersion:
 
 
 def keep_routes(ledger: Ledger, before: str, text: str, *, by: str, reason: str, now: dt.datetime) -> int:
-    """Keep what is about to be written, and what it takes the place of where nobody has kept that; its number.
+    """Keep the routes about to be written, and those before them where nobody has kept those; returns the number.
 
     Parameters
     ----------

@@ -71,7 +71,7 @@ __all__ = [
 
 
 class JobState(enum.StrEnum):
-    """Where a job is; the last three are final unless an operator requeues it."""
+    """State of a job; the last three are final unless an operator requeues it."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -89,7 +89,7 @@ class JobSlot(enum.StrEnum):
 
 
 class Verdict(enum.StrEnum):
-    """What a job came to."""
+    """Outcome of a job."""
 
     DELIVERED = "delivered"
     DECLINED = "declined"
@@ -100,7 +100,7 @@ class Verdict(enum.StrEnum):
 
 
 class DeliveryState(enum.StrEnum):
-    """Where a delivery is; those after ``AWAITING_COMMITMENT`` are final unless an operator requeues them."""
+    """State of a delivery; those after ``AWAITING_COMMITMENT`` are final unless an operator requeues it."""
 
     QUEUED = "queued"
     SENDING = "sending"
@@ -123,7 +123,7 @@ ENDED = frozenset(
 
 
 class ReportState(enum.StrEnum):
-    """Where the answer to a peer's storage commitment request is; the last two are final unless it is asked again."""
+    """State of the answer to a peer's storage commitment request; the last two are final unless it is asked again."""
 
     DUE = "due"
     REPORTED = "reported"
@@ -474,7 +474,7 @@ class DeliveryRow(Base):
 
 
 class CommitmentRequest(Base):
-    """Every storage commitment ever asked for: an answer that comes after its time-out still counts."""
+    """One storage commitment asked for, kept so that an answer after its time-out still counts."""
 
     __tablename__ = "commitment_request"
 
@@ -510,7 +510,7 @@ class CommitmentTransactionRow(Base):
 
 
 class StudyAttributesRow(Base):
-    """What a query asks of a study, read from one of its files when first asked; patient data, gone with the files."""
+    """Attributes of a study for queries, read from one file when first asked; patient data, removed with the files."""
 
     __tablename__ = "study_attributes"
 

@@ -17,7 +17,7 @@ __all__ = ["KeptComparison", "Segment", "drop_comparison", "kept_comparisons", "
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One AHA segment.
+    """Predicted and acquired late enhancement of one AHA segment.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What each association brought, told once: what the audit trail reads."""
+"""What each association brought, read by the audit trail, which tells each once."""
 
 from __future__ import annotations
 

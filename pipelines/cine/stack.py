@@ -1,4 +1,4 @@
-"""The one currency of the analyses: a stack of cine frames with its geometry and the origin of every frame.
+"""What the analyses work on: stacks of cine frames with their geometry and the origin of every frame.
 
 Coordinates are the DICOM patient coordinate system (PS3.3 C.7.6.2.1.1): LPS, millimetres.
 """

@@ -1,4 +1,4 @@
-"""The numbers that a pattern is told from: volumes, wall and motion at end diastole and end systole."""
+"""Features of the pattern classifier: volumes, wall and motion at end diastole and end systole."""
 
 from __future__ import annotations
 

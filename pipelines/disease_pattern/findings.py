@@ -21,7 +21,7 @@ class Pattern(enum.StrEnum):
 
     @property
     def words(self) -> str:
-        """The pattern within a sentence."""
+        """Name of the pattern, as it stands within a sentence."""
         return _WORDS[self]
 
 
@@ -36,7 +36,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """How one number speaks for the likeliest pattern and against the next.
+    """Contribution of one feature to the likeliest pattern, compared with the next.
 
     Attributes
     ----------

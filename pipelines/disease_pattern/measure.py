@@ -1,4 +1,4 @@
-"""The pattern of one study: its features in, probabilities with their reasons out."""
+"""Classify the disease pattern of one study: probabilities, and what each feature contributed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classifier: a multinomial logistic model of standardised features, as a network so that cards and hashes hold."""
+"""The pattern classifier: a multinomial logistic model of standardised features, as a torch network."""
 
 from __future__ import annotations
 

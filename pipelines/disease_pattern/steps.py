@@ -1,4 +1,7 @@
-"""The step of the package. It imports what computes when it runs: a declaration is read everywhere."""
+"""The analysis step of the disease-pattern package.
+
+It imports what computes when it runs: a declaration is read everywhere.
+"""
 
 from __future__ import annotations
 

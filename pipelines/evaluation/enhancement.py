@@ -93,7 +93,7 @@ class EnhancementCase:
 
 @dataclass(frozen=True, slots=True)
 class EnhancementEvaluation:
-    """What the figures of a set of cases come to."""
+    """Summary figures of a set of cases."""
 
     cases: int
     refused: int
@@ -109,7 +109,7 @@ class EnhancementEvaluation:
     results: tuple[EnhancementCase, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Plain values for JSON."""
         return asdict(self)
 
 
@@ -287,7 +287,7 @@ def phantom_stack(study: PhantomStudy) -> tuple[LateEnhancementStack, NDArray[np
 
 
 def summarise(results: Sequence[EnhancementCase], seen: tuple[str, ...], remark: str) -> EnhancementEvaluation:
-    """Put cases together. A refused case counts with Dice 0 and an extent of 0."""
+    """Summarise the comparisons of a set of cases. A refused case counts with Dice 0 and an extent of 0."""
     holding = {
         name: [
             one.dice[name]

@@ -1,4 +1,4 @@
-"""What synthetic enhancement makes of each fault of the acquisition: the same infarcts without it and with it."""
+"""Effect of each fault of the acquisition on synthetic enhancement: the same infarcts without it and with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the segmentation does as well for one kind of person or scanner as for another."""
+"""Fairness of the segmentation: its accuracy compared between groups of persons and of scanners."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FEWEST = 3
 
 
 class Trait(enum.StrEnum):
-    """What persons and scanners are told apart by."""
+    """Trait by which persons or scanners are grouped."""
 
     DISEASE = "disease"
     SEX = "sex"

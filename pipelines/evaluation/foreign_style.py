@@ -120,7 +120,7 @@ def _equalised(images: Array, spacing: tuple[float, float]) -> Array:
 
 
 def restyle(patient: AcdcPatient, style: ForeignStyle) -> AcdcPatient:
-    """The patient as another scanner might have shown them; geometry and labels stay.
+    """Give a patient's images the style of another scanner; geometry and labels stay.
 
     The spectrum of the image is brought to that of the other scanner (by at most a factor of 4 either way), then its
     grey values to the other's distribution; both as measured on end diastole and applied to both phases.

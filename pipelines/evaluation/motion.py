@@ -64,7 +64,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class PhantomResult:
-    """One phantom. Strain in %, torsion in ° a cm."""
+    """Results on one phantom. Strain in %, torsion in ° a cm."""
 
     seed: int
     disease: str
@@ -133,7 +133,7 @@ class MotionEvaluation:
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
-    """One real study. Strain in %."""
+    """Results on one real study. Strain in %."""
 
     study: str
     refused: str | None

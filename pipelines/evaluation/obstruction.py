@@ -48,7 +48,7 @@ _DEEP = 0.625
 
 @dataclass(frozen=True, slots=True)
 class PhantomEstimate:
-    """One phantom.
+    """The estimate for one phantom beside its truth.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ class ObstructionEvaluation:
 
 @dataclass(frozen=True, slots=True)
 class Ablated:
-    """One row of the ablation.
+    """Figures of one variant in the ablation.
 
     Attributes
     ----------

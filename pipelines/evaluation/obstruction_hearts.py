@@ -1,4 +1,4 @@
-"""Phantoms with an acute infarct as the node sees them, measured once and kept: no model has a part in it."""
+"""Phantoms with an acute infarct, measured as the node does, once for all models of obstruction."""
 
 from __future__ import annotations
 

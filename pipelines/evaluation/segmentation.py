@@ -1,4 +1,4 @@
-"""How well the segmentation does on annotated patients, by the whole path a study takes."""
+"""Evaluation of the segmentation on annotated patients, through the whole path that a study takes."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class EvaluatedHeart:
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """One patient; measures are pairs of end diastole and end systole."""
+    """Results on one patient; measures are pairs of end diastole and end systole."""
 
     patient: str
     group: str
@@ -158,7 +158,7 @@ class ConfidenceSummary:
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """One diagnostic group."""
+    """Results on one diagnostic group."""
 
     cases: int
     dice: dict[str, float]
@@ -167,7 +167,7 @@ class GroupSummary:
 
 @dataclass(frozen=True, slots=True)
 class WorstCase:
-    """A case to look at."""
+    """One of the cases with the worst results."""
 
     patient: str
     group: str

@@ -88,7 +88,7 @@ _CEILING_FIRST, _CEILING_HEARTS = 600000, 80
 
 @dataclass(frozen=True, slots=True)
 class HeartResult:
-    """One phantom, or one patient whose cine is simulated.
+    """Results on one phantom, or on one patient whose cine is simulated.
 
     Attributes
     ----------

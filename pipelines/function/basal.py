@@ -1,4 +1,4 @@
-"""What becomes of volumes and ejection fraction when a basal slice is left out or counted."""
+"""Volumes and ejection fraction with a basal slice left out or counted, other than reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BasalAlternatives:
 
     @property
     def ejection_fractions_percent(self) -> tuple[float, ...]:
-        """Of every end-diastolic with every end-systolic alternative, the reported one first."""
+        """Ejection fraction of every end-diastolic with every end-systolic alternative, the reported one first."""
         return tuple(100.0 * (1.0 - esv / edv) for edv in self.edv_ml for esv in self.esv_ml if edv > 0)
 
     @property

@@ -203,7 +203,7 @@ class SegmentalWall:
 
     @property
     def segments(self) -> int:
-        """16, or 17 with the apical cap."""
+        """Number of segments: 16, or 17 with the apical cap."""
         return len(self.ed_thickness_mm)
 
 

@@ -42,7 +42,7 @@ class NormalTableError(ValueError):
 
 
 class Standing(enum.StrEnum):
-    """Where a value stands to its reference interval."""
+    """Position of a value relative to its reference interval."""
 
     BELOW = "below"
     WITHIN = "within"
@@ -67,7 +67,7 @@ class ReferenceInterval:
     """Whether the patient is of the age of that population; ``None`` when the age is not known."""
 
     def standing(self, value: float) -> Standing:
-        """Where a value stands."""
+        """Tell whether a value is below, within or above the interval."""
         if value < self.lower:
             return Standing.BELOW
         return Standing.ABOVE if value > self.upper else Standing.WITHIN

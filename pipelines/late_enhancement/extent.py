@@ -112,7 +112,7 @@ def enhanced_wall(
     remote: tuple[Remote | None, ...],
     method: ExtentMethod,
 ) -> NDArray[np.bool_]:
-    """What enhances by one method.
+    """Enhanced pixels of the wall by one method.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Acquired late enhancement on the grid of the cine, to be held against what was predicted there."""
+"""Acquired late enhancement on the grid of the cine, for comparison with what was predicted there."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class AtrialFunction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LongAxisFunction:
-    """What long-axis cine says of the heart.
+    """Motion of the annuli and function of the left atrium, measured on long-axis cine.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Numbers that a network computes in."""
+"""Floating-point precision that a network computes in."""
 
 from __future__ import annotations
 

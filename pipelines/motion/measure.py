@@ -100,7 +100,7 @@ def measure_motion(
     views: LongAxisViews | None,
     model: LoadedModel,
 ) -> CardiacMotion:
-    """Strain of the left ventricle, with what says how far to trust it.
+    """Measure strain of the left ventricle, with figures of its reliability.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ class HeartProbability:
 
 
 def calibration_buffers() -> dict[str, torch.Tensor]:
-    """What every model of obstruction keeps beside its weights, as it is before it was calibrated.
+    """Buffers of calibration that every model of obstruction keeps beside its weights, as they are before it.
 
     ``heart_calibration`` (2,): slope, at least 0, and intercept that turn the score of a heart into the logit of its
     probability. ``heart_covariance`` (2, 2): of both, over resampled hearts. ``held_out_auc`` (3,): area under the

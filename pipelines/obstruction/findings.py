@@ -27,7 +27,7 @@ class Method(enum.Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SliceObstruction:
-    """One slice.
+    """Estimate of obstruction on one slice.
 
     Attributes
     ----------

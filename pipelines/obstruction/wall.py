@@ -1,4 +1,4 @@
-"""How far the wall of the left ventricle moves less where it moves least: the description that the wall model reads.
+"""Features of the wall model: how much less the wall of the left ventricle moves where it moves least.
 
 Only the contours of end diastole and end systole enter. Motion is told in two frames: about the centre of the
 ventricle at end diastole, in which a wall that stands still stands still, and about its centre of each moment, which

@@ -1,4 +1,4 @@
-"""The wall model: how much motion an infarct has cost where it is worst, and what that says of obstruction.
+"""The wall model: estimates the motion lost by the core of an infarct, and from it the probability of obstruction.
 
 All of it is plain numbers: a linear score of the description of the wall, and two logistic calibrations.
 """

@@ -89,7 +89,7 @@ class Anatomy:
 
     @property
     def obstructed(self) -> bool:
-        """Whether it holds a microvascular obstruction."""
+        """Whether the ventricle holds a microvascular obstruction."""
         return bool((self.obstruction[1] > self.obstruction[0]).any())
 
     def nearest(self, table: Array, levels: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What is wrong with the wall: scar, area at risk, thinning and lost or late contraction, as tables over the ventricle.
+"""Lesions of the wall: scar, area at risk, thinning and lost or late contraction, as tables over the ventricle.
 
 Tables are (levels, ANGLES) on material levels; depths are fractions of the wall, 0 endocardium and 1 epicardium. How
 the loss of motion follows from the scar, and how much of it does not, is :mod:`pipelines.phantom.law`.
@@ -38,7 +38,7 @@ _UNIFORM = (Disease.NORMAL, Disease.RV_OVERLOAD)
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """How lesions look.
+    """Appearance of lesions in the images.
 
     Attributes
     ----------

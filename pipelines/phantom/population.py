@@ -1,4 +1,4 @@
-"""Who is scanned: bodies, hearts and diseases drawn from published distributions.
+"""The simulated population: bodies, hearts and diseases drawn from published distributions.
 
 Indices of healthy hearts follow the UK Biobank reference (Petersen 2017: LVEF 58 ± 5 / 61 ± 5 %, LV mass
 53 ± 9 / 42 ± 7 g/m², men / women); those of disease are set to lie in the ranges that clinical cohorts report.

@@ -31,7 +31,7 @@ class Texture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Thorax:
-    """Where things are in one body; see :func:`build_thorax`."""
+    """Position of the organs around the heart of one body; see :func:`build_thorax`."""
 
     body: Body
     heart_centre: Array

@@ -1,4 +1,4 @@
-"""What is true of a phantom, and the file that says it.
+"""Ground truth of a phantom, and the file that holds it.
 
 A truth file is one ``.npz`` archive without pickled objects: numeric arrays, and the key ``facts`` with a JSON text.
 ``docs/phantom.md`` lists every key.
@@ -112,7 +112,7 @@ class TruthFacts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PhantomTruth:
-    """Everything true of one study; T phases, S slices, N material points.
+    """Ground truth of one study; T phases, S slices, N material points.
 
     Attributes
     ----------
@@ -218,7 +218,7 @@ def read_truth(path: Path) -> PhantomTruth:
 
 
 def measure_truth(study: PhantomStudy) -> PhantomTruth:
-    """Compute everything true of a study from the closed-form motion of its heart."""
+    """Compute the ground truth of a study from the closed-form motion of its heart."""
     heart, states = study.heart, study.states
     lv = heart.lv
     # The curves of a movie may miss the extremes; the facts use the exact moments.

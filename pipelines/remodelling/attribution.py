@@ -12,7 +12,7 @@ __all__ = ["guided_grad_cam"]
 
 
 def guided_grad_cam(network: RemodellingNetwork, volume: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """What in the keyframes raises the fused logit.
+    """Guided Grad-CAM of the fused logit on the keyframes.
 
     Grad-CAM of the last convolution says where, guided backpropagation (Springenberg et al., ICLR 2015) which grey
     values there; the product keeps what both do. Negative parts are left out.

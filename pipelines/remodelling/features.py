@@ -1,4 +1,4 @@
-"""Morphology and motion in numbers: what the classifier is given beside the images."""
+"""Features of morphology and motion that the classifier is given beside the images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SEGMENTS_MIN = 12
 
 
 class Feature(enum.StrEnum):
-    """One number; the value is its key in ``results.json``, the unit at its end."""
+    """One feature of morphology or motion; the value is its key in ``results.json``, the unit at its end."""
 
     EDVI = "LVEDVI_ml_m2"
     ESVI = "LVESVI_ml_m2"
@@ -51,7 +51,7 @@ class Feature(enum.StrEnum):
 
     @property
     def words(self) -> str:
-        """The feature within a sentence."""
+        """Name of the feature, as it stands within a sentence."""
         return _WORDS[self]
 
 

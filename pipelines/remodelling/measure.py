@@ -1,4 +1,4 @@
-"""Risk of remodelling of one study: features and keyframes in, probability with its reasons out."""
+"""Estimate the risk of remodelling of one study from features and keyframes, with what each contributed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A segmentation as bytes and back, so that packages that need the same one do not run the networks again."""
+"""Encode a segmentation as bytes and decode it, so that packages that need the same one run the networks once."""
 
 from __future__ import annotations
 

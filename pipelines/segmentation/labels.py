@@ -1,4 +1,4 @@
-"""What a segmentation of a cine stack is."""
+"""Segmentation of a cine stack: its labels, their certainty, and corrections by a person."""
 
 from __future__ import annotations
 

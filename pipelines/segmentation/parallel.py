@@ -1,4 +1,4 @@
-"""Independent pieces of network work side by side, one core each."""
+"""Run independent pieces of network work in parallel, one core each."""
 
 from __future__ import annotations
 

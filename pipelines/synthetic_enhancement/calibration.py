@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say, and limits: fitted on held-out simulated hearts, read beside the weights."""
+"""Calibration of probabilities, and limits: fitted on held-out simulated hearts, read beside the weights."""
 
 from __future__ import annotations
 

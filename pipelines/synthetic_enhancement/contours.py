@@ -1,4 +1,4 @@
-"""The wall of each slice as two radii by direction: what its motion is told from, and what a training can disturb.
+"""The wall of each slice as two radii by direction: its motion is measured on them, and a training can disturb them.
 
 A slice is a square image; a place in it is (row, column) in pixels from its centre. Directions run from the row
 direction toward the column direction, as in :mod:`pipelines.motion.wall`.

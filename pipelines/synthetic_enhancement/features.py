@@ -1,4 +1,4 @@
-"""What the networks are told of a slice: images over the cycle, masks, motion of the wall, and circumstances.
+"""Inputs of the networks for a slice: images over the cycle, masks, motion of the wall, and circumstances.
 
 Everything here can be had from a cine and the node's own segmentation. Motion is how the radii of the wall change in
 each direction: the share of the cavity's area that a direction loses, and the thickening. It is painted onto the plane,
@@ -228,7 +228,7 @@ class SlicePlan:
 
 
 def describe(heart: HeartCrop, chosen: NDArray[np.intp] | None = None) -> SlicePlan:
-    """Everything about slices of a heart (all of them by default), placed as they are."""
+    """Plan of the slices of a heart (all of them by default), placed as they are."""
     places = np.arange(heart.slices) if chosen is None else chosen
     matrix, shift = unaltered(len(places))
     systole = regional_motion(heart.inner[:2], heart.outer[:2])[0][1]

@@ -14,7 +14,7 @@ __all__ = ["Networks", "load_networks"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Networks:
-    """First guess, refiner, and what their answers mean."""
+    """First guess, refiner, and the calibration of their outputs."""
 
     first: LoadedModel
     refiner: LoadedModel

@@ -1,4 +1,4 @@
-"""Synthetic enhancement of a study: what the networks say of its slices, what that means, and whether to show it."""
+"""Synthetic enhancement of a study: run the networks, calibrate their outputs, and decide what to show."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class HeartOnGrid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What the networks say of a heart; K slices.
+    """Outputs of the networks for a heart; K slices.
 
     Attributes
     ----------
@@ -222,7 +222,7 @@ def _segments(crop: HeartCrop, shows: list[int], known: SegmentMap | None) -> ND
 def answer_of(
     heart: HeartCrop, first_model: LoadedModel, refiner: LoadedModel, sampling: Sampling, seed: int = 0
 ) -> Answer:
-    """Ask both networks about a heart."""
+    """Run both networks on a heart."""
     inputs = slice_inputs(describe(heart))
     first, deep = guess(inputs, first_model)
     samples = draw_samples(inputs, first, refiner, samples=sampling.samples, steps=sampling.steps, seed=seed)
@@ -319,7 +319,7 @@ def conclude(
     refiner: LoadedModel,
     sampling: Sampling,
 ) -> SyntheticEnhancement:
-    """What the answer of the networks means, and how much of it may be shown."""
+    """Turn the outputs of the networks into findings, and decide how much of them may be shown."""
     departure = novelty(answer, calibration)
     if departure > calibration.novelty_refused:
         sentence = (

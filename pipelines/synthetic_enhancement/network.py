@@ -58,7 +58,7 @@ _SCALE_MAX = 1.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FirstGuess:
-    """What the first network says of N slices.
+    """Output of the first network for N slices.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ def guess_input(inputs: torch.Tensor) -> torch.Tensor:
 
 
 def guess_output(raw: torch.Tensor, inputs: torch.Tensor) -> FirstGuess:
-    """What the answer (N, 12, 32, 32) of the first network to an input means."""
+    """Image and logits from the raw output (N, 12, 32, 32) of the first network for an input."""
     from torch.nn import functional
 
     image, logit, pooled = functional.pixel_shuffle(raw, STRIDE).unbind(1)
@@ -130,7 +130,7 @@ def _with_bottom(network: Any, batch: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def condition_of(inputs: torch.Tensor, first: FirstGuess) -> torch.Tensor:
-    """What the refiner is told (N, 2 + len(CONDITION), 64, 64)."""
+    """Condition of the refiner, (N, 2 + len(CONDITION), 64, 64): first guess and inputs."""
     import torch
 
     return torch.cat([first.image[:, None], first.logit.sigmoid()[:, None], inputs[:, list(CONDITION)]], 1)

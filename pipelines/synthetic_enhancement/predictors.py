@@ -1,4 +1,4 @@
-"""What can be said of scar from motion, thickness and texture alone: predictors of a classifier without images.
+"""Predictors of scar from motion, thickness and texture alone, for a classifier without images.
 
 Texture after the Image Biomarker Standardisation Initiative (Zwanenburg et al., Radiology 2020;295:328): first order
 and grey level co-occurrence, fixed bin width, in the muscle at end diastole.

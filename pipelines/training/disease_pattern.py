@@ -75,7 +75,7 @@ class Patients:
 
 @dataclass(frozen=True, slots=True)
 class TrainedPattern:
-    """What a training leaves."""
+    """Result of a training: the files written, and the penalty chosen."""
 
     weights: Path
     card: Path

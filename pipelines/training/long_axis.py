@@ -1,4 +1,4 @@
-"""Training of the long-axis segmentation network on phantoms: views of all vendors, looks of none in particular."""
+"""Training of the long-axis segmentation network on phantoms of all vendors, with varied appearance."""
 
 from __future__ import annotations
 

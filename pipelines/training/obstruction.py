@@ -479,7 +479,7 @@ def _clips_as_they_are(heart: LabelledHeart) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validated:
-    """What hearts that were not trained on give, without augmentation."""
+    """Logits and labels of hearts that were not trained on, without augmentation."""
 
     hearts: NDArray[np.float64]
     """(N,), the largest logit of the slices of each heart"""

@@ -16,7 +16,7 @@ _RESAMPLED = 200
 
 
 def platt(scores: NDArray[np.float64], outcomes: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope, at least 0, and intercept.
+    """Fit Platt scaling: slope, at least 0, and intercept.
 
     A model whose score falls where obstruction is more frequent has learnt nothing: all get the frequency then.
     """

@@ -10,7 +10,7 @@ __all__ = ["learning_rate", "polynomial_rate", "update_average"]
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int = 200, decay: float = 0.3) -> float:
-    """Warm-up, plateau, cosine decay to zero over the last part (``decay``) of ``steps``.
+    """Learning rate: warm-up, plateau, cosine decay to zero over the last part (``decay``) of ``steps``.
 
     The plateau makes a longer run of a shorter one: until the decay begins the two are the same.
     """
@@ -23,7 +23,7 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int = 200, decay:
 
 
 def polynomial_rate(step: int, steps: int, peak: float, warm_up: int = 100, power: float = 1.0) -> float:
-    """Warm-up, at most a tenth of the steps, then polynomial decay to zero."""
+    """Learning rate: warm-up, at most a tenth of the steps, then polynomial decay to zero."""
     warm_up = min(warm_up, steps // 10)
     if step < warm_up:
         return peak * (step + 1) / warm_up
@@ -32,7 +32,7 @@ def polynomial_rate(step: int, steps: int, peak: float, warm_up: int = 100, powe
 
 @torch.no_grad()
 def update_average(average: dict[str, torch.Tensor], network: torch.nn.Module, step: int, decay: float = 0.999) -> None:
-    """Exponential moving average of weights and of the statistics of normalisation, in place."""
+    """Update the exponential moving average of weights and of the statistics of normalisation, in place."""
     weight = 1 - min(decay, (1 + step) / (10 + step))
     for name, value in network.state_dict().items():
         if value.is_floating_point():

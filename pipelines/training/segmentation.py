@@ -63,7 +63,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """Going on from trained weights, towards scanners and hearts that their training data lack.
+    """How to continue from trained weights, towards scanners and hearts that their training data lack.
 
     Attributes
     ----------

@@ -151,7 +151,7 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def semi_synthetic_recipe(case: EmidecCase, law: JointLaw = DEFAULT_LAW) -> PhantomRecipe:
-    """Who the patient is in the simulation, and the scanner: drawn from the identifier of the case.
+    """Recipe of the simulated patient and scanner of a case, drawn from its identifier.
 
     With an infarct it is an acute one, as EMIDEC's are. Without, muscle stands still without scar as often as the law
     says of a heart with an old infarct: these patients came with symptoms, too.

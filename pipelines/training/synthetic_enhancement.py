@@ -117,7 +117,7 @@ class EnhancementRecipe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingHeart:
-    """One phantom, with what a network should answer.
+    """One phantom with the target of a network.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ class TrainingHeart:
 
 
 def training_heart(clips: HeartClips) -> TrainingHeart:
-    """What is learnt from one phantom."""
+    """Input and target of one phantom."""
     systole = int((clips.labels == Label.LV).sum(axis=(1, 2, 3)).argmin())
     return TrainingHeart(
         clips.seed,
