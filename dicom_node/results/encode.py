@@ -12,7 +12,6 @@ from pydicom.dataset import Dataset
 
 from dicom_node.config import DestinationProfile
 from dicom_node.errors import NodeError, raised_at
-from dicom_node.results.apart import made_apart
 from dicom_node.results.canvas import DARK, LIGHT, Theme
 from dicom_node.results.capture import encapsulated_pdf, pdf, secondary_captures
 from dicom_node.results.circumstances import Circumstances
@@ -296,17 +295,15 @@ class _Encoder:
         made: list[ResultObject] = []
         image_role, document_role = roles
         images = [name for name, profile in self.destinations.items() if profile.summary_secondary_capture]
-        documents = [name for name, profile in self.destinations.items() if profile.summary_pdf]
-        drawn: Callable[[], bytes] | None = None
-        if documents or not self.destinations:
-            drawn = made_apart(lambda: pdf(pages(LIGHT), title, context.created), "the PDF of the summary")
         if images or not self.destinations:
             captures = secondary_captures(context, image_role, pages(DARK), title)
             for capture in captures:
                 _say_what_is_synthetic(capture, synthetic)
             made += [result_object(context, image_role, capture, sources, None, images) for capture in captures]
-        if drawn is not None:
-            document = encapsulated_pdf(context, document_role, drawn(), title)
+        documents = [name for name, profile in self.destinations.items() if profile.summary_pdf]
+        if documents or not self.destinations:
+            drawn = pdf(pages(LIGHT), title, context.created)
+            document = encapsulated_pdf(context, document_role, drawn, title)
             _say_what_is_synthetic(document, synthetic)
             made.append(result_object(context, document_role, document, sources, None, documents))
         return made
