@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from pipelines.training.emidec import find_cases, read_case
-from pipelines.training.semi_synthetic import place
+from pipelines.training.emidec import aspect, find_cases, read_case
 
 
 def main() -> None:
@@ -25,8 +24,7 @@ def main() -> None:
     ratios, infarct = [], []
     for images in find_cases(parser.parse_args().folder).values():
         case = read_case(images)
-        rows_mm, columns_mm = place(case, 200.0).spacing_mm
-        ratios.append(rows_mm / columns_mm)
+        ratios.append(1 / aspect(case.labels))
         infarct.append(case.group != "normal")
     values, truth = np.array(ratios), np.array(infarct)
     for name, chosen in (("without an infarct", ~truth), ("with an infarct", truth)):

@@ -184,7 +184,9 @@ def _run(
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
                 for thread in process.threads():
-                    os.sched_setaffinity(thread.id, {core})
+                    # A thread may have ended since it was listed.
+                    with contextlib.suppress(ProcessLookupError):
+                        os.sched_setaffinity(thread.id, {core})
                 times = process.cpu_times()
                 spent[pid] = times.user + times.system
 

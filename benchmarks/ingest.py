@@ -1,6 +1,7 @@
 """How fast images are received, beside dcmtk's storescp and Orthanc, in one run.
 
     python benchmarks/ingest.py speed [--rounds N] [--json]     images a second, CPU and memory; one and four senders
+    python benchmarks/ingest.py speed --only dicom-node --against CHECKOUT     two revisions, taking turns
     python benchmarks/ingest.py nagle [--json]                  a sender that leaves Nagle's algorithm on
     python benchmarks/ingest.py delivery [--json]               results to an Orthanc as Debian ships it
     python benchmarks/ingest.py memory [--json]                 peak memory by size of the object and number of senders
@@ -207,9 +208,13 @@ def orthanc(kind: type[Orthanc]) -> Callable[[Path], contextlib.AbstractContextM
 
 
 def node(
-    *, processes: int, durable: bool = True, data_path: DataPath = DataPath.DIRECT
+    *,
+    processes: int,
+    durable: bool = True,
+    data_path: DataPath = DataPath.DIRECT,
+    checkout: Path = Path(__file__).resolve().parents[1],
 ) -> Callable[[Path], contextlib.AbstractContextManager[tuple[int, int]]]:
-    """This node's receiver processes under their supervisor, with a SQLite ledger."""
+    """This node's receiver processes, or those of another checkout, under their supervisor, with a SQLite ledger."""
 
     def start(folder: Path) -> contextlib.AbstractContextManager[tuple[int, int]]:
         configuration = Configuration(
@@ -227,10 +232,12 @@ def node(
             ),
         )
         file = folder / "configuration.json"
-        file.write_text(configuration.model_dump_json())
+        # Another revision need not know the settings that are left as they are.
+        file.write_text(configuration.model_dump_json(exclude_unset=True))
         ready = folder / "ready"
-        command = [sys.executable, Path(__file__).with_name("receivers.py"), file, ready]
-        return _started(command, configuration.node.port, folder / "log", dict(os.environ), ready)
+        command = [sys.executable, checkout / "benchmarks" / "receivers.py", file, ready]
+        environment = {**os.environ, "PYTHONPATH": str(checkout)}
+        return _started(command, configuration.node.port, folder / "log", environment, ready)
 
     return start
 
@@ -269,18 +276,24 @@ def _round(receiver: Receiver, sets: Sequence[Sequence[Path]], folder: Path) -> 
 def speed(
     rounds: Rounds = 5,
     senders: Annotated[list[int] | None, typer.Option(help="How many send at once.")] = None,
-    only: Annotated[str, typer.Option(help="Only receivers whose name begins so.")] = "",
+    only: Annotated[list[str] | None, typer.Option(help="Only receivers of these names.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Checkout of another revision, whose receivers take turns with those here.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Images a second of each receiver, for one and for four senders."""
     loads = senders or [1, 4]
-    chosen = [one for one in RECEIVERS if one.name.startswith(only)]
+    chosen = [one for one in RECEIVERS if not only or one.name in only]
+    if against is not None:
+        chosen.append(Receiver("the other revision", True, NODE, node(processes=2, checkout=against.resolve())))
     measured: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
     with _workplace() as folder:
         sets = images(folder / "images", max(loads))
         for number in range(rounds):
             for load in loads:
-                for receiver in chosen:
+                # Turned about in every other round: what comes first finds another disk than what comes last.
+                for receiver in chosen if number % 2 == 0 else chosen[::-1]:
                     result = _round(receiver, sets[:load], folder / f"{number}-{load}-{receiver.name.replace(' ', '')}")
                     measured.setdefault((receiver.name, load), []).append(result)
     rows = [

@@ -218,7 +218,7 @@ def train_synthetic_enhancement(
     phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first; seeds count up.")] = 700000,
     infarcts: Annotated[int, typer.Option(min=0, help="Number of phantoms with an acute infarct.")] = 360,
     infarct_seed: Annotated[int, typer.Option(min=0, help="Seed of the first; seeds count up.")] = 710000,
-    output: Annotated[Path, typer.Option(help="Folder for the folders of both networks.")] = Path("runs"),
+    output: Annotated[Path, typer.Option(help="Folder for the folders of the networks.")] = Path("runs"),
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the first guess.")] = None,
     refiner_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the refiner.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
@@ -226,7 +226,7 @@ def train_synthetic_enhancement(
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train first guess and refiner of synthetic late enhancement and calibrate them; stopped runs go on."""
+    """Train the networks of synthetic late enhancement and calibrate them; stopped runs go on."""
     from pipelines.training.synthetic_run import train_synthetic_enhancement as train_networks
 
     with shown_training("synthetic-enhancement", as_json) as shown:
@@ -250,10 +250,50 @@ def train_synthetic_enhancement(
         print_result(result, as_json)
 
 
+@train_app.command("scar-sequence")
+def train_scar_sequence(
+    clips: Annotated[Path, typer.Option(help="Folder of packed phantoms; made where it lacks some.")] = Path("clips"),
+    phantoms: Annotated[int, typer.Option(min=0, help="Number of phantoms of every disease.")] = 480,
+    phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first; seeds count up.")] = 700000,
+    infarcts: Annotated[int, typer.Option(min=0, help="Number of phantoms with an acute infarct.")] = 360,
+    infarct_seed: Annotated[int, typer.Option(min=0, help="Seed of the first; seeds count up.")] = 710000,
+    output: Annotated[Path, typer.Option(help="Folder for the folder of the network.")] = Path("runs"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps in all.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train alone the network of synthetic enhancement that reads the wall moment by moment; calibrate after it."""
+    from pipelines.synthetic_enhancement.sequence import MODEL
+    from pipelines.training.scar_sequence import train_scar_sequence as train_network
+    from pipelines.training.synthetic_enhancement import prepare_hearts
+
+    with shown_training("scar-sequence", as_json) as shown:
+        hearts = prepare_hearts(
+            clips,
+            range(phantom_seed, phantom_seed + phantoms),
+            range(infarct_seed, infarct_seed + infarcts),
+            shown.packed,
+        )
+        result = train_network(
+            hearts,
+            output / MODEL,
+            steps=steps,
+            seed=seed,
+            device=device,
+            resume=resume,
+            report=shown.step,
+            command=f"dicom-node train scar-sequence --phantoms {phantoms} --phantom-seed {phantom_seed} "
+            f"--infarcts {infarcts} --infarct-seed {infarct_seed} --seed {seed}",
+        )
+    print_result(result, as_json)
+
+
 @train_app.command("synthetic-calibration")
 def train_synthetic_calibration(
     models: Annotated[
-        Path, typer.Option(exists=True, file_okay=False, help="Folder that holds both networks and a calibration.")
+        Path, typer.Option(exists=True, file_okay=False, help="Folder that holds the networks and a calibration.")
     ],
     clips: Annotated[Path, typer.Option(help="Folder of packed phantoms; made where it lacks some.")] = Path("clips"),
     phantoms: Annotated[int, typer.Option(min=8, help="Number of phantoms of every disease.")] = 46,

@@ -254,10 +254,8 @@ def _see(stack: CineStack, context: StudyContext, networks: Networks, sampling: 
     if quality.refusal is not None:
         raise AnalysisRefused(RefusalReason.QUALITY_TOO_LOW, quality.refusal)
     heart = heart_of(stack, slices, frames, Circumstances(context.field_strength_t, context.manufacturer))
-    answer = answer_of(heart.crop, networks.first, networks.refiner, sampling)
-    result = conclude(
-        heart, answer, networks.calibration, quality, stack, slices, frames, networks.first, networks.refiner, sampling
-    )
+    answer = answer_of(heart.crop, networks.first, networks.refiner, networks.sequence, sampling)
+    result = conclude(heart, answer, networks, quality, stack, slices, frames, sampling)
     return _Seen(
         heart, frames, result, answer.first, answer.samples, answer.probability, answer.deviation(heart.muscle)
     )
@@ -286,7 +284,7 @@ def evaluate_phantoms(
     ablations : bool
         Ask the networks again with something kept from them, and the refiner with other numbers of steps.
     models : Path
-        Folder that holds both networks and the calibration.
+        Folder that holds the networks and the calibration.
     keep : Path or None
         Folder that keeps each heart, for a run to go on where it stopped, and the pictures of one slice of each.
     report : callable

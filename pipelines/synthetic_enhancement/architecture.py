@@ -1,4 +1,4 @@
-"""Architecture of the network that draws samples around the first guess."""
+"""Architectures of the network that draws samples around the first guess, and of the one that reads sequences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.models.architecture import Architecture
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ARCHITECTURES", "DiffusionArchitecture"]
+__all__ = ["ARCHITECTURES", "DiffusionArchitecture", "SequenceArchitecture"]
 
 
 class DiffusionArchitecture(Architecture):
@@ -43,4 +43,30 @@ class DiffusionArchitecture(Architecture):
         return network
 
 
-ARCHITECTURES = (DiffusionArchitecture,)
+class SequenceArchitecture(Architecture):
+    """A long short-term memory that gives a logit for each sequence, after its last moment."""
+
+    kind: Literal["torch.LSTM"] = "torch.LSTM"
+    inputs: int = pydantic.Field(ge=1)
+    """At each moment."""
+    hidden: int = pydantic.Field(ge=1)
+
+    def build(self) -> torch.nn.Module:
+        """Network with random weights, from (N, M, inputs) to (N,)."""
+        import torch
+
+        class SequenceNetwork(torch.nn.Module):
+            def __init__(self, inputs: int, hidden: int) -> None:
+                super().__init__()
+                self.memory = torch.nn.LSTM(inputs, hidden, batch_first=True)
+                self.last = torch.nn.Linear(hidden, 1)
+
+            def forward(self, sequences: torch.Tensor) -> torch.Tensor:
+                states, _ = self.memory(sequences)
+                logits: torch.Tensor = self.last(states[:, -1])[:, 0]
+                return logits
+
+        return SequenceNetwork(self.inputs, self.hidden)
+
+
+ARCHITECTURES = (DiffusionArchitecture, SequenceArchitecture)

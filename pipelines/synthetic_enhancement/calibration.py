@@ -43,7 +43,7 @@ class Probabilities(_Frozen):
     slice: Logistic
     segment: Logistic
     classifiers: dict[str, Logistic]
-    """Of the study, by name: those that use no image."""
+    """Of the study, by name: those that make no image."""
     reported: str
     """Name of the way whose probability of the study is reported: the best calibrated one of held-out hearts."""
     operating_point: float
@@ -57,6 +57,7 @@ class Calibration(_Frozen):
     weights_sha256: str
     """Of the first network: a calibration belongs to its weights."""
     refiner_sha256: str
+    sequence_sha256: str
     hearts: int
     """Held-out simulated hearts that everything was fitted on, with masks from the node's segmentation."""
     command: str

@@ -48,14 +48,17 @@ from pipelines.synthetic_enhancement.findings import (
 )
 from pipelines.synthetic_enhancement.network import draw_samples, guess
 from pipelines.synthetic_enhancement.predictors import heart_predictors, slice_predictors
+from pipelines.synthetic_enhancement.sequence import heart_values, piece_logits
 
 if TYPE_CHECKING:
     from pipelines.models.registry import LoadedModel
+    from pipelines.synthetic_enhancement.load import Networks
 
 __all__ = [
     "EXTENT_SEEN",
     "GENERATIVE",
     "SEGMENT_PREDICTORS",
+    "SEQUENCE",
     "SLICE_LOGITS",
     "STUDY_LOGITS",
     "THICKENING",
@@ -72,6 +75,8 @@ __all__ = [
 GENERATIVE = "synthetic image"
 """Name of the way to the probability that starts from the generative network."""
 THICKENING = "thickening and radiomics"
+SEQUENCE = "motion sequence"
+"""Name of the way that reads the wall moment by moment, with an LSTM."""
 SLICE_LOGITS = ("logit of the slice", "mean probability", "highest tenth", "study")
 STUDY_LOGITS = ("mean of the two likeliest slices", "mean of the slices", "mean probability")
 SEGMENT_PREDICTORS = ("mean probability", "highest quarter", "study")
@@ -144,6 +149,8 @@ class Answer:
     samples : (N, K, 64, 64) float32
     deep : (F,) float64
         Pooled features at the bottom of the network, mean over the slices.
+    sequence : (len(SEQUENCE_PREDICTORS),) float64
+        What the network that reads sequences says of the heart.
     """
 
     probability: NDArray[np.float32]
@@ -151,6 +158,7 @@ class Answer:
     first: NDArray[np.float32]
     samples: NDArray[np.float32]
     deep: NDArray[np.float64]
+    sequence: NDArray[np.float64]
 
     def deviation(self, muscle: NDArray[np.bool_]) -> float:
         """Mean standard deviation of the samples in muscle."""
@@ -220,9 +228,14 @@ def _segments(crop: HeartCrop, shows: list[int], known: SegmentMap | None) -> ND
 
 
 def answer_of(
-    heart: HeartCrop, first_model: LoadedModel, refiner: LoadedModel, sampling: Sampling, seed: int = 0
+    heart: HeartCrop,
+    first_model: LoadedModel,
+    refiner: LoadedModel,
+    sequence: LoadedModel,
+    sampling: Sampling,
+    seed: int = 0,
 ) -> Answer:
-    """Run both networks on a heart."""
+    """Run the networks on a heart."""
     inputs = slice_inputs(describe(heart))
     first, deep = guess(inputs, first_model)
     samples = draw_samples(inputs, first, refiner, samples=sampling.samples, steps=sampling.steps, seed=seed)
@@ -232,6 +245,7 @@ def answer_of(
         first=first.image.clamp(-0.5, 1.5).numpy(),
         samples=samples.numpy(),
         deep=deep.double().mean(0).numpy(),
+        sequence=heart_values(piece_logits(heart, sequence)),
     )
 
 
@@ -282,9 +296,7 @@ def synthesise(
     keyframes: Keyframes,
     quality: QualityAssessment,
     context: StudyContext,
-    first_model: LoadedModel,
-    refiner: LoadedModel,
-    calibration: Calibration,
+    networks: Networks,
     sampling: Sampling | None = None,
 ) -> SyntheticEnhancement:
     """Synthetic enhancement of a study.
@@ -303,23 +315,22 @@ def synthesise(
     if heart.muscle.sum() < _MUSCLE_PX_MIN:
         sentence = "No wall of the left ventricle lies in the square that enhancement is predicted in."
         raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, sentence)
-    answer = answer_of(heart.crop, first_model, refiner, sampling)
-    return conclude(heart, answer, calibration, quality, stack, slices, keyframes, first_model, refiner, sampling)
+    answer = answer_of(heart.crop, networks.first, networks.refiner, networks.sequence, sampling)
+    return conclude(heart, answer, networks, quality, stack, slices, keyframes, sampling)
 
 
 def conclude(
     heart: HeartOnGrid,
     answer: Answer,
-    calibration: Calibration,
+    networks: Networks,
     quality: QualityAssessment,
     stack: CineStack,
     slices: SliceMeasures,
     keyframes: Keyframes,
-    first_model: LoadedModel,
-    refiner: LoadedModel,
     sampling: Sampling,
 ) -> SyntheticEnhancement:
     """Turn the outputs of the networks into findings, and decide how much of them may be shown."""
+    calibration = networks.calibration
     departure = novelty(answer, calibration)
     if departure > calibration.novelty_refused:
         sentence = (
@@ -331,7 +342,7 @@ def conclude(
     of_slices = slice_values(answer, heart.muscle)
     study = study_values(of_slices)
     slice_probability = fitted.slice.probability(of_slices)
-    classifiers = classify(heart, study, fitted)
+    classifiers = classify(heart, answer, study, fitted)
     probability = next(entry.probability for entry in classifiers if entry.reported)
     # The mean of a few samples errs more than the first guess, which is trained to be that mean.
     on_image = measure_extents(answer.first, heart.muscle, heart.cavity, heart.weights, SPACING_MM)
@@ -374,18 +385,20 @@ def conclude(
         samples=sampling.samples,
         steps=sampling.steps,
         notes=_notes(heart, calibration),
-        models=(first_model.identity, refiner.identity),
+        models=networks.identities,
         beyond_5_sd=_extent(extents.n_sd_percent, [one.n_sd_percent for one in by_sample], N_SD),
         novelty=departure,
     )
 
 
-def classify(heart: HeartOnGrid, study: NDArray[np.float64], fitted: Probabilities) -> tuple[ScarClassifier, ...]:
+def classify(
+    heart: HeartOnGrid, answer: Answer, study: NDArray[np.float64], fitted: Probabilities
+) -> tuple[ScarClassifier, ...]:
     """Probability of the study by every way that is fitted."""
     ways = {GENERATIVE: float(fitted.study.probability(study))}
-    predictors = heart_predictors(slice_predictors(heart.crop))
+    predictors = {THICKENING: heart_predictors(slice_predictors(heart.crop)), SEQUENCE: answer.sequence}
     for name, model in fitted.classifiers.items():
-        ways[name] = float(model.probability(predictors))
+        ways[name] = float(model.probability(predictors[name]))
     return tuple(ScarClassifier(name, probability, name == fitted.reported) for name, probability in ways.items())
 
 

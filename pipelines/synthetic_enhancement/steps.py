@@ -39,17 +39,7 @@ def synthetic_enhancement(
     except ModelUnavailable as missing:
         sentence = f"Enhancement was not predicted: {missing}."
         raise AnalysisRefused(RefusalReason.MODEL_UNAVAILABLE, sentence) from missing
-    return synthesise(
-        stack,
-        slices,
-        keyframes,
-        quality,
-        context,
-        networks.first,
-        networks.refiner,
-        networks.calibration,
-        context.sampling,
-    )
+    return synthesise(stack, slices, keyframes, quality, context, networks, context.sampling)
 
 
 STEPS: tuple[Analysis[..., Any], ...] = (synthetic_enhancement,)

@@ -2,7 +2,8 @@
 
 Lalande et al., "Emidec: A Database Usable for the Automatic Evaluation of Myocardial Infarction from
 Delayed-Enhancement Cardiac MRI", Data 2020, doi:10.3390/data5040089. Read here as 8-bit PNG slices,
-``images/CASE_sliceNNN.png`` with ``labels/CASE_sliceNNN.png``: apex first, spacing lost.
+``images/CASE_sliceNNN.png`` with ``labels/CASE_sliceNNN.png``: apex first, spacing lost. The images are square whatever was acquired, so that rows
+and columns of a case differ in scale by a factor of 0.45 to 2.5; the labels tell by how much.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
 
 from pipelines.cine.stack import FrameSource, LateEnhancementStack, Reconstruction, StackGeometry, View
 from pipelines.late_enhancement.labels import Tissue
@@ -25,6 +27,7 @@ __all__ = [
     "ASSUMED_SPACING_MM",
     "EmidecCase",
     "EmidecLayoutError",
+    "aspect",
     "case_group",
     "find_cases",
     "nominal_stack",
@@ -33,7 +36,8 @@ __all__ = [
 ]
 
 ASSUMED_SPACING_MM = 1.5
-"""Between 1.25 and 2 mm in the paper; nothing but sizes in mm depends on it."""
+"""Geometric mean of the distances of rows and of columns, which the images do not tell. Between 1.25 and 2 mm in the
+paper; nothing but sizes in mm depends on it."""
 ASSUMED_PITCH_MM = 10.0
 """Slices of 8 mm at intervals of 10 mm, as the paper says."""
 _NAME = re.compile(r"(?P<case>.+)_slice(?P<slice>\d+)\.png")
@@ -64,6 +68,27 @@ class EmidecCase:
     def group(self) -> str:
         """``normal``, ``infarct``, or ``obstruction`` for an infarct with one."""
         return case_group(self.labels)
+
+    @property
+    def pixel_spacing(self) -> tuple[float, float]:
+        """Distance of rows and of columns, mm: their ratio by :func:`aspect`, their geometric mean assumed."""
+        ratio = math.sqrt(aspect(self.labels))
+        return ASSUMED_SPACING_MM / ratio, ASSUMED_SPACING_MM * ratio
+
+
+def aspect(labels: NDArray[np.uint8]) -> float:
+    """How many times as far apart as the rows the columns are, if the ventricle is as wide as high; (S, R, C), apex first.
+
+    The median of the upper two thirds of the slices that show the ventricle, of the standard deviations of its pixels;
+    1 where no slice shows it.
+    """
+    seen = np.flatnonzero((labels != Tissue.BACKGROUND).any(axis=(1, 2)))
+    ratios = []
+    for index in seen[len(seen) // 3 :]:
+        rows, columns = np.nonzero(binary_fill_holes(labels[index] != Tissue.BACKGROUND))
+        if rows.std() > 0 and columns.std() > 0:
+            ratios.append(float(rows.std() / columns.std()))
+    return float(np.median(ratios)) if ratios else 1.0
 
 
 def case_group(labels: NDArray[np.uint8]) -> str:
@@ -127,14 +152,14 @@ def read_case(images: Sequence[Path]) -> EmidecCase:
 
 
 def to_stack(case: EmidecCase) -> LateEnhancementStack:
-    """The case as a late-enhancement stack of assumed spacing (1.5 mm, pitch 10 mm). Its sources are nominal."""
+    """The case as a late-enhancement stack of assumed spacing and pitch (10 mm). Its sources are nominal."""
     positions = np.zeros((case.pixels.shape[0], 3))
     positions[:, 2] = ASSUMED_PITCH_MM * np.arange(case.pixels.shape[0])
     geometry = StackGeometry(
         positions=positions,
         row_direction=np.array([1.0, 0.0, 0.0]),
         column_direction=np.array([0.0, 1.0, 0.0]),
-        pixel_spacing=(ASSUMED_SPACING_MM, ASSUMED_SPACING_MM),
+        pixel_spacing=case.pixel_spacing,
         slice_thickness=8.0,
     )
     return nominal_stack(case.pixels, geometry, case.identifier)

@@ -18,7 +18,7 @@ from pipelines.models.card import InputSpecification, ModelCard, TrainingData, w
 from pipelines.segmentation.grid import Square, pool_factor
 from pipelines.training.augmentation import displacement_grid, vary_appearance
 from pipelines.training.data_set import folds
-from pipelines.training.emidec import ASSUMED_SPACING_MM, EmidecCase, find_cases, read_case
+from pipelines.training.emidec import EmidecCase, find_cases, read_case
 from pipelines.training.segmentation import labelling_loss
 from pipelines.training.steps import Progress, TrainingResult, train_steps
 
@@ -78,11 +78,11 @@ RECIPES = {
             task="segmentation of LV cavity, muscle, infarct and microvascular obstruction on late enhancement",
             summary="Labels the left ventricle on a crop around it, with the neighbouring slices as context.",
             field_mm=None,
-            size=80,
+            size=96,
             features=(16, 24, 48, 96, 128, 16),
             outputs=tuple(tissue.name for tissue in Tissue),
             label_weights=(0.6, 1.0, 1.0, 1.5, 2.0),
-            steps=8000,
+            steps=6500,
             peak_rate=2e-3,
             scale=0.3,
             elastic_mm=2.5,
@@ -99,25 +99,25 @@ class _Volume:
     """One case, ready for sampling.
 
     images (S, R, C) float32 in 0 … 1.25; shares (S, L, R, C) uint8, 255 for a pixel wholly of that label; spacing and
-    origin of the pooled pixels and centre of the crop in mm of the assumed spacing.
+    origin of the pooled pixels and centre of the crop, (row, column) each, in mm of the assumed spacing.
     """
 
     images: torch.Tensor
     shares: torch.Tensor
-    spacing: float
+    spacing: torch.Tensor
     origin: torch.Tensor
     centre: torch.Tensor
     field_mm: float
 
 
 def _volume(case: EmidecCase, recipe: EnhancementRecipe) -> _Volume:
-    spacing = ASSUMED_SPACING_MM
+    spacing = np.array(case.pixel_spacing)
     inside = case.labels.max(axis=0) > 0
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if not rows.size:
         raise ValueError(f"{case.identifier} has no labelled pixel: leave it out of the training data")
     square = ventricle_square(
-        (rows[0] * spacing, (rows[-1] + 1) * spacing), (columns[0] * spacing, (columns[-1] + 1) * spacing)
+        (rows[0] * spacing[0], (rows[-1] + 1) * spacing[0]), (columns[0] * spacing[1], (columns[-1] + 1) * spacing[1])
     )
     shape = np.array(inside.shape)
     if recipe.field_mm is not None:
@@ -125,17 +125,17 @@ def _volume(case: EmidecCase, recipe: EnhancementRecipe) -> _Volume:
     else:
         centre, field = np.array([square.row_mm, square.column_mm]), square.field_mm
     whole = (int(shape[0]), int(shape[1]))
-    seen = pixels_of(Square(float(centre[0]), float(centre[1]), field), (spacing, spacing), whole)
+    seen = pixels_of(Square(float(centre[0]), float(centre[1]), field), case.pixel_spacing, whole)
     scaled = scale_slices(case.pixels, seen)
-    factor = pool_factor(spacing, field / recipe.size)
+    factors = [pool_factor(float(one), field / recipe.size) for one in spacing]
     labels = case.labels if len(recipe.outputs) == len(Tissue) else (case.labels > 0).astype(np.uint8)
     one_hot = functional.one_hot(torch.from_numpy(labels.astype(np.int64)), len(recipe.outputs))
-    shares = functional.avg_pool2d(one_hot.permute(0, 3, 1, 2).float(), factor, ceil_mode=True)
+    shares = functional.avg_pool2d(one_hot.permute(0, 3, 1, 2).float(), factors, ceil_mode=True)
     return _Volume(
-        images=functional.avg_pool2d(scaled, factor, ceil_mode=True),
+        images=functional.avg_pool2d(scaled[:, None], factors, ceil_mode=True)[:, 0],
         shares=(255 * shares).round().to(torch.uint8),
-        spacing=spacing * factor,
-        origin=torch.full((2,), (factor - 1) / 2 * spacing),
+        spacing=torch.tensor(spacing * factors, dtype=torch.float32),
+        origin=torch.tensor((np.array(factors) - 1) / 2 * spacing, dtype=torch.float32),
         centre=torch.tensor(centre, dtype=torch.float32),
         field_mm=field,
     )
@@ -170,6 +170,13 @@ def _rectified(
     return torch.where(chosen[:, None, None, None], rectified / top[:, None, None, None], images)
 
 
+def _sampled(volume: _Volume, channels: torch.Tensor, mm: torch.Tensor) -> torch.Tensor:
+    """Values (K, H, W) of channels (K, R, C) on the pooled pixels of a volume, at places (H, W, 2) in mm; 0 outside."""
+    length = torch.tensor(channels.shape[1:], dtype=torch.float32)
+    grid = (2 * (mm - volume.origin) / volume.spacing + 1) / length - 1
+    return functional.grid_sample(channels[None], grid.flip(-1)[None], padding_mode="zeros", align_corners=False)[0]
+
+
 def _batch(
     groups: dict[str, list[_Volume]], recipe: EnhancementRecipe, seed: int, step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,11 +199,7 @@ def _batch(
         channels = torch.cat([volume.images[_neighbours(index, count, generator)], volume.shares[index].float() / 255])
         jitter = recipe.jitter_mm * np.clip(generator.normal(size=2), -3, 3)
         mm = points[item] * volume.field_mm + bending[item] + volume.centre + torch.from_numpy(jitter).float()
-        length = torch.tensor(volume.images.shape[1:], dtype=torch.float32)
-        grid = (2 * (mm - volume.origin) / volume.spacing + 1) / length - 1
-        samples.append(
-            functional.grid_sample(channels[None], grid.flip(-1)[None], padding_mode="zeros", align_corners=False)[0]
-        )
+        samples.append(_sampled(volume, channels, mm))
         if generator.random() < 0.3:
             # Each slice is a breath-hold of its own.
             for channel in (0, 2):

@@ -28,6 +28,7 @@ from pipelines.sampling import Sampling
 from pipelines.segmentation.labels import Label
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import segment
+from pipelines.synthetic_enhancement import sequence
 from pipelines.synthetic_enhancement.calibration import (
     FILE,
     Calibration,
@@ -39,6 +40,7 @@ from pipelines.synthetic_enhancement.calibration import (
 from pipelines.synthetic_enhancement.features import FIELD_PX, SIZE, SPACING_MM
 from pipelines.synthetic_enhancement.measure import (
     GENERATIVE,
+    SEQUENCE,
     SEGMENT_PREDICTORS,
     SEGMENT_SHARE,
     SLICE_LOGITS,
@@ -54,6 +56,7 @@ from pipelines.synthetic_enhancement.measure import (
 )
 from pipelines.synthetic_enhancement.network import GUESS_MODEL, REFINER_MODEL
 from pipelines.synthetic_enhancement.predictors import HEART_PREDICTORS, heart_predictors, slice_predictors
+from pipelines.synthetic_enhancement.sequence import SEQUENCE_PREDICTORS
 from pipelines.training.heart_clips import HeartClips, Population, pack_clips, read_clips
 from pipelines.training.synthetic_enhancement import (
     SLICE_SHARE,
@@ -119,6 +122,7 @@ class _Held:
     study: NDArray[np.float64]
     segments: dict[int, NDArray[np.float64]]
     predictors: NDArray[np.float64]
+    sequence: NDArray[np.float64]
     deep: NDArray[np.float64]
     deviation: float
 
@@ -147,7 +151,7 @@ def calibrate(
     seeds : sequence of int
         Phantoms of every disease; those that no weight was fitted to, the last 15 %, are used.
     hearts : Hearts
-        Hearts that weights were fitted to: the classifier without image is fitted to them.
+        Hearts that weights were fitted to: the classifier of thickening and radiomics is fitted to them.
     workers : int
         Processes.
     report : callable
@@ -190,7 +194,7 @@ def recalibrate(
 ) -> Path:
     """Fit the calibration of trained networks anew, to phantoms that no weight was fitted to.
 
-    The classifier without image keeps its weights; how probable its answer makes scar is fitted anew.
+    The classifier of thickening and radiomics keeps its weights; how probable its answer makes scar is fitted anew.
 
     Raises
     ------
@@ -236,7 +240,7 @@ def _look_at(
 
 def _write(output: Path, device: str, held: Sequence[Seen], classifier: Logistic, command: str) -> Path:
     """Fit everything to held-out hearts and write it."""
-    first, refiner = load_model(GUESS_MODEL, device, output), load_model(REFINER_MODEL, device, output)
+    first, refiner, third = (load_model(name, device, output) for name in (GUESS_MODEL, REFINER_MODEL, sequence.MODEL))
     whole, short = [pair[0] for pair in held], [pair[1] for pair in held]
     if len({one.truth.heart for one in whole}) < 2 or len(whole) < 8:
         raise ValueError(f"{len(whole)} held-out hearts: eight are needed, with and without enhancement among them")
@@ -249,6 +253,7 @@ def _write(output: Path, device: str, held: Sequence[Seen], classifier: Logistic
         Calibration(
             weights_sha256=first.identity.weights_sha256,
             refiner_sha256=refiner.identity.weights_sha256,
+            sequence_sha256=third.identity.weights_sha256,
             hearts=len(whole),
             command=command,
             whole_cycle=_probabilities(whole, classifier),
@@ -273,7 +278,12 @@ def _probabilities(held: Sequence[_Held], classifier: Logistic) -> Probabilities
     truth = np.array([one.truth.heart for one in held])
     raw = classifier.probability(np.array([one.predictors for one in held]))
     odds = np.log(np.clip(raw, 1e-6, 1 - 1e-6) / np.clip(1 - raw, 1e-6, 1))[:, None]
-    judged = {GENERATIVE: _cross_validated(study, truth), THICKENING: _cross_validated(odds, truth)}
+    moved = np.array([one.sequence for one in held])
+    judged = {
+        GENERATIVE: _cross_validated(study, truth),
+        THICKENING: _cross_validated(odds, truth),
+        SEQUENCE: _cross_validated(moved, truth),
+    }
     reported = min(judged, key=lambda name: float(np.mean(np.square(judged[name] - truth))))
     segments = [
         (one.segments[number], one.truth.segments[number])
@@ -291,7 +301,10 @@ def _probabilities(held: Sequence[_Held], classifier: Logistic) -> Probabilities
         segment=_fit(
             np.array([values for values, _ in segments]), np.array([true for _, true in segments]), SEGMENT_PREDICTORS
         ),
-        classifiers={THICKENING: _recalibrated(classifier, _fit(odds, truth, ("odds",)))},
+        classifiers={
+            THICKENING: _recalibrated(classifier, _fit(odds, truth, ("odds",))),
+            SEQUENCE: _fit(moved, truth, SEQUENCE_PREDICTORS),
+        },
         reported=reported,
         operating_point=_operating_point(judged[reported], truth),
     )
@@ -345,7 +358,9 @@ def _held(output: Path, device: str, sampling: Sampling, path: Path) -> tuple[_H
     import torch
 
     torch.set_num_threads(1)
-    first, refiner = load_model_once(GUESS_MODEL, device, output), load_model_once(REFINER_MODEL, device, output)
+    first, refiner, third = (
+        load_model_once(name, device, output) for name in (GUESS_MODEL, REFINER_MODEL, sequence.MODEL)
+    )
     clips = next(read_clips([path]))
     stack = clip_stack(clips)
     try:
@@ -368,7 +383,7 @@ def _held(output: Path, device: str, sampling: Sampling, path: Path) -> tuple[_H
     # How far samples scatter is asked of the whole cine alone.
     for heart, drawn in zip(seen, (sampling, Sampling(2, 1)), strict=True):
         lesion, muscle = (_on(heart, mask)[inside] for mask in (clips.lesions > 0, clips.labels[0] == Label.MYO))
-        answer = answer_of(heart.crop, first, refiner, drawn)
+        answer = answer_of(heart.crop, first, refiner, third, drawn)
         answers.append(_entry(heart, answer, truth_of(heart, lesion, muscle)))
     return answers[0], answers[1]
 
@@ -382,6 +397,7 @@ def _entry(heart: HeartOnGrid, answer: Answer, truth: HeartTruth) -> _Held:
         study=study,
         segments=segment_values(answer, heart, study),
         predictors=heart_predictors(slice_predictors(heart.crop)),
+        sequence=answer.sequence,
         deep=answer.deep,
         deviation=answer.deviation(heart.muscle),
     )

@@ -4,9 +4,8 @@ The image is a patient's, with its infarct and obstruction; the cine is simulate
 contours, the infarct as scar field, motion by the joint law of the phantom. What the image shows beyond the labels, a
 network cannot find in such a cine.
 
-EMIDEC is read here as square PNG whose spacing is lost, and the scale of rows and columns differs from case to case by
-a factor of 0.45 to 2.5. The ventricle is taken to be as wide as high in the median of its upper two thirds, and cavity
-and muscle together as large as those of the person drawn for it. The right ventricle is not labelled; it is taken to
+EMIDEC is read here as PNG whose spacing is lost. The ventricle is taken to be as wide as high
+(:func:`pipelines.training.emidec.aspect`), and cavity and muscle together as large as those of the person drawn for it. The right ventricle is not labelled; it is taken to
 lie on the left of the image.
 """
 
@@ -30,7 +29,7 @@ from pipelines.phantom.tables import ANGLES, angle_grid
 from pipelines.phantom.tissue import EnhancementTiming
 from pipelines.segmentation.labels import Label
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
-from pipelines.training.emidec import ASSUMED_PITCH_MM, EmidecCase
+from pipelines.training.emidec import ASSUMED_PITCH_MM, EmidecCase, aspect
 
 __all__ = ["Placed", "place", "semi_synthetic_recipe", "semi_synthetic_study"]
 
@@ -75,13 +74,11 @@ def place(case: EmidecCase, volume_ml: float) -> Placed:
     slices = np.flatnonzero(cavity.any((1, 2)) & (body & ~cavity).any((1, 2)))
     if slices.size < 3:
         raise ValueError(f"{case.identifier} shows the left ventricle on {slices.size} slices: three are needed")
-    points = [np.argwhere(body[index]) for index in slices]
-    upper = points[len(points) // 3 :]
-    aspect = float(np.median([np.std(one[:, 0]) / np.std(one[:, 1]) for one in upper]))
-    # Columns are `aspect` times as far apart as rows; the area of a pixel follows from the volume.
+    # The area of a pixel follows from the volume.
     pixel_mm2 = 1000 * volume_ml / (float(body[slices].sum()) * ASSUMED_PITCH_MM)
-    spacing = (math.sqrt(pixel_mm2 / aspect), math.sqrt(pixel_mm2 * aspect))
-    centres = np.array([one.mean(axis=0) for one in points])
+    ratio = aspect(case.labels)
+    spacing = (math.sqrt(pixel_mm2 / ratio), math.sqrt(pixel_mm2 * ratio))
+    centres = np.array([np.argwhere(body[index]).mean(axis=0) for index in slices])
     rays = [
         _rays(case.labels[index], cavity[index], body[index], centre, spacing)
         for index, centre in zip(slices, centres, strict=True)

@@ -1,4 +1,4 @@
-"""One run of synthetic enhancement: first guess, refiner, calibration."""
+"""One run of synthetic enhancement: first guess, refiner, reader of sequences, calibration."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines.models.registry import load_model
+from pipelines.synthetic_enhancement import sequence
 from pipelines.synthetic_enhancement.network import GUESS_MODEL, REFINER_MODEL
 from pipelines.training.enhancement_calibration import calibrate
+from pipelines.training.scar_sequence import train_scar_sequence
 from pipelines.training.steps import Progress, TrainingResult
 from pipelines.training.synthetic_enhancement import (
     EnhancementRecipe,
@@ -27,6 +29,7 @@ def train_synthetic_enhancement(
     infarct_seeds: Sequence[int] = (),
     steps: int | None = None,
     refiner_steps: int | None = None,
+    sequence_steps: int | None = None,
     seed: int = 0,
     device: str = "cpu",
     resume: bool = True,
@@ -35,7 +38,7 @@ def train_synthetic_enhancement(
     report: Callable[[str, Progress], None] | None = None,
     report_packing: Callable[[int, int], None] | None = None,
 ) -> tuple[TrainingResult, ...]:
-    """Train the first guess, then the refiner, then calibrate both.
+    """Train the first guess, then the refiner and the reader of sequences, then calibrate all.
 
     Parameters
     ----------
@@ -45,8 +48,8 @@ def train_synthetic_enhancement(
         Folder of packed phantoms; those that it lacks are made.
     seeds, infarct_seeds : sequence of int
         Phantoms of every disease, and acute infarcts; the last 15 % of each are held out.
-    steps, refiner_steps : int or None
-        Steps in all; the recipe's own numbers by default.
+    steps, refiner_steps, sequence_steps : int or None
+        Steps in all; the recipes' own numbers by default.
     stop_after : int or None
         Stop each network after this step, to go on later; nothing is calibrated then.
     report, report_packing : callable
@@ -95,6 +98,17 @@ def train_synthetic_enhancement(
         report=said(REFINER_MODEL),
         command=command,
     )
+    third = train_scar_sequence(
+        hearts,
+        output / sequence.MODEL,
+        steps=sequence_steps,
+        seed=seed,
+        device=device,
+        resume=resume,
+        stop_after=stop_after,
+        report=said(sequence.MODEL),
+        command=command,
+    )
     if stop_after is None:
         calibrate(output, clips, seeds, hearts, device=device, seed=seed, report=report_packing, command=command)
-    return first, second
+    return first, second, third

@@ -77,7 +77,7 @@ def test_an_infarct_gives_image_probability_and_extent_on_the_grid_of_the_cine(
     assert all(1 <= entry.segment <= 16 and 0 <= entry.probability <= 1 for entry in found.segments)
     assert len(found.segments) >= 10
     assert found.study_probability == next(one.probability for one in found.classifiers if one.reported)
-    assert len(found.classifiers) == 2
+    assert len(found.classifiers) == 3
     for extent in (found.hyperintense, found.intermediate, found.beyond_5_sd):
         assert extent is not None
         assert extent.interval.lower <= extent.percent <= extent.interval.upper
@@ -105,9 +105,7 @@ def _resynthesised(
         findings[Keyframes],
         clean,
         CONTEXT,
-        networks.first,
-        networks.refiner,
-        changed,
+        replace(networks, calibration=changed),
         Sampling(2, 1),
     )
 

@@ -1,4 +1,4 @@
-"""The training of both networks on rings whose motion and scar are known, and what their answers become."""
+"""The training of the networks on rings whose motion and scar are known, and what their answers become."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from synthetic_hearts import ring_clips
 
 from pipelines.models.registry import ModelUnavailable, load_model
 from pipelines.segmentation.labels import Label
+from pipelines.synthetic_enhancement import sequence
 from pipelines.synthetic_enhancement.calibration import Logistic, logit
 from pipelines.synthetic_enhancement.features import SIZE, describe, slice_inputs
 from pipelines.synthetic_enhancement.load import load_networks
@@ -24,6 +25,7 @@ from pipelines.synthetic_enhancement.predictors import (
 )
 from pipelines.training import synthetic_enhancement as training
 from pipelines.training.enhancement_calibration import _fit, _recalibrated, calibrate, clip_stack
+from pipelines.training.scar_sequence import SequenceRecipe, train_scar_sequence
 from pipelines.training.synthetic_enhancement import (
     EnhancementRecipe,
     Hearts,
@@ -48,6 +50,7 @@ def trained(hearts: Hearts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_first_guess(hearts, folder / GUESS_MODEL, steps=3, recipe=SMALL)
     guesser = load_model(GUESS_MODEL, root=folder).network
     train_refiner(hearts, guesser, folder / REFINER_MODEL, steps=2, recipe=SMALL)
+    train_scar_sequence(hearts, folder / sequence.MODEL, steps=2, recipe=SequenceRecipe(hidden=8, batch=16, views=1))
     return folder
 
 
@@ -73,7 +76,7 @@ def test_a_stopped_training_goes_on_as_if_never_stopped(hearts: Hearts, tmp_path
 
 
 def test_cards_name_the_hearts_and_what_was_held_out(trained: Path) -> None:
-    for name, steps in ((GUESS_MODEL, 3), (REFINER_MODEL, 2)):
+    for name, steps in ((GUESS_MODEL, 3), (REFINER_MODEL, 2), (sequence.MODEL, 2)):
         card = load_model(name, root=trained).card
         assert card.training.cases == ("ring-0", "ring-1", "ring-2", "ring-3")
         assert card.training.steps == steps

@@ -14,7 +14,15 @@ from PIL import Image
 from pipelines.late_enhancement.labels import Tissue
 from pipelines.models.card import read_card
 from pipelines.training import enhancement, steps
-from pipelines.training.emidec import EmidecLayoutError, find_cases, read_case, to_stack
+from pipelines.training.emidec import (
+    ASSUMED_SPACING_MM,
+    EmidecCase,
+    EmidecLayoutError,
+    aspect,
+    find_cases,
+    read_case,
+    to_stack,
+)
 from pipelines.training.enhancement import emidec_folds, train_enhancement
 
 SIZE = 64
@@ -63,6 +71,30 @@ def test_cases_are_read_whole_and_in_order(folder: Path) -> None:
     stack = to_stack(case)
     assert stack.slices == 2
     assert stack.geometry.pitch == 10.0
+
+
+def test_the_stretch_of_a_case_is_taken_back_by_its_spacing(folder: Path) -> None:
+    case = read_case(find_cases(folder)["Case_002"])
+    rows_mm, columns_mm = case.pixel_spacing
+    assert rows_mm * columns_mm == pytest.approx(ASSUMED_SPACING_MM**2)
+    assert columns_mm / rows_mm == pytest.approx(1.0, abs=0.02), "the ventricle is drawn round"
+    tall = EmidecCase("tall", case.pixels.repeat(3, axis=1), case.labels.repeat(3, axis=1))
+    assert aspect(tall.labels) == pytest.approx(3 * aspect(case.labels), rel=0.02)
+    assert to_stack(tall).geometry.pixel_spacing == tall.pixel_spacing
+    # What the network is shown of both is the same heart.
+    recipe = enhancement.RECIPES["enhancement-segmentation"]
+    shown = []
+    for one in (case, tall):
+        volume = enhancement._volume(one, recipe)
+        axis = (torch.arange(40) - 19.5) * volume.field_mm / 40
+        mm = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1) + volume.centre
+        shown.append(enhancement._sampled(volume, volume.shares[0].float() / 255, mm)[1:].sum(0) > 0.5)
+    assert (shown[0] != shown[1]).float().mean() < 0.03
+    assert 0.2 < shown[0].float().mean() < 0.5
+
+
+def test_a_case_without_a_ventricle_is_taken_as_it_is() -> None:
+    assert aspect(np.zeros((2, 8, 8), np.uint8)) == 1.0
 
 
 def test_what_is_not_emidec_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
