@@ -53,6 +53,7 @@ MAXIMUM_PDU = 131072
 AS_SHIPPED = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+HERE = Path(__file__).resolve().parents[1]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds to take the median of.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Rows instead of a table.")]
 
@@ -212,7 +213,7 @@ def node(
     processes: int,
     durable: bool = True,
     data_path: DataPath = DataPath.DIRECT,
-    checkout: Path = Path(__file__).resolve().parents[1],
+    checkout: Path = HERE,
 ) -> Callable[[Path], contextlib.AbstractContextManager[tuple[int, int]]]:
     """This node's receiver processes, or those of another checkout, under their supervisor, with a SQLite ledger."""
 

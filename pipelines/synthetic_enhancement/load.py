@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipelines.models.identity import ModelIdentity
 from pipelines.models.registry import PACKAGED, LoadedModel, ModelUnavailable, load_model_once
-from pipelines.synthetic_enhancement.calibration import Calibration, read_calibration
 from pipelines.synthetic_enhancement import sequence
+from pipelines.synthetic_enhancement.calibration import Calibration, read_calibration
 from pipelines.synthetic_enhancement.network import GUESS_MODEL, REFINER_MODEL
 
 __all__ = ["Networks", "load_networks"]

@@ -45,8 +45,8 @@ _THINNEST_PX = 1.0
 def wall_sequences(heart: HeartCrop) -> NDArray[np.float32]:
     """What is seen of each piece of wall at each moment, (S, PIECES, MOMENTS, len(INPUTS)).
 
-    The moments are those of :class:`HeartCrop`: end diastole, end systole, then six over the cycle. Where only the first
-    two are there, only they may be used.
+    The moments are those of :class:`HeartCrop`: end diastole, end systole, then six over the cycle. Where only the
+    first two are there, only they may be used.
     """
     step = ANGLES // PIECES
     loss, thickening = regional_motion(heart.inner, heart.outer)

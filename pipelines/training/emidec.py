@@ -2,8 +2,9 @@
 
 Lalande et al., "Emidec: A Database Usable for the Automatic Evaluation of Myocardial Infarction from
 Delayed-Enhancement Cardiac MRI", Data 2020, doi:10.3390/data5040089. Read here as 8-bit PNG slices,
-``images/CASE_sliceNNN.png`` with ``labels/CASE_sliceNNN.png``: apex first, spacing lost. The images are square whatever was acquired, so that rows
-and columns of a case differ in scale by a factor of 0.45 to 2.5; the labels tell by how much.
+``images/CASE_sliceNNN.png`` with ``labels/CASE_sliceNNN.png``: apex first, spacing lost. The images are square whatever
+was acquired, so that rows and columns of a case differ in scale by a factor of 0.45 to 2.5; the labels tell by how
+much.
 """
 
 from __future__ import annotations
@@ -77,8 +78,9 @@ class EmidecCase:
 
 
 def aspect(labels: NDArray[np.uint8]) -> float:
-    """How many times as far apart as the rows the columns are, if the ventricle is as wide as high; (S, R, C), apex first.
+    """How many times as far apart as the rows the columns are, if the ventricle is as wide as high.
 
+    Labels (S, R, C), apex first.
     The median of the upper two thirds of the slices that show the ventricle, of the standard deviations of its pixels;
     1 where no slice shows it.
     """

@@ -40,9 +40,9 @@ from pipelines.synthetic_enhancement.calibration import (
 from pipelines.synthetic_enhancement.features import FIELD_PX, SIZE, SPACING_MM
 from pipelines.synthetic_enhancement.measure import (
     GENERATIVE,
-    SEQUENCE,
     SEGMENT_PREDICTORS,
     SEGMENT_SHARE,
+    SEQUENCE,
     SLICE_LOGITS,
     STUDY_LOGITS,
     THICKENING,

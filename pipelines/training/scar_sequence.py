@@ -1,4 +1,4 @@
-"""Training of the network that reads pieces of wall over the cycle (:mod:`pipelines.synthetic_enhancement.sequence`)."""
+"""Training of the network that reads pieces of wall over the cycle, on phantoms."""
 
 from __future__ import annotations
 

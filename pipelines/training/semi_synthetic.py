@@ -5,8 +5,8 @@ contours, the infarct as scar field, motion by the joint law of the phantom. Wha
 network cannot find in such a cine.
 
 EMIDEC is read here as PNG whose spacing is lost. The ventricle is taken to be as wide as high
-(:func:`pipelines.training.emidec.aspect`), and cavity and muscle together as large as those of the person drawn for it. The right ventricle is not labelled; it is taken to
-lie on the left of the image.
+(:func:`pipelines.training.emidec.aspect`), and cavity and muscle together as large as those of the person drawn for it.
+The right ventricle is not labelled; it is taken to lie on the left of the image.
 """
 
 from __future__ import annotations
