@@ -22,6 +22,7 @@ from pydantic import (
 from dicom_node.errors import ConfigurationError
 from dicom_node.patterns import check_pattern
 from pipelines.indication import Indication
+from pipelines.models.precision import Precision
 from pipelines.sampling import SAMPLES_MAX, STEPS_MAX, Sampling
 
 __all__ = [
@@ -355,6 +356,7 @@ class SamplingSettings(_Section):
 
     samples: int = Field(default=Sampling().samples, ge=2, le=SAMPLES_MAX)
     steps: int = Field(default=Sampling().steps, ge=1, le=STEPS_MAX)
+    precision: Precision = Sampling().precision
 
 
 class Route(_Section):

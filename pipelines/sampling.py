@@ -1,8 +1,10 @@
-"""How many samples a generative analysis draws, and in how many steps: what a route may set."""
+"""How many samples a generative analysis draws, and how: what a route may set."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from pipelines.models.precision import Precision
 
 __all__ = ["SAMPLES_MAX", "STEPS_MAX", "Sampling"]
 
@@ -11,7 +13,7 @@ SAMPLES_MAX, STEPS_MAX = 64, 64
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Number of samples of a generative analysis, and of steps of each.
+    """Number of samples of a generative analysis, of steps of each, and what they are computed in.
 
     Attributes
     ----------
@@ -19,6 +21,8 @@ class Sampling:
         2 … 64: a spread needs two.
     steps : int
         1 … 64, of Euler's method.
+    precision : Precision
+        Of the network that draws samples; the probabilities are calibrated in single precision and stay in it.
 
     Raises
     ------
@@ -28,6 +32,7 @@ class Sampling:
 
     samples: int = 6
     steps: int = 4
+    precision: Precision = Precision.FLOAT32
 
     def __post_init__(self) -> None:
         if not (2 <= self.samples <= SAMPLES_MAX and 1 <= self.steps <= STEPS_MAX):

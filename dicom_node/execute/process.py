@@ -168,7 +168,8 @@ def process_study(
             subject=study_instance_uid,
             remedy="send the study again",
         )
-    sampling = Sampling(route.synthetic_sampling.samples, route.synthetic_sampling.steps)
+    chosen = route.synthetic_sampling
+    sampling = Sampling(chosen.samples, chosen.steps, chosen.precision)
     study = replace(study, context=replace(study.context, indication=route.indication, sampling=sampling))
     with _timed("identity", seconds, on_step):
         contradiction = identity_refusal(sources, study_instance_uid)

@@ -62,7 +62,7 @@ class Circumstances:
         if self.settings.normal_ranges is not None:
             said["normal_ranges"] = normal_table(self.settings).digest
         if self.sampling != Sampling():
-            said["sampling"] = [self.sampling.samples, self.sampling.steps]
+            said["sampling"] = [self.sampling.samples, self.sampling.steps, self.sampling.precision]
         # Of the operating system where none is configured: another zone, other dates in the objects.
         said["offset"] = offset_text(node_offset(self.created, self.settings.time_zone))
         return ResultIdentity.of(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipelines.models.precision import Precision
 from pipelines.segmentation.parallel import each
 from pipelines.synthetic_enhancement.features import CHANNELS, MOMENTS
 
@@ -168,6 +169,7 @@ def draw_samples(
     noise = torch.randn((samples, *first.image.shape), generator=generator)
     start = (first.image + NOISE * noise).flatten(0, 1)
     condition = condition_of(inputs, first)
+    low = model.identity.precision is Precision.BFLOAT16
 
     def run(begin: int) -> torch.Tensor:
         image = start[begin : begin + _BATCH].to(model.device)
@@ -175,8 +177,9 @@ def draw_samples(
         told = condition[places].to(model.device)
         for step in range(steps):
             time = torch.full((len(image),), _TIMESTEPS * step / steps, device=model.device)
-            velocity = functional.pixel_shuffle(model.network(refiner_input(image, told), time), STRIDE)[:, 0]
-            image = image + velocity / steps
+            with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=low):
+                raw = model.network(refiner_input(image, told), time)
+            image = image + functional.pixel_shuffle(raw.float(), STRIDE)[:, 0] / steps
         return image.cpu()
 
     drawn = torch.cat(each(run, range(0, len(start), _BATCH)))

@@ -14,6 +14,7 @@ from pipelines.function.findings import Keyframes
 from pipelines.function.slices import SliceMeasures
 from pipelines.package import Device
 from pipelines.quality.findings import QualityAssessment
+from pipelines.sampling import Sampling
 from pipelines.synthetic_enhancement.findings import SyntheticEnhancement
 from pipelines.ventricular_function.steps import ShortAxis
 
@@ -35,7 +36,7 @@ def synthetic_enhancement(
     from pipelines.synthetic_enhancement.measure import synthesise
 
     try:
-        networks = load_networks(device)
+        networks = load_networks(device, precision=(context.sampling or Sampling()).precision)
     except ModelUnavailable as missing:
         sentence = f"Enhancement was not predicted: {missing}."
         raise AnalysisRefused(RefusalReason.MODEL_UNAVAILABLE, sentence) from missing

@@ -10,6 +10,7 @@ import pytest
 import torch
 from synthetic_hearts import ring_clips
 
+from pipelines.models.precision import Precision
 from pipelines.models.registry import ModelUnavailable, load_model
 from pipelines.segmentation.labels import Label
 from pipelines.synthetic_enhancement import sequence
@@ -96,6 +97,12 @@ def test_samples_depend_on_the_seed_alone_and_scatter(hearts: Hearts, trained: P
     assert not torch.equal(draws[0], draws[2])
     assert draws[0].shape == (3, 4, SIZE, SIZE)
     assert draws[0].std(0).mean() > 0.01
+    low = load_model(REFINER_MODEL, root=trained, precision=Precision.BFLOAT16)
+    assert low.identity.precision is Precision.BFLOAT16
+    drawn = draw_samples(inputs, first, low, samples=3, steps=2, seed=1)
+    assert drawn.dtype == torch.float32
+    assert not torch.equal(drawn, draws[0])
+    assert (drawn - draws[0]).abs().mean() < 0.02
 
 
 def test_batches_are_a_function_of_seed_and_step_and_keep_truth_on_the_wall(hearts: Hearts) -> None:
