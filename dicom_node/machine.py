@@ -28,6 +28,7 @@ _EXTRAS = {
     "analysis": ("torch", "monai", "safetensors", "scipy", "skimage", "highdicom", "matplotlib"),
     "web": ("fastapi", "uvicorn", "jinja2", "argon2", "authlib", "joserfc"),
     "messages": ("hl7", "fhir.resources"),
+    "postgresql": ("psycopg",),
     "ray": ("ray",),
 }
 """Libraries of the optional dependencies (pyproject.toml) that a node may have to do without."""
@@ -53,6 +54,8 @@ def serving_mistakes(configuration: Configuration) -> Iterator[Mistake]:
     for name, profile in configuration.results.destinations.items():
         if (profile.hl7 or profile.fhir) and HostRole.DELIVERER in here and (absent := _absent("messages")):
             yield Mistake((("results", "destinations", name),), f"no message can be sent, for {absent}")
+    if configuration.storage.database.startswith("postgresql") and (absent := _absent("postgresql")):
+        yield Mistake((("storage", "database"),), f"the ledger cannot be opened, for {absent}")
     yield from _storage(configuration)
     yield from _wording(configuration)
     if HostRole.EXECUTOR in here and configuration.execution.engine == "local":

@@ -26,7 +26,7 @@ from dicom_node.network.listening_ports import (
     open_listening_ports,
 )
 from dicom_node.network.tls import check_credentials
-from dicom_node.process_states import exclusive_service, serving_hosts, states_file
+from dicom_node.process_states import exclusive_service, forget_states, serving_hosts, states_file
 from dicom_node.reloading import Reloading
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
 from storage.files import InstanceFiles
@@ -88,6 +88,7 @@ def serve(
     hangup = threading.Event()
     stop = stop_on_signals(hangup if reread is not None else None)
     with alone(configuration.storage.directory, host_name(configuration), beside=configuration.hosts):
+        forget_states(configuration.storage.directory, host_name(configuration))
         _prepare(configuration)
         with contextlib.closing(_listening_ports(configuration)) as ports, exposed(configuration, ports.places):
             # Counts, and so is imported only where it is said by now where the numbers go.
@@ -145,7 +146,11 @@ def node_roles(
             Role("console", _serve_console, (configuration, file)),
         ),
         HostRole.SCHEDULER: (True, Role("scheduler", _schedule, (configuration,))),
-        HostRole.EXECUTOR: (True, Role("executor", _execute, (configuration, process))),
+        HostRole.EXECUTOR: (
+            True,
+            # Its workers die with it: until it lives again, nothing is known of them.
+            Role("executor", _execute, (configuration, process), on_death=lambda _how: _forget_workers(configuration)),
+        ),
         HostRole.DELIVERER: (True, Role("deliverer", _deliver, (configuration,))),
         HostRole.NOTIFIER: (notifies, Role("notifier", _notify, (configuration,), renewable=False)),
     }
@@ -173,6 +178,10 @@ def receiver_roles(configuration: Configuration, ports: ListeningPorts) -> tuple
         )
         for number in range(configuration.node.receiver_processes)
     )
+
+
+def _forget_workers(configuration: Configuration) -> None:
+    forget_states(configuration.storage.directory, host_name(configuration), keepers=("executor",))
 
 
 # Imported by each process for itself: none pays for what the others need.

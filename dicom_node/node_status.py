@@ -25,6 +25,8 @@ from storage.schema import DeliveryState, JobState, ReportState
 __all__ = ["Alarm", "Concern", "NodeStatus", "Queue", "local_time", "node_status"]
 
 FAILED_STARTS_ALARM = 3
+STARTING_ALARM = dt.timedelta(minutes=5)
+"""A process that is not ready after so long calls for a person: a worker loads its models in seconds."""
 HISTORY = 20
 """How many of the last jobs tell how long one takes."""
 
@@ -68,7 +70,10 @@ class NodeStatus:
     pid: int | None
     """Of the supervisor on this machine."""
     well: bool
+    """Whether it runs, all its processes are ready and nothing calls for a person."""
     alarms: tuple[Alarm, ...]
+    starting: tuple[str, ...]
+    """Processes that are not ready yet; until they are, something of what the node is for waits."""
     free_mb: float
     accepts_images: bool
     """Whether free space lies above the low watermark; below it C-STORE is answered A700."""
@@ -87,17 +92,30 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
     processes = tuple(_processes(configuration, serving))
     free_mb = shutil.disk_usage(_existing(directory)).free / 1e6
     accepts = free_mb >= configuration.storage.low_watermark_mb
+    starting = tuple(_starting(configuration, serving, processes))
     waiting, overview = backlog(ledger, now=now), ledger_overview(ledger, now=now)
     ended = job_overviews(ledger, states=(JobState.SUCCEEDED,), limit=HISTORY)
     queue = _queue(waiting, ended, slots(configuration))
     alarms = (
-        *_process_alarms(configuration, serving, processes),
+        *_process_alarms(configuration, serving, processes, now),
         *_storage_alarms(configuration, free_mb, accepts=accepts),
         *_file_alarms(directory),
         *_work_alarms(waiting, overview),
         *_pause_alarms(ledger),
     )
-    return NodeStatus(bool(serving), pid, not alarms, alarms, free_mb, accepts, processes, queue, waiting, overview)
+    return NodeStatus(
+        running=bool(serving),
+        pid=pid,
+        well=not alarms and not starting,
+        alarms=alarms,
+        starting=starting,
+        free_mb=free_mb,
+        accepts_images=accepts,
+        processes=processes,
+        queue=queue,
+        waiting=waiting,
+        ledger=overview,
+    )
 
 
 def _serving(configuration: Configuration) -> dict[str, int]:
@@ -115,6 +133,16 @@ def _processes(configuration: Configuration, serving: Mapping[str, int]) -> Iter
             yield one if named else dataclasses.replace(one, name=f"{host}/{one.name}")
 
 
+def _starting(
+    configuration: Configuration, serving: Mapping[str, int], processes: Sequence[ProcessState]
+) -> Iterator[str]:
+    for host in serving:
+        # A supervisor migrates the ledger and opens its ports before it starts anything.
+        if not read_states(configuration.storage.directory, host):
+            yield f"{host}/supervisor" if configuration.hosts else "supervisor"
+    yield from (one.name for one in processes if not one.ready)
+
+
 def _existing(directory: Path) -> Path:
     return next(one for one in (directory, *directory.parents) if one.exists())
 
@@ -130,7 +158,7 @@ def _queue(waiting: Backlog, ended: Sequence[JobOverview], slots: int) -> Queue:
 
 
 def _process_alarms(
-    configuration: Configuration, serving: Mapping[str, int], processes: Sequence[ProcessState]
+    configuration: Configuration, serving: Mapping[str, int], processes: Sequence[ProcessState], now: dt.datetime
 ) -> Iterator[Alarm]:
     if not serving:
         yield Alarm("the node is not running", "start it: dicom-node serve", Concern.NODE)
@@ -142,6 +170,12 @@ def _process_alarms(
             yield Alarm(
                 f"process {one.name} cannot start: it died {one.failed_starts} times in a row ({one.last_death})",
                 "read its last lines in the log of the node",
+                Concern.NODE,
+            )
+        elif not one.ready and now - one.changed_at > STARTING_ALARM:
+            yield Alarm(
+                f"process {one.name} is not ready since {local_time(one.changed_at)}",
+                "read its last lines in the log of the node; dicom-node doctor looks for what keeps it",
                 Concern.NODE,
             )
 

@@ -27,6 +27,7 @@ from storage.files import FILE_MODE
 __all__ = [
     "ProcessState",
     "exclusive_service",
+    "forget_states",
     "read_states",
     "serving_hosts",
     "serving_process",
@@ -36,6 +37,7 @@ __all__ = [
 
 _log = structlog.get_logger(__name__)
 
+_KEEPERS = ("supervisor", "executor")
 _TRIES, _TRY_AGAIN_S = 5, 0.02
 
 
@@ -70,10 +72,19 @@ def write_states(file: Path, states: Iterable[ProcessState]) -> None:
         _log.warning("states of the processes not written", error=error.strerror)
 
 
+def forget_states(storage_directory: Path, host: str | None = None, *, keepers: Iterable[str] = _KEEPERS) -> None:
+    """Remove what keepers of an earlier life said of their processes, which died with them."""
+    for keeper in keepers:
+        try:
+            states_file(storage_directory, keeper, host).unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("states of processes that died not removed", error=error.strerror)
+
+
 def read_states(storage_directory: Path, host: str | None = None) -> tuple[ProcessState, ...]:
     """The processes of a host, or of this machine, as last described; none where nothing can be read."""
     states: list[ProcessState] = []
-    for keeper in ("supervisor", "executor"):
+    for keeper in _KEEPERS:
         try:
             rows = json.loads(states_file(storage_directory, keeper, host).read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -108,25 +108,49 @@ def test_an_image_is_received_without_the_extras(without_extras: Path, tmp_path:
     assert len([path for path in (tmp_path / "var" / "instances" / "instances").rglob("*") if path.is_file()]) == 1
 
 
+def test_a_host_that_computes_nothing_needs_no_extra(without_extras: Path, tmp_path: Path) -> None:
+    """Receiver, scheduler and deliverer, with routes of every analysis: who schedules reads declarations alone."""
+    names = sorted(path.parent.name for path in (ROOT / "pipelines").glob("*/package.py"))
+    declared = run(without_extras, "-c", "from pipelines.package import packages; print(*packages())")
+    assert sorted(declared.stdout.split()) == names, declared.stderr[-2000:]
+    more = (
+        "hosts:\n  front: {roles: [receiver, scheduler, deliverer]}\n  gpu: {roles: [executor]}\n"
+        f"routes:\n  cine: {{analyses: [{', '.join(names)}], destinations: [], indication: acute infarct}}\n"
+    )
+    path = configuration(tmp_path, more)
+    text = path.read_text().replace("node: {", "node: {host: front, ")
+    path.write_text(text.replace("storage: {", "storage: {database: 'postgresql+psycopg://a:b@127.0.0.1/c', "))
+    checked = run(without_extras, "-m", "dicom_node", "check", "--no-peers", "--config", str(path))
+    told = " ".join((checked.stdout + checked.stderr).split())
+    # Several hosts share a PostgreSQL server, whose driver is an extra: that, and nothing else, is missed.
+    assert checked.returncode == 2
+    assert "config.yaml:3: storage.database: the ledger cannot be opened, for psycopg is not installed" in told
+    assert told.count("config.yaml:") == 1, told
+    asked = run(without_extras, "-m", "dicom_node", "status", "--config", str(path))
+    assert "psycopg is not installed (pip install 'dicom-node[postgresql]')" in " ".join(asked.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("web: {port: 8443}\n", "'dicom-node[web]'"),
+        ("web: {port: 8443}\n", ("there is no route", "'dicom-node[web]'")),
         (
             "routes:\n  cine: {series: [{modality: MR}], analyses: [ventricular_function], destinations: []}\n",
-            "'dicom-node[analysis]'",
+            ("'dicom-node[analysis]'",),
         ),
     ],
     ids=["web", "analysis"],
 )
 def test_what_needs_an_absent_extra_is_refused_by_its_name(
-    without_extras: Path, tmp_path: Path, more: str, said: str
+    without_extras: Path, tmp_path: Path, more: str, said: tuple[str, ...]
 ) -> None:
     checked = run(
         without_extras, "-m", "dicom_node", "check", "--no-peers", "--config", str(configuration(tmp_path, more))
     )
     assert checked.returncode == 2
-    assert said in " ".join((checked.stdout + checked.stderr).split())
+    told = " ".join((checked.stdout + checked.stderr).split())
+    assert all(one in told for one in said)
+    assert told.count("config.yaml:") == len(said), told
 
 
 def test_every_dependency_is_locked_and_used() -> None:

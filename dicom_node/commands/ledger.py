@@ -49,6 +49,8 @@ def opened(configuration: Configuration) -> Iterator[Ledger]:
     ------
     OutOfResourcesError
         The database cannot be opened.
+    ConfigurationError
+        Its driver is not installed.
     NodeError
         A transition that was asked for is not allowed.
     """
@@ -59,6 +61,12 @@ def opened(configuration: Configuration) -> Iterator[Ledger]:
             f"the ledger cannot be opened: {type(error).__name__}",
             subject="storage.database",
             remedy="check the URL, and that the database server runs",
+        ) from error
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"the ledger cannot be opened: {error.name} is not installed",
+            subject="storage.database",
+            remedy="pip install 'dicom-node[postgresql]'",
         ) from error
     try:
         yield ledger

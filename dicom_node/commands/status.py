@@ -35,8 +35,14 @@ def _print(found: NodeStatus) -> None:
     if found.well:
         console.print(f"[bold green]{running}, and all is well.[/bold green]")
     else:
-        how = f"{running}, but not all is well:" if found.running else "Not running."
-        console.print(f"[bold red]{how}[/bold red]")
+        if not found.running:
+            console.print("[bold red]Not running.[/bold red]")
+        elif found.starting:
+            console.print(
+                f"[bold yellow]{running}, but not ready yet: {', '.join(found.starting)}.[/bold yellow]", soft_wrap=True
+            )
+        else:
+            console.print(f"[bold red]{running}, but not all is well:[/bold red]")
         for alarm in found.alarms:
             console.print(f"  • {alarm.sentence} – {alarm.remedy}", soft_wrap=True)
     queue = found.queue

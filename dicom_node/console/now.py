@@ -173,6 +173,8 @@ def _sentence(status: NodeStatus, arriving: tuple[Arriving, ...]) -> str:
         ]
         doing = " and ".join(word for word in busy if word)
         return f"All is well; {doing}." if doing else "All is well, and nothing waits."
+    if not status.alarms:
+        return f"Not ready yet: {', '.join(status.starting)}."
     more = len(status.alarms) - 1
     also = f" ({more} more below)" if more else ""
     return f"Not all is well: {status.alarms[0].sentence}{also}."

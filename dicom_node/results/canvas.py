@@ -81,6 +81,8 @@ LIGHT = Theme(
 """For the PDF, which gets printed."""
 
 
+# A font reads its file when a character is first asked for. A forked process shares the position in that file with the
+# process it came from, and both then read wrong widths or none, now and then: no page is laid out in a forked process.
 @cache
 def _fonts(bold: bool) -> tuple[FT2Font, ...]:
     weight = "bold" if bold else "normal"

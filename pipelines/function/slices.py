@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipelines.cine.stack import CineStack, StackGeometry
 from pipelines.cine.views import LONG_AXIS
@@ -152,6 +151,8 @@ def fill_cavity(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     -------
     (T, S, R, C) uint8
     """
+    from scipy import ndimage
+
     filled = labels.copy()
     for plane in np.ndindex(labels.shape[:2]):
         window = _bounding(labels[plane] == Label.LV)

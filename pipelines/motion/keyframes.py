@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 __all__ = ["KeyframeTimes", "MotionDescriptor", "find_keyframes", "motion_descriptor"]
 
@@ -130,6 +129,8 @@ def _turning(
     field: NDArray[np.float64], place: NDArray[np.float64], focus: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Cosine (T, S, h, w) between motion and the direction away from the focus, smoothed, and where it turns."""
+    from scipy import ndimage
+
     norm = np.sqrt((field**2).sum(axis=2))
     cosine = _outward(field, place, focus) / np.maximum(norm, 1e-6)
     cosine = ndimage.gaussian_filter(cosine, (_SMOOTHING, 0, _SMOOTHING, _SMOOTHING), mode="wrap")

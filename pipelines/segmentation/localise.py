@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipelines.cine.stack import CineStack
 from pipelines.segmentation.grid import Square, heart_square, intensity_window, sample_square, scale_intensity
@@ -63,6 +62,8 @@ def square_of_votes(
     Square or None
         ``None`` where nothing is seen, or less than any ventricle covers.
     """
+    from scipy import ndimage
+
     size = votes.shape[0]
     step = whole.field_mm / size
     if votes.max() <= 0:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipelines.cine.stack import CineStack
 from pipelines.models.precision import Precision, labelling_precision
@@ -65,6 +64,8 @@ def smooth_in_time(values: NDArray[np.float32], *, cyclic: bool) -> NDArray[np.f
     cyclic : bool
         Whether the last phase is followed by the first.
     """
+    from scipy import ndimage
+
     phases = values.shape[0]
     if phases < _FEWEST_PHASES_TO_SMOOTH:
         return values
@@ -86,6 +87,8 @@ def keep_plausible(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     that lie against the left ventricle stay, or the largest where none does: near the base the RV comes apart in the
     stack, but every true part of it lies on the septum.
     """
+    from scipy import ndimage
+
     across = np.zeros((3, 3, 3), dtype=bool)
     across[1] = True
     across[:, 1, 1] = True

@@ -13,7 +13,17 @@ import structlog
 
 from dicom_node import cli
 from dicom_node.commands.terminal import ExitCode
-from dicom_node.process_states import ProcessState, exclusive_service, read_states, states_file, write_states
+from dicom_node.config import Configuration
+from dicom_node.network.listening_ports import no_listening_ports
+from dicom_node.node import node_roles
+from dicom_node.process_states import (
+    ProcessState,
+    exclusive_service,
+    forget_states,
+    read_states,
+    states_file,
+    write_states,
+)
 
 Run = Callable[[], tuple[int, dict[str, object], str]]
 LOW = "storage: {low_watermark_mb: 0, high_watermark_mb: 0}\n"
@@ -41,9 +51,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     structlog.reset_defaults()
 
 
-def state(name: str = "receiver-0", *, failed_starts: int = 0, ready: bool = True) -> ProcessState:
+def state(
+    name: str = "receiver-0", *, failed_starts: int = 0, ready: bool = True, since: dt.datetime | None = None
+) -> ProcessState:
     pid = os.getpid() if ready else None
-    return ProcessState(name, pid, ready, failed_starts, "exit code 1", dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+    since = since or dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    return ProcessState(name, pid, ready, failed_starts, "exit code 1", since)
 
 
 def test_a_node_that_does_not_run_is_said_to_be_down_first(run: Run) -> None:
@@ -66,6 +79,49 @@ def test_all_is_well(run: Run, tmp_path: Path) -> None:
     assert "all is well" in words.splitlines()[0]
     assert "cpu/0" in words
     assert run()[0] == ExitCode.FAILED
+
+
+def test_a_node_that_still_starts_is_not_well_and_calls_nobody(run: Run, tmp_path: Path) -> None:
+    directory = tmp_path / "var" / "instances"
+    now = dt.datetime.now(dt.UTC)
+    with exclusive_service(directory):
+        # The lock is held before anything is started.
+        status, document, words = run()
+        assert (status, document["well"], document["starting"]) == (ExitCode.FAILED, False, ["supervisor"])
+        write_states(states_file(directory, "supervisor"), [state(), state("executor", ready=False, since=now)])
+        status, document, words = run()
+        assert (status, document["starting"], document["alarms"]) == (ExitCode.FAILED, ["executor"], [])
+        assert "but not ready yet: executor." in words.splitlines()[0]
+        write_states(states_file(directory, "executor"), [state("cpu/0", ready=False, since=now), state("cpu/1")])
+        write_states(states_file(directory, "supervisor"), [state(), state("executor")])
+        status, document, words = run()
+        assert (status, document["starting"], document["alarms"]) == (ExitCode.FAILED, ["cpu/0"], [])
+        write_states(states_file(directory, "executor"), [state("cpu/0"), state("cpu/1")])
+        assert run()[0] == ExitCode.OK
+
+
+def test_a_process_that_never_gets_ready_is_an_alarm(run: Run, tmp_path: Path) -> None:
+    directory = tmp_path / "var" / "instances"
+    write_states(states_file(directory, "executor"), [state("ray/0", ready=False)])
+    with exclusive_service(directory):
+        status, _, words = run()
+    assert status == ExitCode.FAILED
+    assert "process ray/0 is not ready since 202" in " ".join(words.split())
+
+
+def test_workers_of_an_executor_that_died_are_ready_no_more(run: Run, tmp_path: Path) -> None:
+    directory = tmp_path / "var" / "instances"
+    configuration = Configuration.model_validate({"storage": {"directory": str(directory)}})
+    (executor,) = (
+        one for one in node_roles(configuration, no_listening_ports(configuration)) if one.name == "executor"
+    )
+    write_states(states_file(directory, "supervisor"), [state()])
+    write_states(states_file(directory, "executor"), [state("cpu/0")])
+    assert executor.on_death is not None
+    executor.on_death("killed by SIGKILL")
+    assert [one.name for one in read_states(directory)] == ["receiver-0"]
+    forget_states(directory)
+    assert read_states(directory) == ()
 
 
 def test_storage_that_is_closed_is_an_alarm(run: Run, tmp_path: Path) -> None:

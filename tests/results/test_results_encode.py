@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import io
 import json
 import subprocess
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.quality.findings import Grade, QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation, Label
 from results.conftest import DESTINATIONS, Encoded
+from results.same_bytes import differences
 from results.synthetic import CREATED, MODEL, Cine, encoded, findings_of, heart, unaccepted, write_cine
 
 KEY_PHASES = (KEY_PHASE["ED"], KEY_PHASE["ES"])
@@ -84,7 +86,30 @@ def test_one_object_a_series_for_seg_report_and_pdf_and_fixed_series_numbers(res
 
 def test_a_retry_yields_the_same_bytes(result: Encoded) -> None:
     again, _ = encoded(result.cine, result.findings, DESTINATIONS)
-    assert [each.content for each in again] == [each.content for each in result.objects]
+    assert differences(result.objects, again) == []
+
+
+def pdf_of(objects: list[ResultObject]) -> list[ResultObject]:
+    return [each for each in objects if each.role == SUMMARY_PDF]
+
+
+def test_a_difference_is_told_by_object_and_attribute(result: Encoded) -> None:
+    def changed(each: ResultObject) -> ResultObject:
+        dataset = dcmread(io.BytesIO(each.content))
+        dataset.ContentTime = "000001"
+        dataset.ContributingEquipmentSequence[0].Manufacturer = "other"
+        dataset.EncapsulatedDocument = dataset.EncapsulatedDocument.replace(b"%PDF-1", b"%PDF-2")
+        buffer = io.BytesIO()
+        dataset.save_as(buffer)
+        return dataclasses.replace(each, content=buffer.getvalue())
+
+    objects = pdf_of(result.objects)
+    (told,) = differences(objects, [changed(each) for each in objects])
+    assert told.startswith(f"{SUMMARY_PDF.value} {objects[0].sop_instance_uid}: ContentTime ")
+    assert "ContributingEquipmentSequence[0].Manufacturer 'ACME' and 'other'" in told
+    assert "EncapsulatedDocument of " in told
+    assert "from 5: b'%PDF-1" in told
+    assert differences(objects, []) != []
 
 
 def test_another_model_or_setting_makes_other_objects_and_another_time_does_not(tmp_path: Path) -> None:

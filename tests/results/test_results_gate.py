@@ -14,10 +14,14 @@ from pydicom import dcmread, dcmwrite
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 
+from dicom_node.errors import NodeError
+from dicom_node.results import iod
 from dicom_node.results.gate import check
+from dicom_node.results.iod import IOD_TIMEOUT_S
 from dicom_node.results.objects import ResultObject, Surroundings
 from dicom_node.results.problems import GateCheck, Problem
 from dicom_node.results.roles import REPORT, SUMMARY, SUMMARY_PDF, ResultRole
+from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.ventricular_function.groups import KEY_PHASE, SEGMENTATION
 from pipelines.cine.stack import FrameSource
 from results.conftest import Encoded
@@ -136,9 +140,59 @@ def test_an_object_is_asked_what_it_expects_of_itself(result: Encoded) -> None:
     ]
 
 
+def test_a_validator_that_does_not_end_is_a_finding_and_no_wait(
+    result: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = tmp_path / "dciodvfy"
+    stuck.write_text("#!/bin/sh\nexec sleep 60\n")
+    stuck.chmod(0o755)
+    monkeypatch.setattr(iod, "validator", lambda: stuck)
+    monkeypatch.setattr(iod, "IOD_TIMEOUT_S", 0.2)
+    each = next(each for each in result.objects if each.role == SUMMARY)
+    (found,) = check([each], result.sources)
+    assert [(one.check, one.sentence) for one in found] == [
+        (GateCheck.IOD, f"dciodvfy did not end within {IOD_TIMEOUT_S} s")
+    ]
+
+
+def test_a_source_that_cannot_be_read_is_an_error_and_no_finding(tmp_path: Path) -> None:
+    cine = write_cine(tmp_path, phases=4, slices=3, size=32)
+    objects, _ = encoded(cine)
+    each = next(each for each in objects if each.role == KEY_PHASE["ED"])
+    sources = SourceDatasets.index(cine.paths)
+    for path in cine.paths:
+        path.write_bytes(b"gone")
+    with pytest.raises(NodeError, match="a source instance cannot be read again"):
+        check([each], sources)
+
+
+def test_findings_stand_with_their_objects_in_their_order(result: Encoded) -> None:
+    """Of objects that are checked side by side, each has its own findings of the validator and of the rest."""
+    objects = list(result.objects)
+    bad = {}
+    for position in range(0, len(objects), 2):
+
+        def change(dataset: Dataset, position: int = position) -> None:
+            dataset.CompletionFlag, dataset.PatientID = "MAYBE", f"P-{position}"
+            dataset.SeriesInstanceUID = f"1.2.0{position}"
+
+        objects[position] = tampered(objects[position], change)
+        bad[position] = f"1.2.0{position}"
+    found = check(objects, result.sources)
+    for position, problems_ in enumerate(found):
+        if position in bad:
+            assert any(one.check is GateCheck.IOD and "SeriesInstanceUID" in str(one) for one in problems_)
+            assert any(one.check is GateCheck.IDENTITY for one in problems_)
+            assert problems_[0].check is GateCheck.IOD
+        else:
+            assert not [one for one in problems_ if one.check in (GateCheck.IOD, GateCheck.IDENTITY)]
+
+
 def test_bytes_that_are_no_dicom_are_kept_back(result: Encoded) -> None:
     each = dataclasses.replace(result.objects[0], content=result.objects[0].content[:200])
-    assert check([each], result.sources)[0]
+    (problem,) = check([each], result.sources)[0]
+    assert problem.check is GateCheck.PIXELS
+    assert problem.sentence.startswith("the object cannot be read again: ")
 
 
 def test_no_pixels_more_and_none_less_than_are_due_pass(result: Encoded) -> None:

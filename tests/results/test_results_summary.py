@@ -400,27 +400,39 @@ def test_clipped_text_fits(text: str, width: float) -> None:
     assert text_width(clipped(text, 8, width), 8) <= max(width, text_width("…", 8)) + 1e-6
 
 
-def test_the_pdf_is_the_same_in_every_process(tmp_path: Path) -> None:
+def test_the_pdf_is_the_same_in_every_process_and_whatever_was_drawn_before(tmp_path: Path) -> None:
     program = f"""
 import sys
 sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
 import hashlib
 from pathlib import Path
-from dicom_node.results.canvas import LIGHT
-from dicom_node.results.capture import pdf
+from dicom_node.results.canvas import DARK, LIGHT, Page
+from dicom_node.results.capture import pdf, raster, warm_fonts
 from results.test_results_summary import PROVENANCE, content_of, function_pages
 from results.synthetic import CREATED, write_cine
 cine = write_cine(Path(sys.argv[1]), phases=8, slices=4, size=64)
-pages = function_pages(LIGHT, content_of(cine), PROVENANCE)
-print(hashlib.sha256(pdf(pages, "title", CREATED)).hexdigest())
+def draw():
+    pages = function_pages(LIGHT, content_of(cine), PROVENANCE)
+    print(hashlib.sha256(pdf(pages, "title", CREATED)).hexdigest())
+if sys.argv[2] == "2":
+    warm_fonts()
+draw()
+page = Page(DARK)
+for size in (3.0, 7.3, 41.0):
+    page.text(10, 10, "Müller 測試 αβγ اختبار", size, bold=size > 5)
+raster(page.figure)
+pdf([page.figure], "another", CREATED)
+draw()
 """
     seen = set()
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
-        command = [sys.executable, "-c", program, str(tmp_path / seed)]
+        command = [sys.executable, "-c", program, str(tmp_path / seed), seed]
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
-        seen.add(run.stdout.strip())
+        drawn = run.stdout.split()
+        assert len(drawn) == 2
+        seen.update(drawn)
     assert len(seen) == 1
 
 

@@ -7,7 +7,7 @@ import datetime as dt
 
 import pytest
 from ledger_rows import DELIVERED, NOW, a_result, claim, receive_and_schedule
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from storage.deliveries import (
     Delivery,
@@ -17,7 +17,11 @@ from storage.deliveries import (
     commitment_reported,
     delivery_confirmed,
     delivery_failed,
+    delivery_put_off,
     delivery_sent,
+    delivery_unverified,
+    destination_reached,
+    destination_unreachable,
     destinations_with_work,
     dismiss_deliveries,
     extend_deliveries,
@@ -27,8 +31,8 @@ from storage.deliveries import (
 )
 from storage.jobs import claim_job, complete_job
 from storage.ledger import Ledger, LedgerError, open_ledger
-from storage.overview import DeliveryOverview, delivery_overviews
-from storage.schema import DeliveryRow, DeliveryState
+from storage.overview import DeliveryOverview, backlog, delivery_overviews, events_of_study
+from storage.schema import DeliveryRow, DeliveryState, EventRow
 
 SOON = NOW + dt.timedelta(seconds=30)
 LATER = NOW + dt.timedelta(seconds=90)
@@ -195,3 +199,73 @@ def test_every_dead_letter_of_a_job_is_requeued_however_many_there_are(sqlite_ur
         session.execute(update(DeliveryRow).values(state=DeliveryState.DEAD, ended_at=NOW))
     assert requeue_deliveries(ledger, Selection(job_id=1), now=SOON) == many
     ledger.close()
+
+
+def _events(ledger: Ledger, kind: str) -> list[dict[str, object]]:
+    return [dict(one.detail) for one in events_of_study(ledger, "1.2.3") if one.kind == kind]
+
+
+def test_what_is_given_up_is_told_with_who_and_why(queued: Ledger) -> None:
+    for one in _claim(queued):
+        delivery_failed(queued, one.id, "refused", None, now=NOW)
+    assert dismiss_deliveries(queued, Selection(role="role-2"), reason="not wanted", by="ada", now=SOON) == 1
+    (event,) = _events(queued, "delivery dismissed")
+    assert (event["reason"], event["by"], event["destination"]) == ("not wanted", "ada", "pacs")
+
+
+def test_what_a_destination_has_no_room_for_waits_without_an_attempt_and_is_told_once(queued: Ledger) -> None:
+    first, _ = _claim(queued)
+    for times in (1, 2):
+        delivery_put_off(queued, first.id, "no room (A700)", SOON, now=NOW)
+        assert _claim(queued) == []
+        (again,) = _claim(queued, now=SOON)
+        assert (again.id, again.put_off, again.failed_attempts) == (first.id, times, 0)
+    assert [event["error"] for event in _events(queued, "delivery put off")] == ["no room (A700)"]
+    # Of what is no longer sent nothing is put off.
+    delivery_failed(queued, first.id, "refused", None, now=SOON)
+    delivery_put_off(queued, first.id, "no room", LATER, now=SOON)
+    assert _by_id(queued)[first.id].state is DeliveryState.DEAD
+
+
+def test_what_cannot_be_asked_about_is_closed_as_not_verified(queued: Ledger) -> None:
+    first, second = _claim(queued)
+    delivery_sent(queued, [first.id], "7.7", SOON, now=NOW)
+    delivery_unverified(queued, [first.id, second.id], why="it answers no query", now=SOON)
+    states = _by_id(queued)
+    assert (states[first.id].state, states[second.id].state) == (DeliveryState.NOT_VERIFIED, DeliveryState.SENDING)
+    assert [event["why"] for event in _events(queued, "delivery not verified")] == ["it answers no query"]
+
+
+def test_an_outage_has_one_beginning_its_own_attempts_and_one_end(queued: Ledger) -> None:
+    asked: list[int] = []
+
+    def retry_at(attempts: int) -> dt.datetime:
+        asked.append(attempts)
+        return NOW + attempts * dt.timedelta(minutes=1)
+
+    destination_reached(queued, "pacs", now=NOW)
+    for minute in (0, 1):
+        now = NOW + dt.timedelta(minutes=minute)
+        ids = [one.id for one in _claim(queued, now=now)]
+        assert len(ids) == 2
+        destination_unreachable(queued, "pacs", ids, f"refused {minute}", retry_at=retry_at, now=now)
+        (outage,) = backlog(queued, now=now).outages
+        assert (outage.destination, outage.since, outage.attempts, outage.error, outage.waiting) == (
+            "pacs",
+            NOW,
+            minute + 1,
+            f"refused {minute}",
+            2,
+        )
+        assert outage.retry_at == NOW + dt.timedelta(minutes=minute + 1)
+        assert destinations_with_work(queued, now) == ("archive",)
+    assert asked == [1, 2]
+    assert [one.failed_attempts for one in _claim(queued, now=NOW + dt.timedelta(minutes=2))] == [0, 0]
+    destination_reached(queued, "pacs", now=LATER)
+    assert backlog(queued, now=LATER).outages == ()
+    destination_reached(queued, "pacs", now=LATER)
+    with queued.reading() as session:
+        told = session.execute(
+            select(EventRow.kind, EventRow.at).where(EventRow.kind.like("destination %")).order_by(EventRow.id)
+        ).all()
+    assert [tuple(one) for one in told] == [("destination unreachable", NOW), ("destination reached again", LATER)]

@@ -12,6 +12,7 @@ from alembic.migration import MigrationContext
 from ledger_rows import NOW
 from sqlalchemy import func, select
 
+from storage.accounts import accounts
 from storage.ledger import open_ledger
 from storage.overview import ledger_overview, study_overviews
 from storage.routes_versions import routes_versions
@@ -43,7 +44,16 @@ def test_a_ledger_of_every_landed_revision_is_brought_to_the_head(landed: Path, 
 
 
 def test_there_is_a_ledger_for_each_revision() -> None:
-    assert {path.stem.split("-")[0] for path in LANDED} >= {"0001", "0003", "0004", "0006", "0008", "0009", "0010"}
+    assert {path.stem.split("-")[0] for path in LANDED} >= {
+        "0001",
+        "0003",
+        "0004",
+        "0006",
+        "0008",
+        "0009",
+        "0010",
+        "0011",
+    }
 
 
 @pytest.mark.parametrize("landed", LANDED, ids=lambda path: path.stem)
@@ -88,3 +98,11 @@ def test_what_routes_were_and_the_last_test_of_a_destination_are_read_from_a_lan
         trial = last_trials(ledger)["pacs"]
     assert (version.text, version.by, version.reason) == ("cine: {analyses: [ventricular_function]}", "ann", "made up")
     assert (trial.findings, trial.reported_at, trial.report) == ({"association": "accepted"}, NOW, "committed")
+
+
+def test_whom_an_identity_provider_lets_in_is_read_from_a_landed_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript((Path(__file__).parent / "landed" / "0011.sql").read_text(encoding="utf-8"))
+    with closing(open_ledger(f"sqlite:///{path}")) as ledger:
+        assert {one.name: one.by_provider for one in accounts(ledger)} == {"ann": False, "bob": True}

@@ -148,6 +148,7 @@ def test_a_study_that_no_route_took_goes_too(ledger: Ledger) -> None:
     close_association(ledger, association, outcome="released", at=NOW)
     assert _expire(ledger) == ()  # 5.5 still waits to be scheduled
     create_jobs(ledger, study_contents(ledger, "5.5"), [], reason="quiet", now=NOW)
+    assert _expire(ledger, NOW + MONTH) == ()
     assert _expire(ledger) == ("5.5",)
 
 
@@ -328,3 +329,40 @@ def test_a_study_is_forgotten_whole_long_after_its_files_and_associations_with_i
         "commitment_request": 0,
     }
     assert expire_history(ledger, retention=year, now=LATER + 9 * year) == 0
+
+
+def test_a_study_of_which_an_image_comes_while_history_is_forgotten_stays(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive_and_schedule(ledger)
+    _process(ledger)
+    _deliver(ledger)
+    assert _expire(ledger) == ("1.2.3",)
+    forget = retention._forget_study
+    year = dt.timedelta(days=365)
+
+    def after_an_image(ledger: Ledger, study_id: int, before: dt.datetime) -> bool:
+        assert record_instances(ledger, [an_instance(associate(ledger), 50)], at=LATER + year) == [Reception.NEW]
+        return forget(ledger, study_id, before)
+
+    monkeypatch.setattr(retention, "_forget_study", after_an_image)
+    assert expire_history(ledger, retention=year, now=LATER + year + HOUR) == 0
+    (study,) = study_overviews(ledger)
+    assert (study.removed_at, study.instances_waiting) == (None, 1)
+
+
+def test_what_the_gate_kept_back_of_a_forgotten_study_is_let_go_of(ledger: Ledger, files: InstanceFiles) -> None:
+    year = dt.timedelta(days=365)
+    receive_and_schedule(ledger)
+    kept_back, other = _store(files, b"kept back"), _store(files, b"of another study")
+    record_quarantine(ledger, QuarantinedObject(kept_back.digest, str(kept_back.path), "gate", job_id=1), at=LATER)
+    record_quarantine(ledger, QuarantinedObject(other.digest, str(other.path), "conflict"), at=LATER)
+    _process(ledger)
+    _deliver(ledger)
+    assert _expire(ledger) == ("1.2.3",)
+    assert expire_history(ledger, retention=year, now=LATER + year + HOUR) == 1
+    assert [one.path for one in quarantine_overviews(ledger)] == [str(other.path)]
+    for stored in (kept_back, other):
+        _age(files, stored)
+    assert sweep_files(ledger, files, grace=HOUR, now=LATER + 2 * year) == Swept(removed=1, set_aside=0)
+    assert files.absolute(other.path).exists()
