@@ -27,7 +27,7 @@ from dicom_node.network.commitment import (
     action_information,
 )
 from dicom_node.network.query import find_context, held_instances, offers
-from dicom_node.network.sender import ScuSettings, associated, batches, store_contexts, store_file
+from dicom_node.network.sender import PEER_TROUBLE, ScuSettings, associated, batches, store_contexts, store_file
 from dicom_node.network.sop_classes import StorageCommitmentPushModel
 from storage.deliveries import Delivery
 
@@ -154,7 +154,7 @@ class DimseDestinationClient:
                 INSTANCE,
             )
             status = response.get("Status")
-        except RuntimeError:
+        except PEER_TROUBLE:
             status = None
         if status == 0x0000:
             return True

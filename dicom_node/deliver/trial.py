@@ -47,6 +47,7 @@ from dicom_node.network.commitment import (
 )
 from dicom_node.network.query import find_context, held_instances, offers
 from dicom_node.network.sender import (
+    PEER_TROUBLE,
     DicomFile,
     ScuSettings,
     associated,
@@ -222,7 +223,7 @@ class _Task:
                 INSTANCE,
             )
             status = response.get("Status")
-        except RuntimeError:
+        except PEER_TROUBLE:
             status = None
         taken = status == 0x0000
         said = "no answer" if status is None else f"status {status:04X}"

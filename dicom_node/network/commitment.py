@@ -12,6 +12,7 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 
 from dicom_node.errors import CannotUnderstandError
 from dicom_node.network.identity import is_uid
+from dicom_node.network.sender import PEER_TROUBLE
 from dicom_node.network.sop_classes import StorageCommitmentPushModel
 
 __all__ = [
@@ -142,7 +143,7 @@ def send_report(association: Association, information: Dataset, event_type: int)
     """Report over an association that this side opened; returns the status, ``None`` when there was no answer."""
     try:
         response, _ = association.send_n_event_report(information, event_type, StorageCommitmentPushModel, INSTANCE)
-    except (RuntimeError, ValueError):
+    except PEER_TROUBLE:
         # The association ended meanwhile, or the peer did not accept this role.
         return None
     return response.get("Status")

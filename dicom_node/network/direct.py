@@ -37,9 +37,19 @@ from pynetdicom.presentation import PresentationContextTuple
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.errors import raised_at
+from dicom_node.network.negotiation import cleaned
 from dicom_node.network.typed import time_limit
 
-__all__ = ["BeginStore", "DirectAssociation", "StoreCommand", "StoreSink", "encode_store_response", "read_command"]
+__all__ = [
+    "BeginStore",
+    "CommandError",
+    "DirectAssociation",
+    "StoreCommand",
+    "StoreSink",
+    "encode_command",
+    "encode_store_response",
+    "read_command",
+]
 
 _log = structlog.get_logger(__name__)
 
@@ -73,6 +83,10 @@ _element_header = struct.Struct("<HHL").unpack_from
 
 class _ProtocolError(Exception):
     """The peer broke PS3.8 or PS3.7: event 19, the association is aborted."""
+
+
+class CommandError(_ProtocolError):
+    """A command set that is none (PS3.7 6.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +436,7 @@ class _DirectProvider(DULServiceProvider):
                 raise _ProtocolError(f"a PDU of type {kind:02X} and {length} bytes")
             body = self._reader.long(length)
             try:
-                pdu, event = self._decode_pdu(bytearray(struct.pack(">BxL", kind, length) + body))
+                pdu, event = self._decode_pdu(bytearray(cleaned(struct.pack(">BxL", kind, length) + body)))
                 if kind in (_A_RELEASE_RQ, _A_ABORT):
                     # What the state machine does with it, where an exception would be too late for an answer.
                     pdu.to_primitive()
@@ -507,9 +521,7 @@ class _DirectProvider(DULServiceProvider):
         if context is None or context.abstract_syntax is None:
             return command
         fields[0x0002] = _padded(str(context.abstract_syntax).encode("ascii"), b"\0")
-        fields.pop(0x0000, None)
-        body = b"".join(_element(number, value) for number, value in sorted(fields.items()))
-        return _element(0x0000, struct.pack("<L", len(body))) + body
+        return encode_command(fields)
 
     def _forward(self, control: int, fragment: bytes) -> None:
         """Hand a fragment to pynetdicom's DIMSE provider, as its state machine does (PS3.8 9.2.3, DT-2)."""
@@ -558,21 +570,27 @@ def read_command(command: bytes) -> dict[int, bytes]:
 
     Raises
     ------
-    _ProtocolError
+    CommandError
         It breaks off, or holds another group.
     """
     fields: dict[int, bytes] = {}
     offset, end = 0, len(command)
     while offset < end:
         if offset + 8 > end:
-            raise _ProtocolError("a command set that breaks off")
+            raise CommandError("a command set that breaks off")
         group, number, length = _element_header(command, offset)
         offset += 8
         if group or length > end - offset:
-            raise _ProtocolError("a command set that is none")
+            raise CommandError("a command set that is none")
         fields[number] = command[offset : offset + length]
         offset += length
     return fields
+
+
+def encode_command(fields: dict[int, bytes]) -> bytes:
+    """A command set of these elements, with its group length."""
+    body = b"".join(_element(number, value) for number, value in sorted(fields.items()) if number)
+    return _element(0x0000, struct.pack("<L", len(body))) + body
 
 
 def _unsigned(fields: dict[int, bytes], number: int) -> int | None:

@@ -26,7 +26,7 @@ from dicom_node.hosts import owner_name
 from dicom_node.network.capabilities import UNCOMPRESSED, storage_contexts
 from dicom_node.network.query import find_context, find_images, find_series, offers
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
-from dicom_node.network.sender import ScuSettings, associated
+from dicom_node.network.sender import PEER_TROUBLE, ScuSettings, associated
 from dicom_node.network.sop_classes import (
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
@@ -216,7 +216,7 @@ def _follow(association: Association, service: str, responses: Iterator[tuple[Da
             if status not in (_PENDING, _SUCCESS, _SOME_FAILED):
                 remedy = "make this node known at the peer, with its port" if status == 0xA801 else "see the peer's log"
                 raise DeliveryRefusedError(f"fails {service}: status {status:04X}", subject=subject, remedy=remedy)
-    except RuntimeError as error:
+    except PEER_TROUBLE as error:
         raise PeerUnavailableError("the association broke off", subject=subject) from error
 
 

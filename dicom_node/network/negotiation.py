@@ -1,8 +1,9 @@
-"""Association requests and answers made clean before pynetdicom decodes them.
+"""Association requests, answers, rejections and aborts made clean before pynetdicom decodes them.
 
 PS3.8 9.3.1 has items of unrecognised types ignored, and much in them is information for people. pynetdicom decodes all
 of it strictly and breaks the association off where one does not suit it. What is kept here is what it can decode; what
-a negotiation cannot do without gets a value that refuses just the presentation context at fault.
+a negotiation cannot do without gets a value that refuses just the presentation context at fault, and a reason that
+PS3.8 does not list, or reserves, becomes "no reason given".
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dicom_node.results.uids import derive_uid
 
 __all__ = ["MalformedPduError", "cleaned"]
 
-_REQUEST, _ANSWER = 0x01, 0x02
+_REQUEST, _ANSWER, _REJECTION, _ABORT = 0x01, 0x02, 0x03, 0x07
 _FIXED = 74
 """Bytes before the variable items (PS3.8 tables 9-11 and 9-17)."""
 _APPLICATION, _PROPOSED, _ANSWERED, _USER = 0x10, 0x20, 0x21, 0x50
@@ -30,6 +31,12 @@ _UNKNOWN = derive_uid("syntax that nobody has").encode("ascii")
 _REJECTED_SYNTAX = 4
 _LONGEST_UID, _LONGEST_VERSION_NAME = 64, 16
 _IDENTITY_TYPES = range(1, 6)
+_REJECTION_REASONS = {1: (1, 2, 3, 7), 2: (1, 2), 3: (1, 2)}
+"""By source (PS3.8 table 9-21), as far as they are not reserved."""
+_NO_REASON = (1, 1)
+_ABORT_BY_USER, _ABORT_BY_PROVIDER = 0, 2
+_ABORT_REASONS = (0, 1, 2, 4, 5, 6)
+"""Of a provider (PS3.8 table 9-26)."""
 
 
 class MalformedPduError(ValueError):
@@ -37,18 +44,21 @@ class MalformedPduError(ValueError):
 
 
 def cleaned(pdu: bytes) -> bytes:
-    """An A-ASSOCIATE-RQ or -AC as pynetdicom can decode it; any other PDU as it is.
+    """An A-ASSOCIATE-RQ, -AC or -RJ or an A-ABORT as pynetdicom can decode it; any other PDU as it is.
 
     Raises
     ------
     MalformedPduError
         The lengths in it do not add up, or it ends too early.
     """
-    if pdu[:1] not in (bytes((_REQUEST,)), bytes((_ANSWER,))):
+    pdu_type = pdu[0] if pdu else 0
+    if pdu_type in (_REJECTION, _ABORT):
+        return _ending(pdu_type, pdu)
+    if pdu_type not in (_REQUEST, _ANSWER):
         return pdu
     if len(pdu) < _FIXED:
         raise MalformedPduError("the PDU ends within its fixed fields")
-    answer = pdu[0] == _ANSWER
+    answer = pdu_type == _ANSWER
     called, calling = (_title(pdu[start : start + 16], ignored=answer) for start in (10, 26))
     body = pdu[6:10] + called + calling + pdu[42:_FIXED]
     user = b""
@@ -64,6 +74,21 @@ def cleaned(pdu: bytes) -> bytes:
             user += value
     body += _item(_USER, _user_information(user, answer=answer))
     return pdu[:2] + struct.pack(">L", len(body)) + body
+
+
+def _ending(pdu_type: int, pdu: bytes) -> bytes:
+    """An A-ASSOCIATE-RJ or A-ABORT whose result, source and reason are among those of PS3.8 9.3.4 and 9.3.8."""
+    result, source, reason = (pdu[6:] + bytes(4))[1:4]
+    if pdu_type == _REJECTION:
+        # 1 is permanent: whoever does not say so is asked again.
+        result = 1 if result == 1 else 2
+        if reason not in _REJECTION_REASONS.get(source, ()):
+            source, reason = _NO_REASON
+    else:
+        result = 0
+        source = source if source == _ABORT_BY_PROVIDER else _ABORT_BY_USER
+        reason = reason if source == _ABORT_BY_PROVIDER and reason in _ABORT_REASONS else 0
+    return struct.pack(">BxLxBBB", pdu_type, 4, result, source, reason)
 
 
 def _items(data: bytes) -> Iterator[tuple[int, bytes]]:

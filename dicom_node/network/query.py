@@ -10,6 +10,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.errors import DeliveryRefusedError, PeerUnavailableError
 from dicom_node.network.capabilities import UNCOMPRESSED
+from dicom_node.network.sender import PEER_TROUBLE
 from dicom_node.network.sop_classes import StudyRootQueryRetrieveInformationModelFind
 
 __all__ = ["find_context", "find_images", "find_series", "held_instances", "offers"]
@@ -101,5 +102,5 @@ def _find(association: Association, level: str, wanted: str, **above: str) -> It
                 raise DeliveryRefusedError(
                     f"fails the query: status {status:04X}", subject=subject, remedy="see the peer's log"
                 )
-    except RuntimeError as error:
+    except PEER_TROUBLE as error:
         raise PeerUnavailableError("the association broke off", subject=subject) from error

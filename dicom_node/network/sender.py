@@ -32,6 +32,7 @@ from dicom_node.errors import (
     PeerOutOfResourcesError,
     PeerUnavailableError,
 )
+from dicom_node.network.answers import lenient_messages
 from dicom_node.network.capabilities import UNCOMPRESSED
 from dicom_node.network.sop_classes import Verification
 from dicom_node.network.tls import client_context
@@ -39,6 +40,7 @@ from dicom_node.network.transport import EventHandlers, application_entity, leni
 from dicom_node.network.typed import replace_method, time_limit
 
 __all__ = [
+    "PEER_TROUBLE",
     "DicomFile",
     "EchoResult",
     "ScuSettings",
@@ -55,6 +57,8 @@ __all__ = [
 
 MAXIMUM_CONTEXTS = 128
 """Presentation contexts of one association: odd ids from 1 to 255 (PS3.8 9.3.2.2)."""
+PEER_TROUBLE = (RuntimeError, ValueError, AttributeError, TypeError, LookupError, OSError)
+"""What pynetdicom raises where the association has ended, was negotiated oddly, or brings what cannot be read."""
 SLOWEST_LINK_BYTES_PER_S = 125_000
 """A link of 1 Mbit/s; large objects get this much longer than the response time-out."""
 
@@ -227,6 +231,7 @@ def associated(
             evt_handlers=[
                 *prompt_socket(settings.response_timeout_s),
                 *lenient_answer(),
+                *lenient_messages(),
                 (evt.EVT_CONN_OPEN, lambda _event: connected.set()),
                 *handlers,
             ],
@@ -341,6 +346,9 @@ def echo(peer: Peer, settings: ScuSettings) -> EchoResult:
                 error = PeerUnavailableError(f"C-ECHO: {answer}", subject=f"{peer.ae_title}@{peer.host}:{peer.port}")
     except NodeError as failure:
         error = failure
+    except PEER_TROUBLE:
+        where = f"{peer.ae_title}@{peer.host}:{peer.port}"
+        error = PeerUnavailableError("C-ECHO: the association broke off", subject=where)
     return EchoResult(time.monotonic() - started, error)
 
 
@@ -430,7 +438,7 @@ def store_file(
         warning, error = judge_store_status(status, file.sop_instance_uid, str(response.get("ErrorComment", "")))
     except NodeError as refusal:
         error = refusal
-    except (RuntimeError, ValueError, AttributeError, OSError) as failure:
+    except PEER_TROUBLE as failure:
         # pynetdicom: no association any more, no context, or a data set that cannot be encoded.
         error = (
             DeliveryRefusedError(f"cannot be sent: {failure}", subject=file.sop_instance_uid)

@@ -22,8 +22,8 @@ from pipelines.cine.enhancement import assemble_late_enhancement, plan_late_enha
 from pipelines.cine.files import dicom_files
 from pipelines.cine.geometry import ParallelGroup, merged, parallel_groups
 from pipelines.cine.headers import FrameHeader, frame_headers, origin
-from pipelines.cine.order import disorder, median_allowed, single_allowed
-from pipelines.cine.phases import OrderedBy
+from pipelines.cine.order import disorder, median_allowed, shows_again, single_allowed
+from pipelines.cine.phases import OrderedBy, stated_repeats
 from pipelines.cine.pixels import DecoderStoppedError, PixelFormat, UndecodableError, check_frame, decode_frame
 from pipelines.cine.reading import read_object
 from pipelines.cine.regrid import image_centre
@@ -234,12 +234,13 @@ def _study(uid: str, study: _Study) -> CineStudy:
         # Before anything is made in the size that headers declare.
         decoding.check(frame for one in plans for frame in _frames(one.plan))
         stacks = [] if decoding.undecodable else [_stack(one, decoding) for one in plans]
-        if not decoding.undecodable and not decoding.contradicted:
+        if not decoding.undecodable and not decoding.contradicted and not decoding.repeated:
             break
         left_out.extend(decoding.undecodable.values())
         cine = [decoding.distrusting(frame) for frame in cine if frame.key not in decoding.undecodable]
         decoding.undecodable.clear()
         decoding.contradicted.clear()
+        decoding.repeated.clear()
     enhanced, left_out = _late_enhancement(left_out, plans, decoding)
     omissions = [*study.omissions, *(_omission(entry) for entry in left_out + rejected + too_large)]
     result = CineStudy(
@@ -536,7 +537,11 @@ def _stack(planned: _Planned, decoding: _Decoding) -> CineStack:
     for index, (part, placed, mixes) in enumerate(zip(plan.slices, plan.placements, plan.mixes, strict=True)):
         decoded = [placed.apply(decoding.decode(frame)) for frame in part.frames]
         if not part.certain and not decoding.undecodable:
-            uncertain.append((part, disorder(np.stack(decoded))))
+            seen, times = np.stack(decoded), [frame.trigger_time_ms for frame in part.frames]
+            if stated_repeats(part.frames) and shows_again(seen, times):
+                decoding.repeated.update(frame.key for frame in part.frames)
+            else:
+                uncertain.append((part, disorder(seen)))
         for phase, mix in enumerate(mixes):
             first, second = decoded[mix.first], decoded[mix.second]
             pixels[phase, index] = first if mix.weight == 0 else first + np.float32(mix.weight) * (second - first)
@@ -569,6 +574,8 @@ class _Decoding:
     """What the last plan held and cannot be decoded."""
     contradicted: dict[tuple[str, int], OrderedBy] = field(default_factory=dict)
     """Frames of the last plan whose order the pixels contradict, and the attribute that gave it."""
+    repeated: set[tuple[str, int]] = field(default_factory=set)
+    """Frames of the last plan that show, with others, the same phases again."""
     deaths: int = 0
     """How often the decoder did not survive a frame of the study."""
 
@@ -582,8 +589,10 @@ class _Decoding:
                 self._note(frame, str(error))
 
     def distrusting(self, frame: FrameHeader) -> FrameHeader:
-        """The frame, its order no longer taken from an attribute that the pixels contradicted."""
+        """The frame with what the pixels said of it: an attribute that they contradicted, or that it is of a repeat."""
         by = self.contradicted.get(frame.key)
+        if frame.key in self.repeated:
+            frame = replace(frame, repeated=True)
         return frame if by is None else replace(frame, distrusted=frame.distrusted | {by})
 
     def decode(self, frame: FrameHeader) -> NDArray[np.float32]:

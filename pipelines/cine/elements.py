@@ -71,6 +71,8 @@ Layers = Sequence[Mapping[Any, DataElement | RawDataElement]]
 _DECIMAL_COMMA = re.compile(r"[+-]?([0-9]+,[0-9]*|,[0-9]+)([eE][+-]?[0-9]{1,2})?")
 _DS_LENGTH = 16
 """Characters of one decimal string (PS3.5 6.2)."""
+_OF_BYTES = frozenset({"UN", "OB", "OW"})
+"""Value representations that say nothing of a number or text."""
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 
 
@@ -102,7 +104,7 @@ def _values(element: DataElement | RawDataElement) -> list[Any]:
     value = element.value
     if isinstance(element, RawDataElement) and isinstance(value, bytes):
         vr = element.VR
-        if vr is None or vr == "UN":
+        if vr is None or vr in _OF_BYTES:
             try:
                 vr = dictionary_VR(element.tag)
             except KeyError:
@@ -246,12 +248,20 @@ def _private_value(element: DataElement | RawDataElement) -> float | None:
 
 
 def seconds(date: str, time: str) -> float | None:
-    """Seconds on a common axis from DA and TM, or from one DT given as ``time``; an impossible date counts as day 0."""
+    """Seconds on a common axis from DA and TM, or from one DT given as ``time``; an impossible date counts as day 0.
+
+    A decimal comma is read as a point; colons in times and signs between the parts of a date are passed over.
+    """
     if not date and len(time) >= 12 and time[:12].isdigit():
         date, time = time[:8], time[8:]
-    clock = time.replace(":", "").split("+")[0].split("-")[0]
+    clock = time.split("+")[0].split("-")[0].replace(",", ".")
+    if ":" in clock:
+        # 9:05:03 for 090503.
+        clock = "".join("0" + part if len(part.partition(".")[0]) == 1 else part for part in clock.split(":"))
     if len(clock) < 2 or not clock.replace(".", "", 1).isdigit():
         return None
+    if not date.isdigit():
+        date = date.replace(".", "").replace("-", "").replace("/", "")
     whole, _, fraction = clock.partition(".")
     whole = whole.ljust(6, "0")
     within_day = int(whole[:2]) * 3600 + int(whole[2:4]) * 60 + int(whole[4:6]) + float(f"0.{fraction or 0}")

@@ -126,6 +126,8 @@ class FrameHeader:
     """Sentences on the values of phase and time that are there but cannot be read."""
     distrusted: frozenset[str] = frozenset()
     """Attributes that put it in an order which the pixels contradict."""
+    repeated: bool = False
+    """The pixels show other frames of the slice with the same trigger time to be of the same phase."""
     flow_magnitude: bool = False
     """Phase images were acquired with it."""
 

@@ -7,11 +7,12 @@ neighbours is small in the true order, and as large as that of any pairs in an o
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["disorder", "median_allowed", "single_allowed"]
+__all__ = ["disorder", "median_allowed", "shows_again", "single_allowed"]
 
 _FEWEST = 10
 """Frames below which systole is a jump and the true order no smoother than others."""
@@ -64,6 +65,28 @@ def disorder(frames: NDArray[np.float32]) -> float | None:
     given = _length(apart, range(count))
     best = min(given, *(_shortened(apart, path) for path in (list(range(count)), _greedy(apart))))
     return (given - best) / ((count - 1) * mean - best)
+
+
+_AGAIN = 0.5
+"""Squared differences of neighbours of one stated phase, over those of two, below which the phase is the same: frames
+that follow one another evenly have 1, and half as much time between those of one phase as between others 0.25."""
+
+
+def shows_again(frames: NDArray[np.float32], phases: Sequence[float | None]) -> bool:
+    """Tell whether frames that state the same phase show the same phase: a slice acquired again, numbered by turns.
+
+    Parameters
+    ----------
+    frames : (N, R, C) float32
+        Grey values of one slice in an order in which equal phases stand together.
+    phases : sequence of float or None
+        What each states.
+    """
+    apart, _ = _squared_differences(frames)
+    steps = [(phases[a] == phases[b], apart[a, b]) for a, b in itertools.pairwise(range(len(frames)))]
+    of_one = [float(value) for same, value in steps if same]
+    of_two = [float(value) for same, value in steps if not same]
+    return bool(of_one and of_two) and float(np.mean(of_one)) < _AGAIN * float(np.mean(of_two))
 
 
 def _squared_differences(frames: NDArray[np.float32]) -> tuple[NDArray[np.float64], int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ __all__ = [
     "free_running",
     "order_phases",
     "rr_interval",
+    "stated_repeats",
     "without_order",
 ]
 
@@ -315,6 +316,9 @@ def _private(frame: FrameHeader) -> float | None:
     return frame.private_phase
 
 
+_OF_PHASE: tuple[_Reader, ...] = (_trigger, _temporal, _private)
+
+
 def declared_phases(frames: Iterable[FrameHeader]) -> int | None:
     """Number of phases that the headers state, the most frequent one."""
     return most_frequent(frame.declared_phases for frame in frames)
@@ -332,14 +336,16 @@ def acquisitions(frames: Sequence[FrameHeader]) -> list[tuple[FrameHeader, ...]]
     reconstructions; the split uses, in this order, reconstruction, RR interval, series, acquisition number and
     creation order, and only where the frames cannot be one acquisition.
     """
+    if _is_single(frames):
+        return [tuple(frames)]
     # What the pixels have contradicted is one acquisition that cannot be put in order, not many of one image.
-    if _is_single(frames) or (any(frame.distrusted for frame in frames) and order_phases(frames) is None):
+    if any(frame.distrusted for frame in frames) and order_phases(frames) is None and not _repeated(frames):
         return [tuple(frames)]
     splits: tuple[Callable[[FrameHeader], Hashable], ...] = (
         _reconstruction,
         lambda frame: (frame.nominal_interval_ms, frame.heart_rate_bpm, frame.declared_phases),
-        lambda frame: frame.origin.series_instance_uid,
-        lambda frame: frame.acquisition_number,
+        _series,
+        _acquisition_number,
     )
     for split in splits:
         parts: dict[Hashable, list[FrameHeader]] = defaultdict(list)
@@ -364,6 +370,8 @@ def _is_single(frames: Sequence[FrameHeader]) -> bool:
         return False
     if declared is not None and len(frames) > declared:
         return False
+    if _repeated(frames):
+        return False
     triggers = _column(frames, _trigger)
     if triggers is None and len({frame.trigger_time_ms for frame in frames}) >= MIN_PHASES:
         # A whole cycle of trigger times of which some repeat: the same phases twice, unless phases are numbered, or
@@ -383,6 +391,61 @@ def _is_single(frames: Sequence[FrameHeader]) -> bool:
     return True
 
 
+def stated_repeats(frames: Sequence[FrameHeader]) -> bool:
+    """Tell whether each phase that the headers state, of a whole cycle, is that of equally many frames, of several."""
+    stated = _stated(frames)
+    if stated is None or declared_phases(frames) == len(frames):
+        return False
+    return len(stated[1]) < len(frames) and len(set(stated[1].values())) == 1
+
+
+def _stated(frames: Sequence[FrameHeader]) -> tuple[_Reader, Counter[float]] | None:
+    """The attribute that states a whole cycle of phases, and how often it states each."""
+    for read in (_temporal, _private, _trigger):
+        values = [read(frame) for frame in frames]
+        present = Counter(value for value in values if value is not None)
+        if present.total() == len(frames) and len(present) >= MIN_PHASES:
+            return read, present
+    return None
+
+
+def _repeated(frames: Sequence[FrameHeader]) -> bool:
+    """Tell whether frames are several acquisitions of the same phases, whichever way they are numbered.
+
+    Numbered phases of which each is there equally often are repeats. Trigger times may be shared by images of one
+    acquisition: then these are repeats when each series or acquisition number has every time once, or when the pixels
+    say so. Where nothing states a phase, series or acquisition numbers of a whole cycle each are repeats.
+    """
+    stated = _stated(frames)
+    if stated is not None and not stated_repeats(frames):
+        return False
+    if stated is not None and (
+        stated[0] is not _trigger or any(frame.repeated or frame.distrusted for frame in frames)
+    ):
+        return True
+    if declared_phases(frames) == len(frames):
+        return False
+    for split in (_series, _acquisition_number):
+        parts: dict[Hashable, list[float | None]] = defaultdict(list)
+        for frame in frames:
+            parts[split(frame)].append(_trigger(frame))
+        if len(parts) < 2:
+            continue
+        if stated is None and all(len(part) >= MIN_PHASES for part in parts.values()):
+            return True
+        if stated is not None and all(len(set(part)) == len(part) == len(stated[1]) for part in parts.values()):
+            return True
+    return False
+
+
+def _series(frame: FrameHeader) -> Hashable:
+    return frame.origin.series_instance_uid
+
+
+def _acquisition_number(frame: FrameHeader) -> Hashable:
+    return frame.acquisition_number
+
+
 def _merged(parts: list[tuple[FrameHeader, ...]]) -> list[tuple[FrameHeader, ...]]:
     """Put parts together again that make one acquisition: a slice that was spread over series."""
     whole: list[tuple[FrameHeader, ...]] = []
@@ -400,15 +463,11 @@ def _runs(frames: Sequence[FrameHeader]) -> list[tuple[FrameHeader, ...]]:
     """Split into runs without a repeated phase, in order of creation: repeats within one series."""
     runs: list[dict[Hashable, FrameHeader]] = []
     declared = declared_phases(frames)
+    stated = _stated(frames)
     for frame in sorted(frames, key=lambda frame: (_sequence_number(frame) or 0, frame.acquired_s or 0.0, frame.key)):
-        phase: Hashable = next(
-            (
-                value
-                for value in (frame.trigger_time_ms, frame.temporal_index, frame.private_phase)
-                if value is not None
-            ),
-            None,
-        )
+        phase: Hashable = next((value for read in _OF_PHASE if (value := read(frame)) is not None), None)
+        if stated is not None:
+            phase = stated[0](frame)
         if phase is None:
             phase = frame.key
         for run in runs:

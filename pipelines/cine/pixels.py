@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
@@ -145,10 +146,19 @@ def check_frame(dataset: Dataset, frame_number: int | None, form: PixelFormat | 
     if stored.encapsulated:
         _codestream(dataset, stored, frame_number)
         return
+    if _undefined(element):
+        raise UndecodableError(f"PixelData is in fragments, which {stored.syntax.name} does not have")
     there = len(element.value) if element.value is not None else getattr(element, "length", 0)
     wanted = (frame_number or 1) * stored.rows * stored.columns * stored.allocated // 8
     if there < wanted:
         raise UndecodableError(f"PixelData has {there} bytes; Rows, Columns and BitsAllocated ask for {wanted}")
+
+
+def _undefined(element: DataElement | RawDataElement) -> bool:
+    """Tell whether an element was written with an undefined length."""
+    if isinstance(element, RawDataElement):
+        return element.length == 0xFFFFFFFF
+    return element.is_undefined_length
 
 
 def _codestream(dataset: Dataset, stored: PixelFormat, frame_number: int | None) -> tuple[bytes, FrameSize | None]:
@@ -362,4 +372,6 @@ def _rescale(dataset: Dataset, frame_number: int | None) -> tuple[float, float]:
         if number(layers, keyword) is None and text(layers, keyword):
             raise UndecodableError(f"{keyword} cannot be read as a number")
     slope = number(layers, "RescaleSlope")
+    if slope is None and elements.items(dataset, "ModalityLUTSequence"):
+        raise UndecodableError("its grey values lie in ModalityLUTSequence, which no MR image has")
     return (1.0 if slope is None or slope == 0 else slope), number(layers, "RescaleIntercept") or 0.0

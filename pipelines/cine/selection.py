@@ -28,6 +28,7 @@ __all__ = [
     "excluded_object",
     "flow_magnitudes",
     "sequence_kind",
+    "under_stress",
 ]
 
 MIN_PHASES = 10
@@ -66,14 +67,15 @@ _PHASE_IMAGES = frozenset(
     {"P", "PHASE", "PHASEMAP", "PHASEIMAGE", "PHASECONTRAST", "PHASEDIFFERENCE", "VELOCITY", "VELOCITYMAP"}
 )
 """Values of ImageType, letters and digits alone: they are written with blanks, underscores, hyphens and without."""
+_OTHER_THAN_WATER = frozenset({"FAT", "FATFRACTION", "OUTPHASE", "OUTOFPHASE", "OPPPHASE", "OPPOSEDPHASE"})
 _FLOW_SEQUENCE = re.compile(r"_v\d+", re.IGNORECASE)
-_TAGGED = re.compile(r"spamm|(\b|_)tag(s|ged|ging)?(\b|_)", re.IGNORECASE)
+_TAGGED = re.compile(r"spamm|(\b|_)tag(s|ged|ging)?(\b|_|\d)", re.IGNORECASE)
 _CINE = re.compile(r"cine|b?tfe|fiesta|trufi|true.?fisp|ssfp|sax|short.?axis|[234].?ch", re.IGNORECASE)
 _BALANCED = re.compile(r"tfi|trufi|fiesta|b.?tfe|b.?ffe|balanced|true.?fisp|ssfp", re.IGNORECASE)
 _SPOILED = re.compile(r"(^|[^a-z])fl[23]d|flash|spgr|f?grec?(\b|_)|t1.?(tfe|ffe)", re.IGNORECASE)
 _DESCRIBED = (
     (OmissionReason.LOCALIZER, re.compile(r"(\b|_)(locali[sz]er|scout|survey|loc)(\b|_)", re.IGNORECASE)),
-    (OmissionReason.FLOW, re.compile(r"flow|venc|phase.?contrast", re.IGNORECASE)),
+    (OmissionReason.FLOW, re.compile(r"flow|venc|velocity|phase.?contrast|(\b|_)pc(\b|_)", re.IGNORECASE)),
     (OmissionReason.MAPPING, re.compile(r"molli|sasha|t[12].?map|t2.?star|t2\*", re.IGNORECASE)),
     (
         OmissionReason.LATE_ENHANCEMENT,
@@ -84,6 +86,12 @@ _DESCRIBED = (
     (OmissionReason.TAGGED, re.compile(r"(\b|_)(c?spamm|grid|dense|harp)", re.IGNORECASE)),
     (OmissionReason.LATE_ENHANCEMENT, re.compile(r"look.?locker|(\b|_)ll(\b|_)", re.IGNORECASE)),
 )
+
+
+_COMPUTED = frozenset(
+    {"SECONDARY", "MPR", "PROJECTION IMAGE", "CSA MPR", "RESAMPLED", "SUB", "SUBTRACTION", "MIP", "MAX_IP", "MIN_IP"}
+)
+_STRESS = re.compile(r"(\b|_)(stress|exercise|dobut\w*?|adeno(sine)?|regadenoson)(\b|_|\d)", re.IGNORECASE)
 
 
 class CineKind(enum.IntEnum):
@@ -164,12 +172,17 @@ def _acquisition_verdicts(kind: Acquisition) -> list[tuple[OmissionReason, str]]
         "It is the real or imaginary part of a complex image.",
     )
     exclude(
+        any(_letters(part) in _OTHER_THAN_WATER for part in image_type) or bool({"F", "OP"} & set(kind.image_type[2:])),
+        OmissionReason.NOT_CINE,
+        "ImageType says that it shows fat, or water and fat out of phase.",
+    )
+    exclude(
         kind.tagging in {"GRID", "LINE"} or kind.contrast == "TAGGING" or bool(_TAGGED.search(names)),
         OmissionReason.TAGGED,
         "The myocardium is tagged.",
     )
     exclude(
-        "DERIVED" in image_type and bool(image_type & {"SECONDARY", "MPR", "PROJECTION IMAGE", "CSA MPR", "RESAMPLED"}),
+        "DERIVED" in image_type and bool(image_type & _COMPUTED),
         OmissionReason.DERIVED,
         "ImageType says that it was computed from other images.",
     )
@@ -258,9 +271,18 @@ def flow_magnitudes(cine: Iterable[FrameHeader], phase_images: Sequence[FrameHea
     }
 
 
+def under_stress(kind: Acquisition) -> bool:
+    """Tell whether the description says that the heart was under stress."""
+    return bool(_STRESS.search(kind.series_description))
+
+
+def _letters(part: str) -> str:
+    return re.sub(r"[^A-Z0-9]", "", part.upper())
+
+
 def _names_phase(part: str) -> bool:
     """Tell whether a value of ImageType says that the grey values are phase or velocity."""
-    return re.sub(r"[^A-Z0-9]", "", part.upper()) in _PHASE_IMAGES
+    return _letters(part) in _PHASE_IMAGES
 
 
 def _shows_phase(kind: Acquisition) -> bool:

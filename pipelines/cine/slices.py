@@ -32,6 +32,7 @@ from pipelines.cine.selection import (
     cine_score,
     described_otherwise,
     sequence_kind,
+    under_stress,
 )
 from pipelines.cine.stack import FrameSource, OmissionReason
 
@@ -439,11 +440,12 @@ def _prospective(frames: Sequence[FrameHeader]) -> bool:
     return any(frame.acquisition.synchronization == "PROSPECTIVE" for frame in frames)
 
 
-def rank(plan: SlicePlan) -> tuple[CineKind, bool, bool, float, int, int, str]:
-    """The kind first, then complete, then distortion corrected, then the latest."""
+def rank(plan: SlicePlan) -> tuple[CineKind, bool, bool, bool, float, int, int, str]:
+    """The kind first, then at rest, then complete, then distortion corrected, then the latest."""
     latest = max((frame.acquired_s or frame.created_s or 0.0) for frame in plan.frames)
     return (
         cine_kind(plan.frames[0]),
+        not under_stress(plan.frames[0].acquisition),
         plan.missing is None,
         distortion_corrected(plan.frames),
         latest,
@@ -463,13 +465,16 @@ def not_chosen(frames: tuple[FrameHeader, ...], chosen: Sequence[FrameHeader]) -
             "A cine of a better suited sequence (balanced rather than spoiled) was used for this slice.",
             frames,
         )
+    if under_stress(frames[0].acquisition) and not under_stress(chosen[0].acquisition):
+        detail = "A cine of this slice at rest was used; the description of this one says stress."
+        return LeftOut(OmissionReason.REPEATED_ACQUISITION, detail, frames)
     if frames[0].acquisition.image_type != chosen[0].acquisition.image_type:
         return LeftOut(
             OmissionReason.DUPLICATE,
             "Another reconstruction of the same slice was used (distortion corrected, complete or later).",
             frames,
         )
-    together = {frame.origin.series_instance_uid for frame in (*frames, *chosen)}
+    together = {(frame.origin.series_instance_uid, frame.acquisition_number) for frame in (*frames, *chosen)}
     times = {frame.trigger_time_ms for frame in chosen}
     if len(together) == 1 and None not in times and all(frame.trigger_time_ms in times for frame in frames):
         return LeftOut(

@@ -44,6 +44,7 @@ _BULK = frozenset(
     }
 )
 _WHITE = b"\0 \r\n\t\x1a"
+_FILL = b"\xff"
 _MAXIMUM_DEPTH = 64
 _LOOK_AHEAD = 5
 """Elements of unknown value representation in a row that are told apart by what follows them."""
@@ -83,20 +84,27 @@ class Element(NamedTuple):
 def padding(view: memoryview, offset: int, last: int) -> bool:
     """Tell whether all from an offset on is padding behind the last element.
 
-    Zeros are; blanks only behind a group above 0020, and ends of lines behind pixel data, where no cut can leave them
-    of an element that would follow.
+    Zeros are; blanks only behind a group above 0020, and ends of lines, FF and a delimiter that is cut short behind
+    pixel data, where no cut can leave them of an element that would follow.
     """
-    if bytes(view[offset : offset + 64]).strip(_WHITE):
+    beginning = bytes(view[offset : offset + 64])
+    if beginning.strip(_WHITE) and (last != _PIXEL_DATA or (beginning.strip(_FILL) and len(view) - offset >= 8)):
         return False
     rest = bytes(view[offset:])
     if last == _PIXEL_DATA:
-        return not rest.strip(_WHITE)
+        return not rest.strip(_WHITE) or not rest.strip(_FILL) or (len(rest) < 8 and _begins_delimiter(rest))
     return not rest.strip(b"\0") or (last >> 16 > 0x0020 and not rest.strip(b"\0 "))
+
+
+def _begins_delimiter(rest: bytes) -> bool:
+    """Tell whether bytes are the beginning of an item or sequence delimiter."""
+    return any(struct.pack("<HHL", tag >> 16, tag & 0xFFFF, 0).startswith(rest) for tag in _DELIMITERS)
 
 
 def may_be_padding(view: memoryview, offset: int) -> bool:
     """Tell whether there is too little for an element at an offset, or nothing that one can begin with."""
-    return offset + 8 > len(view) or not bytes(view[offset : offset + 8]).strip(_WHITE)
+    beginning = bytes(view[offset : offset + 8])
+    return len(beginning) < 8 or not beginning.strip(_WHITE) or not beginning.strip(_FILL)
 
 
 def element_at(view: memoryview, offset: int, end: int, implicit: bool, depth: int = 0) -> Element:
@@ -154,11 +162,12 @@ def element_at(view: memoryview, offset: int, end: int, implicit: bool, depth: i
                 f"{length} bytes announced, {end - value} there"
             )
         return Element(tag, vr, value, length, value + length, False, implicit)
-    if vr not in (None, b"SQ", b"UN", b"OB", b"OW"):
+    of_bytes_or_items = vr in (None, b"SQ", b"UN", b"OB", b"OW")
+    if not of_bytes_or_items and (value + 8 > end or tag_at(view, value) != _ITEM):
         raise StructureError(f"element ({group:04X},{number:04X}) may not have an undefined length")
     # Encapsulated pixel data are items of bytes (PS3.5 A.4), everything else items of elements; UN of undefined length
     # is a sequence in implicit VR whatever the transfer syntax (PS3.5 6.2.2).
-    inner = implicit or (vr == b"UN" and not _explicit_items(view, value, end))
+    inner = implicit or (vr != b"SQ" and not _explicit_items(view, value, end))
     if tag in _BULK or vr in (b"OB", b"OW"):
         return _encapsulated(view, tag, vr, value, end, inner)
     last = _items(view, value, end, inner, depth + 1)
@@ -393,7 +402,7 @@ def _mended(view: memoryview, offset: int, end: int, implicit: bool, depth: int)
         elif element.vr == b"SQ" or (element.undefined and not element.implicit):
             yield tag + b"SQ\0\0" + struct.pack("<L", _UNDEFINED)
             yield from _mended_items(view, element, depth)
-        elif element.vr is None and not implicit:
+        elif (element.vr is None or (element.undefined and element.vr != b"UN")) and not implicit:
             yield tag + b"UN\0\0" + struct.pack("<L", _UNDEFINED if element.undefined else element.length)
             yield bytes(content)
             if element.undefined:

@@ -374,6 +374,13 @@ OTHERS: dict[str, Callable[[list[Dataset]], list[Dataset]]] = {
     "Look-Locker": lambda images: look_locker(later(images, FlipAngle=7)),
     "Look-Locker of one time": lambda images: look_locker(later(images), unused=()),
     "inversion time": lambda images: later(images, InversionTime=250),
+    "fat of a Dixon": lambda images: later(images, ImageType=["ORIGINAL", "PRIMARY", "M", "FAT"]),
+    "fat of a Dixon, Philips": lambda images: later(images, ImageType=["ORIGINAL", "PRIMARY", "F", "F", "FFE"]),
+    "out of phase": lambda images: later(images, ImageType=["ORIGINAL", "PRIMARY", "M", "OPP_PHASE"]),
+    "subtraction": lambda images: later(images, ImageType=["DERIVED", "PRIMARY", "SUBTRACTION"]),
+    "tagged, numbered": lambda images: later(images, SeriesDescription="sax_TAG3"),
+    "velocity by name": lambda images: later(images, SeriesDescription="sax velocity, magnitude"),
+    "phase contrast by name": lambda images: later(images, ProtocolName="sax_pc_tp"),
 }
 
 
@@ -419,6 +426,26 @@ def test_another_kind_on_a_long_axis_plane_never_replaces_the_cine(other, rows) 
     study = assembled(stack(slices=SLICES, phases=PHASES) + plane + added)
     assert len(study.stacks) == 2
     np.testing.assert_array_equal(mean_values(study.stacks[1].pixels), expected_values(PHASES, 1))
+
+
+@FEW
+@given(
+    which=st.sets(st.integers(0, SLICES - 1), min_size=1),
+    name=st.sampled_from(["sax_stress", "SAX exercise 75W", "cine_dobutamine_20", "adenosine cine", "Stress_cine_sax"]),
+    rr=st.integers(400, 700),
+)
+def test_a_cine_under_stress_never_replaces_that_at_rest(which, name, rr) -> None:
+    images = stack(slices=SLICES, phases=PHASES)
+    chosen = [ds for index, group in enumerate(slices_of(images)) if index in which for ds in group]
+    added = later(chosen, SeriesDescription=name, NominalInterval=rr)
+    study = assembled(images + added)
+    assert study.short_axis is not None
+    np.testing.assert_array_equal(mean_values(study.short_axis.pixels), expected_values(PHASES, SLICES))
+    (entry,) = study.omissions
+    assert "stress" in entry.detail
+    # By itself it is what there is to measure.
+    whole = measured(later(images, SeriesDescription=name, NominalInterval=rr))
+    assert whole.slices == SLICES
 
 
 def test_a_whole_spoiled_stack_beats_a_few_balanced_slices() -> None:

@@ -184,9 +184,9 @@ def test_equal_trigger_times_that_nothing_tells_apart_are_not_called_another_acq
     assert entry.detail.startswith("Other images of its series with the same trigger times")
 
 
+@pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("numbered", ["one after the other", "by turns"])
-def test_a_repeat_within_a_series_is_still_a_repeat(numbered: str) -> None:
-    """By turns only where the number of phases is stated: the images of both may be too much alike."""
+def test_a_repeat_within_a_series_is_still_a_repeat(numbered: str, declared: bool) -> None:
     images = hearts()
     again = hearts()
     for number, (first, second) in enumerate(zip(images, again, strict=True)):
@@ -196,13 +196,60 @@ def test_a_repeat_within_a_series_is_still_a_repeat(numbered: str) -> None:
         first.InstanceNumber = 2 * place + 1 if by_turns else place + 1
         second.InstanceNumber = 2 * place + 2 if by_turns else PHASES + place + 1
         for ds in (first, second):
-            ds.CardiacNumberOfImages = PHASES if by_turns else None
+            ds.CardiacNumberOfImages = PHASES if declared else None
     study = assembled(images + again)
     assert study.short_axis is not None
     assert study.short_axis.phases == PHASES
     (entry,) = study.omissions
     assert entry.reason is OmissionReason.REPEATED_ACQUISITION
     assert len(entry.sop_instance_uids) == 100
+
+
+def by_trigger_time(ds: Dataset, phase: int) -> None:
+    ds.TriggerTime = f"{40.0 * phase:.1f}"
+
+
+def by_temporal_position(ds: Dataset, phase: int) -> None:
+    ds.TriggerTime, ds.TemporalPositionIdentifier = "0", phase + 1
+
+
+def by_private_phase(ds: Dataset, phase: int) -> None:
+    del ds.TriggerTime
+    ds.add_new(0x20010010, "LO", "Philips Imaging DD 001")
+    ds.add_new(0x20011008, "IS", str(phase + 1))
+
+
+@given(
+    which=st.sets(st.integers(0, 4), min_size=1),
+    state=st.sampled_from([by_trigger_time, by_temporal_position, by_private_phase]),
+    by_turns=st.booleans(),
+    told=st.sampled_from(["", "AcquisitionNumber", "SeriesInstanceUID"]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=15, deadline=None)
+def test_a_slice_acquired_again_is_one_acquisition_however_it_is_numbered(which, state, by_turns, told, seed) -> None:
+    noise = np.random.default_rng(seed)
+    images, again = hearts(), hearts()
+    for number, (first, second) in enumerate(zip(images, again, strict=True)):
+        place = number % PHASES
+        second.SOPInstanceUID = first.SOPInstanceUID + ".2"
+        pixels = np.frombuffer(second.PixelData, "<u2") + noise.integers(0, 40, ROWS * COLUMNS)
+        second.PixelData = pixels.astype("<u2").tobytes()
+        if told:
+            setattr(second, told, "2.25.2" if told == "SeriesInstanceUID" else 2)
+        first.InstanceNumber = 2 * place + 1 if by_turns else place + 1
+        second.InstanceNumber = 2 * place + 2 if by_turns else PHASES + place + 1
+        for ds in (first, second):
+            del ds.CardiacNumberOfImages
+            state(ds, place)
+    study = assembled(images + [ds for number, ds in enumerate(again) if number // PHASES in which])
+    assert study.short_axis is not None
+    assert (study.short_axis.phases, study.short_axis.slices) == (PHASES, 5)
+    for index in range(5):
+        taken = [row[index].sop_instance_uid.endswith(".2") for row in study.short_axis.sources]
+        assert all(taken) or not any(taken)
+    assert sum(len(entry.sop_instance_uids) for entry in study.omissions) == PHASES * len(which)
+    assert {entry.reason for entry in study.omissions} == {OmissionReason.REPEATED_ACQUISITION}
 
 
 def test_one_slice_in_another_order_is_left_out_alone() -> None:

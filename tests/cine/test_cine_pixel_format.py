@@ -260,6 +260,15 @@ def test_float_pixels_are_declined() -> None:
         decode_frame(ds, None)
 
 
+def test_grey_values_by_a_table_are_declined_by_name() -> None:
+    ds, table = frame(phase=3), Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [4096, 0, 16], "US"
+    table.add_new("LUTData", "OW", (2 * np.arange(4096)).astype("<u2").tobytes())
+    ds.ModalityLUTSequence = [table]
+    with pytest.raises(UndecodableError, match="ModalityLUTSequence"):
+        decode_frame(ds, None)
+
+
 @pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
 def test_a_rescale_that_cannot_be_read_is_declined_and_one_with_a_comma_is_read(keyword: str) -> None:
     ds = frame(phase=3)

@@ -19,6 +19,7 @@ from dicom_node.network.identity import IDENTIFYING, identify
 from dicom_node.results.sources import SourceDatasets
 from network.objects import encoded, mr_image
 from pipelines.cine.facts import instance_facts
+from pipelines.cine.pixels import UndecodableError, decode_frame
 from pipelines.cine.reading import read_object
 
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -214,6 +215,60 @@ def test_ends_in_implicit_vr(tmp_path: Path, end: bytes) -> None:
     whole = encoded(IMAGE, ImplicitVRLittleEndian) + end
     accepted(whole, ImplicitVRLittleEndian)
     read_alike(whole, tmp_path, ImplicitVRLittleEndian)
+
+
+@given(
+    st.one_of(
+        st.integers(1, 600).map(lambda count: b"\xff" * count),
+        st.tuples(st.sampled_from([ITEM_END, SEQUENCE_END]), st.integers(1, 7)).map(
+            lambda drawn: delimiter(drawn[0])[: drawn[1]]
+        ),
+    )
+)
+@folders
+def test_fill_bytes_and_a_delimiter_that_is_cut_short_behind_pixel_data(tmp_path: Path, end: bytes) -> None:
+    accepted(WHOLE + end)
+    read_alike(WHOLE + end, tmp_path)
+    # Anywhere else they may be what a cut has left.
+    place = WHOLE.index(tag(0x7FE00010))
+    with pytest.raises(CannotUnderstandError):
+        accepted(WHOLE[:place] + end)
+
+
+@given(
+    st.sampled_from([b"UT", b"UC", b"UR", b"OF", b"OL", b"OD"]),
+    st.lists(st.tuples(values, st.booleans()), min_size=1, max_size=3),
+    st.sampled_from([implicit, lambda number, value: explicit(number, b"UI", value)]),
+)
+@folders
+def test_items_under_a_value_representation_that_has_none(tmp_path: Path, vr, drawn, write) -> None:
+    items = b"".join(item(write(0x00081150, b"1.2\0") + write(0x00081155, value), sized) for value, sized in drawn)
+    odd_one = tag(0x00211001) + vr + b"\0\0" + UNDEFINED + items + delimiter(SEQUENCE_END)
+    accepted(before(WHOLE, 0x00280002, odd_one))
+    read_alike(before(WHOLE, 0x00280002, odd_one), tmp_path)
+
+
+@pytest.mark.parametrize("vr", [b"OB", b"UN"])
+def test_a_number_under_a_value_representation_that_says_nothing_of_it(tmp_path: Path, vr: bytes) -> None:
+    place = WHOLE.index(tag(0x00280010) + b"US")
+    rows = tag(0x00280010) + vr + b"\0\0" + struct.pack("<LH", 2, 16)
+    data = WHOLE[:place] + rows + WHOLE[place + 10 :]
+    accepted(data)
+    path = tmp_path / "object.dcm"
+    path.write_bytes(encode_file_meta(IMAGE.SOPClassUID, IMAGE.SOPInstanceUID, ExplicitVRLittleEndian) + data)
+    assert (instance_facts(path).rows, instance_facts(path).problem) == (16, "")
+    np.testing.assert_array_equal(decode_frame(read_object(path), None), IMAGE.pixel_array)
+
+
+def test_fragments_in_a_native_transfer_syntax_are_declined_and_never_read_as_pixels(tmp_path: Path) -> None:
+    place = WHOLE.index(tag(0x7FE00010))
+    fragments = tag(0x7FE00010) + b"OW\0\0" + UNDEFINED + item(b"", True) + item(PIXELS, True) + delimiter(SEQUENCE_END)
+    path = tmp_path / "object.dcm"
+    head = encode_file_meta(IMAGE.SOPClassUID, IMAGE.SOPInstanceUID, ExplicitVRLittleEndian)
+    path.write_bytes(head + WHOLE[:place] + fragments)
+    for read in (read_object(path), read_object(path, defer_size=64)):
+        with pytest.raises(UndecodableError, match="in fragments"):
+            decode_frame(read, None)
 
 
 @given(st.sampled_from([ITEM_END, SEQUENCE_END]))

@@ -13,22 +13,18 @@ import psutil
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from interop.ports import free_port, wait_until
-from pydicom.uid import ImplicitVRLittleEndian, MRImageStorage
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from interop.ports import wait_until
+from pydicom.uid import MRImageStorage
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 
 from dicom_node.config import Peer
 from dicom_node.network.negotiation import MalformedPduError, cleaned
 from dicom_node.network.sender import ScuSettings, echo
+from network.odd_peer import IVLE, OddPeer, answer, echo_command, item, receive
 from network.running_node import NODE, SCANNER, RunningReceiver, configuration, receiver_thread
 from network.wire import ABORT_BY_USER, RELEASE_RQ, VERIFICATION, data_pdus, pdu
 
-IVLE = str(ImplicitVRLittleEndian)
 NAME_OF_17 = (0x55, b"A" * 17)
-
-
-def item(kind: int, value: bytes) -> bytes:
-    return struct.pack(">BxH", kind, len(value)) + value
 
 
 def context(context_id: int, abstract: str, *syntaxes: bytes) -> bytes:
@@ -47,16 +43,6 @@ def request(
     titles = NODE.encode().ljust(16, fill) + SCANNER.encode().ljust(16, fill)
     application = item(0x10, b"1.2.840.10008.3.1.1.1")
     return pdu(0x01, b"\0\1\0\0" + titles + bytes(32) + application + contexts + item(0x50, user))
-
-
-def answer(
-    *extra: tuple[int, bytes], maximum: bool = True, titles: bytes = b"", syntax: bytes = IVLE.encode()
-) -> bytes:
-    user = (item(0x51, struct.pack(">L", 16384)) if maximum else b"") + item(0x52, b"1.2.3")
-    user += b"".join(item(*one) for one in extra)
-    accepted = item(0x21, b"\1\0\0\0" + item(0x40, syntax))
-    fields = b"\0\1\0\0" + (titles or b"PACS".ljust(16) + NODE.encode().ljust(16)) + bytes(32)
-    return pdu(0x02, fields + item(0x10, b"1.2.840.10008.3.1.1.1") + accepted + item(0x50, user))
 
 
 SUB_ITEMS = st.tuples(st.integers(0x51, 0x5F), st.binary(max_size=40)) | st.tuples(st.integers(0, 255), st.binary())
@@ -115,7 +101,24 @@ def test_any_bytes_are_cleaned_or_told_malformed(body: bytes, kind: int) -> None
     assert cleaned(made) == made
 
 
-@given(st.integers(3, 7), st.binary(max_size=40))
+@given(st.sampled_from([A_ASSOCIATE_RJ, A_ABORT_RQ]), st.binary(max_size=12))
+@example(A_ASSOCIATE_RJ, bytes((0, 1, 1, 0)))
+@example(A_ASSOCIATE_RJ, bytes((0, 3, 4, 99)))
+@example(A_ABORT_RQ, bytes((0, 0, 2, 3)))
+@example(A_ABORT_RQ, bytes((0, 0, 9, 0)))
+def test_any_rejection_and_any_abort_can_be_decoded(kind: type[A_ASSOCIATE_RJ] | type[A_ABORT_RQ], body: bytes) -> None:
+    ended = kind()
+    ended.decode(cleaned(pdu(ended.pdu_type, body)))
+    assert ended.to_primitive() is not None
+    if isinstance(ended, A_ASSOCIATE_RJ):
+        told = ended.to_primitive()
+        assert (told.result == 1) == (body[1:2] == b"\1")
+        assert "Reserved" not in f"{told.reason_str} {told.source_str}"
+        if body[1:4] in (b"\1\1\7", b"\2\3\1"):
+            assert (told.result_source, told.diagnostic) == tuple(body[2:4])
+
+
+@given(st.integers(4, 6), st.binary(max_size=40))
 def test_other_pdus_are_left_alone(kind: int, body: bytes) -> None:
     assert cleaned(pdu(kind, body)) == pdu(kind, body)
 
@@ -130,41 +133,19 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReceiver]:
         yield running
 
 
-def _receive(connection: socket.socket) -> tuple[int, bytes]:
-    def exactly(count: int) -> bytes:
-        received = b""
-        while len(received) < count:
-            part = connection.recv(count - len(received))
-            assert part, "the node closed the connection"
-            received += part
-        return received
-
-    header = exactly(6)
-    return header[0], exactly(int.from_bytes(header[2:], "big"))
-
-
 def _dialogue(port: int, asked: bytes, command: bytes | None = None) -> tuple[bytes, int]:
     """Body of the A-ASSOCIATE-AC and status of the echo."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(asked)
-        kind, body = _receive(connection)
+        kind, body = receive(connection)
         assert kind == 0x02, f"PDU of type {kind}"
-        connection.sendall(b"".join(data_pdus(1, command or _echo(VERIFICATION), None)))
-        kind, data = _receive(connection)
+        connection.sendall(b"".join(data_pdus(1, command or echo_command(VERIFICATION), None)))
+        kind, data = receive(connection)
         assert kind == 0x04
         status = data[data.index(struct.pack("<HHL", 0, 0x0900, 2)) + 8 :][:2]
         connection.sendall(RELEASE_RQ)
-        assert _receive(connection)[0] == 0x06
+        assert receive(connection)[0] == 0x06
     return body, int.from_bytes(status, "little")
-
-
-def _echo(sop_class: str | None) -> bytes:
-    def element(number: int, value: bytes) -> bytes:
-        return struct.pack("<HHL", 0, number, len(value)) + value
-
-    body = b"" if sop_class is None else element(2, sop_class.encode() + b"\0" * (len(sop_class) % 2))
-    body += element(0x0100, b"\x30\0") + element(0x0110, b"\1\0") + element(0x0800, b"\1\1")
-    return element(0, struct.pack("<L", len(body))) + body
 
 
 @pytest.mark.parametrize(
@@ -201,7 +182,7 @@ def test_the_node_accepts_and_answers(node: RunningReceiver, asked: bytes) -> No
 
 
 def test_an_echo_without_class_uid_is_answered(node: RunningReceiver) -> None:
-    assert _dialogue(node.configuration.node.port, request(), _echo(None))[1] == 0
+    assert _dialogue(node.configuration.node.port, request(), echo_command(None))[1] == 0
 
 
 def test_an_association_whose_thread_fails_leaves_nothing_behind(
@@ -239,53 +220,6 @@ def test_an_association_whose_thread_fails_leaves_nothing_behind(
 # -- as requestor ------------------------------------------------------------------------------------------------------
 
 
-class OddPeer:
-    """An acceptor that answers with given bytes and serves one echo."""
-
-    def __init__(self, reply: bytes) -> None:
-        self.port = free_port()
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        self._reply = reply
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def __enter__(self) -> OddPeer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-        self._thread.join(30)
-
-    def _serve(self) -> None:
-        connection, _ = self._listener.accept()
-        with connection:
-            connection.settimeout(30)
-            _receive(connection)
-            connection.sendall(self._reply)
-            kind, _ = _receive(connection)
-            if kind != 0x04:
-                return
-            response = _echo(VERIFICATION).replace(struct.pack("<HHLH", 0, 0x0100, 2, 0x30), b"")
-            body = response[12:] + struct.pack("<HHLH", 0, 0x0900, 2, 0)
-            body = struct.pack("<HHLH", 0, 0x0100, 2, 0x8030) + struct.pack("<HHLH", 0, 0x0120, 2, 1) + body
-            elements = sorted(_split(body).items())
-            encoded = b"".join(struct.pack("<HHL", 0, n, len(v)) + v for n, v in elements if n not in (0, 0x0110))
-            command = struct.pack("<HHLL", 0, 0, 4, len(encoded)) + encoded
-            connection.sendall(b"".join(data_pdus(1, command, None)))
-            assert _receive(connection)[0] == 0x05
-            connection.sendall(pdu(0x06, bytes(4)))
-            time.sleep(0.1)
-
-
-def _split(command: bytes) -> dict[int, bytes]:
-    fields, at = {}, 0
-    while at < len(command):
-        _, number, length = struct.unpack_from("<HHL", command, at)
-        fields[number] = command[at + 8 : at + 8 + length]
-        at += 8 + length
-    return fields
-
-
 @pytest.mark.parametrize(
     "reply",
     [
@@ -313,4 +247,23 @@ def test_an_answer_to_what_was_not_proposed_is_told_at_once(context_id: int) -> 
     with OddPeer(odd) as peer:
         result = echo(Peer(ae_title="PACS", host="127.0.0.1", port=peer.port), ScuSettings(NODE, acse_timeout_s=60))
     assert "accepts none of the presentation contexts" in str(result.error)
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (pdu(0x03, bytes((0, 1, 1, 0))), "rejects the association: Rejected Permanent, No reason given"),
+        (pdu(0x03, bytes((0, 2, 3, 5))), "rejects the association: Rejected Transient, No reason given"),
+        (pdu(0x03, bytes((0, 0, 0, 0))), "rejects the association: Rejected Transient, No reason given"),
+        (pdu(0x03, bytes((0, 1, 1, 7))), "rejects the association: Rejected Permanent, Called AE title not recognised"),
+        (pdu(0x07, bytes((0, 0, 2, 3))), "breaks off"),
+        (pdu(0x07, bytes((0, 0, 7, 7))), "breaks off"),
+    ],
+)
+def test_a_refusal_for_a_reason_that_there_is_not_is_told_at_once(reply: bytes, said: str) -> None:
+    started = time.monotonic()
+    with OddPeer(reply) as peer:
+        result = echo(Peer(ae_title="PACS", host="127.0.0.1", port=peer.port), ScuSettings(NODE, acse_timeout_s=60))
+    assert said in str(result.error)
     assert time.monotonic() - started < 30
