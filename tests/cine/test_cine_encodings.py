@@ -380,6 +380,12 @@ OTHERS: dict[str, Callable[[list[Dataset]], list[Dataset]]] = {
     "subtraction": lambda images: later(images, ImageType=["DERIVED", "PRIMARY", "SUBTRACTION"]),
     "tagged, numbered": lambda images: later(images, SeriesDescription="sax_TAG3"),
     "velocity by name": lambda images: later(images, SeriesDescription="sax velocity, magnitude"),
+    "strain-encoded": lambda images: later(images, SeriesDescription="sax fastSENC"),
+    "T2 prepared": lambda images: later(images, SeriesDescription="T2prep_SSFP_sax"),
+    "inversion by name": lambda images: later(images, ProtocolName="IR_TFE"),
+    "inversion by ScanOptions": lambda images: later(images, ScanOptions=["IR", "SAT1"]),
+    "black blood by name": lambda images: later(images, SeriesDescription="DIR black blood"),
+    "a volume": lambda images: later(images, MRAcquisitionType="3D"),
     "phase contrast by name": lambda images: later(images, ProtocolName="sax_pc_tp"),
 }
 

@@ -232,7 +232,7 @@ def test_a_slice_acquired_again_is_one_acquisition_however_it_is_numbered(which,
     images, again = hearts(), hearts()
     for number, (first, second) in enumerate(zip(images, again, strict=True)):
         place = number % PHASES
-        second.SOPInstanceUID = first.SOPInstanceUID + ".2"
+        second.SOPInstanceUID = first.SOPInstanceUID + ".0.7"
         pixels = np.frombuffer(second.PixelData, "<u2") + noise.integers(0, 40, ROWS * COLUMNS)
         second.PixelData = pixels.astype("<u2").tobytes()
         if told:
@@ -246,7 +246,7 @@ def test_a_slice_acquired_again_is_one_acquisition_however_it_is_numbered(which,
     assert study.short_axis is not None
     assert (study.short_axis.phases, study.short_axis.slices) == (PHASES, 5)
     for index in range(5):
-        taken = [row[index].sop_instance_uid.endswith(".2") for row in study.short_axis.sources]
+        taken = [row[index].sop_instance_uid.endswith(".0.7") for row in study.short_axis.sources]
         assert all(taken) or not any(taken)
     assert sum(len(entry.sop_instance_uids) for entry in study.omissions) == PHASES * len(which)
     assert {entry.reason for entry in study.omissions} == {OmissionReason.REPEATED_ACQUISITION}
