@@ -537,11 +537,11 @@ def _stack(planned: _Planned, decoding: _Decoding) -> CineStack:
     for index, (part, placed, mixes) in enumerate(zip(plan.slices, plan.placements, plan.mixes, strict=True)):
         decoded = [placed.apply(decoding.decode(frame)) for frame in part.frames]
         if not part.certain and not decoding.undecodable:
-            seen, times = np.stack(decoded), [frame.trigger_time_ms for frame in part.frames]
-            if stated_repeats(part.frames) and shows_again(seen, times):
+            times = [frame.trigger_time_ms for frame in part.frames]
+            if stated_repeats(part.frames) and shows_again(decoded, times):
                 decoding.repeated.update(frame.key for frame in part.frames)
             else:
-                uncertain.append((part, disorder(seen)))
+                uncertain.append((part, disorder(decoded)))
         for phase, mix in enumerate(mixes):
             first, second = decoded[mix.first], decoded[mix.second]
             pixels[phase, index] = first if mix.weight == 0 else first + np.float32(mix.weight) * (second - first)

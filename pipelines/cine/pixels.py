@@ -370,7 +370,7 @@ def _rescale(dataset: Dataset, frame_number: int | None) -> tuple[float, float]:
     layers.append(dict(dataset.items()))
     for keyword in ("RescaleSlope", "RescaleIntercept"):
         if number(layers, keyword) is None and text(layers, keyword):
-            raise UndecodableError(f"{keyword} cannot be read as a number")
+            raise UndecodableError(elements.unreadable(layers, keyword).rstrip("."))
     slope = number(layers, "RescaleSlope")
     if slope is None and elements.items(dataset, "ModalityLUTSequence"):
         raise UndecodableError("its grey values lie in ModalityLUTSequence, which no MR image has")

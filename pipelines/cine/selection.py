@@ -76,15 +76,16 @@ _SPOILED = re.compile(r"(^|[^a-z])fl[23]d|flash|spgr|f?grec?(\b|_)|t1.?(tfe|ffe)
 _DESCRIBED = (
     (OmissionReason.LOCALIZER, re.compile(r"(\b|_)(locali[sz]er|scout|survey|loc)(\b|_)", re.IGNORECASE)),
     (OmissionReason.FLOW, re.compile(r"flow|venc|velocity|phase.?contrast|(\b|_)pc(\b|_)", re.IGNORECASE)),
-    (OmissionReason.MAPPING, re.compile(r"molli|sasha|t[12].?map|t2.?star|t2\*", re.IGNORECASE)),
+    (OmissionReason.MAPPING, re.compile(r"molli|sasha|t[12].?map|t2.?star|t2\*|t[12].?prep", re.IGNORECASE)),
     (
         OmissionReason.LATE_ENHANCEMENT,
         re.compile(r"psir|(\b|_)lge(\b|_)|late.?gad|delayed.?enh|ti.?scout", re.IGNORECASE),
     ),
     (OmissionReason.PERFUSION, re.compile(r"perf|first.?pass", re.IGNORECASE)),
     (OmissionReason.REAL_TIME, re.compile(r"real.?time|(\b|_)rt(\b|_)", re.IGNORECASE)),
-    (OmissionReason.TAGGED, re.compile(r"(\b|_)(c?spamm|grid|dense|harp)", re.IGNORECASE)),
-    (OmissionReason.LATE_ENHANCEMENT, re.compile(r"look.?locker|(\b|_)ll(\b|_)", re.IGNORECASE)),
+    (OmissionReason.TAGGED, re.compile(r"(\b|_)(c?spamm|grid|dense|z?harp|(fast.?)?senc)", re.IGNORECASE)),
+    (OmissionReason.LATE_ENHANCEMENT, re.compile(r"look.?locker|(\b|_)(ll|ir)(\b|_)|inversion", re.IGNORECASE)),
+    (OmissionReason.OTHER_SEQUENCE, re.compile(r"(dark|black).?blood|(\b|_)(dir|stir|tirm)(\b|_)", re.IGNORECASE)),
 )
 
 
@@ -100,7 +101,7 @@ class CineKind(enum.IntEnum):
     FLOW_MAGNITUDE = 0
     """Phase images were acquired with it: taken only where there is no cine."""
     DOUBTFUL = 1
-    """Its description says that it is something else."""
+    """Its description says that it is something else, or it is a volume."""
     SPOILED = 2
     UNTOLD = 3
     BALANCED = 4
@@ -152,7 +153,9 @@ def _acquisition_verdicts(kind: Acquisition) -> list[tuple[OmissionReason, str]]
         "It is a perfusion acquisition.",
     )
     exclude(
-        "IR" in kind.scanning_sequence or kind.inversion_recovery == "YES" or (kind.inversion_time_ms or 0) > 0,
+        "IR" in {*kind.scanning_sequence, *kind.scan_options}
+        or kind.inversion_recovery == "YES"
+        or (kind.inversion_time_ms or 0) > 0,
         OmissionReason.LATE_ENHANCEMENT,
         "It is prepared by inversion, as late enhancement is.",
     )
@@ -216,7 +219,7 @@ def cine_kind(frame: FrameHeader) -> CineKind:
 
 def sequence_kind(kind: Acquisition) -> CineKind:
     """Tell the kind of a cine from its sequence: by name, by spoiling and steady state, else by its flip angle."""
-    if described_otherwise(kind) is not None:
+    if described_otherwise(kind) is not None or kind.acquisition_type == "3D":
         return CineKind.DOUBTFUL
     if _BALANCED.search(kind.sequence_name):
         return CineKind.BALANCED

@@ -73,8 +73,9 @@ def mirror_rows(ds: Dataset) -> None:
 
 
 def exchange_axes(ds: Dataset) -> None:
-    position, row, column, _ = geometry(ds)
+    position, row, column, spacing = geometry(ds)
     write(ds, ds.pixel_array.T, position, column, row)
+    ds.PixelSpacing = list(spacing[::-1])
 
 
 def more_rows_below(ds: Dataset) -> None:
@@ -100,9 +101,10 @@ LOSSLESS: tuple[Callable[[Dataset], None], ...] = (
 @FEW
 @given(data=st.data())
 def test_matrix_and_axes_of_some_slices_change_no_grey_value_and_no_place(data) -> None:
-    reference = assembled(patterned()).short_axis
+    spacing = data.draw(st.sampled_from([[1.5, 1.5], [1.5, 1.2], [1.25, 1.5]]), label="spacing")
+    reference = assembled(edit(patterned(), PixelSpacing=spacing)).short_axis
     assert reference is not None
-    images = patterned(series=lambda index: 1 + index)
+    images = edit(patterned(series=lambda index: 1 + index), PixelSpacing=spacing)
     changed = data.draw(st.sets(st.integers(0, SLICES - 1), min_size=1, max_size=SLICES // 2 - 1), label="slices")
     for index in changed:
         for change in data.draw(st.lists(st.sampled_from(LOSSLESS), min_size=1, max_size=3, unique=True)):
@@ -146,6 +148,27 @@ def test_tilt_spacing_and_turn_of_some_slices_leave_one_stack(cut, tilt_deg, sca
     assert found.geometry.pitch == pytest.approx(10.0, abs=0.03)
     inner = found.pixels[:, :, 8:-8, 8:-8].mean(axis=(2, 3))
     np.testing.assert_allclose(inner, expected_values(PHASES, SLICES), rtol=1e-5)
+
+
+@FEW
+@given(step_deg=st.floats(0.1, 0.8), first=st.integers(0, SLICES - 1), about=st.sampled_from([0, 1]))
+def test_slices_that_turn_more_and_more_leave_one_stack(step_deg, first, about) -> None:
+    """A stack whose planes follow a bent axis: no two neighbours differ by much, its ends by up to 5°."""
+    images = stack(slices=SLICES, phases=PHASES)
+    for index, group in enumerate(slices_of(images)):
+        for ds in group:
+            position, row, column, spacing = geometry(ds)
+            half = row * spacing[1] * (ds.Columns - 1) / 2 + column * spacing[0] * (ds.Rows - 1) / 2
+            axes = [turned(v, (row, column)[about], step_deg * (index - first)) for v in (row, column)]
+            after = axes[0] * spacing[1] * (ds.Columns - 1) / 2 + axes[1] * spacing[0] * (ds.Rows - 1) / 2
+            write(ds, ds.pixel_array, position + half - after, *axes)
+    study = assembled(images)
+    found = study.short_axis
+    assert found is not None
+    assert (found.slices, study.omissions) == (SLICES, ())
+    np.testing.assert_allclose(
+        found.pixels[:, :, 8:-8, 8:-8].mean(axis=(2, 3)), expected_values(PHASES, SLICES), rtol=1e-5
+    )
 
 
 def turned(vector: np.ndarray, axis: np.ndarray, degrees: float) -> np.ndarray:
@@ -380,6 +403,12 @@ OTHERS: dict[str, Callable[[list[Dataset]], list[Dataset]]] = {
     "subtraction": lambda images: later(images, ImageType=["DERIVED", "PRIMARY", "SUBTRACTION"]),
     "tagged, numbered": lambda images: later(images, SeriesDescription="sax_TAG3"),
     "velocity by name": lambda images: later(images, SeriesDescription="sax velocity, magnitude"),
+    "strain-encoded": lambda images: later(images, SeriesDescription="sax fastSENC"),
+    "T2 prepared": lambda images: later(images, SeriesDescription="T2prep_SSFP_sax"),
+    "inversion by name": lambda images: later(images, ProtocolName="IR_TFE"),
+    "inversion by ScanOptions": lambda images: later(images, ScanOptions=["IR", "SAT1"]),
+    "black blood by name": lambda images: later(images, SeriesDescription="DIR black blood"),
+    "a volume": lambda images: later(images, MRAcquisitionType="3D"),
     "phase contrast by name": lambda images: later(images, ProtocolName="sax_pc_tp"),
 }
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
 from pipelines.cine.assemble import assemble_datasets
-from pipelines.cine.order import disorder, median_allowed
+from pipelines.cine.order import _greedy, _least_length, _length, _shortened, disorder, median_allowed
 from pipelines.cine.stack import CineStudy, OmissionReason
 
 PHASES = 20
@@ -232,7 +232,7 @@ def test_a_slice_acquired_again_is_one_acquisition_however_it_is_numbered(which,
     images, again = hearts(), hearts()
     for number, (first, second) in enumerate(zip(images, again, strict=True)):
         place = number % PHASES
-        second.SOPInstanceUID = first.SOPInstanceUID + ".2"
+        second.SOPInstanceUID = first.SOPInstanceUID + ".0.7"
         pixels = np.frombuffer(second.PixelData, "<u2") + noise.integers(0, 40, ROWS * COLUMNS)
         second.PixelData = pixels.astype("<u2").tobytes()
         if told:
@@ -246,7 +246,7 @@ def test_a_slice_acquired_again_is_one_acquisition_however_it_is_numbered(which,
     assert study.short_axis is not None
     assert (study.short_axis.phases, study.short_axis.slices) == (PHASES, 5)
     for index in range(5):
-        taken = [row[index].sop_instance_uid.endswith(".2") for row in study.short_axis.sources]
+        taken = [row[index].sop_instance_uid.endswith(".0.7") for row in study.short_axis.sources]
         assert all(taken) or not any(taken)
     assert sum(len(entry.sop_instance_uids) for entry in study.omissions) == PHASES * len(which)
     assert {entry.reason for entry in study.omissions} == {OmissionReason.REPEATED_ACQUISITION}
@@ -280,6 +280,18 @@ def test_the_true_order_begins_anywhere_and_runs_either_way(phases, start, backw
     found = disorder(frames)
     # The pixels never tell where a cycle begins.
     assert found is None or found < median_allowed(phases)
+
+
+@given(st.integers(10, 30), st.integers(0, 10_000), st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_no_path_is_shorter_than_what_is_said_to_be_the_least(count: int, seed: int, dimensions: int) -> None:
+    """So an order that is taken without a search for a smoother one would be taken after it, too."""
+    points = np.random.default_rng(seed).normal(size=(count, dimensions))
+    apart = ((points[:, None] - points[None]) ** 2).sum(axis=2)
+    least = _least_length(apart)
+    assert 0 <= least <= _shortened(apart, _greedy(apart)) + 1e-9
+    if dimensions == 1:
+        assert least <= _length(apart, list(np.argsort(points[:, 0]))) + 1e-9
 
 
 @given(st.integers(2, 60), st.integers(0, 100))

@@ -449,7 +449,6 @@ def test_an_identifier_that_is_too_long_is_aborted(direct: RunningReceiver) -> N
         pdu(0x02, bytes(100)),
         pdu(0x03, bytes(4)),
         pdu(0x06, bytes(4)),
-        pdu(0x07, b"\0\0\2\7"),
     ],
     ids=[
         "data-without-command",
@@ -474,7 +473,6 @@ def test_an_identifier_that_is_too_long_is_aborted(direct: RunningReceiver) -> N
         "accept",
         "reject",
         "release-response",
-        "abort-of-no-reason",
     ],
 )
 def test_a_broken_protocol_is_aborted(direct: RunningReceiver, sent: bytes) -> None:
