@@ -1,33 +1,39 @@
 """What people who look at the console cost the reception of images: with and without them, in one run.
 
-    python benchmarks/console_load.py [--users 50] [--rounds 8] [--images 240] [--json]
+    python benchmarks/console_load.py [--users 50] [--rounds 8] [--images 480] [--json]
 
 A node (``dicom-node serve``, as shipped but for its ports, and with quiet times that let nothing be analysed) receives
 a phantom's cine of 128 KiB an image by C-STORE over one association. In every other round 50 people are logged in, each
 with the page *Now* open, which renews itself every three seconds as in a browser, and every fourth time with the list
 of studies instead. The figure is the ratio of images a second with people to that without, by pairs of neighbouring
 rounds, whose order changes; its interval is a bootstrap over the pairs. It wants a quiet machine, where it takes about
-two minutes; each round is told on standard error when it has ended.
+three minutes; each round is told on standard error when it has ended.
+
+Those who look are a process of their own, as their browsers would run on machines of their own. Here they share the
+processors with the node, so the processor time is told as well: of the console and of those who look, while they do, as
+a share of one processor. The console's share holds on a machine that does other things, too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import http.client
+import multiprocessing
+import os
 import secrets
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import requests
 import typer
 import yaml
 from pydicom import dcmread
@@ -41,6 +47,7 @@ from dicom_node.commands.terminal import console, print_json, table
 from dicom_node.config import Peer
 from dicom_node.console.passwords import hashed
 from dicom_node.network.sender import ScuSettings, send_files
+from dicom_node.process_states import read_states
 from pipelines.phantom import PhantomRecipe, simulate, write_study
 from storage.accounts import account_named, invite, open_session, redeem_invitation, secret_digest
 from storage.ledger import open_ledger, utc_now
@@ -61,49 +68,86 @@ class Round:
     pages: int
     """That people got meanwhile."""
     slowest_page_s: float
+    console: float
+    """Share of one processor that the console used."""
+    people_share: float
+    """The same of those who looked."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What people saw of the console."""
+
+    seconds: list[float]
+    """That each page took."""
+    failures: list[str]
+    processor_s: float
+    """Of the process that stands for them."""
 
 
 class People:
-    """Users of the console, each in a thread."""
+    """Users of the console, in a process of their own, from the time that they begin to look to when they are told."""
 
-    def __init__(self, root: str, cookies: Sequence[str]) -> None:
-        self._root, self._stop = root, threading.Event()
-        self.seconds: list[float] = []
-        self.failures: list[str] = []
-        self._threads = [
-            threading.Thread(target=self._look, args=(cookie, EVERY_S * index / len(cookies)), daemon=True)
-            for index, cookie in enumerate(cookies)
-        ]
+    def __init__(self, port: int, cookies: Sequence[str]) -> None:
+        self._ours, theirs = multiprocessing.Pipe()
+        self._process = multiprocessing.get_context("spawn").Process(target=_look, args=(port, list(cookies), theirs))
+        self._process.start()
+        # Everybody has looked once before a clock starts.
+        self._ours.recv()
 
-    def __enter__(self) -> People:
-        for thread in self._threads:
-            thread.start()
-        return self
+    def since_last_asked(self) -> Looked:
+        """What they saw since they were asked last."""
+        self._ours.send(True)
+        looked: Looked = self._ours.recv()
+        return looked
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+    def leave(self) -> None:
+        """Let them look no more."""
+        self._ours.send(False)
+        self._process.join()
 
-    def _look(self, cookie: str, wait_s: float) -> None:
-        session = requests.Session()
-        session.trust_env = False
-        session.cookies.set("console", cookie, domain="127.0.0.1", path="/")
-        number = 0
-        while not self._stop.wait(wait_s):
-            number += 1
-            path, headers = ("/studies", {}) if number % STUDY_EVERY == 0 else ("/", {"x-live": "1"})
-            started = time.perf_counter()
-            answer = session.get(self._root + path, headers=headers, timeout=60)
-            self.seconds.append(time.perf_counter() - started)
-            if answer.status_code != 200:
-                self.failures.append(f"{path}: {answer.status_code}")
-            wait_s = EVERY_S
+
+def _look(port: int, cookies: list[str], pipe: Connection) -> None:
+    """Look at the console as so many people do whose pages renew themselves every three seconds."""
+    connections = [http.client.HTTPConnection("127.0.0.1", port, timeout=60) for _ in cookies]
+    tags, numbers = [""] * len(cookies), [0] * len(cookies)
+    begun, used = time.monotonic(), time.process_time()
+    due = [begun + EVERY_S * index / len(cookies) for index in range(len(cookies))]
+    seconds, failures, told = list[float](), list[str](), False
+    while True:
+        index = min(range(len(due)), key=due.__getitem__)
+        if not told and due[index] >= begun + EVERY_S:
+            pipe.send(True)
+            told = True
+        while pipe.poll(max(0.0, due[index] - time.monotonic())):
+            if not pipe.recv():
+                return
+            pipe.send(Looked(seconds, failures, time.process_time() - used))
+            seconds, failures, used = [], [], time.process_time()
+        numbers[index] += 1
+        path, headers = "/studies", {"cookie": f"console={cookies[index]}"}
+        if numbers[index] % STUDY_EVERY:
+            path, headers = "/", {**headers, "x-live": "1", "if-none-match": tags[index]}
+        started = time.perf_counter()
+        connections[index].request("GET", path, headers=headers)
+        answer = connections[index].getresponse()
+        answer.read()
+        seconds.append(time.perf_counter() - started)
+        if answer.status not in (200, 304):
+            failures.append(f"{path}: {answer.status}")
+        tags[index] = answer.headers.get("etag", tags[index])
+        due[index] += EVERY_S
+
+
+def processor_s(process: int) -> float:
+    """Processor time that a process has used, s (proc(5), utime and stime)."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
-def node(folder: Path) -> Iterator[tuple[int, str, Path]]:
-    """A node that runs: its DICOM port, the root of its console, and its ledger."""
+def node(folder: Path) -> Iterator[tuple[int, int, int, Path]]:
+    """A node that runs: its DICOM port, the port and process of its console, and its ledger."""
     port, console_port = free_port(), free_port()
     quiet = {"quiet_time_s": 86400, "incomplete_quiet_time_s": 86400, "complete_quiet_time_s": 86400}
     settings = {
@@ -127,7 +171,9 @@ def node(folder: Path) -> Iterator[tuple[int, str, Path]]:
             assert process.stdout is not None
             if not any(line.strip() == "ready" for line in process.stdout):
                 raise SystemExit(f"the node did not start: {(folder / 'node.log').read_text(encoding='utf-8')}")
-            yield port, f"http://127.0.0.1:{console_port}", folder / "var" / "ledger.sqlite"
+            (console_process,) = (one.pid for one in read_states(folder / "var" / "instances") if one.name == "console")
+            assert console_process is not None
+            yield port, console_port, console_process, folder / "var" / "ledger.sqlite"
         finally:
             process.terminate()
             process.wait(60)
@@ -173,41 +219,51 @@ def studies(folder: Path, count: int, rounds: int) -> list[list[Path]]:
     return sets
 
 
-def measured(paths: Sequence[Path], port: int, root: str, cookies: Sequence[str]) -> Round:
-    """One round, with people if there are cookies."""
+def measured(paths: Sequence[Path], port: int, console_process: int, people: People | None) -> Round:
+    """One round, with people or without."""
     peer = Peer(ae_title="NODE", host="127.0.0.1", port=port)
-    people = People(root, cookies)
-    with people if cookies else contextlib.nullcontext():
-        # Everybody has looked once before the clock starts.
-        time.sleep(EVERY_S if cookies else 1.0)
-        looked = len(people.seconds)
-        started = time.perf_counter()
-        outcomes = send_files(paths, peer, ScuSettings("MR1"))
-        seconds = time.perf_counter() - started
-        during = people.seconds[looked:]
-    if people.failures or any(one.error for one in outcomes):
-        raise SystemExit(f"failed: {people.failures[:3]} {[str(one.error) for one in outcomes if one.error][:3]}")
-    return Round(bool(cookies), len(paths) / seconds, len(during), max(during, default=0.0))
+    if people is not None:
+        people.since_last_asked()
+    used, started = processor_s(console_process), time.perf_counter()
+    outcomes = send_files(paths, peer, ScuSettings("MR1"))
+    seconds = time.perf_counter() - started
+    used = processor_s(console_process) - used
+    looked = people.since_last_asked() if people is not None else Looked([], [], 0.0)
+    if looked.failures or any(one.error for one in outcomes):
+        raise SystemExit(f"failed: {looked.failures[:3]} {[str(one.error) for one in outcomes if one.error][:3]}")
+    return Round(
+        people is not None,
+        len(paths) / seconds,
+        len(looked.seconds),
+        max(looked.seconds, default=0.0),
+        used / seconds,
+        looked.processor_s / seconds,
+    )
 
 
 def main(
     users: Annotated[int, typer.Option(min=1, help="People who look.")] = 50,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of rounds.")] = 8,
-    images: Annotated[int, typer.Option(min=SLICES, help="Images of a round.")] = 240,
+    images: Annotated[int, typer.Option(min=SLICES, help="Images of a round.")] = 480,
     as_json: Annotated[bool, typer.Option("--json", help="Rows instead of a table.")] = False,
 ) -> None:
     """Measure."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sets = studies(folder, images, 2 * rounds + 1)
-        with node(folder) as (port, root, ledger):
+        with node(folder) as (port, console_port, process, ledger):
             cookies = log_in(ledger, users)
-            measured(sets.pop(), port, root, ())  # warms up
+            measured(sets.pop(), port, process, None)  # warms up
             done = []
             for pair in range(rounds):
-                for people in (pair % 2 == 0, pair % 2 == 1):
-                    done.append(measured(sets.pop(), port, root, cookies if people else ()))
-                    told = f"{users if people else 'no'} people: {done[-1].images_per_s:.0f} images/s"
+                for looked_at in (pair % 2 == 0, pair % 2 == 1):
+                    people = People(console_port, cookies) if looked_at else None
+                    try:
+                        done.append(measured(sets.pop(), port, process, people))
+                    finally:
+                        if people is not None:
+                            people.leave()
+                    told = f"{users if looked_at else 'no'} people: {done[-1].images_per_s:.0f} images/s"
                     typer.echo(f"pair {pair + 1} of {rounds}, {told}", err=True)
     ratios = []
     for first, second in zip(done[::2], done[1::2], strict=True):
@@ -222,8 +278,18 @@ def main(
         return
     table(
         f"{images} images a round, {users} people",
-        ["people", "images/s>", "pages>", "slowest page, s>"],
-        ((one.people, f"{one.images_per_s:.0f}", one.pages, f"{one.slowest_page_s:.2f}") for one in done),
+        ["people", "images/s>", "pages>", "slowest page, s>", "console, % of a processor>", "people, %>"],
+        (
+            (
+                one.people,
+                f"{one.images_per_s:.0f}",
+                one.pages,
+                f"{one.slowest_page_s:.2f}",
+                f"{100 * one.console:.1f}",
+                f"{100 * one.people_share:.1f}",
+            )
+            for one in done
+        ),
     )
     console.print(f"With people to without: {median:.3f} ({low:.3f} to {high:.3f}), {rounds} pairs of rounds")
 

@@ -27,6 +27,7 @@ from pipelines.sampling import SAMPLES_MAX, STEPS_MAX, Sampling
 
 __all__ = [
     "AETitle",
+    "AssessmentCode",
     "AuditSettings",
     "ClientTls",
     "Configuration",
@@ -212,6 +213,8 @@ Name = Annotated[str, AfterValidator(_name)]
 WebPeerName = Annotated[str, AfterValidator(_web_peer_name)]
 """Stands where an AE title stands when a peer calls by DICOM: in the ledger, the files and the routes."""
 Seconds = Annotated[float, Field(gt=0)]
+_CODE = r"^\S{1,16} \S{1,64}$"
+"""Coding scheme designator and code value."""
 
 
 class _Section(BaseModel):
@@ -681,6 +684,16 @@ class ParagraphSettings(_Section):
     """Compare with the last examination of the same patient whose images are held here."""
 
 
+class AssessmentCode(_Section):
+    """One coded answer with which a structured report of another system judges results of this node."""
+
+    code: str = Field(pattern=_CODE)
+    """Coding scheme designator and code value of the answer: ``DCM 113001``."""
+    means: Literal["accepted", "corrected", "rejected"]
+    question: str | None = Field(default=None, pattern=_CODE)
+    """Coding scheme designator and code value of the concept name that the answer is to; unset means any."""
+
+
 class ResultSettings(_Section):
     """How results are labelled and for whom."""
 
@@ -698,6 +711,20 @@ class ResultSettings(_Section):
     """Table of normal ranges by sex and age, with its source, in place of the one that comes with this software; laid
     out as ``pipelines/function/normals.yaml``."""
     destinations: dict[Name, DestinationProfile] = Field(default_factory=dict)
+    assessment_codes: tuple[AssessmentCode, ...] = (
+        AssessmentCode(code="SCT 385645004", means="accepted"),
+        AssessmentCode(code="99DICOMNODE ASM_ACCEPTED", means="accepted"),
+        AssessmentCode(code="99DICOMNODE ASM_CORRECTED", means="corrected"),
+        AssessmentCode(code="99DICOMNODE ASM_REJECTED", means="rejected"),
+        AssessmentCode(code="DCM 113001", means="rejected"),
+        AssessmentCode(code="DCM 113037", means="rejected"),
+    )
+    """What structured reports of other systems answer that accepts, corrects or rejects results of this node."""
+
+    @property
+    def message_receivers(self) -> frozenset[str]:
+        """Destinations that get a message for each front page, and no objects."""
+        return frozenset(name for name, profile in self.destinations.items() if not profile.takes_objects)
 
 
 class DeliveryPolicy(_Section):
@@ -910,6 +937,8 @@ class NotificationSettings(_Section):
     """JSON is posted to its URL."""
     causes: frozenset[NotificationCause] = frozenset(NotificationCause)
     rules: dict[Name, NumberRule] = Field(default_factory=dict)
+    template: ConfigurationPath | None = None
+    """Words of one's own in place of ``notify/templates/english.yaml``, which explains itself."""
     at_most_every_s: Seconds = 300
     """One message tells all that happened since the one before."""
     remind_after_s: Seconds = 86_400

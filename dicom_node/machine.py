@@ -146,6 +146,13 @@ def _wording(configuration: Configuration) -> Iterator[Mistake]:
             normal_table(results)
         except ConfigurationError as error:
             yield Mistake((("results", "normal_ranges"),), error.what)
+    if configuration.notifications.template is not None:
+        from dicom_node.notify.wording import read_notification_template
+
+        try:
+            read_notification_template(configuration.notifications)
+        except ConfigurationError as error:
+            yield Mistake((("notifications", "template"),), error.what)
 
 
 def _not_writable(directory: Path) -> str | None:

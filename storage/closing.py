@@ -24,6 +24,7 @@ __all__ = [
     "close_version",
     "closing_job_of",
     "package_outcomes",
+    "packages_told",
     "reopen_version",
     "told_summary",
 ]
@@ -101,7 +102,7 @@ def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:
     """
     if ended.package == FRONT_PAGE:
         return
-    packages = _packages(session, ended)
+    packages = packages_told(session, ended)
     if any(job.state in _OPEN for job in packages) or _has_other_inputs_later(session, ended):
         return
     version = max(job.study_version for job in packages)
@@ -179,7 +180,7 @@ def package_outcomes(ledger: Ledger, job_id: int) -> tuple[PackageOutcome, ...]:
                 (job.summary or {}).get("withheld", {}),
                 tuple((job.summary or {}).get("reported", ())),
             )
-            for job in _packages(session, closing)
+            for job in packages_told(session, closing)
             if job.state not in _OPEN
         )
 
@@ -217,8 +218,8 @@ def _references(results: Sequence[ResultRow]) -> tuple[ResultReference, ...]:
     )
 
 
-def _packages(session: Session, row: JobRow) -> list[JobRow]:
-    """The latest job of each package on the same input."""
+def packages_told(session: Session, row: JobRow) -> list[JobRow]:
+    """The jobs that a closing job lists: the latest of each package on the same input."""
     jobs = session.scalars(
         select(JobRow)
         .where(

@@ -51,6 +51,7 @@ __all__ = [
     "release_expired_deliveries",
     "requeue_deliveries",
     "selected_studies",
+    "tell_again",
 ]
 
 
@@ -124,6 +125,12 @@ class Selection:
         return condition if self.destination is None else condition & (DeliveryRow.destination == self.destination)
 
 
+_TOLD = (
+    DeliveryState.SENDING,
+    DeliveryState.AWAITING_COMMITMENT,
+    DeliveryState.COMMITTED,
+    DeliveryState.NOT_VERIFIED,
+)
 _WITH_RESULT = joinedload(DeliveryRow.result).joinedload(ResultRow.job).joinedload(JobRow.study)
 
 
@@ -446,6 +453,46 @@ def requeue_deliveries(
         # Whoever asks for it has a reason to believe that it can be reached.
         session.execute(delete(OutageRow).where(OutageRow.destination.in_({row.destination for row in rows})))
         return len(rows)
+
+
+def tell_again(
+    session: Session,
+    sop_instance_uids: Collection[str],
+    receivers: Collection[str],
+    *,
+    why: str,
+    now: dt.datetime,
+) -> int:
+    """Queue again what some destinations were told, in the transaction that changes what is to be told.
+
+    What waits is told rightly anyhow; what an operator has given up stays given up. What is on its way at this moment
+    is told once more when whoever sends it is done: its lease says when that is at the latest.
+
+    Returns
+    -------
+    int
+        How many there were.
+    """
+    rows = session.scalars(
+        select(DeliveryRow)
+        .join(DeliveryRow.result)
+        .where(
+            ResultRow.sop_instance_uid.in_(sop_instance_uids),
+            ResultRow.removed_at.is_(None),
+            ResultRow.rejected_at.is_(None),
+            DeliveryRow.destination.in_(receivers),
+            DeliveryRow.state.in_(_TOLD),
+        )
+        .order_by(DeliveryRow.id)
+        .options(contains_eager(DeliveryRow.result))
+        .with_for_update(of=DeliveryRow)
+    ).all()
+    for row in rows:
+        due_at = row.lease_until or now
+        _end(row, DeliveryState.QUEUED, now)
+        row.attempts, row.put_off, row.due_at, row.ended_at, row.error = 0, 0, due_at, None, None
+        _event(session, row, "delivery requeued", now, why=why)
+    return len(rows)
 
 
 def dismiss_deliveries(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from storage.closing import FRONT_PAGE
 from storage.instances import ReceivedInstance, close_association, open_association, record_instances
@@ -79,12 +80,20 @@ def claim(ledger: Ledger, worker: str = "w", at: dt.datetime = NOW) -> Job:
     return job
 
 
-def close_versions(ledger: Ledger, at: dt.datetime = NOW) -> int:
-    """Run the closing jobs that are due, each without a result; how many there were."""
+def close_versions(ledger: Ledger, at: dt.datetime = NOW, *, paragraph: str = "") -> int:
+    """Run the closing jobs that are due, each without a result; how many there were.
+
+    Parameters
+    ----------
+    paragraph
+        What their front pages tell.
+    """
     count = 0
+    told = {"told": {"2.25.77": {"paragraph": paragraph, "numbers": []}}} if paragraph else None
+    outcome = dataclasses.replace(DELIVERED, summary=told)
     while (job := claim_job(ledger, "closing", at)) is not None:
         assert job.package == FRONT_PAGE
-        assert complete_job(ledger, job, [], DELIVERED, now=at)
+        assert complete_job(ledger, job, [], outcome, now=at)
         count += 1
     return count
 
@@ -105,15 +114,20 @@ def a_result(number: int, *destinations: str) -> ResultRecord:
 
 
 def receive_and_schedule(
-    ledger: Ledger, study: str = "1.2.3", *, count: int = 3, routed: RoutedJob | None = None, at: dt.datetime = NOW
+    ledger: Ledger,
+    study: str = "1.2.3",
+    *,
+    count: int = 3,
+    routed: RoutedJob | None = None,
+    also: Sequence[RoutedJob] = (),
+    at: dt.datetime = NOW,
 ) -> tuple[int, ...]:
-    """Receive a study of one series in one association, and schedule it by one route."""
+    """Receive a study of one series in one association, and schedule it by one route, for one package unless more."""
     association = associate(ledger, at=at)
     for number in range(count):
         record_instances(ledger, [an_instance(association, number, study=study, series=f"{study}.1")], at=at)
     close_association(ledger, association, outcome="released", at=at)
-    created = create_jobs(
-        ledger, study_contents(ledger, study), [routed or route(series=(f"{study}.1",))], reason="test", now=at
-    )
+    jobs = [routed or route(series=(f"{study}.1",)), *also]
+    created = create_jobs(ledger, study_contents(ledger, study), jobs, reason="test", now=at)
     assert created is not None
     return created

@@ -1,9 +1,10 @@
 """Runs every command of the tutorials as a reader does, one tutorial after the other in one folder: ``make tutorials``.
 
-    python tests/tutorials.py FOLDER
+    python tests/tutorials.py FOLDER [NAME …]
 
-Each begins with the configuration that the first one leaves. The ports that they name have to be free, and Orthanc
-installed. It prints what each came to, and ends with the first that fails.
+Named ones are run alone, in a folder in which the first one was run before. Each begins with the configuration that the
+first one leaves. The ports that they name have to be free, and Orthanc installed. It prints what each came to, and ends
+with the first that fails.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,14 +30,15 @@ def commands_of(name: str) -> str:
     return "set -e -m -v\n" + "\n".join(_BLOCK.findall(page))
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, names: Sequence[str]) -> int:
     """Run them; the exit status."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    if ORDER[0] in names:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     environment = {**os.environ, "PATH": path, "REPOSITORY": str(ROOT)}
     first = folder / "first"
-    for name in ORDER:
+    for name in names:
         if first.exists():
             shutil.copy(folder / "config.yaml", first / "config.yaml")
         began = time.monotonic()
@@ -61,4 +64,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1]).resolve()))
+    raise SystemExit(main(Path(sys.argv[1]).resolve(), sys.argv[2:] or ORDER))

@@ -348,7 +348,15 @@ def _drop(node: Node, person: Person, order: QuarantineOrder) -> Done:
 
 def _assess(node: Node, person: Person, order: AssessmentOrder) -> Done:
     study = study_of_job(node.ledger, order.job)
-    kept = assess(node.ledger, order.job, order.result, comment=order.comment, by=person.name, now=utc_now())
+    kept = assess(
+        node.ledger,
+        order.job,
+        order.result,
+        comment=order.comment,
+        by=person.name,
+        now=utc_now(),
+        receivers=node.configuration.results.message_receivers,
+    )
     what = f"results of {kept.package} {kept.result.value}"
     audit_access(node.trail, _consent(person, ""), (study,), Access.UPDATE, what)
     return Done(f"Kept: {what}.")

@@ -195,11 +195,15 @@ def assessments_csv(given: tuple[Assessment, ...]) -> str:
     writer = csv.writer(table, lineterminator="\r\n")
     writer.writerow(["StudyInstanceUID", "version", "route", "package", "result", "comment", "by", "at"])
     for one in given:
-        # A spreadsheet takes a cell that begins like that for a formula.
-        comment = f"'{one.comment}" if one.comment[:1] in ("=", "+", "-", "@") else one.comment
         place = (one.study_instance_uid, one.study_version, one.route, one.package)
-        writer.writerow([*place, one.result.value, comment, one.by, one.at.isoformat(timespec="seconds")])
+        said = (one.result.value, _as_text(one.comment), _as_text(one.by))
+        writer.writerow([*place, *said, one.at.isoformat(timespec="seconds")])
     return table.getvalue()
+
+
+def _as_text(words: str) -> str:
+    """Words of other people, of which a spreadsheet makes no formula."""
+    return f"'{words}" if words[:1] in ("=", "+", "-", "@") else words
 
 
 def _add_action(router: APIRouter, action: Action) -> None:

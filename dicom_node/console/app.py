@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import structlog
 from fastapi import FastAPI, Request
@@ -47,8 +48,8 @@ def console_application(node: Node) -> FastAPI:
     """The console of a node."""
     application = FastAPI(title="dicom-node console", docs_url=None, redoc_url=None, openapi_url=None)
     application.state.node = node
-    application.state.board = NowBoard(node)
-    application.state.renderer = Renderer()
+    application.state.renderer = renderer = Renderer()
+    application.state.board = NowBoard(node, renderer)
     settings = node.configuration.console.identity_provider
     application.state.provider = None if settings is None else IdentityProvider(settings)
     application.include_router(log_in_router())
@@ -64,7 +65,10 @@ def console_application(node: Node) -> FastAPI:
         if request.headers.get("x-live"):
             return Response(status_code=401)
         asked = request.url.path if request.method == "GET" else "/"
-        query = f"?next={asked}" if asked != "/" else ""
+        if asked != "/" and request.url.query:
+            # A link in a report system finds a study by what it knows: its accession number.
+            asked += f"?{request.url.query}"
+        query = f"?next={quote(asked, safe='/')}" if asked != "/" else ""
         return RedirectResponse(f"/log-in{query}", 303)
 
     @application.exception_handler(ForbiddenError)

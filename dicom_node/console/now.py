@@ -1,23 +1,30 @@
 """What the page *Now* tells: what arrives, runs, waits and goes out, and whether all is well.
 
-One look at the node serves everybody who asks within two seconds, so that many readers cost what one costs.
+One look at the node serves everybody who asks within two seconds, so that many readers cost what one costs. Headers of
+images that are coming in are read in a thread of the lowest priority, and nobody waits long for it: what arrives is
+more important than who looks on.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import structlog
 
 from dicom_node.console.node import Node
+from dicom_node.console.rendering import Region, Renderer
 from dicom_node.errors import raised_at
 from dicom_node.node_status import NodeStatus, node_status
+from dicom_node.priority import at_lowest_priority
 from dicom_node.schedule.completeness import decide, study_reading
-from pipelines.cine.facts import StackCompleteness
+from pipelines.cine.facts import InstanceFacts, StackCompleteness, instance_facts
 from storage.jobs import WaitingStudy, studies_to_consider
 from storage.ledger import utc_now
 from storage.overview import (
@@ -42,6 +49,8 @@ ARRIVING_SHOWN = 20
 FAILED_SHOWN = 20
 READ_AGAIN_S = 4.0
 """A study that is coming in is read again after so long: each image changes it."""
+FIRST_READING_S = 1.0
+"""How long a page waits for the first reading of a study."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,17 @@ class Arriving:
     stacks: tuple[StackCompleteness, ...]
     sentence: str
     """How complete it is, and what it waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What was read of a study as it was at some time."""
+
+    of: WaitingStudy
+    arriving: Arriving
+
+
+_GiveWay = Callable[[Callable[[], list[InstanceFacts]]], list[InstanceFacts]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +114,42 @@ class NowView:
 
 
 class NowBoard:
-    """Looks at the node when somebody asks and the last look is too old."""
+    """Looks at the node when somebody asks and the last look is too old, and draws what it saw once for all."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, renderer: Renderer) -> None:
+        self._node, self._renderer = node, renderer
         self._lock = threading.Lock()
         self._seen: NowView | None = None
         self._seen_at = 0.0
+        self._drawn: tuple[NowView, Region] | None = None
         self._readings: dict[str, tuple[WaitingStudy, float, Arriving]] = {}
+        self._being_read: dict[str, Future[_Reading]] = {}
+        self._readers = ThreadPoolExecutor(1, "reading")
+        self._give_way: Callable[[Callable[[], list[InstanceFacts]]], list[InstanceFacts]] = at_lowest_priority(
+            "headers"
+        )
+
+    def close(self) -> None:
+        """Read no more."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def view(self) -> NowView:
         """The node as it was at most two seconds ago."""
         with self._lock:
-            if self._seen is None or time.monotonic() - self._seen_at > FRESH_S:
-                self._seen, self._seen_at = self._look(), time.monotonic()
-            return self._seen
+            return self._fresh()
+
+    def region(self) -> Region:
+        """The part of the page that shows it."""
+        with self._lock:
+            seen = self._fresh()
+            if self._drawn is None or self._drawn[0] is not seen:
+                self._drawn = seen, self._renderer.region("now_region.html", now=seen)
+            return self._drawn[1]
+
+    def _fresh(self) -> NowView:
+        if self._seen is None or time.monotonic() - self._seen_at > FRESH_S:
+            self._seen, self._seen_at = self._look(), time.monotonic()
+        return self._seen
 
     def forget(self) -> None:
         """Look again for whoever asks next: somebody has changed something."""
@@ -120,7 +161,7 @@ class NowBoard:
         status = node_status(node.configuration, node.ledger)
         jobs = job_overviews(node.ledger, states=(JobState.RUNNING, JobState.QUEUED), limit=200)
         typical = typical_job_s(node.ledger)
-        arriving = self._arriving(now)
+        arriving = self._arriving()
         return NowView(
             at=now,
             sentence=_sentence(status, arriving),
@@ -133,29 +174,51 @@ class NowBoard:
             peers=_peers(node, status),
         )
 
-    def _arriving(self, now: dt.datetime) -> tuple[Arriving, ...]:
+    def _arriving(self) -> tuple[Arriving, ...]:
         waiting = studies_to_consider(self._node.ledger)[:ARRIVING_SHOWN]
         known = {one.study_instance_uid for one in waiting}
         self._readings = {uid: kept for uid, kept in self._readings.items() if uid in known}
-        return tuple(self._read(one, now) for one in waiting)
+        self._being_read = {uid: reading for uid, reading in self._being_read.items() if uid in known}
+        due = [one for one in waiting if self._is_due(one)]
+        for one in due:
+            if one.study_instance_uid not in self._being_read:
+                self._being_read[one.study_instance_uid] = self._readers.submit(self._reading, one)
+        first = [one.study_instance_uid for one in due if one.study_instance_uid not in self._readings]
+        wait([self._being_read[uid] for uid in first], timeout=FIRST_READING_S)
+        for one in due:
+            if self._being_read[one.study_instance_uid].done():
+                found = self._being_read.pop(one.study_instance_uid).result()
+                self._readings[one.study_instance_uid] = (found.of, time.monotonic(), found.arriving)
+        return tuple(map(self._known, waiting))
 
-    def _read(self, study: WaitingStudy, now: dt.datetime) -> Arriving:
-        uid = study.study_instance_uid
-        seen, read_at, kept = self._readings.get(uid, (None, 0.0, None))
+    def _is_due(self, study: WaitingStudy) -> bool:
+        """Whether a study is to be read, again or for the first time."""
+        seen, read_at, _ = self._readings.get(study.study_instance_uid, (None, -math.inf, None))
         age_s = time.monotonic() - read_at
-        if kept is not None and ((seen == study and age_s < 2 * READ_AGAIN_S) or age_s < READ_AGAIN_S):
-            return kept
-        node = self._node
+        return age_s >= (2 * READ_AGAIN_S if seen == study else READ_AGAIN_S)
+
+    def _known(self, study: WaitingStudy) -> Arriving:
+        """What was read of a study last, with what is known of it now."""
+        uid, receiving = study.study_instance_uid, study.open_associations > 0
+        if uid not in self._readings:
+            return Arriving(uid, study.instances, receiving, (), "its images are being read")
+        return replace(self._readings[uid][2], instances=study.instances, receiving=receiving)
+
+    def _reading(self, study: WaitingStudy) -> _Reading:
+        node, uid = self._node, study.study_instance_uid
         try:
-            reading = study_reading(node.ledger, node.configuration, uid)
-            decision = decide(reading, node.configuration.execution, open_associations=study.open_associations, now=now)
+            reading = study_reading(node.ledger, node.configuration, uid, facts=self._headers)
+            decision = decide(
+                reading, node.configuration.execution, open_associations=study.open_associations, now=utc_now()
+            )
             stacks, sentence = reading.completeness.stacks, decision.sentence
         except Exception as error:  # noqa: BLE001 - whatever one study holds, the page tells of the others
             _log.warning("study cannot be read for the console", study_instance_uid=uid, at=raised_at(error))
             stacks, sentence = (), "what it holds cannot be read at present"
-        arriving = Arriving(uid, study.instances, study.open_associations > 0, stacks, sentence)
-        self._readings[uid] = (study, time.monotonic(), arriving)
-        return arriving
+        return _Reading(study, Arriving(uid, study.instances, study.open_associations > 0, stacks, sentence))
+
+    def _headers(self, paths: Sequence[Path]) -> list[InstanceFacts]:
+        return self._give_way(lambda: [instance_facts(path) for path in paths])
 
 
 def _running(job: JobOverview, typical: Mapping[str, float]) -> RunningJob:

@@ -14,7 +14,7 @@ from dicom_node.console.audit import audit_entries
 from dicom_node.console.drift import YEAR, chart, drift
 from dicom_node.console.node import Node
 from dicom_node.console.pictures import may_see_patients, picture
-from dicom_node.console.rendering import Notice, Renderer
+from dicom_node.console.rendering import Notice, Region, Renderer
 from dicom_node.console.rules import (
     changed_lines,
     compared_over_the_last_month,
@@ -64,7 +64,11 @@ def pages_router() -> APIRouter:
 
     @router.get("/")
     def now(request: Request, person: Viewer) -> Response:
-        return _page(request, "now.html", person, now=request.app.state.board.view())
+        region: Region = request.app.state.board.region()
+        # What renews itself is fetched alone, and only by those who have not got it yet.
+        if request.headers.get("x-live"):
+            return region.answer(request.headers.get("if-none-match"))
+        return _page(request, "now.html", person, region=region.html)
 
     @router.get("/studies")
     def studies(request: Request, person: Viewer, find: Text = "") -> Response:
@@ -88,6 +92,7 @@ def pages_router() -> APIRouter:
             study=study_view(node, study),
             patients_shown=may_see_patients(node, person),
             routes=tuple(node.configuration.routes),
+            language=_language(node),
         )
 
     @router.get("/studies/{study}/pages/{result}.png")
@@ -281,6 +286,12 @@ def _rules(request: Request, person: Person, text: str, **found: Any) -> Respons
         ],
         **about,
     )
+
+
+def _language(node: Node) -> str:
+    """RFC 5646 tag of what paragraphs are written in; empty where a site's own template says it."""
+    settings = node.configuration.results.paragraph
+    return "" if settings.template is not None else {"english": "en", "german": "de"}[settings.language]
 
 
 def _node(request: Request) -> Node:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
+from markupsafe import Markup
 
 from dicom_node.console.access import CSRF_FIELD, Person
 from dicom_node.console.actions import ACTIONS
@@ -15,7 +18,7 @@ from dicom_node.implementation import SOFTWARE_VERSION
 from storage.accounts import take_notice
 from storage.schema import AccountRole
 
-__all__ = ["Notice", "Renderer", "problem_page"]
+__all__ = ["Notice", "Region", "Renderer", "problem_page"]
 
 _MENU = (
     ("/", "Now", AccountRole.VIEWER),
@@ -46,6 +49,27 @@ class Notice:
         return kind, sentence
 
 
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of a page that is the same for all its readers."""
+
+    html: Markup
+    tag: str
+    """Another one where the text is another one."""
+
+    def answer(self, known: str | None) -> Response:
+        """To whoever asks for this part alone; nothing to those who have it.
+
+        Parameters
+        ----------
+        known
+            Header ``If-None-Match`` of the request (RFC 9110 13.1.2).
+        """
+        tag = f'"{self.tag}"'
+        headers = {"ETag": tag}
+        return Response(status_code=304, headers=headers) if known == tag else HTMLResponse(self.html, headers=headers)
+
+
 class Renderer:
     """Draws the templates of one application."""
 
@@ -56,7 +80,7 @@ class Renderer:
         """A page for somebody who is logged in."""
         node: Node = request.app.state.node
         kind, sentence = "", ""
-        if person.session is not None and not request.headers.get("x-live"):
+        if person.session is not None:
             kind, sentence = Notice.read(take_notice(node.ledger, person.session.digest))
         return self._response(
             template,
@@ -74,6 +98,11 @@ class Renderer:
                 **context,
             },
         )
+
+    def region(self, template: str, **context: Any) -> Region:
+        """A part of a page that is the same for all its readers."""
+        text = self._templates.get_template(template).render(context)
+        return Region(Markup(text), hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32])
 
     def public_page(self, request: Request, template: str, status: int, **context: Any) -> HTMLResponse:
         """A page for somebody who is not logged in."""

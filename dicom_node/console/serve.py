@@ -77,6 +77,7 @@ def serve_console(
             sys.stdout.flush()
             _log.warning("the console has no administrator yet: its link is on standard output")
         application = console_application(node)
+        stack.callback(application.state.board.close)
 
         def tend() -> None:
             changed = renewed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -13,6 +13,7 @@ from dicom_node.console.pictures import names_patient
 from dicom_node.errors import raised_at
 from dicom_node.schedule.study import StudyDescription, describe
 from storage.assessments import Assessment, assessments
+from storage.closing import FRONT_PAGE
 from storage.ledger import utc_now
 from storage.overview import (
     DeliveryOverview,
@@ -28,9 +29,9 @@ from storage.overview import (
     study_receipt,
 )
 from storage.performed_steps import study_steps
-from storage.schema import DeliveryState, JobState, Verdict
+from storage.schema import AssessmentResult, DeliveryState, JobState, Verdict
 
-__all__ = ["JudgedJob", "Page", "StudyView", "study_view"]
+__all__ = ["JudgedJob", "Page", "ReportParagraph", "StudyView", "study_view"]
 
 _log = structlog.get_logger(__name__)
 
@@ -66,6 +67,16 @@ class JudgedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportParagraph:
+    """The paragraph for the radiologist's report, as the front page of a route has it."""
+
+    route: str
+    text: str
+    rejected: tuple[str, ...]
+    """Packages whose results a radiologist rejected: the paragraph must not be used as it is."""
+
+
+@dataclass(frozen=True, slots=True)
 class StudyView:
     """What the page of one study shows."""
 
@@ -76,9 +87,27 @@ class StudyView:
     description: StudyDescription | None
     """None where its files cannot be read any more."""
     jobs: tuple[JudgedJob, ...]
+    paragraphs: tuple[ReportParagraph, ...]
     deliveries: Mapping[DeliveryState, int]
     undelivered: tuple[DeliveryOverview, ...]
     events: tuple[Event, ...]
+
+    @property
+    def timeline(self) -> tuple[tuple[Event, ...], ...]:
+        """The events, those together that say the same of one object after the other within a minute."""
+        told: list[list[Event]] = []
+        for event in self.events:
+            last = told[-1][-1] if told else None
+            if last is not None and _says_the_same(last, event):
+                told[-1].append(event)
+            else:
+                told.append([event])
+        return tuple(map(tuple, told))
+
+
+def _says_the_same(one: Event, other: Event) -> bool:
+    same = (one.kind, one.detail, one.sender) == (other.kind, other.detail, other.sender)
+    return same and one.subject != other.subject and abs((other.at - one.at).total_seconds()) < 60
 
 
 def study_view(node: Node, study_instance_uid: str) -> StudyView:
@@ -99,28 +128,43 @@ def study_view(node: Node, study_instance_uid: str) -> StudyView:
     for job in jobs:
         latest.setdefault((job.route, job.package), job.id)
     undelivered = (DeliveryState.DEAD, DeliveryState.NOT_ACCEPTED)
+    judged = tuple(
+        JudgedJob(
+            job,
+            latest[job.route, job.package] == job.id,
+            tuple(
+                Page(one.id, one.series_description, names_patient(node, one))
+                for one in results
+                if one.job_id == job.id and one.present and one.sop_class_uid == SecondaryCaptureImageStorage
+            ),
+            _of_job(job, given),
+        )
+        for job in reversed(jobs)
+    )
     return StudyView(
         overview=overview,
         receipt=study_receipt(ledger, study_instance_uid),
         said_made=study_steps(ledger, study_instance_uid).images,
         description=_description(node, study_instance_uid),
-        jobs=tuple(
-            JudgedJob(
-                job,
-                latest[job.route, job.package] == job.id,
-                tuple(
-                    Page(one.id, one.series_description, names_patient(node, one))
-                    for one in results
-                    if one.job_id == job.id and one.present and one.sop_class_uid == SecondaryCaptureImageStorage
-                ),
-                _of_job(job, given),
-            )
-            for job in reversed(jobs)
-        ),
+        jobs=judged,
+        paragraphs=tuple(_paragraphs(judged)),
         deliveries=overview.deliveries,
         undelivered=delivery_overviews(ledger, states=undelivered, study_instance_uid=study_instance_uid, limit=100),
         events=events_of_study(ledger, study_instance_uid, limit=500),
     )
+
+
+def _paragraphs(jobs: Sequence[JudgedJob]) -> Iterator[ReportParagraph]:
+    """Of the latest front page of each route, each text once: destinations may be told different things."""
+    rejected: dict[str, list[str]] = {}
+    for one in jobs:
+        if one.latest and one.assessment and one.assessment.result is AssessmentResult.REJECTED:
+            rejected.setdefault(one.job.route, []).append(one.job.package)
+    for one in jobs:
+        if one.latest and one.job.package == FRONT_PAGE:
+            told = (one.job.summary or {}).get("told", {}).values()
+            for text in dict.fromkeys(each["paragraph"] for each in told if each["paragraph"]):
+                yield ReportParagraph(one.job.route, text, tuple(rejected.get(one.job.route, ())))
 
 
 def _of_job(job: JobOverview, given: tuple[Assessment, ...]) -> Assessment | None:

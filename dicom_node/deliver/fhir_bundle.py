@@ -43,7 +43,8 @@ def transaction(report: StudyReport, server: FhirDestination) -> Bundle:
     study = _study(report, server)
     study_entry = _entry(study, report)
     observations = [_entry(_observation(one, report, server, study_entry["fullUrl"]), report) for one in report.numbers]
-    references = [one["fullUrl"] for one in observations]
+    holding = zip(report.numbers, observations, strict=True)
+    references = [one["fullUrl"] for number, one in holding if report.withdrawn or report.holds(number)]
     conclusion = _entry(_diagnostic_report(report, server, study_entry["fullUrl"], references), report)
     return Bundle.model_validate({"type": "transaction", "entry": [study_entry, *observations, conclusion]})
 
@@ -75,10 +76,6 @@ def _study(report: StudyReport, server: FhirDestination) -> ImagingStudy:
     )
 
 
-def _status(report: StudyReport) -> str:
-    return _ENTERED_IN_ERROR if report.withdrawn else _PRELIMINARY
-
-
 def _observation(number: ReportedNumber, report: StudyReport, server: FhirDestination, study: str) -> Observation:
     code = code_of(number)
     coding = [_coding(code)]
@@ -102,7 +99,7 @@ def _observation(number: ReportedNumber, report: StudyReport, server: FhirDestin
     return Observation.model_validate(
         {
             "identifier": [{"system": _OWN, "value": f"{report.study_instance_uid}/{report.route}/{number.name}"}],
-            "status": _status(report),
+            "status": _PRELIMINARY if report.holds(number) else _ENTERED_IN_ERROR,
             "category": [_category("imaging", "http://terminology.hl7.org/CodeSystem/observation-category")],
             "code": {"coding": coding, "text": code.meaning},
             "subject": _subject(report, server),
@@ -124,7 +121,7 @@ def _diagnostic_report(
                 {"system": _OWN, "value": f"{report.study_instance_uid}/{report.route}"},
                 {"system": _DICOM_UID, "value": f"urn:oid:{report.report_uid}"},
             ],
-            "status": _status(report),
+            "status": _ENTERED_IN_ERROR if report.withdrawn else _PRELIMINARY,
             "category": [_category("RAD", "http://terminology.hl7.org/CodeSystem/v2-0074")],
             "code": {"coding": [_coding(Code("18748-4", "LN", "Diagnostic imaging study"))]},
             "subject": _subject(report, server),

@@ -29,7 +29,7 @@ _NO_RESULT, _WRONG = "X", "W"
 
 def control_id(report: StudyReport) -> str:
     """MSH-10: the same however often the message is sent, so that a receiver knows one that comes again."""
-    told = f"{report.report_uid} withdrawn" if report.withdrawn else report.report_uid
+    told = f"{report.report_uid} {report.told_as}".rstrip()
     return hashlib.sha256(told.encode()).hexdigest()[:20].upper()
 
 
@@ -78,6 +78,7 @@ def _observations(report: StudyReport, studied: str) -> Iterator[dict[int, str]]
     text = report.paragraph or " ".join(report.sentences)
     yield {2: "TX", 3: _coded(_FINDINGS), 5: _escaped(text), **common}
     for number in report.numbers:
+        common[11] = _PRELIMINARY if report.holds(number) else _WRONG
         yield {**_observed(number), **common}
         if number.lower is not None and number.upper is not None:
             # Of the same observation, in a sub-identifier of its own (OBX-4): many receivers drop comments (NTE).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from pydicom.sr.coding import Code
 
 from dicom_node.results.codes import PRIVATE_DESIGNATOR, QUANTITY
 from dicom_node.results.numbers import ReportedNumber, numbers_from
+from dicom_node.results.verdict import package_headline
 from pipelines.function.findings import Quantity
-from storage.closing import closing_job_of, told_summary
+from storage.assessments import RejectedAnswers, rejected_answers
+from storage.closing import closing_job_of, package_outcomes, told_summary
 from storage.ledger import Ledger
 
 __all__ = ["StudyReport", "code_of", "study_report", "withdrawn_reports"]
@@ -44,6 +47,10 @@ class StudyReport:
         What each package came to.
     withdrawn : bool
         Whether it is told that the report of this UID must not be used any more.
+    rejected : frozenset of str
+        Names of numbers that must not be used, because a radiologist rejected the results that they are of.
+    told_as : str
+        Tells messages of one report apart that say different things of what may be used; empty for the usual one.
     """
 
     patient_id: str
@@ -64,6 +71,12 @@ class StudyReport:
     paragraph: str
     sentences: tuple[str, ...]
     withdrawn: bool = False
+    rejected: frozenset[str] = frozenset()
+    told_as: str = ""
+
+    def holds(self, number: ReportedNumber) -> bool:
+        """Whether a number may be used."""
+        return not self.withdrawn and number.name not in self.rejected
 
 
 def study_report(ledger: Ledger, job_id: int, path: Path) -> StudyReport:
@@ -83,7 +96,39 @@ def study_report(ledger: Ledger, job_id: int, path: Path) -> StudyReport:
     """
     header = dcmread(path)
     report = _report(ledger, job_id, header, str(header.SOPInstanceUID))
-    return replace(report, corrects="PredecessorDocumentsSequence" in header, sentences=tuple(_findings(header)))
+    sections = _findings(header)
+    rejected = rejected_answers(ledger, job_id)
+    report = replace(
+        report,
+        corrects="PredecessorDocumentsSequence" in header,
+        sentences=tuple(sentence for section in sections for sentence in section),
+        told_as=rejected.told_as,
+    )
+    return _without_rejected(ledger, job_id, report, rejected, sections) if rejected.packages else report
+
+
+def _without_rejected(
+    ledger: Ledger, job_id: int, report: StudyReport, rejected: RejectedAnswers, sections: Sequence[Sequence[str]]
+) -> StudyReport:
+    """The report, told as what it is once a radiologist has rejected answers of it."""
+    titles = [package_headline(one) for one in rejected.packages]
+    why = f"{'; '.join(titles)}: rejected by a radiologist. What was reported of it must not be used."
+    kept = [section for section in sections if not section or section[0].partition(":")[0] not in titles]
+    of_rejected = {
+        str(number["name"])
+        for one in package_outcomes(ledger, job_id)
+        if one.package in rejected.packages
+        for number in one.reported
+    }
+    return replace(
+        report,
+        corrects=True,
+        withdrawn=rejected.of_all,
+        rejected=frozenset(of_rejected),
+        # It speaks of all of them.
+        paragraph="",
+        sentences=(why, *(() if rejected.of_all else (sentence for section in kept for sentence in section))),
+    )
 
 
 def withdrawn_reports(ledger: Ledger, path: Path) -> tuple[StudyReport, ...]:
@@ -112,7 +157,9 @@ def withdrawn_reports(ledger: Ledger, path: Path) -> tuple[StudyReport, ...]:
         job_id = closing_job_of(ledger, uid)
         if job_id is not None:
             report = _report(ledger, job_id, header, uid)
-            found.append(replace(report, corrects=True, withdrawn=True, paragraph="", sentences=(why,)))
+            found.append(
+                replace(report, corrects=True, withdrawn=True, told_as="withdrawn", paragraph="", sentences=(why,))
+            )
     return tuple(found)
 
 
@@ -153,12 +200,10 @@ def _text(header: Dataset, keyword: str) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _findings(header: Dataset) -> list[str]:
-    """The sentences of each section of the front page."""
+def _findings(header: Dataset) -> list[list[str]]:
+    """The sentences of each section of the front page, of one package each."""
     return [
-        str(item.TextValue)
+        [str(item.TextValue) for item in section.ContentSequence if item.ValueType == "TEXT"]
         for section in header.ContentSequence
         if section.ValueType == "CONTAINER"
-        for item in section.ContentSequence
-        if item.ValueType == "TEXT"
     ]

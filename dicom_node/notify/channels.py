@@ -13,6 +13,7 @@ import httpx
 from dicom_node.config import HttpService, MailSecurity, MailSettings, NotificationSettings
 from dicom_node.errors import PeerUnavailableError
 from dicom_node.notify.notices import Notice
+from dicom_node.notify.wording import body, read_notification_template, subject
 from dicom_node.web.client import client_context, credentials
 
 __all__ = ["Send", "channels"]
@@ -30,27 +31,32 @@ def channels(settings: NotificationSettings, node: str) -> dict[str, Send]:
     ----------
     node
         AE title, so that people know which node speaks.
+
+    Raises
+    ------
+    ConfigurationError
+        The template cannot be used.
     """
     found: dict[str, Send] = {}
     mail, hook = settings.email, settings.webhook
+    if mail is None and hook is None:
+        return found
+    template = read_notification_template(settings)
     if mail is not None:
-        found["email"] = lambda notices: _mail(mail, node, notices)
+        found["email"] = lambda notices: _mail(mail, subject(template, node, notices), body(template, node, notices))
     if hook is not None:
-        found["webhook"] = lambda notices: _post(hook, node, notices)
+        found["webhook"] = lambda notices: _post(hook, node, notices, body(template, node, notices))
     return found
 
 
-def _mail(settings: MailSettings, node: str, notices: Sequence[Notice]) -> None:
+def _mail(settings: MailSettings, title: str, text: str) -> None:
     message = EmailMessage()
-    causes = [one.cause for one in notices]
-    counts = ", ".join(f"{causes.count(cause)} {cause}" for cause in dict.fromkeys(causes))
-    message["Subject"] = f"{node}: {counts}"
+    message["Subject"] = title
     message["From"], message["To"] = settings.sender, ", ".join(settings.recipients)
     message["Date"] = email.utils.localtime()
     message["Message-ID"] = email.utils.make_msgid(domain="dicom-node")
     message["Auto-Submitted"] = "auto-generated"
-    lines = [f"{one.cause}: {one.sentence}{f' – {one.remedy}' if one.remedy else ''}" for one in notices]
-    message.set_content("\n".join(lines) + "\n")
+    message.set_content(f"{text}\n")
     try:
         context = ssl.create_default_context(cafile=settings.trusted)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -72,12 +78,14 @@ def _mail(settings: MailSettings, node: str, notices: Sequence[Notice]) -> None:
         ) from error
 
 
-def _post(service: HttpService, node: str, notices: Sequence[Notice]) -> None:
-    body = {
+def _post(service: HttpService, node: str, notices: Sequence[Notice], text: str) -> None:
+    told = {
         "node": node,
+        # What chat services show.
+        "text": text,
         "notices": [{"cause": one.cause, "sentence": one.sentence, "remedy": one.remedy} for one in notices],
     }
-    subject = f"notifications.webhook {service.url}"
+    whom = f"notifications.webhook {service.url}"
     try:
         with httpx.Client(
             verify=client_context(service),
@@ -86,10 +94,10 @@ def _post(service: HttpService, node: str, notices: Sequence[Notice]) -> None:
             trust_env=False,
             timeout=httpx.Timeout(_TIMEOUT_S, connect=service.connect_timeout_s),
         ) as client:
-            response = client.post(service.url, json=body)
+            response = client.post(service.url, json=told)
     except (httpx.HTTPError, OSError) as error:
         raise PeerUnavailableError(
-            f"cannot be reached: {type(error).__name__}", subject=subject, remedy="check the URL and certificates"
+            f"cannot be reached: {type(error).__name__}", subject=whom, remedy="check the URL and certificates"
         ) from error
     if not response.is_success:
-        raise PeerUnavailableError(f"answered {response.status_code}", subject=subject, remedy="see its log")
+        raise PeerUnavailableError(f"answered {response.status_code}", subject=whom, remedy="see its log")

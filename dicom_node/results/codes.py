@@ -163,6 +163,10 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("CONF_GOOD", "Small departure from limits"),
         ("CONF_POOR", "Read the measurements with caution"),
         ("CONF_NONE", "No measurement can be reported"),
+        # What structured reports of other systems may say of results of this node; it writes none of them.
+        ("ASM_ACCEPTED", "Result accepted"),
+        ("ASM_CORRECTED", "Result accepted after correction"),
+        ("ASM_REJECTED", "Result rejected"),
     )
 )
 

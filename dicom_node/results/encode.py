@@ -35,7 +35,8 @@ from dicom_node.results.roles import (
     variants,
 )
 from dicom_node.results.sources import SourceDatasets
-from dicom_node.results.summary import headline, refusal_pages, summary_pages
+from dicom_node.results.summary import refusal_pages, summary_pages
+from dicom_node.results.verdict import headline
 from pipelines.cine.stack import CineStack, CineStudy, FrameSource, LateEnhancementStack
 from pipelines.errors import Refusal, RefusalReason
 from pipelines.package import AnalysisPackage

@@ -60,10 +60,9 @@ from dicom_node.results.parts import Heading, Paragraph, as_source, result_objec
 from dicom_node.results.patient import patient_line
 from dicom_node.results.provenance import Provenance
 from dicom_node.results.roles import FRONT_PAGE, FRONT_PAGE_IMAGE, FRONT_PAGE_MANIFEST, FRONT_PAGE_PDF
-from dicom_node.results.summary import headline, listing_pages
-from dicom_node.results.verdict import Verdict, VerdictKind
+from dicom_node.results.summary import listing_pages
+from dicom_node.results.verdict import Verdict, VerdictKind, headline, package_headline
 from pipelines.cine.stack import FrameSource
-from pipelines.package import packages
 
 __all__ = ["TITLE", "ListedPackage", "ListedResult", "front_page", "told_to", "verdict_sentences"]
 
@@ -161,9 +160,7 @@ def told_to(one: ListedPackage, withheld: Mapping[str, str], why: str | None) ->
 
 def verdict_sentences(verdict: Verdict) -> tuple[str, ...]:
     """What became of a package, for people: the verdict, why, and what was found."""
-    known = packages().get(verdict.package)
-    title = headline(known.title if known is not None else verdict.package.replace("_", " "))
-    return (f"{title}: {_WORDS[verdict.kind]}.", *verdict.sentences, *verdict.key_numbers)
+    return (f"{package_headline(verdict.package)}: {_WORDS[verdict.kind]}.", *verdict.sentences, *verdict.key_numbers)
 
 
 def _context(

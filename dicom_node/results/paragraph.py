@@ -13,14 +13,12 @@ from pathlib import Path
 from string import Template
 from typing import Annotated
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_node.config import ParagraphSettings
-from dicom_node.errors import ConfigurationError
-from dicom_node.plain_words import dotted, in_plain_words
 from dicom_node.results.identity import ascii_text
 from dicom_node.results.numbers import ReportedNumber
+from dicom_node.text_templates import read_texts, text_with
 
 __all__ = ["EarlierExamination", "ParagraphTemplate", "Wording", "compared", "paragraph", "read_template"]
 
@@ -30,23 +28,10 @@ _UNITS = {"ml/m2": "ml/m²", "g/m2": "g/m²", "l/min/m2": "l/min/m²", "m2": "m�
 _GERMAN = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue"})
 
 
-def _template(known: frozenset[str]) -> AfterValidator:
-    def checked(text: str) -> str:
-        template = Template(text)
-        if not template.is_valid():
-            raise ValueError("a dollar sign that begins no name is written $$")
-        unknown = sorted(set(template.get_identifiers()) - known)
-        if unknown:
-            raise ValueError(f"${unknown[0]} stands for nothing here; there are: {', '.join(sorted(known)) or 'none'}")
-        return text
-
-    return AfterValidator(checked)
-
-
-_Plain = Annotated[str, _template(frozenset())]
-_Number = Annotated[str, _template(frozenset({"value", "unit"}))]
-_Bounds = Annotated[str, _template(frozenset({"lower", "upper"}))]
-_Named = Annotated[str, _template(frozenset({"number"}))]
+_Plain = Annotated[str, text_with()]
+_Number = Annotated[str, text_with("value", "unit")]
+_Bounds = Annotated[str, text_with("lower", "upper")]
+_Named = Annotated[str, text_with("number")]
 
 
 class _Part(BaseModel):
@@ -70,8 +55,8 @@ class _Sentence(_Part):
 
 
 class _Comparison(_Part):
-    lead: Annotated[str, _template(frozenset({"date"}))]
-    text: Annotated[str, _template(frozenset({"name", "before", "now", "unit", "judgement", "limit"}))]
+    lead: Annotated[str, text_with("date")]
+    text: Annotated[str, text_with("name", "before", "now", "unit", "judgement", "limit")]
     beyond: _Plain
     within: _Plain
     other_method: _Plain
@@ -89,7 +74,7 @@ class ParagraphTemplate(_Part):
     normal: _Normal
     sentences: tuple[_Sentence, ...]
     comparison: _Comparison
-    sources: Annotated[str, _template(frozenset({"sources"}))]
+    sources: Annotated[str, text_with("sources")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,20 +131,8 @@ def read_template(settings: ParagraphSettings) -> ParagraphTemplate:
         It cannot be read, or is not laid out as ``english.yaml``.
     """
     path = settings.template or _FOLDER / f"{settings.language}.yaml"
-    remedy = "start from dicom_node/results/paragraphs/english.yaml"
-    try:
-        return ParagraphTemplate.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(
-            f"cannot be read: {type(error).__name__}", subject=f"results.paragraph.template {path}", remedy=remedy
-        ) from error
-    except ValidationError as error:
-        key, sentence = in_plain_words(error.errors()[0])
-        raise ConfigurationError(
-            f"{dotted(key)}: {sentence}" if key else sentence,
-            subject=f"results.paragraph.template {path}",
-            remedy=remedy,
-        ) from error
+    example = "dicom_node/results/paragraphs/english.yaml"
+    return read_texts(path, ParagraphTemplate, key="results.paragraph.template", example=example)
 
 
 def compared(numbers: Sequence[ReportedNumber], earlier: EarlierExamination) -> tuple[Change, ...]:

@@ -19,6 +19,7 @@ from dicom_node.results.patient import PatientLine
 from dicom_node.results.provenance import Provenance
 from dicom_node.results.refusal import without_numbers
 from dicom_node.results.report import declined_sentences
+from dicom_node.results.verdict import headline
 from pipelines.cine.stack import CineStudy, Omission
 from pipelines.errors import Refusal
 from pipelines.quality.findings import Grade, QualityAssessment, QualityFinding
@@ -30,7 +31,6 @@ __all__ = [
     "RIGHT",
     "TOP",
     "grade_color",
-    "headline",
     "legend",
     "listing_pages",
     "refusal_pages",
@@ -55,11 +55,6 @@ LIMITS = (
     "Contours and numbers come from an algorithm and were checked by nobody. Do not use them for diagnosis or "
     "treatment."
 )
-
-
-def headline(title: str) -> str:
-    """A title as it stands at the head of a page."""
-    return f"{title[:1].upper()}{title[1:]}"
 
 
 def summary_pages(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["Verdict", "VerdictKind"]
+from pipelines.package import packages
+
+__all__ = ["Verdict", "VerdictKind", "headline", "package_headline"]
 
 
 class VerdictKind(enum.StrEnum):
@@ -40,3 +42,14 @@ class Verdict:
     kind: VerdictKind
     sentences: tuple[str, ...] = ()
     key_numbers: tuple[str, ...] = ()
+
+
+def headline(title: str) -> str:
+    """A title as it stands at the head of a page."""
+    return f"{title[:1].upper()}{title[1:]}"
+
+
+def package_headline(package: str) -> str:
+    """Title of a package as it stands at the head of what is said of it; also of one that is not installed any more."""
+    known = packages().get(package)
+    return headline(known.title if known is not None else package.replace("_", " "))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dicom_node.config import Configuration, ExecutionSettings, Route
 from dicom_node.schedule.routing import RouteExplanation, Series, explain
@@ -38,8 +39,23 @@ class Decision:
     sentence: str
 
 
-def study_reading(ledger: Ledger, configuration: Configuration, study_instance_uid: str) -> StudyReading:
+def _facts(paths: Sequence[Path]) -> list[InstanceFacts]:
+    return [instance_facts(path) for path in paths]
+
+
+def study_reading(
+    ledger: Ledger,
+    configuration: Configuration,
+    study_instance_uid: str,
+    *,
+    facts: Callable[[Sequence[Path]], Sequence[InstanceFacts]] = _facts,
+) -> StudyReading:
     """Read a study as it is in the ledger now, and the headers of its instances that nobody has read yet.
+
+    Parameters
+    ----------
+    facts
+        Reads headers.
 
     Raises
     ------
@@ -54,7 +70,8 @@ def study_reading(ledger: Ledger, configuration: Configuration, study_instance_u
     while True:
         unread = unread_instances(ledger, study_instance_uid)
         if unread:
-            record_facts(ledger, [(one, instance_facts(directory / one.path).to_json()) for one in unread])
+            read = facts([directory / one.path for one in unread])
+            record_facts(ledger, [(one, found.to_json()) for one, found in zip(unread, read, strict=True)])
         # The steps first: an image that comes in between then counts as missing, and its arrival makes a new reading.
         steps = study_steps(ledger, study_instance_uid)
         contents = study_contents(ledger, study_instance_uid)

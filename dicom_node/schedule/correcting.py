@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import structlog
 
-from pipelines.cine.facts import InstanceFacts
+from pipelines.cine.facts import SEGMENTATION_CLASSES, InstanceFacts
 from pipelines.package import needs, packages
 from pipelines.segmentation.labels import CineSegmentation
 from storage.jobs import RoutedJob, StudyContents
@@ -28,7 +28,7 @@ def correcting_series(ledger: Ledger, contents: StudyContents) -> tuple[str, ...
     facts = {
         series.series_instance_uid: [InstanceFacts.from_json(one) for one in series.facts] for series in contents.series
     }
-    if not any(one.refers_to and not one.rejects for own in facts.values() for one in own):
+    if not any(one.sop_class_uid in SEGMENTATION_CLASSES for own in facts.values() for one in own):
         return ()
     # Imported here: few studies hold a segmentation.
     from dicom_node.execute.corrected import CORRECTABLE, KEY_PHASES
@@ -41,7 +41,7 @@ def correcting_series(ledger: Ledger, contents: StudyContents) -> tuple[str, ...
     images |= {uid for uid, role in results.items() if role in KEY_PHASES}
     found = []
     for series, own in facts.items():
-        segs = [one for one in own if one.refers_to and not one.rejects and one.sop_instance_uid not in results]
+        segs = [one for one in own if one.sop_class_uid in SEGMENTATION_CLASSES and one.sop_instance_uid not in results]
         if any(images.intersection(one.refers_to) and codes.intersection(one.segmented) for one in segs):
             found.append(series)
         elif segs:

@@ -22,7 +22,7 @@ from dicom_node.roles import RoleContext
 from dicom_node.schedule.clock import RegularWork, SteadyTime
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.correcting import correcting_series, with_corrections
-from dicom_node.schedule.judging import note_rejections_received
+from dicom_node.schedule.judging import note_verdicts_received
 from dicom_node.schedule.routed import jobs_of_route
 from storage.clock_steps import jobs_due_within
 from storage.files import UNEXPLAINED, InstanceFiles
@@ -176,7 +176,7 @@ class StudyScheduler:
             if one.series_instance_uids
             for job in jobs_of_route(self._configuration, one.route, one.series_instance_uids)
         ]
-        note_rejections_received(self._ledger, reading.contents, now=now)
+        note_verdicts_received(self._ledger, self._configuration, reading.contents, now=now)
         corrected = correcting_series(self._ledger, reading.contents)
         if corrected:
             routed = with_corrections(routed, corrected)

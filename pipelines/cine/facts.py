@@ -38,8 +38,10 @@ __all__ = [
     "PlaneFacts",
     "StackCompleteness",
     "completeness",
+    "evidence_references",
     "frame_facts",
     "instance_facts",
+    "is_structured_report",
 ]
 
 _log = structlog.get_logger(__name__)
@@ -93,7 +95,7 @@ class InstanceFacts:
     is known; empty for anything else."""
     refers_to: tuple[str, ...] = ()
     """Of a segmentation: SOP Instance UIDs of the images that its frames are of, 2000 at most; of a rejection note: of
-    what it rejects."""
+    what it rejects; of a structured report of another system: of all that it refers to."""
     segmented: tuple[str, ...] = ()
     """Of a segmentation: Segmented Property Types, as scheme and value."""
     rejects: str = ""
@@ -170,6 +172,7 @@ class Completeness:
 
 SEGMENTATION_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
 """Segmentation Storage, Label Map Segmentation Storage."""
+_STRUCTURED_REPORTS = "1.2.840.10008.5.1.4.1.1.88."
 _MOST_REFERENCES = 2000
 REJECTION_TITLES = {
     "113001": "Rejected for Quality Reasons",
@@ -225,6 +228,8 @@ def frame_facts(dataset: Dataset, *, size: int | None = None) -> InstanceFacts:
     rejects = ""
     if identity.sop_class_uid == KeyObjectSelectionDocumentStorage:
         rejects, refers_to = _rejection(dataset)
+    elif is_structured_report(identity.sop_class_uid) and not identity.own_output:
+        refers_to = _reported(dataset)
     verdicts = [(frame, excluded_frame(frame)) for frame in frames]
     usable = [frame for frame, verdict in verdicts if verdict is None]
     together: dict[tuple[float, tuple[float, float, float]], list[FrameHeader]] = defaultdict(list)
@@ -267,15 +272,52 @@ def _rejection(dataset: Dataset) -> tuple[str, tuple[str, ...]]:
         ]
         if not any(titles):
             return "", ()
-        named = [
-            str(instance.get("ReferencedSOPInstanceUID", ""))
-            for study in dataset.get("CurrentRequestedProcedureEvidenceSequence") or ()
-            for series in study.get("ReferencedSeriesSequence") or ()
-            for instance in series.get("ReferencedSOPSequence") or ()
-        ]
+        named = evidence_references(dataset)
     except elements.DAMAGE:
         return "", ()
-    return titles[0], tuple(dict.fromkeys(named))[:_MOST_REFERENCES]
+    return titles[0], named[:_MOST_REFERENCES]
+
+
+def is_structured_report(sop_class_uid: str) -> bool:
+    """Whether objects of a SOP class are structured reports (PS3.4 B.5.1.5) other than Key Object Selections."""
+    return sop_class_uid.startswith(_STRUCTURED_REPORTS) and sop_class_uid != KeyObjectSelectionDocumentStorage
+
+
+def evidence_references(dataset: Dataset) -> tuple[str, ...]:
+    """SOP Instance UIDs that a document names as evidence (PS3.3 C.17.2), or beside its content, each once.
+
+    Raises
+    ------
+    One of :data:`pipelines.cine.elements.DAMAGE`
+        The document is damaged.
+    """
+    named = [
+        str(instance.get("ReferencedSOPInstanceUID", ""))
+        for evidence in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")
+        for study in dataset.get(evidence) or ()
+        for series in study.get("ReferencedSeriesSequence") or ()
+        for instance in series.get("ReferencedSOPSequence") or ()
+    ]
+    named += [
+        str(instance.get("ReferencedSOPInstanceUID", ""))
+        for beside in ("ReferencedInstanceSequence", "ReferencedSOPSequence")
+        for instance in dataset.get(beside) or ()
+    ]
+    return tuple(dict.fromkeys(named))
+
+
+def _reported(dataset: Dataset) -> tuple[str, ...]:
+    """What a structured report refers to, in its content and as evidence; nothing of one that is damaged."""
+    try:
+        waiting, named = [dataset], list[str]()
+        while waiting and len(named) < _MOST_REFERENCES:
+            item = waiting.pop()
+            named += [str(one.get("ReferencedSOPInstanceUID", "")) for one in item.get("ReferencedSOPSequence") or ()]
+            waiting += item.get("ContentSequence") or ()
+        named += evidence_references(dataset)
+    except elements.DAMAGE:
+        return ()
+    return tuple(dict.fromkeys(named))[:_MOST_REFERENCES]
 
 
 def _segmentation(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:

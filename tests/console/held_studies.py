@@ -23,6 +23,7 @@ from storage.schema import Verdict
 
 STUDY, SERIES = "1.2.3", "1.2.3.1"
 NAME, PATIENT_ID = "Πατρίκιος", "P1"
+PARAGRAPH = "Left ventricle: ejection fraction 52 % (normal 48 to 68) & mass 91 g."
 FOUND = Outcome(
     Verdict.DELIVERED,
     key_numbers=("LV ejection fraction 52 % (50 to 55)",),
@@ -80,7 +81,7 @@ def analyse(console: RunningConsole, outcome: Outcome = FOUND, *, names_patient:
         destinations=("pacs",),
     )
     assert complete_job(ledger, job, [record], outcome, now=utc_now())
-    close_versions(ledger, utc_now())
+    close_versions(ledger, utc_now(), paragraph=PARAGRAPH)
     return job.id
 
 

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from dicom_node.network.pacs import Pacs, PacsSettings
 class Served:
     """A node that serves an analysis and a console, and a PACS that can go away."""
 
-    def __init__(self, folder: Path, analysis: str) -> None:
+    def __init__(self, folder: Path, analysis: str, change: Callable[[dict[str, Any]], None]) -> None:
         self.port, self.pacs_port, self.console_port = free_port(), free_port(), free_port()
         settings: dict[str, Any] = configured(folder, self.port, self.pacs_port)
         # Four slices are less than a ventricle is long, and all that comes.
@@ -31,6 +31,7 @@ class Served:
         settings["console"] = {"port": self.console_port}
         settings["audit"] = {"file": str(folder / "audit.log")}
         settings["delivery"] = {"first_delay_s": 0.5, "maximum_delay_s": 2}
+        change(settings)
         self.config = folder / "config.yaml"
         self.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
         self.pacs_folder = folder / "pacs"
@@ -41,9 +42,17 @@ class Served:
 
 
 @contextlib.contextmanager
-def served_node(folder: Path, analysis: str = "toy") -> Iterator[tuple[Served, str]]:
-    """The node, and what it printed before it was ready."""
-    served, log = Served(folder, analysis), folder / "node.log"
+def served_node(
+    folder: Path, analysis: str = "toy", change: Callable[[dict[str, Any]], None] = lambda _settings: None
+) -> Iterator[tuple[Served, str]]:
+    """The node, and what it printed before it was ready.
+
+    Parameters
+    ----------
+    change
+        Makes its configuration another one.
+    """
+    served, log = Served(folder, analysis, change), folder / "node.log"
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "dicom_node", "serve", "--config", str(served.config)],

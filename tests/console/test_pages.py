@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import datetime as dt
+import html
 import io
 import re
 import time
@@ -16,11 +18,13 @@ from ledger_rows import NOW
 from PIL import Image
 from sqlalchemy import select, update
 
-from console.held_studies import NAME, STUDY, analyse, deliver, name_in_the_files, receive
-from console.running_console import RunningConsole, Visitor, console_node, console_thread
+from console.held_studies import FOUND, NAME, PARAGRAPH, STUDY, analyse, deliver, name_in_the_files, receive
+from console.running_console import PASSWORD, RunningConsole, Visitor, console_node, console_thread
+from dicom_node.config import ParagraphSettings
 from dicom_node.console.api import assessments_csv
 from dicom_node.console.node import Node
 from dicom_node.console.now import FRESH_S, NowBoard
+from dicom_node.console.rendering import Renderer
 from dicom_node.console.words import environment
 from dicom_node.implementation import SOFTWARE_VERSION
 from pipelines.models.registry import list_models
@@ -28,7 +32,7 @@ from storage.assessments import Assessment, assessments
 from storage.deliveries import claim_deliveries, destination_unreachable, destinations_with_work
 from storage.instances import QuarantinedObject, close_association, record_quarantine
 from storage.jobs import Outcome
-from storage.ledger import utc_now
+from storage.ledger import record_event, utc_now
 from storage.overview import delivery_overviews, job_overviews, quarantine_overviews, study_overviews
 from storage.schema import (
     AccountRole,
@@ -37,10 +41,12 @@ from storage.schema import (
     EventRow,
     JobRow,
     JobState,
+    StudyRow,
     Verdict,
 )
 
 VIEWER, OPERATOR, ADMINISTRATOR = AccountRole
+GERMAN = ParagraphSettings(language="german")
 REFUSED = "A900: data set does not match its SOP class"
 
 
@@ -53,6 +59,38 @@ def fresh(person: Visitor) -> str:
     """The page Now as it reads, once the last look at the node is too old to be shown again."""
     time.sleep(FRESH_S + 0.1)
     return words(person.get("/").text)
+
+
+def test_what_renews_itself_is_sent_alone_and_only_when_it_has_changed(console: RunningConsole) -> None:
+    person = console.person(VIEWER)
+    whole, part = person.get("/"), person.get("/", **{"X-Live": "1"})
+    assert part.text.strip().startswith("<div data-live")
+    assert part.text.strip() in whole.text
+    assert person.csrf() not in part.text
+    tags = [part.headers["ETag"]]
+
+    def renewed() -> requests.Response:
+        time.sleep(FRESH_S + 0.1)
+        answer = person.get("/", **{"X-Live": "1", "If-None-Match": tags[-1]})
+        tags.append(answer.headers["ETag"])
+        return answer
+
+    # Nothing has happened, but that others may write on the same disk: whoever has it gets nothing.
+    unchanged = renewed()
+    for _ in range(20):
+        if unchanged.status_code == 304:
+            break
+        unchanged = renewed()
+    tag = tags[-1]
+    assert (unchanged.status_code, unchanged.text, tags[-2]) == (304, "", tag)
+    assert person.get("/", **{"X-Live": "1", "If-None-Match": '"another"'}).status_code == 200
+    receive(console, ended=False)
+    time.sleep(FRESH_S + 0.1)
+    changed = person.get("/", **{"X-Live": "1", "If-None-Match": tag})
+    assert changed.status_code == 200
+    assert "receiving" in changed.text
+    # It is for those who are logged in.
+    assert console.stranger().get("/", **{"X-Live": "1", "If-None-Match": tag}).status_code == 401
 
 
 def test_now_tells_of_a_study_from_its_arrival_to_its_delivery(console: RunningConsole) -> None:
@@ -114,7 +152,7 @@ def test_a_queued_job_and_a_running_one_tell_when_they_are_ready(console: Runnin
 
 def test_many_readers_of_now_cost_one_look(console: RunningConsole) -> None:
     node = Node(console.configuration, console.ledger, console.files, None)  # type: ignore[arg-type]
-    board = NowBoard(node)
+    board = NowBoard(node, Renderer())
     assert board.view() is board.view()
 
 
@@ -124,13 +162,78 @@ def test_a_study_tells_its_receipt_and_its_verdicts(console: RunningConsole) -> 
     analyse(console)
     deliver(console)
     told = words(person.get(f"/studies/{STUDY}").text)
-    assert "3 kept, 0 kept aside; 0 of 1 result committed." in told
+    assert "3 received, 3 kept, 0 kept aside; 0 of 1 result committed." in told
     assert "delivered, not verified" in told
     assert "LV ejection fraction 52 % (50 to 55)" in told
     assert "left out" in told
     assert "wanted at least 10 (it is not a cine)" in told
     assert "study complete" in told
     assert "quiet for 20 s" in told
+
+
+def test_the_paragraph_for_the_report_is_there_to_be_pasted_unless_it_was_rejected(console: RunningConsole) -> None:
+    person = console.person(VIEWER)
+    receive(console)
+    job = analyse(console)
+    page = person.get(f"/studies/{STUDY}").text
+    pasted = re.search(r"<textarea[^>]*readonly[^>]*>\n?(.*?)</textarea>", page, re.DOTALL)
+    assert pasted is not None
+    assert html.unescape(pasted[1]) == PARAGRAPH
+    assert 'lang="en"' in pasted[0]
+    assert "Not to be used as it is" not in page
+    person.do("assess", job=str(job), result="rejected")
+    page = words(person.get(f"/studies/{STUDY}").text)
+    assert "Not to be used as it is: a radiologist rejected ventricular_function." in page
+    with console.working_by(
+        console.configuration.model_copy(
+            update={"results": console.configuration.results.model_copy(update={"paragraph": GERMAN})}
+        )
+    ):
+        assert 'lang="de"' in person.get(f"/studies/{STUDY}").text
+
+
+def test_a_link_in_a_report_system_finds_the_study_also_through_the_log_in(console: RunningConsole) -> None:
+    receive(console)
+    link = "/studies?find=MR1"
+    visitor = console.stranger()
+    asked = visitor.get(link)
+    assert asked.status_code == 303
+    form = visitor.get(asked.headers["location"])
+    target = html.unescape(re.search(r'name="next" value="([^"]*)"', form.text)[1])  # type: ignore[index]
+    assert target == link
+    answer = visitor.log_in(console.account(VIEWER), PASSWORD, next=target)
+    assert answer.headers["location"] == link
+    assert visitor.get(link).headers["location"] == f"/studies/{STUDY}"
+
+
+def test_what_quality_control_found_stands_beside_the_numbers(console: RunningConsole) -> None:
+    receive(console)
+    found = [{"check": "slice spacing", "grade": "POOR", "sentence": "Slices are 14 mm apart."}]
+    analyse(console, dataclasses.replace(FOUND, summary={**(FOUND.summary or {}), "quality": found}))
+    told = words(console.person(VIEWER).get(f"/studies/{STUDY}").text)
+    assert "What quality control found poor slice spacing: Slices are 14 mm apart." in told
+
+
+def test_events_that_say_the_same_of_many_objects_are_told_together(console: RunningConsole) -> None:
+    receive(console)
+    analyse(console)
+    with console.ledger.transaction() as session:
+        study_id = session.scalar(select(StudyRow.id))
+        for number in range(30):
+            detail = {"destination": "pacs", "how": "reported"}
+            record_event(
+                session,
+                "delivery committed",
+                f"2.25.{number}",
+                at=utc_now(),
+                correlation_id="c",
+                study_id=study_id,
+                **detail,
+            )
+    page = console.person(VIEWER).get(f"/studies/{STUDY}").text
+    assert page.count("delivery committed") == 1
+    assert "30 times" in page
+    assert all(f"2.25.{number}<" in page for number in range(30))
 
 
 def test_a_declined_study_says_why(console: RunningConsole) -> None:
@@ -335,9 +438,11 @@ def test_what_made_no_results_is_not_judged(console: RunningConsole) -> None:
 
 
 def test_comments_of_any_kind_survive_the_table() -> None:
-    one = Assessment("1.2", 1, "cine", "motion", AssessmentResult.REJECTED, 'a "quoted", line', "ann", NOW)
+    one = Assessment("1.2", 1, "cine", "motion", AssessmentResult.REJECTED, 'a "quoted", line', "=ann()", NOW)
     (_, row) = csv.reader(io.StringIO(assessments_csv((one,))))
     assert row[5] == one.comment
+    # Names come from other systems, too.
+    assert row[6] == "'=ann()"
 
 
 def test_the_audit_page_finds_what_was_done_and_by_whom(console: RunningConsole) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,9 +15,9 @@ from fhir.resources.R4B.bundle import Bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from interop.ports import free_port, wait_until
-from ledger_rows import DELIVERED, claim, receive_and_schedule
+from ledger_rows import claim, receive_and_schedule, route
 from network.running_node import configuration
-from results.synthetic import CREATED, STUDY_UID, write_cine
+from results.synthetic import CREATED, STUDY_UID, Cine, write_cine
 
 from deliver.receivers import FhirReceiver, MllpReceiver, fhir_receiver, mllp_receiver
 from deliver.results_due import overview, states
@@ -40,23 +40,32 @@ from dicom_node.deliver.study_report import StudyReport
 from dicom_node.execute.process import Processed, process_front_page
 from dicom_node.execute.worker import _outcome, _parts
 from dicom_node.results.front_page import ListedPackage
-from dicom_node.results.numbers import ReportedNumber
+from dicom_node.results.numbers import ReportedNumber, numbers_record
 from dicom_node.results.rejection import RejectionReason
 from dicom_node.results.verdict import Verdict, VerdictKind
+from storage.assessments import assess
 from storage.deletion import delete_study
-from storage.deliveries import Selection, requeue_deliveries
+from storage.deliveries import (
+    Selection,
+    claim_deliveries,
+    delivery_confirmed,
+    delivery_sent,
+    requeue_deliveries,
+)
 from storage.files import RESULTS, InstanceFiles
-from storage.jobs import ResultRecord, complete_job
+from storage.jobs import Outcome, ResultRecord, complete_job
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import outages
 from storage.rejection import results_of_study
-from storage.schema import DeliveryState
+from storage.schema import AssessmentResult, DeliveryState
+from storage.schema import Verdict as LedgerVerdict
 
 COMMITTED, DEAD, QUEUED = DeliveryState.COMMITTED, DeliveryState.DEAD, DeliveryState.QUEUED
 EF = ReportedNumber(
     "LVEF_percent", 46.4, "%", "(EDV − ESV) ÷ EDV", "ventricular_function 1.0.0", 43.4, 49.4, 48.2, 67.8, "Petersen"
 )
 GLS = ReportedNumber("GLS_percent", -17.2, "%", version="strain 1.0.0")
+TOLD_GLS = dataclasses.replace(GLS, method="mean of contours and registration")
 REPORT = StudyReport(
     patient_id="P|1",
     issuer_of_patient_id="HOSP",
@@ -169,13 +178,33 @@ def test_a_report_without_dates_patient_or_numbers_is_valid() -> None:
 
 
 class Bench:
-    """A ledger with a front page that is due at both receivers."""
+    """A ledger with a front page that is due at both receivers.
 
-    def __init__(self, folder: Path, node: Configuration, ledger: Ledger, processed: Processed) -> None:
+    Parameters
+    ----------
+    numbers
+        Of each package that the front page lists.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        node: Configuration,
+        ledger: Ledger,
+        processed: Processed,
+        numbers: Mapping[str, Sequence[ReportedNumber]],
+    ) -> None:
         self.folder, self.node, self.ledger = folder, node, ledger
         files = InstanceFiles(node.storage.directory)
-        receive_and_schedule(ledger, STUDY_UID)
-        assert complete_job(ledger, claim(ledger, at=utc_now()), [], DELIVERED, now=utc_now())
+        first, *others = (route(series=(f"{STUDY_UID}.1",), package=name) for name in numbers)
+        receive_and_schedule(ledger, STUDY_UID, routed=first, also=others)
+        self.jobs: dict[str, int] = {}
+        for _ in numbers:
+            job = claim(ledger, at=utc_now())
+            self.jobs[job.package] = job.id
+            reported = {"reported": numbers_record(numbers[job.package])}
+            outcome = Outcome(LedgerVerdict.DELIVERED, summary=reported)
+            assert complete_job(ledger, job, [], outcome, now=utc_now())
         job = claim(ledger, at=utc_now())
         records = []
         for one in processed.objects:
@@ -207,12 +236,14 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def processed(tmp_path_factory: pytest.TempPathFactory) -> Processed:
-    cine = write_cine(tmp_path_factory.mktemp("cine"), phases=2, slices=2, size=32)
-    verdict = Verdict("ventricular_function", VerdictKind.DELIVERED, (), ("Left ventricle: ejection fraction 46 %.",))
+def cine(tmp_path_factory: pytest.TempPathFactory) -> Cine:
+    return write_cine(tmp_path_factory.mktemp("cine"), phases=2, slices=2, size=32)
+
+
+def front_page_of(cine: Cine, listed: list[ListedPackage]) -> Processed:
     made = process_front_page(
         cine.paths,
-        listed=[ListedPackage(verdict, (), (EF, GLS))],
+        listed=listed,
         study_instance_uid=STUDY_UID,
         inputs=["digest"],
         created=CREATED,
@@ -223,6 +254,19 @@ def processed(tmp_path_factory: pytest.TempPathFactory) -> Processed:
     # No image goes to them.
     assert [one.destinations for one in made.objects if one.destinations] == [{"ris", "fhir"}]
     return made
+
+
+@pytest.fixture(scope="module")
+def processed(cine: Cine) -> Processed:
+    verdict = Verdict("ventricular_function", VerdictKind.DELIVERED, (), ("Left ventricle: ejection fraction 46 %.",))
+    return front_page_of(cine, [ListedPackage(verdict, (), (EF, GLS))])
+
+
+@pytest.fixture(scope="module")
+def processed_two(cine: Cine) -> Processed:
+    function = Verdict("ventricular_function", VerdictKind.DELIVERED, (), ("Ejection fraction 46 %.",))
+    motion = Verdict("motion", VerdictKind.DELIVERED, (), ("Longitudinal strain -17 %.",))
+    return front_page_of(cine, [ListedPackage(function, (), (EF,)), ListedPackage(motion, (), (TOLD_GLS,))])
 
 
 def results(hl7_port: int, fhir_port: int) -> ResultSettings:
@@ -237,23 +281,29 @@ def results(hl7_port: int, fhir_port: int) -> ResultSettings:
     )
 
 
-@pytest.fixture
-def bench(tmp_path: Path, processed: Processed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setenv("FHIR_TOKEN", "secret")
+@contextmanager
+def made_bench(folder: Path, processed: Processed, numbers: Mapping[str, Sequence[ReportedNumber]]) -> Iterator[Bench]:
     node = configuration(
-        tmp_path,
+        folder,
         results=results(free_port(), free_port()),
         delivery=DeliveryPolicy(first_delay_s=0.05, maximum_delay_s=0.1, maximum_attempts=3, response_timeout_s=5),
     )
     ledger = open_ledger(node.storage.database)
     try:
-        yield Bench(tmp_path, node, ledger, processed)
+        yield Bench(folder, node, ledger, processed, numbers)
     finally:
         ledger.close()
 
 
 @pytest.fixture
-def receivers(bench: Bench) -> Iterator[tuple[MllpReceiver, FhirReceiver]]:
+def bench(tmp_path: Path, processed: Processed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setenv("FHIR_TOKEN", "secret")
+    with made_bench(tmp_path, processed, {"ventricular_function": (EF, GLS)}) as made:
+        yield made
+
+
+@contextmanager
+def receivers_of(bench: Bench) -> Iterator[tuple[MllpReceiver, FhirReceiver]]:
     destinations = bench.node.results.destinations
     assert destinations["ris"].hl7 is not None
     assert destinations["fhir"].fhir is not None
@@ -262,6 +312,12 @@ def receivers(bench: Bench) -> Iterator[tuple[MllpReceiver, FhirReceiver]]:
             stack.enter_context(mllp_receiver(destinations["ris"].hl7.port)),
             stack.enter_context(fhir_receiver(urlsplit(destinations["fhir"].fhir.url).port or 0)),
         )
+
+
+@pytest.fixture
+def receivers(bench: Bench) -> Iterator[tuple[MllpReceiver, FhirReceiver]]:
+    with receivers_of(bench) as both:
+        yield both
 
 
 def test_both_get_the_numbers_of_the_front_page_and_close_the_delivery(
@@ -316,6 +372,88 @@ def test_a_deleted_study_is_withdrawn_at_both(bench: Bench, receivers: tuple[Mll
     # The images are there still; what was said of them was entered in error.
     assert [one.resource.status for one in after.entry] == ["available", "entered-in-error", "entered-in-error"]
     assert after.entry[-1].resource.conclusion == "Wrong patient."
+
+
+def judge(bench: Bench, package: str, result: AssessmentResult) -> None:
+    """A radiologist's verdict, as the console keeps it."""
+    told = bench.node.results.message_receivers
+    assess(bench.ledger, bench.jobs[package], result, comment="", by="ann", now=utc_now(), receivers=told)
+
+
+def statuses(bundle: Bundle) -> list[str]:
+    return [one.resource.status for one in bundle.entry]
+
+
+def test_rejected_results_are_withdrawn_at_both_and_told_again_once_they_are_accepted(
+    bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    ris, server = receivers
+    bench.rounds_until(COMMITTED)
+    judge(bench, "ventricular_function", AssessmentResult.ACCEPTED)
+    # That they may be used is what receivers know already.
+    assert states(bench.ledger) == [COMMITTED, COMMITTED]
+    judge(bench, "ventricular_function", AssessmentResult.REJECTED)
+    judge(bench, "ventricular_function", AssessmentResult.REJECTED)
+    bench.rounds_until(COMMITTED)
+    first, second = ris.messages
+    for segment, field in (("PID", 3), ("OBR", 3), ("OBR", 18)):
+        assert str(first.segment(segment)[field]) == str(second.segment(segment)[field])
+    assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["P", "X"]
+    assert {str(one[11]) for one in second.segments("OBX")} == {"W"}
+    assert {str(one[3]) for one in second.segments("OBX")} == {str(one[3]) for one in first.segments("OBX")}
+    assert "rejected by a radiologist" in str(second.segments("OBX")[1][5])
+    before, after = server.bundles
+    assert [one.request.url for one in before.entry] == [one.request.url for one in after.entry]
+    assert statuses(after) == ["available", "entered-in-error", "entered-in-error"]
+    assert "rejected by a radiologist" in after.entry[-1].resource.conclusion
+    # A correction says that other results follow: nothing of these holds again.
+    judge(bench, "ventricular_function", AssessmentResult.CORRECTED)
+    assert states(bench.ledger) == [COMMITTED, COMMITTED]
+    judge(bench, "ventricular_function", AssessmentResult.ACCEPTED)
+    bench.rounds_until(COMMITTED)
+    third = ris.messages[-1]
+    assert str(third.segment("OBR")[25]) == "P"
+    assert [str(one[5]) for one in third.segments("OBX")] == [str(one[5]) for one in first.segments("OBX")]
+    assert statuses(server.bundles[-1]) == ["available", "preliminary", "preliminary"]
+    assert len({str(one.segment("MSH")[10]) for one in ris.messages}) == 3
+
+
+def test_a_rejected_answer_takes_its_numbers_back_and_leaves_those_of_the_others(
+    tmp_path: Path, processed_two: Processed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FHIR_TOKEN", "secret")
+    numbers = {"ventricular_function": (EF,), "motion": (TOLD_GLS,)}
+    with made_bench(tmp_path, processed_two, numbers) as bench, receivers_of(bench) as (ris, server):
+        # Before anything was told: they never hear of it as if it held.
+        judge(bench, "motion", AssessmentResult.REJECTED)
+        bench.rounds_until(COMMITTED)
+        (message,), (bundle,) = ris.messages, server.bundles
+        assert str(message.segment("OBR")[25]) == "P"
+        marks = {str(one[3]).split("^")[0]: str(one[11]) for one in message.segments("OBX")}
+        assert (marks["8811-2"], marks["GLS_percent"]) == ("P", "W")
+        text = str(message.segments("OBX")[1][5])
+        assert text.startswith("Motion and strain: rejected by a radiologist.")
+        assert "Ejection fraction 46 %." in text
+        assert "Longitudinal strain" not in text
+        assert statuses(bundle) == ["available", "preliminary", "entered-in-error", "preliminary"]
+        assert [one.reference for one in bundle.entry[-1].resource.result] == [bundle.entry[1].fullUrl]
+        judge(bench, "ventricular_function", AssessmentResult.REJECTED)
+        bench.rounds_until(COMMITTED)
+        assert str(ris.messages[-1].segment("OBR")[25]) == "X"
+        assert statuses(server.bundles[-1])[-1] == "entered-in-error"
+
+
+def test_a_verdict_that_comes_while_a_message_is_on_its_way_is_told_after_it(
+    bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    ris, _ = receivers
+    (sending,) = claim_deliveries(bench.ledger, "ris", 5, "test", utc_now(), 0.5)
+    judge(bench, "ventricular_function", AssessmentResult.REJECTED)
+    # Whoever sends it says that it arrived, and does not know better.
+    delivery_sent(bench.ledger, [sending.id], "2.25.1", utc_now(), now=utc_now())
+    delivery_confirmed(bench.ledger, [sending.id], how="acknowledged", now=utc_now())
+    bench.rounds_until(COMMITTED)
+    assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["X"]
 
 
 def test_results_whose_time_has_come_are_not_withdrawn(

@@ -112,13 +112,19 @@ def volume_ml(cine: Cine, labels: np.ndarray, label: Label) -> float:
     return float((labels == label).sum() * 1.5625 * 1.5625 * 8.0 / 1000)
 
 
-def edited_by_dcmqi(seg: ResultObject, images: list[ResultObject], folder: Path) -> Path:
-    """Read by segimage2itkimage, a part of the cavity taken away, written by itkimage2segimage."""
+def edited_by_dcmqi(seg: bytes, images: list[bytes], folder: Path) -> Path:
+    """Read by segimage2itkimage, a part of the cavity taken away, written by itkimage2segimage.
+
+    Parameters
+    ----------
+    seg, images
+        Files: the SEG, and the images that its frames are of.
+    """
     for name in ("images", "masks"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
     for index, image in enumerate(images):
-        (folder / "images" / f"{index}.dcm").write_bytes(image.content)
-    (folder / "seg.dcm").write_bytes(seg.content)
+        (folder / "images" / f"{index}.dcm").write_bytes(image)
+    (folder / "seg.dcm").write_bytes(seg)
 
     def run(program: str, *arguments: object) -> None:
         done = subprocess.run(
@@ -168,7 +174,8 @@ def test_masks_edited_by_dcmqi_give_a_new_report_that_names_the_old_one_and_the_
     cine: Cine, before: ProcessedStudy, tmp_path: Path
 ) -> None:
     (first,) = of_role(before, "report")
-    path = edited_by_dcmqi(of_role(before, "segmentation-ed")[0], of_role(before, "key-phase-ed"), tmp_path)
+    (own,) = of_role(before, "segmentation-ed")
+    path = edited_by_dcmqi(own.content, [one.content for one in of_role(before, "key-phase-ed")], tmp_path)
     sent = dcmread(path)
     assert sent.Manufacturer != "dicom-node"
     predecessor = Predecessor(STUDY_UID, first.series_instance_uid, first.sop_class_uid, first.sop_instance_uid)

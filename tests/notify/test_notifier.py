@@ -26,11 +26,13 @@ from dicom_node import node
 from dicom_node.config import Configuration, NotificationSettings, Secret
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError, PeerUnavailableError
+from dicom_node.machine import serving_mistakes
 from dicom_node.node_status import Alarm, Concern
 from dicom_node.notify import notifier as notifier_module
 from dicom_node.notify.channels import channels
 from dicom_node.notify.notices import Notice, alarm_notices
 from dicom_node.notify.notifier import STATE, Notifier
+from dicom_node.notify.wording import body, read_notification_template, subject
 from storage.holdings import describe_study
 from storage.jobs import complete_job, fail_job
 from storage.ledger import Ledger, open_ledger, utc_now
@@ -295,8 +297,59 @@ def test_a_webhook_gets_json_and_its_refusal_is_an_error(monkeypatch: pytest.Mon
         server.shutdown()
         server.server_close()
     assert got[0] == (
-        "Bearer secret", {"node": "NODE", "notices": [{"cause": "alarm", "sentence": "disk", "remedy": "free it"}]}
-    )  # fmt: skip
+        "Bearer secret",
+        {
+            "node": "NODE",
+            "text": "alarm: disk – free it",
+            "notices": [{"cause": "alarm", "sentence": "disk", "remedy": "free it"}],
+        },
+    )
+
+
+GERMAN = """\
+subject: "$node meldet: $counts"
+opening: "Guten Tag,\\n"
+notice: "- $cause: $sentence"
+remedy: " ($remedy)"
+closing: "\\nIhr Knoten $node"
+causes: {alarm: Alarm, failed: gescheitert}
+"""
+ALARMS = [Notice("alarm", "disk", "free it"), Notice("alarm", "late"), Notice("low-ef", "LVEF_percent is 20.0")]
+
+
+def test_the_words_are_the_departments_own(tmp_path: Path) -> None:
+    usual = read_notification_template(settings())
+    assert subject(usual, "NODE", ALARMS) == "NODE: 2 alarm, 1 low-ef"
+    assert body(usual, "NODE", ALARMS[:1]) == "alarm: disk – free it"
+    (tmp_path / "german.yaml").write_text(GERMAN, encoding="utf-8")
+    own = read_notification_template(settings(template=tmp_path / "german.yaml"))
+    assert subject(own, "NODE", ALARMS) == "NODE meldet: 2 Alarm, 1 low-ef"
+    assert body(own, "NODE", ALARMS).splitlines() == [
+        "Guten Tag,",
+        "- Alarm: disk (free it)",
+        "- Alarm: late",
+        "- low-ef: LVEF_percent is 20.0",
+        "",
+        "Ihr Knoten NODE",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('subject: "$patient"', r"subject: \$patient stands for nothing here"),
+        ('subject: "costs $ 5"', "subject: a dollar sign that begins no name"),
+        ("subjekt: x", "'subject' is missing"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused_with_its_line(tmp_path: Path, line: str, sentence: str) -> None:
+    (tmp_path / "own.yaml").write_text(GERMAN.replace('subject: "$node meldet: $counts"', line), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=sentence):
+        read_notification_template(settings(template=tmp_path / "own.yaml"))
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        channels(settings(template=tmp_path / "absent.yaml"), "NODE")
+    mistakes = list(serving_mistakes(a_node(tmp_path, template=tmp_path / "own.yaml")))
+    assert any(("notifications", "template") in one.keys for one in mistakes)
 
 
 def test_a_node_that_notifies_has_a_process_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,29 @@ function sayZone() {
   if (said) said.textContent = `times in ${Intl.DateTimeFormat().resolvedOptions().timeZone}`;
 }
 
+// A text that people paste elsewhere gets a button; a browser that reaches the console without TLS copies what is selected.
+function offerCopies(root) {
+  for (const text of root.querySelectorAll('textarea[data-copy]')) {
+    const button = document.createElement('button');
+    const said = document.createElement('span');
+    button.type = 'button';
+    button.textContent = text.dataset.copy;
+    said.setAttribute('role', 'status');
+    said.className = 'muted';
+    button.addEventListener('click', async () => {
+      text.select();
+      try {
+        if (navigator.clipboard) await navigator.clipboard.writeText(text.value);
+        else document.execCommand('copy');
+        said.textContent = ' Copied.';
+      } catch {
+        said.textContent = ' It is selected: copy it with the keyboard.';
+      }
+    });
+    text.after(button, said);
+  }
+}
+
 // Someone who types or has opened something inside must not lose it.
 function isInUse(region) {
   return region.contains(document.activeElement) || region.querySelector('details[open]') !== null;
@@ -38,7 +61,9 @@ function isInUse(region) {
 async function renew(region) {
   let answer;
   try {
-    answer = await fetch(region.dataset.live, { headers: { 'X-Live': '1' }, cache: 'no-store' });
+    const headers = { 'X-Live': '1' };
+    if (region.dataset.tag) headers['If-None-Match'] = region.dataset.tag;
+    answer = await fetch(region.dataset.live, { headers, cache: 'no-store' });
   } catch {
     region.classList.add('stale');
     return;
@@ -47,7 +72,8 @@ async function renew(region) {
     window.location.reload();
     return;
   }
-  region.classList.toggle('stale', !answer.ok);
+  const unchanged = answer.status === 304;
+  region.classList.toggle('stale', !answer.ok && !unchanged);
   if (!answer.ok || isInUse(region)) return;
   const fetched = new DOMParser().parseFromString(await answer.text(), 'text/html');
   const fresh = fetched.querySelector('[data-live]');
@@ -55,6 +81,7 @@ async function renew(region) {
   showLocalTimes(fresh);
   nameColumns(fresh);
   replaceChanged(region, fresh);
+  region.dataset.tag = answer.headers.get('ETag') ?? '';
 }
 
 // Only what differs is put in place, so that a screen reader says what is new and nothing else.
@@ -86,4 +113,5 @@ for (const region of document.querySelectorAll('[data-live]')) {
 }
 showLocalTimes(document);
 nameColumns(document);
+offerCopies(document);
 sayZone();
