@@ -24,6 +24,7 @@ from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.correcting import correcting_series, with_corrections
 from dicom_node.schedule.judging import note_rejections_received
 from dicom_node.schedule.routed import jobs_of_route
+from pipelines.package import packages
 from storage.clock_steps import jobs_due_within
 from storage.files import UNEXPLAINED, InstanceFiles
 from storage.identity import IdentityError
@@ -253,6 +254,8 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    # What the packages declare is loaded now: half a second that the first study would wait for.
+    packages()
     ledger = open_ledger(configuration.storage.database)
     files = InstanceFiles(configuration.storage.directory)
     studies = StudyScheduler(ledger, configuration)
