@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -32,7 +33,7 @@ from cluster_parts import (
 )
 from crash_parts import PHASES, SLICES, NotingPacs, write_cine
 from interop.ports import free_port, wait_until
-from network_namespaces import allowed, network
+from network_namespaces import Network, allowed, network
 from own_packages import crash_packages
 from postgresql_server import MISSING, is_installed, running_postgresql, running_postgresql_server
 from pydicom import dcmread
@@ -205,47 +206,103 @@ def test_hosts_that_are_killed_lose_nothing_and_do_nothing_twice(
     assert {one.process.exitcode for one in hosts} == {0}
 
 
-@long_mode
-@pytest.mark.slow
-@pytest.mark.timeout(1500 + 120 * ROUNDS)
-def test_hosts_that_are_cut_off_lose_nothing_and_do_nothing_twice(analyses: tuple[str, ...], tmp_path: Path) -> None:
-    """From scanner, ledger and PACS; in network namespaces. The storage directory is that of one machine."""
+@pytest.fixture
+def machines() -> Iterator[Network]:
+    """North and south, beside this machine, on a network that can be made bad."""
     if not is_installed():
         absent(MISSING)
     if not allowed():
         absent(
             "this process may make no network namespaces: run the test as root, with CAP_SYS_ADMIN and CAP_NET_ADMIN"
         )
-    names = {"north": FRONT | BACK, "south": FRONT | BACK}
-    generator = random.Random(SEED)
-    with network(tuple(names)) as made, running_postgresql_server(fsync=False, address=made.here) as server:
+    with network(("north", "south"), SEED) as made:
+        yield made
+    assert made.counts is not None
+    print(f"packets: {made.counts}")
+
+
+@contextlib.contextmanager
+def _cluster_on(
+    made: Network, roles: frozenset[HostRole], analyses: tuple[str, ...], folder: Path
+) -> Iterator[tuple[Configuration, NotingPacs, tuple[Peer, ...]]]:
+    """Hosts in the namespaces; scanner, ledger and PACS on this machine, as is the storage directory."""
+    with running_postgresql_server(fsync=False, address=made.here) as server:
         pacs_port = free_port()
         configuration = cluster_configuration(
-            tmp_path, server.url, names, pacs_host=made.here, pacs_port=pacs_port, analyses=analyses
+            folder,
+            server.url,
+            dict.fromkeys(made.namespaces, roles),
+            pacs_host=made.here,
+            pacs_port=pacs_port,
+            analyses=analyses,
         )
-        receivers = tuple(Peer(ae_title="NODE", host=made.address(name), port=11112) for name in names)
+        receivers = tuple(Peer(ae_title="NODE", host=made.address(name), port=11112) for name in made.namespaces)
         pacs = NotingPacs(
-            PacsSettings(directory=tmp_path / "pacs", address=made.here, port=pacs_port, callers={"NODE": receivers[0]})
+            PacsSettings(directory=folder / "pacs", address=made.here, port=pacs_port, callers={"NODE": receivers[0]})
         )
-        hosts = [HostProcess(configuration, name, namespace=made.namespaces[name], address="0.0.0.0") for name in names]
-        away: Counter[str] = Counter()
+        hosts = [
+            HostProcess(configuration, name, namespace=namespace, address="0.0.0.0")
+            for name, namespace in made.namespaces.items()
+        ]
         with pacs, running_hosts(hosts):
-            scanner = _Scanner(receivers, tmp_path, random.Random(SEED + 1))
-            scanner.start()
-            try:
-                while away.total() < ROUNDS:
-                    time.sleep(generator.uniform(2.0, 10.0))
-                    name = generator.choice(list(names))
-                    made.connect(name, up=False)
-                    away[name] += 1
-                    # Sometimes longer than a lease of a job lasts.
-                    time.sleep(generator.choice([5.0, 20.0, 90.0]))
-                    made.connect(name, up=True)
-            finally:
-                scanner.enough.set()
-            _check_all(configuration, scanner, pacs, analyses)
-            print(f"\n{len(scanner.studies)} studies, {len(pacs.arrivals)} arrivals, cut off {dict(away)}")
+            yield configuration, pacs, receivers
         assert {one.process.exitcode for one in hosts} == {0}
+
+
+@long_mode
+@pytest.mark.slow
+@pytest.mark.timeout(1500 + 120 * ROUNDS)
+def test_hosts_on_a_bad_network_lose_nothing_and_do_nothing_twice(
+    machines: Network, analyses: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Packets come late, in another order or not at all, and now and then a host is cut off from all others."""
+    generator = random.Random(SEED)
+    away: Counter[str] = Counter()
+    with _cluster_on(machines, FRONT | BACK, analyses, tmp_path) as (configuration, pacs, receivers):
+        scanner = _Scanner(receivers, tmp_path, random.Random(SEED + 1))
+        scanner.start()
+        try:
+            while away.total() < ROUNDS:
+                machines.change(
+                    delay_s=generator.choice([0.0, 0.005, 0.05]),
+                    jitter_s=generator.choice([0.0, 0.02]),
+                    loss=generator.choice([0.0, 0.01, 0.05]),
+                )
+                time.sleep(generator.uniform(2.0, 10.0))
+                name = generator.choice(list(machines.namespaces))
+                machines.connect(name, up=False)
+                away[name] += 1
+                # Sometimes longer than a lease of a job lasts.
+                time.sleep(generator.choice([5.0, 20.0, 90.0]))
+                machines.connect(name, up=True)
+        finally:
+            scanner.enough.set()
+            machines.change(delay_s=0.0, jitter_s=0.0, loss=0.0)
+        _check_all(configuration, scanner, pacs, analyses)
+        print(f"\n{len(scanner.studies)} studies, {len(pacs.arrivals)} arrivals, cut off {dict(away)}")
+
+
+@pytest.mark.timeout(600)
+def test_receivers_on_a_bad_network_lose_nothing(machines: Network, analyses: tuple[str, ...], tmp_path: Path) -> None:
+    with _cluster_on(machines, frozenset({HostRole.RECEIVER}), analyses, tmp_path) as (configuration, _, receivers):
+        scanner = _Scanner(receivers, tmp_path, random.Random(SEED + 1))
+        machines.change(delay_s=0.005, jitter_s=0.02, loss=0.05)
+        scanner.start()
+        try:
+            wait_until(lambda: len(scanner.acknowledged) > 10, seconds=START_S, what="images come through")
+            machines.change(cut_off=[machines.address(name) for name in machines.namespaces])
+            with pytest.raises(TimeoutError):
+                socket.create_connection((machines.address("north"), 11112), timeout=3.0)
+            machines.change(cut_off=[])
+        finally:
+            scanner.enough.set()
+        scanner.join(SETTLE_S)
+        assert not scanner.is_alive()
+        with contextlib.closing(open_ledger(configuration.storage.database)) as ledger:
+            _check_images(ledger, configuration, scanner)
+    machines.end()
+    assert machines.counts is not None
+    assert min(machines.counts.lost, machines.counts.cut) > 0
 
 
 @long_mode

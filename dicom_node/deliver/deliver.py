@@ -48,7 +48,7 @@ __all__ = ["Deliverer", "serve_deliverer"]
 
 _log = structlog.get_logger(__name__)
 
-POLL_S = 0.2
+POLL_S = 0.1
 RELEASE_EXPIRED_EVERY_S = 15.0
 MOST_PER_ROUND = 200
 MOST_THREADS = 256

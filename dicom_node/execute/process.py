@@ -21,7 +21,7 @@ from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.content import Predecessor
 from dicom_node.results.encode import EncodedPackage, EncodedStudy, encode_refusal, encode_study
 from dicom_node.results.front_page import ListedPackage, front_page, told_to
-from dicom_node.results.gate import check
+from dicom_node.results.gate import Gate, check
 from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.paragraph import EarlierExamination, paragraph, read_template
@@ -188,7 +188,7 @@ def process_study(
         findings = Findings({}, (contradiction,))
     seconds |= findings.seconds
     _raise_failure(findings.refusals, last_attempt)
-    with _timed("encode", seconds, on_step):
+    with Gate(sources, [one.sop_instance_uid for one in predecessors]) as gate:
         profiles = _profiles(route, results)
         circumstances = Circumstances(tuple(inputs), route_name, results, created, tuple(predecessors), sampling)
         found = [findings_of(one, findings) for one in asked]
@@ -196,22 +196,22 @@ def process_study(
         def encoded_as(refusal: Refusal | None) -> EncodedStudy:
             def encode(told: Circumstances) -> EncodedStudy:
                 if refusal is None:
-                    return encode_study(study, found, sources, profiles, told)
+                    return encode_study(study, found, sources, profiles, told, gate.take)
                 return encode_refusal(study, found, refusal, sources, profiles, told)
 
             made = encode(circumstances)
             earlier = _before_those_made_again(predecessors, made.objects)
             return made if earlier is None else encode(replace(circumstances, predecessors=earlier))
 
-        encoded = encoded_as(contradiction)
-    _raise_failure([cause for one in encoded.packages for cause in one.causes], last_attempt)
-    with _timed("gate", seconds, on_step):
-        earlier = [one.sop_instance_uid for one in predecessors]
-        checked = checked_set(encoded.objects, sources, lambda refusal: encoded_as(refusal).objects, earlier)
-    if checked.withheld is not None:
-        # What does not leave is not told in other ways either.
-        encoded = encoded_as(checked.withheld)
-        findings = Findings({}, (*findings.refusals, checked.withheld), findings.seconds)
+        with _timed("encode", seconds, on_step):
+            encoded = encoded_as(contradiction)
+        _raise_failure([cause for one in encoded.packages for cause in one.causes], last_attempt)
+        with _timed("gate", seconds, on_step):
+            checked = checked_set(encoded.objects, gate.problems, lambda refusal: encoded_as(refusal).objects)
+        if checked.withheld is not None:
+            # What does not leave is not told in other ways either.
+            encoded = encoded_as(checked.withheld)
+            findings = Findings({}, (*findings.refusals, checked.withheld), findings.seconds)
     return ProcessedStudy(
         objects=checked.objects,
         rejected=checked.rejected,

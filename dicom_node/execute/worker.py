@@ -162,6 +162,10 @@ def _processing(lane: Lane, configuration: Configuration) -> ProcessStudy:
     """What the node does with a job; the quick analyses' models and encoders are loaded, others when first needed."""
     if lane.background:
         return _process_when_needed
+    from dicom_node.results.drawing import start_drawing
+
+    # It loads its fonts while this process loads the networks.
+    start_drawing()
     import torch
 
     from dicom_node.execute.process import process_study

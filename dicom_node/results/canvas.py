@@ -110,6 +110,13 @@ def _drawable(character: str) -> str:
     return character if character.isprintable() and _font_of(character, False) is not None else "?"
 
 
+@lru_cache(maxsize=4096)
+def _families_for(text: str, bold: bool) -> tuple[str, ...]:
+    """The families that a text needs, in order: Matplotlib looks each of them up again at each of its steps."""
+    first = _fonts(bold)[0]
+    return families()[:1] if all(_font_of(character, bold) is first for character in text) else families()
+
+
 def _shown(text: str) -> str:
     """The text with what the font cannot draw replaced, so that nothing vanishes silently."""
     return "".join(map(_drawable, text))
@@ -184,14 +191,15 @@ class Page:
         baseline: str = "baseline",
     ) -> float:
         """Write a line; returns the x where it ends (for left-aligned text)."""
+        shown = _shown(text)
         self.canvas.text(
             x,
             y,
-            _shown(text).replace("$", r"\$"),
+            shown.replace("$", r"\$"),
             fontsize=size,
             color=color or self.theme.text,
             fontweight="bold" if bold else "normal",
-            fontfamily=list(families()),
+            fontfamily=_families_for(shown, bold),
             ha=align,
             va=baseline,
         )

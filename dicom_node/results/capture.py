@@ -21,7 +21,7 @@ from dicom_node.results.canvas import DARK, MARGIN, Page
 from dicom_node.results.header import ResultContext, series_dataset
 from dicom_node.results.roles import ResultRole
 
-__all__ = ["encapsulated_pdf", "pdf", "raster", "secondary_captures", "warm_fonts"]
+__all__ = ["encapsulated_pdf", "pdf", "raster", "rasters", "secondary_captures", "warm_fonts"]
 
 DPI = 120
 """1403 × 992 pixels for a page of A4 landscape: about what a viewport of a workstation shows without scaling."""
@@ -34,6 +34,11 @@ def warm_fonts() -> None:
         page.text(MARGIN, MARGIN, string.printable.split(maxsplit=1)[0], bold=bold)
     raster(page.figure)
     pdf([page.figure], "", datetime.datetime(1970, 1, 1))
+
+
+def rasters(figures: Sequence[Figure]) -> list[NDArray[np.uint8]]:
+    """Draw pages, each as :func:`raster` does."""
+    return [raster(figure) for figure in figures]
 
 
 def raster(figure: Figure) -> NDArray[np.uint8]:
@@ -75,19 +80,18 @@ def _stable_subset_names(document: bytes) -> bytes:
 
 
 def secondary_captures(
-    context: ResultContext, role: ResultRole, figures: Sequence[Figure], title: str
+    context: ResultContext, role: ResultRole, pages: Sequence[NDArray[np.uint8]], title: str
 ) -> list[Dataset]:
-    """One Secondary Capture a page, in one series."""
+    """One Secondary Capture a page of :func:`raster`, in one series."""
     captures = []
-    for number, figure in enumerate(figures, start=1):
-        pixels = raster(figure)
+    for number, pixels in enumerate(pages, start=1):
         dataset = series_dataset(
             context, role, sop_class_uid=SecondaryCaptureImageStorage, modality="MR", number=number
         )
         dataset.ConversionType = "SYN"
         dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
         dataset.PatientOrientation = ""
-        dataset.DerivationDescription = f"{title}, page {number} of {len(figures)}"
+        dataset.DerivationDescription = f"{title}, page {number} of {len(pages)}"
         dataset.ImageComments = "Drawn by software from cardiac MR for research; not for diagnosis"
         dataset.BurnedInAnnotation = "YES" if context.settings.patient_on_pages else "NO"
         dataset.RecognizableVisualFeatures = "NO"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -13,8 +14,9 @@ from pydicom.dataset import Dataset
 from dicom_node.config import DestinationProfile
 from dicom_node.errors import NodeError, raised_at
 from dicom_node.results.canvas import DARK, LIGHT, Theme
-from dicom_node.results.capture import encapsulated_pdf, pdf, secondary_captures
+from dicom_node.results.capture import encapsulated_pdf, pdf, rasters, secondary_captures
 from dicom_node.results.circumstances import Circumstances
+from dicom_node.results.drawing import begin_drawing
 from dicom_node.results.encoders import encoder_of
 from dicom_node.results.header import ResultContext
 from dicom_node.results.identity import CarriedIdentity, with_frames_of_reference
@@ -98,6 +100,7 @@ def encode_study(
     sources: SourceDatasets,
     destinations: Mapping[str, DestinationProfile],
     circumstances: Circumstances,
+    made: Callable[[Sequence[ResultObject]], None] = lambda _objects: None,
 ) -> EncodedStudy:
     """Encode what packages found on a study: objects of each, one report and one summary of all.
 
@@ -112,6 +115,8 @@ def encode_study(
         The source instances.
     destinations
         Profiles by name. Without any, the usual objects are made for nobody in particular (``analyze``).
+    made
+        Told of the objects that are made while the pages are still being drawn: there is time to look at them.
 
     Raises
     ------
@@ -123,7 +128,7 @@ def encode_study(
     # Values of the source go into the results as they stand, also where they break PS3.5.
     with disable_value_validation():
         named = with_frames_of_reference(study)
-        return _Encoder(named, sources, dict(destinations), circumstances).encoded(found)
+        return _Encoder(named, sources, dict(destinations), circumstances, made).encoded(found)
 
 
 def encode_refusal(
@@ -148,6 +153,7 @@ class _Encoder:
     sources: SourceDatasets
     destinations: dict[str, DestinationProfile]
     circumstances: Circumstances
+    made: Callable[[Sequence[ResultObject]], None] = lambda _objects: None
 
     def encoded(self, found: Sequence[PackageFindings]) -> EncodedStudy:
         parts: dict[str, Parts] = {}
@@ -166,11 +172,18 @@ class _Encoder:
         context = self._context(found)
         together = [parts[one.package.name] for one in found if one.package.name in parts]
         if not together:
-            return EncodedStudy(tuple(packages), tuple(self._refused(context, declined, quality)))
+            return EncodedStudy(tuple(packages), self._whole(*self._refused(context, declined, quality)))
+        pages = self._summary(context, together, declined, quality)
         objects = [each for one in together for each in one.objects]
         objects += self._reports(context, together, declined, quality)
-        objects += self._summary(context, together, declined, quality)
-        return EncodedStudy(tuple(packages), tuple(objects))
+        return EncodedStudy(tuple(packages), self._whole(objects, pages))
+
+    def _whole(
+        self, objects: Sequence[ResultObject], pages: Callable[[], Sequence[ResultObject]]
+    ) -> tuple[ResultObject, ...]:
+        """All objects in the order of delivery; what is there is told of before the pages are waited for."""
+        self.made(objects)
+        return (*objects, *pages())
 
     def refused(self, found: Sequence[PackageFindings], refusal: Refusal) -> EncodedStudy:
         declined = {one.package.title: (refusal,) for one in found}
@@ -249,7 +262,7 @@ class _Encoder:
         parts: Sequence[Parts],
         declined: Mapping[str, Sequence[Refusal]],
         quality: QualityAssessment | None,
-    ) -> list[ResultObject]:
+    ) -> Callable[[], list[ResultObject]]:
         summaries = [each.summary for each in parts]
         every: list[CineStack | LateEnhancementStack] = [*self.study.stacks, *self.study.late_enhancement]
         stacks = [stack for stack in every if any(stack is one for each in summaries for one in each.stacks)]
@@ -267,20 +280,21 @@ class _Encoder:
         context: ResultContext,
         declined: Mapping[str, Sequence[Refusal]],
         quality: QualityAssessment | None,
-    ) -> Iterable[ResultObject]:
+    ) -> tuple[list[ResultObject], Callable[[], list[ResultObject]]]:
+        """The report that nothing was found, and its pages."""
         # Another attempt may be refused for another reason: other sentences, other objects.
         sentences = [cause.sentence for causes in declined.values() for cause in causes]
         context = replace(context, identity=context.identity.refined("refused", *sentences))
-        report = refusal_report(context, self.study, declined, quality, self.circumstances.predecessors)
         looked_at = frames_of((*self.study.stacks, *self.study.late_enhancement))
         origin = provenance(context, self.study, self.sources, used=())
 
         def pages(theme: Theme) -> list[Figure]:
             return refusal_pages(theme, context.title, self.study, declined, quality, origin)
 
-        yield result_object(context, REFUSAL, report, looked_at, None, self.destinations)
         title = f"{headline(context.title)}: not analysed"
-        yield from self._pages(context, (REFUSAL_SUMMARY, REFUSAL_SUMMARY_PDF), pages, title, looked_at)
+        drawn = self._pages(context, (REFUSAL_SUMMARY, REFUSAL_SUMMARY_PDF), pages, title, looked_at)
+        report = refusal_report(context, self.study, declined, quality, self.circumstances.predecessors)
+        return [result_object(context, REFUSAL, report, looked_at, None, self.destinations)], drawn
 
     def _pages(
         self,
@@ -291,22 +305,28 @@ class _Encoder:
         sources: Sequence[FrameSource],
         *,
         synthetic: bool = False,
-    ) -> list[ResultObject]:
-        """The pages for those who want them: dark as images, light as PDF."""
-        made: list[ResultObject] = []
+    ) -> Callable[[], list[ResultObject]]:
+        """Begin to draw the pages for those who want them, dark as images, light as PDF; gives what waits for them."""
         image_role, document_role = roles
         images = [name for name, profile in self.destinations.items() if profile.summary_secondary_capture]
-        if images or not self.destinations:
-            captures = secondary_captures(context, image_role, pages(DARK), title)
-            for capture in captures:
-                _say_what_is_synthetic(capture, synthetic)
-            made += [result_object(context, image_role, capture, sources, None, images) for capture in captures]
         documents = [name for name, profile in self.destinations.items() if profile.summary_pdf]
-        if documents or not self.destinations:
-            drawn = pdf(pages(LIGHT), title, context.created)
-            document = encapsulated_pdf(context, document_role, drawn, title)
-            _say_what_is_synthetic(document, synthetic)
-            made.append(result_object(context, document_role, document, sources, None, documents))
+        wanted = not self.destinations
+        rastered = begin_drawing(functools.partial(rasters, pages(DARK))) if images or wanted else None
+        printed = (
+            begin_drawing(functools.partial(pdf, pages(LIGHT), title, context.created)) if documents or wanted else None
+        )
+
+        def made() -> list[ResultObject]:
+            objects = []
+            for capture in () if rastered is None else secondary_captures(context, image_role, rastered(), title):
+                _say_what_is_synthetic(capture, synthetic)
+                objects.append(result_object(context, image_role, capture, sources, None, images))
+            if printed is not None:
+                document = encapsulated_pdf(context, document_role, printed(), title)
+                _say_what_is_synthetic(document, synthetic)
+                objects.append(result_object(context, document_role, document, sources, None, documents))
+            return objects
+
         return made
 
 

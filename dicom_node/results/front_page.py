@@ -38,7 +38,7 @@ from pydicom.uid import (
 from dicom_node.config import DestinationProfile
 from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.results.canvas import DARK, LIGHT, Theme
-from dicom_node.results.capture import encapsulated_pdf, pdf, secondary_captures
+from dicom_node.results.capture import encapsulated_pdf, pdf, rasters, secondary_captures
 from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.codes import ENGLISH, MANIFEST, private
 from dicom_node.results.content import (
@@ -298,7 +298,7 @@ def _drawn(
     documents = [name for name, profile in destinations.items() if profile.summary_pdf and name not in images]
     made: list[ResultObject] = []
     if images or not destinations:
-        captures = secondary_captures(context, FRONT_PAGE_IMAGE, pages(DARK), title)
+        captures = secondary_captures(context, FRONT_PAGE_IMAGE, rasters(pages(DARK)), title)
         made += [result_object(context, FRONT_PAGE_IMAGE, each, (), None, images) for each in captures]
     if documents:
         document = encapsulated_pdf(context, FRONT_PAGE_PDF, pdf(pages(LIGHT), title, context.created), title)

@@ -7,15 +7,20 @@ from the source as it stands: a study whose UID breaks PS3.5 stays that study.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import subprocess
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from pydicom import dcmread
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 from pydicom.uid import EncapsulatedPDFStorage
 
 from dicom_node.errors import NodeError
@@ -27,7 +32,7 @@ from dicom_node.results.problems import GateCheck, Problem
 from dicom_node.results.sources import SourceDatasets
 from pipelines.cine.elements import raw
 
-__all__ = ["check", "origins"]
+__all__ = ["Gate", "check", "origins"]
 
 _WORKERS = 4
 _REFERENCED_SOP_INSTANCE_UID = 0x00081155
@@ -36,37 +41,98 @@ _REFERENCED_SOP_INSTANCE_UID = 0x00081155
 def check(
     objects: Sequence[ResultObject], sources: SourceDatasets, earlier: Iterable[str] = ()
 ) -> list[tuple[Problem, ...]]:
-    """Check the objects of one job.
+    """Check the objects of one job, all at once; see :class:`Gate`."""
+    with Gate(sources, earlier) as gate:
+        return gate.problems(objects)
+
+
+class Gate:
+    """The check of the objects of one job, which can begin before all of them are there; use it as a context.
 
     Parameters
     ----------
-    objects
-        All objects of the job: references among them are followed.
     sources
         The source instances, read again.
     earlier
         SOP Instance UIDs of results that are delivered already and may be referred to: predecessors, and what a front
         page lists.
-
-    Returns
-    -------
-    list of tuples of Problem
-        For each object, in order, what is wrong with it; an empty tuple lets it pass.
     """
-    # The filter belongs to the process, so it is set once, around the threads too.
-    with warnings.catch_warnings():
+
+    def __init__(self, sources: SourceDatasets, earlier: Iterable[str] = ()) -> None:
+        self._sources = sources
+        self._elsewhere = frozenset(sources.paths) | frozenset(earlier)
+        self._results: dict[str, Dataset] = {}
+        self._taken: dict[int, _Taken] = {}
+        self._agreement: dict[tuple[str, ...], tuple[Problem, ...]] = {}
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        # The filter belongs to the process, so it is set once, around the threads too.
+        self._open.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        with ThreadPoolExecutor(max_workers=_WORKERS) as workers:
+        self._workers = ThreadPoolExecutor(max_workers=_WORKERS)
+        # What was begun and nobody asks for any more need not end.
+        self._open.callback(self._workers.shutdown, cancel_futures=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._open.close()
+
+    def take(self, objects: Sequence[ResultObject]) -> None:
+        """Begin with objects; those that they refer to are among them, or were taken before, or are still to come."""
+        reread = [_reread(each) for each in objects]
+        self._results |= {str(one.SOPInstanceUID): one for one in reread if isinstance(one, Dataset)}
+        surroundings = Surroundings(self._sources, self._results)
+        for each, one in zip(objects, reread, strict=True):
+            look = _look(one, each, surroundings, self._of_sources(each))
             # dciodvfy runs in processes of its own; the other checks, which are Python, meanwhile.
-            iod = workers.map(lambda each: _iod_problems(each, sources), objects)
-            reread = [_reread(each) for each in objects]
-            known = {each.sop_instance_uid for each in objects} | set(sources.paths) | set(earlier)
-            results = {str(one.SOPInstanceUID): one for one in reread if isinstance(one, Dataset)}
-            surroundings = Surroundings(sources, results)
-            departures = [
-                _departures(one, each, surroundings, known) for one, each in zip(reread, objects, strict=True)
-            ]
-            return [(*found, *others) for found, others in zip(iod, departures, strict=True)]
+            iod = self._workers.submit(_iod_problems, each, self._sources, look.names)
+            self._taken[id(each)] = _Taken(each, iod, look)
+
+    def _of_sources(self, each: ResultObject) -> tuple[Problem, ...]:
+        """What the instances that an object was made of contradict each other in; many objects are of the same."""
+        uids = (each.reference_uid, *sorted({source.sop_instance_uid for source in each.sources}))
+        if uids not in self._agreement:
+            self._agreement[uids] = tuple(_contradictions([self._sources.header(uid) for uid in uids]))
+        return self._agreement[uids]
+
+    def problems(self, objects: Sequence[ResultObject]) -> list[tuple[Problem, ...]]:
+        """What is wrong with each of the objects of the job, in their order; an empty tuple lets it pass.
+
+        All that are to leave, and no others: references among them are followed. What was not taken is taken now.
+        """
+        self.take([each for each in objects if id(each) not in self._taken])
+        known = self._elsewhere | {each.sop_instance_uid for each in objects}
+        taken = [self._taken[id(each)] for each in objects]
+        return [(*one.iod.result(), *one.look.problems, *_lost(one.look.refers_to - known)) for one in taken]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was seen of an object, as a recipient reads it.
+
+    Attributes
+    ----------
+    problems
+        Whatever of it can be told without the objects that are still to come.
+    refers_to
+        SOP Instance UIDs; only what this software refers to itself: what the source study refers to was carried over.
+    names
+        The same with what was carried over; ``None`` of an object that cannot be read to its end.
+    """
+
+    problems: tuple[Problem, ...]
+    refers_to: frozenset[str] = frozenset()
+    names: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """An object, which is kept for as long as it is known by its ``id``, and what is being found in it."""
+
+    object: ResultObject
+    iod: Future[tuple[Problem, ...]]
+    look: _Look
 
 
 def origins(each: ResultObject, sources: SourceDatasets) -> list[Dataset]:
@@ -75,17 +141,14 @@ def origins(each: ResultObject, sources: SourceDatasets) -> list[Dataset]:
     return list({id(one): one for one in (sources.header(each.reference_uid), *layers)}.values())
 
 
-def _iod_problems(each: ResultObject, sources: SourceDatasets) -> tuple[Problem, ...]:
+def _iod_problems(each: ResultObject, sources: SourceDatasets, names: frozenset[str] | None) -> tuple[Problem, ...]:
     # A data set converts its values as they are asked for, so no two threads share one.
     dataset = _reread(each)
-    if isinstance(dataset, Problem):
+    if names is None or isinstance(dataset, Problem):
+        # That it cannot be read is a finding of `_look`.
         return ()
     try:
-        referenced = _referenced(dataset)
-    except Exception:  # noqa: BLE001 - what cannot be read to its end is a finding of `_departures`
-        return ()
-    try:
-        findings = iod_findings(dataset, origins(each, sources), _named(referenced, sources))
+        findings = iod_findings(dataset, origins(each, sources), _named(names, sources))
     except subprocess.TimeoutExpired:
         return (Problem(GateCheck.IOD, f"dciodvfy did not end within {IOD_TIMEOUT_S} s"),)
     return tuple(
@@ -93,7 +156,7 @@ def _iod_problems(each: ResultObject, sources: SourceDatasets) -> tuple[Problem,
     )
 
 
-def _named(referenced: set[str], sources: SourceDatasets) -> list[Dataset]:
+def _named(referenced: frozenset[str], sources: SourceDatasets) -> list[Dataset]:
     """Headers of the source instances that an object refers to: what it was not made from may be evidence as well."""
     return [sources.header(uid) for uid in sorted(referenced & set(sources.paths))]
 
@@ -111,25 +174,24 @@ def _reread(each: ResultObject) -> Dataset | Problem:
     return dataset
 
 
-def _departures(
-    reread: Dataset | Problem, each: ResultObject, surroundings: Surroundings, known: set[str]
-) -> list[Problem]:
+def _look(
+    reread: Dataset | Problem, each: ResultObject, surroundings: Surroundings, of_sources: tuple[Problem, ...]
+) -> _Look:
     if isinstance(reread, Problem):
-        return [reread]
+        return _Look((reread,))
     try:
-        return list(_differences(reread, each, surroundings, known))
+        problems = (*_differences(reread, each, surroundings), *of_sources)
+        own, carried = _references(reread)
+        return _Look(problems, own, own | carried)
     except NodeError:
         # A source that cannot be read says nothing about the object.
         raise
     except Exception as error:  # noqa: BLE001 - whatever a reader trips over is the finding
-        return [Problem(GateCheck.PIXELS, f"the object cannot be read again: {type(error).__name__}")]
+        return _Look((Problem(GateCheck.PIXELS, f"the object cannot be read again: {type(error).__name__}"),))
 
 
-def _differences(
-    dataset: Dataset, each: ResultObject, surroundings: Surroundings, known: set[str]
-) -> Iterator[Problem]:
+def _differences(dataset: Dataset, each: ResultObject, surroundings: Surroundings) -> Iterator[Problem]:
     yield from _identity(dataset, each, surroundings.sources)
-    yield from _references(dataset, known)
     if each.expected is not None:
         yield from each.expected.check(dataset, surroundings)
     if dataset.SOPClassUID == EncapsulatedPDFStorage:
@@ -151,31 +213,39 @@ def _identity(dataset: Dataset, each: ResultObject, sources: SourceDatasets) -> 
                 yield Problem(GateCheck.IDENTITY, f"{keyword} differs from that of the source study")
             else:
                 yield Problem(GateCheck.IDENTITY, f"{keyword} has a value that the source study does not have")
-    images = [reference, *map(sources.header, sorted({source.sop_instance_uid for source in each.sources}))]
-    for keyword in disagreements(images):
-        yield Problem(GateCheck.IDENTITY, f"the source instances disagree in {keyword}")
-    if any(not same(reference, image, "StudyInstanceUID") for image in images):
-        yield Problem(GateCheck.IDENTITY, "the source instances are of several studies")
     if str(dataset.file_meta.MediaStorageSOPInstanceUID) != str(dataset.SOPInstanceUID):
         yield Problem(GateCheck.IDENTITY, "MediaStorageSOPInstanceUID is not SOPInstanceUID")
 
 
-def _references(dataset: Dataset, known: set[str]) -> Iterator[Problem]:
-    # Only what this software refers to itself; what the source study refers to was carried over.
-    for uid in sorted(_referenced(dataset, but=CARRIED) - known):
+def _contradictions(images: Sequence[Dataset]) -> Iterator[Problem]:
+    for keyword in disagreements(images):
+        yield Problem(GateCheck.IDENTITY, f"the source instances disagree in {keyword}")
+    if any(not same(images[0], image, "StudyInstanceUID") for image in images):
+        yield Problem(GateCheck.IDENTITY, "the source instances are of several studies")
+
+
+def _lost(uids: Iterable[str]) -> Iterator[Problem]:
+    for uid in sorted(uids):
         yield Problem(GateCheck.REFERENCES, f"it refers to {uid}, which is neither a source nor among the results")
 
 
-def _referenced(dataset: Dataset, but: Sequence[str] = ()) -> set[str]:
-    found: set[str] = set()
+def _references(dataset: Dataset) -> tuple[frozenset[str], frozenset[str]]:
+    """SOP Instance UIDs that an object refers to: in what this software wrote, and in what it carried over."""
+    own: set[str] = set()
+    carried: set[str] = set()
     for tag in list(dataset.keys()):
-        # Raw: converting every value of every object to look for UIDs took a third of the gate's own time.
-        element = raw(dataset, tag)
-        if element is None:
-            continue
-        if element.VR == "SQ":
-            if keyword_for_tag(tag) not in but:
-                found.update(*(_referenced(item) for item in dataset[tag].value))
-        elif tag == _REFERENCED_SOP_INSTANCE_UID:
-            found.add(str(dataset[tag].value))
-    return found
+        (carried if keyword_for_tag(tag) in CARRIED else own).update(_referenced(dataset, tag))
+    return frozenset(own), frozenset(carried)
+
+
+def _referenced(dataset: Dataset, tag: BaseTag) -> Iterator[str]:
+    # Raw: converting every value of every object to look for UIDs took a third of the gate's own time.
+    element = raw(dataset, tag)
+    if element is None:
+        return
+    if element.VR == "SQ":
+        for item in dataset[tag].value:
+            for inner in list(item.keys()):
+                yield from _referenced(item, inner)
+    elif tag == _REFERENCED_SOP_INSTANCE_UID:
+        yield str(dataset[tag].value)

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, MutableSequence, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -156,7 +156,13 @@ def _uids(sources: Iterable[Dataset]) -> dict[str, str]:
     # A SOP Class that is a UID stays: references are judged by it.
     classes = {UID(str(stated(source, "SOPClassUID") or "")) for source in sources}
     found |= {uid for uid in classes if not uid.is_valid}
-    return {uid: derive_uid("stand-in", uid) for uid in found if uid}
+    return {uid: _stand_in(uid) for uid in found if uid}
+
+
+@lru_cache(maxsize=8192)
+def _stand_in(uid: str) -> str:
+    # The objects of one job refer to the same instances.
+    return derive_uid("stand-in", uid)
 
 
 def _own_part(dataset: Dataset, uids: dict[str, str]) -> Dataset:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from dicom_node.results.canvas import DARK, HEIGHT, WIDTH, Page
-from dicom_node.results.capture import secondary_captures
+from dicom_node.results.capture import rasters, secondary_captures
 from dicom_node.results.codes import CHAMBER, private, ucum
 from dicom_node.results.content import MeasurementGroup, group, text_item
 from dicom_node.results.header import BANNER, ResultContext
@@ -180,7 +180,9 @@ def _sentence(words: str) -> str:
 
 
 def _attribution(context: ResultContext, found: Obstruction) -> Dataset:
-    (dataset,) = secondary_captures(context, ATTRIBUTION, [_page(found)], "Attribution of the obstruction estimate")
+    (dataset,) = secondary_captures(
+        context, ATTRIBUTION, rasters([_page(found)]), "Attribution of the obstruction estimate"
+    )
     # The page names nobody.
     dataset.BurnedInAnnotation = "NO"
     dataset.SourceImageSequence = [

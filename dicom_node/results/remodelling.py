@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from dicom_node.results.canvas import DARK, Page, Theme
-from dicom_node.results.capture import secondary_captures
+from dicom_node.results.capture import rasters, secondary_captures
 from dicom_node.results.charts import color_bar, heart_crop
 from dicom_node.results.codes import CHAMBER, private, ucum
 from dicom_node.results.content import MeasurementGroup, group, text_item
@@ -139,7 +139,7 @@ def _capture(
     )
     _sheet(page, found, attribution, labels, LEFT, 34, RIGHT - LEFT, 150)
     page.paragraph(LEFT, 195, _TRAINED, 8, RIGHT - LEFT, color=DARK.muted)
-    (dataset,) = secondary_captures(request.context, ATTRIBUTION, [page.figure], "Attribution map")
+    (dataset,) = secondary_captures(request.context, ATTRIBUTION, rasters([page.figure]), "Attribution map")
     # The page names nobody, whatever the pages of the summary do.
     dataset.BurnedInAnnotation = "NO"
     return request.object(ATTRIBUTION, dataset, _key_frame(found, attribution))

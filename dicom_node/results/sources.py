@@ -41,6 +41,7 @@ class SourceDatasets:
 
     paths: dict[str, Path] = field(default_factory=dict)
     _headers: dict[str, Dataset] = field(default_factory=dict, repr=False)
+    _acquired: dict[tuple[str, int], datetime.datetime | None] = field(default_factory=dict, repr=False)
 
     def take(self, path: Path, dataset: Dataset) -> None:
         """Take in a data set that was read from a file; of two with one UID the first counts.
@@ -94,7 +95,10 @@ class SourceDatasets:
 
     def last_acquired(self, study_instance_uid: str) -> datetime.datetime | None:
         """When the last image of a study was acquired, as its clock said."""
-        return last_acquired(self.identities(study_instance_uid))
+        asked = study_instance_uid, len(self.paths)
+        if asked not in self._acquired:
+            self._acquired[asked] = last_acquired(self.identities(study_instance_uid))
+        return self._acquired[asked]
 
     def header(self, sop_instance_uid: str) -> Dataset:
         """Data set of an instance, without pixels.

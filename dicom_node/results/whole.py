@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from dicom_node.errors import GateError
 from dicom_node.results.agreement import disagreements
-from dicom_node.results.gate import check
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.problems import Problem, in_short
 from dicom_node.results.sources import SourceDatasets
@@ -45,9 +44,8 @@ class CheckedSet:
 
 def checked_set(
     objects: Sequence[ResultObject],
-    sources: SourceDatasets,
+    check: Callable[[Sequence[ResultObject]], Sequence[tuple[Problem, ...]]],
     refuse: Callable[[Refusal], Sequence[ResultObject]],
-    earlier: Sequence[str] = (),
 ) -> CheckedSet:
     """Hold a set of results against the gate.
 
@@ -55,22 +53,22 @@ def checked_set(
     ----------
     objects
         All results of one package.
+    check
+        The gate: what is wrong with each of the objects that are to leave together.
     refuse
         Encodes the report that says why nothing else comes.
-    earlier
-        SOP Instance UIDs of results of before that these may refer to.
 
     Raises
     ------
     GateError
         The gate found something in that report too.
     """
-    rejected = _rejected(objects, sources, earlier)
+    rejected = _rejected(objects, check)
     if not rejected:
         return CheckedSet(tuple(objects))
     withheld = Refusal("gate", RefusalReason.RESULTS_WITHHELD, _sentence(rejected))
     instead = tuple(refuse(withheld))
-    unfit = _rejected(instead, sources, earlier)
+    unfit = _rejected(instead, check)
     if unfit:
         raise GateError(
             "neither the results nor the report that they are withheld passed the check: "
@@ -82,9 +80,9 @@ def checked_set(
 
 
 def _rejected(
-    objects: Sequence[ResultObject], sources: SourceDatasets, earlier: Sequence[str]
+    objects: Sequence[ResultObject], check: Callable[[Sequence[ResultObject]], Sequence[tuple[Problem, ...]]]
 ) -> tuple[RejectedObject, ...]:
-    judged = zip(objects, check(objects, sources, earlier), strict=True)
+    judged = zip(objects, check(objects), strict=True)
     return tuple(RejectedObject(one, problems) for one, problems in judged if problems)
 
 

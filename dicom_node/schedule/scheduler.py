@@ -24,6 +24,7 @@ from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.correcting import correcting_series, with_corrections
 from dicom_node.schedule.judging import note_verdicts_received
 from dicom_node.schedule.routed import jobs_of_route
+from pipelines.package import packages
 from storage.clock_steps import jobs_due_within
 from storage.files import UNEXPLAINED, InstanceFiles
 from storage.identity import IdentityError
@@ -57,6 +58,9 @@ LOOK_EVERY_S = 0.2
 RELEASE_EVERY_S = 10.0
 REJECT_EVERY_S = 2.0
 CLEAN_EVERY_S = 3600.0
+READ_AFTER_S = 0.3
+"""Silence after which the headers of a study are read, so that it need not wait for that once it is complete. Earlier,
+one of which each image comes on an association of its own would be read again after every image."""
 UNREADABLE_PAUSE = dt.timedelta(seconds=30)
 """Between two tries to read a study while its files cannot be reached."""
 SET_ASIDE = dt.timedelta(days=1)
@@ -101,8 +105,8 @@ class StudyScheduler:
         for study in waiting:
             told = self._by_its_clock(study, now)
             quiet_s = (told - study.last_received_at).total_seconds()
-            too_early = quiet_s < min(settings.complete_quiet_time_s, settings.quiet_time_s)
-            if study.open_associations or (too_early and study.step_changed_at is None):
+            soonest_s = min(READ_AFTER_S, settings.complete_quiet_time_s, settings.quiet_time_s)
+            if study.open_associations or (quiet_s < soonest_s and study.step_changed_at is None):
                 continue
             again_at = self._passed_over_until(study)
             if again_at is not None and now < again_at:
@@ -250,6 +254,8 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    # What the packages declare is loaded now: half a second that the first study would wait for.
+    packages()
     ledger = open_ledger(configuration.storage.database)
     files = InstanceFiles(configuration.storage.directory)
     studies = StudyScheduler(ledger, configuration)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pipelines.models
 from pipelines.models.card import ModelCard, read_card
 from pipelines.models.identity import ModelIdentity
-from pipelines.models.precision import Precision
+from pipelines.models.precision import Precision, in_bfloat16
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ class ModelUnavailable(RuntimeError):  # noqa: N818 - says what is the case
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A network in evaluation mode, channels-last, on one device."""
+    """A network in evaluation mode, channels-last, on one device, its weights in the precision of its identity."""
 
     network: torch.nn.Module
     identity: ModelIdentity
@@ -47,10 +47,8 @@ class LoadedModel:
         """Label probabilities (N, L, n, n), on the CPU, of inputs (N, C, n, n) from any device."""
         import torch
 
-        device = torch.device(self.device)
         low = self.identity.precision is Precision.BFLOAT16
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
-            logits = self.network(inputs.to(device))
+        logits = self.network(inputs.to(torch.device(self.device), torch.bfloat16 if low else None))
         result: torch.Tensor = logits.float().softmax(1).cpu()
         return result
 
@@ -127,7 +125,10 @@ def load_model(
         network.load_state_dict(safetensors.torch.load(content))
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise ModelUnavailable(f"weights of model {name} do not fit the architecture of its card: {error}") from error
-    return LoadedModel(network.eval().to(device), replace(identity_of(card), precision=precision), card, device)
+    network = network.eval()
+    if precision is Precision.BFLOAT16:
+        network = in_bfloat16(network)
+    return LoadedModel(network.to(device), replace(identity_of(card), precision=precision), card, device)
 
 
 def identity_of(card: ModelCard) -> ModelIdentity:

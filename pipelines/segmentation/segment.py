@@ -23,9 +23,12 @@ from pipelines.segmentation.grid import (
 )
 from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.localise import locate_heart, neighbour_channels
+from pipelines.segmentation.parallel import each
 from pipelines.segmentation.refusal import SegmentationRefused
 
 if TYPE_CHECKING:
+    import torch
+
     from pipelines.models.registry import LoadedModel
 
 __all__ = ["FINE_MODEL", "LOCALISER", "segment", "smooth_in_time", "warm"]
@@ -146,20 +149,25 @@ def segment(
     # Every pixel of at most eight phases: the window of a cine does not depend on the phase.
     window = anchored_window(intensity_window(inside[:: max(1, stack.phases // 8)]), place.blood)
     size = fine.card.input.size
-    crops = torch.stack(
-        [
-            sample_square(scale_intensity(torch.from_numpy(phase)[None], window), spacing, square, size)[0]
-            for phase in stack.pixels
-        ]
-    )
+
+    def cropped(phase: NDArray[np.float32]) -> torch.Tensor:
+        return sample_square(scale_intensity(torch.from_numpy(phase)[None], window), spacing, square, size)[0]
+
+    crops = each(cropped, stack.pixels)
     mean, members = label_probabilities(torch.cat([neighbour_channels(phase) for phase in crops]), fine)
     agreed = agreement(members, mean.argmax(1).astype(np.uint8), len(Label)).reshape(stack.phases, stack.slices)
-    probability = smooth_in_time(mean.reshape(stack.phases, stack.slices, *mean.shape[1:]), cyclic=stack.retrospective)
+    by_phase = mean.reshape(stack.phases, stack.slices, *mean.shape[1:])
+    expected = np.stack(each(expected_dice, by_phase))
+    probability = smooth_in_time(by_phase, cyclic=stack.retrospective)
     labels = np.zeros(stack.pixels.shape, dtype=np.uint8)
-    for phase, values in zip(labels, probability, strict=True):
-        native = sample_image(torch.from_numpy(values), spacing, square, (crop[0], crop[1]), (crop[2], crop[3]))
-        phase[:, crop[0] : crop[1], crop[2] : crop[3]] = keep_plausible(native.argmax(1).numpy().astype(np.uint8))
-    expected = expected_dice(mean).reshape(stack.phases, stack.slices)
+
+    def labelled(phase: int) -> None:
+        values = torch.from_numpy(probability[phase])
+        native = sample_image(values, spacing, square, (crop[0], crop[1]), (crop[2], crop[3]))
+        plausible = keep_plausible(native.argmax(1).numpy().astype(np.uint8))
+        labels[phase, :, crop[0] : crop[1], crop[2] : crop[3]] = plausible
+
+    each(labelled, range(stack.phases))
     seen = labels[:, :, crop[0] : crop[1], crop[2] : crop[3]]
     confidence = predicted_dice(seen, expected, spacing[0] * spacing[1])
     return CineSegmentation(labels, agreed, crop, (localiser.identity, fine.identity), confidence)

@@ -16,7 +16,7 @@ from pipelines.models.card import (
     read_card,
     write_card,
 )
-from pipelines.models.precision import Precision, labelling_precision
+from pipelines.models.precision import Precision, in_bfloat16, labelling_precision
 from pipelines.models.registry import ModelUnavailable, list_models, load_model
 from pipelines.obstruction.architecture import ClipArchitecture, WallArchitecture
 from pipelines.obstruction.network import FRAMES
@@ -81,6 +81,27 @@ def test_labels_in_half_precision_are_nearly_those_in_full_and_the_identity_says
     assert near.dtype == torch.float32
     assert not torch.equal(exact, near)
     assert (exact - near).abs().max() < 0.05
+
+
+def test_normalisations_are_folded_into_convolutions_as_they_were_learnt() -> None:
+    torch.manual_seed(0)
+    network = ARCHITECTURE.build()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            for values, low, high in (
+                (layer.running_mean, -1.0, 1.0),
+                (layer.running_var, 0.2, 5.0),
+                (layer.weight.data, 0.5, 2.0),
+                (layer.bias.data, -1.0, 1.0),
+            ):
+                values.uniform_(low, high)
+    network.eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        exact = network(images)
+        near = in_bfloat16(network)(images.to(torch.bfloat16)).float()
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in network.modules())
+    assert (exact - near).abs().max() < 0.03 * exact.std()
 
 
 @pytest.mark.parametrize("has", ["avx512_bf16", "amx_bf16", None])

@@ -40,6 +40,7 @@ PROOFS = {
     "kill": Proof("tests/test_crash.py", "DICOM_NODE_CRASH_ROUNDS", "DICOM_NODE_CRASH_SEED", 60),
     "kill-receiver": Proof("tests/network/test_killed.py", "DICOM_NODE_KILL_ROUNDS", "DICOM_NODE_KILL_SEED", 30),
     "power-cut": Proof("tests/proofs/test_power_cut.py", "DICOM_NODE_POWER_CUTS", "DICOM_NODE_POWER_CUT_SEED", 500),
+    "cluster": Proof("tests/test_cluster.py", "DICOM_NODE_CLUSTER_ROUNDS", "DICOM_NODE_CRASH_SEED", 20),
     "clock": Proof("tests/proofs/test_clock_steps.py", "DICOM_NODE_CLOCK_STEPS", "DICOM_NODE_CLOCK_SEED", 50),
     "fuzz": Proof("tests/network/test_fuzz.py", "DICOM_NODE_FUZZ_INPUTS", "DICOM_NODE_FUZZ_SEED", 20_000),
 }

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from dicom_node.errors import NodeError
 from dicom_node.results import iod
-from dicom_node.results.gate import check
+from dicom_node.results.gate import Gate, check
 from dicom_node.results.iod import IOD_TIMEOUT_S
 from dicom_node.results.objects import ResultObject, Surroundings
 from dicom_node.results.problems import GateCheck, Problem
@@ -43,6 +43,19 @@ def problems(result: Encoded, role: ResultRole, change: Callable[[Dataset], None
     index = next(i for i, each in enumerate(objects) if each.role == role and "pacs" in each.destinations)
     objects[index] = tampered(objects[index], change)
     return [(problem.check, problem.sentence) for problem in check(objects, result.sources)[index]]
+
+
+def test_what_leaves_is_checked_whatever_was_looked_at_before(result: Encoded) -> None:
+    objects = list(result.objects)
+    with Gate(result.sources) as gate:
+        gate.take(objects[:-1])
+        assert not any(gate.problems(objects))
+        objects[0] = tampered(objects[0], _flip_pixel)
+        assert [one.check for one in gate.problems(objects)[0]] == [GateCheck.PIXELS]
+        # A segmentation that was looked at and does not leave is not there for the report that refers to it.
+        left = [one for one in result.objects if one.role not in SEGMENTATION.values()]
+        found = dict(zip((one.role for one in left), gate.problems(left), strict=True))
+        assert {one.check for one in found[REPORT]} == {GateCheck.REFERENCES}
 
 
 def _set(keyword: str, value: object) -> Callable[[Dataset], None]:

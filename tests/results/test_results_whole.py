@@ -288,7 +288,7 @@ def test_one_unfit_object_withholds_the_set_and_the_refusal_goes_alone(result: E
         asked.append(refusal)
         return refusal_of(result.cine.study, refusal, result.sources)
 
-    checked = checked_set(objects, result.sources, refuse)
+    checked = checked_set(objects, functools.partial(check, sources=result.sources), refuse)
     assert [each.role for each in checked.objects] == [REFUSAL_ROLE]
     assert [one.object.sop_instance_uid for one in checked.rejected] == [objects[0].sop_instance_uid]
     assert checked.withheld == asked[0]
@@ -296,14 +296,14 @@ def test_one_unfit_object_withholds_the_set_and_the_refusal_goes_alone(result: E
     assert asked[0].sentence in {
         str(element.value) for element in checked.objects[0].dataset.iterall() if element.keyword == "TextValue"
     }
-    whole = checked_set(result.objects, result.sources, refuse)
+    whole = checked_set(result.objects, functools.partial(check, sources=result.sources), refuse)
     assert (whole.objects, whole.rejected, whole.withheld) == (tuple(result.objects), (), None)
 
 
 def test_a_refusal_that_is_unfit_itself_is_a_failure(result: Encoded) -> None:
     unfit = tampered(result.objects[0], _flip_pixel)
     with pytest.raises(GateError, match="neither the results nor the report"):
-        checked_set([unfit], result.sources, lambda _refusal: [unfit])
+        checked_set([unfit], functools.partial(check, sources=result.sources), lambda _refusal: [unfit])
 
 
 # -- identity of the images of one study -------------------------------------------------------------------------------

@@ -191,6 +191,31 @@ def test_a_study_is_scheduled_once_it_is_complete_and_again_when_more_comes(ledg
     assert (newest.priority, newest.deadline_at - newest.created_at) == (90, dt.timedelta(seconds=120))
 
 
+def test_headers_are_read_before_a_study_is_complete_and_not_while_it_comes(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study of 240 images waited for its headers to be read once it was complete."""
+    read: list[str] = []
+
+    def reading(ledger: Ledger, configuration: Configuration, study_instance_uid: str) -> object:
+        read.append(study_instance_uid)
+        return study_reading(ledger, configuration, study_instance_uid)
+
+    monkeypatch.setattr(dicom_node.schedule.scheduler, "study_reading", reading)
+    scheduler = StudyScheduler(ledger, CONFIGURATION)
+    association = associate(ledger)
+    _receive(ledger, association, _stack(8), NOW)
+    assert scheduler.consider(NOW + dt.timedelta(seconds=0.9)) == ()
+    assert read == []  # the association is open
+    close_association(ledger, association, outcome="released", at=NOW)
+    assert scheduler.consider(NOW + dt.timedelta(seconds=0.2)) == ()
+    assert read == []  # an association for each image may follow the other as quickly
+    assert scheduler.consider(NOW + dt.timedelta(seconds=0.4)) == ()
+    assert read == ["1.2.3"]
+    assert scheduler.consider(NOW + dt.timedelta(seconds=1)) == (1,)
+    assert read == ["1.2.3"]
+
+
 def test_what_no_route_takes_is_closed_without_a_job_and_with_a_word(ledger: Ledger) -> None:
     association = associate(ledger)
     _receive(ledger, association, [_facts(0, phase, own=True) for phase in range(PHASES)], NOW)
