@@ -83,6 +83,15 @@ def test_moments(date, time, expected) -> None:
     assert elements.seconds(date, time) == (expected if expected is None else pytest.approx(expected, abs=1e-5))
 
 
+@given(st.times(), st.dates(), st.sampled_from(".,"), st.booleans(), st.sampled_from(["", ".", "-", "/"]))
+def test_one_moment_however_it_is_written(time, date, point, colons, between) -> None:
+    hours, minutes, seconds, fraction = time.hour, time.minute, time.second, time.microsecond
+    clock = f"{hours}:{minutes:02d}:{seconds}" if colons else f"{hours:02d}{minutes:02d}{seconds:02d}"
+    written = f"{date.year:04d}{between}{date.month:02d}{between}{date.day:02d}"
+    expected = date.toordinal() * 86400 + hours * 3600 + minutes * 60 + seconds + fraction / 1e6
+    assert elements.seconds(written, f"{clock}{point}{fraction:06d}") == pytest.approx(expected, abs=1e-4)
+
+
 @given(st.text(max_size=20), st.text(max_size=30))
 def test_no_moment_raises(date, time) -> None:
     moment = elements.seconds(date, time)
