@@ -29,8 +29,11 @@ from storage.jobs import (
     complete_job,
     create_jobs,
     fail_job,
+    inputs_in_work,
+    release_lease,
     release_worker,
     requeue_job,
+    shares_input,
     studies_to_consider,
     study_contents,
 )
@@ -286,3 +289,47 @@ def test_events_tell_the_story_in_order_under_one_correlation_id(ledger: Ledger)
         "job queued",
     ]
     assert {event.correlation_id for event in events} == {job.correlation_id}
+
+
+def test_each_attempt_is_told_with_its_number_and_its_error(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    for attempt in (1, 2):
+        job = claim(ledger)
+        fail_job(ledger, job, f"error {attempt}", retryable=attempt == 1, retry_at=retry_at_once(), now=NOW)
+    told = [(one.kind, one.detail.get("attempt"), one.detail.get("error")) for one in events_of_study(ledger, "1.2.3")]
+    assert told[2:] == [
+        ("job queued", None, None),
+        ("job started", 1, None),
+        ("job attempt failed", 1, "error 1"),
+        ("job started", 2, None),
+        ("job failed", 2, "error 2"),
+        ("job queued", None, None),
+    ]
+
+
+def test_a_lease_that_is_taken_back_counts_an_attempt_and_says_why(ledger: Ledger) -> None:
+    receive_and_schedule(ledger, routed=route(attempts=2))
+    for attempt in (1, 2):
+        job = claim(ledger)
+        assert job.attempt == attempt
+        assert not release_lease(ledger, "another", "no", now=NOW, retry_at=retry_at_once())
+        assert release_lease(ledger, job.lease, "took too long", now=NOW, retry_at=retry_at_once())
+        assert not release_lease(ledger, job.lease, "took too long", now=NOW, retry_at=retry_at_once())
+    (failed,) = job_overviews(ledger, states=(JobState.FAILED,))
+    assert (failed.attempts, failed.error) == (2, "took too long")
+
+
+def test_an_input_is_kept_while_another_package_waits_for_it(ledger: Ledger) -> None:
+    association = associate(ledger)
+    record_instances(ledger, [an_instance(association, 1)], at=NOW)
+    close_association(ledger, association, outcome="released", at=NOW)
+    two = [route(), dataclasses.replace(route(), package="another")]
+    assert create_jobs(ledger, study_contents(ledger, "1.2.3"), two, reason="quiet", now=NOW) == (1, 2)
+    first = claim(ledger)
+    assert shares_input(ledger, first)
+    assert inputs_in_work(ledger) == {first.input_digest}
+    second = claim(ledger)
+    assert not shares_input(ledger, first)
+    for job in (first, second):
+        assert complete_job(ledger, job, [], DELIVERED, now=NOW)
+    assert inputs_in_work(ledger) == frozenset()
