@@ -166,7 +166,7 @@ def _stand_in(uid: str) -> str:
 
 
 def _own_part(dataset: Dataset, uids: dict[str, str]) -> Dataset:
-    own = _with_uids(dataset, uids)
+    own = _with(dataset, _replaced(dataset, uids))
     own.file_meta = dataset.file_meta
     for keyword in CARRIED:
         if keyword in own:
@@ -181,20 +181,31 @@ def _own_part(dataset: Dataset, uids: dict[str, str]) -> Dataset:
     return own
 
 
-def _with_uids(dataset: Dataset, uids: dict[str, str]) -> Dataset:
-    copied = Dataset()
+def _replaced(dataset: Dataset, uids: dict[str, str]) -> dict[BaseTag, DataElement]:
+    """The elements that hold one of the UIDs, with the other in its place; items without one stay what they are."""
+    replaced: dict[BaseTag, DataElement] = {}
     for tag in list(dataset.keys()):
         element = dataset.get_item(tag)
         if element.VR == "SQ":
-            copied[tag] = DataElement(tag, "SQ", [_with_uids(item, uids) for item in dataset[tag].value])
+            items = list(dataset[tag].value)
+            changes = [_replaced(item, uids) for item in items]
+            if any(changes):
+                others = [_with(item, found) if found else item for item, found in zip(items, changes, strict=True)]
+                replaced[tag] = DataElement(tag, "SQ", others)
         elif element.VR == "UI":
             value = dataset[tag].value
             many = isinstance(value, MutableSequence)
             mapped = [uids.get(str(one), str(one)) for one in (value if many else [value or ""])]
-            copied[tag] = DataElement(tag, "UI", mapped if many else mapped[0], already_converted=True)
-        else:
-            # Raw, where nobody has asked for it yet: it is written as it was read.
-            copied[tag] = element
+            if mapped != [str(one) for one in (value if many else [value or ""])]:
+                replaced[tag] = DataElement(tag, "UI", mapped if many else mapped[0], already_converted=True)
+    return replaced
+
+
+def _with(dataset: Dataset, replaced: dict[BaseTag, DataElement]) -> Dataset:
+    """A copy with some elements replaced; what nobody has asked for yet is raw, and written as it was read."""
+    copied = Dataset()
+    for tag in list(dataset.keys()):
+        copied[tag] = replaced[tag] if tag in replaced else dataset.get_item(tag)
     write_as_read(copied, dataset)
     return copied
 
