@@ -10,6 +10,7 @@ A message is eight bytes of length and a pickle; both ends are this program.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import pickle
 import struct
@@ -160,6 +161,8 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         except Exception as error:  # noqa: BLE001 - whatever it is, the other side is told, without the text of pages
             outcome = (False, f"failed: {raised_at(error)}")
         _write(answers, pickle.dumps(outcome, protocol=pickle.HIGHEST_PROTOCOL))
+        del outcome
+        gc.collect()
 
 
 def _main() -> None:
@@ -168,6 +171,8 @@ def _main() -> None:
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         warm_fonts()
+        # Between two sets of pages is the time to look for what nobody refers to, not in the middle of one.
+        gc.disable()
         _serve(sys.stdin.buffer, answers)
 
 
