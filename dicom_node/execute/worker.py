@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextvars
 import datetime as dt
 import gc
 import math
 import os
 import signal
 import struct
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -24,7 +27,6 @@ from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.lanes import Lane
 from dicom_node.execute.memory import available_mb, let_go_of_models
 from dicom_node.execute.retry import backing_off
-from dicom_node.priority import at_lowest_priority
 from dicom_node.results.verdict import VerdictKind
 from dicom_node.roles import RoleContext
 from dicom_node.shadow.comparison import ACQUIRED, PREDICTED, compared, scanner_of
@@ -72,6 +74,7 @@ COLLECT_AFTER = 50_000
 LOOK_AT_MEMORY_EVERY_S = 10.0
 OVERLONG_GRACE_S = 30.0
 """After its time a worker that nobody has killed dies by itself."""
+LOWEST_PRIORITY = 19
 STRUCTURED_REPORTS = "1.2.840.10008.5.1.4.1.1.88."
 """How the UIDs of SR storage SOP classes begin (PS3.4 B.5)."""
 
@@ -231,7 +234,7 @@ class Worker:
         self._name = name
         self._lane = lane
         self._process = process
-        self._run_with_priority = at_lowest_priority("background") if lane.background else _as_it_is
+        self._run_with_priority = _at_lowest_priority() if lane.background else _as_it_is
         self.spent = False
         """Whether a defect showed: the next attempt deserves a fresh process, with its memory and device unspoilt."""
 
@@ -486,6 +489,20 @@ def _classified(job: Job, error: Exception) -> NodeError:
 
 def _as_it_is(work: Callable[[], T]) -> T:
     return work()
+
+
+def _at_lowest_priority() -> Callable[[Callable[[], T]], T]:
+    """Calls a function in a thread of the lowest priority, as are the threads that it starts.
+
+    The process itself keeps its priority: it would hold locks of the ledger that quick workers and receivers wait for.
+    """
+
+    def give_way() -> None:
+        # On Linux each thread has a priority of its own (setpriority(2)).
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+
+    pool = ThreadPoolExecutor(1, "background", initializer=give_way)
+    return lambda work: pool.submit(contextvars.copy_context().run, work).result()
 
 
 def _parts(content: bytes) -> tuple[bytes, bytes]:
