@@ -62,6 +62,7 @@ from pipelines.synthetic_enhancement.measure import (
     study_values,
 )
 from pipelines.synthetic_enhancement.network import SCALARS, draw_samples, guess
+from pipelines.synthetic_enhancement.sequence import heart_values, piece_logits
 from pipelines.training.acdc import find_patients, read_patient, to_stack
 from pipelines.training.emidec import find_cases, read_case
 from pipelines.training.enhancement_calibration import truth_of
@@ -543,6 +544,7 @@ def _ablated(
     still[:, len(CHANNELS) - SCALARS + 1] = 0
     blind[:, :MOMENTS] = -1
     fitted = (networks.calibration.whole_cycle if heart.crop.whole_cycle else networks.calibration.two_moments).study
+    sequence = heart_values(piece_logits(heart.crop, networks.sequence))
     found = {}
     for name, inputs in (("everything", whole), ("no motion", still), ("no image", blind)):
         first, deep = guess(inputs, networks.first)
@@ -552,6 +554,7 @@ def _ablated(
             first=first.image.clamp(-0.5, 1.5).numpy(),
             samples=first.image[None].numpy(),
             deep=deep.double().mean(0).numpy(),
+            sequence=sequence,
         )
         extents = measure_extents(answer.first, heart.muscle, heart.cavity, heart.weights, SPACING_MM)
         found[name] = {

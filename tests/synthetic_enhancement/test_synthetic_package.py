@@ -152,7 +152,7 @@ def _withheld_by(findings: Findings, networks: Networks, quality: QualityAssessm
     stack = findings[ShortAxis]
     heart = measure.heart_of(stack, findings[SliceMeasures], findings[Keyframes], measure.Circumstances())
     still = np.zeros((2, len(heart.slices), 64, 64), np.float32)
-    answer = measure.Answer(still[0], np.zeros(len(heart.slices)), still[0], still, np.zeros(1))
+    answer = measure.Answer(still[0], np.zeros(len(heart.slices)), still[0], still, np.zeros(1), np.zeros(3))
     return measure._withheld(heart, answer, networks.calibration, quality, stack, 0.0)
 
 
