@@ -17,6 +17,7 @@ from dicom_node.config import Configuration
 from dicom_node.hosts import host_name, slots
 from dicom_node.process_states import ProcessState, read_states, serving_process
 from storage.files import UNEXPLAINED
+from storage.journal import unfiled
 from storage.ledger import Ledger, utc_now
 from storage.overview import Backlog, JobOverview, LedgerOverview, backlog, job_overviews, ledger_overview
 from storage.paused import paused_destinations
@@ -72,6 +73,9 @@ class NodeStatus:
     free_mb: float
     accepts_images: bool
     """Whether free space lies above the low watermark; below it C-STORE is answered A700."""
+    unfiled: int
+    """Images that are acknowledged, and wait in a journal to be filed."""
+    unfiled_mb: float
     processes: tuple[ProcessState, ...]
     queue: Queue
     waiting: Backlog
@@ -97,7 +101,21 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
         *_work_alarms(waiting, overview),
         *_pause_alarms(ledger),
     )
-    return NodeStatus(bool(serving), pid, not alarms, alarms, free_mb, accepts, processes, queue, waiting, overview)
+    count, size = unfiled(directory)
+    return NodeStatus(
+        bool(serving),
+        pid,
+        not alarms,
+        alarms,
+        free_mb,
+        accepts,
+        count,
+        size / 1e6,
+        processes,
+        queue,
+        waiting,
+        overview,
+    )
 
 
 def _serving(configuration: Configuration) -> dict[str, int]:
