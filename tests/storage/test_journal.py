@@ -294,9 +294,11 @@ def test_many_that_wait_share_a_flush(tmp_path: Path, monkeypatch: pytest.Monkey
         flush = os.fdatasync
 
         def counted(descriptor: int) -> None:
-            flushes.append(descriptor)
-            begun.set()
-            assert go_on.wait(60)
+            # The thread that files flushes how far it has come, at moments of its own.
+            if threading.current_thread().name != "journal":
+                flushes.append(descriptor)
+                begun.set()
+                assert go_on.wait(60)
             flush(descriptor)
 
         monkeypatch.setattr(os, "fdatasync", counted)
