@@ -89,7 +89,7 @@ def close_versions(ledger: Ledger, at: dt.datetime = NOW, *, paragraph: str = ""
         What their front pages tell.
     """
     count = 0
-    told = {"told": {"2.25.77": {"paragraph": paragraph, "numbers": []}}} if paragraph else None
+    told = {"told": {"2.25.77": {"paragraph": paragraph, "numbers": []}}} if paragraph else {}
     outcome = dataclasses.replace(DELIVERED, summary=told)
     while (job := claim_job(ledger, "closing", at)) is not None:
         assert job.package == FRONT_PAGE

@@ -43,7 +43,7 @@ from dicom_node.network.identity import IDENTIFYING, InstanceIdentity, identify
 from dicom_node.network.watermarks import Watermarks
 from storage.files import QUARANTINE, IncomingFile, InstanceFiles, StoredFile
 from storage.group_commit import GroupCommit
-from storage.instances import QuarantinedObject, ReceivedInstance, Reception, record_quarantine
+from storage.instances import CONFLICT, QuarantinedObject, ReceivedInstance, Reception, record_quarantine
 from storage.ledger import Ledger, utc_now
 from storage.replacement import replace_instance
 
@@ -203,11 +203,10 @@ class IncomingInstance:
         metrics.INSTANCES_RECEIVED.labels(reception.value).inc()
         metrics.RECEIVED_BYTES.inc(stored.size)
         if reception is Reception.CONFLICT and not self._replaces(received):
-            what = "other bytes are held under this SOP Instance UID"
-            self._quarantine(self._receiver.files.copy_to_quarantine(stored), what)
+            self._quarantine(self._receiver.files.copy_to_quarantine(stored), CONFLICT)
             if self._receiver.conflicts(request.calling_ae_title) == ConflictAnswer.REFUSE:
                 raise CannotUnderstandError(
-                    what, subject=request.sop_instance_uid, remedy="give changed objects a UID of their own"
+                    CONFLICT, subject=request.sop_instance_uid, remedy="give changed objects a UID of their own"
                 )
             _log.warning(
                 "conflicting duplicate quarantined, first kept",
