@@ -19,7 +19,7 @@ from dicom_node.process_states import ProcessState, read_states, serving_process
 from storage.files import UNEXPLAINED
 from storage.journal import unfiled
 from storage.ledger import Ledger, utc_now
-from storage.overview import Backlog, JobOverview, LedgerOverview, backlog, job_overviews, ledger_overview
+from storage.overview import CONFLICT_AGE, Backlog, JobOverview, LedgerOverview, backlog, job_overviews, ledger_overview
 from storage.paused import paused_destinations
 from storage.schema import DeliveryState, JobState, ReportState
 
@@ -40,6 +40,7 @@ class Concern(enum.StrEnum):
     JOBS = "jobs"
     DELIVERIES = "deliveries"
     PEERS = "peers"
+    QUARANTINE = "quarantine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
         *_file_alarms(directory),
         *_work_alarms(waiting, overview),
         *_pause_alarms(ledger),
+        *_quarantine_alarms(waiting),
     )
     count, size = unfiled(directory)
     return NodeStatus(
@@ -252,6 +254,17 @@ def _pause_alarms(ledger: Ledger) -> Iterator[Alarm]:
             f"nothing is sent to {one.destination}: {one.by} paused it at {local_time(one.since)} ({one.reason})",
             "resume it in the console, page Deliveries",
             Concern.DELIVERIES,
+        )
+
+
+def _quarantine_alarms(waiting: Backlog) -> Iterator[Alarm]:
+    # What else is in quarantine was refused to its sender or failed a job, which are told elsewhere.
+    if waiting.conflicts_lately:
+        yield Alarm(
+            f"{waiting.conflicts_lately} object(s) of the last {CONFLICT_AGE.days} days came with other content under "
+            "UIDs that are held, perhaps of a corrected patient: what came first counts, and these are in quarantine",
+            "dicom-node quarantine list shows them; accept takes them in and drop deletes them",
+            Concern.QUARANTINE,
         )
 
 

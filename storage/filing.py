@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from storage.files import InstanceFiles, StoredFile
 from storage.group_commit import GroupCommit
 from storage.instances import (
+    CONFLICT,
     QuarantinedObject,
     ReceivedInstance,
     Reception,
@@ -24,10 +25,7 @@ from storage.instances import (
 from storage.journal import MAXIMUM_BATCH, JournalledInstance, left_segments
 from storage.ledger import Ledger, LedgerError, utc_now
 
-__all__ = ["CONFLICT", "Filing", "file_left_segments"]
-
-CONFLICT = "other bytes are held under this SOP Instance UID"
-"""Reason under which quarantine keeps them."""
+__all__ = ["Filing", "file_left_segments"]
 
 
 class Filing:

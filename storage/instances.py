@@ -36,6 +36,7 @@ from storage.schema import (
 )
 
 __all__ = [
+    "CONFLICT",
     "QuarantinedObject",
     "ReceivedInstance",
     "Reception",
@@ -52,6 +53,9 @@ __all__ = [
     "series_values",
     "stored_digest",
 ]
+
+CONFLICT = "other bytes are held under this SOP Instance UID"
+"""Reason under which quarantine keeps what came after the first."""
 
 
 class Reception(enum.Enum):

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from storage.closing import FRONT_PAGE
 from storage.deliveries import Selection
+from storage.instances import CONFLICT
 from storage.ledger import Ledger, LedgerError
 from storage.schema import (
     ENDED,
@@ -40,6 +41,7 @@ from storage.schema import (
 )
 
 __all__ = [
+    "CONFLICT_AGE",
     "Backlog",
     "Commitment",
     "DeliveryOverview",
@@ -70,6 +72,9 @@ __all__ = [
     "study_receipt",
     "typical_job_s",
 ]
+
+CONFLICT_AGE = dt.timedelta(days=7)
+"""For so long a conflict in quarantine calls for a person; it is kept for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,8 @@ class Backlog:
     """By destination: when the oldest delivery was made that is neither committed nor dead."""
     outages: tuple[Outage, ...]
     quarantined: int
+    conflicts_lately: int
+    """Of the objects in quarantine: came within :data:`CONFLICT_AGE` with other bytes under a UID that is held."""
     last_received_at: dt.datetime | None
 
 
@@ -357,6 +364,12 @@ def backlog(ledger: Ledger, *, now: dt.datetime) -> Backlog:
             oldest_delivery_at=dict(oldest.all()),
             outages=_outages(session),
             quarantined=session.scalar(select(func.count()).select_from(QuarantineRow)) or 0,
+            conflicts_lately=session.scalar(
+                select(func.count())
+                .select_from(QuarantineRow)
+                .where(QuarantineRow.reason == CONFLICT, QuarantineRow.at > now - CONFLICT_AGE)
+            )
+            or 0,
             last_received_at=_last_received_at(session),
         )
 

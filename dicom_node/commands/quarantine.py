@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,7 @@ quarantine_app = typer.Typer(
     no_args_is_help=True,
 )
 DEFAULT = Path("config.yaml")
-Number = Annotated[int, typer.Argument(help="Number of the object, from `quarantine list`.")]
+Numbers = Annotated[list[int], typer.Argument(help="Numbers of the objects, from `quarantine list`.")]
 
 
 @quarantine_app.command("list")
@@ -49,37 +50,43 @@ def list_objects(
 
 @quarantine_app.command()
 def accept(
-    number: Number,
+    numbers: Numbers,
     reason: ReasonOption = "",
     yes: YesFlag = False,
     config: ConfigurationFile = DEFAULT,
 ) -> None:
-    """Take an object in; it replaces what is held under its SOP Instance UID, which goes to quarantine."""
+    """Take objects in; each replaces what is held under its SOP Instance UID, which goes to quarantine."""
     configuration = load_configuration(config)
     with opened(configuration) as ledger:
         files = storage_of(configuration, ledger)
-        one = quarantined_object(ledger, number)
-        given = consent(f"Take in {_named(one)} in place of what is held under its UID?", reason, yes=yes)
-        take_in_quarantined(configuration, ledger, files, command_trail(configuration), one, given)
-    console.print(f"object {number} taken in; its study is scheduled again", soft_wrap=True)
+        aside = [quarantined_object(ledger, number) for number in dict.fromkeys(numbers)]
+        given = consent(f"Take in {_named(aside)} in place of what is held under its UID?", reason, yes=yes)
+        trail = command_trail(configuration)
+        for one in aside:
+            take_in_quarantined(configuration, ledger, files, trail, one, given)
+            console.print(f"object {one.id} taken in; its study is scheduled again", soft_wrap=True)
 
 
 @quarantine_app.command()
 def drop(
-    number: Number,
+    numbers: Numbers,
     reason: ReasonOption = "",
     yes: YesFlag = False,
     config: ConfigurationFile = DEFAULT,
 ) -> None:
-    """Delete an object that was kept aside."""
+    """Delete objects that were kept aside."""
     configuration = load_configuration(config)
     with opened(configuration) as ledger:
         files = storage_of(configuration, ledger)
-        one = quarantined_object(ledger, number)
-        given = consent(f"Delete {_named(one)}? It cannot be had back", reason, yes=yes)
-        drop_quarantined(ledger, files, command_trail(configuration), one, given)
-    console.print(f"object {number} dropped")
+        aside = [quarantined_object(ledger, number) for number in dict.fromkeys(numbers)]
+        given = consent(f"Delete {_named(aside)}? It cannot be had back", reason, yes=yes)
+        trail = command_trail(configuration)
+        for one in aside:
+            drop_quarantined(ledger, files, trail, one, given)
+            console.print(f"object {one.id} dropped")
 
 
-def _named(one: QuarantineOverview) -> str:
-    return f"object {one.id}, {one.sop_instance_uid or one.digest} ({one.reason})"
+def _named(aside: Sequence[QuarantineOverview]) -> str:
+    first = aside[0]
+    named = f"object {first.id}, {first.sop_instance_uid or first.digest} ({first.reason})"
+    return f"{named} and {len(aside) - 1} more, each" if len(aside) > 1 else named

@@ -59,6 +59,11 @@ def _print(found: NodeStatus) -> None:
             ("studies waiting for images", found.waiting.studies_waiting),
             ("jobs", f"{queue.running} running, {queue.queued} queued{_ready(queue)}"),
             *((f"to {name}", _deliveries(found.waiting, name)) for name in _destinations(found.waiting)),
+            *(
+                [("in quarantine", f"{found.waiting.quarantined} objects; dicom-node quarantine list says why")]
+                if found.waiting.quarantined
+                else []
+            ),
             ("last image", local_time(found.ledger.last_received_at)),
             ("last commitment", local_time(found.ledger.last_committed_at)),
         ],

@@ -238,7 +238,10 @@ def _sentence(status: NodeStatus, arriving: tuple[Arriving, ...]) -> str:
             "one job runs" if status.queue.running == 1 else "",
         ]
         doing = " and ".join(word for word in busy if word)
-        return f"All is well; {doing}." if doing else "All is well, and nothing waits."
+        well = f"All is well; {doing}." if doing else "All is well, and nothing waits."
+        aside = status.waiting.quarantined
+        kept = f" {aside} {'object is' if aside == 1 else 'objects are'} kept aside: Deliveries says why."
+        return well + kept if aside else well
     if not status.alarms:
         return f"Not ready yet: {', '.join(status.starting)}."
     more = len(status.alarms) - 1

@@ -43,9 +43,9 @@ from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.identity import IDENTIFYING, InstanceIdentity, identify
 from dicom_node.network.watermarks import Watermarks
 from storage.files import QUARANTINE, IncomingFile, InstanceFiles, StoredFile
-from storage.filing import CONFLICT, Filing
+from storage.filing import Filing
 from storage.group_commit import GroupCommit
-from storage.instances import QuarantinedObject, ReceivedInstance, Reception, record_quarantine
+from storage.instances import CONFLICT, QuarantinedObject, ReceivedInstance, Reception, record_quarantine
 from storage.journal import Journal, JournalledInstance
 from storage.ledger import Ledger, utc_now
 from storage.replacement import replace_instance

@@ -327,6 +327,33 @@ def test_who_may_not_replace_is_quarantined_and_an_operator_decides(node: Node, 
     assert list(node.files.unexplained_paths()) == []
 
 
+def test_many_objects_are_taken_in_or_dropped_at_once_or_none_of_them(node: Node, run: Callable[..., str]) -> None:
+    images = _images(3)
+    node.receive(*images)
+    node.receive(*_corrected(images), sender="MR2")
+    aside = [one.id for one in quarantine_overviews(node.ledger)]
+    assert "no object 99 in quarantine" in run("quarantine", "accept", *aside, "99", "--yes", "--reason", "x", status=1)
+    assert node.patient_ids() == {"P1"}
+    run("quarantine", "accept", *aside, "--yes", "--reason", "patient mixed up at the console")
+    assert node.patient_ids() == {"P2"}
+    replaced = [one.id for one in quarantine_overviews(node.ledger)]
+    assert len(replaced) == 3
+    run("quarantine", "drop", *replaced, replaced[0], "--yes", "--reason", "the wrong patient")
+    assert quarantine_overviews(node.ledger) == ()
+
+
+def test_an_object_whose_file_is_gone_is_not_taken_in_and_can_be_dropped(node: Node, run: Callable[..., str]) -> None:
+    images = _images(1)
+    node.receive(*images)
+    node.receive(*_corrected(images), sender="MR2")
+    (one,) = quarantine_overviews(node.ledger)
+    node.files.absolute(one.path).unlink()
+    run("quarantine", "accept", one.id, "--yes", "--reason", "x", status=1)
+    assert node.patient_ids() == {"P1"}
+    run("quarantine", "drop", one.id, "--yes", "--reason", "its file is gone")
+    assert quarantine_overviews(node.ledger) == ()
+
+
 def test_an_instance_does_not_move_to_another_study(node: Node) -> None:
     (image,) = _images(1)
     node.receive(image)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import structlog
+from ledger_rows import associate
 
 from dicom_node import cli
 from dicom_node.commands.terminal import ExitCode
 from dicom_node.config import Configuration
+from dicom_node.config_file import load_configuration
 from dicom_node.network.listening_ports import no_listening_ports
 from dicom_node.node import node_roles
 from dicom_node.process_states import (
@@ -24,6 +26,9 @@ from dicom_node.process_states import (
     states_file,
     write_states,
 )
+from storage.instances import CONFLICT, QuarantinedObject, record_quarantine
+from storage.ledger import open_ledger, utc_now
+from storage.overview import CONFLICT_AGE
 
 Run = Callable[[], tuple[int, dict[str, object], str]]
 LOW = "storage: {low_watermark_mb: 0, high_watermark_mb: 0}\n"
@@ -79,6 +84,31 @@ def test_all_is_well(run: Run, tmp_path: Path) -> None:
     assert "all is well" in words.splitlines()[0]
     assert "cpu/0" in words
     assert run()[0] == ExitCode.FAILED
+
+
+def test_what_is_in_quarantine_is_said_and_a_late_correction_is_an_alarm(run: Run, tmp_path: Path) -> None:
+    directory = tmp_path / "var" / "instances"
+    write_states(states_file(directory, "supervisor"), [state()])
+    ledger = open_ledger(load_configuration(tmp_path / "config.yaml").storage.database)
+    association = associate(ledger)
+
+    def keep_aside(digit: str, reason: str, days_ago: int) -> None:
+        aside = QuarantinedObject(digit * 64, f"quarantine/{digit}.dcm", reason, "1.2.3", association)
+        record_quarantine(ledger, aside, at=utc_now() - dt.timedelta(days=days_ago))
+
+    with exclusive_service(directory):
+        keep_aside("a", "the data set is cut short", 0)
+        keep_aside("b", CONFLICT, CONFLICT_AGE.days + 1)
+        status, document, words = run()
+        assert (status, document["alarms"]) == (ExitCode.OK, [])
+        assert "2 objects; dicom-node quarantine list" in " ".join(words.split())
+        keep_aside("c", CONFLICT, CONFLICT_AGE.days - 1)
+        status, document, words = run()
+    ledger.close()
+    assert (status, document["well"]) == (ExitCode.FAILED, False)
+    said = " ".join(words.split())
+    assert "1 object(s) of the last 7 days came with other content under UIDs that are held" in said
+    assert "accept takes them in and drop deletes them" in said
 
 
 def test_a_node_that_still_starts_is_not_well_and_calls_nobody(run: Run, tmp_path: Path) -> None:

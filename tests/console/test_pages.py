@@ -27,10 +27,11 @@ from dicom_node.console.now import FRESH_S, NowBoard
 from dicom_node.console.rendering import Renderer
 from dicom_node.console.words import environment
 from dicom_node.implementation import SOFTWARE_VERSION
+from dicom_node.process_states import ProcessState, exclusive_service, states_file, write_states
 from pipelines.models.registry import list_models
 from storage.assessments import Assessment, assessments
 from storage.deliveries import claim_deliveries, destination_unreachable, destinations_with_work
-from storage.instances import QuarantinedObject, close_association, record_quarantine
+from storage.instances import CONFLICT, QuarantinedObject, close_association, record_quarantine
 from storage.jobs import Outcome
 from storage.ledger import record_event, utc_now
 from storage.overview import delivery_overviews, job_overviews, quarantine_overviews, study_overviews
@@ -404,6 +405,24 @@ def test_a_quarantined_object_is_dropped(console: RunningConsole) -> None:
     assert person.do("take-in", number=str(one.id), reason="is it there").startswith("problem:")
     assert person.do("drop", number=str(one.id), reason="noise") == f"done: Object {one.id} dropped."
     assert quarantine_overviews(console.ledger) == ()
+
+
+def test_now_says_what_is_kept_aside_and_leads_to_it(console: RunningConsole) -> None:
+    person = console.person(OPERATOR)
+    association = receive(console)
+
+    def keep_aside(digest: str, reason: str) -> None:
+        aside = QuarantinedObject(digest, f"quarantine/{digest}.dcm", reason, "1.2.9", association)
+        record_quarantine(console.ledger, aside, at=utc_now())
+
+    directory = console.configuration.storage.directory
+    write_states(states_file(directory, "supervisor"), [ProcessState("deliverer", 1, True, 0, None, utc_now())])
+    with exclusive_service(directory):
+        keep_aside("ab" * 32, "cannot be understood")
+        assert "1 object is kept aside: Deliveries says why." in fresh(person)
+        keep_aside("cd" * 32, CONFLICT)
+        assert "Not all is well: 1 object(s) of the last 7 days came with other content" in fresh(person)
+        assert '<a href="/deliveries#quarantine">Kept aside</a>' in person.get("/").text
 
 
 def test_a_radiologist_judges_results_and_the_verdicts_are_exported(console: RunningConsole) -> None:

@@ -257,6 +257,15 @@ def test_low_contrast(good) -> None:
     assert finding(assess(flat, segmentation), QualityCheck.CONTRAST).grade is Grade.UNUSABLE
 
 
+def test_contrast_is_that_of_blood_and_wall_whatever_lies_around(good) -> None:
+    stack, segmentation = good
+    grey = np.zeros(len(Label), dtype=np.float32)
+    grey[[Label.MYO, Label.RV, Label.LV]] = 100, 150, 200
+    found = finding(assess(replace(stack, pixels=grey[segmentation.labels]), segmentation), QualityCheck.CONTRAST)
+    assert found.value == pytest.approx(1.0, abs=0.01)
+    assert found.sentence == "Blood is 100 % of the range brighter than the wall."
+
+
 def test_hole_in_the_ventricle(good) -> None:
     stack, segmentation = good
     found = finding(
@@ -317,7 +326,11 @@ def test_open_ring(good) -> None:
 
 def test_missing_right_ventricle() -> None:
     assessment = assess(*hearts.draw(hearts.beating(PHASES, rv=False), grid(), SIZE))
-    assert finding(assessment, QualityCheck.RIGHT_VENTRICLE).grade is Grade.POOR
+    found = finding(assessment, QualityCheck.RIGHT_VENTRICLE)
+    assert (found.grade, found.sentence) == (
+        Grade.POOR,
+        "The right ventricle was not found: it is not reported.",
+    )
     assert QualityCheck.STROKE_VOLUMES not in {f.check for f in assessment.findings}
     assert assessment.usable
 
