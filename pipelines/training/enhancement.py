@@ -18,7 +18,7 @@ from pipelines.models.card import InputSpecification, ModelCard, TrainingData, w
 from pipelines.segmentation.grid import Square, pool_factor
 from pipelines.training.augmentation import displacement_grid, vary_appearance
 from pipelines.training.data_set import folds
-from pipelines.training.emidec import EmidecCase, find_cases, read_case
+from pipelines.training.emidec import ASSUMED_SPACING_MM, EmidecCase, find_cases, read_case
 from pipelines.training.segmentation import labelling_loss
 from pipelines.training.steps import Progress, TrainingResult, train_steps
 
@@ -51,6 +51,9 @@ class EnhancementRecipe:
     batch: int = 16
     mild_from: int | None = None
     """Step from which images are varied less: first every scanner, then the details of an infarct."""
+    straight: bool = False
+    """Whether the stretch of EMIDEC's images is taken back. Left in, it is one more variation that a network has to
+    bear: one trained without was worse on phantoms (``docs/late_enhancement.md``)."""
     calibration_steps: int = 0
     """Steps before which the calibration fold is not trained on: the network of that step has not seen its cases."""
 
@@ -78,11 +81,11 @@ RECIPES = {
             task="segmentation of LV cavity, muscle, infarct and microvascular obstruction on late enhancement",
             summary="Labels the left ventricle on a crop around it, with the neighbouring slices as context.",
             field_mm=None,
-            size=96,
+            size=80,
             features=(16, 24, 48, 96, 128, 16),
             outputs=tuple(tissue.name for tissue in Tissue),
             label_weights=(0.6, 1.0, 1.0, 1.5, 2.0),
-            steps=6500,
+            steps=8000,
             peak_rate=2e-3,
             scale=0.3,
             elastic_mm=2.5,
@@ -111,7 +114,8 @@ class _Volume:
 
 
 def _volume(case: EmidecCase, recipe: EnhancementRecipe) -> _Volume:
-    spacing = np.array(case.pixel_spacing)
+    pixel_spacing = case.pixel_spacing if recipe.straight else (ASSUMED_SPACING_MM, ASSUMED_SPACING_MM)
+    spacing = np.array(pixel_spacing)
     inside = case.labels.max(axis=0) > 0
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if not rows.size:
@@ -125,7 +129,7 @@ def _volume(case: EmidecCase, recipe: EnhancementRecipe) -> _Volume:
     else:
         centre, field = np.array([square.row_mm, square.column_mm]), square.field_mm
     whole = (int(shape[0]), int(shape[1]))
-    seen = pixels_of(Square(float(centre[0]), float(centre[1]), field), case.pixel_spacing, whole)
+    seen = pixels_of(Square(float(centre[0]), float(centre[1]), field), pixel_spacing, whole)
     scaled = scale_slices(case.pixels, seen)
     factors = [pool_factor(float(one), field / recipe.size) for one in spacing]
     labels = case.labels if len(recipe.outputs) == len(Tissue) else (case.labels > 0).astype(np.uint8)

@@ -82,7 +82,7 @@ def test_the_stretch_of_a_case_is_taken_back_by_its_spacing(folder: Path) -> Non
     assert aspect(tall.labels) == pytest.approx(3 * aspect(case.labels), rel=0.02)
     assert to_stack(tall).geometry.pixel_spacing == tall.pixel_spacing
     # What the network is shown of both is the same heart.
-    recipe = enhancement.RECIPES["enhancement-segmentation"]
+    recipe = dataclasses.replace(enhancement.RECIPES["enhancement-segmentation"], straight=True)
     shown = []
     for one in (case, tall):
         volume = enhancement._volume(one, recipe)
