@@ -411,6 +411,10 @@ class StorageSettings(_Section):
     durable: bool = True
     """Whether Success waits for the disk. Switched off only by benchmarks: a power cut then loses images that the
     scanner has deleted."""
+    journal_mb: int = Field(default=64, ge=0, le=4096)
+    """Megabytes (10⁶ bytes) that a receiver process may have acknowledged before they are instance files and rows of
+    the ledger; until then they are in its journal, on the same disk. 0 has none: each image is filed before Success.
+    A node on several ``hosts`` has none either."""
 
     @model_validator(mode="after")
     def _watermarks_are_ordered(self) -> StorageSettings:

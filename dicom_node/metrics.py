@@ -31,6 +31,7 @@ __all__ = [
     "FLUSH_SECONDS",
     "INSTANCES_RECEIVED",
     "JOB_SECONDS",
+    "JOURNAL_BYTES",
     "LEDGER_COMMIT_SECONDS",
     "OBJECTS_QUARANTINED",
     "PROCESS_RESTARTS",
@@ -118,6 +119,9 @@ LEDGER_COMMIT_SECONDS = _histogram(
     _QUICK,
 )
 OBJECTS_QUARANTINED = _counter("objects_quarantined_total", "Objects kept aside instead of taken into the record.")
+JOURNAL_BYTES = _gauge(
+    "journal_bytes", "Bytes of instances that are acknowledged and wait in a journal to be filed.", "livesum"
+)
 STORAGE_CLOSED = _gauge(
     "storage_closed", "1 while a receiver answers A700 because free space fell under the low watermark.", "livemax"
 )

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.config import Configuration, HostRole, NodeSettings
 from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
 from dicom_node.exposition import exposed
-from dicom_node.hosts import host_name, owner_prefix, roles_here
+from dicom_node.hosts import host_name, owner_name, owner_prefix, roles_here
 from dicom_node.logs import configure_logging
 from dicom_node.network.listening_ports import (
     ListeningPorts,
@@ -30,9 +30,11 @@ from dicom_node.process_states import exclusive_service, forget_states, serving_
 from dicom_node.reloading import Reloading
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
 from storage.files import InstanceFiles
+from storage.filing import file_left_segments
 from storage.identity import IdentityError, bind
 from storage.instances import close_abandoned_associations
-from storage.ledger import LedgerError, open_ledger, utc_now
+from storage.journal import unfiled
+from storage.ledger import Ledger, LedgerError, open_ledger, utc_now
 
 if TYPE_CHECKING:
     from dicom_node.execute.worker import ProcessStudy
@@ -260,9 +262,11 @@ def _prepare(configuration: Configuration) -> None:
         check_credentials(node.tls)
     try:
         with contextlib.closing(open_ledger(configuration.storage.database)) as ledger:
-            bind(ledger, InstanceFiles(configuration.storage.directory), now=utc_now())
-            # Each receiver closes its own; this closes those of receivers that are no longer configured.
-            close_abandoned_associations(ledger, owner_prefix(configuration), at=utc_now())
+            files = InstanceFiles(configuration.storage.directory)
+            bind(ledger, files, now=utc_now())
+            if _filed(configuration, ledger, files):
+                # Each receiver closes its own; this closes those of receivers that are no longer configured.
+                close_abandoned_associations(ledger, owner_prefix(configuration), at=utc_now())
     except IdentityError as error:
         raise ConfigurationError(str(error), subject=f"storage.directory {configuration.storage.directory}") from error
     except (SQLAlchemyError, LedgerError) as error:
@@ -279,6 +283,20 @@ def _prepare(configuration: Configuration) -> None:
         if service.port is not None and role in here:
             address, port = service.address, service.port
             _patiently(key, lambda where=(address, port): listening_socket(*where).close())  # type: ignore[misc]
+
+
+def _filed(configuration: Configuration, ledger: Ledger, files: InstanceFiles) -> bool:
+    """Whether all is in the ledger that receivers, of whatever name, had acknowledged before the node ended."""
+    try:
+        filed = file_left_segments(ledger, files, owner_name(configuration, "start"))
+    except (OSError, SQLAlchemyError) as error:
+        # Each receiver goes on with its own.
+        _log.error("journal not filed yet", error=type(error).__name__)
+        return False
+    if filed:
+        _log.warning("journal filed", instances=filed)
+    # What a process that is just dying still holds, the receiver that takes its place files.
+    return unfiled(files.root)[0] == 0
 
 
 def _listening_ports(configuration: Configuration) -> ListeningPorts:

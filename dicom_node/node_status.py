@@ -17,6 +17,7 @@ from dicom_node.config import Configuration
 from dicom_node.hosts import host_name, slots
 from dicom_node.process_states import ProcessState, read_states, serving_process
 from storage.files import UNEXPLAINED
+from storage.journal import unfiled
 from storage.ledger import Ledger, utc_now
 from storage.overview import CONFLICT_AGE, Backlog, JobOverview, LedgerOverview, backlog, job_overviews, ledger_overview
 from storage.paused import paused_destinations
@@ -78,6 +79,9 @@ class NodeStatus:
     free_mb: float
     accepts_images: bool
     """Whether free space lies above the low watermark; below it C-STORE is answered A700."""
+    unfiled: int
+    """Images that are acknowledged, and wait in a journal to be filed."""
+    unfiled_mb: float
     processes: tuple[ProcessState, ...]
     queue: Queue
     waiting: Backlog
@@ -105,6 +109,7 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
         *_pause_alarms(ledger),
         *_quarantine_alarms(waiting),
     )
+    count, size = unfiled(directory)
     return NodeStatus(
         running=bool(serving),
         pid=pid,
@@ -113,6 +118,8 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
         starting=starting,
         free_mb=free_mb,
         accepts_images=accepts,
+        unfiled=count,
+        unfiled_mb=size / 1e6,
         processes=processes,
         queue=queue,
         waiting=waiting,

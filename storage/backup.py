@@ -26,6 +26,7 @@ from sqlalchemy import JSON, Column, Connection, Table, bindparam, func, insert,
 
 from storage.files import DIRECTORY_MODE, FILE_MODE, InstanceFiles
 from storage.jobs import release_worker
+from storage.journal import await_filed
 from storage.leases import leases_of
 from storage.ledger import Ledger, LedgerError, open_ledger, record_event
 from storage.schema import Base, InstanceRow, LedgerIdentityRow, QuarantineRow, ResultRow
@@ -35,6 +36,8 @@ __all__ = ["BackupError", "BackupRecord", "Restored", "back_up", "read_backup", 
 LEDGER = "ledger.sqlite"
 FILES = "files"
 RECORD = "backup.json"
+FILED_S = 30.0
+"""How long a backup waits for what is in the journals of receivers."""
 FORMAT = 1
 ROWS_A_STATEMENT = 1000
 
@@ -128,6 +131,7 @@ def back_up(
         The target cannot be written.
     """
     began_at = clock()
+    await_filed(files.root, FILED_S)
     with ledger.reading() as session:
         identity = session.scalar(select(LedgerIdentityRow.identity))
     if identity is None or identity != files.identity():

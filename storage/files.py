@@ -7,6 +7,7 @@ They hold patient data: whoever is neither the owner nor of the group may not re
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime as dt
 import fcntl
 import hashlib
@@ -44,6 +45,10 @@ LOCK = ".sweep.lock"
 BACKUP_LOCK = ".backup.lock"
 KEPT_IN_MEMORY = 1 << 20
 """Bytes of a data set up to which it is read from memory again: mapping a small file costs more than its copy."""
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+"""For syncfs, which Python does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +293,56 @@ class InstanceFiles:
                 os.rename(incoming, target)  # noqa: PTH104
         self._flush_directory(directory)
 
+    def store_all(self, contents: Sequence[tuple[str, memoryview]]) -> None:
+        """Write files, give each its name, and flush the file system once for all of them (syncfs(2)).
+
+        Parameters
+        ----------
+        contents
+            Name, relative to the storage directory, and content of each.
+
+        Raises
+        ------
+        OSError
+            No room or no access; some may be there already.
+        """
+        written = []
+        try:
+            for _, content in contents:
+                written.append(self.new_name())
+                self._write_new(written[-1], content)
+            with self._locked(fcntl.LOCK_SH):
+                for name, (path, _) in zip(written, contents, strict=True):
+                    target = f"{self._where}/{path}"
+                    try:
+                        os.rename(name, target)  # noqa: PTH104
+                    except FileNotFoundError:
+                        Path(target).parent.mkdir(DIRECTORY_MODE, exist_ok=True)
+                        os.rename(name, target)  # noqa: PTH104
+        except OSError:
+            for name in written:
+                Path(name).unlink(missing_ok=True)
+            raise
+        self._flush_file_system()
+
+    def _write_new(self, name: str, content: memoryview) -> None:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        try:
+            at = 0
+            while at < len(content):
+                at += os.write(descriptor, content[at:] if at else content)
+        finally:
+            os.close(descriptor)
+
+    def _flush_file_system(self) -> None:
+        descriptor = os.open(self._where, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if _LIBC.syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), self._where)
+        finally:
+            os.close(descriptor)
+
     def _flush_directory(self, directory: str) -> None:
         if not self.durable:
             return
@@ -334,11 +389,11 @@ class IncomingFile:
         self._files = files
         self._content = hashlib.sha256(transfer_syntax_uid.encode("ascii") + b"\0")
         self._path = files.new_name()
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        self._descriptor = -1
         self._kept = False
+        self._meta = file_meta
         self._small: bytearray | None = bytearray()
-        self._head: tuple[bytes, ...] = (file_meta,)
-        """Written together with the first part."""
+        """The data set, as long as it is short enough to wait for its end in memory."""
         self._begin = self.size = len(file_meta)
         """``size`` is that of the file so far, bytes."""
 
@@ -351,15 +406,30 @@ class IncomingFile:
             No room or no access.
         """
         self._content.update(part)
-        self._write((*self._head, part))
-        self._head = ()
         self.size += len(part)
-        if self._small is not None:
-            self._small += part
-            if len(self._small) > KEPT_IN_MEMORY:
-                self._small = None
+        if self._small is None:
+            self._write((part,))
+            return
+        self._small += part
+        if len(self._small) > KEPT_IN_MEMORY:
+            whole, self._small = self._small, None
+            self._open()
+            self._write((self._meta, whole))
 
-    def _write(self, parts: Sequence[bytes | memoryview]) -> None:
+    def _open(self) -> None:
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+
+    @property
+    def in_memory(self) -> tuple[bytes, bytearray] | None:
+        """File Meta Information and data set, as long as nothing is on the disk yet."""
+        return None if self._small is None or self._descriptor >= 0 else (self._meta, self._small)
+
+    def as_stored(self) -> StoredFile:
+        """What :meth:`keep` would give, now that the data set is complete; nothing is stored."""
+        digest = self._content.hexdigest()
+        return StoredFile(_path(INSTANCES, digest), digest, self.size)
+
+    def _write(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
         written = os.writev(self._descriptor, parts)
         for part in parts:
             left = memoryview(part)[min(written, len(part)) :]
@@ -388,8 +458,9 @@ class IncomingFile:
         OSError
             No room or no access; nothing was stored.
         """
-        if self._head:
-            self._write(self._head)
+        if self._small is not None:
+            self._open()
+            self._write((self._meta, self._small))
         if self._files.durable:
             os.fsync(self._descriptor)
         digest = self._content.hexdigest()

@@ -54,19 +54,35 @@ class GroupCommit:
         sqlalchemy.exc.SQLAlchemyError
             The ledger does not accept the transaction.
         """
-        mine = _Waiting(instance)
-        with self._lock:
-            self._queue.append(mine)
-            mine.leads = not self._at_work
-            self._at_work = True
-        if not mine.leads:
-            mine.ready.wait()
-        if mine.leads:
-            self._lead()
-        if mine.error is not None:
-            raise mine.error
-        assert mine.reception is not None
-        return mine.reception
+        return self.record_all((instance,))[0]
+
+    def knows(self, instance: ReceivedInstance) -> bool:
+        """Whether its association has sent to its series before."""
+        series = (instance.study_instance_uid, instance.series_instance_uid)
+        return series in self._series_ids.get(instance.association_id, ())
+
+    def record_all(self, instances: Sequence[ReceivedInstance]) -> list[Reception]:
+        """Take many instances into the record.
+
+        Returns
+        -------
+        list of Reception
+            One for each, in their order.
+
+        Raises
+        ------
+        LedgerError
+            The association of one of them is not in the ledger; others may be recorded.
+        sqlalchemy.exc.SQLAlchemyError
+            The ledger does not accept the transaction; some may be recorded.
+        """
+        receptions = []
+        for one in self._commit_with_others(instances):
+            if one.error is not None:
+                raise one.error
+            assert one.reception is not None
+            receptions.append(one.reception)
+        return receptions
 
     def close(self) -> None:
         """Let go of the connection to the ledger; nobody may record any more."""
@@ -76,6 +92,19 @@ class GroupCommit:
     def forget(self, association_id: str) -> None:
         """Drop what is remembered of an association that has ended."""
         self._ended.put(association_id)
+
+    def _commit_with_others(self, instances: Sequence[ReceivedInstance]) -> list[_Waiting]:
+        mine = [_Waiting(one) for one in instances]
+        with self._lock:
+            self._queue += mine
+            mine[0].leads = not self._at_work
+            self._at_work = True
+        for one in mine:
+            if not one.leads:
+                one.ready.wait()
+            if one.leads:
+                self._lead()
+        return mine
 
     def _record(self, batch: Sequence[ReceivedInstance]) -> list[Reception]:
         while not self._ended.empty():

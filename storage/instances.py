@@ -43,6 +43,7 @@ __all__ = [
     "close_abandoned_associations",
     "close_association",
     "close_receptions",
+    "known_associations",
     "open_association",
     "open_receptions",
     "record_instances",
@@ -309,10 +310,14 @@ def series_ids(ledger: Ledger, instances: Sequence[ReceivedInstance]) -> list[in
     return [ids[one.sop_instance_uid] for one in instances]
 
 
-def _check_associations(ledger: Ledger, association_ids: set[str], error: IntegrityError) -> None:
+def known_associations(ledger: Ledger, association_ids: Collection[str]) -> frozenset[str]:
+    """Those of some associations that the ledger holds."""
     with ledger.reading() as session:
-        opened = set(session.scalars(select(Association.id).where(Association.id.in_(association_ids))))
-    for association_id in sorted(association_ids - opened):
+        return frozenset(session.scalars(select(Association.id).where(Association.id.in_(association_ids))))
+
+
+def _check_associations(ledger: Ledger, association_ids: set[str], error: IntegrityError) -> None:
+    for association_id in sorted(association_ids - known_associations(ledger, association_ids)):
         raise LedgerError(f"association {association_id} was never opened") from error
 
 

@@ -54,6 +54,7 @@ def _print(found: NodeStatus) -> None:
                 "disk",
                 f"{found.free_mb / 1000:.1f} GB free, images are {'accepted' if found.accepts_images else 'refused'}",
             ),
+            ("journal", f"{found.unfiled} images are on the disk and not filed yet ({found.unfiled_mb:.1f} MB)"),
             ("open associations", found.ledger.open_associations),
             ("studies waiting for images", found.waiting.studies_waiting),
             ("jobs", f"{queue.running} running, {queue.queued} queued{_ready(queue)}"),

@@ -1,16 +1,18 @@
-"""Open associations of a node, counted over all its receiver processes."""
+"""Open associations of a node, and what its journals hold, counted over all its receiver processes."""
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Sequence
 
 __all__ = ["PlaceTable", "Places"]
 
-_OPEN, _ARRIVING, _FIXED = 0, 1, 2
+_OPEN, _ARRIVING, _ACKNOWLEDGED, _FILED, _FIXED = 0, 1, 2, 3, 4
+_LOOK_S = 0.005
 _OTHERS = 1024
 
 
@@ -18,7 +20,8 @@ class PlaceTable:
     """Shared memory with one row a process; picklable into a process that is being spawned.
 
     A row has one writer. It is set to zero when its process starts and when its supervisor sees it dead, so that a
-    killed process does not go on occupying places.
+    killed process does not go on occupying places. What it had acknowledged and not filed stays counted, until the
+    process that takes its place has filed it.
 
     Parameters
     ----------
@@ -39,7 +42,22 @@ class PlaceTable:
     def clear(self, row: int) -> None:
         """Free all places of a process that is dead or starts."""
         for column in range(self._width):
-            self.write(row, column, 0)
+            if column not in (_ACKNOWLEDGED, _FILED):
+                self.write(row, column, 0)
+
+    def await_filed(self, patience_s: float) -> bool:
+        """Wait until all that the processes have acknowledged by now is in the ledger; false when it is not in time."""
+        until = time.monotonic() + patience_s
+        awaited = [self.read(row, _ACKNOWLEDGED) for row in range(self.processes)]
+        while any(self.read(row, _FILED) < awaited[row] for row in range(self.processes)):
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOK_S)
+        return True
+
+    def unfiled(self) -> int:
+        """How many instances are acknowledged and not in the ledger yet, in all processes."""
+        return sum(self.read(row, _ACKNOWLEDGED) - self.read(row, _FILED) for row in range(self.processes))
 
     def read(self, row: int, column: int) -> int:
         """One cell."""
@@ -71,6 +89,7 @@ class Places:
     def __init__(self, table: PlaceTable, row: int) -> None:
         self.table, self._row = table, row
         self._lock = threading.Lock()
+        self._before: int | None = None
         table.clear(row)
 
     def enter(self, names: Sequence[str] = ()) -> None:
@@ -92,6 +111,15 @@ class Places:
     def ahead(self) -> int:
         """How much more this process has to serve than the one with the least."""
         return self.table.load(self._row) - min(self.table.load(row) for row in range(self.table.processes))
+
+    def journalled(self, acknowledged: int, filed: int) -> None:
+        """Publish how many instances this process has acknowledged by its journal, and how many it has filed."""
+        if self._before is None:
+            # Counted on from the process before, of which this one has left to file what it is told first.
+            self._before = self.table.read(self._row, _ACKNOWLEDGED) - acknowledged
+        # In this order: who looks meanwhile waits too long rather than too short.
+        self.table.write(self._row, _ACKNOWLEDGED, self._before + acknowledged)
+        self.table.write(self._row, _FILED, self._before + filed)
 
     def _add(self, names: Sequence[str], change: int) -> None:
         with self._lock:

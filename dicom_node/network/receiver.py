@@ -37,7 +37,7 @@ from dicom_node.network.pending import Endpoint
 from dicom_node.network.performed_step import PerformedStepService
 from dicom_node.network.places import Places
 from dicom_node.network.query_scp import QueryService
-from dicom_node.network.reception import IncomingInstance, InstanceReceiver, StoreRequest
+from dicom_node.network.reception import SETTLED_S, IncomingInstance, InstanceReceiver, StoreRequest
 from dicom_node.network.refusals import Refusals
 from dicom_node.network.retrieve_scp import RetrieveService
 from dicom_node.network.services import Caller, Service, serve_requests
@@ -53,6 +53,7 @@ from dicom_node.network.typed import content, request_of
 from dicom_node.network.watermarks import Watermarks
 from storage.files import InstanceFiles
 from storage.instances import close_abandoned_associations, close_association, open_association
+from storage.journal import Journal
 from storage.ledger import Ledger, open_ledger, utc_now
 
 __all__ = ["serve_receiver"]
@@ -60,6 +61,8 @@ __all__ = ["serve_receiver"]
 _log = structlog.get_logger(__name__)
 
 _SWEEP_S = 0.5
+LEFT_S = 60.0
+"""How long a receiver files what the process before had acknowledged before it opens its port all the same."""
 
 
 @dataclass(slots=True)
@@ -81,8 +84,8 @@ class _AssociationRecord:
 class _AssociationRecords:
     """The associations that are open now, and their rows in the ledger."""
 
-    def __init__(self, ledger: Ledger, receiver: str, places: Places, ending: Callable[[str], None]) -> None:
-        self._ledger, self._receiver, self._places, self._ending = ledger, receiver, places, ending
+    def __init__(self, ledger: Ledger, receiver: str, places: Places, instances: InstanceReceiver) -> None:
+        self._ledger, self._receiver, self._places, self._instances = ledger, receiver, places, instances
         self._open: dict[Association, _AssociationRecord] = {}
         self._lock = threading.Lock()
 
@@ -114,8 +117,8 @@ class _AssociationRecords:
                 )
             return record.ledger_id
 
-    def end(self, association: Association, outcome: str) -> None:
-        """Record the end; when the ledger is down, :meth:`sweep` tries again."""
+    def end(self, association: Association, outcome: str, *, patience_s: float = SETTLED_S) -> None:
+        """Record the end, once all its images are filed; when the ledger is down, :meth:`sweep` tries again."""
         with self._lock:
             record = self._open.pop(association, None)
         if record is None:
@@ -126,7 +129,13 @@ class _AssociationRecords:
             metrics.ASSOCIATIONS_ENDED.labels(outcome).inc()
         if record.ledger_id is None:
             return
-        self._ending(record.ledger_id)
+        journal = self._instances.journal
+        if journal is not None and not journal.settle(record.ledger_id, patience_s):
+            # Its studies are not complete before; nor may their series be forgotten.
+            with self._lock:
+                self._open[association] = record
+            return
+        self._instances.commit.forget(record.ledger_id)
         try:
             close_association(self._ledger, record.ledger_id, outcome=record.outcome, at=utc_now())
         except Exception as error:  # noqa: BLE001 - the ledger may be down; the sweep repeats this
@@ -150,7 +159,7 @@ class _AssociationRecords:
             if record.outcome is not None or association not in running
         ]
         for association, outcome in ended:
-            self.end(association, outcome)
+            self.end(association, outcome, patience_s=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +271,6 @@ def serve_receiver(
     opened = ports or open_listening_ports(configuration)
     try:
         receiver = owner_name(configuration, name)
-        abandoned = close_abandoned_associations(ledger, receiver, at=utc_now())
         files = InstanceFiles(storage.directory, durable=storage.durable)
         files.make_folders()
         watermarks = Watermarks(
@@ -270,7 +278,10 @@ def serve_receiver(
         )
         instances = InstanceReceiver(ledger, files, watermarks, lambda sender: configuration.conflict_answer(sender))
         places = Places(opened.places, row)
-        records = _AssociationRecords(ledger, receiver, places, instances.commit.forget)
+        journal = _journal(configuration, instances, places, receiver, name)
+        # What the process before had acknowledged, before its associations are closed and their studies complete.
+        abandoned = _close_abandoned(ledger, receiver, journal, LEFT_S)
+        records = _AssociationRecords(ledger, receiver, places, instances)
         refusals = Refusals(
             lambda reason: metrics.CONNECTIONS_REFUSED.labels(reason).inc(),
             lambda _reason, address, why: trail.node_authentication_failed(address=address, description=why),
@@ -282,7 +293,12 @@ def serve_receiver(
         def services(caller: Caller) -> dict[type, Service]:
             commitment = CommitmentService(ledger, files, caller, node.commitment)
             retrieval = RetrieveService(configuration, ledger, files, caller, trail)
-            return {N_ACTION: commitment.serve, C_GET: retrieval.get, C_MOVE: retrieval.move}
+            # Whoever asks is told of all that any process of this node had acknowledged before.
+            return {
+                N_ACTION: _settled(commitment.serve, opened),
+                C_GET: _settled(retrieval.get, opened),
+                C_MOVE: _settled(retrieval.move, opened),
+            }
 
         admission = _PeerAdmission(configuration, resolve, records, places, refusals, services)
         entity = application_entity(
@@ -300,7 +316,7 @@ def serve_receiver(
             listening(
                 entity,
                 _endpoints(opened, node.tls),
-                _handlers(lambda: configuration, ledger, files, trail, begin, records),
+                _handlers(lambda: configuration, ledger, files, trail, begin, records, opened),
                 admission,
                 association_class=(
                     functools.partial(DirectAssociation, begin_store=begin)
@@ -323,6 +339,8 @@ def serve_receiver(
             while not stop_event.wait(_SWEEP_S):
                 if not pending.is_open:
                     raise RuntimeError("the thread that accepts connections has ended")
+                if abandoned is None:
+                    abandoned = _close_abandoned(ledger, receiver, journal, 0)
                 records.sweep()
                 changed = renewed()
                 if changed is not None:
@@ -332,6 +350,8 @@ def serve_receiver(
                     forgotten = threading.Event()
                     admission.renew(changed, _resolver(changed, forgotten))
         forgotten.set()
+        if journal is not None:
+            journal.close()
         records.sweep()
         refusals.close()
         instances.commit.close()
@@ -340,6 +360,41 @@ def serve_receiver(
         opened.close()
         trail.close()
         ledger.close()
+
+
+def _journal(
+    configuration: Configuration, instances: InstanceReceiver, places: Places, receiver: str, name: str
+) -> Journal | None:
+    """The journal of this process, with what the process before has left in it.
+
+    Several hosts have none: what is in the segment of a host that is gone, no other one would file.
+    """
+    storage = configuration.storage
+    if not storage.durable or not storage.journal_mb or configuration.hosts:
+        return None
+
+    def count(acknowledged: int, filed: int, unfiled_bytes: int) -> None:
+        places.journalled(acknowledged, filed)
+        metrics.JOURNAL_BYTES.set(unfiled_bytes)
+
+    return instances.keep_journal(name, receiver, storage.journal_mb * 1_000_000, count)
+
+
+def _close_abandoned(ledger: Ledger, receiver: str, journal: Journal | None, patience_s: float) -> int | None:
+    """Close what this process left open before it was restarted; ``None`` while its images are not filed."""
+    if journal is not None and not journal.settle_left(patience_s):
+        return None
+    return close_abandoned_associations(ledger, receiver, at=utc_now())
+
+
+def _settled(service: Service, ports: ListeningPorts) -> Service:
+    """The same service, once all that was acknowledged before is in the ledger."""
+
+    def serve(association: Association, request: object, context: PresentationContext) -> None:
+        ports.places.await_filed(SETTLED_S)
+        service(association, request, context)
+
+    return serve
 
 
 def _resolver(configuration: Configuration, stop: threading.Event) -> HostResolver:
@@ -404,6 +459,7 @@ def _handlers(
     trail: AuditTrail,
     begin: Callable[..., IncomingInstance],
     records: _AssociationRecords,
+    ports: ListeningPorts,
 ) -> EventHandlers:
     node = current().node
     queries = QueryService(ledger, files, node.ae_title, node.maximum_matches)
@@ -433,6 +489,7 @@ def _handlers(
             transfer_syntax_uid=str(event.context.transfer_syntax),
             identifier=content(request.Identifier),
         )
+        ports.places.await_filed(SETTLED_S)
         return queries.find(event)
 
     def take_down(report: CommitmentReport, ae_title: str) -> None:

@@ -1,8 +1,9 @@
 """From the bytes of a C-STORE request to its status: on disk, in the ledger, and only then Success.
 
 The order of events is the promise. Success (0000) is returned after the file is flushed and renamed and the ledger has
-committed; every other outcome leaves nothing that looks like an accepted instance. Objects that cannot be taken into
-the record are kept byte for byte in quarantine.
+committed; or after the image is flushed into the journal of the process (:mod:`storage.journal`), out of which
+:mod:`storage.filing` brings it into file and ledger. Every other outcome leaves nothing that looks like an accepted
+instance. Objects that cannot be taken into the record are kept byte for byte in quarantine.
 
 ====  ==================================================================================================
 0000  New; the same bytes again (nothing new); other bytes under a known UID when ``conflicts`` is ``accept``
@@ -19,7 +20,7 @@ C000  The data set is not whole or not in the negotiated transfer syntax, quaran
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,15 +43,19 @@ from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.identity import IDENTIFYING, InstanceIdentity, identify
 from dicom_node.network.watermarks import Watermarks
 from storage.files import QUARANTINE, IncomingFile, InstanceFiles, StoredFile
+from storage.filing import Filing
 from storage.group_commit import GroupCommit
 from storage.instances import CONFLICT, QuarantinedObject, ReceivedInstance, Reception, record_quarantine
+from storage.journal import Journal, JournalledInstance
 from storage.ledger import Ledger, utc_now
 from storage.replacement import replace_instance
 
-__all__ = ["IncomingInstance", "InstanceReceiver", "StoreRequest", "StoreResponse"]
+__all__ = ["SETTLED_S", "IncomingInstance", "InstanceReceiver", "StoreRequest", "StoreResponse"]
 
 _log = structlog.get_logger(__name__)
 
+SETTLED_S = 10.0
+"""How long whoever needs what is acknowledged in the ledger waits for it."""
 _LOOK_FOR_ROOM = 8_000_000
 """Bytes of an object between two looks at the free space."""
 
@@ -98,6 +103,44 @@ class InstanceReceiver:
     ) -> None:
         self.ledger, self.files, self.watermarks, self.conflicts = ledger, files, watermarks, conflicts
         self.commit = GroupCommit(ledger)
+        self.journal: Journal | None = None
+        """Where there is one, images of known series are in it, and not filed yet, when their sender is answered."""
+
+    def keep_journal(
+        self, name: str, receiver: str, size: int, count: Callable[[int, int, int], None] = lambda *_counts: None
+    ) -> Journal:
+        """Acknowledge images once they are in a journal from now on, and file what a process before left in it.
+
+        Parameters
+        ----------
+        name, receiver
+            Of this process, the same after a restart; the second in the ledger.
+        size, count
+            See :class:`~storage.journal.Journal`.
+        """
+        filing = Filing(self.ledger, self.files, self.commit, receiver)
+        failed = False
+
+        def file(batch: Sequence[JournalledInstance]) -> None:
+            nonlocal failed
+            try:
+                outcomes = filing.file(batch)
+            except Exception as error:
+                if not failed:
+                    failed = True
+                    _log.error("journal cannot be filed now", instances=len(batch), what=classify(error).what)
+                raise
+            if failed:
+                failed = False
+                _log.info("journal is filed again", instances=len(batch))
+            for one, reception in outcomes:
+                metrics.INSTANCES_RECEIVED.labels(reception.value).inc()
+                if reception is Reception.CONFLICT:
+                    metrics.OBJECTS_QUARANTINED.inc()
+                    _tell_of_conflict(one.sop_instance_uid, one.association_id, one.calling_ae_title)
+
+        self.journal = Journal(self.files, name, size, file, count)
+        return self.journal
 
     def begin(self, request: StoreRequest) -> IncomingInstance:
         """Begin to take in an instance whose data set comes in parts; never raises."""
@@ -194,6 +237,10 @@ class IncomingInstance:
             self._quarantine(file.keep(QUARANTINE), error.what)
             raise
         started = time.monotonic()
+        if self._receiver.journal is not None and self._journalled(file, identity, self._receiver.journal):
+            metrics.FLUSH_SECONDS.observe(time.monotonic() - started)
+            metrics.RECEIVED_BYTES.inc(file.size)
+            return SUCCESS
         stored = file.keep()
         flushed = time.monotonic()
         received = _received(request, identity, stored)
@@ -208,13 +255,28 @@ class IncomingInstance:
                 raise CannotUnderstandError(
                     CONFLICT, subject=request.sop_instance_uid, remedy="give changed objects a UID of their own"
                 )
-            _log.warning(
-                "conflicting duplicate quarantined, first kept",
-                sop_instance_uid=request.sop_instance_uid,
-                association=request.association_id,
-                calling_ae_title=request.calling_ae_title,
-            )
+            _tell_of_conflict(request.sop_instance_uid, request.association_id, request.calling_ae_title)
         return SUCCESS
+
+    def _journalled(self, file: IncomingFile, identity: InstanceIdentity, journal: Journal) -> bool:
+        """Whether the instance is in the journal; else, that nothing of its SOP Instance UID waits there any more.
+
+        What goes into the journal is of a series that its association has sent to before: until the association is
+        closed, which waits for the journal, neither scheduler nor retention touches that study.
+        """
+        request, receiver, content = self._request, self._receiver, file.in_memory
+        if content is not None and receiver.conflicts(request.calling_ae_title) is ConflictAnswer.ACCEPT:
+            received = _received(request, identity, file.as_stored())
+            if receiver.commit.knows(received) and journal.append(received, *content):
+                return True
+        # Recorded before what was acknowledged earlier, it would be taken for the first.
+        if not journal.settle_instance(request.sop_instance_uid, SETTLED_S):
+            raise OutOfResourcesError(
+                "an instance of this SOP Instance UID waits to be filed",
+                subject=request.sop_instance_uid,
+                remedy="send it again",
+            )
+        return False
 
     def _replaces(self, received: ReceivedInstance) -> bool:
         request, receiver = self._request, self._receiver
@@ -244,6 +306,15 @@ class IncomingInstance:
             at=utc_now(),
         )
         metrics.OBJECTS_QUARANTINED.inc()
+
+
+def _tell_of_conflict(sop_instance_uid: str, association_id: str, calling_ae_title: str) -> None:
+    _log.warning(
+        "conflicting duplicate quarantined, first kept",
+        sop_instance_uid=sop_instance_uid,
+        association=association_id,
+        calling_ae_title=calling_ae_title,
+    )
 
 
 def _file_meta(request: StoreRequest) -> bytes:

@@ -172,27 +172,32 @@ def test_times_are_in_the_readers_zone_and_in_utc_without_scripts(
 
 
 @pytest.fixture
-def arriving_soon(console: RunningConsole) -> Iterator[threading.Event]:
-    """A study that begins to arrive some seconds after the event is set."""
-    go = threading.Event()
+def arriving_once_seen(console: RunningConsole, tmp_path: Path) -> Iterator[None]:
+    """A study that begins to arrive once a picture has been taken of the page before."""
+    over = threading.Event()
 
     def arrive() -> None:
-        if go.wait(120):
-            time.sleep(8)
-            receive(console, ended=False)
+        while not (tmp_path / "before.png").exists():
+            if over.wait(0.1):
+                return
+        receive(console, ended=False)
 
     thread = threading.Thread(target=arrive)
     thread.start()
-    yield go
-    go.set()
+    yield
+    over.set()
     thread.join()
 
 
-def test_now_renews_itself(
-    console: RunningConsole, administrator: str, arriving_soon: threading.Event, tmp_path: Path
-) -> None:
-    arriving_soon.set()
-    steps = [("go", "/"), ("see", "Nothing is coming in."), ("see", "1 association still open"), ("see", "receiving")]
+@pytest.mark.usefixtures("arriving_once_seen")
+def test_now_renews_itself(console: RunningConsole, administrator: str, tmp_path: Path) -> None:
+    steps = [
+        ("go", "/"),
+        ("see", "Nothing is coming in."),
+        ("picture", "before"),
+        ("see", "1 association still open"),
+        ("see", "receiving"),
+    ]
     without_problems(browse(console.root, steps, tmp_path, cookie=administrator, bypass_csp=False), steps)
 
 

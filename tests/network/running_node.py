@@ -45,6 +45,8 @@ def configuration(folder: Path, *, port: int | None = None, **changes: object) -
             directory=folder / "instances",
             low_watermark_mb=0,
             high_watermark_mb=0,
+            # What is acknowledged is in the ledger at once: tests of the journal have one.
+            journal_mb=0,
         ),
     }
     return Configuration(**{**sections, **changes})  # type: ignore[arg-type]

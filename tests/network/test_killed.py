@@ -24,7 +24,7 @@ from dicom_node.node import receiver_roles
 from dicom_node.roles import RoleKeeper
 from network.objects import data_set_bytes, mr_image, new_uid, save
 from network.patient_scanner import PatientScanner
-from network.running_node import NODE, RunningReceiver, configuration, with_node
+from network.running_node import NODE, RunningReceiver, configuration, with_node, with_storage
 from storage.ledger import open_ledger
 
 ROUNDS = int(os.environ.get("DICOM_NODE_KILL_ROUNDS", "3"))
@@ -75,7 +75,7 @@ class Supervised:
 
 @pytest.fixture
 def supervised(tmp_path: Path) -> Iterator[Supervised]:
-    node = with_node(configuration(tmp_path), receiver_processes=3)
+    node = with_storage(with_node(configuration(tmp_path), receiver_processes=3), journal_mb=2)
     one = Supervised(node)
     thread = threading.Thread(target=one.run)
     thread.start()
@@ -112,7 +112,7 @@ def test_killed_in_mid_receive_it_has_every_image_it_acknowledged(supervised: Su
     running = RunningReceiver(node, ledger)
     peer = Peer(ae_title=NODE, host="127.0.0.1", port=node.node.port)
     checked: set[str] = set()
-    at_work = 0
+    at_work = journalled = 0
     try:
         while supervised.killed < ROUNDS:
             # A fresh set of senders now and then, so that there is always something to send.
@@ -132,16 +132,28 @@ def test_killed_in_mid_receive_it_has_every_image_it_acknowledged(supervised: Su
             for _ in range(rounds):
                 at_work += kill_one(supervised, generator)
                 acknowledged = {uid for scanner in scanners for uid in list(scanner.acknowledged)}
-                assert acknowledged <= {row.sop_instance_uid for row in running.instances()}
+                journalled += len(acknowledged - uids(running))
+                # The process that takes the place of the one that was killed files what that had in its journal.
+                wait_until(
+                    lambda told=acknowledged: told <= uids(running),  # type: ignore[misc]
+                    seconds=PATIENCE_S,
+                    what="all that was acknowledged is in the ledger",
+                )
             for scanner in scanners:
                 scanner.join(PATIENCE_S * rounds)
                 assert scanner.waiting == []
+            sent = len(originals) + len(checked)
+            wait_until(lambda count=sent: len(uids(running)) >= count, seconds=60, what="all is filed")  # type: ignore[misc]
             held = {row.sop_instance_uid: row for row in running.instances()}
             assert held.keys() == originals.keys() | checked
             for uid, data in originals.items():
                 assert data_set_bytes(running.file_of(held[uid])) == data
             checked |= originals.keys()
-            print(f"\n{supervised.killed} kills, {at_work} with a file on its way, {len(held)} images", flush=True)
+            print(
+                f"\n{supervised.killed} kills, {at_work} with a file on its way, {len(held)} images, "
+                f"{journalled} in a journal at a kill",
+                flush=True,
+            )
         assert running.quarantine() == []
         assert len(list(node.storage.directory.glob("instances/*/*.dcm"))) == len(checked)
         assert at_work > 0
@@ -149,6 +161,10 @@ def test_killed_in_mid_receive_it_has_every_image_it_acknowledged(supervised: Su
         assert "receiver died" in {row.outcome for row in running.associations()}
     finally:
         ledger.close()
+
+
+def uids(running: RunningReceiver) -> set[str]:
+    return {row.sop_instance_uid for row in running.instances()}
 
 
 def images(folder: Path, study: str, number: int) -> list[Path]:

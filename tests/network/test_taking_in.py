@@ -20,7 +20,7 @@ from dicom_node.errors import CannotUnderstandError
 from dicom_node.network.reception import InstanceReceiver, StoreRequest, StoreResponse
 from dicom_node.network.watermarks import Watermarks
 from network.objects import MR, encoded, mr_image
-from storage.files import INCOMING, INSTANCES, QUARANTINE, InstanceFiles
+from storage.files import INCOMING, INSTANCES, KEPT_IN_MEMORY, QUARANTINE, InstanceFiles
 from storage.ledger import Ledger, open_ledger
 from storage.schema import InstanceRow, QuarantineRow, SeriesRow, StudyRow
 
@@ -209,6 +209,8 @@ def test_the_first_failure_decides_and_what_comes_after_it_is_let_go(node: Node)
 
 def test_what_breaks_off_is_removed(node: Node) -> None:
     incoming = node.receiver.begin(node.request(mr_image()))
+    incoming.write(bytes(KEPT_IN_MEMORY))
+    assert node.names(INCOMING) == []
     incoming.write(b"half")
     assert len(node.names(INCOMING)) == 1
     incoming.abandon()

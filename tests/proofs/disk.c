@@ -30,7 +30,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OPENED = 1, MADE_DIRECTORY, WRITTEN, CUT_TO, FLUSHED, RENAMED, LINKED, UNLINKED, SENT };
+enum { OPENED = 1, MADE_DIRECTORY, WRITTEN, CUT_TO, FLUSHED, RENAMED, LINKED, UNLINKED, SENT, FLUSHED_ALL };
 
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static const char *root;
@@ -165,6 +165,19 @@ ssize_t pwrite(int descriptor, const void *data, size_t size, off_t at) {
     struct iovec part = {(void *)data, size};
     return written(descriptor, &part, 1, at, 1);
 }
+ssize_t pwritev(int descriptor, const struct iovec *parts, int count, off_t at) {
+    return written(descriptor, parts, count, at, 1);
+}
+ssize_t pwritev64(int descriptor, const struct iovec *parts, int count, off64_t at) {
+    return written(descriptor, parts, count, at, 1);
+}
+/* Which Python's os.pwritev calls; without flags they are the same. */
+ssize_t pwritev2(int descriptor, const struct iovec *parts, int count, off_t at, int flags) {
+    return flags ? syscall(SYS_pwritev2, descriptor, parts, count, at, 0, flags) : written(descriptor, parts, count, at, 1);
+}
+ssize_t pwritev64v2(int descriptor, const struct iovec *parts, int count, off64_t at, int flags) {
+    return pwritev2(descriptor, parts, count, at, flags);
+}
 ssize_t pwrite64(int descriptor, const void *data, size_t size, off64_t at) { return pwrite(descriptor, data, size, at); }
 
 static int cut_to(int descriptor, off_t length) {
@@ -191,6 +204,15 @@ static int flushed(int descriptor, long call) {
 }
 int fsync(int descriptor) { return flushed(descriptor, SYS_fsync); }
 int fdatasync(int descriptor) { return flushed(descriptor, SYS_fdatasync); }
+int syncfs(int descriptor) {
+    char path[PATH_MAX];
+    if (!path_of(descriptor, path)) return syscall(SYS_syncfs, descriptor);
+    pthread_mutex_lock(&turn);
+    int done = fails(path) ? -1 : syscall(SYS_syncfs, descriptor);
+    if (!done) record(FLUSHED_ALL, 0, 0, path, strlen(path), NULL, 0);
+    pthread_mutex_unlock(&turn);
+    return done;
+}
 
 static uint64_t inode_at(const char *path) {
     struct stat seen;

@@ -36,6 +36,8 @@ class Kind(enum.Enum):
     LINKED = 7
     UNLINKED = 8
     SENT = 9
+    FLUSHED_ALL = 10
+    """Of the whole file system (syncfs)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,11 @@ class Disk:
                 file.flushed, file.since = _done(file.flushed, file.since), []
             case Kind.FLUSHED:
                 self._flush_directory(one)
+            case Kind.FLUSHED_ALL:
+                for every in self._files.values():
+                    every.flushed, every.since = _done(every.flushed, every.since), []
+                for directory in {os.path.dirname(path) for path, _, _ in self.changed_names}:  # noqa: PTH120
+                    self._flush_directory(directory)
             case Kind.RENAMED:
                 file = self.names[one]
                 self._unname(one)

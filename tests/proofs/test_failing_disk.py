@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from interop.ports import wait_until
-from network.objects import data_set_bytes, mr_image, new_uid, save
+from network.objects import MR, data_set_bytes, encoded, mr_image, new_uid, save
 from network.patient_scanner import SETTINGS
-from network.running_node import NODE, RunningReceiver, configuration, left_behind, with_node
+from network.running_node import NODE, SCANNER, RunningReceiver, configuration, left_behind, with_node, with_storage
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
 
 from dicom_node.config import Peer
 from dicom_node.network.sender import send_files
@@ -81,6 +83,58 @@ def test_a_disk_that_fails_at_each_call_in_turn(tmp_path: Path, monkeypatch: pyt
             ledger.close()
     print(f"\n{len(sent)} images: { ({f'{name}: {status:04X}': number for (name, status), number in told.items()}) }")
     assert {status for _, status in told} == {0x0000, 0xA700}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_journal_on_a_disk_that_fails_at_each_call_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "node").mkdir()
+    node = with_node(configuration(tmp_path / "node"), receiver_processes=1)
+    node = with_storage(node, journal_mb=2)
+    entity = AE(ae_title=SCANNER)
+    entity.add_requested_context(MR, ExplicitVRLittleEndian)
+    study, series = new_uid(), new_uid()
+    sent: dict[str, bytes] = {}
+    told: Counter[int] = Counter()
+    journalled = 0
+    with receiver_on_failing_disk(node, tmp_path, monkeypatch) as (process, disk):
+        ledger = open_ledger(node.storage.database)
+        running = RunningReceiver(node, ledger)
+
+        def uids() -> set[str]:
+            return {row.sop_instance_uid for row in running.instances()}
+
+        def send() -> bool:
+            """Send an image; whether it is acknowledged and not in the ledger."""
+            image = mr_image(study=study, series=series, seed=sum(told.values()) % 8, side=64)
+            status = association.send_c_store(image).Status
+            told[status] += 1
+            assert status in (0x0000, 0xA700)
+            if status == 0x0000:
+                sent[str(image.SOPInstanceUID)] = encoded(image)
+            return status == 0x0000 and str(image.SOPInstanceUID) not in uids()
+
+        try:
+            # A flush that failed leaves the process without a journal: three lives, each with failures of its own.
+            for life, (error, calls) in enumerate(FAILURES):
+                association = entity.associate("127.0.0.1", node.node.port, ae_title=NODE)
+                wait_until(send, seconds=60, what="an image is acknowledged by the journal", every=0.01)
+                for at in range(1 + life % STEP, 24, STEP):
+                    disk.fail(error, at=at, calls=calls)
+                    journalled += sum(send() for _ in range(4))
+                    disk.heal()
+                process.kill()
+                association.abort()
+                process.start()
+                assert sent.keys() <= uids()
+            held = {row.sop_instance_uid: row for row in running.instances()}
+            for uid, data in sent.items():
+                assert data_set_bytes(running.file_of(held[uid])) == data
+            assert running.quarantine() == []
+        finally:
+            ledger.close()
+    print(f"\n{dict(told)}, {journalled} by the journal while the disk failed")
+    assert set(told) == {0x0000, 0xA700}
 
 
 @pytest.mark.timeout(300)

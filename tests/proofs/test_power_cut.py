@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from interop.ports import wait_until
 from network.objects import MR, data_set_bytes, encoded, mr_image, new_uid, save
 from network.patient_scanner import SETTINGS
 from network.running_node import NODE, SCANNER, ReceiverProcess, configuration, with_node, with_storage
@@ -29,7 +30,9 @@ from dicom_node.network.direct import read_command
 from dicom_node.network.sender import send_files
 from proofs.recorded_disk import Disk, Kind, Record, after_power_cut, library, records
 from storage.files import InstanceFiles
+from storage.filing import file_left_segments
 from storage.instances import close_abandoned_associations
+from storage.journal import JOURNAL, SEGMENTS
 from storage.ledger import open_ledger, utc_now
 from storage.schema import InstanceRow, QuarantineRow
 
@@ -42,7 +45,7 @@ EACH_SURVIVAL = (0.0, 0.0, 0.5, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class Recording:
-    """What a receiver did while it took in images and refused some."""
+    """What a receiver did while it took in images, some of them by its journal, and refused some."""
 
     root: Path
     sent: dict[str, bytes]
@@ -67,13 +70,14 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recording:
     for folder in (root, originals):
         folder.mkdir()
     node = with_node(configuration(root), receiver_processes=1)
-    node = with_storage(node, database=f"sqlite:///{root}/ledger/ledger.sqlite")
+    node = with_storage(node, database=f"sqlite:///{root}/ledger/ledger.sqlite", journal_mb=1)
     with monkeypatch.context() as environment:
         environment.setenv("LD_PRELOAD", str(library(tmp_path)))
         environment.setenv("DISK_ROOT", str(root))
         environment.setenv("DISK_RECORD", str(tmp_path / "record"))
         process = ReceiverProcess(node)
     peer = Peer(ae_title=NODE, host="127.0.0.1", port=node.node.port)
+    journal = node.storage.directory / JOURNAL
     study = new_uid()
     sent: dict[str, bytes] = {}
     try:
@@ -87,6 +91,12 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recording:
             sent |= {path.stem: data_set_bytes(path) for path in paths}
             outcomes = send_files([*paths, *paths[::3]], peer, SETTINGS)
             assert {outcome.status for outcome in outcomes} == {0x0000}, number
+            # Which the second image of the first series is the first to want.
+            wait_until(
+                lambda: [one.stat().st_size for one in journal.glob("*")] == [500_000] * SEGMENTS,
+                seconds=60,
+                what="the receiver has a journal",
+            )
         refuse_one(node)
     finally:
         os.kill(process.pid, signal.SIGKILL)
@@ -156,13 +166,15 @@ def test_each_acknowledged_image_is_there_after_a_power_cut(recording: Recording
     assert told | {""} > {""}
     print(f"\n{CUTS} cuts in {len(recording.records)} records, seed {SEED}: {dict(seen)}")
     assert seen["with acknowledged images"] > CUTS / 3
+    assert seen["images out of the journal"] > 0
 
 
 def cut_without(recording: Recording, left: Path, flushes_of: str) -> None:
     """Cut at the end, as if nothing below some path had ever been flushed."""
     disk = Disk(str(recording.root))
     for record in recording.records:
-        if record.kind is not Kind.FLUSHED or flushes_of not in record.one.decode():
+        spared = record.kind is Kind.FLUSHED and flushes_of not in record.one.decode()
+        if spared or record.kind not in (Kind.FLUSHED, Kind.FLUSHED_ALL):
             disk.play(record)
     after_power_cut(disk, left, random.Random(SEED), survival=0.0)
     check(recording, left, set(filter(None, map(acknowledged, recording.records))), Counter())
@@ -182,6 +194,7 @@ def check(recording: Recording, left: Path, told: set[str], seen: Counter[str]) 
         files = InstanceFiles(left / recording.configuration.storage.directory.relative_to(recording.root))
         files.make_folders()
         name = f"{recording.configuration.node.ae_title}:{recording.configuration.node.port}/"
+        seen["images out of the journal"] += file_left_segments(ledger, files, f"{name}start")
         close_abandoned_associations(ledger, name, at=utc_now())
         with ledger.reading() as session:
             assert session.execute(text("PRAGMA integrity_check")).scalars().all() == ["ok"]

@@ -249,8 +249,27 @@ def test_a_window_is_taken_over_whole_or_made(tmp_path: Path, centre: bytes, wid
         {"SpecificCharacterSet": b"iso8859-1", "PatientName": "Müller^Jörg".encode("latin-1")},
         {"PatientID": b"P" * 70, "AccessionNumber": b"A" * 40, "StudyID": b"S" * 30, "FlipAngle": b"50,0"},
         {"StudyInstanceUID": b"1.2.826.0.1.3680043.8.498.007", "SOPClassUID": b"1.2.840.10008.5.1.4.1.1.4"},
+        {
+            "Manufacturer": b"A" * 70 + b"\\B",
+            "ManufacturerModelName": b"M\\N\n",
+            "DeviceSerialNumber": b"1" * 100,
+            "BodyPartExamined": b"HEART AND GREAT VESSELS",
+            "ProtocolName": b"p" * 90 + b"\x01",
+            "SequenceName": b"*tfi2d1_12_and_more_than_16",
+            "ScanOptions": b"lower case and long option",
+            "MRAcquisitionType": b"2d",
+            "MagneticFieldStrength": b"1.5T",
+            "PatientPosition": b"head first",
+            "SliceThickness": b"8 mm",
+            "TimezoneOffsetFromUTC": b"CET",
+            "AcquisitionDate": b"2025-03-01",
+            "AcquisitionTime": b"10:15",
+            "SeriesDate": b"20251301",
+            "BurnedInAnnotation": b"MAYBE",
+            "InstitutionName": b"I" * 130,
+        },
     ],
-    ids=["UTF-8", "iso8859-1", "long identifiers", "study UID"],
+    ids=["UTF-8", "iso8859-1", "long identifiers", "study UID", "scanner and acquisition"],
 )
 def test_a_whole_set_of_an_odd_source_leaves(tmp_path: Path, values: dict[str, bytes]) -> None:
     cine = write_cine(tmp_path, phases=8, slices=4, size=64)
