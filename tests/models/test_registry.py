@@ -23,7 +23,7 @@ from pipelines.obstruction.network import FRAMES
 from pipelines.remodelling.architecture import FusionArchitecture
 from pipelines.remodelling.features import FEATURES
 from pipelines.remodelling.volume import DEPTH
-from pipelines.synthetic_enhancement.architecture import DiffusionArchitecture
+from pipelines.synthetic_enhancement.architecture import DiffusionArchitecture, SequenceArchitecture
 
 ARCHITECTURE = UNetArchitecture(in_channels=3, out_channels=4, features=(4, 4, 8, 8, 8, 4))
 
@@ -189,6 +189,8 @@ def _answer(card: ModelCard, network: torch.nn.Module, size: int) -> tuple[int, 
     elif isinstance(kind, FusionArchitecture):
         volume = torch.zeros(1, len(card.input.channels), DEPTH, size, size)
         answer = network(volume, torch.zeros(1, len(FEATURES))).fused
+    elif isinstance(kind, SequenceArchitecture):
+        answer = network(torch.zeros(1, 8, kind.inputs))
     elif isinstance(kind, LogisticArchitecture):
         answer = network(torch.zeros(1, size))
     else:
@@ -204,7 +206,9 @@ def test_every_model_of_the_package_loads_and_says_what_it_is_not_for(card: Mode
     size = card.input.size
     with torch.inference_mode():
         outputs = _answer(card, model.network, size)
-    whole_case = isinstance(card.architecture, ClipArchitecture | FusionArchitecture | WallArchitecture)
+    whole_case = isinstance(
+        card.architecture, ClipArchitecture | FusionArchitecture | WallArchitecture | SequenceArchitecture
+    )
     of_numbers = isinstance(card.architecture, LogisticArchitecture)
     expected = (len(card.output),) if of_numbers else (len(card.output), size, size)
     assert outputs == (() if whole_case else expected)
