@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ledger_rows import DELIVERED, NOW, a_result, associate, claim, route
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import create_engine, func, select, text
 
 from dicom_node.network.file_meta import digest_of_file, encode_file_meta
 from storage.backup import BackupError, BackupRecord, Restored, back_up, read_backup, restore
@@ -24,7 +24,7 @@ from storage.leases import leases_of
 from storage.ledger import Ledger, open_ledger
 from storage.overview import job_overviews
 from storage.retention import Swept, sweep_files
-from storage.schema import Base, EventRow, JobState, ReleasedFileRow
+from storage.schema import Base, EventRow, JobRow, JobState, ReleasedFileRow
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 SYNTAX = "1.2.840.10008.1.2.1"
@@ -93,6 +93,12 @@ def events(ledger: Ledger, kind: str) -> list[EventRow]:
         return list(session.scalars(select(EventRow).where(EventRow.kind == kind)))
 
 
+def jobs_without_summary(ledger: Ledger) -> int:
+    """In how many jobs the summary is absent; one that holds the null of JSON reads the same and is not counted."""
+    with ledger.reading() as session:
+        return session.scalar(select(func.count()).where(JobRow.summary.is_(None))) or 0
+
+
 def taken(ledger: Ledger, files: InstanceFiles, folder: Path, *, link: bool = True) -> BackupRecord:
     return back_up(ledger, files, folder, digest_of=digest_of_file, software="0", clock=lambda: NOW, link=link)
 
@@ -113,6 +119,8 @@ def test_a_backup_of_either_database_goes_into_either(
     request: pytest.FixtureRequest,
 ) -> None:
     before = rows(ledger)
+    without_summary = jobs_without_summary(ledger)
+    assert without_summary > 0
     record = taken(ledger, files, tmp_path / "backup", link=link)
     assert (record.files, record.missing, record.damaged) == (len(filled), (), ())
     assert record.linked == (len(filled) if link else 0)
@@ -130,6 +138,7 @@ def test_a_backup_of_either_database_goes_into_either(
     again = open_ledger(database)
     try:
         assert rows(again) == before
+        assert jobs_without_summary(again) == without_summary
         assert is_bound(again, back)
         bind(again, back, now=NOW)
         assert len(events(again, "restored from backup")) == 1

@@ -79,10 +79,11 @@ def test_a_transaction_uid_stands_for_one_set_of_objects_of_one_peer(ledger: Led
 
 def test_what_is_committed_stays_for_the_retention_time_from_the_report(ledger: Ledger) -> None:
     association = associate(ledger)
-    instance = an_instance(association, 1)
-    record_instances(ledger, [instance], at=NOW)
+    instance, another = (an_instance(association, number) for number in (1, 2))
+    record_instances(ledger, [instance, another], at=NOW)
     close_association(ledger, association, outcome="released", at=NOW)
     assert create_jobs(ledger, study_contents(ledger, "1.2.3"), [], reason="test", now=NOW) == ()
+    # Only what was asked for, not the rest of its study.
     (held,) = take_responsibility(ledger, [instance.sop_instance_uid, "1.2"], now=NOW + 10 * DAY).values()
     assert (held.sop_instance_uid, held.path, held.size) == (instance.sop_instance_uid, instance.path, instance.size)
     assert expire_studies(ledger, retention=14 * DAY, now=NOW + 23 * DAY) == ()
