@@ -25,7 +25,7 @@ from dicom_node.errors import ConfigurationError, DeliveryRefusedError, PeerUnav
 from dicom_node.hosts import owner_name
 from dicom_node.network.capabilities import UNCOMPRESSED, storage_contexts
 from dicom_node.network.query import find_context, find_images, find_series, offers
-from dicom_node.network.reception import InstanceReceiver, StoreRequest
+from dicom_node.network.reception import SETTLED_S, InstanceReceiver, StoreRequest
 from dicom_node.network.sender import PEER_TROUBLE, ScuSettings, associated
 from dicom_node.network.sop_classes import (
     StudyRootQueryRetrieveInformationModelGet,
@@ -36,6 +36,7 @@ from dicom_node.network.watermarks import Watermarks
 from storage.files import InstanceFiles
 from storage.holdings import held_instances
 from storage.instances import close_abandoned_associations, close_association, open_association
+from storage.journal import await_filed
 from storage.ledger import Ledger, utc_now
 
 __all__ = ["FetchedSeries", "Way", "fetch_study"]
@@ -111,6 +112,9 @@ def fetch_study(
         _move(peer, settings, requests)
     elif requests:
         _get(configuration, ledger, peer, settings, requests)
+    if requests:
+        # What came by C-MOVE may be in a receiver's journal still.
+        await_filed(configuration.storage.directory, SETTLED_S)
     after = _held(ledger, study_instance_uid)
     return tuple(
         FetchedSeries(

@@ -193,7 +193,7 @@ def test_one_phase_declines(study: CineStudy) -> None:
 
 
 def test_missing_networks_decline(study: CineStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(*_: object) -> Networks:
+    def absent(*_: object, **__: object) -> Networks:
         raise ModelUnavailable("there is no model")
 
     monkeypatch.setattr("pipelines.synthetic_enhancement.load.load_networks", absent)
