@@ -304,12 +304,19 @@ def _show_numbers(numbers: Mapping[Quantity, float], truth: Mapping[Quantity, fl
             (
                 quantity.value,
                 f"{value:g}",
-                *((f"{truth[quantity]:.1f}", f"{value - truth[quantity]:+.1f}") if quantity in truth else ()),
+                *_beside(value, truth.get(quantity), told=bool(truth)),
             )
             for quantity, value in numbers.items()
         ),
         caption="research use only, not for diagnosis",
     )
+
+
+def _beside(value: float, true: float | None, *, told: bool) -> tuple[str | None, ...]:
+    """Cells of the truth and of the difference: none where no truth is told, empty ones where this number has none."""
+    if true is None:
+        return (None, None) if told else ()
+    return f"{true:.1f}", f"{value - true:+.1f}"
 
 
 def _tell_how_to_go_on(output: Path) -> None:

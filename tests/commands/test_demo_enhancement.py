@@ -11,12 +11,13 @@ from PIL import Image
 from results.enhancement import EnhancedPhantom, enhanced_phantom
 from results.synthetic import CREATED
 
-from dicom_node.commands.demo import SEED, demo_recipe
+from dicom_node.commands.demo import SEED, _show_numbers, demo_recipe
 from dicom_node.commands.demo_enhancement import show_enhancement, true_enhancement
 from dicom_node.config import DestinationProfile, ResultSettings
 from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.encode import encode_study
 from dicom_node.results.sources import SourceDatasets
+from pipelines.function.findings import Quantity
 from pipelines.phantom import measure_truth, simulate
 from pipelines.study import PackageFindings
 from pipelines.synthetic_enhancement.package import PACKAGE
@@ -79,3 +80,12 @@ def test_the_demo_has_the_lowest_seed_whose_infarct_is_over_fifteen_per_cent() -
         return measure_truth(simulate(recipe, workers=1)).facts.infarct_percent
 
     assert [percent(seed) > 15 for seed in range(SEED + 1)] == [False] * SEED + [True]
+
+
+def test_a_number_without_a_truth_leaves_its_cells_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    _show_numbers({Quantity.LVEF: 51.0, Quantity.RVEF: 40.0}, {Quantity.LVEF: 50.0})
+    told = capsys.readouterr().out
+    assert "+1.0" in told
+    assert "40" in told
+    _show_numbers({Quantity.LVEF: 51.0}, {})
+    assert "simulated truth" not in capsys.readouterr().out
