@@ -131,6 +131,8 @@ class Journal:
         instances first, and with the same again when it raised.
     count
         Told how many instances have been acknowledged, how many of them are filed, and how many bytes are not.
+    broke
+        Told once why the journal takes nothing more until the process starts again: its disk failed.
     """
 
     def __init__(
@@ -140,9 +142,10 @@ class Journal:
         size: int,
         file: Callable[[Sequence[JournalledInstance]], None],
         count: Callable[[int, int, int], None] = lambda _acknowledged, _filed, _bytes: None,
+        broke: Callable[[OSError], None] = lambda _error: None,
     ) -> None:
         self._files, self._name, self._size = files, name, size // SEGMENTS
-        self._file, self._count = file, count
+        self._file, self._count, self._broke = file, count, broke
         self._segments: list[Segment] = []
         self._active: Segment | None = None
         self._wanted = self._broken = self._failing = self._hurried = self._closing = self._flushing = False
@@ -191,8 +194,8 @@ class Journal:
             try:
                 if os.pwritev(segment.descriptor, (head, facts, file_meta, data), segment.end) != end - segment.end:
                     return False
-            except OSError:
-                self._broken = True
+            except OSError as error:
+                self._break(error)
                 return False
             segment.end = end
             segment.unfiled += 1
@@ -271,27 +274,33 @@ class Journal:
         head = (head + _CHECKSUM.pack(zlib.crc32(head))).ljust(_PROGRESS_AT, b"\0")
         try:
             os.pwrite(segment.descriptor, head + _progress(segment.epoch, FIRST), 0)
-        except OSError:
-            self._broken = True
+        except OSError as error:
+            self._break(error)
             return None
         return segment
+
+    def _break(self, error: OSError) -> None:
+        if not self._broken:
+            self._broken = True
+            self._broke(error)
 
     def _flush(self) -> None:
         """Flush for all that wait now; whoever has come meanwhile leads the next flush."""
         with self._lock:
             batch, self._waiting = self._waiting, []
-        flushed = True
+        failure: OSError | None = None
         try:
             for descriptor in {one.segment.descriptor for one in batch}:
                 os.fdatasync(descriptor)
-        except OSError:
-            flushed = False
+        except OSError as error:
+            failure = error
         with self._changed:
             # After a flush that failed nobody knows what is on the disk: the journal takes nothing more until the
             # process starts again, and its instances, acknowledged or not, are filed.
-            self._broken = self._broken or not flushed
+            if failure is not None:
+                self._break(failure)
             for one in batch:
-                one.flushed = flushed
+                one.flushed = failure is None
             self._unfiled += batch
             self._acknowledged += len(batch)
             self._tell()
@@ -379,10 +388,10 @@ class Journal:
                 _flush_folder(self._files.root)
             segment = _new_segment(folder / f"{self._name}.{time.time_ns()}", self._size)
             _flush_folder(folder)
-        except OSError:
+        except OSError as error:
             # Images take the way without it; a receiver that starts anew tries again.
             with self._lock:
-                self._broken = True
+                self._break(error)
             return
         with self._lock:
             self._segments.append(segment)

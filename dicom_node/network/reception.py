@@ -139,7 +139,12 @@ class InstanceReceiver:
                     metrics.OBJECTS_QUARANTINED.inc()
                     _tell_of_conflict(one.sop_instance_uid, one.association_id, one.calling_ae_title)
 
-        self.journal = Journal(self.files, name, size, file, count)
+        def broke(error: OSError) -> None:
+            _log.error(
+                "journal is not used until this process starts again: its disk failed", what=classify(error).what
+            )
+
+        self.journal = Journal(self.files, name, size, file, count, broke)
         return self.journal
 
     def begin(self, request: StoreRequest) -> IncomingInstance:

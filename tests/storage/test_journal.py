@@ -272,8 +272,11 @@ def test_it_takes_nothing_while_it_cannot_be_filed_and_goes_on_after_that(tmp_pa
 def test_a_flush_that_fails_acknowledges_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, taker = InstanceFiles(tmp_path), Files()
     taker.may.set()
+    told: list[OSError] = []
     with journal_of(files, taker) as journal:
+        journal._broke = told.append
         append(journal, [image("a", 1)])
+        assert not told
 
         def broken(_descriptor: int) -> None:
             raise OSError(5, os.strerror(5))
@@ -283,6 +286,7 @@ def test_a_flush_that_fails_acknowledges_nothing(tmp_path: Path, monkeypatch: py
             assert not journal.append(*with_meta(image("a", 2)))
         # What the disk holds since then nobody knows.
         assert not journal.append(*with_meta(image("a", 3)))
+    assert [error.errno for error in told] == [5], "said once"
 
 
 def test_many_that_wait_share_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
