@@ -104,7 +104,7 @@ def recipe_of(seed: int) -> PhantomRecipe:
 
 
 def weights() -> str:
-    """Versions and first digits of the digests of both networks: segmentations of others are not mixed up with theirs."""
+    """Versions and digests of both networks: segmentations of others are not mixed up with theirs."""
     cards = {card.name: card for card in list_models()}
     return "-".join(f"{cards[name].version}-{cards[name].weights_sha256[:8]}" for name in (LOCALISER, FINE_MODEL))
 
