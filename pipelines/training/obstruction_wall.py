@@ -30,6 +30,7 @@ from pipelines.phantom.heart import Heart
 from pipelines.phantom.identity import recipe_key
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
 from pipelines.phantom.study import draw_heart
+from pipelines.segmentation.decision import likeliest_labels
 from pipelines.segmentation.ensemble import label_probabilities
 from pipelines.segmentation.grid import Square, sample_image, sample_square
 from pipelines.segmentation.labels import Label
@@ -155,7 +156,7 @@ def _segmented(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         crops = sample_square(seen[None], spacing, square, fine.card.input.size)[0]
         probability = torch.from_numpy(label_probabilities(neighbour_channels(crops), fine)[0])
         whole = sample_image(probability, spacing, square, (0, WIDE), (0, WIDE))
-        phase[:] = keep_plausible(whole.argmax(1).numpy().astype(np.uint8))
+        phase[:] = keep_plausible(likeliest_labels(whole.numpy(), fine.card.cavity_bias, SPACING_MM**2))
     return labels
 
 
