@@ -147,7 +147,7 @@ def segment(
 
     def labelled(phase: int) -> None:
         native = on_image(probability[phase], seen, spacing)
-        plausible = keep_plausible(likeliest_labels(native, fine.card.cavity_bias, pixel_mm2))
+        plausible = keep_plausible(likeliest_labels(native, fine.card.cavity_bias or (0.0, 0.0), pixel_mm2))
         labels[phase, :, first_row:end_row, first_column:end_column] = plausible
 
     each(labelled, range(stack.phases))
