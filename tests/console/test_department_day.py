@@ -27,7 +27,7 @@ from dicom_node.network.sender import ScuSettings, send_files
 pytestmark = pytest.mark.peers
 
 WRONG_CLASS = 0xA900
-PATIENT = ("Müller", "M\\u00fcller", "Jörg", "J\\u00f6rg", "19600229", "Weiß", "P-1", "A-1")
+PATIENT = ("Müller", "M\\u00fcller", "Jörg", "J\\u00f6rg", "19600229", "Weiß", "Wei\\u00df", "P-1", "A-1")
 """What the images say of the patient, also as JSON writes it."""
 COMMITTED = r"/([1-9]\d*) of \1 results committed/"
 
