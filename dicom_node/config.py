@@ -29,6 +29,7 @@ __all__ = [
     "AETitle",
     "AssessmentCode",
     "AuditSettings",
+    "BucketSettings",
     "ClientTls",
     "Configuration",
     "ConfigurationPath",
@@ -390,12 +391,40 @@ class Route(_Section):
         return self
 
 
+class BucketSettings(_Section):
+    """S3 bucket in which instance files, results and quarantined objects lie (``pip install 'dicom-node[s3]'``)."""
+
+    url: str = Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)*/?$")
+    """``s3://bucket/prefix``: nothing but this node's below it."""
+    endpoint: Endpoint | None = None
+    """URL of an S3 server; unset means AWS."""
+    region: str | None = Field(default=None, min_length=1)
+    access_key: Secret | None = None
+    """Unset: what AWS's own programs would use (environment, ``~/.aws``, role of the machine)."""
+    secret_key: Secret | None = None
+    cache_mb: int = Field(default=20_000, ge=0)
+    """Megabytes (10⁶ bytes) of copies that each host keeps in its storage directory; what was used within half an hour
+    stays also beyond."""
+
+    @model_validator(mode="after")
+    def _credentials_are_whole_and_kept_secret(self) -> BucketSettings:
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("access_key and secret_key belong together: give both or neither")
+        if self.endpoint is not None and not secure_or_nearby(self.endpoint):
+            raise ValueError("endpoint: patient data go over https://, except within this machine")
+        return self
+
+
 class StorageSettings(_Section):
     """Where state lives."""
 
     database: DatabaseUrl = Field(default="sqlite:///var/ledger.sqlite", validate_default=True)
     """SQLAlchemy URL; SQLite or PostgreSQL (``postgresql+psycopg://…``)."""
     directory: ConfigurationPath = Field(default=Path("var/instances"), validate_default=True)
+    """Of the instance files; with ``bucket`` a directory of each host's own, in which what comes in lies until it is
+    uploaded."""
+    bucket: BucketSettings | None = None
+    """Unset: instance files stay in ``directory``."""
     retention_days: float = Field(default=14, gt=0)
     """Instances of a study are removed this long after all its results were committed."""
     low_watermark_mb: int = Field(default=2048, ge=0)

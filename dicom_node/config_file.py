@@ -346,8 +346,15 @@ def _hosts_make_a_node(configuration: Configuration) -> Iterator[Mistake]:
             "several hosts share one ledger, and SQLite is of one machine: write "
             "postgresql+psycopg://user:password@host/database",
         )
+    notifying = [name for name, host in hosts.items() if HostRole.NOTIFIER in host.roles]
+    if configuration.storage.bucket is not None and len(notifying) > 1:
+        yield Mistake(
+            (("hosts", notifying[1], "roles"), ("storage", "bucket")),
+            f"{' and '.join(notifying)} would both notify, for hosts without a common directory know nothing of each "
+            "other's mails: give the role notifier to one",
+        )
     file, directory = configuration.audit.file, configuration.storage.directory
-    if file is not None and file.is_relative_to(directory):
+    if configuration.storage.bucket is None and file is not None and file.is_relative_to(directory):
         yield Mistake(
             (("audit", "file"), ("hosts",)),
             "lies in the storage directory, which all hosts share, and each writes a trail of its own: name a file of "

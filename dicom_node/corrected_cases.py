@@ -84,7 +84,7 @@ def corrected_cases(ledger: Ledger, files: InstanceFiles) -> Iterator[CorrectedC
         for when, result in segs:
             if not result.present:
                 continue
-            seg = dcmread(files.absolute(result.path))
+            seg = dcmread(files.readable(result.path))
             if not _corrected(seg):
                 continue
             images = [one for one in found if one.job_id == result.job_id and KEY_PHASES.get(one.role) == when]
@@ -157,7 +157,7 @@ def _corrected(seg: Dataset) -> bool:
 def _read(images: Sequence[ResultOverview], files: InstanceFiles) -> list[Dataset]:
     if not images or not all(one.present for one in images):
         raise UnusableError("its key-phase images were removed after their time")
-    return [dcmread(files.absolute(one.path)) for one in images]
+    return [dcmread(files.readable(one.path)) for one in images]
 
 
 def _case(uid: str, when: str, seg: Dataset, images: list[Dataset], secret: bytes) -> CorrectedCase:

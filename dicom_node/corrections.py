@@ -189,7 +189,7 @@ def delete_everywhere(
     LedgerError
         There is no such study.
     """
-    from dicom_node.audit.trail import patient_id_of
+    from dicom_node.audit.trail import held_patient_id
     from dicom_node.deliver.rejection import reject_set
     from dicom_node.results.rejection import RejectionReason
 
@@ -220,7 +220,7 @@ def delete_everywhere(
     patient_id = None
     if configuration.audit.patient_id:
         series = held_series(ledger, study)
-        patient_id = patient_id_of(files.absolute(series[0].path)) if series else ""
+        patient_id = held_patient_id(files, series[0].path) if series else ""
     given.audit(
         trail,
         [Study(study, {}, patient_id)],

@@ -1,6 +1,7 @@
 """Looks for whatever would keep a node from working, or soon will: each finding with what to do about it.
 
-Nothing is changed: the ledger is not migrated, no port is kept, and peers are asked with C-ECHO only.
+Nothing is changed: the ledger is not migrated, no port is kept, and peers are asked with C-ECHO only; in a bucket one
+object is written and removed again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import hashlib
 import os
 import shutil
 import socket
+import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +27,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.config import Configuration, HostRole, Secret
 from dicom_node.errors import NodeError, raised_at
 from dicom_node.hosts import host_name, roles_here
+from dicom_node.instance_files import bucket_of
 from dicom_node.machine import serving_mistakes
 from dicom_node.process_states import serving_hosts, serving_process
+from storage.bucket import BucketError
 from storage.files import IDENTITY
 from storage.migrate import MigrationError, revisions_to_come
 from storage.schema import EventRow, LedgerIdentityRow
@@ -38,6 +43,8 @@ BACKUP_IS_OLD = dt.timedelta(days=7)
 CONNECT_TIMEOUT_S = 5.0
 LOCAL_FILE_SYSTEMS = frozenset({"btrfs", "ext3", "ext4", "overlay", "tmpfs", "xfs", "zfs"})
 _OWN_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=flock"})
+PROBE = "probe"
+"""Folder of the bucket in which an object is written and removed."""
 FEW_FILES = 100_000
 """Free places for files (inodes) below which a disk is nearly full of them."""
 _NOT_SYNCHRONISED = 5
@@ -78,6 +85,7 @@ def examine(configuration: Configuration, *, now: dt.datetime, call_peers: bool 
         "configuration": lambda: _configuration(configuration),
         "hosts": lambda: _hosts(configuration),
         "disk": lambda: _disk(configuration),
+        "bucket": lambda: _bucket(configuration),
         "clock": _clock,
         "permissions": lambda: _permissions(configuration),
         "ports": lambda: _ports(configuration),
@@ -113,6 +121,12 @@ def _hosts(configuration: Configuration) -> Iterator[Finding]:
     if not configuration.hosts:
         return
     this, directory = host_name(configuration), configuration.storage.directory
+    if configuration.storage.bucket is not None:
+        # Who else runs is in the ledger: dicom-node status tells.
+        for name, host in configuration.hosts.items():
+            said = f"{name}{' (this one)' if name == this else ''}: {', '.join(sorted(host.roles))}"
+            yield Finding("hosts", Level.WELL, said)
+        return
     serving = serving_hosts(directory) if directory.is_dir() else ()
     for name, host in configuration.hosts.items():
         said = f"{name}{' (this one)' if name == this else ''}: {', '.join(sorted(host.roles))}"
@@ -158,6 +172,34 @@ def mount_of(path: Path, mounts: Path = Path("/proc/self/mounts")) -> Mount | No
         if resolved.is_relative_to(point) and (found is None or len(point.parts) >= len(found.point.parts)):
             found = Mount(point, kind, frozenset(options.split(",")))
     return found
+
+
+# -- the bucket --------------------------------------------------------------------------------------------------------
+
+
+def _bucket(configuration: Configuration) -> Iterator[Finding]:
+    settings = configuration.storage.bucket
+    if settings is None:
+        return
+    try:
+        bucket = bucket_of(settings)
+        identity = bucket.identity()
+        # Whoever may read may not be let write.
+        with tempfile.NamedTemporaryFile() as file:
+            name = f"{PROBE}/{uuid.uuid4().hex}"
+            bucket.put(name, Path(file.name))
+            bucket.remove(name)
+    except BucketError as error:
+        remedy = "check url, endpoint and keys; images wait on the disks of the hosts meanwhile"
+        yield Finding("bucket", Level.BROKEN, f"{settings.url}: {error.strerror}", remedy)
+        return
+    if identity is None:
+        yield Finding("bucket", Level.WELL, f"{settings.url} takes and gives; the first start makes it this node's")
+    elif identity != _directory_identity(configuration) and _directory_identity(configuration) is not None:
+        remedy = "correct storage.bucket or storage.directory"
+        yield Finding("bucket", Level.BROKEN, f"{settings.url} does not belong to the storage directory", remedy)
+    else:
+        yield Finding("bucket", Level.WELL, f"{settings.url} takes and gives, and is this node's")
 
 
 # -- this machine ------------------------------------------------------------------------------------------------------
@@ -261,6 +303,10 @@ def _secrets(configuration: Configuration) -> Iterator[tuple[str, Secret]]:
                 secret = getattr(service, key, None)
                 if secret is not None:
                     yield f"results.destinations.{name}.{kind}.{key}", secret
+    for key in ("access_key", "secret_key"):
+        secret = getattr(configuration.storage.bucket, key, None)
+        if secret is not None:
+            yield f"storage.bucket.{key}", secret
     mail, hook = configuration.notifications.email, configuration.notifications.webhook
     if mail is not None and mail.password is not None:
         yield "notifications.email.password", mail.password

@@ -27,8 +27,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.config import Configuration
 from dicom_node.errors import NodeError
 from dicom_node.hosts import numbers_name
+from dicom_node.instance_files import instance_files
 from dicom_node.network.places import PlaceTable
-from storage.files import InstanceFiles
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import Backlog, backlog
 from storage.schema import ENDED, DeliveryState, JobState
@@ -123,7 +123,7 @@ class NodeState(Collector):
         self._ledger, self._places = ledger, places
         self._storage = configuration.storage
         self._destinations = tuple(configuration.results.destinations)
-        self._files = InstanceFiles(configuration.storage.directory)
+        self._files = instance_files(configuration)
 
     def describe(self) -> Iterable[Metric]:
         """Describe no metrics ahead: they are known at each scrape."""

@@ -30,6 +30,7 @@ _EXTRAS = {
     "messages": ("hl7", "fhir.resources"),
     "postgresql": ("psycopg",),
     "ray": ("ray",),
+    "s3": ("s3fs",),
 }
 """Libraries of the optional dependencies (pyproject.toml) that a node may have to do without."""
 
@@ -56,6 +57,8 @@ def serving_mistakes(configuration: Configuration) -> Iterator[Mistake]:
             yield Mistake((("results", "destinations", name),), f"no message can be sent, for {absent}")
     if configuration.storage.database.startswith("postgresql") and (absent := _absent("postgresql")):
         yield Mistake((("storage", "database"),), f"the ledger cannot be opened, for {absent}")
+    if configuration.storage.bucket is not None and (absent := _absent("s3")):
+        yield Mistake((("storage", "bucket"),), f"it cannot be reached, for {absent}")
     yield from _storage(configuration)
     yield from _wording(configuration)
     if HostRole.EXECUTOR in here and configuration.execution.engine == "local":

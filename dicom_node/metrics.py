@@ -23,6 +23,7 @@ __all__ = [
     "AUDIT_MESSAGES",
     "AUDIT_MESSAGES_NOT_WRITTEN",
     "AUDIT_UNSENT_BYTES",
+    "BUCKET_AWAY",
     "CERTIFICATE_EXPIRES",
     "COMMITMENT_SECONDS",
     "CONNECTIONS_REFUSED",
@@ -41,6 +42,8 @@ __all__ = [
     "STORE_RESPONSES",
     "STORE_SECONDS",
     "TURNAROUND_SECONDS",
+    "UPLOADS",
+    "UPLOADS_WAITING",
     "WEB_REQUESTS_REFUSED",
     "process_died",
 ]
@@ -122,6 +125,11 @@ OBJECTS_QUARANTINED = _counter("objects_quarantined_total", "Objects kept aside 
 JOURNAL_BYTES = _gauge(
     "journal_bytes", "Bytes of instances that are acknowledged and wait in a journal to be filed.", "livesum"
 )
+UPLOADS = _counter("uploads_total", "Instances brought into the bucket.")
+UPLOADS_WAITING = _gauge(
+    "uploads_waiting", "Instances that are acknowledged, on this host alone, and not in the bucket yet.", "livemax"
+)
+BUCKET_AWAY = _gauge("bucket_away", "1 while the bucket does not take what this host uploads.", "livemax")
 STORAGE_CLOSED = _gauge(
     "storage_closed", "1 while a receiver answers A700 because free space fell under the low watermark.", "livemax"
 )

@@ -18,6 +18,7 @@ from dicom_node.config import Configuration, HostRole, NodeSettings
 from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
 from dicom_node.exposition import exposed
 from dicom_node.hosts import host_name, owner_name, owner_prefix, roles_here
+from dicom_node.instance_files import instance_files
 from dicom_node.log_files import LogFolder, check_log_folder
 from dicom_node.logs import configure_logging
 from dicom_node.network.listening_ports import (
@@ -30,6 +31,7 @@ from dicom_node.network.tls import check_credentials
 from dicom_node.process_states import exclusive_service, forget_states, serving_hosts, states_file
 from dicom_node.reloading import Reloading
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper, stop_on_signals
+from storage.bucket import BucketError
 from storage.files import InstanceFiles
 from storage.filing import file_left_segments
 from storage.identity import IdentityError, bind
@@ -164,6 +166,7 @@ def node_roles(
     return (
         *(receiver_roles(configuration, ports) if HostRole.RECEIVER in here else ()),
         *(role for name, (wanted, role) in roles.items() if wanted and name in here),
+        *((Role("uploader", _upload, (configuration,), renewable=False),) if configuration.storage.bucket else ()),
         # Of each host: it tells what this one received, and brings the file of this one to the collector.
         *(
             (Role("auditor", _audit, (configuration,), renewable=False),)
@@ -249,6 +252,12 @@ def _audit(context: RoleContext, configuration: Configuration) -> None:
     serve_auditor(context, configuration)
 
 
+def _upload(context: RoleContext, configuration: Configuration) -> None:
+    from dicom_node.uploader import serve_uploader
+
+    serve_uploader(context, configuration)
+
+
 def _notify(context: RoleContext, configuration: Configuration) -> None:
     from dicom_node.notify.notifier import serve_notifier
 
@@ -267,13 +276,21 @@ def _prepare(configuration: Configuration) -> None:
         check_credentials(node.tls)
     try:
         with contextlib.closing(open_ledger(configuration.storage.database)) as ledger:
-            files = InstanceFiles(configuration.storage.directory)
+            files = instance_files(configuration)
             bind(ledger, files, now=utc_now())
             if _filed(configuration, ledger, files):
                 # Each receiver closes its own; this closes those of receivers that are no longer configured.
                 close_abandoned_associations(ledger, owner_prefix(configuration), at=utc_now())
     except IdentityError as error:
         raise ConfigurationError(str(error), subject=f"storage.directory {configuration.storage.directory}") from error
+    except BucketError as error:
+        if configuration.storage.bucket is None:
+            raise
+        raise OutOfResourcesError(
+            str(error.strerror),
+            subject=f"storage.bucket {configuration.storage.bucket.url}",
+            remedy="check url, endpoint and keys; the node starts when the bucket answers",
+        ) from error
     except (SQLAlchemyError, LedgerError) as error:
         raise OutOfResourcesError(
             f"the ledger cannot be opened: {type(error).__name__}",

@@ -22,12 +22,17 @@ from storage.ledger import Ledger, utc_now
 from storage.overview import CONFLICT_AGE, Backlog, JobOverview, LedgerOverview, backlog, job_overviews, ledger_overview
 from storage.paused import paused_destinations
 from storage.schema import DeliveryState, JobState, ReportState
+from storage.uploads import HeldByHost, held_by_hosts, serving_hosts_of
 
 __all__ = ["Alarm", "Concern", "NodeStatus", "Queue", "local_time", "node_status"]
 
 FAILED_STARTS_ALARM = 3
 STARTING_ALARM = dt.timedelta(minutes=5)
 """A process that is not ready after so long calls for a person: a worker loads its models in seconds."""
+UPLOAD_ALARM = dt.timedelta(minutes=2)
+"""An image is uploaded within a second or two."""
+HOST_SILENT = dt.timedelta(seconds=60)
+"""A host without a directory in common with others runs no more when it has said nothing for so long."""
 HISTORY = 20
 """How many of the last jobs tell how long one takes."""
 
@@ -82,6 +87,8 @@ class NodeStatus:
     unfiled: int
     """Images that are acknowledged, and wait in a journal to be filed."""
     unfiled_mb: float
+    not_uploaded: int
+    """Images that are acknowledged, on the disk of one host alone, and not in the bucket yet."""
     processes: tuple[ProcessState, ...]
     queue: Queue
     waiting: Backlog
@@ -92,7 +99,7 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
     """Look at the lock, the processes, the disk and the ledger; nothing is changed and nobody is called."""
     now = utc_now()
     directory = configuration.storage.directory
-    serving = _serving(configuration)
+    serving = _serving(configuration, ledger, now)
     pid = serving.get(host_name(configuration))
     processes = tuple(_processes(configuration, serving))
     free_mb = shutil.disk_usage(_existing(directory)).free / 1e6
@@ -101,10 +108,12 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
     waiting, overview = backlog(ledger, now=now), ledger_overview(ledger, now=now)
     ended = job_overviews(ledger, states=(JobState.SUCCEEDED,), limit=HISTORY)
     queue = _queue(waiting, ended, slots(configuration))
+    held = held_by_hosts(ledger) if configuration.storage.bucket is not None else ()
     alarms = (
         *_process_alarms(configuration, serving, processes, now),
         *_storage_alarms(configuration, free_mb, accepts=accepts),
         *_file_alarms(directory),
+        *_upload_alarms(held, now),
         *_work_alarms(waiting, overview),
         *_pause_alarms(ledger),
         *_quarantine_alarms(waiting),
@@ -120,6 +129,7 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
         accepts_images=accepts,
         unfiled=count,
         unfiled_mb=size / 1e6,
+        not_uploaded=sum(one.instances for one in held),
         processes=processes,
         queue=queue,
         waiting=waiting,
@@ -127,15 +137,19 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
     )
 
 
-def _serving(configuration: Configuration) -> dict[str, int]:
-    """Process ids of the supervisors, by the hosts that serve now."""
+def _serving(configuration: Configuration, ledger: Ledger, now: dt.datetime) -> dict[str, int | None]:
+    """Process ids of the supervisors, by the hosts that serve now; of hosts with directories of their own none."""
     directory = configuration.storage.directory
     hosts = configuration.hosts or (host_name(configuration),)
     pids = {host: serving_process(directory, host) if directory.is_dir() else None for host in hosts}
-    return {host: pid for host, pid in pids.items() if pid is not None}
+    found: dict[str, int | None] = {host: pid for host, pid in pids.items() if pid is not None}
+    if configuration.storage.bucket is None or not configuration.hosts:
+        return found
+    heard = serving_hosts_of(ledger, since=now - HOST_SILENT) - {host_name(configuration)}
+    return {**dict.fromkeys(sorted(heard.intersection(configuration.hosts))), **found}
 
 
-def _processes(configuration: Configuration, serving: Mapping[str, int]) -> Iterator[ProcessState]:
+def _processes(configuration: Configuration, serving: Mapping[str, int | None]) -> Iterator[ProcessState]:
     for host in serving:
         for one in read_states(configuration.storage.directory, host):
             named = not configuration.hosts or one.name.startswith(f"{host}/")
@@ -143,11 +157,11 @@ def _processes(configuration: Configuration, serving: Mapping[str, int]) -> Iter
 
 
 def _starting(
-    configuration: Configuration, serving: Mapping[str, int], processes: Sequence[ProcessState]
+    configuration: Configuration, serving: Mapping[str, int | None], processes: Sequence[ProcessState]
 ) -> Iterator[str]:
-    for host in serving:
+    for host, pid in serving.items():
         # A supervisor migrates the ledger and opens its ports before it starts anything.
-        if not read_states(configuration.storage.directory, host):
+        if pid is not None and not read_states(configuration.storage.directory, host):
             yield f"{host}/supervisor" if configuration.hosts else "supervisor"
     yield from (one.name for one in processes if not one.ready)
 
@@ -167,7 +181,10 @@ def _queue(waiting: Backlog, ended: Sequence[JobOverview], slots: int) -> Queue:
 
 
 def _process_alarms(
-    configuration: Configuration, serving: Mapping[str, int], processes: Sequence[ProcessState], now: dt.datetime
+    configuration: Configuration,
+    serving: Mapping[str, int | None],
+    processes: Sequence[ProcessState],
+    now: dt.datetime,
 ) -> Iterator[Alarm]:
     if not serving:
         yield Alarm("the node is not running", "start it: dicom-node serve", Concern.NODE)
@@ -214,6 +231,18 @@ def _file_alarms(directory: Path) -> Iterator[Alarm]:
             "is this the latest ledger? dicom-node adopt reads them into it",
             Concern.STORAGE,
         )
+
+
+def _upload_alarms(held: Sequence[HeldByHost], now: dt.datetime) -> Iterator[Alarm]:
+    for one in held:
+        if now - one.since > UPLOAD_ALARM:
+            yield Alarm(
+                f"{one.instances} image(s) wait on the disk of host {one.host} to be uploaded, the oldest since "
+                f"{local_time(one.since)}: no other host can read them",
+                "does that host run, and is the bucket reachable from there? dicom-node doctor tells; they are lost "
+                "only if its disk is",
+                Concern.STORAGE,
+            )
 
 
 def _work_alarms(waiting: Backlog, overview: LedgerOverview) -> Iterator[Alarm]:

@@ -2,8 +2,9 @@
 
 The ledger is copied first, as it was at one moment; then the files that this copy names. Every file lies under its
 final name before a row names it, and nothing is swept while a backup runs: whatever was acknowledged before the backup
-began is in it. A backup holds the ledger as an SQLite file whatever database it came from, so that it can be put back
-into either. ``backup.json`` is written last: without it a backup is not whole.
+began is in it. Files in a bucket are downloaded, and put back into one. A backup holds the ledger as an SQLite file
+whatever database it came from, so that it can be put back into either. ``backup.json`` is written last: without it a
+backup is not whole.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Column, Connection, Table, bindparam, func, insert, select, text
+from sqlalchemy import JSON, Column, Connection, Table, bindparam, delete, func, insert, select, text, update
 
+from storage.bucket_files import BucketFiles
 from storage.files import DIRECTORY_MODE, FILE_MODE, InstanceFiles
 from storage.jobs import release_worker
 from storage.journal import await_filed, unfiled
 from storage.leases import leases_of
 from storage.ledger import Ledger, LedgerError, open_ledger, record_event
-from storage.schema import Base, InstanceRow, LedgerIdentityRow, QuarantineRow, ResultRow
+from storage.schema import Base, HostRow, InstanceRow, LedgerIdentityRow, QuarantineRow, ResultRow
+from storage.uploads import await_uploaded
 
 __all__ = ["BackupError", "BackupRecord", "Restored", "back_up", "read_backup", "restore"]
 
@@ -136,6 +139,7 @@ def back_up(
     """
     began_at = clock()
     left = 0 if await_filed(files.root, FILED_S) else unfiled(files.root)[0]
+    await_uploaded(ledger, FILED_S, but_of=files.held_by)
     with ledger.reading() as session:
         identity = session.scalar(select(LedgerIdentityRow.identity))
     if identity is None or identity != files.identity():
@@ -148,7 +152,7 @@ def back_up(
             _fill_ledger(ledger, kept)
             named = _named_files(kept)
         _settle(copy)
-        copied = _copy_files(files.root, target / FILES, named, digest_of, link=link)
+        copied = _copy_files(_bringing(files, link=link), target / FILES, named, digest_of)
     record = BackupRecord(
         FORMAT, identity, began_at, clock(), software, _sha256(copy), copied.files, copied.size, copied.linked,
         copied.missing, copied.damaged, left,
@@ -243,7 +247,11 @@ def restore(
             if identity != record.identity:
                 raise BackupError(f"the ledger in {source} is of another node than {RECORD} says")
             _give_back_jobs(kept, clock)
-            copied = _copy_files(source / FILES, files.root, _named_files(kept), digest_of, link=False)
+            _place_all(kept)
+            named = _named_files(kept)
+            copied = _copy_files(lambda path, copy: _copy(source / FILES / path, copy), files.root, named, digest_of)
+            if isinstance(files, BucketFiles):
+                _upload(files, named)
             files.propose_identity(identity)
             with contextlib.closing(open_ledger(database)) as ledger:
                 _fill_ledger(kept, ledger)
@@ -302,18 +310,50 @@ def _named_files(ledger: Ledger) -> list[str]:
     return sorted(found - {""})
 
 
-def _copy_files(source: Path, target: Path, paths: list[str], digest_of: DigestOf, *, link: bool) -> _Copied:
+_Bring = Callable[[str, Path], bool]
+"""Makes the copy of a file, by its path in the ledger; tells whether it is a further name of the node's own file."""
+
+
+def _bringing(files: InstanceFiles, *, link: bool) -> _Bring:
+    def bring(path: str, copy: Path) -> bool:
+        original = files.absolute(path)
+        if isinstance(files, BucketFiles) and not original.exists():
+            # Past the cache, which it would only fill.
+            files.bucket.get(path, copy)
+            _secure(copy)
+            return False
+        if link and _linked(original, copy):
+            return True
+        return _copy(original, copy)
+
+    return bring
+
+
+def _upload(files: BucketFiles, paths: list[str]) -> None:
+    for path in paths:
+        # What is missing or damaged in the backup is not there.
+        if files.absolute(path).exists():
+            files.upload(path)
+            files.absolute(path).unlink()
+
+
+def _place_all(ledger: Ledger) -> None:
+    """All files are put where they belong: no host has one of them alone, and none serves yet."""
+    with ledger.transaction() as session:
+        session.execute(update(InstanceRow).where(InstanceRow.held_by.is_not(None)).values(held_by=None))
+        session.execute(delete(HostRow))
+
+
+def _copy_files(bring: _Bring, target: Path, paths: list[str], digest_of: DigestOf) -> _Copied:
     copied = _Copied()
     folders: set[Path] = set()
     for path in paths:
-        original, copy = source / path, target / path
+        copy = target / path
         if copy.parent not in folders:
             copy.parent.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
             folders.add(copy.parent)
         try:
-            linked = link and _linked(original, copy)
-            if not linked:
-                _copy(original, copy)
+            linked = bring(path, copy)
         except FileNotFoundError:
             copied.missing += (path,)
             continue
@@ -342,13 +382,21 @@ def _linked(original: Path, copy: Path) -> bool:
     return True
 
 
-def _copy(original: Path, copy: Path) -> None:
+def _secure(copy: Path) -> None:
+    """Give a new file its mode, and flush it."""
+    copy.chmod(FILE_MODE)
+    with copy.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _copy(original: Path, copy: Path) -> bool:
     with original.open("rb") as reading:
         descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         with os.fdopen(descriptor, "wb") as writing:
             shutil.copyfileobj(reading, writing, 1 << 20)
             writing.flush()
             os.fsync(writing.fileno())
+    return False
 
 
 def _flush(folder: Path) -> None:

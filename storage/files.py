@@ -41,6 +41,8 @@ UNEXPLAINED = "unexplained"
 """Where files lie, each under its former name, that nothing in the ledger explains."""
 IDENTITY, NEXT_IDENTITY = ".identity", ".identity.next"
 IDENTITY_LOCK = ".identity.lock"
+OF_BUCKET = ".bucket"
+"""Names the bucket that the instances of this directory go to, once there is one (:mod:`storage.bucket_files`)."""
 LOCK = ".sweep.lock"
 BACKUP_LOCK = ".backup.lock"
 KEPT_IN_MEMORY = 1 << 20
@@ -80,6 +82,10 @@ class InstanceFiles:
     durable
         Whether to wait for the disk.
     """
+
+    held_by: str | None = None
+    """Name of the host whose disk alone has a new instance until it is uploaded (:mod:`storage.bucket_files`); none
+    where the storage directory is where instances stay."""
 
     def __init__(self, root: Path, *, durable: bool = True) -> None:
         self.root, self.durable = root, durable
@@ -153,7 +159,7 @@ class InstanceFiles:
             No room or no access.
         """
         link = Path(self.new_name())
-        link.hardlink_to(self.root / stored.path)
+        link.hardlink_to(self.readable(stored.path))
         # The sweep takes a file that is old and that no row names; this one's row is still to come.
         os.utime(link)
         path = _path(QUARANTINE, stored.digest)
@@ -172,6 +178,39 @@ class InstanceFiles:
     def absolute(self, path: str | Path) -> Path:
         """Where a path of the ledger is on this machine."""
         return self.root / path
+
+    def readable(self, path: str | Path) -> Path:
+        """Where a file of the ledger can be read on this machine; it is left there long enough to be opened.
+
+        Raises
+        ------
+        OSError
+            It cannot be brought here.
+        """
+        return self.absolute(path)
+
+    def size_of(self, path: str | Path) -> int | None:
+        """Bytes of a stored file, or ``None`` where it is not.
+
+        Raises
+        ------
+        OSError
+            It cannot be looked for.
+        """
+        try:
+            return self.absolute(path).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def remove(self, path: str | Path) -> None:
+        """Remove one stored file.
+
+        Raises
+        ------
+        OSError
+            It is not there, or no access.
+        """
+        self.absolute(path).unlink()
 
     def free_bytes(self) -> int:
         """Room left for the owner of this process on the disk that holds the storage directory."""
@@ -217,8 +256,16 @@ class InstanceFiles:
             yield path.relative_to(self.root)
 
     def identity(self) -> str | None:
-        """The identity that the directory carries, see :mod:`storage.identity`."""
+        """The identity of where the files are, see :mod:`storage.identity`."""
+        return self.own_identity()
+
+    def own_identity(self) -> str | None:
+        """The identity that the directory carries."""
         return self._read(IDENTITY)
+
+    def bucket_before(self) -> str | None:
+        """The bucket that the instances of this directory went to when it was served last; none if they stayed."""
+        return self._read(OF_BUCKET)
 
     def next_identity(self) -> str | None:
         """The identity that it was about to get."""
@@ -251,7 +298,7 @@ class InstanceFiles:
 
     def _read(self, name: str) -> str | None:
         try:
-            return (self.root / name).read_text(encoding="ascii").strip()
+            return (self.root / name).read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return None
 

@@ -121,7 +121,7 @@ def file_left_segments(ledger: Ledger, files: InstanceFiles, receiver: str) -> i
     OSError, sqlalchemy.exc.SQLAlchemyError
         The disk or the ledger does not take them now; they stay in the segments.
     """
-    commit = GroupCommit(ledger)
+    commit = GroupCommit(ledger, files.held_by)
     filing, filed = Filing(ledger, files, commit, receiver), 0
     try:
         for segment, journalled in left_segments(files):

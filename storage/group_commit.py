@@ -32,10 +32,15 @@ class GroupCommit:
 
     Whoever finds nobody at work commits at once, alone; those who come meanwhile are committed together by the first
     of them. So a single sender waits for nothing, and many wait for one flush of the disk instead of one each.
+
+    Parameters
+    ----------
+    held_by
+        Of the storage that their files are in, see :attr:`storage.files.InstanceFiles.held_by`.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, held_by: str | None = None) -> None:
+        self._ledger, self._held_by = ledger, held_by
         self._series_ids: dict[str, dict[tuple[str, str], int]] = {}
         """By association, study and series; only the thread that leads touches it."""
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -117,7 +122,7 @@ class GroupCommit:
         with self._ledger.turn():
             if len(rows) == len(batch) and self._record_more(rows):
                 return [Reception.NEW] * len(batch)
-            receptions = record_instances(self._ledger, batch, at=utc_now())
+            receptions = record_instances(self._ledger, batch, at=utc_now(), held_by=self._held_by)
         new = [one for one, reception in zip(batch, receptions, strict=True) if reception is Reception.NEW]
         for one, series_id in zip(new, series_ids(self._ledger, new), strict=True):
             sent = self._series_ids.setdefault(one.association_id, {})
@@ -129,7 +134,7 @@ class GroupCommit:
         try:
             if self._connection is None:
                 self._connection = engine.raw_connection()
-            return record_more(self._connection, engine.dialect, rows, at=utc_now())
+            return record_more(self._connection, engine.dialect, rows, at=utc_now(), held_by=self._held_by)
         except BaseException as error:
             if self._connection is not None:
                 self._connection.invalidate()

@@ -39,6 +39,8 @@ class HeldInstance:
     """Relative to the storage directory."""
     size: int
     """Of the file, bytes."""
+    held_by: str | None
+    """Host whose disk alone has it; none once it is in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,7 @@ def held_instances(
             transfer_syntax_uid=row.transfer_syntax_uid,
             path=row.path,
             size=row.size,
+            held_by=row.held_by,
         )
         for row, series, study in session.execute(query)
     ]

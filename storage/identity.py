@@ -13,9 +13,12 @@ import uuid
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from storage.bucket import BucketError
+from storage.bucket_files import BucketFiles
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, LedgerError, record_event
 from storage.schema import InstanceRow, LedgerIdentityRow, ResultRow
+from storage.uploads import hold_all
 
 __all__ = ["IdentityError", "bind", "identity_of", "is_bound", "rebind"]
 
@@ -35,11 +38,62 @@ def bind(ledger: Ledger, files: InstanceFiles, *, now: dt.datetime) -> None:
     IdentityError
         They do not belong together.
     """
+    if isinstance(files, BucketFiles):
+        with files.binding():
+            _bind_bucket(ledger, files, now)
+        return
+    if (bucket := files.bucket_before()) is not None:
+        raise IdentityError(
+            f"the instance files of this storage directory are in {bucket}: give back storage.bucket; to be without "
+            "it, make a backup with it and restore that"
+        )
     if identity_of(ledger) is not None and is_bound(ledger, files):
         return
     # Hosts of one node may meet a new ledger and a new directory at the same time: the second finds what the first did.
     with files.binding():
         _bind_unless_bound(ledger, files, now)
+
+
+def _bind_bucket(ledger: Ledger, files: BucketFiles, now: dt.datetime) -> None:
+    ours, here = identity_of(ledger), files.own_identity()
+    try:
+        there = files.identity()
+    except BucketError:
+        if ours is not None and here == ours and files.bucket_before() == str(files.bucket):
+            # As it was when it was served last: a bucket that is away keeps nobody from sending.
+            return
+        raise
+    if ours is not None and files.next_identity() == ours and there in (None, ours) and here in (None, ours):
+        # An earlier life died before all had it.
+        files.take_identity()
+    elif ours is None and there is None and here is None:
+        _refuse_strangers(ledger, files)
+        _bind(ledger, files, uuid.uuid4().hex, now)
+    elif ours is None:
+        raise IdentityError(
+            "the bucket or the storage directory belongs to another ledger than this one, which is new or was "
+            "mistyped: give back its ledger; if that is lost, `dicom-node adopt` reads the files into this one"
+        )
+    elif here not in (None, ours) or there not in (None, ours):
+        raise IdentityError(
+            "ledger, bucket and storage directory do not belong to one node: correct storage.database, storage.bucket "
+            "or storage.directory"
+        )
+    elif there is None and (here is None or files.bucket_before() is not None):
+        raise IdentityError(
+            f"{files.bucket} is not the bucket of this ledger (its files are in "
+            f"{files.bucket_before() or 'the directory of another host, which has to be started first'}): correct "
+            "storage.bucket"
+        )
+    elif here is None and next(files.front_paths(), None) is not None:
+        raise IdentityError("the storage directory holds files and has no identity: move them away")
+    elif there is None or here is None or files.bucket_before() != str(files.bucket):
+        # A host that is new, a bucket that was copied, or a node that had none: then its directory has everything.
+        if there is None:
+            assert files.held_by is not None
+            hold_all(ledger, files.held_by)
+        files.propose_identity(ours)
+        files.take_identity()
 
 
 def _bind_unless_bound(ledger: Ledger, files: InstanceFiles, now: dt.datetime) -> None:
@@ -56,7 +110,7 @@ def _bind_unless_bound(ledger: Ledger, files: InstanceFiles, now: dt.datetime) -
         return
     if ours is None:
         assert theirs is not None
-        if any(files.absolute(path).exists() for path in _named(ledger)):
+        if any(files.size_of(path) is not None for path in _named(ledger)):
             # Restored from a backup of a version that gave no identity.
             _bind(ledger, files, theirs, now)
             return
@@ -89,7 +143,7 @@ def rebind(ledger: Ledger, files: InstanceFiles, *, now: dt.datetime) -> None:
         The ledger names files, and the directory holds none of them but others: both are somebody's.
     """
     named = _named(ledger)
-    if named and any(files.stored_paths()) and not any(files.absolute(path).exists() for path in named):
+    if named and any(files.stored_paths()) and not any(files.size_of(path) is not None for path in named):
         raise IdentityError(
             "the ledger names files, and the storage directory holds none of them but others: both are of nodes of "
             "their own; correct storage.database or storage.directory"
@@ -106,7 +160,7 @@ def _refuse_strangers(ledger: Ledger, files: InstanceFiles) -> None:
             "the storage directory holds files and the ledger names none: give back the ledger of this directory; if "
             "that is lost, `dicom-node adopt` reads the files into this one"
         )
-    if named and not any(files.absolute(path).exists() for path in named):
+    if named and not any(files.size_of(path) is not None for path in named):
         raise IdentityError(
             "the ledger names files and the storage directory holds none of them: give back the directory of this "
             "ledger; if that is lost, `dicom-node adopt` gives the ledger this one"

@@ -191,12 +191,19 @@ def stored_digest(ledger: Ledger, sop_instance_uid: str) -> str | None:
         return session.scalar(select(InstanceRow.digest).where(InstanceRow.sop_instance_uid == sop_instance_uid))
 
 
-def record_instances(ledger: Ledger, instances: Sequence[ReceivedInstance], *, at: dt.datetime) -> list[Reception]:
+def record_instances(
+    ledger: Ledger, instances: Sequence[ReceivedInstance], *, at: dt.datetime, held_by: str | None = None
+) -> list[Reception]:
     """Take instances into the record, in one commit; after it their senders may be told Success.
 
     The outcome is that of recording one after the other, duplicates and conflicts among them included. Safe under any
     number of callers at once, in any processes. An instance whose file was removed by retention counts as new when it
     comes again.
+
+    Parameters
+    ----------
+    held_by
+        Name of the host that alone has their files, until they are uploaded; none where they are in their place.
 
     Returns
     -------
@@ -216,7 +223,7 @@ def record_instances(ledger: Ledger, instances: Sequence[ReceivedInstance], *, a
         while True:
             with ledger.engine.connect() as connection, connection.begin() as transaction:
                 held = _held(connection, {one.sop_instance_uid for one in instances}) if looks else {}
-                receptions = _record(connection, instances, held, at)
+                receptions = _record(connection, instances, held, at, held_by)
                 if receptions is not None:
                     return receptions
                 transaction.rollback()
@@ -232,6 +239,7 @@ def record_more(
     rows: Sequence[tuple[int, ReceivedInstance]],
     *,
     at: dt.datetime,
+    held_by: str | None = None,
 ) -> bool:
     """Take instances into series to which their associations have sent before; what nearly all images are.
 
@@ -244,6 +252,8 @@ def record_more(
         To the ledger, outside a transaction; kept by the caller.
     rows
         Each instance with the id of its series, see :func:`series_ids`.
+    held_by
+        See :func:`record_instances`.
 
     Returns
     -------
@@ -260,7 +270,9 @@ def record_more(
     try:
         if dialect.name == "sqlite":
             cursor.execute("BEGIN IMMEDIATE")
-        cursor.executemany(statement.sql, [statement.parameters(values) for values in _instance_rows(rows, at)])
+        cursor.executemany(
+            statement.sql, [statement.parameters(values) for values in _instance_rows(rows, at, held_by)]
+        )
         recorded = bool(cursor.rowcount == len(rows))
     finally:
         cursor.close()
@@ -378,6 +390,7 @@ _BRING_BACK = (
         path=bindparam("path"),
         association_id=bindparam("association"),
         received_at=bindparam("at"),
+        held_by=bindparam("holder"),
         study_version=None,
         removed_at=None,
     )
@@ -422,7 +435,11 @@ class _Study:
 
 
 def _record(
-    connection: Connection, instances: Sequence[ReceivedInstance], held: dict[str, _Held], at: dt.datetime
+    connection: Connection,
+    instances: Sequence[ReceivedInstance],
+    held: dict[str, _Held],
+    at: dt.datetime,
+    held_by: str | None,
 ) -> list[Reception] | None:
     """Record, or find (``None``) that the ledger holds more of them than ``held``: to be rolled back and done again."""
     first = {one.sop_instance_uid: one for one in reversed(instances)}
@@ -439,7 +456,7 @@ def _record(
     if again:
         # Retention may have removed them before their studies were locked, but not from here on.
         held |= _held(connection, again)
-    if new and not _insert_instances(connection, new, studies, at):
+    if new and not _insert_instances(connection, new, studies, at, held_by):
         return None
     awaited = {one.sop_instance_uid for one in new} | {uid for uid in again if held[uid].removed_at is not None}
     receptions = []
@@ -464,7 +481,9 @@ def _record(
         receptions.append(Reception.NEW)
         if row is not None:
             study.from_versions += row.study_version is not None
-            back.append({"held": row.id, "path": one.path, "association": one.association_id, "at": at})
+            back.append(
+                {"held": row.id, "path": one.path, "association": one.association_id, "at": at, "holder": held_by}
+            )
     if back:
         connection.execute(_BRING_BACK, back)
     for study in studies.values():
@@ -515,19 +534,22 @@ def _study(connection: Connection, uid: str, series: Iterable[str]) -> _Study | 
 
 
 def _insert_instances(
-    connection: Connection, new: Sequence[ReceivedInstance], studies: Mapping[str, _Study], at: dt.datetime
+    connection: Connection,
+    new: Sequence[ReceivedInstance],
+    studies: Mapping[str, _Study],
+    at: dt.datetime,
+    held_by: str | None,
 ) -> bool:
     """Insert instances; false when the ledger holds one of them."""
-    return _insert(
-        connection, [(studies[one.study_instance_uid].series_ids[one.series_instance_uid], one) for one in new], at
-    )
+    rows = [(studies[one.study_instance_uid].series_ids[one.series_instance_uid], one) for one in new]
+    return _insert(connection, _instance_rows(rows, at, held_by))
 
 
-def _insert(connection: Connection, rows: Sequence[tuple[int, ReceivedInstance]], at: dt.datetime) -> bool:
-    """Insert instances into series by their ids; false when the ledger holds one of them."""
+def _insert(connection: Connection, rows: list[dict[str, Any]]) -> bool:
+    """Insert rows of instances; false when the ledger holds one of them."""
     result = connection.execute(
         absent_insert(connection.dialect.name, _INSTANCE),
-        _instance_rows(rows, at),
+        rows,
         execution_options={"preserve_rowcount": True},
     )
     return bool(result.rowcount == len(rows))
@@ -544,12 +566,15 @@ _RECEIVED_COLUMNS = frozenset(
         "size",
         "association_id",
         "received_at",
+        "held_by",
         "facts",
     }
 )
 
 
-def _instance_rows(rows: Sequence[tuple[int, ReceivedInstance]], at: dt.datetime) -> list[dict[str, Any]]:
+def _instance_rows(
+    rows: Sequence[tuple[int, ReceivedInstance]], at: dt.datetime, held_by: str | None
+) -> list[dict[str, Any]]:
     return [
         {
             "series_id": series_id,
@@ -561,6 +586,7 @@ def _instance_rows(rows: Sequence[tuple[int, ReceivedInstance]], at: dt.datetime
             "size": one.size,
             "association_id": one.association_id,
             "received_at": at,
+            "held_by": held_by,
             "facts": dict(one.facts),
         }
         # In the order of their UIDs, whoever inserts: else two would wait for each other.

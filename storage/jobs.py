@@ -51,6 +51,7 @@ __all__ = [
     "create_jobs",
     "fail_job",
     "inputs_in_work",
+    "put_job_off",
     "release_expired_jobs",
     "release_lease",
     "release_worker",
@@ -680,6 +681,25 @@ def fail_job(ledger: Ledger, job: Job, error: str, *, retryable: bool, retry_at:
         if row is None:
             return False
         _end_attempt(session, row, error, retry_at if retryable else None, now)
+        return True
+
+
+def put_job_off(ledger: Ledger, job: Job, why: str, *, until: dt.datetime, now: dt.datetime) -> bool:
+    """Give a job back that cannot be done for want of something that is not its fault; it is no attempt.
+
+    Returns
+    -------
+    bool
+        False, and nothing recorded, when the worker no longer holds the job.
+    """
+    with ledger.transaction() as session:
+        row = _held(session, job)
+        if row is None:
+            return False
+        row.attempts -= 1
+        worker = row.worker
+        requeue(session, row, until, now)
+        job_event(session, row, "job released", now, worker=worker, why=why)
         return True
 
 

@@ -68,7 +68,7 @@ def replace_instance(ledger: Ledger, files: InstanceFiles, one: ReceivedInstance
         # Linked before the commit: the bytes that were acknowledged first are never without a name.
         kept = files.copy_to_quarantine(held.file) if held.present else None
         with ledger.transaction() as session:
-            if _replace(session, held, one, kept, by, now):
+            if _replace(session, held, one, kept, files.held_by, by, now):
                 return True
 
 
@@ -88,7 +88,13 @@ def _held(ledger: Ledger, sop_instance_uid: str) -> _Held | None:
 
 
 def _replace(
-    session: Session, held: _Held, one: ReceivedInstance, kept: StoredFile | None, by: str, now: dt.datetime
+    session: Session,
+    held: _Held,
+    one: ReceivedInstance,
+    kept: StoredFile | None,
+    held_by: str | None,
+    by: str,
+    now: dt.datetime,
 ) -> bool:
     study = session.scalars(
         select(StudyRow).where(StudyRow.study_instance_uid == one.study_instance_uid).with_for_update(key_share=True)
@@ -113,7 +119,7 @@ def _replace(
         release_files(session, select(InstanceRow.path).where(InstanceRow.id == row.id), now=now)
     row.series_id = _series(session, study, one)
     row.sop_class_uid, row.transfer_syntax_uid = one.sop_class_uid, one.transfer_syntax_uid
-    row.digest, row.path, row.size = one.digest, one.path, one.size
+    row.digest, row.path, row.size, row.held_by = one.digest, one.path, one.size, held_by
     row.association_id, row.received_at, row.facts = one.association_id, now, dict(one.facts)
     if row.study_version is not None:
         study.instances -= 1

@@ -43,19 +43,24 @@ from storage.schema import (
 )
 
 __all__ = [
+    "SWEEP_GRACE",
     "Swept",
+    "check_bound",
     "expire_commitments",
     "expire_events",
     "expire_history",
     "expire_quarantine",
     "expire_steps",
     "expire_studies",
+    "named_paths",
     "release_files",
     "sweep_files",
 ]
 
 EVENTS_A_TRANSACTION = 1000
 ASSOCIATIONS_A_TRANSACTION = 500
+SWEEP_GRACE = dt.timedelta(hours=6)
+"""For the sweep: longer than any transfer or job lasts."""
 
 
 def expire_studies(ledger: Ledger, *, retention: dt.timedelta, now: dt.datetime) -> tuple[str, ...]:
@@ -327,8 +332,7 @@ def sweep_files(ledger: Ledger, files: InstanceFiles, *, grace: dt.timedelta, no
     IdentityError
         The directory is not the ledger's (it was unmounted, or another was mounted): nothing was touched.
     """
-    if not is_bound(ledger, files):
-        raise IdentityError("the storage directory is not the one of this ledger any more: nothing is swept")
+    check_bound(ledger, files)
     with files.sweeping() as alone:
         return _sweep(ledger, files, grace, now) if alone else Swept(0, 0)
 
@@ -336,18 +340,8 @@ def sweep_files(ledger: Ledger, files: InstanceFiles, *, grace: dt.timedelta, no
 def _sweep(ledger: Ledger, files: InstanceFiles, grace: dt.timedelta, now: dt.datetime) -> Swept:
     # The directory is listed before the ledger is read: a file that is committed in between is then seen as named.
     stored = [str(path) for path in files.stored_paths()]
+    named = named_paths(ledger)
     with ledger.reading() as session:
-        named = {
-            *session.scalars(
-                # By way of the studies that are present: they are few beside all that the ledger remembers.
-                select(InstanceRow.path)
-                .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
-                .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-                .where(StudyRow.removed_at.is_(None), InstanceRow.removed_at.is_(None))
-            ),
-            *session.scalars(select(ResultRow.path).where(ResultRow.removed_at.is_(None))),
-            *session.scalars(select(QuarantineRow.path)),
-        }
         released = set(session.scalars(select(ReleasedFileRow.path).where(ReleasedFileRow.at <= now)))
     than = now - grace
     removed = {path for path in released - named if files.remove_if_older(path, than)}
@@ -360,6 +354,36 @@ def _sweep(ledger: Ledger, files: InstanceFiles, grace: dt.timedelta, now: dt.da
             )
     waste = sum(files.remove_if_older(path, than) for path in files.incoming_paths())
     return Swept(len(removed) + waste, len(aside))
+
+
+def check_bound(ledger: Ledger, files: InstanceFiles) -> None:
+    """Make sure that what is about to be swept is the ledger's.
+
+    Raises
+    ------
+    IdentityError
+        It is not (it was unmounted, or another was mounted).
+    """
+    if not is_bound(ledger, files):
+        raise IdentityError("the storage directory is not the one of this ledger any more: nothing is swept")
+
+
+def named_paths(ledger: Ledger) -> frozenset[str]:
+    """Paths of all files that the ledger names."""
+    with ledger.reading() as session:
+        return frozenset(
+            (
+                *session.scalars(
+                    # By way of the studies that are present: they are few beside all that the ledger remembers.
+                    select(InstanceRow.path)
+                    .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
+                    .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+                    .where(StudyRow.removed_at.is_(None), InstanceRow.removed_at.is_(None))
+                ),
+                *session.scalars(select(ResultRow.path).where(ResultRow.removed_at.is_(None))),
+                *session.scalars(select(QuarantineRow.path)),
+            )
+        )
 
 
 def _forget_released(ledger: Ledger, paths: list[str]) -> None:

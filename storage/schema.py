@@ -322,6 +322,13 @@ class InstanceRow(Base):
             sqlite_where=text("study_version IS NULL AND removed_at IS NULL"),
             postgresql_where=text("study_version IS NULL AND removed_at IS NULL"),
         ),
+        # Of those that are not uploaded yet.
+        Index(
+            "ix_instance_held",
+            "held_by",
+            sqlite_where=text("held_by IS NOT NULL"),
+            postgresql_where=text("held_by IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -339,8 +346,22 @@ class InstanceRow(Base):
     study_version: Mapped[int | None]
     """First version of the study that holds it; none while it waits to be scheduled."""
     removed_at: Mapped[dt.datetime | None]
+    held_by: Mapped[str | None] = mapped_column(String(40))
+    """Host whose disk alone has its file, which is still to be uploaded to the bucket; none once it is in its place."""
 
     series: Mapped[SeriesRow] = relationship(back_populates="instances")
+
+
+class HostRow(Base):
+    """One host of a node whose hosts have no directory in common: that it serves."""
+
+    __tablename__ = "host"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    beat: Mapped[int] = mapped_column(BigInteger)
+    """Goes up while it serves: whoever watches needs no common clock."""
+    at: Mapped[dt.datetime]
+    """When it went up last, by the clock of the host."""
 
 
 class QuarantineRow(Base):

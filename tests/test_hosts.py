@@ -34,6 +34,7 @@ from storage.files import InstanceFiles
 from storage.identity import bind, is_bound
 from storage.instances import close_association, open_receptions, record_instances
 from storage.ledger import Ledger, open_ledger, utc_now
+from storage.uploads import HostWatch
 
 TWO = {
     "front": {"roles": ["receiver", "deliverer"]},
@@ -96,6 +97,20 @@ SOUND = {
         ({"hosts": {**TWO, "desk": {"roles": ["console"]}}}, "hosts.desk.roles: role console does nothing"),
         ({"web": {"port": 8443}}, "no host has the role web"),
         ({"audit": {"file": "var/instances/audit.log"}}, "lies in the storage directory"),
+        (
+            {
+                "storage": {**SOUND["storage"], "bucket": {"url": "s3://images/node"}},
+                "hosts": {**TWO, **{name: {"roles": ["notifier"]} for name in ("north", "south")}},
+                "notifications": {"webhook": {"url": "https://hook.example"}},
+            },
+            "north and south would both notify",
+        ),
+        ({"storage": {**SOUND["storage"], "bucket": {"url": "s3://images/a b"}}}, "storage.bucket.url"),
+        ({"storage": {**SOUND["storage"], "bucket": {"url": "s3://i-1", "endpoint": "http://far"}}}, "over https://"),
+        (
+            {"storage": {**SOUND["storage"], "bucket": {"url": "s3://i-1", "access_key": {"environment": "KEY"}}}},
+            "access_key and secret_key belong together",
+        ),
         ({"hosts": {**TWO, "a b": TWO["front"]}}, "the name of a host has at most 40"),
         ({"hosts": {**TWO, "idle": {"roles": []}}}, "hosts.idle.roles"),
         ({"hosts": {**TWO, "idle": {"roles": ["worker"]}}}, "hosts.idle.roles"),
@@ -167,11 +182,12 @@ def test_associations_of_a_host_that_serves_no_more_are_closed_and_no_others(tmp
     for number, association in enumerate((*ids.values(), fetching)):
         record_instances(ledger, [an_instance(association, number)], at=NOW)
     with exclusive_service(configuration.storage.directory, "front"):
-        assert close_receptions_of_dead_hosts(ledger, configuration, NOW) == 1
+        assert close_receptions_of_dead_hosts(ledger, configuration, HostWatch(30.0), NOW) == 1
         assert dict(open_receptions(ledger)) == {"front": frozenset({ids["front"]})}
-        assert close_receptions_of_dead_hosts(ledger, configuration, NOW) == 0
+        assert close_receptions_of_dead_hosts(ledger, configuration, HostWatch(30.0), NOW) == 0
     # A node that names no hosts has only its own.
-    assert close_receptions_of_dead_hosts(ledger, configuration.model_copy(update={"hosts": {}}), NOW) == 0
+    alone = configuration.model_copy(update={"hosts": {}})
+    assert close_receptions_of_dead_hosts(ledger, alone, HostWatch(30.0), NOW) == 0
 
 
 def test_a_host_tells_the_audit_trail_what_it_received_itself(tmp_path: Path, ledger: Ledger) -> None:

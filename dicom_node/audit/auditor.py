@@ -15,6 +15,7 @@ from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
 from dicom_node.errors import OutOfResourcesError, classify
 from dicom_node.hosts import receivers_told_by
+from dicom_node.instance_files import instance_files
 from dicom_node.roles import RoleContext
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, open_ledger, utc_now
@@ -34,7 +35,7 @@ LAST_MESSAGES_S = 5.0
 def serve_auditor(context: RoleContext, configuration: Configuration) -> None:
     """Run the auditor until told to stop."""
     ledger = open_ledger(configuration.storage.database)
-    files = InstanceFiles(configuration.storage.directory)
+    files = instance_files(configuration)
     trail = AuditTrail.of(configuration, AUDITOR)
     collector = _collector(configuration)
     context.ready()
@@ -96,7 +97,7 @@ def _tell_the_rest(configuration: Configuration) -> None:
         _log.error("audit trail of received instances delayed", what=classify(error).what)
         return
     with contextlib.closing(ledger):
-        while _told(ledger, InstanceFiles(configuration.storage.directory), trail, receivers_told_by(configuration)):
+        while _told(ledger, instance_files(configuration), trail, receivers_told_by(configuration)):
             continue
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dicom_node.audit.messages import AuditMessage, Participant, Study, Transfer, instances_transferred
-from dicom_node.audit.trail import AuditTrail, patient_id_of
+from dicom_node.audit.trail import AuditTrail, held_patient_id
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, utc_now
 from storage.transfers import EndedAssociation, note_as_told, untold_associations
@@ -47,7 +47,7 @@ def _messages(ended: EndedAssociation, files: InstanceFiles, trail: AuditTrail) 
     for study in ended.studies:
         patient_id = None
         if trail.patient_ids:
-            patient_id = "" if study.path is None else patient_id_of(files.absolute(study.path))
+            patient_id = "" if study.path is None else held_patient_id(files, study.path)
         yield instances_transferred(
             Transfer(source, receiver, Study(study.study_instance_uid, study.instances, patient_id), ended.id),
             trail.node,

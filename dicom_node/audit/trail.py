@@ -34,9 +34,10 @@ from dicom_node.audit.messages import (
     timestamp,
 )
 from dicom_node.config import Configuration
+from storage.files import InstanceFiles
 from storage.ledger import utc_now
 
-__all__ = ["AuditTrail", "line", "patient_id_of"]
+__all__ = ["AuditTrail", "held_patient_id", "line", "patient_id_of"]
 
 _log = structlog.get_logger(__name__)
 
@@ -66,6 +67,20 @@ def patient_id_of(path: Path) -> str:
         dataset = dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
         return str(dataset.get("PatientID") or "")
     except (OSError, InvalidDicomError, ValueError):
+        return ""
+
+
+def held_patient_id(files: InstanceFiles, path: str) -> str:
+    """Patient ID in the header of a file of the ledger; empty where there is none, or the file is gone.
+
+    Raises
+    ------
+    BucketError
+        It cannot be had now.
+    """
+    try:
+        return patient_id_of(files.readable(path))
+    except FileNotFoundError:
         return ""
 
 

@@ -9,6 +9,7 @@ import typer
 from dicom_node.commands.consent import ReasonOption, YesFlag, consent
 from dicom_node.commands.ledger import opened
 from dicom_node.commands.terminal import ConfigurationFile, ExitCode, JsonFlag, console, print_json
+from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
 
 __all__ = ["adopt"]
@@ -24,18 +25,18 @@ def adopt(
     from dicom_node.audit.messages import Access
     from dicom_node.audit.trail import AuditTrail
     from dicom_node.corrections import audit_access
+    from dicom_node.instance_files import instance_files
     from dicom_node.network.adoption import adopt_files, adoptable
     from dicom_node.node import alone
-    from storage.files import InstanceFiles
     from storage.ledger import record_event, utc_now
     from storage.transfers import received_by
 
     configuration = load_configuration(config)
     with alone(configuration.storage.directory), opened(configuration) as ledger:
-        files = InstanceFiles(configuration.storage.directory, durable=configuration.storage.durable)
+        files = instance_files(configuration, durable=configuration.storage.durable)
         found, _ = adoptable(ledger, files)
         given = consent(
-            f"{len(found)} files in {configuration.storage.directory} are not in the ledger "
+            f"{len(found)} files in {_places(configuration)} are not in the ledger "
             f"{ledger.engine.url.render_as_string(hide_password=True)}. Read them into it? Their studies are then "
             "analysed, and the results delivered, as if they had just been received",
             reason,
@@ -67,3 +68,8 @@ def adopt(
             console.print(f"{adopted.not_instances} results and quarantined objects set aside stay where they are")
     if adopted.left:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _places(configuration: Configuration) -> str:
+    storage = configuration.storage
+    return str(storage.directory) if storage.bucket is None else f"{storage.directory} and {storage.bucket.url}"

@@ -14,11 +14,11 @@ from dicom_node.commands.terminal import ConfigurationFile, ExitCode, JsonFlag, 
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import NodeError, classify
 from dicom_node.implementation import SOFTWARE_VERSION
+from dicom_node.instance_files import instance_files
 from dicom_node.network.file_meta import digest_of_file
 from storage.backup import BackupError
 from storage.backup import back_up as back_up_storage
 from storage.backup import restore as restore_storage
-from storage.files import InstanceFiles
 from storage.ledger import utc_now
 
 __all__ = ["backup", "restore"]
@@ -101,7 +101,7 @@ def restore(
     storage = configuration.storage
     try:
         with alone(storage.directory):
-            files = InstanceFiles(storage.directory, durable=storage.durable)
+            files = instance_files(configuration, durable=storage.durable)
             restored = restore_storage(folder, storage.database, files, digest_of=digest_of_file, clock=utc_now)
     except BackupError as error:
         raise NodeError(str(error)) from error

@@ -17,9 +17,10 @@ from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
 from dicom_node.finding import named_studies
+from dicom_node.instance_files import instance_files
 from storage.deliveries import Selection, requeue_deliveries
 from storage.files import InstanceFiles
-from storage.identity import is_bound
+from storage.identity import identity_of
 from storage.jobs import requeue_job
 from storage.ledger import Ledger, LedgerError, open_ledger, utc_now
 from storage.overview import (
@@ -84,8 +85,8 @@ def storage_of(configuration: Configuration, ledger: Ledger) -> InstanceFiles:
     ConfigurationError
         The configured directory is another one.
     """
-    files = InstanceFiles(configuration.storage.directory, durable=configuration.storage.durable)
-    if not is_bound(ledger, files):
+    files = instance_files(configuration, durable=configuration.storage.durable)
+    if identity_of(ledger) != files.own_identity():
         raise ConfigurationError(
             "is not the directory of this ledger",
             subject=f"storage.directory {configuration.storage.directory}",

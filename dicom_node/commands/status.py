@@ -55,6 +55,7 @@ def _print(found: NodeStatus) -> None:
                 f"{found.free_mb / 1000:.1f} GB free, images are {'accepted' if found.accepts_images else 'refused'}",
             ),
             ("journal", f"{found.unfiled} images are on the disk and not filed yet ({found.unfiled_mb:.1f} MB)"),
+            *((("to be uploaded", f"{found.not_uploaded} images"),) if found.not_uploaded else ()),
             ("open associations", found.ledger.open_associations),
             ("studies waiting for images", found.waiting.studies_waiting),
             ("jobs", f"{queue.running} running, {queue.queued} queued{_ready(queue)}"),

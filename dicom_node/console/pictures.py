@@ -27,7 +27,7 @@ def may_see_patients(node: Node, person: Person) -> bool:
 def names_patient(node: Node, page: ResultOverview) -> bool:
     """Whether a page has the patient's name drawn into its pixels, as far as it says (BurnedInAnnotation)."""
     try:
-        header = dcmread(node.files.absolute(page.path), stop_before_pixels=True, specific_tags=["BurnedInAnnotation"])
+        header = dcmread(node.files.readable(page.path), stop_before_pixels=True, specific_tags=["BurnedInAnnotation"])
     except (OSError, InvalidDicomError):
         return True
     return str(header.get("BurnedInAnnotation", "YES")) != "NO"
@@ -48,7 +48,7 @@ def picture(node: Node, person: Person, study_instance_uid: str, result_id: int)
     if found is None or found.sop_class_uid != SecondaryCaptureImageStorage:
         raise LedgerError(f"study {study_instance_uid} has no page {result_id}")
     try:
-        dataset = dcmread(node.files.absolute(found.path))
+        dataset = dcmread(node.files.readable(found.path))
     except (OSError, InvalidDicomError) as error:
         raise LedgerError(f"the file of page {result_id} was removed, or cannot be read") from error
     if names_patient(node, found) and not may_see_patients(node, person):

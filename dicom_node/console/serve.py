@@ -15,9 +15,9 @@ from dicom_node.config import Configuration
 from dicom_node.console.app import console_application
 from dicom_node.console.links import new_invitation
 from dicom_node.console.node import Node
+from dicom_node.instance_files import instance_files
 from dicom_node.web.http_server import serve_http
 from storage.accounts import has_administrator
-from storage.files import InstanceFiles
 from storage.ledger import open_ledger
 from storage.schema import AccountRole
 
@@ -69,7 +69,7 @@ def serve_console(
         stack.callback(ledger.close)
         trail = AuditTrail.of(configuration, name)
         stack.callback(trail.close)
-        node = Node(configuration, ledger, InstanceFiles(storage.directory, durable=storage.durable), trail, file)
+        node = Node(configuration, ledger, instance_files(configuration, durable=storage.durable), trail, file)
         if not has_administrator(ledger):
             # To the person at the terminal, and not into the log, which others read.
             link = new_invitation(configuration, ledger, name=None, role=AccountRole.ADMINISTRATOR, by="this node")

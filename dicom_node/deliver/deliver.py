@@ -8,6 +8,7 @@ commitment does not send it twice.
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 import threading
 import time
@@ -28,7 +29,9 @@ from dicom_node.deliver.turnaround import observe_commitments
 from dicom_node.deliver.web_destination import WebDestinationClient
 from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NodeError, PeerUnavailableError, classify
 from dicom_node.hosts import owner_name
+from dicom_node.instance_files import instance_files
 from dicom_node.network.sender import ScuSettings, read_dicom_file
+from storage.bucket import BucketError
 from storage.clock_steps import deliveries_due_within
 from storage.deliveries import (
     Delivery,
@@ -37,6 +40,7 @@ from storage.deliveries import (
     commitments_postponed,
     delivery_confirmed,
     delivery_failed,
+    delivery_put_off,
     destinations_with_work,
     release_deliveries,
     release_expired_deliveries,
@@ -49,6 +53,8 @@ __all__ = ["Deliverer", "serve_deliverer"]
 _log = structlog.get_logger(__name__)
 
 POLL_S = 0.1
+BUCKET_AWAY = dt.timedelta(seconds=30)
+"""Until a result is tried again that could not be had from the bucket."""
 RELEASE_EXPIRED_EVERY_S = 15.0
 MOST_PER_ROUND = 200
 MOST_THREADS = 256
@@ -85,7 +91,7 @@ def serve_deliverer(
     """
     ledger = open_ledger(configuration.storage.database)
     owner = owner_name(configuration, name)
-    files = InstanceFiles(configuration.storage.directory)
+    files = instance_files(configuration)
     deliverer = Deliverer(configuration, ledger, files, owner)
     reporter = CommitmentReporter(configuration, ledger, files)
     rounds: dict[tuple[str, str], Future[int]] = {}
@@ -251,7 +257,11 @@ class Deliverer:
         items: list[DeliveryItem] = []
         for delivery in deliveries:
             try:
-                items.append(DeliveryItem(delivery, read_dicom_file(self.files.absolute(delivery.path))))
+                items.append(DeliveryItem(delivery, read_dicom_file(self.files.readable(delivery.path))))
+            except BucketError as error:
+                # It says nothing of the object: it waits for as long as it takes.
+                now = utc_now()
+                delivery_put_off(self.ledger, delivery.id, str(error.strerror), now + BUCKET_AWAY, now=now)
             except (CannotUnderstandError, OSError) as error:
                 unreadable = DeliveryRefusedError(
                     f"the result file cannot be read: {type(error).__name__}",

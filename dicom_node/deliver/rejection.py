@@ -178,7 +178,7 @@ def _notes(
 def _reference(files: InstanceFiles, results: list[VoidResult]) -> Dataset | None:
     for one in results:
         try:
-            reference = dcmread(files.absolute(one.path), stop_before_pixels=True)
+            reference = dcmread(files.readable(one.path), stop_before_pixels=True)
         except DAMAGE:
             continue
         if "StudyInstanceUID" in reference:

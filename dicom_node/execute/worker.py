@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import datetime as dt
+import errno
 import gc
 import math
 import os
@@ -27,6 +29,7 @@ from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.lanes import Lane
 from dicom_node.execute.memory import available_mb, let_go_of_models
 from dicom_node.execute.retry import backing_off
+from dicom_node.instance_files import instance_files
 from dicom_node.results.verdict import VerdictKind
 from dicom_node.roles import RoleContext
 from dicom_node.shadow.comparison import ACQUIRED, PREDICTED, compared, scanner_of
@@ -34,6 +37,7 @@ from dicom_node.shadow.withholding import withheld_destinations
 from pipelines.errors import raised_along
 from pipelines.package import packages
 from storage.assessments import note_corrections
+from storage.bucket import BucketError
 from storage.closing import FRONT_PAGE, PackageOutcome, package_outcomes
 from storage.earlier import earlier_study
 from storage.files import QUARANTINE, RESULTS, InstanceFiles
@@ -47,12 +51,14 @@ from storage.jobs import (
     complete_job,
     fail_job,
     inputs_in_work,
+    put_job_off,
     shares_input,
 )
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import result_overviews
 from storage.schema import Verdict
 from storage.shadow import drop_comparison, kept_comparisons, record_comparison
+from storage.uploads import studies_being_uploaded
 
 if TYPE_CHECKING:
     from dicom_node.execute.process import Processed, ProcessedStudy
@@ -69,6 +75,8 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 IDLE_S = 0.1
+BUCKET_AWAY = dt.timedelta(seconds=30)
+"""Until a job is tried again whose files could not be had from the bucket."""
 COLLECT_AFTER = 50_000
 """Objects more than there were at the last look for those that nobody refers to."""
 LOOK_AT_MEMORY_EVERY_S = 10.0
@@ -151,7 +159,7 @@ def open_worker(name: str, configuration: Configuration, lane: Lane, process: Pr
     """A worker with the models of quick analyses loaded; the parameters are those of :func:`serve_worker`."""
     return Worker(
         open_ledger(configuration.storage.database),
-        InstanceFiles(configuration.storage.directory),
+        instance_files(configuration),
         configuration,
         name,
         lane,
@@ -281,6 +289,12 @@ class Worker:
         try:
             records, outcome = self._run_with_priority(lambda: self._run(job))
             held = complete_job(self._ledger, job, records, outcome, now=utc_now())
+        except BucketError as error:
+            # The job waits for it as long as it takes.
+            now = utc_now()
+            _log.warning("job put off", what=error.strerror)
+            put_job_off(self._ledger, job, str(error.strerror), until=now + BUCKET_AWAY, now=now)
+            return False
         except Exception as error:  # noqa: BLE001 - whatever happens to a job is recorded, never lost
             self._failed(job, error)
             return False
@@ -303,14 +317,7 @@ class Worker:
                 subject=f"routes.{job.route}",
                 remedy=f"bring it back and run `dicom-node jobs --retry {job.id}`",
             )
-        paths = [self._files.absolute(path) for path in job.paths]
-        missing = [path for path in paths if not path.is_file()]
-        if not paths or missing:
-            raise NodeError(
-                f"{len(missing)} of {len(paths)} input files are gone",
-                subject=job.study_instance_uid,
-                remedy="send the study again",
-            )
+        paths = self._inputs(job)
         if job.package == FRONT_PAGE:
             processed: Processed = self._front_page(job, route, paths)
             numbers: Mapping[str, float] = {}
@@ -327,6 +334,23 @@ class Worker:
         for rejected in processed.rejected:
             self._quarantined(job, rejected)
         return records, _outcome(processed, numbers, withheld)
+
+    def _inputs(self, job: Job) -> list[Path]:
+        found = []
+        for path in job.paths:
+            with contextlib.suppress(FileNotFoundError):
+                found.append(self._files.readable(path))
+        paths = [path for path in found if path.is_file()]
+        missing = len(job.paths) - len(paths)
+        if missing and job.study_instance_uid in studies_being_uploaded(self._ledger):
+            raise BucketError(errno.EAGAIN, f"{missing} of {len(job.paths)} input files are not in the bucket yet")
+        if missing or not paths:
+            raise NodeError(
+                f"{missing} of {len(job.paths)} input files are gone",
+                subject=job.study_instance_uid,
+                remedy="send the study again",
+            )
+        return paths
 
     def _withheld(self, job: Job, route: Route) -> Mapping[str, str]:
         """Destinations of the route that get nothing of a package, and why."""

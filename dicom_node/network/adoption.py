@@ -109,7 +109,7 @@ def _adopt(
     """Whether the instance was taken (or else quarantined); ``None`` when its file was left as it is."""
     if files.holds_in_quarantine(path.stem):
         return _keep_aside(receiver.ledger, files, path)
-    with mapped_file(files.absolute(path)) as content:
+    with mapped_file(files.readable(path)) as content:
         try:
             meta = decode_file_meta(content)
         except CannotUnderstandError:
@@ -145,13 +145,13 @@ def _adopt(
     held = stored_digest(receiver.ledger, meta.sop_instance_uid) == path.stem
     if path.parts[0] == UNEXPLAINED:
         # It lies under its own name now: among the instances, or in quarantine.
-        files.absolute(path).unlink()
+        files.remove(path)
     return held
 
 
 def _keep_aside(ledger: Ledger, files: InstanceFiles, path: Path) -> bool | None:
     """Record what the lost ledger had in quarantine as well: its patient may be the wrong one."""
-    with mapped_file(files.absolute(path)) as content:
+    with mapped_file(files.readable(path)) as content:
         try:
             meta = decode_file_meta(content)
         except CannotUnderstandError:
@@ -164,5 +164,5 @@ def _keep_aside(ledger: Ledger, files: InstanceFiles, path: Path) -> bool | None
         ledger, QuarantinedObject(kept.digest, kept.path, KEPT_ASIDE, meta.sop_instance_uid), at=utc_now()
     )
     if path.parts[0] == UNEXPLAINED:
-        files.absolute(path).unlink()
+        files.remove(path)
     return False

@@ -102,14 +102,16 @@ def report_due(
 
 
 def _failure(reference: SopReference, held: Mapping[str, HeldInstance], files: InstanceFiles) -> int | None:
-    """Failure Reason, or ``None`` when the object is recorded, on the disk, and what it is said to be."""
+    """Failure Reason, or ``None`` when the object is recorded, kept, and what it is said to be."""
     instance = held.get(reference.sop_instance_uid)
     if instance is None:
         return NO_SUCH_OBJECT_INSTANCE
     if instance.sop_class_uid != reference.sop_class_uid:
         return CLASS_INSTANCE_CONFLICT
     try:
-        there = files.absolute(instance.path).stat().st_size == instance.size
+        # Another host has it on its disk, as its row says, until it is uploaded.
+        elsewhere = instance.held_by not in (None, files.held_by)
+        there = elsewhere or files.size_of(instance.path) == instance.size
     except OSError:
         there = False
     return None if there else PROCESSING_FAILURE

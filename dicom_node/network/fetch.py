@@ -23,6 +23,7 @@ from pynetdicom.presentation import build_context
 from dicom_node.config import Configuration, Peer, PeerPermission
 from dicom_node.errors import ConfigurationError, DeliveryRefusedError, PeerUnavailableError
 from dicom_node.hosts import owner_name
+from dicom_node.instance_files import instance_files
 from dicom_node.network.capabilities import UNCOMPRESSED, storage_contexts
 from dicom_node.network.query import find_context, find_images, find_series, offers
 from dicom_node.network.reception import SETTLED_S, InstanceReceiver, StoreRequest
@@ -163,7 +164,7 @@ def _get(
     configuration: Configuration, ledger: Ledger, peer: Peer, settings: ScuSettings, requests: Sequence[Dataset]
 ) -> None:
     node, storage = configuration.node, configuration.storage
-    files = InstanceFiles(storage.directory, durable=storage.durable)
+    files = instance_files(configuration, durable=storage.durable)
     watermarks = Watermarks(
         files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
     )

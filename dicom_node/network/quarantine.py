@@ -43,7 +43,7 @@ def accept_quarantined(
         files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
     )
     receiver = InstanceReceiver(ledger, files, watermarks, lambda _sender: ConflictAnswer.REPLACE)
-    content = files.absolute(quarantined.path).read_bytes()
+    content = files.readable(quarantined.path).read_bytes()
     meta = decode_file_meta(content)
     sender = meta.source_ae_title or node.ae_title
     association_id = open_association(
@@ -79,7 +79,7 @@ def accept_quarantined(
 def study_of(files: InstanceFiles, quarantined: QuarantineOverview) -> str:
     """StudyInstanceUID of an object that was kept aside; empty where it cannot be read."""
     try:
-        header = dcmread(files.absolute(quarantined.path), stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+        header = dcmread(files.readable(quarantined.path), stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
         return str(header.get("StudyInstanceUID") or "")
     except (OSError, InvalidDicomError, ValueError):
         return ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 from pydicom.datadict import dictionary_VR, keyword_for_tag
@@ -161,7 +160,7 @@ def query_keys(identifier: Dataset, sop_class_uid: str) -> Keys:
 def describe_new_studies(ledger: Ledger, files: InstanceFiles) -> None:
     """Read the attributes of studies that have come since the last query."""
     for study in undescribed_studies(ledger):
-        describe_study(ledger, study.id, _read(files.absolute(study.path), (*_PATIENT, *_STUDY)))
+        describe_study(ledger, study.id, _read(files, study.path, (*_PATIENT, *_STUDY)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +243,7 @@ class QueryService:
 
     def _read_if_asked(self, keys: Keys, keywords: Sequence[str], path: str) -> dict[str, str]:
         asked = [keyword for keyword in keywords if keyword in keys.values]
-        return _read(self.files.absolute(path), asked) if asked else {}
+        return _read(self.files, path, asked) if asked else {}
 
     def _count(self, keys: Keys, found: dict[str, str]) -> None:
         # Counting reads the ledger, so only for what matches and only when asked for.
@@ -314,10 +313,10 @@ def _pending(keys: Keys, found: Mapping[str, str]) -> int:
     return _PENDING if supported else _PENDING_UNSUPPORTED_KEYS
 
 
-def _read(path: Path, keywords: Sequence[str]) -> dict[str, str]:
+def _read(files: InstanceFiles, path: str, keywords: Sequence[str]) -> dict[str, str]:
     r"""Text of some attributes of a file, ``""`` where absent; several values are separated by ``\``."""
     try:
-        with path.open("rb") as file:
+        with files.readable(path).open("rb") as file:
             header = read_partial(
                 file,
                 stop_when=lambda tag, _vr, _length: tag.group > _LAST_GROUP,

@@ -27,6 +27,7 @@ from dicom_node.errors import (
     classify,
 )
 from dicom_node.hosts import owner_name
+from dicom_node.instance_files import instance_files
 from dicom_node.network.admission import Admitted, HostResolver, Refused, Rejection, admit, counted_under, take_place
 from dicom_node.network.capabilities import supported_contexts
 from dicom_node.network.commitment import CommitmentReport
@@ -271,7 +272,7 @@ def serve_receiver(
     opened = ports or open_listening_ports(configuration)
     try:
         receiver = owner_name(configuration, name)
-        files = InstanceFiles(storage.directory, durable=storage.durable)
+        files = instance_files(configuration, durable=storage.durable)
         files.make_folders()
         watermarks = Watermarks(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb

@@ -102,7 +102,7 @@ class InstanceReceiver:
         self, ledger: Ledger, files: InstanceFiles, watermarks: Watermarks, conflicts: Callable[[str], ConflictAnswer]
     ) -> None:
         self.ledger, self.files, self.watermarks, self.conflicts = ledger, files, watermarks, conflicts
-        self.commit = GroupCommit(ledger)
+        self.commit = GroupCommit(ledger, files.held_by)
         self.journal: Journal | None = None
         """Where there is one, images of known series are in it, and not filed yet, when their sender is answered."""
 

@@ -184,6 +184,9 @@ class RetrieveService:
 
     def _outgoing(self, instance: HeldInstance) -> Outgoing:
         path = self.files.absolute(instance.path)
+        if self.trail.patient_ids:
+            with contextlib.suppress(OSError):
+                path = self.files.readable(instance.path)
         return Outgoing(instance.study_instance_uid, instance.sop_class_uid, instance.sop_instance_uid, path)
 
     def _destination(self, ae_title: str) -> Peer | None:
@@ -219,7 +222,7 @@ class RetrieveService:
     def _file(self, instance: HeldInstance) -> DicomFile | SendOutcome:
         path = self.files.absolute(instance.path)
         try:
-            return read_dicom_file(path)
+            return read_dicom_file(self.files.readable(instance.path))
         except (NodeError, OSError) as error:
             _log.error("held instance cannot be read", sop_instance_uid=instance.sop_instance_uid)
             return SendOutcome(path, instance.sop_class_uid, instance.sop_instance_uid, None, classify(error))

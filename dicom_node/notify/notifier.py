@@ -21,12 +21,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.config import Configuration, NotificationCause
 from dicom_node.deliver.retry import next_try
 from dicom_node.errors import NodeError
+from dicom_node.instance_files import instance_files
 from dicom_node.node_status import Alarm, node_status
 from dicom_node.notify.channels import Send, channels
 from dicom_node.notify.notices import alarm_notices, job_notices
 from dicom_node.roles import RoleContext
 from storage.ended_jobs import jobs_ended
-from storage.files import FILE_MODE, InstanceFiles
+from storage.files import FILE_MODE
 from storage.ledger import Ledger, open_ledger, utc_now
 
 __all__ = ["Notifier", "serve_notifier"]
@@ -123,7 +124,7 @@ class Notifier:
             # Imported late: it brings pynetdicom.
             from dicom_node.network.query_scp import describe_new_studies
 
-            describe_new_studies(self._ledger, InstanceFiles(self._configuration.storage.directory))
+            describe_new_studies(self._ledger, instance_files(self._configuration))
         alarms: Sequence[Alarm] = ()
         if NotificationCause.ALARM in self._settings.causes:
             alarms = node_status(self._configuration, self._ledger).alarms

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.config import Configuration, ExecutionSettings, Route
+from dicom_node.instance_files import readable
 from dicom_node.schedule.routing import RouteExplanation, Series, explain
 from pipelines.cine.facts import Completeness, InstanceFacts, PlaneFacts, completeness, instance_facts
 from storage.facts import record_facts, unread_instances
@@ -66,11 +67,10 @@ def study_reading(
     ValueError
         A row does not hold what it should.
     """
-    directory = configuration.storage.directory
     while True:
         unread = unread_instances(ledger, study_instance_uid)
         if unread:
-            read = facts([directory / one.path for one in unread])
+            read = facts([readable(configuration, one.path) for one in unread])
             record_facts(ledger, [(one, found.to_json()) for one, found in zip(unread, read, strict=True)])
         # The steps first: an image that comes in between then counts as missing, and its arrival makes a new reading.
         steps = study_steps(ledger, study_instance_uid)

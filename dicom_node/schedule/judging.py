@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import structlog
 
 from dicom_node.config import Configuration
+from dicom_node.instance_files import readable
 from pipelines.cine.elements import DAMAGE, of_storage
 from pipelines.cine.facts import InstanceFacts, is_structured_report
 from pipelines.cine.reading import read_object
@@ -83,7 +84,7 @@ def _assessed(
         uid = one.sop_instance_uid
         try:
             document = assessment_document(
-                read_object(configuration.storage.directory / one.path), configuration.results.assessment_codes
+                read_object(readable(configuration, one.path)), configuration.results.assessment_codes
             )
         except DAMAGE as error:
             if of_storage(error):

@@ -17,6 +17,7 @@ from dicom_node.deliver.rejection import reject_superseded
 from dicom_node.errors import raised_at
 from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.retry import LONGEST_S, backing_off
+from dicom_node.instance_files import instance_files
 from dicom_node.process_states import serving_hosts
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.clock import RegularWork, SteadyTime
@@ -25,6 +26,9 @@ from dicom_node.schedule.correcting import correcting_series, with_corrections
 from dicom_node.schedule.judging import note_verdicts_received
 from dicom_node.schedule.routed import jobs_of_route
 from pipelines.package import packages
+from storage.bucket import BucketError
+from storage.bucket_files import BucketFiles
+from storage.bucket_sweep import sweep_bucket
 from storage.clock_steps import jobs_due_within
 from storage.files import UNEXPLAINED, InstanceFiles
 from storage.identity import IdentityError
@@ -39,6 +43,7 @@ from storage.jobs import (
 from storage.leases import LEASE_S, LeaseWatch, leases_of
 from storage.ledger import Ledger, open_ledger
 from storage.retention import (
+    SWEEP_GRACE,
     expire_commitments,
     expire_events,
     expire_history,
@@ -49,6 +54,7 @@ from storage.retention import (
 )
 from storage.set_aside import set_study_aside, why_set_aside
 from storage.transfers import pass_over_untold
+from storage.uploads import HostWatch, studies_being_uploaded
 
 __all__ = ["StudyScheduler", "serve_scheduler"]
 
@@ -65,10 +71,10 @@ UNREADABLE_PAUSE = dt.timedelta(seconds=30)
 """Between two tries to read a study while its files cannot be reached."""
 SET_ASIDE = dt.timedelta(days=1)
 """How long a study that failed is passed over, unless something comes in for it: a later version may read it."""
+HOST_SILENT_S = 30.0
+"""A host that has no directory in common with others serves no more when it has said nothing for so long."""
 MEMORY_BYTES = 2 << 30
 """What the scheduler may take: a header that asks for more ends in a reason, not in the death of the process."""
-SWEEP_GRACE = dt.timedelta(hours=6)
-"""Longer than any transfer or job lasts."""
 
 
 class StudyScheduler:
@@ -102,11 +108,16 @@ class StudyScheduler:
             if one.study_instance_uid in self._passed_over
         }
         created: list[int] = []
+        apart = bool(waiting and self._configuration.storage.bucket is not None and self._configuration.hosts)
+        uploading = studies_being_uploaded(self._ledger) if apart else frozenset()
         for study in waiting:
             told = self._by_its_clock(study, now)
             quiet_s = (told - study.last_received_at).total_seconds()
             soonest_s = min(READ_AFTER_S, settings.complete_quiet_time_s, settings.quiet_time_s)
             if study.open_associations or (quiet_s < soonest_s and study.step_changed_at is None):
+                continue
+            if study.study_instance_uid in uploading:
+                # Whoever is to work on it could not read it yet.
                 continue
             again_at = self._passed_over_until(study)
             if again_at is not None and now < again_at:
@@ -201,17 +212,27 @@ class StudyScheduler:
         return created
 
 
-def close_receptions_of_dead_hosts(ledger: Ledger, configuration: Configuration, now: dt.datetime) -> int:
+def close_receptions_of_dead_hosts(
+    ledger: Ledger, configuration: Configuration, watch: HostWatch, now: dt.datetime
+) -> int:
     """Close what receivers of hosts that serve no more left open; returns how much that was.
 
     A study to which an association is open is not complete; a host that never starts again would never close its own.
+
+    Parameters
+    ----------
+    watch
+        Of hosts that have no directory in common.
     """
     if not configuration.hosts:
         return 0
     opened = open_receptions(ledger)
     # Asked for after the associations: a host that serves has had its lock since before it opened any.
-    living = set(serving_hosts(configuration.storage.directory))
-    left = {host: ids for host, ids in opened.items() if host not in living}
+    if configuration.storage.bucket is None:
+        dead = frozenset(opened).difference(serving_hosts(configuration.storage.directory))
+    else:
+        dead = watch.silent(ledger, opened.keys())
+    left = {host: opened[host] for host in dead}
     for host, ids in left.items():
         _log.warning("associations closed of a host that serves no more", host=host, associations=len(ids))
     return close_receptions(ledger, frozenset().union(*left.values()), at=now) if left else 0
@@ -234,9 +255,15 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
     forgotten = expire_quarantine(ledger, retention=dt.timedelta(days=storage.quarantine_days), now=now)
     KeptFindings(storage.directory).sweep(inputs_in_work(ledger))
     try:
-        swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
+        if isinstance(files, BucketFiles):
+            swept = sweep_bucket(ledger, files, grace=SWEEP_GRACE, now=now)
+        else:
+            swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
     except IdentityError as error:
         _log.error("storage not swept", what=str(error))
+        return
+    except BucketError as error:
+        _log.error("storage not swept", what=error.strerror)
         return
     if forgotten or swept.removed:
         _log.info("files removed", files=swept.removed, quarantined_objects_forgotten=forgotten)
@@ -245,7 +272,7 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
             "files set aside that the ledger does not explain: nothing of them is deleted; is this the latest ledger? "
             "`dicom-node adopt` reads them into it",
             files=swept.set_aside,
-            folder=str(files.absolute(UNEXPLAINED)),
+            folder=f"{files.bucket if isinstance(files, BucketFiles) else files.root}/{UNEXPLAINED}",
         )
 
 
@@ -257,7 +284,7 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
     # What the packages declare is loaded now: half a second that the first study would wait for.
     packages()
     ledger = open_ledger(configuration.storage.database)
-    files = InstanceFiles(configuration.storage.directory)
+    files = instance_files(configuration)
     studies = StudyScheduler(ledger, configuration)
 
     def consider(now: dt.datetime) -> None:
@@ -268,7 +295,7 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
             studies.renew(configuration)
         studies.consider(now)
 
-    watch = LeaseWatch(LEASE_S)
+    watch, hosts = LeaseWatch(LEASE_S), HostWatch(HOST_SILENT_S)
 
     def release(now: dt.datetime) -> None:
         expired = watch.expired(leases_of(ledger))
@@ -278,7 +305,7 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
     regular, steady = RegularWork(), SteadyTime()
     regular.every(LOOK_EVERY_S, consider)
     regular.every(RELEASE_EVERY_S, release)
-    regular.every(RELEASE_EVERY_S, lambda now: close_receptions_of_dead_hosts(ledger, configuration, now))
+    regular.every(RELEASE_EVERY_S, lambda now: close_receptions_of_dead_hosts(ledger, configuration, hosts, now))
     regular.every(REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now))
     regular.every(CLEAN_EVERY_S, lambda _now: clean(ledger, files, configuration, steady.now()))
     regular.run(context.stop, context.ready)

@@ -13,13 +13,13 @@ from pydicom.config import disable_value_validation
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
 from dicom_node.hosts import owner_name
+from dicom_node.instance_files import instance_files
 from dicom_node.network.reception import InstanceReceiver
 from dicom_node.network.watermarks import Watermarks
 from dicom_node.web.app import web_application
 from dicom_node.web.http_server import serve_http
 from dicom_node.web.stow import StoreService, stow_router
 from dicom_node.web.uploads import Uploads
-from storage.files import InstanceFiles
 from storage.instances import close_abandoned_associations
 from storage.ledger import open_ledger, utc_now
 
@@ -71,7 +71,7 @@ def serve_web(
         abandoned = close_abandoned_associations(ledger, server, at=utc_now())
         trail = AuditTrail.of(configuration, name)
         stack.callback(trail.close)
-        files = InstanceFiles(storage.directory, durable=storage.durable)
+        files = instance_files(configuration, durable=storage.durable)
         files.make_folders()
         watermarks = Watermarks(
             files.free_bytes, low_watermark_mb=storage.low_watermark_mb, high_watermark_mb=storage.high_watermark_mb
