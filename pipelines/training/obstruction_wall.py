@@ -156,7 +156,7 @@ def _segmented(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         crops = sample_square(seen[None], spacing, square, fine.card.input.size)[0]
         probability = torch.from_numpy(label_probabilities(neighbour_channels(crops), fine)[0])
         whole = sample_image(probability, spacing, square, (0, WIDE), (0, WIDE))
-        phase[:] = keep_plausible(likeliest_labels(whole.numpy(), fine.card.cavity_bias, SPACING_MM**2))
+        phase[:] = keep_plausible(likeliest_labels(whole.numpy(), fine.card.cavity_bias or (0.0, 0.0), SPACING_MM**2))
     return labels
 
 
