@@ -47,6 +47,8 @@ __all__ = [
     "cases_of_fold",
     "evaluate",
     "evaluate_phantoms",
+    "patient_heart",
+    "phantom_heart",
     "surface_distances",
     "volumes",
 ]
@@ -279,13 +281,37 @@ def dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return 2 * int((found & truth).sum()) / total if total else 1.0
 
 
-def _patient(patient: AcdcPatient, style: ForeignStyle | None) -> EvaluatedHeart:
+def patient_heart(patient: AcdcPatient, style: ForeignStyle | None = None) -> EvaluatedHeart:
+    """A patient of ACDC with the expert's labels, as acquired or as another scanner might have shown it."""
     shown = patient if style is None else restyle(patient, style)
     traits = {Trait.DISEASE: patient.group}
     if patient.height_cm and patient.weight_kg:
         traits[Trait.HABITUS] = habitus(patient.height_cm / 100, patient.weight_kg)
     truth = np.stack([frame.labels for frame in patient.frames])
     return EvaluatedHeart(patient.identifier, patient.group, to_stack(shown), truth, traits)
+
+
+def phantom_heart(recipe: PhantomRecipe) -> EvaluatedHeart:
+    """A phantom at end diastole and near end systole with its true labels."""
+    return _phantom(recipe)[0]
+
+
+def _phantom(recipe: PhantomRecipe) -> tuple[EvaluatedHeart, float]:
+    study = simulate_case(recipe)
+    cine, phases = study.short_axis, [0, END_SYSTOLE]
+    stack = CineStack(
+        view=cine.view,
+        pixels=cine.pixels[phases].astype(np.float32),
+        geometry=cine.geometry,
+        sources=nominal_sources(f"phantom-{recipe.seed}", range(2), cine.pixels.shape[1]),
+        trigger_times=cine.trigger_times[phases],
+        rr_intervals=cine.rr_intervals,
+        frame_of_reference_uid=f"phantom-{recipe.seed}",
+    )
+    heart = EvaluatedHeart(
+        f"phantom-{recipe.seed}", str(recipe.disease), stack, cine.labels[phases], phantom_traits(study)
+    )
+    return heart, study.subject.body.fat_mm
 
 
 def _evaluate_heart(heart: EvaluatedHeart, models: Path) -> CaseResult:
@@ -511,7 +537,7 @@ def evaluate(
         raise ValueError("no patient is left to evaluate: the cases named are not in the fold named")
     results = []
     for number, name in enumerate(sorted(wanted), start=1):
-        results.append(_evaluate_heart(_patient(read_patient(folders[name]), style), models))
+        results.append(_evaluate_heart(patient_heart(read_patient(folders[name]), style), models))
         if report is not None:
             report(results[-1], number, len(wanted))
     return _summarise(results, models, style)
@@ -546,22 +572,9 @@ def evaluate_phantoms(
     results = []
     fat = []
     for number, recipe in enumerate(recipes, start=1):
-        study = simulate_case(recipe)
-        cine, phases = study.short_axis, [0, END_SYSTOLE]
-        stack = CineStack(
-            view=cine.view,
-            pixels=cine.pixels[phases].astype(np.float32),
-            geometry=cine.geometry,
-            sources=nominal_sources(f"phantom-{recipe.seed}", range(2), cine.pixels.shape[1]),
-            trigger_times=cine.trigger_times[phases],
-            rr_intervals=cine.rr_intervals,
-            frame_of_reference_uid=f"phantom-{recipe.seed}",
-        )
-        heart = EvaluatedHeart(
-            f"phantom-{recipe.seed}", str(recipe.disease), stack, cine.labels[phases], phantom_traits(study)
-        )
+        heart, fat_mm = _phantom(recipe)
         results.append(_evaluate_heart(heart, models))
-        fat.append(study.subject.body.fat_mm)
+        fat.append(fat_mm)
         if report is not None:
             report(results[-1], number, len(recipes))
     seen = [index for index, result in enumerate(results) if result.thumbnail is not None]

@@ -38,6 +38,8 @@ class InputSpecification(_Frozen):
     """Distance of the points; ``None`` where the crop grows with the heart."""
     channels: tuple[_Text, ...]
     normalisation: _Text
+    grey_power: float = pydantic.Field(default=1.0, gt=0)
+    """Power that grey values of 0 … 1.25 are raised to before the network sees them."""
 
 
 class TrainingData(_Frozen):
@@ -80,6 +82,9 @@ class ModelCard(_Frozen):
     label_weights: tuple[float, ...]
     """Weight of each output in the training loss. It makes rare labels too likely by that factor, which segmentation
     takes back before it compares labels."""
+    cavity_bias: tuple[float, float] = (0.0, 0.0)
+    """By how much the log odds of the LV cavity are moved before labels are compared: a and b (mm) of ``a - b / r``, r
+    the radius of the cavity of the slice. Fitted so that volumes at end diastole and end systole have no bias."""
     architecture: Annotated[pydantic.SerializeAsAny[Architecture], pydantic.BeforeValidator(read_architecture)]
     training: TrainingData
     measurements: tuple[Measurement, ...] = ()

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from pipelines.segmentation.labels import Label
 
-__all__ = ["LIKELY_WRONG", "expected_dice", "predicted_dice"]
+__all__ = ["LIKELY_WRONG", "confidence_terms", "expected_dice", "predicted_dice"]
 
 _FEWEST_POINTS = 20
 """Points of the crop that a label needs to count."""
 _INTERCEPT, _PER_EXPECTED, _PER_LOG_AREA, _PER_RING = -0.421, 0.787, 0.0776, 0.288
-"""Least squares on 24 phantoms with faults and on ACDC's fold 1 as another scanner shows it (docs/segmentation.md)."""
+"""Least squares on 24 phantoms with faults and fold 1 of ACDC in style ``ge``: ``benchmarks/slice_confidence.py``."""
 LIKELY_WRONG = 0.78
 """A slice predicted below this is among the least certain fifth, which holds most of the worst tenth."""
 
@@ -58,9 +58,15 @@ def predicted_dice(labels: NDArray[np.uint8], expected: NDArray[np.float32], pix
     (T, S) float32
         0 … 1; 1 where nothing is labelled.
     """
+    terms = confidence_terms(labels, expected, pixel_mm2)
+    value = _INTERCEPT + terms @ (_PER_EXPECTED, _PER_LOG_AREA, _PER_RING)
+    return np.where(terms[..., 1] > 0, np.clip(value, 0, 1), 1.0).astype(np.float32)
+
+
+def confidence_terms(labels: NDArray[np.uint8], expected: NDArray[np.float32], pixel_mm2: float) -> NDArray[np.float64]:
+    """What the prediction is linear in: Dice expected, log of 1 + labelled area in cm², ring of muscle; (T, S, 3)."""
     area_cm2 = (labels != Label.BACKGROUND).sum((2, 3)) * pixel_mm2 / 100
-    value = _INTERCEPT + _PER_EXPECTED * expected + _PER_LOG_AREA * np.log1p(area_cm2) + _PER_RING * _contained(labels)
-    return np.where(area_cm2 > 0, np.clip(value, 0, 1), 1.0).astype(np.float32)
+    return np.stack([expected, np.log1p(area_cm2), _contained(labels)], axis=-1)
 
 
 def _contained(labels: NDArray[np.uint8]) -> NDArray[np.float64]:

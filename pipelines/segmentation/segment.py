@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +13,7 @@ from pipelines.cine.stack import CineStack
 from pipelines.models.precision import Precision, labelling_precision
 from pipelines.models.registry import PACKAGED
 from pipelines.segmentation.confidence import expected_dice, predicted_dice
+from pipelines.segmentation.decision import likeliest_labels
 from pipelines.segmentation.ensemble import agreement, label_probabilities
 from pipelines.segmentation.grid import (
     Square,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from pipelines.models.registry import LoadedModel
 
-__all__ = ["FINE_MODEL", "LOCALISER", "segment", "smooth_in_time", "warm"]
+__all__ = ["FINE_MODEL", "LOCALISER", "SeenHeart", "on_image", "see_heart", "segment", "smooth_in_time", "warm"]
 
 LOCALISER = "heart-localiser"
 FINE_MODEL = "ventricle-segmentation"
@@ -135,11 +137,60 @@ def segment(
     SegmentationRefused
         The pixels are not finite, the image is empty, or no heart was found.
     """
+    localiser, fine = _models(device, models, precision)
+    seen = see_heart(stack, localiser, fine)
+    probability = smooth_in_time(seen.probability, cyclic=stack.retrospective)
+    first_row, end_row, first_column, end_column = seen.crop
+    labels = np.zeros(stack.pixels.shape, dtype=np.uint8)
+    spacing = stack.geometry.pixel_spacing
+    pixel_mm2 = spacing[0] * spacing[1]
+
+    def labelled(phase: int) -> None:
+        native = on_image(probability[phase], seen, spacing)
+        plausible = keep_plausible(likeliest_labels(native, fine.card.cavity_bias, pixel_mm2))
+        labels[phase, :, first_row:end_row, first_column:end_column] = plausible
+
+    each(labelled, range(stack.phases))
+    inside = labels[:, :, first_row:end_row, first_column:end_column]
+    confidence = predicted_dice(inside, seen.expected, pixel_mm2)
+    return CineSegmentation(labels, seen.agreed, seen.crop, (localiser.identity, fine.identity), confidence)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeenHeart:
+    """What the networks say of a stack, before labels are chosen.
+
+    Attributes
+    ----------
+    square : Square
+        The crop that the fine network saw.
+    crop : (int, int, int, int)
+        First row, end row, first column, end column of it on the stack's grid.
+    probability : (T, S, L, n, n) float32
+        Of each label, on the grid of the square.
+    agreed, expected : (T, S) float32
+        Agreement of the ensemble's members; Dice coefficient that the probabilities lead one to expect.
+    """
+
+    square: Square
+    crop: tuple[int, int, int, int]
+    probability: NDArray[np.float32]
+    agreed: NDArray[np.float32]
+    expected: NDArray[np.float32]
+
+
+def see_heart(stack: CineStack, localiser: LoadedModel, fine: LoadedModel) -> SeenHeart:
+    """Find the heart and run the fine network on every slice and phase.
+
+    Raises
+    ------
+    SegmentationRefused
+        The pixels are not finite, the image is empty, or no heart was found.
+    """
     import torch
 
     if stack.pixels.size == 0 or not np.isfinite(stack.pixels).all():
         raise SegmentationRefused("The short-axis stack is empty or holds grey values that are not numbers.")
-    localiser, fine = _models(device, models, precision)
     place = locate_heart(stack, localiser)
     square = place.square
     spacing = stack.geometry.pixel_spacing
@@ -148,26 +199,39 @@ def segment(
     inside = stack.pixels[:, :, crop[0] : crop[1], crop[2] : crop[3]]
     # Every pixel of at most eight phases: the window of a cine does not depend on the phase.
     window = anchored_window(intensity_window(inside[:: max(1, stack.phases // 8)]), place.blood)
-    size = fine.card.input.size
+    size, power = fine.card.input.size, fine.card.input.grey_power
 
     def cropped(phase: NDArray[np.float32]) -> torch.Tensor:
-        return sample_square(scale_intensity(torch.from_numpy(phase)[None], window), spacing, square, size)[0]
+        scaled = scale_intensity(torch.from_numpy(phase)[None], window) ** power
+        return sample_square(scaled, spacing, square, size)[0]
 
     crops = each(cropped, stack.pixels)
     mean, members = label_probabilities(torch.cat([neighbour_channels(phase) for phase in crops]), fine)
     agreed = agreement(members, mean.argmax(1).astype(np.uint8), len(Label)).reshape(stack.phases, stack.slices)
     by_phase = mean.reshape(stack.phases, stack.slices, *mean.shape[1:])
     expected = np.stack(each(expected_dice, by_phase))
-    probability = smooth_in_time(by_phase, cyclic=stack.retrospective)
-    labels = np.zeros(stack.pixels.shape, dtype=np.uint8)
+    return SeenHeart(square, crop, by_phase, agreed, expected)
 
-    def labelled(phase: int) -> None:
-        values = torch.from_numpy(probability[phase])
-        native = sample_image(values, spacing, square, (crop[0], crop[1]), (crop[2], crop[3]))
-        plausible = keep_plausible(native.argmax(1).numpy().astype(np.uint8))
-        labels[phase, :, crop[0] : crop[1], crop[2] : crop[3]] = plausible
 
-    each(labelled, range(stack.phases))
-    seen = labels[:, :, crop[0] : crop[1], crop[2] : crop[3]]
-    confidence = predicted_dice(seen, expected, spacing[0] * spacing[1])
-    return CineSegmentation(labels, agreed, crop, (localiser.identity, fine.identity), confidence)
+def on_image(probability: NDArray[np.float32], seen: SeenHeart, spacing: tuple[float, float]) -> NDArray[np.float32]:
+    """Probabilities of one phase at the image pixels of the crop.
+
+    Parameters
+    ----------
+    probability : (S, L, n, n) float32
+        On the grid of the square.
+    spacing : (float, float)
+        Distance between rows, between columns, mm.
+
+    Returns
+    -------
+    (S, L, rows, columns) float32
+    """
+    import torch
+
+    first_row, end_row, first_column, end_column = seen.crop
+    native = sample_image(
+        torch.from_numpy(probability), spacing, seen.square, (first_row, end_row), (first_column, end_column)
+    )
+    values: NDArray[np.float32] = native.numpy()
+    return values
