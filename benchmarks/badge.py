@@ -104,9 +104,9 @@ def recipe_of(seed: int) -> PhantomRecipe:
 
 
 def weights() -> str:
-    """First digits of the digests of both networks: segmentations of others are not mixed up with theirs."""
+    """Versions and digests of both networks: segmentations of others are not mixed up with theirs."""
     cards = {card.name: card for card in list_models()}
-    return "-".join(cards[name].weights_sha256[:8] for name in (LOCALISER, FINE_MODEL))
+    return "-".join(f"{cards[name].version}-{cards[name].weights_sha256[:8]}" for name in (LOCALISER, FINE_MODEL))
 
 
 @cache

@@ -45,6 +45,7 @@ __all__ = [
     "HttpServerSettings",
     "HttpService",
     "IdentityProviderSettings",
+    "LogSettings",
     "MailSecurity",
     "MailSettings",
     "MetricsSettings",
@@ -878,6 +879,18 @@ class AuditSettings(_Section):
         return self
 
 
+class LogSettings(_Section):
+    """The log as files, which the console searches; it goes to standard error in any case."""
+
+    directory: ConfigurationPath | None = None
+    """One file for each process; unset means standard error alone. With several ``hosts`` a folder that all mount,
+    or one on each machine, of which the console then searches its own."""
+    maximum_mb: int = Field(default=16, ge=1, le=1024)
+    """Of one file; a full one is renamed."""
+    kept_files: int = Field(default=4, ge=1, le=100)
+    """Full ones of each process; then the oldest is removed."""
+
+
 class MailSecurity(enum.StrEnum):
     """How a mail server is spoken to."""
 
@@ -988,6 +1001,7 @@ class Configuration(_Section):
     console: ConsoleSettings = ConsoleSettings()
     metrics: MetricsSettings = MetricsSettings()
     audit: AuditSettings = AuditSettings()
+    log: LogSettings = LogSettings()
     notifications: NotificationSettings = NotificationSettings()
 
     def conflict_answer(self, calling_ae_title: str) -> ConflictAnswer:

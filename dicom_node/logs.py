@@ -11,6 +11,8 @@ from typing import Any, TextIO, cast
 import pydicom.config
 import structlog
 
+from dicom_node.log_files import LogFile, LogFolder
+
 __all__ = ["configure_logging"]
 
 
@@ -37,15 +39,26 @@ class _LogStream(io.TextIOBase):
             event["log_failures"] = self._failures
         return event
 
-    def _try(self, call: Callable[..., object], *arguments: str) -> None:
+    def keep_in(self, file: LogFile) -> structlog.typing.Processor:
+        """Processor of structlog that writes an event into a file too, with the same indulgence."""
+
+        def keep(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+            self._try(file.write, event)
+            return event
+
+        return keep
+
+    def _try(self, call: Callable[..., object], *arguments: object) -> None:
         try:
             call(*arguments)
         except OSError:
             self._failures += 1
 
 
-def configure_logging(*, json: bool | None = None, role: str = "", level: int = logging.INFO) -> None:
-    """Send the log of this process to standard error.
+def configure_logging(
+    *, json: bool | None = None, role: str = "", level: int = logging.INFO, folder: LogFolder | None = None
+) -> None:
+    """Send the log of this process to standard error, and where one is named to a file of a folder.
 
     Parameters
     ----------
@@ -55,6 +68,8 @@ def configure_logging(*, json: bool | None = None, role: str = "", level: int = 
         Name of this process in every line.
     level
         Least level that is shown.
+    folder
+        Where the log is kept besides.
     """
     as_json = not sys.stderr.isatty() if json is None else json
     renderer: structlog.typing.Processor = (
@@ -75,6 +90,7 @@ def configure_logging(*, json: bool | None = None, role: str = "", level: int = 
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             stream.tell_failures,
+            *([stream.keep_in(LogFile(folder, role))] if folder is not None else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -18,6 +18,7 @@ from dicom_node.config import Configuration, HostRole, NodeSettings
 from dicom_node.errors import ConfigurationError, NodeError, OutOfResourcesError
 from dicom_node.exposition import exposed
 from dicom_node.hosts import host_name, owner_name, owner_prefix, roles_here
+from dicom_node.log_files import LogFolder, check_log_folder
 from dicom_node.logs import configure_logging
 from dicom_node.network.listening_ports import (
     ListeningPorts,
@@ -83,10 +84,13 @@ def serve(
     Raises
     ------
     NodeError
-        The node cannot start: the ledger, the storage directory or the audit file cannot be used, another node serves
-        them, or a port is taken.
+        The node cannot start: the ledger, the storage directory, the audit file or the folder of the log cannot be
+        used, another node serves them, or a port is taken.
     """
-    configure_logging(role="supervisor")
+    log = LogFolder.of(configuration)
+    if log is not None:
+        check_log_folder(log)
+    configure_logging(role="supervisor", folder=log)
     hangup = threading.Event()
     stop = stop_on_signals(hangup if reread is not None else None)
     with alone(configuration.storage.directory, host_name(configuration), beside=configuration.hosts):
@@ -100,6 +104,7 @@ def serve(
                 keeper = RoleKeeper(
                     node_roles(configuration, ports, process, file),
                     states_file(configuration.storage.directory, "supervisor", host_name(configuration)),
+                    log,
                 )
                 reloading = Reloading(configuration, keeper.renew, reread or (lambda: configuration))
                 try:

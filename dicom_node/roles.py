@@ -26,6 +26,8 @@ from typing import Any
 
 import structlog
 
+from dicom_node.errors import raised_at
+from dicom_node.log_files import LogFolder
 from dicom_node.logs import configure_logging
 from dicom_node.process_states import ProcessState, write_states
 
@@ -112,7 +114,7 @@ def stop_on_signals(hangup: threading.Event | None = None) -> threading.Event:
     return stop
 
 
-def _run(role: Role, parent: int, pipe: Connection) -> None:
+def _run(role: Role, parent: int, pipe: Connection, log: LogFolder | None) -> None:
     os.setpgid(0, 0)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -121,7 +123,7 @@ def _run(role: Role, parent: int, pipe: Connection) -> None:
     if os.getppid() != parent:
         # The parent died before the line above took effect.
         os.kill(os.getpid(), signal.SIGKILL)
-    configure_logging(role=role.name)
+    configure_logging(role=role.name, folder=log)
     stop = stop_on_signals()
 
     def tell_ready() -> None:
@@ -133,18 +135,23 @@ def _run(role: Role, parent: int, pipe: Connection) -> None:
             latest = pipe.recv()
         return latest
 
-    role.work(RoleContext(role.name, stop, tell_ready, renewed), *role.arguments)
+    try:
+        role.work(RoleContext(role.name, stop, tell_ready, renewed), *role.arguments)
+    except Exception as error:
+        # The interpreter shows it on standard error, and there alone: its text may quote a data set.
+        _log.error("process ends by an unforeseen failure", error=type(error).__name__, at=raised_at(error))
+        raise
 
 
 class _Running:
     """One life of a role."""
 
-    def __init__(self, role: Role) -> None:
+    def __init__(self, role: Role, log: LogFolder | None) -> None:
         self._pipe, theirs = _spawn.Pipe()
         # Callbacks stay with the parent; they need not be picklable.
         sent = dataclasses.replace(role, on_death=None)
         self.process: SpawnProcess = _spawn.Process(
-            target=_run, args=(sent, os.getpid(), theirs), name=role.name, daemon=False
+            target=_run, args=(sent, os.getpid(), theirs, log), name=role.name, daemon=False
         )
         self.process.start()
         theirs.close()
@@ -223,14 +230,16 @@ class RoleKeeper:
         What should run.
     states : Path, optional
         File that tells how they are, rewritten whenever that changes.
+    log
+        Where they keep their log besides standard error.
 
     Not thread-safe: the children die with the thread that started them (PR_SET_PDEATHSIG), so one long-lived thread
     makes all calls.
     """
 
-    def __init__(self, roles: Sequence[Role], states: Path | None = None) -> None:
+    def __init__(self, roles: Sequence[Role], states: Path | None = None, log: LogFolder | None = None) -> None:
         self._kept = [_Kept(role) for role in roles]
-        self._states = states
+        self._states, self._log = states, log
         self._told: tuple[tuple[int | None, bool, int], ...] = ()
 
     def tend(self) -> None:
@@ -241,7 +250,7 @@ class RoleKeeper:
                 if not kept.running.process.is_alive():
                     self._note_death(kept)
             if kept.running is None and time.monotonic() >= kept.start_at:
-                kept.running = _Running(kept.role)
+                kept.running = _Running(kept.role, self._log)
                 _log.info("process started", process=kept.role.name, pid=kept.running.process.pid)
         self._tell()
 

@@ -26,7 +26,7 @@ from sqlalchemy import JSON, Column, Connection, Table, bindparam, func, insert,
 
 from storage.files import DIRECTORY_MODE, FILE_MODE, InstanceFiles
 from storage.jobs import release_worker
-from storage.journal import await_filed
+from storage.journal import await_filed, unfiled
 from storage.leases import leases_of
 from storage.ledger import Ledger, LedgerError, open_ledger, record_event
 from storage.schema import Base, InstanceRow, LedgerIdentityRow, QuarantineRow, ResultRow
@@ -68,6 +68,9 @@ class BackupRecord:
         the disk.
     missing, damaged : tuple of str
         Files that the ledger names and that were not there, or whose content is not what their name says.
+    unfiled : int
+        Images that had been acknowledged and are not in the backup, because the journals they lay in were not filed in
+        time; a few of them may have come after it began.
     """
 
     format: int
@@ -81,6 +84,7 @@ class BackupRecord:
     linked: int
     missing: tuple[str, ...]
     damaged: tuple[str, ...]
+    unfiled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ def back_up(
         The target cannot be written.
     """
     began_at = clock()
-    await_filed(files.root, FILED_S)
+    left = 0 if await_filed(files.root, FILED_S) else unfiled(files.root)[0]
     with ledger.reading() as session:
         identity = session.scalar(select(LedgerIdentityRow.identity))
     if identity is None or identity != files.identity():
@@ -147,7 +151,7 @@ def back_up(
         copied = _copy_files(files.root, target / FILES, named, digest_of, link=link)
     record = BackupRecord(
         FORMAT, identity, began_at, clock(), software, _sha256(copy), copied.files, copied.size, copied.linked,
-        copied.missing, copied.damaged,
+        copied.missing, copied.damaged, left,
     )  # fmt: skip
     _write_record(target, record)
     with ledger.transaction() as session:
@@ -159,6 +163,7 @@ def back_up(
             files=record.files,
             missing=len(record.missing),
             damaged=len(record.damaged),
+            unfiled=record.unfiled,
         )
     return record
 

@@ -3,13 +3,51 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
 
 from sqlalchemy import or_, select
 
 from storage.ledger import Ledger
-from storage.schema import SeriesRow, StudyAttributesRow, StudyRow
+from storage.schema import AssociationStudy, DeliveryRow, JobRow, ResultRow, SeriesRow, StudyAttributesRow, StudyRow
 
-__all__ = ["find_studies", "studies_received_since"]
+__all__ = ["StudyIdentifiers", "find_studies", "studies_received_since", "study_identifiers"]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyIdentifiers:
+    """Under which names a study, and what was done with it, occurs elsewhere, as in the log."""
+
+    study_instance_uid: str
+    associations: frozenset[str]
+    """Correlation ids of the associations that brought its images."""
+    jobs: frozenset[int]
+    correlation_ids: frozenset[str]
+    """Of its jobs."""
+    results: frozenset[str]
+    """SOP Instance UIDs."""
+    transactions: frozenset[str]
+    """UIDs of the transactions of storage commitment of its results."""
+
+
+def study_identifiers(ledger: Ledger, study_instance_uid: str) -> StudyIdentifiers:
+    """The identifiers of a study and of what belongs to it; of an unknown one its UID alone."""
+    with ledger.reading() as session:
+        study = select(StudyRow.id).where(StudyRow.study_instance_uid == study_instance_uid).scalar_subquery()
+        jobs = session.execute(select(JobRow.id, JobRow.correlation_id).where(JobRow.study_id == study)).all()
+        of_jobs = select(ResultRow.id).join(JobRow, JobRow.id == ResultRow.job_id).where(JobRow.study_id == study)
+        sent = select(DeliveryRow.transaction_uid).where(
+            DeliveryRow.result_id.in_(of_jobs), DeliveryRow.transaction_uid.is_not(None)
+        )
+        return StudyIdentifiers(
+            study_instance_uid,
+            frozenset(
+                session.scalars(select(AssociationStudy.association_id).where(AssociationStudy.study_id == study))
+            ),
+            frozenset(job for job, _ in jobs),
+            frozenset(correlation_id for _, correlation_id in jobs),
+            frozenset(session.scalars(select(ResultRow.sop_instance_uid).where(ResultRow.id.in_(of_jobs)))),
+            frozenset(uid for uid in session.scalars(sent) if uid is not None),
+        )
 
 
 def studies_received_since(ledger: Ledger, since: dt.datetime, *, limit: int) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ __all__ = [
     "configuration_changed",
     "instances_accessed",
     "instances_transferred",
+    "log_used",
     "node_authentication_failed",
     "query",
     "study_deleted",
@@ -58,6 +59,7 @@ class Outcome(enum.IntEnum):
 
 
 APPLICATION_ACTIVITY = ("110100", "DCM", "Application Activity")
+AUDIT_LOG_USED = ("110101", "DCM", "Audit Log Used")
 INSTANCES_ACCESSED = ("110103", "DCM", "DICOM Instances Accessed")
 STUDY_DELETED = ("110105", "DCM", "DICOM Study Deleted")
 BEGIN_TRANSFERRING = ("110102", "DCM", "Begin Transferring DICOM Instances")
@@ -308,6 +310,24 @@ def configuration_changed(person: Participant, node: Participant, *, description
     ET.SubElement(subject, "ParticipantObjectName")
     _detail(subject, "Alert Description", description)
     return _message(SECURITY_ALERT, at, Outcome.SUCCESS, root)
+
+
+def log_used(person: Participant, node: Participant, *, uri: str, name: str, at: dt.datetime) -> AuditMessage:
+    """A person or a program read a log of this node (PS3.15 A.5.3.2).
+
+    Parameters
+    ----------
+    uri
+        Of the log.
+    name
+        Which log it is; of the audit trail the standard wants "Security Audit Log".
+    """
+    root = _event(AUDIT_LOG_USED, Access.READ.value, at)
+    _participant(root, person, None, requestor=True)
+    _audit_source(root, node)
+    log = _object(root, URI, uri, _SYSTEM, _SECURITY_RESOURCE)
+    ET.SubElement(log, "ParticipantObjectName").text = _token(name)
+    return _message(AUDIT_LOG_USED, at, Outcome.SUCCESS, root)
 
 
 def _message(event: Code, at: dt.datetime, outcome: Outcome, root: ET.Element) -> AuditMessage:

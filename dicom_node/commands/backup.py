@@ -37,7 +37,8 @@ def backup(
 ) -> None:
     """Copy ledger, images, results, quarantine and configuration into an empty folder; the node may run.
 
-    Exit status 1 when a file that the ledger names is missing or damaged: the backup holds everything else.
+    Exit status 1 when a file that the ledger names is missing or damaged, or images wait in a journal that cannot be
+    filed: the backup holds everything else.
     """
     configuration = load_configuration(config)
     with opened(configuration) as ledger:
@@ -74,7 +75,13 @@ def backup(
                 soft_wrap=True,
             )
         _print_lost(record.missing, record.damaged)
-    if record.missing or record.damaged:
+        if record.unfiled:
+            console.print(
+                f"not in it: up to {record.unfiled} acknowledged images that wait in the journal of a receiver; "
+                "dicom-node status says why they are not filed. Back up again once they are",
+                soft_wrap=True,
+            )
+    if record.missing or record.damaged or record.unfiled:
         raise typer.Exit(ExitCode.FAILED)
 
 

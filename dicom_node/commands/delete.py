@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dicom_node.commands.consent import ReasonOption, YesFlag, consent
-from dicom_node.commands.ledger import opened, storage_of
+from dicom_node.commands.ledger import only_study, opened, storage_of
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json
 from dicom_node.config_file import load_configuration
 from dicom_node.corrections import Rejection, delete_everywhere
@@ -17,7 +17,13 @@ __all__ = ["delete"]
 
 
 def delete(
-    study: Annotated[str, typer.Argument(help="StudyInstanceUID.")],
+    study: Annotated[
+        str,
+        typer.Argument(
+            help="What one study alone has: StudyInstanceUID or its beginning, accession number, patient ID, or AE "
+            "title of the sender."
+        ),
+    ],
     reason: ReasonOption = "",
     reject: Annotated[
         Rejection,
@@ -36,6 +42,7 @@ def delete(
 
     configuration = load_configuration(config)
     with opened(configuration) as ledger:
+        study = only_study(ledger, configuration, study)
         (overview,) = study_overviews(ledger, study_instance_uid=study)
         given = consent(
             f"Delete study {study} with its {overview.instances} instances from this node?", reason, yes=yes
@@ -47,6 +54,7 @@ def delete(
         print_json(deleted)
     else:
         console.print(
-            f"{deleted.instances} instances and {deleted.results} results deleted; their files go at the next sweep",
+            f"study {study}: {deleted.instances} instances and {deleted.results} results deleted; "
+            "their files go at the next sweep",
             soft_wrap=True,
         )

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from dicom_node.commands.consent import ReasonOption, YesFlag, command_trail, consent
-from dicom_node.commands.ledger import opened
+from dicom_node.commands.ledger import only_study, opened
 from dicom_node.commands.terminal import ConfigurationFile, JsonFlag, console, print_json, table
+from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
 from dicom_node.corrections import give_deliveries_up
 from dicom_node.errors import ConfigurationError
 from storage.deliveries import Selection, requeue_deliveries
-from storage.ledger import utc_now
+from storage.ledger import Ledger, utc_now
 from storage.overview import count_deliveries, delivery_overviews, outages
 from storage.schema import DeliveryState
 
@@ -25,7 +26,10 @@ DEFAULT = Path("config.yaml")
 Destination = Annotated[str | None, typer.Option("--destination", help="Only to this one.")]
 Kind = Annotated[str | None, typer.Option("--kind", help="Only objects of this role, such as summary-pdf.")]
 JobNumber = Annotated[int | None, typer.Option("--job", help="Only results of this job.")]
-StudyUid = Annotated[str | None, typer.Option("--study", help="Only of this StudyInstanceUID.")]
+Study = Annotated[
+    str | None,
+    typer.Option("--study", help="Only of this study: its StudyInstanceUID, or what else `dicom-node explain` takes."),
+]
 All = Annotated[bool, typer.Option("--all", help="All there are.")]
 NOT_THERE = (DeliveryState.DEAD, DeliveryState.NOT_ACCEPTED, DeliveryState.QUEUED)
 
@@ -35,7 +39,7 @@ def list_deliveries(
     destination: Destination = None,
     kind: Kind = None,
     job: JobNumber = None,
-    study: StudyUid = None,
+    study: Study = None,
     every: Annotated[bool, typer.Option("--all", help="Those that arrived, too.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 100,
     config: ConfigurationFile = DEFAULT,
@@ -43,8 +47,9 @@ def list_deliveries(
 ) -> None:
     """List what has not arrived, and which destinations cannot be reached."""
     states = tuple(DeliveryState) if every else (*NOT_THERE, DeliveryState.SENDING, DeliveryState.AWAITING_COMMITMENT)
-    chosen = Selection(destination, kind, job, study)
-    with opened(load_configuration(config)) as ledger:
+    configuration = load_configuration(config)
+    with opened(configuration) as ledger:
+        chosen = Selection(destination, kind, job, _uid(ledger, configuration, study))
         overviews = delivery_overviews(ledger, states=states, selection=chosen, limit=limit)
         total = count_deliveries(ledger, states, chosen)
         away = outages(ledger)
@@ -80,7 +85,7 @@ def requeue(
     destination: Destination = None,
     kind: Kind = None,
     job: JobNumber = None,
-    study: StudyUid = None,
+    study: Study = None,
     every: All = False,
     not_accepted: Annotated[
         bool, typer.Option("--not-accepted", help="Also what the destination did not take by its kind.")
@@ -89,11 +94,13 @@ def requeue(
     config: ConfigurationFile = DEFAULT,
 ) -> None:
     """Send dead letters again, with all their attempts."""
-    chosen = _chosen(destination, kind, job, study, every=every)
+    _check_choice(destination, kind, job, study, every=every)
     states = [DeliveryState.DEAD]
     states += [DeliveryState.NOT_ACCEPTED] if not_accepted else []
     states += [DeliveryState.QUEUED] if waiting else []
-    with opened(load_configuration(config)) as ledger:
+    configuration = load_configuration(config)
+    with opened(configuration) as ledger:
+        chosen = Selection(destination, kind, job, _uid(ledger, configuration, study))
         done = requeue_deliveries(ledger, chosen, now=utc_now(), states=states)
     console.print(f"{done} deliveries queued")
 
@@ -103,7 +110,7 @@ def dismiss(
     destination: Destination = None,
     kind: Kind = None,
     job: JobNumber = None,
-    study: StudyUid = None,
+    study: Study = None,
     every: All = False,
     waiting: Annotated[bool, typer.Option("--waiting", help="Also what waits for its next attempt.")] = False,
     reason: ReasonOption = "",
@@ -111,20 +118,25 @@ def dismiss(
     config: ConfigurationFile = DEFAULT,
 ) -> None:
     """Give dead letters up: nobody is to look at them any more, and their studies may go."""
-    chosen = _chosen(destination, kind, job, study, every=every)
+    _check_choice(destination, kind, job, study, every=every)
     states = (DeliveryState.DEAD, DeliveryState.QUEUED) if waiting else (DeliveryState.DEAD,)
     configuration = load_configuration(config)
     with opened(configuration) as ledger:
+        chosen = Selection(destination, kind, job, _uid(ledger, configuration, study))
         total = count_deliveries(ledger, states, chosen)
         given = consent(f"Give up {total} deliveries?", reason, yes=yes)
         done = give_deliveries_up(ledger, command_trail(configuration), chosen, given, states=states)
     console.print(f"{done} deliveries dismissed")
 
 
-def _chosen(destination: str | None, kind: str | None, job: int | None, study: str | None, *, every: bool) -> Selection:
-    chosen = Selection(destination, kind, job, study)
-    if every == (chosen != Selection()):
+def _uid(ledger: Ledger, configuration: Configuration, study: str | None) -> str | None:
+    return None if study is None else only_study(ledger, configuration, study)
+
+
+def _check_choice(
+    destination: str | None, kind: str | None, job: int | None, study: str | None, *, every: bool
+) -> None:
+    if every == any(one is not None for one in (destination, kind, job, study)):
         raise ConfigurationError(
             "say which deliveries", subject="deliveries", remedy="--destination, --kind, --job or --study; or --all"
         )
-    return chosen

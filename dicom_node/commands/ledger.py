@@ -34,7 +34,7 @@ from storage.overview import (
 )
 from storage.schema import DeliveryState, JobState
 
-__all__ = ["explain", "jobs", "opened", "storage_of", "studies"]
+__all__ = ["explain", "jobs", "only_study", "opened", "storage_of", "studies"]
 
 DEFAULT = Path("config.yaml")
 EVENTS_SHOWN = 20
@@ -238,7 +238,7 @@ def explain(
 
     configuration = load_configuration(config)
     with opened(configuration) as ledger:
-        study = _only(ledger, configuration, study)
+        study = only_study(ledger, configuration, study)
         description = describe(ledger, configuration, study, now=utc_now())
         overview = study_overviews(ledger, study_instance_uid=study)[0]
         of_study = job_overviews(ledger, study_instance_uid=study)
@@ -313,7 +313,7 @@ def _named(ledger: Ledger, configuration: Configuration, text: str, limit: int) 
     return named_studies(ledger, files, text, limit=limit)
 
 
-def _only(ledger: Ledger, configuration: Configuration, text: str) -> str:
+def only_study(ledger: Ledger, configuration: Configuration, text: str) -> str:
     """The one study that a text names.
 
     Raises

@@ -18,6 +18,7 @@ from dicom_node.console.access import Person, caller_who_may
 from dicom_node.console.actions import ACTIONS, Action
 from dicom_node.console.audit import audit_entries
 from dicom_node.console.drift import YEAR, drift
+from dicom_node.console.log_search import LogOrder, answered, tell_of_reading
 from dicom_node.console.node import Node
 from dicom_node.console.pictures import picture
 from dicom_node.console.rules import compared_over_the_last_month, edited_routes, taken_by, written_routes
@@ -157,8 +158,17 @@ def api_router() -> APIRouter:
         return JSONResponse([card.model_dump(mode="json") for card in list_models()])
 
     @router.get("/audit", summary="The last messages of the audit trail")
-    def audit(request: Request, person: Operator, find: Text = "", limit: Limit = 200) -> Response:  # noqa: ARG001
-        return _json(audit_entries(_node(request).configuration.audit.file, text=find, limit=limit))
+    def audit(request: Request, person: Operator, find: Text = "", limit: Limit = 200) -> Response:
+        node = _node(request)
+        file = node.configuration.audit.file
+        tell_of_reading(node, person, file, "Security Audit Log")
+        return _json(audit_entries(file, text=find, limit=limit))
+
+    @router.get("/log", summary="Lines of the log of the node's processes, the newest first, a page at a time")
+    def log(request: Request, person: Operator, order: Annotated[LogOrder, Query()]) -> Response:
+        node = _node(request)
+        tell_of_reading(node, person, node.configuration.log.directory, "Process log")
+        return _json(answered(node, order))
 
     @router.get("/events", summary="The last events of the ledger")
     def events(request: Request, person: Operator, find: Text = "", limit: Limit = 200) -> Response:  # noqa: ARG001

@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response
@@ -12,6 +13,8 @@ from dicom_node.console.access import Person, caller_who_may, local_path
 from dicom_node.console.actions import ACTIONS, Action
 from dicom_node.console.audit import audit_entries
 from dicom_node.console.drift import YEAR, chart, drift
+from dicom_node.console.log import LEVELS
+from dicom_node.console.log_search import LogOrder, answered, tell_of_reading
 from dicom_node.console.node import Node
 from dicom_node.console.pictures import may_see_patients, picture
 from dicom_node.console.rendering import Notice, Region, Renderer
@@ -187,6 +190,7 @@ def pages_router() -> APIRouter:
     def audit(request: Request, person: Operator, find: Text = "") -> Response:
         node, text = _node(request), find.strip()
         file = node.configuration.audit.file
+        tell_of_reading(node, person, file, "Security Audit Log")
         return _page(
             request,
             "audit.html",
@@ -195,6 +199,23 @@ def pages_router() -> APIRouter:
             has_trail=file is not None,
             entries=audit_entries(file, text=text),
             events=latest_events(node.ledger, text=text),
+        )
+
+    @router.get("/log")
+    def log(request: Request, person: Operator, order: Annotated[LogOrder, Query()]) -> Response:
+        node = _node(request)
+        tell_of_reading(node, person, node.configuration.log.directory, "Process log")
+        answer = answered(node, order)
+        asked = {name: value for name, value in request.query_params.items() if value and name != "before"}
+        return _page(
+            request,
+            "log.html",
+            person,
+            order=order,
+            answer=answer,
+            levels=LEVELS,
+            older=f"/log?{urlencode({**asked, 'before': answer.page.older})}" if answer.page.older else "",
+            newest=f"/log?{urlencode(asked)}" if order.before else "",
         )
 
     @router.get("/accounts")

@@ -27,6 +27,7 @@ _MENU = (
     ("/rules", "Rules", AccountRole.VIEWER),
     ("/models", "Models", AccountRole.VIEWER),
     ("/audit", "Audit", AccountRole.OPERATOR),
+    ("/log", "Log", AccountRole.OPERATOR),
     ("/accounts", "Accounts", AccountRole.ADMINISTRATOR),
 )
 _NEEDED = {action.name: action.role for action in ACTIONS}

@@ -14,6 +14,7 @@ from storage.overview import Event
 
 __all__ = ["environment"]
 
+_IDENTIFIER = re.compile(r"[0-9.]+|[0-9a-f-]{20,}")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[+-]\d\d:\d\d)")
 
 
@@ -29,12 +30,14 @@ def environment() -> Environment:
     templates.filters |= {
         "time": _time,
         "timed": _timed,
+        "typed": _typed,
         "count": _count,
         "counts": _counts,
         "tail": _tail,
         "detail": _detail,
         "subject": _subject,
         "slug": _slug,
+        "value": _value,
     }
     return templates
 
@@ -46,6 +49,11 @@ def _time(at: dt.datetime | None, otherwise: str = "never") -> Markup | str:
     utc = at.astimezone(dt.UTC)
     shown = f"{utc:%Y-%m-%d %H:%M:%S} UTC"
     return Markup('<time datetime="{}">{}</time>').format(utc.isoformat(timespec="seconds"), shown)
+
+
+def _typed(at: dt.datetime | None) -> str:
+    """A time in UTC as the field of a form holds it."""
+    return "" if at is None else f"{at.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _timed(sentence: str) -> Markup:
@@ -70,6 +78,14 @@ def _tail(uid: str) -> Markup:
     """The end of a UID, by which people tell them apart, and the whole for who points at it."""
     shown = uid if len(uid) <= 20 else f"…{uid[-16:]}"
     return Markup('<abbr title="{}">{}</abbr>').format(uid, shown) if shown != uid else escape(uid)
+
+
+def _value(value: object) -> Markup:
+    """A value of the log: of identifiers the end, everything else in full."""
+    if isinstance(value, list):
+        return Markup("; ").join(map(_value, value))
+    text = str(value)
+    return escape(_tail(text) if _IDENTIFIER.fullmatch(text) else text)
 
 
 def _detail(detail: Mapping[str, object]) -> str:

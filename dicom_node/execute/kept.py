@@ -86,8 +86,9 @@ class KeptFindings:
         from pipelines.models.precision import labelling_precision
         from pipelines.models.registry import list_models
 
-        weights = sorted(card.weights_sha256 for card in list_models())
+        # A card says more than its weights of what comes out, and its version goes up with that.
+        models = sorted(f"{card.name} {card.version} {card.weights_sha256}" for card in list_models())
         made_by = "\n".join(
-            [input_digest, version("dicom-node"), device.partition(":")[0], labelling_precision(device), *weights]
+            [input_digest, version("dicom-node"), device.partition(":")[0], labelling_precision(device), *models]
         )
         return self._root / input_digest / f"{hashlib.sha256(made_by.encode()).hexdigest()}.npz"

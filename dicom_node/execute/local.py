@@ -12,6 +12,7 @@ from dicom_node.execute.lanes import lanes, threads_per_slot
 from dicom_node.execute.watching import KILLED, RunningJobs, release, release_all
 from dicom_node.execute.worker import ProcessStudy, serve_worker
 from dicom_node.hosts import execution_here, host_name, worker_prefix
+from dicom_node.log_files import LogFolder
 from dicom_node.process_states import states_file
 from dicom_node.roles import STEP_GRACE_S, Role, RoleContext, RoleKeeper
 from storage.ledger import open_ledger
@@ -49,6 +50,7 @@ def serve_executor(context: RoleContext, configuration: Configuration, process: 
             for name, lane in workers.items()
         ],
         states_file(configuration.storage.directory, "executor", host_name(configuration)),
+        LogFolder.of(configuration),
     )
     running = RunningJobs(ledger, keeper.kill, tuple(workers))
     told_ready = False

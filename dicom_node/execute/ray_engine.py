@@ -28,6 +28,7 @@ from dicom_node.execute.watching import KILLED, RunningJobs, release, release_al
 from dicom_node.execute.worker import JobEnd, ProcessStudy, mind_memory, open_worker
 from dicom_node.exposition import DIRECTORY_VARIABLE
 from dicom_node.hosts import host_name, worker_prefix
+from dicom_node.log_files import LogFolder
 from dicom_node.logs import configure_logging
 from dicom_node.process_states import ProcessState, states_file, write_states
 from dicom_node.roles import STEP_GRACE_S, RoleContext
@@ -59,7 +60,7 @@ class _Actor:
     """Runs in a process of its own somewhere in the cluster; one job at a time."""
 
     def __init__(self, name: str, configuration: Configuration, lane: Lane, process: ProcessStudy | None) -> None:
-        configure_logging(json=True, role=name)
+        configure_logging(json=True, role=name, folder=LogFolder.of(configuration))
         self._configuration = configuration
         self._worker = open_worker(name, configuration, lane, process)
 

@@ -26,10 +26,12 @@ from pipelines.quality.findings import Grade, QualityAssessment, QualityFinding
 
 __all__ = [
     "BOTTOM",
+    "FOOT_SIZE",
     "LEFT",
     "LIMITS",
     "RIGHT",
     "TOP",
+    "foot_lines",
     "grade_color",
     "legend",
     "listing_pages",
@@ -41,6 +43,8 @@ __all__ = [
 LEFT, RIGHT = MARGIN, WIDTH - MARGIN
 TOP, BOTTOM = 38.0, HEIGHT - 15.0
 """Between the banner and the foot of every page, mm."""
+FOOT_SIZE = 7.5
+"""Points."""
 _GAP = 5.0
 _BODY = 8.0
 """Points of running text."""
@@ -159,16 +163,21 @@ def _finish(pages: Sequence[Page], title: str, overall: Grade | None, provenance
         page.line((LEFT, RIGHT), (HEIGHT - 12, HEIGHT - 12), theme.faint)
         models = ", ".join(f"{model.name} {model.version}" for model in provenance.models)
         contact = f"contact: {provenance.contact}" if provenance.contact else ""
-        foot = "  ·  ".join(
-            part for part in (f"dicom-node {SOFTWARE_VERSION}", models, provenance.created, contact) if part
-        )
-        page.text(
-            LEFT,
-            HEIGHT - 7.5,
-            clipped(foot, 7.5, RIGHT - LEFT),
-            7.5,
-            color=theme.muted,
-        )
+        for below, line in enumerate(foot_lines(f"dicom-node {SOFTWARE_VERSION}", models, provenance.created, contact)):
+            page.text(LEFT, HEIGHT - 7.5 + 3.4 * below, line, FOOT_SIZE, color=theme.muted)
+
+
+def foot_lines(software: str, models: str, created: str, contact: str) -> tuple[str, ...]:
+    """What stands at the foot of a page: one line, or two where the names of the networks are too long for it.
+
+    Of two lines the date is in the first, and only names of networks, or a contact of a whole line, are cut; the report
+    holds both.
+    """
+    whole = "  ·  ".join(filter(None, (software, models, created, contact)))
+    if text_width(whole, FOOT_SIZE) <= RIGHT - LEFT:
+        return (whole,)
+    first = "  ·  ".join(filter(None, (software, created, contact)))
+    return tuple(clipped(line, FOOT_SIZE, RIGHT - LEFT) for line in (first, models) if line)
 
 
 def _name_patient(page: Page, patient: PatientLine) -> None:

@@ -56,26 +56,28 @@ class SteadyTime:
         return dt.datetime.fromtimestamp(monotonic + self._apart, dt.UTC)
 
 
-class _After(BaseTrigger):
-    """Due so many seconds after now, and never for what was missed."""
+class _Once(BaseTrigger):
+    """Due when it was added, and not again: what runs adds the next run itself, so that none falls due meanwhile."""
 
-    def __init__(self, seconds: float) -> None:
-        self._apart = dt.timedelta(seconds=seconds)
-
-    def get_next_fire_time(self, previous_fire_time: dt.datetime | None, now: dt.datetime) -> dt.datetime:  # noqa: ARG002
-        return now + self._apart
+    def get_next_fire_time(self, previous_fire_time: dt.datetime | None, now: dt.datetime) -> dt.datetime | None:
+        return now if previous_fire_time is None else None
 
 
 class RegularWork:
-    """Work that is done at regular intervals, each kind in a thread of its own and never twice at once."""
+    """Work that is done at regular intervals, each kind in a thread of its own and never twice at once.
+
+    What takes longer than its interval is done again as soon as it has ended.
+    """
 
     def __init__(self) -> None:
         self._clock = BackgroundScheduler(timezone=dt.UTC)
+        self._lock, self._stopped = threading.Lock(), False
 
     def every(self, seconds: float, work: Callable[[dt.datetime], object]) -> None:
         """Do something as soon as it runs, and again every so many seconds."""
 
         def run() -> None:
+            began = time.monotonic()
             try:
                 work(utc_now())
             except SQLAlchemyError as error:
@@ -85,10 +87,16 @@ class RegularWork:
                 _log.error("the storage directory cannot be read", error=error.strerror)
             except Exception as error:  # noqa: BLE001 - the next run may find other things
                 _log.error("a run of the scheduler failed", error=type(error).__name__, at=raised_at(error))
+            self._add(run, max(0.0, began + seconds - time.monotonic()))
 
-        self._clock.add_job(
-            run, _After(seconds), max_instances=1, coalesce=True, misfire_grace_time=None, next_run_time=utc_now()
-        )
+        self._add(run, 0.0)
+
+    def _add(self, run: Callable[[], None], in_seconds: float) -> None:
+        with self._lock:
+            # A clock that is stopped waits for what runs, and would not take this up.
+            if not self._stopped:
+                due = utc_now() + dt.timedelta(seconds=in_seconds)
+                self._clock.add_job(run, _Once(), misfire_grace_time=None, next_run_time=due)
 
     def run(self, stop: threading.Event, started: Callable[[], None]) -> None:
         """Run until told to stop; what runs then is awaited."""
@@ -101,4 +109,6 @@ class RegularWork:
                 _log.warning("the time of day was set", seconds=round(apart - was, 1))
                 for job in self._clock.get_jobs():
                     job.modify(next_run_time=utc_now())
+        with self._lock:
+            self._stopped = True
         self._clock.shutdown(wait=True)

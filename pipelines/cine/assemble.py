@@ -491,6 +491,7 @@ def _geometry(plan: StackPlan) -> StackGeometry:
         column_direction=plan.grid.column_direction,
         pixel_spacing=plan.grid.pixel_spacing,
         slice_thickness=float(np.median(thickness)) if thickness else fallback,
+        thickness_stated=bool(thickness),
     )
 
 

@@ -298,6 +298,7 @@ def assemble_late_enhancement(plan: EnhancementPlan, decode: Decode) -> LateEnha
             column_direction=grid.column_direction,
             pixel_spacing=grid.pixel_spacing,
             slice_thickness=float(np.median(thickness)) if thickness else 8.0,
+            thickness_stated=bool(thickness),
         ),
         sources=tuple(frame_source(frame) for frame in frames),
         inversion_times_ms=_numbers([frame.acquisition.inversion_time_ms for frame in frames]),

@@ -69,7 +69,9 @@ class StackGeometry:
     pixel_spacing : (float, float)
         Distance between rows, distance between columns, mm (PS3.3 10.7.1.3).
     slice_thickness : float
-        SliceThickness, mm.
+        SliceThickness, mm; where no image states one that can be read, the distance between slices.
+    thickness_stated : bool
+        Whether an image does.
     """
 
     positions: NDArray[np.float64]
@@ -77,6 +79,7 @@ class StackGeometry:
     column_direction: NDArray[np.float64]
     pixel_spacing: tuple[float, float]
     slice_thickness: float
+    thickness_stated: bool = True
 
     @property
     def normal(self) -> NDArray[np.float64]:

@@ -38,8 +38,6 @@ class InputSpecification(_Frozen):
     """Distance of the points; ``None`` where the crop grows with the heart."""
     channels: tuple[_Text, ...]
     normalisation: _Text
-    grey_power: float = pydantic.Field(default=1.0, gt=0)
-    """Power that grey values of 0 … 1.25 are raised to before the network sees them."""
 
 
 class TrainingData(_Frozen):

@@ -80,6 +80,9 @@ def _spacing(stack: CineStack, limits: QualityLimits) -> QualityFinding | None:
     sentence = f"Slices {pitch:.1f} mm apart."
     if grade >= Grade.POOR:
         sentence = f"Slices are {pitch:.1f} mm apart: too sparse for exact volumes."
+    if not stack.geometry.thickness_stated:
+        grade = max(grade, Grade.GOOD)
+        sentence += " No image states a slice thickness that can be read: that distance stands in for it."
     return QualityFinding(QualityCheck.SLICE_GAP, grade, sentence, pitch, "mm", limits.pitch_mm.poor)
 
 

@@ -199,11 +199,10 @@ def see_heart(stack: CineStack, localiser: LoadedModel, fine: LoadedModel) -> Se
     inside = stack.pixels[:, :, crop[0] : crop[1], crop[2] : crop[3]]
     # Every pixel of at most eight phases: the window of a cine does not depend on the phase.
     window = anchored_window(intensity_window(inside[:: max(1, stack.phases // 8)]), place.blood)
-    size, power = fine.card.input.size, fine.card.input.grey_power
+    size = fine.card.input.size
 
     def cropped(phase: NDArray[np.float32]) -> torch.Tensor:
-        scaled = scale_intensity(torch.from_numpy(phase)[None], window) ** power
-        return sample_square(scaled, spacing, square, size)[0]
+        return sample_square(scale_intensity(torch.from_numpy(phase)[None], window), spacing, square, size)[0]
 
     crops = each(cropped, stack.pixels)
     mean, members = label_probabilities(torch.cat([neighbour_channels(phase) for phase in crops]), fine)

@@ -729,6 +729,21 @@ def test_short_axis_of_a_heart_on_the_right_is_confirmed_by_the_long_axis_views(
     assert short_axis(stack(slices=8, plane=mirrored(SHORT_AXIS))).view_open
 
 
+@pytest.mark.parametrize("stated", [None, "", "0"])
+def test_a_thickness_that_no_image_states_is_the_distance_of_slices_and_known_not_to_be_stated(
+    stated: str | None,
+) -> None:
+    geometry = short_axis(edit(stack(slices=5, pitch=9.5), SliceThickness=stated)).geometry
+    assert geometry.slice_thickness == pytest.approx(9.5, abs=1e-4)
+    assert not geometry.thickness_stated
+    assert short_axis(stack(slices=5)).geometry.thickness_stated
+    # One image that states it is enough.
+    images = edit(stack(slices=5, pitch=9.5), SliceThickness=stated)
+    images[0].SliceThickness = "7"
+    geometry = short_axis(images).geometry
+    assert (geometry.slice_thickness, geometry.thickness_stated) == (7.0, True)
+
+
 def test_too_few_or_too_dense_short_axis_slices() -> None:
     assert reasons(assembled(stack(slices=2))) == {OmissionReason.DIFFERENT_GEOMETRY}
     assert short_axis(stack(slices=3)).slices == 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,9 @@ from dicom_node import cli, node
 from dicom_node.commands.terminal import ExitCode
 from dicom_node.config import Peer
 from dicom_node.config_file import load_configuration
-from dicom_node.network.sender import ScuSettings, send_files
+from dicom_node.network.sender import ScuSettings, SendOutcome, send_files
+from storage import backup
+from storage.journal import unfiled
 from storage.ledger import open_ledger
 from storage.schema import InstanceRow
 
@@ -122,6 +126,89 @@ def test_a_backup_under_load_loses_nothing_that_was_acknowledged_before(tmp_path
     finally:
         receiver.kill()
     assert {one.status for one in outcomes} == {0}
+
+
+@contextlib.contextmanager
+def journal_that_fills(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Path], Callable[[], None]]]:
+    """A node whose ledger somebody else holds, so that all that it acknowledges stays in its journal.
+
+    Yields its configuration file, what it has acknowledged so far, and what lets go of the ledger.
+    """
+    config = tmp_path / "node" / "config.yaml"
+    config.parent.mkdir()
+    port = free_port()
+    config.write_text(CONFIGURATION.format(port=port))
+    configuration = load_configuration(config)
+    node._prepare(configuration)
+    receiver = ReceiverProcess(configuration)
+    peer = Peer(ae_title="NODE", host="127.0.0.1", port=port)
+    holder = sqlite3.connect(tmp_path / "node" / "var" / "ledger.sqlite", isolation_level=None, check_same_thread=False)
+    acknowledged: dict[str, Path] = {}
+    images = write_cine(tmp_path / "scanner", "study")
+    full, over = threading.Event(), threading.Event()
+
+    def taken(outcome: SendOutcome) -> None:
+        assert outcome.status == 0x0000
+        acknowledged[outcome.sop_instance_uid] = outcome.path
+        if len(acknowledged) == 5:
+            # The first image of a series is filed before it is acknowledged.
+            holder.execute("BEGIN IMMEDIATE")
+        if len(acknowledged) == len(images) - 2:
+            full.set()
+            # The association stays open.
+            over.wait(120)
+
+    sending = threading.Thread(target=send_files, args=(images, peer, ScuSettings("MR1")), kwargs={"progress": taken})
+    sending.start()
+    try:
+        assert full.wait(120)
+        # What the scanner sent while the ledger was still free may be filed.
+        assert unfiled(configuration.storage.directory)[0] >= 5
+        yield config, dict(acknowledged), holder.rollback
+    finally:
+        over.set()
+        holder.close()
+        sending.join(60)
+        receiver.kill()
+
+
+def test_a_backup_taken_with_a_full_journal_loses_nothing(tmp_path: Path, run: Run) -> None:
+    with journal_that_fills(tmp_path) as (config, acknowledged, let_go):
+        later = threading.Timer(1.0, let_go)
+        later.start()
+        status, said = run("backup", tmp_path / "backup", "--config", config, "--json")
+        later.join()
+    assert status == ExitCode.OK, said
+    assert json.loads(said)["unfiled"] == 0
+    elsewhere = tmp_path / "restored" / "config.yaml"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text((tmp_path / "backup" / "config.yaml").read_text())
+    status, said = run("restore", tmp_path / "backup", "--config", elsewhere)
+    assert status == ExitCode.OK, said
+    restored = load_configuration(elsewhere)
+    ledger = open_ledger(restored.storage.database)
+    with ledger.reading() as session:
+        rows = {one.sop_instance_uid: one.path for one in session.scalars(select(InstanceRow))}
+    ledger.close()
+    assert set(acknowledged) <= set(rows)
+    for uid, path in acknowledged.items():
+        assert dcmread(restored.storage.directory / rows[uid]) == dcmread(path)
+    node._prepare(restored)
+
+
+def test_a_backup_that_lacks_what_is_in_a_journal_says_so(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.backup.FILED_S", 0.3)
+    with journal_that_fills(tmp_path) as (config, acknowledged, let_go):
+        # Whoever holds the ledger lets go of it once the backup has read it, and before it writes that it ended.
+        monkeypatch.setattr(
+            "storage.backup._write_record", lambda *given, of=backup._write_record: (let_go(), of(*given))
+        )
+        status, said = run("backup", tmp_path / "backup", "--config", config)
+    assert status == ExitCode.FAILED, said
+    assert "acknowledged images that wait in the journal of a receiver" in said
+    assert 5 <= backup.read_backup(tmp_path / "backup").unfiled <= len(acknowledged) + 5
 
 
 def test_what_a_backup_or_a_restoration_cannot_do_is_said(tmp_path: Path, run: Run) -> None:

@@ -390,6 +390,33 @@ def test_a_deleted_study_is_gone_and_rejected_and_comes_again_as_new(node: Node,
     assert study.jobs[JobState.SUCCEEDED] == 4
 
 
+def test_a_study_is_deleted_by_what_people_have_at_hand_if_that_is_one_study_only(
+    node: Node, run: Callable[..., str]
+) -> None:
+    node.receive(*_images())
+    node.receive(mr_image(study=f"{STUDY}.7", series=f"{STUDY}.7.1"), sender="MR2")
+    for text, said in ((STUDY[:-1], "names several studies"), ("P1", "names several studies"), ("P9", "no study P9")):
+        assert said in run("delete", text, "--yes", "--reason", "sent to the wrong node", status=1)
+    assert len(study_overviews(node.ledger)) == 2
+    assert f"study {STUDY}.7: 1 instances" in run("delete", "MR2", "--yes", "--reason", "sent to the wrong node")
+    (event,) = node.events("study deleted")
+    assert event.detail["reason"] == "sent to the wrong node"
+    # Now there is one that it can be.
+    assert "3 instances" in run("delete", "MR1", "--yes", "--reason", "sent to the wrong node")
+    assert {one.instances for one in study_overviews(node.ledger)} == {0}
+
+
+def test_deliveries_of_a_study_are_chosen_by_what_people_have_at_hand(node: Node, run: Callable[..., str]) -> None:
+    node.receive(*_images())
+    node.analyse()
+    wanted = json.loads(run("deliveries", "list", "--all", "--study", STUDY, "--json"))["total"]
+    assert wanted
+    assert json.loads(run("deliveries", "list", "--all", "--study", "P1", "--json"))["total"] == wanted
+    assert "no study P9" in run("deliveries", "requeue", "--study", "P9", status=1)
+    assert "say which deliveries" in run("deliveries", "requeue", status=2)
+    assert "say which deliveries" in run("deliveries", "requeue", "--all", "--study", "P1", status=2)
+
+
 def test_a_study_that_is_being_received_keeps_its_results_when_it_cannot_be_deleted(
     node: Node, run: Callable[..., str]
 ) -> None:

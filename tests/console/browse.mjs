@@ -68,6 +68,8 @@ const verbs = {
   keys: async (...keys) => { for (const key of keys) await page.keyboard.press(key); },
   focus: async name => { values[name] = await page.evaluate(() => document.activeElement.textContent.trim()); },
   read: async (name, selector) => { values[name] = await page.locator(selector).first().innerText(); },
+  value: async (name, selector) => { values[name] = await page.locator(selector).first().inputValue(); },
+  spot: selector => page.locator(selector).first().focus(),
   wide: async name => { values[name] = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth); },
   spoil: html => page.evaluate(text => document.querySelector('main').insertAdjacentHTML('beforeend', text), html),
   picture: name => page.screenshot({ path: `${task.folder}/${name}.png`, fullPage: true }),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -20,7 +21,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningConsole]
 
 @pytest.fixture
 def console(served: RunningConsole) -> RunningConsole:
-    """A console with an empty ledger and an empty audit trail."""
+    """A console with an empty ledger, an empty audit trail and an empty log."""
     with served.ledger.transaction() as session:
         for table in reversed(Base.metadata.sorted_tables):
             if table is not LedgerIdentityRow.__table__:
@@ -28,5 +29,8 @@ def console(served: RunningConsole) -> RunningConsole:
     file = served.configuration.audit.file
     assert file is not None
     file.unlink(missing_ok=True)
+    log = served.configuration.log.directory
+    assert log is not None
+    shutil.rmtree(log, ignore_errors=True)
     write_file(served.file, served.configuration)
     return served

@@ -22,6 +22,7 @@ from dicom_node.config import (
     Configuration,
     ConsoleSettings,
     DestinationProfile,
+    LogSettings,
     Peer,
     PeerPermission,
     ResultSettings,
@@ -166,7 +167,7 @@ def notice(page: str) -> str:
 
 
 def console_node(folder: Path, **changes: object) -> Configuration:
-    """A node with a console, one scanner, one PACS that nobody answers for, and an audit trail."""
+    """A node with a console, one scanner, one PACS that nobody answers for, an audit trail and a folder for the log."""
     console = ConsoleSettings(**{"port": free_port(), **changes})  # type: ignore[arg-type]
     pacs = Peer(ae_title="PACS", host="127.0.0.1", port=free_port(), may=frozenset({PeerPermission.RECEIVE}))
     return configuration(
@@ -176,6 +177,7 @@ def console_node(folder: Path, **changes: object) -> Configuration:
         routes={"cine": Route(destinations=("pacs",))},
         results=ResultSettings(destinations={"pacs": DestinationProfile(peer="pacs")}),
         audit=AuditSettings(file=folder / "audit.log"),
+        log=LogSettings(directory=folder / "log"),
     )
 
 

@@ -30,6 +30,7 @@ class Served:
         settings["routes"]["cine"]["analyses"] = [analysis]  # type: ignore[index]
         settings["console"] = {"port": self.console_port}
         settings["audit"] = {"file": str(folder / "audit.log")}
+        settings["log"] = {"directory": str(folder / "log")}
         settings["delivery"] = {"first_delay_s": 0.5, "maximum_delay_s": 2}
         change(settings)
         self.config = folder / "config.yaml"

@@ -14,6 +14,7 @@ from PIL import Image
 from console.browser import DESKTOP, PHONE, Visit, browse
 from console.held_studies import STUDY, analyse, deliver, receive
 from console.running_console import PASSWORD, ROUTES, RunningConsole, Visitor
+from dicom_node.log_files import LogFile, LogFolder
 from storage.assessments import assessments
 from storage.overview import delivery_overviews, study_overviews
 from storage.paused import paused_destinations
@@ -29,6 +30,7 @@ PAGES = {
     "rules": "/rules",
     "models": "/models",
     "audit": "/audit",
+    "log": "/log",
     "accounts": "/accounts",
 }
 
@@ -36,11 +38,24 @@ PAGES = {
 @pytest.fixture
 def busy(console: RunningConsole) -> RunningConsole:
     """A console with one study of which a result was refused, and which comes again at this moment."""
-    receive(console)
-    analyse(console, names_patient=False)
+    association = receive(console)
+    job = analyse(console, names_patient=False)
+    write_log(console, association, job)
     deliver(console, error="A900: data set does not match its SOP class")
     receive(console, count=4, ended=False)
     return console
+
+
+def write_log(console: RunningConsole, association: str, job: int) -> None:
+    """What processes would have said of a study, at noon and half a minute later."""
+    directory = console.configuration.log.directory
+    assert directory is not None
+    folder = LogFolder(directory, "node", 1 << 20, 4)
+    line = {"level": "info", "event": "association ended", "timestamp": "2026-11-29T12:00:00.000000Z"}
+    LogFile(folder, "receiver-0").write({**line, "association": association, "outcome": "released"})
+    failed = {"level": "error", "event": "result failed the gate", "timestamp": "2026-11-29T12:00:30.000000Z"}
+    problems = ["Missing attribute Type 1 Required Element=<PixelSpacing> Module=<ImagePlane>"] * 3
+    LogFile(folder, "cpu-0").write({**failed, "study_instance_uid": STUDY, "job": job, "problems": problems})
 
 
 @pytest.fixture
@@ -174,6 +189,41 @@ def test_times_are_in_the_readers_zone_and_in_utc_without_scripts(
     shifted = received.timestamp() + 5.5 * 3600
     expected = time.strftime("%d/%m/%Y, %H:%M:%S", time.gmtime(shifted))
     assert local.values["time"] == expected
+
+
+def test_the_log_is_searched_by_times_in_the_readers_zone_and_with_the_keyboard_alone(
+    busy: RunningConsole, administrator: str, tmp_path: Path
+) -> None:
+    # In India noon of UTC is half past five.
+    local = [
+        ("go", f"/studies/{STUDY}"),
+        ("follow", "The log of this study"),
+        ("see", "association ended"),
+        ("see", "result failed the gate"),
+        ("fill", "From", "2026-11-29T17:30:15"),
+        ("press", "Find"),
+        ("see", "result failed the gate"),
+        ("gone", "association ended"),
+        ("value", "from", "input[name=since]"),
+        ("fill", "To", "2026-11-29T17:30:20"),
+        ("press", "Find"),
+        ("see", "Nothing was found."),
+        ("go", "/log"),
+        ("spot", "input[name=find]"),
+        ("keys", *"gate", "Enter"),
+        ("see", "result failed the gate"),
+        ("gone", "association ended"),
+    ]
+    visit = without_problems(browse(busy.root, local, tmp_path, cookie=administrator, bypass_csp=False), local)
+    assert visit.values["from"] == "2026-11-29T17:30:15"
+    plain = [
+        ("go", "/log"),
+        ("fill", "From (UTC)", "2026-11-29T12:00:15"),
+        ("press", "Find"),
+        ("see", "result failed the gate"),
+        ("gone", "association ended"),
+    ]
+    without_problems(browse(busy.root, plain, tmp_path, cookie=administrator, scripts=False), plain)
 
 
 @pytest.fixture

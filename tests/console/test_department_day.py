@@ -27,6 +27,8 @@ from dicom_node.network.sender import ScuSettings, send_files
 pytestmark = pytest.mark.peers
 
 WRONG_CLASS = 0xA900
+PATIENT = ("Müller", "M\\u00fcller", "Jörg", "J\\u00f6rg", "19600229", "Weiß", "P-1", "A-1")
+"""What the images say of the patient, also as JSON writes it."""
 COMMITTED = r"/([1-9]\d*) of \1 results committed/"
 
 
@@ -208,10 +210,26 @@ def test_a_day_in_a_department(tmp_path: Path) -> None:
                 ("fill", "Find", "the PACS was mended"),
                 ("press", "Find"),
                 ("see", "results sent again: the PACS was mended"),
+                # The log of one study, by its accession number: who brought it, and what was made of it.
+                ("go", "/log?about=A-1"),
+                ("see", "association ended"),
+                ("see", "job succeeded"),
+                ("picture", "log"),
+                ("axe", "log"),
+                ("choose", "Least level", "warning"),
+                ("fill", "About", ""),
+                ("press", "Find"),
+                ("see", "destination unreachable"),
                 ("press", "Log out"),
                 ("see", "Password"),
             )
     held = [dcmread(path, stop_before_pixels=True) for path in (tmp_path / "pacs").glob("*.dcm")]
     assert {str(one.StudyInstanceUID) for one in held} == {good, bad, waiting, late}
-    for name in ("good", "bad", "away", "dead", "compared"):
+    # Every process has its file, and none tells whom the images show.
+    logs = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "log").iterdir()}
+    for name in ("supervisor", "receiver-0", "scheduler", "executor", "deliverer", "console", "cpu-0"):
+        assert [one for one in logs if f".{name}" in one], (name, sorted(logs))
+    for name, text in {**logs, "node.log": (tmp_path / "node.log").read_text(encoding="utf-8")}.items():
+        assert [word for word in PATIENT if word.casefold() in text.casefold()] == [], name
+    for name in ("good", "bad", "away", "dead", "compared", "log"):
         assert np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")).std() > 5

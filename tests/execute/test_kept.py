@@ -18,6 +18,7 @@ from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.lanes import lanes
 from dicom_node.execute.process import ProcessedStudy
 from dicom_node.execute.worker import Worker
+from pipelines.models.registry import list_models
 from pipelines.segmentation.labels import CineSegmentation
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, open_ledger
@@ -55,6 +56,16 @@ def test_a_package_that_needs_it_gets_what_was_kept_of_the_same_images_on_the_sa
         assert kept.load(DIGEST, needs_none, "cpu") == {}
     assert kept.load("cd" * 32, "motion", "cpu") == {}
     assert kept.load(DIGEST, "motion", "cuda:0") == {}
+
+
+def test_nothing_is_used_that_a_model_made_whose_card_had_another_version(
+    tmp_path: Path, cine: Cine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = KeptFindings(tmp_path)
+    kept.save(DIGEST, "cpu", findings_of(cine).values)
+    cards = [card.model_copy(update={"version": "99.0.0"}) for card in list_models()]
+    monkeypatch.setattr("pipelines.models.registry.list_models", lambda: cards)
+    assert kept.load(DIGEST, "motion", "cpu") == {}
 
 
 def test_what_is_damaged_is_made_again_and_what_nobody_wants_is_removed(tmp_path: Path, cine: Cine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from dataclasses import fields, replace
@@ -109,6 +110,16 @@ def test_phases(phases: int, grade: Grade) -> None:
     found = finding(assess(*hearts.draw(chosen, grid(), SIZE)), QualityCheck.PHASES)
     assert found.grade is grade
     assert str(phases) in found.sentence
+
+
+def test_a_slice_thickness_that_was_assumed_is_told() -> None:
+    stack, segmentation = hearts.draw(hearts.beating(PHASES), grid(), SIZE)
+    told = finding(assess(stack, segmentation), QualityCheck.SLICE_GAP)
+    assert "thickness" not in told.sentence
+    geometry = dataclasses.replace(stack.geometry, thickness_stated=False)
+    assumed = finding(assess(dataclasses.replace(stack, geometry=geometry), segmentation), QualityCheck.SLICE_GAP)
+    assert (told.grade, assumed.grade) == (Grade.EXCELLENT, Grade.GOOD)
+    assert "No image states a slice thickness that can be read" in assumed.sentence
 
 
 def test_sparse_stack() -> None:

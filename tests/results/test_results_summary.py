@@ -36,7 +36,7 @@ from dicom_node.results.parts import Paragraph, SummaryPart
 from dicom_node.results.patient import PatientLine, patient_line
 from dicom_node.results.provenance import InputSeries, Provenance
 from dicom_node.results.roles import SUMMARY, SUMMARY_PDF
-from dicom_node.results.summary import text_pages
+from dicom_node.results.summary import FOOT_SIZE, LEFT, RIGHT, foot_lines, text_pages
 from dicom_node.results.ventricular_function import pages
 from dicom_node.results.ventricular_function.groups import ReportContent
 from dicom_node.results.ventricular_function.pages import function_text
@@ -460,3 +460,22 @@ def test_the_encapsulated_document_is_the_pdf(result: Encoded) -> None:
     assert document.rstrip().endswith(b"%%EOF")
     assert dataset.MIMETypeOfEncapsulatedDocument == "application/pdf"
     assert dataset.BurnedInAnnotation == "YES"
+
+
+def test_the_foot_of_a_page_tells_its_date_however_many_networks_took_part() -> None:
+    names = ", ".join(
+        f"{name} 1.{number}.0"
+        for number, name in enumerate(
+            ("ventricles-short-axis", "long-axis-contours", "scar-image", "scar-sequence", "scar-radiomics", "more") * 3
+        )
+    )
+    created = "2026-11-29 12:00:00+01:00"
+    assert foot_lines("dicom-node 1", "ventricles 1.0.0", created, "") == (
+        f"dicom-node 1  ·  ventricles 1.0.0  ·  {created}",
+    )
+    first, second = foot_lines("dicom-node 1", names, created, "contact: radiology")
+    assert first == f"dicom-node 1  ·  {created}  ·  contact: radiology"
+    assert second.startswith("ventricles-short-axis 1.0.0, long-axis")
+    for lines in ((first, second), foot_lines("dicom-node 1", "", created, "contact: " + 90 * "radiology ")):
+        assert all(text_width(line, FOOT_SIZE) <= RIGHT - LEFT for line in lines)
+        assert created in lines[0]

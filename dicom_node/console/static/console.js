@@ -15,6 +15,22 @@ function showLocalTimes(root) {
   }
 }
 
+// Times are typed in the zone of the reader too, and asked for in UTC.
+function typeLocalTimes() {
+  for (const said of document.querySelectorAll('label [data-utc]')) {
+    const input = said.parentElement.querySelector('input');
+    const at = new Date(`${input.value}Z`);
+    if (!Number.isNaN(at.getTime())) {
+      input.value = new Date(at.getTime() - 60_000 * at.getTimezoneOffset()).toISOString().slice(0, 19);
+    }
+    input.form.addEventListener('formdata', event => {
+      const typed = new Date(input.value);
+      event.formData.set(input.name, Number.isNaN(typed.getTime()) ? '' : typed.toISOString().slice(0, 19));
+    });
+    said.remove();
+  }
+}
+
 // On a phone the rows of a table are blocks, and each cell names its column.
 function nameColumns(root) {
   for (const table of root.querySelectorAll('table')) {
@@ -112,6 +128,7 @@ for (const region of document.querySelectorAll('[data-live]')) {
   setTimeout(again, every);
 }
 showLocalTimes(document);
+typeLocalTimes();
 nameColumns(document);
 offerCopies(document);
 sayZone();

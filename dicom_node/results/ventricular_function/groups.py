@@ -179,7 +179,7 @@ def _library(stack: CineStack, segmentations: Iterable[EncodedSegmentation]) -> 
         (codes.DCM.PixelDataColumns, columns, "{pixels}"),
         (codes.DCM.HorizontalPixelSpacing, geometry.pixel_spacing[1], "mm"),
         (codes.DCM.VerticalPixelSpacing, geometry.pixel_spacing[0], "mm"),
-        (codes.DCM.SliceThickness, geometry.slice_thickness, "mm"),
+        *([(codes.DCM.SliceThickness, geometry.slice_thickness, "mm")] if geometry.thickness_stated else []),
         *zip(_ROW_DIRECTION, map(float, geometry.row_direction), ["{-1:1}"] * 3, strict=True),
         *zip(_COLUMN_DIRECTION, map(float, geometry.column_direction), ["{-1:1}"] * 3, strict=True),
     ]
