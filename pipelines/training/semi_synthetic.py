@@ -109,7 +109,8 @@ class Placed:
 
 def upright(case: EmidecCase) -> EmidecCase:
     """A case as read from PNG, put as a reader sees a short axis: right ventricle left, anterior wall up."""
-    pixels, labels = (np.ascontiguousarray(part[:, ::-1, ::-1].swapaxes(1, 2)) for part in (case.pixels, case.labels))
+    pixels = np.ascontiguousarray(case.pixels[:, ::-1, ::-1].swapaxes(1, 2))
+    labels = np.ascontiguousarray(case.labels[:, ::-1, ::-1].swapaxes(1, 2))
     return replace(case, pixels=pixels, labels=labels)
 
 
