@@ -22,7 +22,7 @@ from dicom_node.config import Configuration
 from dicom_node.errors import OutOfResourcesError
 from dicom_node.hosts import host_name
 
-__all__ = ["LONGEST_LINE", "SUFFIX", "LogFile", "LogFolder", "check_log_folder", "last_time", "time_of"]
+__all__ = ["LONGEST_LINE", "SUFFIX", "LogFile", "LogFolder", "check_log_folder", "last_time", "process_name", "time_of"]
 
 SUFFIX = ".log"
 LONGEST_LINE = 16 << 10
@@ -51,11 +51,9 @@ class LogFolder:
             return None
         return cls(settings.directory, host_name(configuration), settings.maximum_mb << 20, settings.kept_files)
 
-    def file(self, role: str) -> Path:
-        """Of a process, by the name of its role."""
-        # Names of workers begin with their host, and hold what a file name does not.
-        own = role.rpartition("/")[2]
-        return self.directory / f"{_in_a_name(self.host)}.{_in_a_name(own)}{SUFFIX}"
+    def file(self, process: str) -> Path:
+        """Of a process, by its name (:func:`process_name`)."""
+        return self.directory / f"{_in_a_name(self.host)}.{process}{SUFFIX}"
 
 
 class LogFile:
@@ -66,11 +64,12 @@ class LogFile:
     folder
         Where it lies.
     role
-        Name of this process.
+        Name of this process, as its line on standard error tells it.
     """
 
     def __init__(self, folder: LogFolder, role: str) -> None:
-        self._folder, self._role, self._path = folder, role, folder.file(role)
+        self._folder, self._process = folder, process_name(role)
+        self._path = folder.file(self._process)
         self._lock = threading.Lock()
         self._descriptor: int | None = None
         self._last: dt.datetime | None = None
@@ -83,7 +82,7 @@ class LogFile:
         OSError
             The file cannot be written.
         """
-        line = {**event, "host": self._folder.host, "role": self._role, "pid": os.getpid()}
+        line = {**event, "host": self._folder.host, "role": self._process, "pid": os.getpid()}
         with self._lock:
             descriptor = self._locked()
             try:
@@ -130,6 +129,12 @@ class LogFile:
             newer = self._path if number == 1 else self._path.with_name(f"{self._path.name}.{number - 1}")
             if newer.exists():
                 newer.replace(older)
+
+
+def process_name(role: str) -> str:
+    """Name of a process on its host, as names of files and lines in them tell it: of the worker
+    ``front-1:11112/cpu/0`` it is ``cpu-0``."""
+    return _in_a_name(role.partition("/")[2] or role).replace(".", "-")
 
 
 def check_log_folder(folder: LogFolder) -> None:

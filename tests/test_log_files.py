@@ -31,11 +31,15 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 def test_a_line_tells_who_wrote_it(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "log")
-    LogFile(folder, "front-1/cpu-0").write({"event": "job started", "level": "info", "timestamp": at(0), "job": 7})
-    (path,) = folder.directory.iterdir()
-    assert path.name == "front-1.cpu-0.log"
-    (line,) = lines(path)
-    assert (line["host"], line["role"], line["event"], line["job"]) == ("front-1", "front-1/cpu-0", "job started", 7)
+    # Names of workers as the local engine, on one of several hosts too, gives them: each has a file of its own.
+    for worker in ("front-1:11112/cpu/0", "front-1/cpu-background/0", "front-1/cuda:1/0", "receiver-0"):
+        LogFile(folder, worker).write({"event": "job started", "level": "info", "timestamp": at(0), "role": worker})
+    names = ("cpu-0", "cpu-background-0", "cuda-1-0", "receiver-0")
+    assert sorted(one.name for one in folder.directory.iterdir()) == [f"front-1.{name}.log" for name in names]
+    for name in names:
+        path = folder.file(name)
+        (line,) = lines(path)
+        assert (line["host"], line["role"], line["event"]) == ("front-1", name, "job started")
     # Closed to whoever is not of the node's group.
     assert (path.stat().st_mode & 0o007, folder.directory.stat().st_mode & 0o007) == (0, 0)
 

@@ -254,3 +254,11 @@ def evaluate_obstruction(
             ("sensitivity at 76 % specificity", f"{found.sensitivity:.2f}"),
         ],
     )
+    table(
+        "Single numbers of the same phantoms, beside the model",
+        ["", "AUC>", "p>"],
+        (
+            (one.name, f"{one.auc:.3f} ({one.auc_ci[0]:.3f} to {one.auc_ci[1]:.3f})", f"{one.p_value:.2f}")
+            for one in found.comparisons
+        ),
+    )

@@ -54,10 +54,11 @@ def train(
     from dataclasses import replace
 
     from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.phantom.law import DEFAULT_LAW
     from pipelines.remodelling.network import REMODELLING_MODEL
     from pipelines.training.heart_clips import Population, pack_clips
     from pipelines.training.remodelling import RemodellingRecipe, train_remodelling
-    from pipelines.training.remodelling_hearts import clip_hearts, hearts_of_studies
+    from pipelines.training.remodelling_hearts import clip_hearts, hearts_of_studies, remodelling_law
 
     if (clips is None) == (studies is None) or (studies is None) != (labels is None):
         raise ConfigurationError("give either --clips, or --studies and --labels", subject=_TRAIN)
@@ -78,7 +79,7 @@ def train(
             hearts: list[RemodellingHeart]
             if clips is not None:
                 seeds = range(phantom_seed, phantom_seed + phantoms)
-                files = pack_clips(clips, seeds, Population.ACUTE_INFARCT, report=counted)
+                files = pack_clips(clips, seeds, Population.ACUTE_INFARCT, remodelling_law(DEFAULT_LAW), report=counted)
                 hearts = clip_hearts(files, folder / "hearts", counted)
                 source = f"pipelines/phantom, docs/phantom.md; seeds {seeds.start} to {seeds.stop - 1}"
                 command = (

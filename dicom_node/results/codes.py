@@ -91,6 +91,7 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("MVO_PROB", "Probability of microvascular obstruction"),
         # Microvascular obstruction, from cine.
         ("MVO_SLICES", "Probability of obstruction by slice"),
+        ("MVO_REASON", "What moved the probability of obstruction"),
         # Synthetic late enhancement: no code of acquired enhancement, so that nobody can take the one for the other.
         ("SYN_LGE", "Late enhancement predicted from cine, not acquired"),
         ("SYN_IMAGE", "Image synthesised from cine, not acquired"),

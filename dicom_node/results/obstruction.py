@@ -35,7 +35,7 @@ from dicom_node.results.roles import ResultRole
 from dicom_node.results.summary import LEFT, RIGHT
 from pipelines.cine.stack import FrameSource
 from pipelines.function.findings import Chamber
-from pipelines.obstruction.findings import Method, Obstruction, SliceObstruction
+from pipelines.obstruction.findings import Method, MotionContribution, Obstruction, SliceObstruction
 
 __all__ = ["ATTRIBUTION", "encode"]
 
@@ -45,7 +45,7 @@ _METHODS = {
     Method.NETWORK: "R(2+1)D network with transformer on motion-normalised clips of each slice, the largest calibrated",
     Method.WALL_MOTION: (
         "linear score of how far the wall moves less where it moves least, from contours at end diastole and end "
-        "systole, calibrated; it sees no obstruction, but that deep infarcts, which have one more often, move less"
+        "systole, calibrated; it sees no obstruction: deep and large infarcts move less, and have one more often"
     ),
 }
 _LEARNT = (
@@ -62,6 +62,10 @@ _MAPS = {
         "deviation to two: it is no outline of an obstruction."
     ),
 }
+_STRONG = 0.4
+"""Of a logit: about ten percent of the probability where that is one half."""
+_WEAK = 0.05
+"""A contribution to the logit that moves the probability by about a percent at most."""
 _WEAKEST_SHOWN = 0.25
 _STRIP = 6
 """Slices of a row."""
@@ -123,6 +127,23 @@ def _of_slices(found: Obstruction) -> str:
     )
 
 
+def _reason(one: MotionContribution) -> str:
+    """How one motion of the wall moved the probability, in words."""
+    way = "raised" if one.logit > 0 else "lowered"
+    much = "" if abs(one.logit) >= _STRONG else " a little"
+    return f"{one.motion} {100 * one.value:.0f} % (average {100 * one.usual:.0f} %) {way} it{much}"
+
+
+def _reasons(found: Obstruction) -> str:
+    """What moved the probability, the strongest first; empty of a network."""
+    if not found.contributions:
+        return ""
+    said = [_reason(one) for one in found.contributions if abs(one.logit) >= _WEAK]
+    if not said:
+        return "Nothing: the wall moves as in the average heart of the training."
+    return f"In the fifth of the wall that moves least: {'; '.join(said)}."
+
+
 def _source(found: Obstruction, each: SliceObstruction) -> FrameSource:
     return found.stack.sources[each.phase][each.index]
 
@@ -140,7 +161,7 @@ def _group(context: ResultContext, found: Obstruction) -> MeasurementGroup:
         unit=ucum("%"),
         properties=MeasurementProperties(upper_measurement_uncertainty=upper, lower_measurement_uncertainty=lower),
     )
-    of_slices = _of_slices(found)
+    of_slices, reasons = _of_slices(found), _reasons(found)
     return group(
         context,
         "Microvascular obstruction",
@@ -148,6 +169,7 @@ def _group(context: ResultContext, found: Obstruction) -> MeasurementGroup:
         measurements=[heart],
         items=[
             *([text_item(private("MVO_SLICES"), of_slices)] if of_slices else []),
+            *([text_item(private("MVO_REASON"), reasons)] if reasons else []),
             text_item(private("METHOD"), f"{_METHODS[found.method]}. {_discrimination(found)}"),
             text_item(private("LIMITS"), f"For {found.population}. {_learnt(found)} Research use only."),
             text_item(private("NOTE"), f"{_MAPS[found.method]} It is the series “{ATTRIBUTION.series_description}”."),
@@ -164,9 +186,11 @@ def _key_numbers(found: Obstruction) -> tuple[str, ...]:
 
 
 def _text(found: Obstruction) -> tuple[TextBlock, ...]:
+    reasons = _reasons(found)
     lines = (
         f"For {found.population}: the route of this study says that it is one. {_sentence(_METHODS[found.method])}",
         _discrimination(found),
+        *([f"What moved it, compared with an average heart of the training. {reasons}"] if reasons else []),
         "The interval (95 %) of a probability holds what the calibration on few hearts leaves open (of a network the "
         "mirrored views, too), and not the difference between the hearts that it was calibrated on and this patient.",
         _learnt(found),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from pipelines.evaluation.obstruction_hearts import (
 )
 from pipelines.models.registry import PACKAGED, LoadedModel, load_model
 from pipelines.obstruction.network import MODEL, ObstructionNetwork
+from pipelines.obstruction.wall import LOWEST_FIFTH, MOTIONS
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
 from pipelines.statistics import (
     Estimate,
@@ -38,12 +40,19 @@ from pipelines.statistics import (
 from pipelines.training.obstruction import ABLATION, PEAK_RATE, Prepared, split, train_variant, validate
 from pipelines.training.steps import Progress
 
-__all__ = ["Ablated", "Distribution", "ObstructionEvaluation", "PhantomEstimate", "ablate", "evaluate", "ideal_order"]
+__all__ = [
+    "Ablated",
+    "Compared",
+    "Distribution",
+    "ObstructionEvaluation",
+    "PhantomEstimate",
+    "ablate",
+    "evaluate",
+    "ideal_order",
+]
 
 _SPECIFICITY = 0.7558
 """Of the paper."""
-_DEEP = 0.625
-"""The simulator draws the transmurality of an infarct with obstruction between this and 1, without it from 0.25 on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +66,11 @@ class PhantomEstimate:
         Whether its short axis shows one.
     bleeding : bool
         Whether that has haemorrhage, which shows in cine.
-    transmurality : float
+    evidence : float
+        Logarithm of the likelihood ratio for obstruction of who knows depth, size and contraction of the infarct, see
+        :func:`pipelines.phantom.evidence.obstruction_evidence`.
     lost : float
-        Motion that the core of the infarct has truly lost.
+        Motion that the wall has truly lost around the infarct.
     probability : float or None
         As estimated; ``None`` where declined.
     refused : str
@@ -69,7 +80,7 @@ class PhantomEstimate:
     seed: int
     obstruction: bool
     bleeding: bool
-    transmurality: float
+    evidence: float
     lost: float
     probability: float | None
     refused: str
@@ -96,6 +107,29 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """One number of the same hearts, beside the model.
+
+    Attributes
+    ----------
+    name : str
+    auc : float
+    auc_ci : (float, float)
+        95 %, DeLong.
+    difference : float
+        Area less that of the model.
+    p_value : float
+        DeLong's test against the model.
+    """
+
+    name: str
+    auc: float
+    auc_ci: tuple[float, float]
+    difference: float
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
 class ObstructionEvaluation:
     """Figures over phantoms, and distributions over patients.
 
@@ -104,10 +138,11 @@ class ObstructionEvaluation:
     auc : Estimate
         With DeLong's interval.
     bayes_auc : float
-        Of an observer who knows the depth of the infarct and recognises every haemorrhage, and no other core
-        (:func:`ideal_order`), on the same phantoms.
+        Of an observer who knows depth, size and contraction of the infarct and recognises every haemorrhage, and no
+        other core (:func:`ideal_order`), on the same phantoms.
     motion_auc : Estimate
-        Of the motion that the core has truly lost: what a perfect reader of motion would reach on the same phantoms.
+        Of the motion that the worst fifth of the muscle has truly lost: what a reader of the true motion would reach
+        on the same phantoms.
     brier : Estimate
         With bootstrap interval; ``brier_prevalence`` is that of knowing only how frequent obstruction is.
     calibration_slope, calibration_intercept : float
@@ -115,6 +150,9 @@ class ObstructionEvaluation:
         At the paper's specificity, 75.6 %.
     auc_bleeding, auc_other : float or None
         Of obstruction with and without haemorrhage, each against hearts without obstruction.
+    comparisons : tuple of Compared
+        The motion truly lost, and each motion that the wall model reads by itself: how little of it there is in the
+        fifth of the wall that moves least.
     """
 
     phantoms: int
@@ -133,6 +171,7 @@ class ObstructionEvaluation:
     auc_bleeding: float | None
     auc_other: float | None
     decision_curve: tuple[NetBenefit, ...]
+    comparisons: tuple[Compared, ...]
     ablation: tuple[dict[str, Any], ...]
     real: dict[str, Distribution]
     estimates: tuple[PhantomEstimate, ...]
@@ -244,16 +283,13 @@ def ablate(
     return rows
 
 
-def ideal_order(estimate: PhantomEstimate) -> int:
+def ideal_order(estimate: PhantomEstimate) -> float:
     """Rank of a phantom by the likelihood ratio of what an ideal observer of the simulator's law could know.
 
-    A haemorrhage is certain; without it an infarct deeper than 62.5 % of the wall is twice as likely with obstruction
-    as without, at any such depth, and a shallower one has none. Faint cores are taken to be invisible, so a network
-    that sees them may do better. With the law's frequencies the area under the curve is 0.875.
+    A haemorrhage is certain; without it depth, size and contraction of the infarct speak. Faint cores are taken to be
+    invisible, so a network that sees them may do better.
     """
-    if estimate.obstruction and estimate.bleeding:
-        return 2
-    return 1 if estimate.transmurality >= _DEEP else 0
+    return math.inf if estimate.obstruction and estimate.bleeding else estimate.evidence
 
 
 def evaluate(
@@ -294,7 +330,8 @@ def evaluate(
     """
     model = load_model(MODEL, root=models)
     law = PESSIMISTIC_LAW if pessimistic else DEFAULT_LAW
-    estimates = []
+    estimates: list[PhantomEstimate] = []
+    features: list[NDArray[np.float64]] = []
     for done, seed in enumerate(range(first_seed, first_seed + phantoms), 1):
         heart = measured_phantom(seed, law, hearts)
         facts = heart.facts
@@ -303,12 +340,14 @@ def evaluate(
                 seed=seed,
                 obstruction=facts["obstruction"],
                 bleeding=facts["bleeding"],
-                transmurality=facts["transmurality"],
+                evidence=facts["evidence"],
                 lost=facts["lost"],
                 probability=probability_of(heart, model),
                 refused=heart.refused,
             )
         )
+        if estimates[-1].probability is not None:
+            features.append(heart.features)
         if report is not None:
             report(done, phantoms)
     known = [(one, one.probability) for one in estimates if one.probability is not None]
@@ -333,10 +372,29 @@ def evaluate(
         auc_bleeding=_auc_of([one for one, _ in known], probabilities, bleeding=True),
         auc_other=_auc_of([one for one, _ in known], probabilities, bleeding=False),
         decision_curve=decision_curve(outcomes, probabilities),
+        comparisons=_comparisons([one for one, _ in known], outcomes, probabilities, np.stack(features)),
         ablation=tuple(json.loads(ablation.read_text(encoding="utf-8"))) if ablation is not None else (),
         real={name: found for folder in real for name, found in _real(folder, model).items()},
         estimates=tuple(estimates),
     )
+
+
+def _comparisons(
+    estimates: Sequence[PhantomEstimate],
+    outcomes: NDArray[np.bool_],
+    probabilities: NDArray[np.float64],
+    features: NDArray[np.float64],
+) -> tuple[Compared, ...]:
+    least = features.reshape(len(features), len(MOTIONS), -1)[:, :, LOWEST_FIFTH]
+    scores = {
+        "motion truly lost": np.array([one.lost for one in estimates]),
+        **{motion: -column for motion, column in zip(MOTIONS, least.T, strict=True)},
+    }
+    rows = []
+    for name, score in scores.items():
+        area, compared = auc_interval(outcomes, score), compare_aucs(outcomes, score, probabilities)
+        rows.append(Compared(name, area.value, (area.low, area.high), compared.difference.value, compared.p_value))
+    return tuple(rows)
 
 
 def _auc_of(

@@ -22,6 +22,7 @@ from pipelines.obstruction.network import ObstructionNetwork
 from pipelines.obstruction.predict import heart_probability, slice_logits
 from pipelines.obstruction.wall_model import WallModel
 from pipelines.phantom.assembled import cine_study
+from pipelines.phantom.evidence import obstruction_evidence
 from pipelines.phantom.identity import recipe_key
 from pipelines.phantom.law import PESSIMISTIC_LAW, JointLaw
 from pipelines.phantom.study import simulate
@@ -46,13 +47,14 @@ class MeasuredHeart:
     ----------
     clips : (S, 30, 64, 64) uint8
         Grey values 0 … 1.25 times 200; empty where declined.
-    features : (15,) float64
+    features : (20,) float64
         See :data:`pipelines.obstruction.wall.FEATURES`; empty where declined.
     refused : str
         Why the node declines, empty where it does not.
     facts : dict
         Of a phantom ``obstruction`` (whether its short axis shows one), ``bleeding`` (whether that has haemorrhage),
-        ``transmurality``, and ``lost`` (see :func:`pipelines.training.obstruction_wall.motion_lost`).
+        ``evidence`` (see :func:`pipelines.phantom.evidence.obstruction_evidence`), and ``lost`` (see
+        :func:`pipelines.training.obstruction_wall.motion_lost`).
     """
 
     clips: NDArray[np.uint8]
@@ -91,7 +93,7 @@ def measured_phantom(seed: int, law: JointLaw, folder: Path | None) -> MeasuredH
         "recipe": key,
         "obstruction": shown,
         "bleeding": shown and study.heart.lesions.appearance.core >= _BLEEDS,
-        "transmurality": infarct.transmurality,
+        "evidence": obstruction_evidence(infarct, law),
         "lost": motion_lost(study.heart),
     }
     heart = replace(measured_study(cine_study(study)), facts=facts)

@@ -84,6 +84,7 @@ def _by_clips(
         interval=Interval(heart.low, heart.high),
         area_under_curve=area,
         area_interval=interval,
+        contributions=(),
         slices=tuple(
             SliceObstruction(index, phase, float(probability), values / strongest)
             for (index, phase, values), probability in zip(found, probabilities, strict=True)
@@ -135,6 +136,7 @@ def _by_wall(
         interval=Interval(heart.low, heart.high),
         area_under_curve=area,
         area_interval=interval,
+        contributions=network.contributions(wall.features),
         slices=tuple(
             SliceObstruction(int(index), end_diastole, float(probability), values)
             for index, probability, values in zip(slices, probabilities, maps, strict=True)

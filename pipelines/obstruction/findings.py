@@ -13,7 +13,7 @@ from pipelines.function.findings import Interval
 from pipelines.models.identity import ModelIdentity
 from pipelines.segmentation.grid import Square
 
-__all__ = ["Method", "Obstruction", "SliceObstruction"]
+__all__ = ["Method", "MotionContribution", "Obstruction", "SliceObstruction"]
 
 
 class Method(enum.Enum):
@@ -23,6 +23,27 @@ class Method(enum.Enum):
     """Clips of each slice, by the network; attributions are Grad-CAM."""
     WALL_MOTION = "wall motion"
     """Contours of end diastole and end systole, by the wall model; attributions are deficits of motion."""
+
+
+@dataclass(frozen=True, slots=True)
+class MotionContribution:
+    """How one motion of the wall moved the probability away from that of an average heart of the training.
+
+    Attributes
+    ----------
+    motion : str
+        As within a sentence.
+    value, usual : float
+        Mean over the fifth of the wall where it is least, as a fraction; and the mean of that over the hearts fitted
+        to.
+    logit : float
+        Above 0 it raises the probability.
+    """
+
+    motion: str
+    value: float
+    usual: float
+    logit: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +83,8 @@ class Obstruction:
         Of the model on hearts that it had not seen.
     area_interval : Interval
         95 %.
+    contributions : tuple of MotionContribution
+        What moved the probability, the strongest first; empty of a network.
     slices : tuple of SliceObstruction
         Those that show muscle at end diastole, apex to base.
     square : Square
@@ -77,6 +100,7 @@ class Obstruction:
     interval: Interval
     area_under_curve: float
     area_interval: Interval
+    contributions: tuple[MotionContribution, ...]
     slices: tuple[SliceObstruction, ...]
     square: Square
     stack: CineStack

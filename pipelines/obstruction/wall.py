@@ -16,20 +16,24 @@ from scipy import ndimage
 
 from pipelines.synthetic_enhancement.contours import directions, wall_radii
 
-__all__ = ["FEATURES", "WallMotion", "describe_wall"]
+__all__ = ["FEATURES", "LOWEST_FIFTH", "MOTIONS", "WallMotion", "describe_wall"]
 
 Array = NDArray[np.float64]
 
-_MOTIONS = (
+MOTIONS = (
     "loss of cavity area about the fixed centre",
     "mid-wall shortening about the fixed centre",
     "mid-wall shortening about the moving centre",
     "epicardial shortening about the moving centre",
     "thickening",
 )
-_STATISTICS = ("worst place", "better half", "lowest twentieth")
-FEATURES = tuple(f"{motion}, {statistic}" for motion in _MOTIONS for statistic in _STATISTICS)
-"""Each motion where the wall moves least, as the mean of the half that moves best, and its 5th percentile."""
+_STATISTICS = ("worst place", "better half", "lowest twentieth", "lowest fifth")
+FEATURES = tuple(f"{motion}, {statistic}" for motion in MOTIONS for statistic in _STATISTICS)
+"""Each motion where the wall moves least, as the mean of the half that moves best, its 5th percentile, and its mean
+over the fifth of the wall where it is least."""
+LOWEST_FIFTH = _STATISTICS.index("lowest fifth")
+"""Which of the statistics of a motion that is."""
+_LOWEST = 0.2
 
 _AREA_PX2 = 1.0
 _THIN_PX = 2.0
@@ -46,7 +50,7 @@ class WallMotion:
 
     Attributes
     ----------
-    features : (15,) float64
+    features : (20,) float64
         See :data:`FEATURES`.
     deficit : (S, ANGLES) float64
         How many standard deviations of this heart's wall each place moves less than its mean, by thickening, loss of
@@ -108,7 +112,12 @@ def describe_wall(diastole: NDArray[np.uint8], systole: NDArray[np.uint8]) -> Wa
     worst = np.unravel_index(int(np.argmin(np.where(wall, together, np.inf))), together.shape)
     better = wall & (together > np.median(together[wall]))
     features = [
-        (motion[worst], np.average(motion[better], weights=weight[better]), np.quantile(motion[wall], 0.05))
+        (
+            motion[worst],
+            np.average(motion[better], weights=weight[better]),
+            np.quantile(motion[wall], 0.05),
+            _lowest(motion[wall], weight[wall]),
+        )
         for motion in (area_loss, fixed, moving, epicardial, thickening)
     ]
     return WallMotion(
@@ -116,6 +125,13 @@ def describe_wall(diastole: NDArray[np.uint8], systole: NDArray[np.uint8]) -> Wa
         deficit=np.where(wall, -together / 3, 0.0),
         centre=first.centre.astype(np.float64),
     )
+
+
+def _lowest(motion: Array, weight: Array) -> float:
+    """Mean of a motion over the share of the wall where it is least."""
+    order = np.argsort(motion)
+    least = order[: 1 + int(np.searchsorted(np.cumsum(weight[order]), _LOWEST * weight.sum()))]
+    return float(np.average(motion[least], weights=weight[least]))
 
 
 def _smooth(change: Array, weight: Array) -> Array:

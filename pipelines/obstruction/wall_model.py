@@ -1,4 +1,4 @@
-"""The wall model: estimates the motion lost by the core of an infarct, and from it the probability of obstruction.
+"""The wall model: estimates the motion lost around an infarct, and from it the probability of obstruction.
 
 All of it is plain numbers: a linear score of the description of the wall, and two logistic calibrations.
 """
@@ -13,7 +13,8 @@ from torch import nn
 
 from pipelines.obstruction.architecture import WallArchitecture
 from pipelines.obstruction.calibration import calibration_buffers
-from pipelines.obstruction.wall import FEATURES, WallMotion
+from pipelines.obstruction.findings import MotionContribution
+from pipelines.obstruction.wall import FEATURES, LOWEST_FIFTH, MOTIONS, WallMotion
 
 __all__ = ["WALL", "WallModel"]
 
@@ -21,7 +22,7 @@ WALL = WallArchitecture(features=FEATURES)
 
 
 class WallModel(nn.Module):
-    """Motion lost by the core of an infarct, from a description of the wall, (N, 15) to (N,).
+    """Motion lost around an infarct, from a description of the wall, (N, 20) to (N,).
 
     Parameters
     ----------
@@ -29,8 +30,10 @@ class WallModel(nn.Module):
 
     Attributes
     ----------
-    coefficients : (16,) float32
+    coefficients : (21,) float32
         Intercept, then one for each feature.
+    usual : (20,) float32
+        Mean features of the hearts that the score was fitted to.
     slice_calibration : (3,) float32
         Coefficients of the score of the heart and of the largest deficit of the slice, and intercept: of the
         probability of a single slice. NaN where no slice had a label.
@@ -39,6 +42,7 @@ class WallModel(nn.Module):
     """
 
     coefficients: torch.Tensor
+    usual: torch.Tensor
     slice_calibration: torch.Tensor
 
     def __init__(self, architecture: WallArchitecture) -> None:
@@ -47,18 +51,37 @@ class WallModel(nn.Module):
             raise ValueError("the wall model was fitted to other features than this software measures")
         self.architecture = architecture
         self.register_buffer("coefficients", torch.zeros(1 + len(FEATURES)))
+        self.register_buffer("usual", torch.zeros(len(FEATURES)))
         self.register_buffer("slice_calibration", torch.full((3,), torch.nan))
         for name, tensor in calibration_buffers().items():
             self.register_buffer(name, tensor)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Scores (N,) of features (N, 15)."""
+        """Scores (N,) of features (N, 20)."""
         return self.coefficients[0] + features @ self.coefficients[1:]
 
     def score(self, features: NDArray[np.float64]) -> float:
-        """Motion lost by the core, of features (15,): 0 as healthy muscle, 1 where it stands still."""
+        """Motion lost by the fifth of the muscle that has lost most, of features (20,): 0 healthy, 1 akinetic."""
         with torch.inference_mode():
             return float(self(torch.from_numpy(features).to(self.coefficients)[None])[0])
+
+    def contributions(self, features: NDArray[np.float64]) -> tuple[MotionContribution, ...]:
+        """How each motion of features (20,) moved the probability, the strongest first.
+
+        Coefficient times (feature less its mean), added over the statistics of a motion: together they are the logit
+        of the probability less that of a heart with the mean features.
+        """
+        usual = self.usual.double().numpy()
+        slope = float(self.get_buffer("heart_calibration")[0])
+        moved = slope * self.coefficients[1:].double().numpy() * (features - usual)
+        shape = (len(MOTIONS), -1)
+        found = [
+            MotionContribution(motion, float(values[LOWEST_FIFTH]), float(means[LOWEST_FIFTH]), float(logits.sum()))
+            for motion, values, means, logits in zip(
+                MOTIONS, features.reshape(shape), usual.reshape(shape), moved.reshape(shape), strict=True
+            )
+        ]
+        return tuple(sorted(found, key=lambda one: -abs(one.logit)))
 
     def slice_probabilities(self, wall: WallMotion) -> NDArray[np.float64]:
         """Probability that each slice shows obstruction, (S,), as if the slices of a heart were independent."""

@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt
 
 from pipelines.phantom.law import JointLaw
 from pipelines.phantom.lesions import Lesions, appearance_of, lost_motion, lost_to_patches, patch_distance
-from pipelines.phantom.population import Infarct, Subject, contractility_of
+from pipelines.phantom.population import RESIDUAL_SD, Infarct, Subject, contractility_of
 from pipelines.phantom.recipe import Territory
 from pipelines.phantom.tables import ANGLES, STEP_MM, angle_grid, smooth_table
 from pipelines.phantom.ventricle import LeftVentricle, level_grid, moving_ventricle
@@ -97,10 +97,10 @@ class Anatomy:
         return table[np.abs(levels[:, None] - self.levels_mm[None, :]).argmin(axis=1)]
 
 
-def subject_with(subject: Subject, anatomy: Anatomy, rng: np.random.Generator) -> Subject:
+def subject_with(subject: Subject, anatomy: Anatomy, law: JointLaw, rng: np.random.Generator) -> Subject:
     """The person with the ventricle of an anatomy in place of the one drawn; the right one keeps its proportion."""
     infarcts: tuple[Infarct, ...] = ()
-    residual = rng.normal(0, 0.08)
+    residual = rng.normal(0, RESIDUAL_SD) - (law.obstruction_motion if anatomy.obstructed else 0.0)
     if anatomy.scarred:
         depth = anatomy.scar[1] - anatomy.scar[0]
         scarred = depth > 0

@@ -9,6 +9,7 @@ import uuid
 
 from pydicom.dataset import Dataset
 
+from pipelines.phantom.law import JointLaw
 from pipelines.phantom.recipe import Disease, PhantomRecipe
 from pipelines.phantom.study import PhantomStudy
 
@@ -75,6 +76,8 @@ def recipe_key(recipe: PhantomRecipe) -> str:
         value = getattr(recipe, field.name)
         if field.name == "severe" and not value:
             continue  # Recipes from before there was this choice keep their UIDs.
+        if isinstance(value, JointLaw) and (recipe.disease is not Disease.INFARCT or recipe.acute is False):
+            value = value.without_acute_infarct()  # So do those without an acute infarct.
         if isinstance(value, frozenset):
             value = ",".join(sorted(str(item) for item in value))
         parts.append(f"{field.name}={value}")

@@ -15,6 +15,11 @@ from pipelines.phantom.cycle import CardiacCycle, draw_cycle
 from pipelines.phantom.recipe import Disease, Fault, PhantomRecipe, Territory
 
 __all__ = [
+    "CONTRACTILITY",
+    "HALF_LENGTH",
+    "HALF_WIDTH_DEG",
+    "RESIDUAL_SD",
+    "TRANSMURALITY",
     "AkineticPatch",
     "Body",
     "Conduction",
@@ -26,8 +31,17 @@ __all__ = [
     "breathing_sd_mm",
     "contractility_of",
     "draw_subject",
+    "expected_contractility",
 ]
 
+TRANSMURALITY = (0.25, 1.0)
+"""Range of the depth of an infarct, uniform but for what the law says of obstruction."""
+HALF_WIDTH_DEG, HALF_LENGTH = (45.0, 85.0), (0.34, 0.56)
+"""Ranges of the half extents of an infarct, uniform but for what the law says of acute ones; of the level as a fraction
+of the length."""
+CONTRACTILITY = (-0.1, 0.5)
+RESIDUAL_SD = 0.08
+"""Standard deviation of the contraction of the core about :func:`expected_contractility`."""
 _CENTRES = {Territory.LAD: (122.0, 0.34), Territory.RCA: (248.0, 0.62), Territory.LCX: (345.0, 0.58)}
 """Angle (degrees) and level (fraction of the length) of the middle of each coronary territory."""
 
@@ -319,26 +333,41 @@ def _draw_body(rng: np.random.Generator, sex: str) -> Body:
     )
 
 
+def expected_contractility(transmurality: float) -> float:
+    """Contraction of the core of an infarct of a depth relative to remote muscle, before limits and chance."""
+    return 0.60 - 0.72 * transmurality
+
+
 def contractility_of(transmurality: float, residual: float = 0.0) -> float:
     """Contraction of the core of an infarct relative to remote muscle, by its depth and what departs from the rule."""
-    return float(np.clip(0.60 - 0.72 * transmurality + residual, -0.1, 0.5))
+    return float(np.clip(expected_contractility(transmurality) + residual, *CONTRACTILITY))
 
 
 def _draw_infarct(recipe: PhantomRecipe, rng: np.random.Generator) -> Infarct:
     # All draws happen whether or not the recipe fixes a value, so fixing one does not change the others.
     territory = (Territory.LAD, Territory.RCA, Territory.LCX)[int(rng.choice(3, p=[0.45, 0.33, 0.22]))]
-    transmurality, acute = rng.uniform(0.25, 1.0), bool(rng.random() < 0.6)
+    transmurality, acute = rng.uniform(*TRANSMURALITY), bool(rng.random() < 0.6)
     obstructed = bool(rng.random() < 0.38)
-    width, level, length = rng.uniform(45, 85), rng.normal(0, 0.06), rng.uniform(0.34, 0.56)
-    offset, residual, thinning = rng.normal(0, 10), rng.normal(0, 0.08), rng.uniform(0.05, 0.4)
+    width, level, length = rng.uniform(*HALF_WIDTH_DEG), rng.normal(0, 0.06), rng.uniform(*HALF_LENGTH)
+    offset, residual, thinning = rng.normal(0, 10), rng.normal(0, RESIDUAL_SD), rng.uniform(0.05, 0.4)
+    # A draw of its own: hearts without an acute infarct stay what they were before the law had it.
+    larger = float(np.random.default_rng([recipe.seed, 0x4D564F]).standard_normal())
     territory = recipe.territory or territory
     transmurality = recipe.transmurality or transmurality
     if recipe.obstruction is not None:
         acute = acute or recipe.obstruction
     acute = recipe.acute if recipe.acute is not None else acute
     obstruction = acute and (obstructed if recipe.obstruction is None else recipe.obstruction)
-    if obstruction and recipe.transmurality is None:
-        transmurality = 0.5 + 0.5 * transmurality  # obstruction is a mark of large, deep infarcts
+    # Obstruction is a mark of large, deep infarcts that move little.
+    if acute:
+        scale = math.sqrt(math.exp(recipe.law.infarct_spread * larger))
+        width, length = width * scale, length * scale
+    if obstruction:
+        scale = math.sqrt(recipe.law.obstruction_size)
+        width, length, residual = width * scale, length * scale, residual - recipe.law.obstruction_motion
+        if recipe.transmurality is None:
+            deeper = recipe.law.obstruction_depth
+            transmurality = deeper + (1 - deeper) * transmurality
     angle, centre = _CENTRES[territory]
     return Infarct(
         territory=territory,

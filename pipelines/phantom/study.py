@@ -213,7 +213,7 @@ def _build_heart(recipe: PhantomRecipe, anatomy: Anatomy | None = None) -> tuple
     person, build, *_ = np.random.SeedSequence(recipe.seed).spawn(4)
     subject = draw_subject(recipe, np.random.default_rng(person))
     if anatomy is not None:
-        subject = subject_with(subject, anatomy, np.random.default_rng([recipe.seed, 0x414E4154]))
+        subject = subject_with(subject, anatomy, recipe.law, np.random.default_rng([recipe.seed, 0x414E4154]))
     build_rng = np.random.default_rng(build)
     return subject, build_heart(subject, recipe.law, build_rng, anatomy), build_rng
 

@@ -30,6 +30,7 @@ __all__ = [
     "RemodellingTruth",
     "TruthError",
     "TruthFacts",
+    "lesion_share",
     "measure_truth",
     "read_truth",
     "remodelling_outcome",
@@ -235,7 +236,7 @@ def measure_truth(study: PhantomStudy) -> PhantomTruth:
 
     material, depth, segment = _material_points(heart)
     position, strain = _point_motion(heart, [state.motion for state in states], material)
-    infarct, obstruction = _lesion_share(heart)
+    infarct, obstruction = lesion_share(heart)
     gls = float(relative(longitudinal)[-1])
     la = relative(la_arc)
     cycle = study.subject.cycle
@@ -426,7 +427,7 @@ def remodelling_truth(recipe: PhantomRecipe) -> RemodellingTruth:
     length = 100 * (np.sqrt(1 + 2 * strain[..., 1].astype(np.float64)) - 1)
     curves = np.stack([length[:, segment == number].mean(axis=1) for number in range(1, 17)], axis=1)
     thickness = _segment_thickness(heart, moments)[:, :16]
-    infarct, obstruction = _lesion_share(heart)
+    infarct, obstruction = lesion_share(heart)
     gls, gcs, la = (100 * (values[1] / values[0] - 1) for values in (longitudinal, circumference, arc))
     probability, event = remodelling_outcome(recipe.seed, infarct, obstruction > 0, gls, la)
     return RemodellingTruth(
@@ -591,7 +592,7 @@ def _wall_slope(heart: Heart, material: Array) -> Array:
     return np.clip((above - below) / (2 * step), -4, 4)
 
 
-def _lesion_share(heart: Heart) -> tuple[float, float]:
+def lesion_share(heart: Heart) -> tuple[float, float]:
     """Infarct (with obstruction) and obstruction as % of the left ventricular wall volume."""
     if heart.lesions.scar is None:
         return 0.0, 0.0

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pipelines.motion.crop import centre_of_ventricle, sample_cine, sample_labels, square_at
 from pipelines.phantom.generator import training_recipe
+from pipelines.phantom.identity import recipe_key
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW, JointLaw
 from pipelines.phantom.recipe import Disease, PhantomRecipe
 from pipelines.phantom.study import ENHANCEMENT_GREY as FULL_GREY
@@ -42,6 +43,7 @@ __all__ = [
     "law_name",
     "pack_clips",
     "read_clips",
+    "recipe_of",
     "write_clips",
 ]
 
@@ -207,7 +209,7 @@ def pack_clips(
     workers: int = 1,
     report: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Write the clips of every seed that ``folder`` does not hold yet.
+    """Write the clips of every seed that ``folder`` does not hold yet, or holds from when its law was another.
 
     Parameters
     ----------
@@ -249,9 +251,10 @@ def _pack_one(folder: Path, population: Population, law: JointLaw, seed: int) ->
 
     torch.set_num_threads(1)
     path = folder / f"{population}-{law_name(law)}-v{VERSION}-{seed}.npz"
-    if path.is_file():
+    recipe = clip_recipe(seed, population, law)
+    if path.is_file() and recipe_of(path) == recipe_key(recipe):
         return path
-    clips = heart_clips(clip_recipe(seed, population, law))
+    clips = heart_clips(recipe)
     if clips is None:
         return None
     write_clips(clips, path)
@@ -272,6 +275,15 @@ def write_clips(clips: HeartClips, path: Path) -> None:
             height=clips.height,
         )
     partial_path.replace(path)
+
+
+def recipe_of(path: Path) -> str:
+    """Key of the recipe that a file was made from."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return str(json.loads(str(archive["facts"]))["recipe"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path.name} is not a file of heart clips: {error}") from error
 
 
 def read_clips(paths: Sequence[Path]) -> Iterator[HeartClips]:

@@ -1,8 +1,9 @@
 """Fit of the wall model: on packed phantoms, whose loss of motion is known, or its calibration on a site's studies.
 
 A table of outcomes of some hundred hearts teaches little: obstruction is one bit a heart, and hearts with and without
-it overlap. How much motion the core of an infarct has lost is a number that is known of every phantom, and deep
-infarcts are those with obstruction. So the score is fitted to that number, and only its calibration to obstruction.
+it overlap. How much motion the wall has lost around an infarct is a number that is known of every phantom, and deep and
+large infarcts are those with obstruction. So the score is fitted to that number, and only its calibration to
+obstruction.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pipelines.phantom.heart import Heart
 from pipelines.phantom.identity import recipe_key
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
 from pipelines.phantom.study import draw_heart
+from pipelines.segmentation.decision import likeliest_labels
 from pipelines.segmentation.ensemble import label_probabilities
 from pipelines.segmentation.grid import Square, sample_image, sample_square
 from pipelines.segmentation.labels import Label
@@ -45,8 +47,8 @@ __all__ = ["WallHeart", "fit_wall", "motion_lost", "walls_of_clips", "walls_of_s
 _FOLDS = 5
 _PENALTY = 10.0
 """Of the sum of squared coefficients of standardised features."""
-_WORST = 0.98
-"""Quantile of the loss of motion over the wall that stands for the core of an infarct."""
+_WORST = 0.2
+"""Share of the wall, where it has lost most motion, that stands for an infarct: deeper and larger ones both fill it."""
 _EACH_MIN = 8
 
 
@@ -63,7 +65,7 @@ class WallHeart:
     slices : (S,) bool or None
         Whether each slice shows it; ``None`` where only the heart has a label.
     lost : float
-        Motion that the core of the infarct has truly lost, see :func:`motion_lost`; NaN of patients.
+        Motion that the wall has truly lost around the infarct, see :func:`motion_lost`; NaN of patients.
     """
 
     name: str
@@ -74,8 +76,14 @@ class WallHeart:
 
 
 def motion_lost(heart: Heart) -> float:
-    """Contractility lost by the worst fiftieth of the wall of a phantom: 0 healthy, 1 akinetic."""
-    return float(np.quantile(heart.lesions.loss, _WORST))
+    """Mean contractility lost by the fifth of a phantom's muscle that has lost most: 0 healthy, 1 akinetic."""
+    lv = heart.lv
+    inside = (lv.levels > lv.apex) & (lv.levels < lv.length)
+    loss = heart.lesions.loss[inside].ravel()
+    muscle = (lv.epi2 - np.maximum(lv.endo2, 0))[inside].ravel()
+    order = np.argsort(-loss)
+    worst = order[np.cumsum(muscle[order]) <= _WORST * muscle.sum()]
+    return float(np.average(loss[worst], weights=muscle[worst]))
 
 
 def walls_of_clips(
@@ -148,7 +156,7 @@ def _segmented(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         crops = sample_square(seen[None], spacing, square, fine.card.input.size)[0]
         probability = torch.from_numpy(label_probabilities(neighbour_channels(crops), fine)[0])
         whole = sample_image(probability, spacing, square, (0, WIDE), (0, WIDE))
-        phase[:] = keep_plausible(whole.argmax(1).numpy().astype(np.uint8))
+        phase[:] = keep_plausible(likeliest_labels(whole.numpy(), fine.card.cavity_bias, SPACING_MM**2))
     return labels
 
 
@@ -213,6 +221,7 @@ def fit_wall(
         coefficients = start.coefficients.double().numpy()
         scores = _scored(coefficients, features)
     model.coefficients.copy_(torch.from_numpy(coefficients))
+    model.usual.copy_(torch.from_numpy(features.mean(axis=0)))
     calibrate(model, scores, outcomes, seed)
     labelled = [
         (score, heart.wall.by_slice, heart.slices)
@@ -261,7 +270,7 @@ def _scored(coefficients: NDArray[np.float64], features: NDArray[np.float64]) ->
 def _card(sha256: str, data: TrainingData) -> ModelCard:
     return ModelCard(
         name=MODEL,
-        version="0.2.0",
+        version="0.3.0",
         task="classification of acute infarcts by the motion of the wall in short-axis cine: microvascular obstruction",
         licence="Apache-2.0",
         weights_sha256=sha256,
@@ -274,13 +283,13 @@ def _card(sha256: str, data: TrainingData) -> ModelCard:
             channels=("contours at end diastole", "contours at end systole"),
             normalisation="none: contours of the node's own segmentation, smoothed over 1.5 slices and 39 degrees",
         ),
-        output=("motion lost by the core of the infarct",),
+        output=("motion lost by the fifth of the muscle that has lost most",),
         label_weights=(),
         architecture=WALL,
         training=data,
         limits=(
-            "It sees no obstruction: it tells deep infarcts by the motion that they cost, and deep infarcts are those "
-            "with obstruction more often.",
+            "It sees no obstruction: it tells deep and large infarcts by the motion that they cost, and those have an "
+            "obstruction more often.",
             "How motion, depth and obstruction belong together is a law of the simulator where it was fitted to "
             "simulated hearts: its probabilities say nothing about patients until they were measured on patients.",
         ),

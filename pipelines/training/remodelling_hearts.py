@@ -52,6 +52,7 @@ __all__ = [
     "phantom_heart",
     "phantom_recipe",
     "read_heart",
+    "remodelling_law",
     "write_heart",
 ]
 
@@ -61,7 +62,18 @@ VERSION = 1
 _SCALE = 200
 """Grey value 1 as a byte."""
 _UNKNOWN = (float("nan"),) * len(AUXILIARY)
-_LAWS = (DEFAULT_LAW, PESSIMISTIC_LAW)
+
+
+def remodelling_law(law: JointLaw) -> JointLaw:
+    """The law that the model has learnt from and is measured on: acute infarcts as before their size followed patients.
+
+    Infarcts with obstruction are deeper than others, but neither larger nor less mobile at the same depth. With those
+    of today's law a third of the hearts would remodel instead of a quarter, and the model that ships has not seen such.
+    """
+    return replace(law, infarct_spread=0.0, obstruction_size=1.0, obstruction_motion=0.0)
+
+
+_LAWS = (remodelling_law(DEFAULT_LAW), remodelling_law(PESSIMISTIC_LAW))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,7 +237,8 @@ def clip_hearts(
     Raises
     ------
     ValueError
-        A file holds no clips, or a heart other than an acute infarct of a law that has a name.
+        A file holds no clips, or a heart other than an acute infarct of :func:`remodelling_law` of a law that has a
+        name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     hearts = []
@@ -244,7 +257,7 @@ def _of_clips(clips: HeartClips, path: Path) -> RemodellingHeart:
     recipes = (clip_recipe(clips.seed, Population.ACUTE_INFARCT, law) for law in _LAWS)
     recipe = next((one for one in recipes if recipe_key(one) == clips.facts["recipe"]), None)
     if recipe is None:
-        raise ValueError(f"{path.name} is no acute infarct of the default or the pessimistic law")
+        raise ValueError(f"{path.name} is no acute infarct of the law of remodelling, default or pessimistic")
     truth, facts = remodelling_truth(recipe), clips.facts
     frames = [int(facts["keyframes"][str(name)]) for name in KEYFRAMES]
     if clips.images.shape[-1] != WIDE or CLIP_SIZE != WIDE:
@@ -276,8 +289,11 @@ def _of_clips(clips: HeartClips, path: Path) -> RemodellingHeart:
 
 
 def phantom_recipe(seed: int, law: JointLaw) -> PhantomRecipe:
-    """Recipe of an acute infarct that figures are reported on: short axis and long axis, any vendor."""
-    recipe = clip_recipe(seed, Population.ACUTE_INFARCT, law)
+    """Recipe of an acute infarct that figures are reported on: short axis and long axis, any vendor.
+
+    Infarcts follow ``law`` as :func:`remodelling_law` has it.
+    """
+    recipe = clip_recipe(seed, Population.ACUTE_INFARCT, remodelling_law(law))
     size = round(280 / recipe.spacing_mm)
     return replace(
         recipe,

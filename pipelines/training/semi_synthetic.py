@@ -29,6 +29,7 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter1d, map_coordinates
 
 from pipelines.late_enhancement.labels import Tissue
 from pipelines.phantom.anatomy import Anatomy
+from pipelines.phantom.identity import recipe_key
 from pipelines.phantom.law import DEFAULT_LAW, JointLaw
 from pipelines.phantom.population import draw_subject
 from pipelines.phantom.recipe import Dialect, Disease, PhantomRecipe
@@ -38,7 +39,7 @@ from pipelines.phantom.tissue import EnhancementTiming
 from pipelines.segmentation.labels import Label
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 from pipelines.training.emidec import ASSUMED_PITCH_MM, EmidecCase, aspect, find_cases, read_case
-from pipelines.training.heart_clips import VERSION, clips_of, law_name, write_clips
+from pipelines.training.heart_clips import VERSION, clips_of, law_name, recipe_of, write_clips
 
 __all__ = [
     "Part",
@@ -343,7 +344,7 @@ def _pack_one(folder: Path, law: JointLaw, wanted: tuple[Sequence[Path], int]) -
     images, draw = wanted
     case = upright(read_case(images))
     path = folder / f"emidec-{law_name(law)}-v{VERSION}-{case.identifier}-{draw}.npz"
-    if path.is_file():
+    if path.is_file() and recipe_of(path) == recipe_key(semi_synthetic_recipe(case, law, draw)):
         return path
     study = semi_synthetic_study(case, law, draw=draw)
     late = study.enhancement

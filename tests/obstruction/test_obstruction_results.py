@@ -124,6 +124,8 @@ def test_the_report_says_for_whom_and_that_it_learned_from_simulations(done: Pro
     assert "acute, reperfused myocardial infarct" in said
     assert "simulated hearts only says nothing about a patient" in said
     assert "Research use only" in said
+    reasons = "In the fifth of the wall that moves least: " in said or "Nothing: the wall moves" in said
+    assert reasons == (done.findings[Obstruction].method is Method.WALL_MOTION)
     found = done.findings[Obstruction]
     assert f"{found.key.index + 1}: {100 * found.key.probability:.0f} %" in said
 

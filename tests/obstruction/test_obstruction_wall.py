@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -9,23 +10,26 @@ from typing import cast
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import logit
 
+from pipelines.evaluation.obstruction import evaluate
 from pipelines.evaluation.obstruction_hearts import measured_phantom, measured_study, probability_of
 from pipelines.indication import Indication
 from pipelines.models.card import TrainingData, read_card
 from pipelines.models.registry import load_model
 from pipelines.obstruction.calibration import calibrated, tells_hearts_apart
 from pipelines.obstruction.findings import Obstruction
-from pipelines.obstruction.wall import FEATURES, WallMotion, describe_wall
+from pipelines.obstruction.wall import FEATURES, MOTIONS, WallMotion, describe_wall
 from pipelines.obstruction.wall_model import WALL, WallModel
 from pipelines.phantom import Disease, PhantomRecipe, simulate
 from pipelines.phantom.assembled import cine_study
+from pipelines.phantom.identity import recipe_key
 from pipelines.phantom.law import DEFAULT_LAW
 from pipelines.phantom.study import draw_heart
 from pipelines.segmentation.labels import Label
 from pipelines.statistics import auc
 from pipelines.study import analyse_study
-from pipelines.training.heart_clips import Population, pack_clips
+from pipelines.training.heart_clips import Population, clip_recipe, pack_clips
 from pipelines.training.obstruction_wall import WallHeart, fit_wall, motion_lost, walls_of_clips
 
 DATA = TrainingData(name="test", licence="Apache-2.0", source="test", cases=(), split="test", steps=1, command="test")
@@ -91,7 +95,7 @@ def heart(number: int, rng: np.random.Generator, *, tells: bool = True) -> WallH
     """A drawn heart: the motion lost shows in one feature, and obstruction follows it."""
     lost = rng.uniform(0, 1)
     features = rng.normal(0, 1, len(FEATURES))
-    features[12] = -lost + rng.normal(0, 0.1)
+    features[FEATURES.index("thickening, worst place")] = -lost + rng.normal(0, 0.1)
     chance = 1 / (1 + np.exp(-8 * (lost - 0.5))) if tells else 0.5
     shown = bool(rng.random() < chance)
     deficit = rng.normal(0, 1, (3, 64))
@@ -114,6 +118,13 @@ def test_the_score_is_fitted_to_motion_and_calibrated_to_obstruction(tmp_path: P
     outcomes = np.array([one.obstruction for one in unseen])
     assert auc(outcomes, scores) > 0.8
     assert tells_hearts_apart(network)
+    for one in unseen[:5]:
+        # What moved the probability adds up to how far it is from that of a heart with the mean features.
+        reasons = network.contributions(one.wall.features)
+        average = calibrated(network, network.score(network.usual.double().numpy())).value
+        expected = logit(calibrated(network, network.score(one.wall.features)).value) - logit(average)
+        assert sum(reason.logit for reason in reasons) == pytest.approx(expected, abs=1e-3)
+        assert [abs(reason.logit) for reason in reasons] == sorted((abs(one.logit) for one in reasons), reverse=True)
     probabilities = np.array([calibrated(network, score).value for score in scores])
     assert probabilities.mean() == pytest.approx(outcomes.mean(), abs=0.08)
     of_slices = np.array([network.slice_probabilities(one.wall) for one in unseen])
@@ -148,12 +159,16 @@ def test_a_site_calibrates_the_score_to_its_patients(tmp_path: Path) -> None:
         fit_wall(patients[:10], tmp_path / "few", data=DATA, start=start)
 
 
-def test_a_deep_scar_without_motion_is_a_large_loss() -> None:
-    def lost(transmurality: float) -> float:
-        recipe = PhantomRecipe(seed=5, disease=Disease.INFARCT, acute=True, transmurality=transmurality)
+def test_a_deep_infarct_and_a_large_one_have_lost_much_motion() -> None:
+    def lost(transmurality: float, size: float = 1.0) -> float:
+        law = replace(DEFAULT_LAW, obstruction_size=size, obstruction_motion=0.0)
+        recipe = PhantomRecipe(
+            seed=5, disease=Disease.INFARCT, acute=True, transmurality=transmurality, obstruction=True, law=law
+        )
         return motion_lost(draw_heart(recipe)[1])
 
     assert lost(1.0) > lost(0.3) + 0.2
+    assert lost(0.3, 3.0) > lost(0.3) + 0.05
 
 
 def test_contours_of_packed_clips_are_drawn_once(tmp_path: Path) -> None:
@@ -191,3 +206,36 @@ def test_a_phantom_is_measured_once(tmp_path: Path) -> None:
     kept.rename(tmp_path / "obstruction-default-900001.npz")
     with pytest.raises(ValueError, match="of another phantom"):
         measured_phantom(900001, DEFAULT_LAW, tmp_path)
+
+
+def test_an_evaluation_goes_on_from_kept_hearts_and_compares(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    for seed in range(40):
+        drawn = heart(seed, rng)
+        recipe = replace(clip_recipe(seed, Population.ACUTE_INFARCT, DEFAULT_LAW), late_enhancement=False)
+        facts = {
+            "refused": "" if seed else "Too few slices.",
+            "recipe": recipe_key(recipe),
+            "obstruction": drawn.obstruction,
+            "bleeding": drawn.obstruction and seed % 2 == 0,
+            "evidence": 4 * drawn.lost,
+            "lost": drawn.lost,
+        }
+        features = drawn.wall.features if seed else np.zeros(0)
+        np.savez(
+            tmp_path / f"obstruction-default-{seed}.npz",
+            clips=np.zeros((0, 30, 64, 64), np.uint8),
+            features=features,
+            facts=np.array(json.dumps(facts)),
+        )
+    found = evaluate(40, 0, hearts=tmp_path)
+    told = found.to_json()
+    assert (told["refused"], told["auc"], told["law"]) == (1, found.auc.value, "default")
+    # Who recognises half of the obstructions for certain and knows how much was lost does better than who knows that.
+    assert found.bayes_auc > found.motion_auc.value > 0.7
+    names = [one["name"] for one in told["comparisons"]]
+    assert names == ["motion truly lost", *MOTIONS]
+    thickening, truly = found.comparisons[-1], found.comparisons[0]
+    assert truly.auc == pytest.approx(found.motion_auc.value)
+    assert thickening.auc - found.auc.value == pytest.approx(thickening.difference)
+    assert 0 <= thickening.p_value <= 1

@@ -9,10 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.phantom import Disease, PhantomRecipe, measure_truth, simulate
+from pipelines.phantom.evidence import obstruction_evidence
 from pipelines.phantom.heart import Heart, build_heart
+from pipelines.phantom.identity import recipe_key
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW, JointLaw
-from pipelines.phantom.population import draw_subject
+from pipelines.phantom.population import Infarct, draw_subject
 from pipelines.phantom.truth import aha_segment
+from pipelines.statistics import auc
 
 SMALL = {"slices": 6, "phases": 10, "rows": 96, "columns": 96, "spacing_mm": 2.0, "long_axis": False}
 
@@ -146,7 +149,75 @@ def test_every_disease_makes_a_study_with_enhancement() -> None:
         assert (study.enhancement.lesions.max() > 0) == (study.heart.lesions.scar is not None)
 
 
-@pytest.mark.parametrize("wrong", [{"coupling": 1.2}, {"fat": -0.1}])
+def acute_infarcts(law: JointLaw, count: int) -> list[Infarct]:
+    subjects = [
+        draw_subject(PhantomRecipe(seed=s, disease=Disease.INFARCT, acute=True, law=law), np.random.default_rng(s))
+        for s in range(count)
+    ]
+    return [subject.infarcts[0] for subject in subjects]
+
+
+def ratio(infarcts: list[Infarct], measure: str) -> float:
+    """Median with obstruction over median without."""
+    values = np.array([getattr(one, measure) for one in infarcts])
+    obstructed = np.array([one.obstruction for one in infarcts])
+    return float(np.median(values[obstructed]) / np.median(values[~obstructed]))
+
+
+def test_infarcts_with_obstruction_are_larger_deeper_and_move_less() -> None:
+    infarcts = acute_infarcts(DEFAULT_LAW, 800)
+    across, along = ratio(infarcts, "half_width_deg"), ratio(infarcts, "half_length")
+    assert across * along == pytest.approx(DEFAULT_LAW.obstruction_size, rel=0.15)
+    assert ratio(infarcts, "transmurality") > 1.2
+    assert ratio(infarcts, "contractility") < 0.3
+    alike = replace(DEFAULT_LAW, obstruction_size=1.0, obstruction_depth=0.0, obstruction_motion=0.0)
+    same = acute_infarcts(alike, 800)
+    for measure in ("half_width_deg", "half_length", "transmurality"):
+        assert ratio(same, measure) == pytest.approx(1, abs=0.1)
+    # The law of obstruction changes nothing where there is none.
+    assert [one for one in infarcts if not one.obstruction] == [one for one in same if not one.obstruction]
+
+
+@pytest.mark.parametrize("law", [DEFAULT_LAW, PESSIMISTIC_LAW])
+def test_the_evidence_is_the_likelihood_ratio_of_the_law(law: JointLaw) -> None:
+    infarcts = acute_infarcts(law, 2000)
+    evidence = np.array([obstruction_evidence(one, law) for one in infarcts])
+    obstructed = np.array([one.obstruction for one in infarcts])
+    # A likelihood ratio has the mean 1 where there is none, and its inverse the share that both can be where there is.
+    assert np.exp(evidence[~obstructed]).mean() == pytest.approx(1, abs=0.15)
+    both = 1 - law.obstruction_depth
+    assert np.exp(-evidence[obstructed]).mean() == pytest.approx(both, abs=0.06)
+    assert np.isneginf(evidence[~obstructed]).mean() == pytest.approx(1 - both, abs=0.04)
+    # Nothing that is drawn tells more than all of it together.
+    best = auc(obstructed, evidence)
+    for measure, sign in (("transmurality", 1), ("half_width_deg", 1), ("contractility", -1)):
+        assert auc(obstructed, [sign * getattr(one, measure) for one in infarcts]) < best - 0.02
+
+
+def test_without_a_difference_there_is_no_evidence() -> None:
+    alike = replace(DEFAULT_LAW, obstruction_size=1.0, obstruction_depth=0.0, obstruction_motion=0.0)
+    for infarct in acute_infarcts(alike, 50):
+        assert obstruction_evidence(infarct, alike) == pytest.approx(0, abs=1e-9)
+
+
+def test_hearts_without_an_acute_infarct_do_not_know_its_law() -> None:
+    other = replace(DEFAULT_LAW, infarct_spread=0.1, obstruction_size=2.0, obstruction_motion=0.3)
+    for fixed in ({"disease": Disease.HCM}, {"disease": Disease.INFARCT, "acute": False}):
+        one, two = (PhantomRecipe(seed=3, law=law, **fixed) for law in (DEFAULT_LAW, other))  # type: ignore[arg-type]
+        assert recipe_key(one) == recipe_key(two)
+        first, second = (draw_subject(recipe, np.random.default_rng(3)) for recipe in (one, two))
+        assert first == second
+    acute = [PhantomRecipe(seed=3, disease=Disease.INFARCT, acute=True, law=law) for law in (DEFAULT_LAW, other)]
+    assert recipe_key(acute[0]) != recipe_key(acute[1])
+
+
+@pytest.mark.parametrize("wrong", [{"obstruction_size": 0.0}, {"obstruction_size": 4.0}])
+def test_a_size_outside_its_limits_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="obstruction_size"):
+        JointLaw(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"coupling": 1.2}, {"fat": -0.1}, {"obstruction_depth": 1.1}])
 def test_a_law_outside_its_limits_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         JointLaw(**wrong)

@@ -12,9 +12,9 @@ from pipelines.phantom.truth import (
     _atrial_arc,
     _cartesian,
     _circumference,
-    _lesion_share,
     _long_axis_length,
     _thickness,
+    lesion_share,
 )
 
 
@@ -166,7 +166,7 @@ def test_lesion_sizes_lie_in_the_stated_ranges() -> None:
         person, build, *_ = np.random.SeedSequence(seed).spawn(4)
         subject = draw_subject(recipe, np.random.default_rng(person))
         heart = build_heart(subject, recipe.law, np.random.default_rng(build))
-        shares.append(_lesion_share(heart))
+        shares.append(lesion_share(heart))
     infarct, obstruction = np.array(shares).T
     assert (infarct > 3).all()
     assert (infarct < 42).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,18 @@ def test_packing_goes_on_where_it_stopped_and_keeps_laws_apart(tmp_path: Path) -
     other = pack_clips(tmp_path, [11], Population.ALL, PESSIMISTIC_LAW)
     assert other[0] != first[0]
     assert [clips.seed for clips in read_clips(both)] == [11, 12]
+
+
+def test_clips_of_a_law_that_has_changed_are_made_again(tmp_path: Path) -> None:
+    (path,) = pack_clips(tmp_path, [11], Population.ACUTE_INFARCT)
+    (clips,) = read_clips([path])
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = dict(archive)
+    facts = json.loads(str(arrays["facts"]))
+    np.savez(path, **{**arrays, "facts": np.array(json.dumps({**facts, "recipe": "of a law before", "rr": 1}))})
+    assert pack_clips(tmp_path, [11], Population.ACUTE_INFARCT) == [path]
+    (again,) = read_clips([path])
+    assert again.facts == clips.facts
 
 
 def test_what_is_no_file_of_clips_is_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pipelines.evaluation.remodelling import compare_with_outcomes, evaluate_hel
 from pipelines.models.card import read_card
 from pipelines.models.registry import load_model
 from pipelines.phantom import Disease, PhantomRecipe, simulate, write_study
+from pipelines.phantom.law import DEFAULT_LAW
 from pipelines.phantom.truth import remodelling_truth
 from pipelines.remodelling.features import FEATURES, Feature
 from pipelines.remodelling.measure import combined_model
@@ -26,6 +27,7 @@ from pipelines.training.remodelling_hearts import (
     clip_hearts,
     hearts_of_studies,
     read_heart,
+    remodelling_law,
     write_heart,
 )
 
@@ -100,15 +102,21 @@ def test_a_simulated_heart_is_measured_with_other_errors_each_time() -> None:
 
 
 def test_clips_become_hearts_with_the_outcome_of_the_law(tmp_path: Path) -> None:
-    files = pack_clips(tmp_path / "clips", [710000], Population.ACUTE_INFARCT)
+    files = pack_clips(tmp_path / "clips", [710000], Population.ACUTE_INFARCT, remodelling_law(DEFAULT_LAW))
     (made,) = clip_hearts(files, tmp_path / "hearts")
-    truth = remodelling_truth(clip_recipe(710000, Population.ACUTE_INFARCT))
+    truth = remodelling_truth(clip_recipe(710000, Population.ACUTE_INFARCT, remodelling_law(DEFAULT_LAW)))
     assert (made.outcome, made.probability) == (truth.remodelling, pytest.approx(truth.probability))
     assert made.volume.shape == (5, 8, 88, 88)
     assert made.auxiliary[0] == pytest.approx(truth.infarct_percent)
     # End systole is the third keyframe: the cavity is smaller, so the square is darker than at end diastole.
     middle = made.volume[:, 4, 34:54, 34:54].astype(float).mean(axis=(1, 2))
     assert middle[2] < middle[0]
+
+
+def test_hearts_of_a_law_that_the_model_has_not_learnt_are_refused(tmp_path: Path) -> None:
+    files = pack_clips(tmp_path / "clips", [710001], Population.ACUTE_INFARCT)
+    with pytest.raises(ValueError, match="no acute infarct of the law of remodelling"):
+        clip_hearts(files, tmp_path / "hearts")
 
 
 def test_a_run_gives_a_model_that_the_registry_loads(trained) -> None:
