@@ -112,7 +112,7 @@ def _show_numbers(predicted: dict[str, float], truth: TrueEnhancement) -> None:
         "Late enhancement predicted from cine: SYNTHETIC, NOT ACQUIRED",
         ["", "predicted>", "simulated truth>"],
         rows,
-        caption="trained on simulated hearts; research use only, not for diagnosis",
+        caption="trained on simulated cine; research use only, not for diagnosis",
     )
 
 

@@ -221,12 +221,35 @@ def train_synthetic_enhancement(
     output: Annotated[Path, typer.Option(help="Folder for the folders of the networks.")] = Path("runs"),
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the first guess.")] = None,
     refiner_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the refiner.")] = None,
+    emidec: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Learn from patients of EMIDEC as well: their late enhancement, cines simulated from their anatomy.",
+        ),
+    ] = None,
+    emidec_share: Annotated[
+        float, typer.Option(min=0, max=1, help="With --emidec: part of each batch that is patients.")
+    ] = 0.3,
+    emidec_draws: Annotated[int, typer.Option(min=1, help="With --emidec: cines simulated of each patient.")] = 3,
+    from_model: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Go on from the networks in this folder; that of sequences is kept."
+        ),
+    ] = None,
+    rate: Annotated[float, typer.Option(min=1e-6, max=0.1, help="With --from-model: learning rate.")] = 5e-4,
+    calibrate: Annotated[
+        bool, typer.Option(help="Calibrate at the end; without: train synthetic-calibration does it.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Train the networks of synthetic late enhancement and calibrate them; stopped runs go on."""
+    from pipelines.training.synthetic_enhancement import Continuation, EnhancementRecipe, Patients
     from pipelines.training.synthetic_run import train_synthetic_enhancement as train_networks
 
     with shown_training("synthetic-enhancement", as_json) as shown:
@@ -237,6 +260,10 @@ def train_synthetic_enhancement(
             infarct_seeds=range(infarct_seed, infarct_seed + infarcts),
             steps=steps,
             refiner_steps=refiner_steps,
+            recipe=EnhancementRecipe(patient_share=emidec_share),
+            patients=None if emidec is None else Patients(emidec, emidec_draws),
+            go_on=None if from_model is None else Continuation(from_model, rate),
+            calibrated=calibrate,
             seed=seed,
             device=device,
             resume=resume,
@@ -546,7 +573,12 @@ def evaluate_lge(
             help="EMIDEC as PNG slices: real late enhancement, cines simulated from the patients' anatomy.",
         ),
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Take every so many cases of --emidec.")] = 1,
+    part: Annotated[
+        str,
+        typer.Option(
+            help="Patients of --emidec: reported (every third, never trained on), held-out (for decisions) or training."
+        ),
+    ] = "reported",
     models: Annotated[
         Path | None,
         typer.Option(exists=True, file_okay=False, help="Folder that holds both networks; left out: the package's."),
@@ -570,7 +602,10 @@ def evaluate_lge(
     from pipelines.models.registry import PACKAGED, ModelUnavailable
     from pipelines.training.acdc import AcdcLayoutError
     from pipelines.training.emidec import EmidecLayoutError
+    from pipelines.training.semi_synthetic import Part
 
+    if part not in tuple(Part):
+        raise ConfigurationError(f"--part is {part!r}: one of {', '.join(Part)}", subject="evaluate lge")
     if sum(source is not None for source in (data, phantoms, emidec)) != 1:
         raise ConfigurationError("give one of --phantoms, --data and --emidec", subject="evaluate lge")
     if pictures is not None and (keep is None or phantoms is None or by_fault):
@@ -594,7 +629,7 @@ def evaluate_lge(
                 found = {"acdc": evaluate_acdc(data, models=root, report=patient).to_json()}
             elif emidec is not None:
                 evaluation = evaluate_emidec(
-                    emidec, every=every, pessimistic=pessimistic, models=root, keep=keep, report=phantom
+                    emidec, part=Part(part), pessimistic=pessimistic, models=root, keep=keep, report=phantom
                 )
                 found = {"semi_synthetic_pessimistic" if pessimistic else "semi_synthetic": evaluation.to_json()}
             elif by_fault:

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from pipelines.models.registry import ModelUnavailable
 
-__all__ = ["FILE", "Calibration", "Logistic", "Probabilities", "logit", "read_calibration", "write_calibration"]
+__all__ = [
+    "FILE",
+    "Calibration",
+    "Logistic",
+    "Probabilities",
+    "found_calibration",
+    "logit",
+    "read_calibration",
+    "write_calibration",
+]
 
 FILE = "calibration.yaml"
 
@@ -85,6 +94,21 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
     path.write_text(yaml.safe_dump(calibration.model_dump(mode="json"), sort_keys=False, width=110), encoding="utf-8")
 
 
+def found_calibration(folder: Path) -> Calibration:
+    """The calibration in the folder of a model, whatever weights it belongs to.
+
+    Raises
+    ------
+    ModelUnavailable
+        It is missing or not valid.
+    """
+    path = folder / FILE
+    try:
+        return Calibration.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, pydantic.ValidationError) as error:
+        raise ModelUnavailable(f"calibration {path} cannot be read: {error}; install the package again") from error
+
+
 @cache
 def read_calibration(folder: Path, weights_sha256: str) -> Calibration:
     """Read the calibration in the folder of a model.
@@ -94,14 +118,10 @@ def read_calibration(folder: Path, weights_sha256: str) -> Calibration:
     ModelUnavailable
         It is missing, not valid, or of other weights.
     """
-    path = folder / FILE
-    try:
-        found = Calibration.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, pydantic.ValidationError) as error:
-        raise ModelUnavailable(f"calibration {path} cannot be read: {error}; install the package again") from error
+    found = found_calibration(folder)
     if found.weights_sha256 != weights_sha256:
         raise ModelUnavailable(
-            f"calibration {path} belongs to weights {found.weights_sha256}, the network has {weights_sha256}: "
+            f"calibration {folder / FILE} belongs to weights {found.weights_sha256}, the network has {weights_sha256}: "
             "calibrate again, or install the package again"
         )
     return found

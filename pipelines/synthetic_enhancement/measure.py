@@ -491,7 +491,7 @@ def _extent(percent: float, by_sample: list[float], method: str) -> Extent:
 
 def _notes(heart: HeartOnGrid, calibration: Calibration) -> tuple[str, ...]:
     notes = [
-        "Predicted from cine without contrast agent by networks trained on simulated hearts: unproven in patients.",
+        "Predicted from cine without contrast agent by networks trained on simulated cine: unproven in patients.",
         f"Probabilities are calibrated on {calibration.hearts} held-out simulated hearts.",
         "Stunned or hibernating muscle moves like scar and can be taken for it.",
     ]

@@ -34,7 +34,7 @@ from pipelines.synthetic_enhancement.calibration import (
     Calibration,
     Logistic,
     Probabilities,
-    read_calibration,
+    found_calibration,
     write_calibration,
 )
 from pipelines.synthetic_enhancement.features import FIELD_PX, SIZE, SPACING_MM
@@ -194,7 +194,8 @@ def recalibrate(
 ) -> Path:
     """Fit the calibration of trained networks anew, to phantoms that no weight was fitted to.
 
-    The classifier of thickening and radiomics keeps its weights; how probable its answer makes scar is fitted anew.
+    The classifier of thickening and radiomics keeps its weights, which do not depend on the networks; how probable its
+    answer makes scar is fitted anew. The calibration before may be that of other weights.
 
     Raises
     ------
@@ -207,7 +208,7 @@ def recalibrate(
     seen = {f"phantom-{seed}" for seed in seeds} & set(model.card.training.cases)
     if seen:
         raise ValueError(f"weights were fitted to {', '.join(sorted(seen)[:3])}: calibrate on other seeds")
-    before = read_calibration(output / GUESS_MODEL, model.identity.weights_sha256)
+    before = found_calibration(output / GUESS_MODEL)
     held = _look_at(output, clips, seeds, device, sampling or Sampling(), workers, report)
     return _write(output, device, held, before.whole_cycle.classifiers[THICKENING], command)
 

@@ -1,4 +1,4 @@
-"""Cine clips of phantom hearts with their scar and its late enhancement, packed once and read by several trainings.
+"""Cine clips of simulated hearts with their scar and its late enhancement, packed once and read by several trainings.
 
 Synthetic late enhancement, obstruction and remodelling learn from the same hearts. Each phantom is one file, so that
 packing goes on where it stopped and several processes can share the work.
@@ -26,18 +26,33 @@ from pipelines.phantom.identity import recipe_key
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW, JointLaw
 from pipelines.phantom.recipe import Disease, PhantomRecipe
 from pipelines.phantom.study import ENHANCEMENT_GREY as FULL_GREY
-from pipelines.phantom.study import PSIR_ZERO, simulate
+from pipelines.phantom.study import PSIR_ZERO, PhantomStudy, simulate
 from pipelines.phantom.truth import measure_truth
 from pipelines.segmentation.grid import Square, sample_square
 from pipelines.segmentation.labels import Label
 
-__all__ = ["SIZE", "SPACING_MM", "HeartClips", "Population", "clip_recipe", "heart_clips", "pack_clips", "read_clips"]
+__all__ = [
+    "SIZE",
+    "SPACING_MM",
+    "VERSION",
+    "HeartClips",
+    "Population",
+    "clip_recipe",
+    "clips_of",
+    "heart_clips",
+    "law_name",
+    "pack_clips",
+    "read_clips",
+    "recipe_of",
+    "write_clips",
+]
 
 SIZE = 88
 """Pixels of a side: 64 of a network and a margin for rotation and shift."""
 SPACING_MM = 1.75
 """64 pixels are 112 mm, wider than the epicardium of a dilated left ventricle."""
 VERSION = 1
+"""Stands in the names of files: clips of another version are made anew."""
 _FAULT_RATE = 0.25
 _PROPORTIONS = {
     Disease.NORMAL: 5,
@@ -88,7 +103,8 @@ class HeartClips:
         Place of each slice between the lowest (0) and the highest (1) that shows muscle.
     pitch_mm : float
     facts : dict
-        Scalars of :class:`pipelines.phantom.truth.TruthFacts`.
+        Scalars of :class:`pipelines.phantom.truth.TruthFacts`; with a ``case`` where the late enhancement is a
+        patient's.
     """
 
     seed: int
@@ -99,6 +115,11 @@ class HeartClips:
     height: NDArray[np.float32]
     pitch_mm: float
     facts: dict[str, Any]
+
+    @property
+    def case(self) -> str:
+        """Patient whose late enhancement and scar these are; empty for a phantom."""
+        return str(self.facts.get("case", ""))
 
 
 def clip_recipe(seed: int, population: Population, law: JointLaw = DEFAULT_LAW) -> PhantomRecipe:
@@ -122,6 +143,30 @@ def clip_recipe(seed: int, population: Population, law: JointLaw = DEFAULT_LAW) 
 def heart_clips(recipe: PhantomRecipe) -> HeartClips | None:
     """Clips of one phantom; ``None`` where its short axis shows no left ventricle."""
     study = simulate(recipe, workers=1, matched_enhancement=True)
+    return clips_of(study, study.short_axis.lesions[0])
+
+
+def clips_of(study: PhantomStudy, lesions: NDArray[np.uint8], case: str = "") -> HeartClips | None:
+    """Clips of a study with late enhancement on the grid of its short axis.
+
+    Parameters
+    ----------
+    study : PhantomStudy
+    lesions : (S, R, C) uint8
+        Scar and obstruction of each slice.
+    case : str
+        Patient whose late enhancement it is; empty for a phantom.
+
+    Returns
+    -------
+    HeartClips or None
+        ``None`` where the short axis shows no left ventricle.
+
+    Raises
+    ------
+    ValueError
+        The study holds no late enhancement.
+    """
     cine, late = study.short_axis, study.enhancement
     if late is None:
         raise ValueError("the recipe does not ask for late enhancement")
@@ -134,16 +179,17 @@ def heart_clips(recipe: PhantomRecipe) -> HeartClips | None:
     wide = Square(square.row_mm, square.column_mm, SIZE * SPACING_MM)
     magnetisation = (late.phase_sensitive[shows].astype(np.float32) - PSIR_ZERO) / FULL_GREY
     return HeartClips(
-        seed=recipe.seed,
+        seed=study.recipe.seed,
         images=np.asarray(
             (200 * sample_cine(cine.pixels[:, shows].astype(np.float32), spacing, wide, SIZE)).round().byte()
         ),
         labels=sample_labels(cine.labels[:, shows], spacing, wide, SIZE, max(Label)),
-        lesions=sample_labels(cine.lesions[:1, shows], spacing, wide, SIZE, 2)[0],
+        lesions=sample_labels(lesions[None, shows], spacing, wide, SIZE, 2)[0],
         enhancement=_on_square(magnetisation, spacing, wide),
         height=((shows - shows[0]) / max(shows[-1] - shows[0], 1)).astype(np.float32),
         pitch_mm=float(cine.geometry.pitch),
-        facts=json.loads(json.dumps(asdict(measure_truth(study).facts), default=float)),
+        facts=json.loads(json.dumps(asdict(measure_truth(study).facts), default=float))
+        | ({"case": case} if case else {}),
     )
 
 
@@ -194,7 +240,8 @@ def pack_clips(
     return files
 
 
-def _law_name(law: JointLaw) -> str:
+def law_name(law: JointLaw) -> str:
+    """Name of a law in the names of files."""
     named = {DEFAULT_LAW: "default", PESSIMISTIC_LAW: "pessimistic"}
     return named.get(law) or hashlib.sha256(repr(law).encode()).hexdigest()[:12]
 
@@ -203,18 +250,24 @@ def _pack_one(folder: Path, population: Population, law: JointLaw, seed: int) ->
     import torch
 
     torch.set_num_threads(1)
-    path = folder / f"{population}-{_law_name(law)}-v{VERSION}-{seed}.npz"
+    path = folder / f"{population}-{law_name(law)}-v{VERSION}-{seed}.npz"
     recipe = clip_recipe(seed, population, law)
-    if path.is_file() and _recipe_of(path) == recipe_key(recipe):
+    if path.is_file() and recipe_of(path) == recipe_key(recipe):
         return path
     clips = heart_clips(recipe)
     if clips is None:
         return None
+    write_clips(clips, path)
+    return path
+
+
+def write_clips(clips: HeartClips, path: Path) -> None:
+    """Write clips so that a reader sees all of the file or none of it."""
     partial_path = path.with_suffix(".partial")
     with partial_path.open("wb") as file:
         np.savez_compressed(
             file,
-            facts=np.array(json.dumps({"seed": seed, "pitch_mm": clips.pitch_mm, **clips.facts})),
+            facts=np.array(json.dumps({"seed": clips.seed, "pitch_mm": clips.pitch_mm, **clips.facts})),
             images=clips.images,
             labels=clips.labels,
             lesions=clips.lesions,
@@ -222,10 +275,9 @@ def _pack_one(folder: Path, population: Population, law: JointLaw, seed: int) ->
             height=clips.height,
         )
     partial_path.replace(path)
-    return path
 
 
-def _recipe_of(path: Path) -> str:
+def recipe_of(path: Path) -> str:
     """Key of the recipe that a file was made from."""
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -235,7 +287,7 @@ def _recipe_of(path: Path) -> str:
 
 
 def read_clips(paths: Sequence[Path]) -> Iterator[HeartClips]:
-    """Clips of :func:`pack_clips`, one after the other.
+    """Clips of files of :func:`write_clips`, one after the other.
 
     Raises
     ------

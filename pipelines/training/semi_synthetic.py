@@ -6,14 +6,22 @@ network cannot find in such a cine.
 
 EMIDEC is read here as PNG whose spacing is lost. The ventricle is taken to be as wide as high
 (:func:`pipelines.training.emidec.aspect`), and cavity and muscle together as large as those of the person drawn for it.
-The right ventricle is not labelled; it is taken to lie on the left of the image.
+The right ventricle is not labelled. These PNG show it at the bottom, chest wall at the bottom right and lung on the
+right: they are mirrored at the other diagonal, and :func:`upright` puts them as a reader sees a short axis.
+
+Every third patient is reported on and never trained on. Of the others every fifth is held out, for decisions.
 """
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +29,7 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter1d, map_coordinates
 
 from pipelines.late_enhancement.labels import Tissue
 from pipelines.phantom.anatomy import Anatomy
+from pipelines.phantom.identity import recipe_key
 from pipelines.phantom.law import DEFAULT_LAW, JointLaw
 from pipelines.phantom.population import draw_subject
 from pipelines.phantom.recipe import Dialect, Disease, PhantomRecipe
@@ -29,9 +38,19 @@ from pipelines.phantom.tables import ANGLES, angle_grid
 from pipelines.phantom.tissue import EnhancementTiming
 from pipelines.segmentation.labels import Label
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
-from pipelines.training.emidec import ASSUMED_PITCH_MM, EmidecCase, aspect
+from pipelines.training.emidec import ASSUMED_PITCH_MM, EmidecCase, aspect, find_cases, read_case
+from pipelines.training.heart_clips import VERSION, clips_of, law_name, recipe_of, write_clips
 
-__all__ = ["Placed", "place", "semi_synthetic_recipe", "semi_synthetic_study"]
+__all__ = [
+    "Part",
+    "Placed",
+    "pack_patients",
+    "part_of",
+    "place",
+    "semi_synthetic_recipe",
+    "semi_synthetic_study",
+    "upright",
+]
 
 _STEP_MM = 0.2
 _THINNEST_MM = 2.5
@@ -39,6 +58,33 @@ _THINNEST_MM = 2.5
 _SMOOTH_DEG = 4.0
 _LABEL_OF = np.array([Label.BACKGROUND, Label.LV, Label.MYO, Label.MYO, Label.MYO], np.uint8)
 _LESION_OF = np.array([0, 0, 0, 1, 2], np.uint8)
+_REPORTED_EVERY, _HELD_OUT_EVERY = 3, 5
+
+
+class Part(enum.StrEnum):
+    """What patients of EMIDEC are for, where cines are simulated from their anatomy."""
+
+    REPORTED = "reported"
+    """Figures are reported on them; nothing is decided on them."""
+    HELD_OUT = "held-out"
+    """Networks and settings are chosen on them."""
+    TRAINING = "training"
+    """Weights may be fitted to them."""
+
+
+def part_of(cases: Sequence[str], part: Part) -> tuple[str, ...]:
+    """Those of the cases, by identifier, that belong to a part; a function of all identifiers in their order."""
+    known = sorted(cases)
+    reported = known[::_REPORTED_EVERY]
+    others = [case for case in known if case not in set(reported)]
+    held_out = others[::_HELD_OUT_EVERY]
+    match part:
+        case Part.REPORTED:
+            return tuple(reported)
+        case Part.HELD_OUT:
+            return tuple(held_out)
+        case Part.TRAINING:
+            return tuple(case for case in others if case not in set(held_out))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +106,13 @@ class Placed:
     centres: NDArray[np.float64]
     spacing_mm: tuple[float, float]
     anatomy: Anatomy
+
+
+def upright(case: EmidecCase) -> EmidecCase:
+    """A case as read from PNG, put as a reader sees a short axis: right ventricle left, anterior wall up."""
+    pixels = np.ascontiguousarray(case.pixels[:, ::-1, ::-1].swapaxes(1, 2))
+    labels = np.ascontiguousarray(case.labels[:, ::-1, ::-1].swapaxes(1, 2))
+    return replace(case, pixels=pixels, labels=labels)
 
 
 def place(case: EmidecCase, volume_ml: float) -> Placed:
@@ -147,13 +200,14 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(gaussian_filter1d(values, _SMOOTH_DEG / 360 * ANGLES, mode="wrap"))
 
 
-def semi_synthetic_recipe(case: EmidecCase, law: JointLaw = DEFAULT_LAW) -> PhantomRecipe:
-    """Recipe of the simulated patient and scanner of a case, drawn from its identifier.
+def semi_synthetic_recipe(case: EmidecCase, law: JointLaw = DEFAULT_LAW, draw: int = 0) -> PhantomRecipe:
+    """Recipe of the simulated patient and scanner of a case, drawn from its identifier and the number of the draw.
 
     With an infarct it is an acute one, as EMIDEC's are. Without, muscle stands still without scar as often as the law
     says of a heart with an old infarct: these patients came with symptoms, too.
     """
-    seed = int.from_bytes(hashlib.sha256(case.identifier.encode()).digest()[:4], "big")
+    name = case.identifier if draw == 0 else f"{case.identifier}#{draw}"
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
     rng = np.random.default_rng([seed, 0x454D49])
     dialect = tuple(Dialect)[int(rng.integers(len(Dialect)))]
     stunned = rng.random() < law.hibernation
@@ -177,15 +231,28 @@ def semi_synthetic_recipe(case: EmidecCase, law: JointLaw = DEFAULT_LAW) -> Phan
     )
 
 
-def semi_synthetic_study(case: EmidecCase, law: JointLaw = DEFAULT_LAW, *, workers: int = 1) -> PhantomStudy:
+def semi_synthetic_study(
+    case: EmidecCase, law: JointLaw = DEFAULT_LAW, *, draw: int = 0, workers: int = 1
+) -> PhantomStudy:
     """Simulate the cine of a case; its late enhancement is the real image with the experts' masks.
+
+    Parameters
+    ----------
+    case : EmidecCase
+        Upright: the right ventricle of the cine lies on the left.
+    law : JointLaw
+        Of motion and scar.
+    draw : int
+        Another number gives another simulated patient and scanner about the same anatomy and image.
+    workers : int
+        Processes.
 
     Raises
     ------
     ValueError
         Fewer than three slices show cavity and muscle.
     """
-    recipe = semi_synthetic_recipe(case, law)
+    recipe = semi_synthetic_recipe(case, law, draw)
     person = np.random.SeedSequence(recipe.seed).spawn(4)[0]
     subject = draw_subject(recipe, np.random.default_rng(person))
     placed = place(case, subject.lv_edv_ml + subject.lv_mass_g / MYOCARDIAL_DENSITY_G_ML)
@@ -216,3 +283,74 @@ def _real_enhancement(case: EmidecCase, placed: Placed, study: PhantomStudy) -> 
         timing=EnhancementTiming(math.nan, math.nan),
         trigger_ms=math.nan,
     )
+
+
+def pack_patients(
+    folder: Path,
+    data: Path,
+    part: Part,
+    draws: int,
+    law: JointLaw = DEFAULT_LAW,
+    *,
+    workers: int = 1,
+    report: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Write the clips of every patient of a part that ``folder`` does not hold yet.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when absent.
+    data : Path
+        Folder of EMIDEC with ``images`` and ``labels``.
+    part : Part
+    draws : int
+        Cines that are simulated of each patient.
+    law : JointLaw
+        Of motion and scar.
+    workers : int
+        Processes.
+    report : callable
+        Is called with the cines done and wanted.
+
+    Returns
+    -------
+    list of Path
+        Files for :func:`pipelines.training.heart_clips.read_clips`, patient by patient.
+
+    Raises
+    ------
+    EmidecLayoutError
+        The folder does not hold EMIDEC as PNG slices.
+    ValueError
+        A patient has fewer than three slices that show cavity and muscle.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = find_cases(data)
+    wanted = [(found[case], draw) for case in part_of(tuple(found), part) for draw in range(draws)]
+    files = []
+    with ProcessPoolExecutor(workers) as pool:
+        for done, path in enumerate(pool.map(partial(_pack_one, folder, law), wanted), 1):
+            files.append(path)
+            if report is not None:
+                report(done, len(wanted))
+    return files
+
+
+def _pack_one(folder: Path, law: JointLaw, wanted: tuple[Sequence[Path], int]) -> Path:
+    import torch
+
+    torch.set_num_threads(1)
+    images, draw = wanted
+    case = upright(read_case(images))
+    path = folder / f"emidec-{law_name(law)}-v{VERSION}-{case.identifier}-{draw}.npz"
+    if path.is_file() and recipe_of(path) == recipe_key(semi_synthetic_recipe(case, law, draw)):
+        return path
+    study = semi_synthetic_study(case, law, draw=draw)
+    late = study.enhancement
+    assert late is not None  # put there by semi_synthetic_study
+    clips = clips_of(study, late.lesions, case.identifier)
+    if clips is None:
+        raise ValueError(f"the cine simulated for {case.identifier} shows no left ventricle: leave the patient out")
+    write_clips(clips, path)
+    return path

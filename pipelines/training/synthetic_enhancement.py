@@ -1,4 +1,8 @@
-"""Training of synthetic late enhancement on phantoms: a first guess, then a refiner that draws samples around it.
+"""Training of synthetic late enhancement: a first guess, then a refiner that draws samples around it.
+
+Networks learn from phantoms, and where they are given from semi-synthetic pairs: a cine simulated from the anatomy of a
+patient of EMIDEC, and that patient's real late enhancement (:mod:`pipelines.training.semi_synthetic`). What lies beside
+the left ventricle is not the same in cine and image of such a pair, and is not learnt from.
 
 The wall is told to the networks by its radii (:mod:`pipelines.synthetic_enhancement.contours`). Phantoms give the true
 ones; in use they come from the node's segmentation. So training disturbs them as that segmentation was seen to err:
@@ -26,6 +30,7 @@ from pipelines.models.card import (
     TrainingData,
     write_card,
 )
+from pipelines.models.registry import ModelUnavailable, load_model
 from pipelines.phantom.recipe import Dialect
 from pipelines.segmentation.labels import Label
 from pipelines.synthetic_enhancement.architecture import DiffusionArchitecture
@@ -58,18 +63,24 @@ from pipelines.synthetic_enhancement.network import (
     guess_output,
     refiner_input,
 )
+from pipelines.training.emidec import find_cases
 from pipelines.training.heart_clips import HeartClips, Population, pack_clips, read_clips
+from pipelines.training.semi_synthetic import Part, pack_patients, part_of
 from pipelines.training.steps import Progress, TrainingResult, train_steps
 
 __all__ = [
+    "Continuation",
     "EnhancementRecipe",
     "Hearts",
+    "Patients",
     "TrainingHeart",
+    "case_name",
     "circumstances_of",
     "disturbed_heart",
     "enhancement_scale",
     "held_out_seeds",
     "normalised_enhancement",
+    "normalised_slices",
     "prepare_hearts",
     "train_first_guess",
     "train_refiner",
@@ -81,6 +92,15 @@ HELD_OUT = 0.15
 """Share of the seeds, the last ones, that no weight is fitted to."""
 BLOOD = 0.8
 """Blood on the scale of the target: dense scar of a phantom is a quarter brighter than blood in late enhancement."""
+_REMOTE_PX_MIN = 12
+_BLOOD_MIN = 0.4
+"""Blood of a slice exceeds its muscle by at least this share of what it does on the median slice."""
+_SCAR_OVER_BLOOD = (0.9, 2.2)
+"""Limits of what dense scar exceeds muscle by, relative to blood, on real images."""
+_SCAR_PX_MIN = 15
+_PATIENTS_LICENCE = "CC-BY-NC-SA-4.0"
+"""Of EMIDEC; weights that were fitted to it inherit it."""
+_PATIENT = "emidec-"
 SLICE_SHARE = 0.02
 """Share of the muscle of a slice that has to be scar for the slice to hold enhancement."""
 
@@ -113,11 +133,13 @@ class EnhancementRecipe:
     """Weight of 1 − Dice of the lesion."""
     slice_weight: float = 0.5
     """Weight of the cross-entropy of the slice."""
+    patient_share: float = 0.3
+    """Of the slices that are drawn from semi-synthetic pairs, where there are any."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingHeart:
-    """One phantom with the target of a network.
+    """One simulated cine with the target of a network.
 
     Attributes
     ----------
@@ -129,6 +151,8 @@ class TrainingHeart:
     lesion : (S, 88, 88) bool
         Scar, obstruction included.
     disease : str
+    case : str
+        Patient whose late enhancement is the target; empty for a phantom.
     """
 
     seed: int
@@ -136,17 +160,20 @@ class TrainingHeart:
     target: NDArray[np.float16]
     lesion: NDArray[np.bool_]
     disease: str
+    case: str = ""
 
 
 def training_heart(clips: HeartClips) -> TrainingHeart:
-    """Input and target of one phantom."""
+    """Input and target of one heart."""
     systole = int((clips.labels == Label.LV).sum(axis=(1, 2, 3)).argmin())
     return TrainingHeart(
         clips.seed,
         crop_heart(clips.images, clips.labels, clips.height, 0, systole, circumstances_of(clips)),
         normalised_enhancement(clips),
-        clips.lesions > 0,
+        # The experts' masks of a real image need not end where the wall of the simulated cine does.
+        (clips.lesions > 0) & (clips.labels[0] == Label.MYO) if clips.case else clips.lesions > 0,
         str(clips.facts["disease"]),
+        clips.case,
     )
 
 
@@ -160,6 +187,8 @@ def circumstances_of(clips: HeartClips) -> Circumstances:
 def normalised_enhancement(clips: HeartClips) -> NDArray[np.float16]:
     """Late enhancement (S, 88, 88) on a scale where remote muscle is 0 and dense scar 1."""
     image = clips.enhancement.astype(np.float32)
+    if clips.case:
+        return normalised_slices(image, clips.labels[0], clips.lesions).astype(np.float16)
     zero, unit = enhancement_scale(image, clips.labels[0], clips.lesions)
     return np.clip((image - zero) / unit, -0.5, 1.5).astype(np.float16)
 
@@ -177,6 +206,57 @@ def enhancement_scale(
     blood = ndimage.binary_erosion(labels == Label.LV, np.ones((1, 3, 3), np.bool_))
     unit = max((float(np.median(image[blood])) - zero) / BLOOD, 0.02) if blood.any() else 0.2
     return zero, unit
+
+
+def normalised_slices(
+    image: NDArray[np.float32], labels: NDArray[np.uint8], lesions: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Late enhancement whose slices were each scaled by themselves, on a scale of remote muscle 0 and dense scar 1.
+
+    Such are the images of EMIDEC as PNG: remote muscle of one heart differs by up to 50 of 255 grey values from slice
+    to slice, and blood exceeds it by 10 to 40.
+
+    Parameters
+    ----------
+    image : (S, n, n) float32
+    labels : (S, n, n) uint8
+        Values of :class:`pipelines.segmentation.labels.Label`.
+    lesions : (S, n, n) uint8
+        0 where muscle is no scar, 2 obstruction.
+
+    Returns
+    -------
+    (S, n, n) float32
+        −0.5 … 1.5. Zero of a slice is the median of its muscle away from scar, blood and rim, or where it has none the
+        grey value that far below its blood as on the median slice. The unit follows the contrast of blood and muscle
+        of the slice; what dense scar exceeds that by is the median over slices of the 90th percentile of their infarct,
+        and in a heart without one what it is in a phantom.
+    """
+    zeros, bloods, scars = (np.full(len(image), np.nan) for _ in range(3))
+    for index, (plane, label, lesion) in enumerate(zip(image, labels, lesions, strict=True)):
+        blood = ndimage.binary_erosion(label == Label.LV, np.ones((3, 3), np.bool_))
+        muscle = label == Label.MYO
+        healthy = muscle & ~ndimage.binary_dilation(lesion > 0, np.ones((3, 3), np.bool_))
+        wall = ndimage.binary_erosion(muscle | (label == Label.LV)) & ~ndimage.binary_dilation(label == Label.LV)
+        remote = healthy & wall if (healthy & wall).sum() >= _REMOTE_PX_MIN else healthy
+        infarct = muscle & (lesion == 1)
+        if blood.sum() >= _REMOTE_PX_MIN:
+            bloods[index] = np.median(plane[blood])
+        if remote.sum() >= _REMOTE_PX_MIN:
+            zeros[index] = np.median(plane[remote])
+        if infarct.sum() >= _SCAR_PX_MIN:
+            scars[index] = np.percentile(plane[infarct], 90)
+    contrast = bloods - zeros
+    known = contrast[np.isfinite(contrast)]
+    usual = max(float(np.median(known)), 1e-3) if known.size else 0.1
+    zeros = np.where(np.isfinite(zeros), zeros, bloods - usual)
+    zeros = np.where(np.isfinite(zeros), zeros, np.median(image, axis=(1, 2)))
+    contrast = np.where(np.isfinite(contrast), np.maximum(contrast, _BLOOD_MIN * usual), usual)
+    over = (scars - zeros) / contrast
+    over = over[np.isfinite(over)]
+    dense = float(np.clip(np.median(over), *_SCAR_OVER_BLOOD)) if over.size else 1 / BLOOD
+    unit = dense * contrast
+    return np.clip((image - zeros[:, None, None]) / unit[:, None, None], -0.5, 1.5).astype(np.float32)
 
 
 def training_hearts(paths: Sequence[Path]) -> Iterator[TrainingHeart]:
@@ -281,20 +361,33 @@ class _Batch:
     lesion: torch.Tensor
     muscle: torch.Tensor
     """(N, 64, 64) each; muscle true and undisturbed."""
+    real: torch.Tensor
+    """(N,) bool: the target is a patient's image, and like the cine in the left ventricle alone."""
 
     def to(self, device: str) -> _Batch:
-        return _Batch(*(part.to(device) for part in (self.inputs, self.target, self.lesion, self.muscle)))
+        parts = (self.inputs, self.target, self.lesion, self.muscle, self.real)
+        return _Batch(*(part.to(device) for part in parts))
 
 
-def _batch(
-    hearts: Sequence[TrainingHeart], infarcts: Sequence[TrainingHeart], recipe: EnhancementRecipe, seed: int, step: int
-) -> _Batch:
+def _drawn_heart(hearts: Hearts, recipe: EnhancementRecipe, rng: np.random.Generator) -> TrainingHeart:
+    phantoms = hearts.all or hearts.infarcts
+    if hearts.patients and (not phantoms or rng.random() < recipe.patient_share):
+        # Every patient as often, however many cines were simulated of each.
+        group: Sequence[TrainingHeart] = hearts.patients
+    elif hearts.infarcts and (not hearts.all or rng.random() < recipe.infarct_share):
+        group = hearts.infarcts
+    else:
+        group = hearts.all
+    return group[int(rng.integers(len(group)))]
+
+
+def _batch(hearts: Hearts, recipe: EnhancementRecipe, seed: int, step: int) -> _Batch:
     """Slices of one step, a function of seed and step."""
     rng = np.random.default_rng((seed, step))
-    plans, truths = [], []
+    plans, truths, real = [], [], []
     for _ in range(recipe.batch):
-        group = infarcts if infarcts and (not hearts or rng.random() < recipe.infarct_share) else hearts
-        heart = group[int(rng.integers(len(group)))]
+        heart = _drawn_heart(hearts, recipe, rng)
+        real.append(bool(heart.case))
         place = int(rng.integers(heart.crop.slices))
         plans.append(describe(heart.crop, np.array([place])))
         truths.append(np.stack([heart.target[place], heart.lesion[place], heart.crop.muscle[place]]).astype(np.float32))
@@ -312,7 +405,13 @@ def _batch(
         inputs[:, MOMENTS + 3 : len(CHANNELS) - 7] = 0
         inputs[:, len(CHANNELS) - 6] = 0
     truth = functional.grid_sample(torch.from_numpy(np.stack(truths)), field_grid(plan), align_corners=False)
-    return _Batch(inputs, truth[:, 0], (truth[:, 1] > 0.5).float(), (truth[:, 2] > 0.5).float())
+    return _Batch(
+        inputs,
+        truth[:, 0],
+        (truth[:, 1] > 0.5).float(),
+        (truth[:, 2] > 0.5).float(),
+        torch.tensor(real, dtype=torch.bool),
+    )
 
 
 def plan_whole(plan: SlicePlan) -> torch.Tensor:
@@ -321,10 +420,12 @@ def plan_whole(plan: SlicePlan) -> torch.Tensor:
 
 
 def _weights(batch: _Batch) -> torch.Tensor:
-    """Weight of each pixel of the image: muscle most, then what lies beside it."""
+    """Weight of each pixel of the image: muscle most, then what lies beside it; of a real image its ventricle alone."""
     near = functional.max_pool2d(batch.muscle[:, None], 3, 1, 1)[:, 0]
+    cavity = batch.inputs[:, MOMENTS + 1].clamp(0, 1)
     heart = (batch.inputs[:, MOMENTS + 1] + batch.inputs[:, MOMENTS + 2]).clamp(0, 1)
-    return 0.15 + 0.5 * heart + 3 * near
+    around = torch.where(batch.real[:, None, None], 0.5 * cavity, 0.15 + 0.5 * heart)
+    return around + 3 * near
 
 
 def _guess_loss(network: torch.nn.Module, batch: _Batch, recipe: EnhancementRecipe) -> torch.Tensor:
@@ -365,15 +466,55 @@ class Hearts:
     Attributes
     ----------
     all, infarcts : tuple of TrainingHeart
-        Hearts of every disease, and acute infarcts.
+        Phantoms of every disease, and of acute infarcts.
     cases : tuple of str
     held_out : tuple of str
+    patients : tuple of TrainingHeart
+        Semi-synthetic pairs; several of one patient differ in the simulated cine.
     """
 
     all: tuple[TrainingHeart, ...]
     infarcts: tuple[TrainingHeart, ...]
     cases: tuple[str, ...]
     held_out: tuple[str, ...]
+    patients: tuple[TrainingHeart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Patients:
+    """Which patients of EMIDEC give semi-synthetic pairs.
+
+    Attributes
+    ----------
+    data : Path
+        Folder with ``images`` and ``labels``.
+    draws : int
+        Cines that are simulated of each patient.
+    """
+
+    data: Path
+    draws: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """Trained networks that a run goes on from.
+
+    Attributes
+    ----------
+    models : Path
+        Folder that holds their folders.
+    rate : float
+        Learning rate of the first guess; the refiner has half of it.
+    """
+
+    models: Path
+    rate: float = 5e-4
+
+
+def case_name(identifier: str) -> str:
+    """Name that a patient of EMIDEC has in the card of a network."""
+    return _PATIENT + identifier
 
 
 def prepare_hearts(
@@ -382,19 +523,28 @@ def prepare_hearts(
     infarct_seeds: Sequence[int] = (),
     report: Callable[[int, int], None] | None = None,
     workers: int = 1,
+    patients: Patients | None = None,
 ) -> Hearts:
-    """Hearts of the seeds that weights may be fitted to; clips that the folder lacks are made.
+    """Hearts that weights may be fitted to; clips that the folder lacks are made.
 
     Parameters
     ----------
     clips : Path
         Folder of :func:`pack_clips`.
     seeds, infarct_seeds : sequence of int
-        Hearts of every disease, and acute infarcts. The last 15 % of each are held out.
+        Phantoms of every disease, and of acute infarcts. The last 15 % of each are held out.
     report : callable
-        Is called with the phantoms done and wanted.
+        Is called with the hearts done and wanted.
     workers : int
         Processes that make clips.
+    patients : Patients or None
+        Semi-synthetic pairs of those patients that weights may be fitted to
+        (:attr:`pipelines.training.semi_synthetic.Part.TRAINING`).
+
+    Raises
+    ------
+    EmidecLayoutError
+        The folder of the patients does not hold EMIDEC as PNG slices.
     """
     parts = []
     cases: list[str] = []
@@ -406,7 +556,14 @@ def prepare_hearts(
         parts.append(tuple(training_hearts(files)))
         cases += [f"phantom-{seed}" for seed in kept]
         held += [f"phantom-{seed}" for seed in sorted(out)]
-    return Hearts(parts[0], parts[1], tuple(cases), tuple(held))
+    pairs: tuple[TrainingHeart, ...] = ()
+    if patients is not None:
+        known = tuple(find_cases(patients.data))
+        files = pack_patients(clips, patients.data, Part.TRAINING, patients.draws, workers=workers, report=report)
+        pairs = tuple(training_hearts(files))
+        cases += [case_name(one) for one in part_of(known, Part.TRAINING)]
+        held += [case_name(one) for part in (Part.HELD_OUT, Part.REPORTED) for one in part_of(known, part)]
+    return Hearts(parts[0], parts[1], tuple(cases), tuple(held), pairs)
 
 
 def train_first_guess(
@@ -418,6 +575,7 @@ def train_first_guess(
     device: str = "cpu",
     resume: bool = True,
     recipe: EnhancementRecipe | None = None,
+    go_on: Continuation | None = None,
     stop_after: int | None = None,
     report: Callable[[Progress], None] | None = None,
     command: str = "dicom-node train synthetic-enhancement",
@@ -431,6 +589,8 @@ def train_first_guess(
         Receives ``checkpoint.safetensors``, ``weights.safetensors`` and ``card.yaml``.
     steps : int or None
         Steps in all; the recipe's own number by default.
+    go_on : Continuation or None
+        Begin with the weights of a trained network instead of random ones.
     stop_after : int or None
         Stop after this step, to go on later.
     command : str
@@ -439,7 +599,8 @@ def train_first_guess(
     Raises
     ------
     ValueError
-        Nothing to train on, or a checkpoint of another run.
+        Nothing to train on, a checkpoint of another run, or weights to go on from that do not fit or have seen hearts
+        that are held out.
     """
     recipe = recipe or EnhancementRecipe()
     architecture = UNetArchitecture(
@@ -458,14 +619,13 @@ def train_first_guess(
     torch.manual_seed(seed)
     return _train(
         _Run(GUESS_MODEL, task, summary, outputs, architecture, command),
-        lambda network, step: _guess_loss(
-            network, _batch(hearts.all, hearts.infarcts, recipe, seed, step).to(device), recipe
-        ),
+        lambda network, step: _guess_loss(network, _batch(hearts, recipe, seed, step).to(device), recipe),
         hearts,
         output,
         recipe,
         recipe.steps if steps is None else steps,
-        recipe.peak_rate,
+        recipe.peak_rate if go_on is None else go_on.rate,
+        models=None if go_on is None else go_on.models,
         seed=seed,
         device=device,
         resume=resume,
@@ -484,6 +644,7 @@ def train_refiner(
     device: str = "cpu",
     resume: bool = True,
     recipe: EnhancementRecipe | None = None,
+    go_on: Continuation | None = None,
     stop_after: int | None = None,
     report: Callable[[Progress], None] | None = None,
     command: str = "dicom-node train synthetic-enhancement",
@@ -516,13 +677,14 @@ def train_refiner(
             command,
         ),
         lambda network, step: _refiner_loss(
-            network, guesser, _batch(hearts.all, hearts.infarcts, recipe, seed + 1, step).to(device), seed, step
+            network, guesser, _batch(hearts, recipe, seed + 1, step).to(device), seed, step
         ),
         hearts,
         output,
         recipe,
         recipe.refiner_steps if steps is None else steps,
-        recipe.refiner_rate,
+        recipe.refiner_rate if go_on is None else go_on.rate / 2,
+        models=None if go_on is None else go_on.models,
         seed=seed,
         device=device,
         resume=resume,
@@ -552,37 +714,92 @@ def _train(
     steps: int,
     rate: float,
     *,
+    models: Path | None,
     seed: int,
     device: str,
     resume: bool,
     stop_after: int | None,
     report: Callable[[Progress], None] | None,
 ) -> TrainingResult:
-    if steps < 1 or not (hearts.all or hearts.infarcts):
-        raise ValueError(f"{steps} steps on {len(hearts.cases)} phantoms: at least one of each")
+    if steps < 1 or not (hearts.all or hearts.infarcts or hearts.patients):
+        raise ValueError(f"{steps} steps on {len(hearts.cases)} hearts: at least one of each")
     network = run.architecture.build()
+    earlier = None if models is None else _put_in_weights(models, network, run.model, hearts.held_out)
     card = output / "card.yaml"
     decisive = {name: value for name, value in asdict(recipe).items() if not name.endswith("steps")}
+    before = {} if earlier is None else {"weights before": earlier.weights_sha256, "rate": rate}
     trained = train_steps(
         network,
         lambda step: loss(network, step),
         clip=1.0,
         peak_rate=rate,
         steps=steps,
-        settings={"model": run.model, "recipe": decisive, "hearts": len(hearts.cases), "seed": seed},
+        settings={"model": run.model, "recipe": decisive, "hearts": len(hearts.cases), "seed": seed} | before,
         output=output,
         device=device,
         resume=resume,
         stop_after=stop_after,
         report=report,
-        kept=lambda done, sha256: write_card(_card(run, sha256, hearts, done), card),
+        kept=lambda done, sha256: write_card(_card(run, sha256, hearts, done, earlier), card),
     )
     return TrainingResult(
         run.model, steps, hearts.cases, hearts.held_out, trained.loss, trained.path, card, trained.sha256
     )
 
 
-def _card(run: _Run, sha256: str, hearts: Hearts, steps: int) -> ModelCard:
+def _put_in_weights(models: Path, network: torch.nn.Module, model: str, held_out: Sequence[str]) -> ModelCard:
+    """Put the weights of a trained network into a new one, and return their card."""
+    try:
+        loaded = load_model(model, root=models)
+    except ModelUnavailable as error:
+        raise ValueError(f"training cannot go on from {models}: {error}") from error
+    seen = sorted(set(loaded.card.training.cases) & set(held_out))
+    if seen:
+        raise ValueError(
+            f"training cannot go on from {models / model}: it has seen {len(seen)} of the hearts kept out, such as "
+            f"{seen[0]}"
+        )
+    try:
+        network.load_state_dict(loaded.network.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"training cannot go on from {models / model}: its network has other layers") from error
+    return loaded.card
+
+
+def _training_data(run: _Run, hearts: Hearts, steps: int, earlier: ModelCard | None) -> TrainingData:
+    """What a card says of the hearts, of those of earlier weights too."""
+    cases = hearts.cases if earlier is None else tuple(dict.fromkeys((*earlier.training.cases, *hearts.cases)))
+    patients = sum(case.startswith(_PATIENT) for case in cases)
+    name = f"{len(cases) - patients} simulated hearts"
+    split = (
+        f"by seed: {sum(not case.startswith(_PATIENT) for case in hearts.held_out)} of the last seeds held out for "
+        "validation and calibration; figures are reported on other seeds"
+    )
+    if patients:
+        name += f", {patients} patients of EMIDEC with a cine simulated from their anatomy"
+        split += "; by patient: every third of EMIDEC is reported on, every fifth of the others held out for decisions"
+    if earlier is not None:
+        split += (
+            f"; went on from version {earlier.version}, SHA-256 {earlier.weights_sha256}, "
+            f"{earlier.training.steps} steps: {earlier.training.command}"
+        )
+    source = "pipelines/phantom, docs/phantom.md; the default law of motion and scar"
+    if patients:
+        source += "; Lalande et al., Data 2020, doi:10.3390/data5040089"
+    return TrainingData(
+        name=name,
+        licence=f"Apache-2.0 (simulated), {_PATIENTS_LICENCE} (EMIDEC)" if patients else "Apache-2.0",
+        source=source,
+        cases=cases,
+        split=split,
+        steps=steps,
+        command=run.command,
+    )
+
+
+def _card(run: _Run, sha256: str, hearts: Hearts, steps: int, earlier: ModelCard | None) -> ModelCard:
+    training = _training_data(run, hearts, steps, earlier)
+    patients = any(case.startswith(_PATIENT) for case in training.cases)
     names = (
         CHANNELS
         if run.model == GUESS_MODEL
@@ -593,9 +810,9 @@ def _card(run: _Run, sha256: str, hearts: Hearts, steps: int) -> ModelCard:
     )
     return ModelCard(
         name=run.model,
-        version="0.1.0",
+        version="0.2.0" if patients else "0.1.0",
         task=run.task,
-        licence="Apache-2.0",
+        licence=_PATIENTS_LICENCE if patients else "Apache-2.0",
         weights_sha256=sha256,
         summary=run.summary,
         input=InputSpecification(
@@ -609,18 +826,11 @@ def _card(run: _Run, sha256: str, hearts: Hearts, steps: int) -> ModelCard:
         output=run.outputs,
         label_weights=(),
         architecture=run.architecture,
-        training=TrainingData(
-            name=f"{len(hearts.cases)} simulated hearts",
-            licence="Apache-2.0",
-            source="pipelines/phantom, docs/phantom.md; the default law of motion and scar",
-            cases=hearts.cases,
-            split=f"by seed: {len(hearts.held_out)} of the last seeds held out for validation and calibration; figures "
-            "are reported on other seeds",
-            steps=steps,
-            command=run.command,
-        ),
+        training=training,
         limits=(
-            "Trained on simulated hearts only: nothing here has been shown on patients.",
+            "Trained on simulated cines only: nothing here has been shown on patients."
+            if patients
+            else "Trained on simulated hearts only: nothing here has been shown on patients.",
             "What it shows of scar follows from motion, thickness and grey values of cine by the law of the simulator; "
             "where a patient's scar does not show in these, it cannot be seen.",
             "Stunned and hibernating muscle moves like scar.",
@@ -629,5 +839,6 @@ def _card(run: _Run, sha256: str, hearts: Hearts, steps: int) -> ModelCard:
             "Anything but research: not for deciding on treatment, nor instead of contrast-enhanced imaging where that "
             "can be had.",
             "Images other than short-axis balanced steady-state free precession cine.",
+            *(("Commercial use: the weights inherit the licence of their training data.",) if patients else ()),
         ),
     )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipelines.models.registry import load_model
 from pipelines.synthetic_enhancement import sequence
+from pipelines.synthetic_enhancement.calibration import FILE
 from pipelines.synthetic_enhancement.network import GUESS_MODEL, REFINER_MODEL
 from pipelines.training.enhancement_calibration import calibrate
 from pipelines.training.scar_sequence import train_scar_sequence
 from pipelines.training.steps import Progress, TrainingResult
 from pipelines.training.synthetic_enhancement import (
+    Continuation,
     EnhancementRecipe,
+    Patients,
     prepare_hearts,
     train_first_guess,
     train_refiner,
@@ -34,6 +39,9 @@ def train_synthetic_enhancement(
     device: str = "cpu",
     resume: bool = True,
     recipe: EnhancementRecipe | None = None,
+    patients: Patients | None = None,
+    go_on: Continuation | None = None,
+    calibrated: bool = True,
     stop_after: int | None = None,
     report: Callable[[str, Progress], None] | None = None,
     report_packing: Callable[[int, int], None] | None = None,
@@ -50,6 +58,13 @@ def train_synthetic_enhancement(
         Phantoms of every disease, and acute infarcts; the last 15 % of each are held out.
     steps, refiner_steps, sequence_steps : int or None
         Steps in all; the recipes' own numbers by default.
+    patients : Patients or None
+        Semi-synthetic pairs to learn from beside phantoms; ``recipe.patient_share`` is how often.
+    go_on : Continuation or None
+        Go on from trained networks. The reader of sequences is then taken over as it is.
+    calibrated : bool
+        Calibrate at the end; without, networks that went on from others have no calibration of their own until
+        :func:`pipelines.training.enhancement_calibration.recalibrate` made it.
     stop_after : int or None
         Stop each network after this step, to go on later; nothing is calibrated then.
     report, report_packing : callable
@@ -58,16 +73,20 @@ def train_synthetic_enhancement(
     Raises
     ------
     ValueError
-        Nothing to train on, or a checkpoint of another run.
+        Nothing to train on, a checkpoint of another run, or networks that cannot be gone on from.
     """
     recipe = recipe or EnhancementRecipe()
-    hearts = prepare_hearts(clips, seeds, infarct_seeds, report_packing)
+    hearts = prepare_hearts(clips, seeds, infarct_seeds, report_packing, patients=patients)
     command = (
         f"dicom-node train synthetic-enhancement --phantoms {len(seeds)} --phantom-seed {min(seeds, default=0)} "
         f"--infarcts {len(infarct_seeds)} --infarct-seed {min(infarct_seeds, default=0)} "
         f"--steps {steps or recipe.steps} --refiner-steps "
         f"{recipe.refiner_steps if refiner_steps is None else refiner_steps} --seed {seed}"
     )
+    if patients is not None:
+        command += f" --emidec DIR --emidec-share {recipe.patient_share} --emidec-draws {patients.draws}"
+    if go_on is not None:
+        command += f" --from-model MODELS --rate {go_on.rate}"
 
     def said(model: str) -> Callable[[Progress], None] | None:
         return None if report is None else lambda progress: report(model, progress)
@@ -80,6 +99,7 @@ def train_synthetic_enhancement(
         device=device,
         resume=resume,
         recipe=recipe,
+        go_on=go_on,
         stop_after=stop_after,
         report=said(GUESS_MODEL),
         command=command,
@@ -94,21 +114,32 @@ def train_synthetic_enhancement(
         device=device,
         resume=resume,
         recipe=recipe,
+        go_on=go_on,
         stop_after=stop_after,
         report=said(REFINER_MODEL),
         command=command,
     )
-    third = train_scar_sequence(
-        hearts,
-        output / sequence.MODEL,
-        steps=sequence_steps,
-        seed=seed,
-        device=device,
-        resume=resume,
-        stop_after=stop_after,
-        report=said(sequence.MODEL),
-        command=command,
-    )
-    if stop_after is None:
+    results = [first, second]
+    if go_on is None:
+        results.append(
+            train_scar_sequence(
+                # Pieces of wall are told to be scar by motion alone: pairs of a simulated cine add shapes, not motion.
+                replace(hearts, patients=()),
+                output / sequence.MODEL,
+                steps=sequence_steps,
+                seed=seed,
+                device=device,
+                resume=resume,
+                stop_after=stop_after,
+                report=said(sequence.MODEL),
+                command=command,
+            )
+        )
+    else:
+        shutil.copytree(go_on.models / sequence.MODEL, output / sequence.MODEL, dirs_exist_ok=True)
+        before, own = (folder / GUESS_MODEL / FILE for folder in (go_on.models, output))
+        if before.is_file() and not own.is_file():
+            shutil.copyfile(before, own)
+    if calibrated and stop_after is None:
         calibrate(output, clips, seeds, hearts, device=device, seed=seed, report=report_packing, command=command)
-    return first, second, third
+    return tuple(results)

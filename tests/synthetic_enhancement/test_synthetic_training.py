@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import torch
 from synthetic_hearts import ring_clips
 
 from pipelines.models.precision import Precision
-from pipelines.models.registry import ModelUnavailable, load_model
+from pipelines.models.registry import PACKAGED, ModelUnavailable, load_model
 from pipelines.segmentation.labels import Label
 from pipelines.synthetic_enhancement import sequence
-from pipelines.synthetic_enhancement.calibration import Logistic, logit
+from pipelines.synthetic_enhancement.calibration import FILE, Logistic, found_calibration, logit
 from pipelines.synthetic_enhancement.features import SIZE, describe, slice_inputs
 from pipelines.synthetic_enhancement.load import load_networks
 from pipelines.synthetic_enhancement.network import GUESS_MODEL, REFINER_MODEL, draw_samples, guess
@@ -25,12 +26,16 @@ from pipelines.synthetic_enhancement.predictors import (
     slice_predictors,
 )
 from pipelines.training import synthetic_enhancement as training
+from pipelines.training import synthetic_run
 from pipelines.training.enhancement_calibration import _fit, _recalibrated, calibrate, clip_stack
 from pipelines.training.scar_sequence import SequenceRecipe, train_scar_sequence
 from pipelines.training.synthetic_enhancement import (
+    Continuation,
     EnhancementRecipe,
     Hearts,
+    case_name,
     held_out_seeds,
+    normalised_slices,
     train_first_guess,
     train_refiner,
     training_heart,
@@ -106,11 +111,11 @@ def test_samples_depend_on_the_seed_alone_and_scatter(hearts: Hearts, trained: P
 
 
 def test_batches_are_a_function_of_seed_and_step_and_keep_truth_on_the_wall(hearts: Hearts) -> None:
-    first, again, other = (training._batch(hearts.all, (), SMALL, 5, step) for step in (1, 1, 2))
+    first, again, other = (training._batch(replace(hearts, infarcts=()), SMALL, 5, step) for step in (1, 1, 2))
     assert torch.equal(first.inputs, again.inputs)
     assert not torch.equal(first.inputs, other.inputs)
     for step in range(8):
-        batch = training._batch(hearts.infarcts, (), SMALL, 0, step)
+        batch = training._batch(replace(hearts, all=hearts.infarcts, infarcts=()), SMALL, 0, step)
         told, true = batch.inputs[:, 8], batch.muscle
         overlap = 2 * (told * true).sum() / (told.sum() + true.sum())
         assert overlap > 0.6, "the disturbed wall lies where the true one was turned and shifted to"
@@ -118,12 +123,124 @@ def test_batches_are_a_function_of_seed_and_step_and_keep_truth_on_the_wall(hear
 
 
 def test_ablation_tells_no_motion(hearts: Hearts) -> None:
-    batch = training._batch(hearts.all, (), replace(SMALL, image_only=True), 5, 1)
+    batch = training._batch(replace(hearts, infarcts=()), replace(SMALL, image_only=True), 5, 1)
     named = dict(zip(training.CHANNELS, batch.inputs.unbind(1), strict=True))
     assert not named["loss of area at end systole"].any()
     assert not named["thickening at end systole"].any()
     assert named["muscle"].any()
     assert named["image at end systole"].any()
+
+
+@pytest.fixture(scope="module")
+def pairs(hearts: Hearts) -> Hearts:
+    """Phantoms, and a ring whose late enhancement is taken for a patient's."""
+    ring = ring_clips(11, scarred=True)
+    patient = training_heart(replace(ring, facts=ring.facts | {"case": "P1"}))
+    cases = (*hearts.cases, case_name("P1"))
+    return replace(hearts, cases=cases, held_out=(*hearts.held_out, case_name("P2")), patients=(patient,))
+
+
+def test_slices_that_were_scaled_each_by_themselves_come_back_to_one_scale() -> None:
+    ring = ring_clips(5, scarred=True)
+    image = ring.enhancement.astype(np.float32)
+    plain = normalised_slices(image, ring.labels[0], ring.lesions)
+    muscle, scar = ring.labels[0] == Label.MYO, ring.lesions > 0
+    assert np.median(plain[muscle & ~scar]) == pytest.approx(0, abs=0.05)
+    assert np.percentile(plain[scar], 90) == pytest.approx(1, abs=0.1)
+    gain, offset = np.array([0.6, 1.6, 1.0, 2.0])[:, None, None], np.array([0.6, -0.2, 0.1, 0.5])[:, None, None]
+    stretched = normalised_slices((gain * image + offset).astype(np.float32), ring.labels[0], ring.lesions)
+    assert np.allclose(stretched, plain, atol=1e-3)
+
+
+def test_a_slice_that_is_all_scar_takes_its_zero_from_its_blood() -> None:
+    ring = ring_clips(5, scarred=True)
+    image = ring.enhancement.astype(np.float32)
+    lesions = ring.lesions.copy()
+    lesions[1] = ring.labels[0, 1] == Label.MYO
+    image[1][lesions[1] > 0] = image[2][ring.lesions[2] > 0].mean()
+    found = normalised_slices(image, ring.labels[0], lesions)
+    assert np.median(found[1][lesions[1] > 0]) == pytest.approx(1, abs=0.15)
+
+
+def test_of_a_real_image_only_the_left_ventricle_is_learnt(pairs: Hearts) -> None:
+    """What lies beside it is the patient's on one side and the simulator's on the other."""
+    outlines = ~np.isin(ring_clips(11, scarred=True).labels[0], (Label.MYO, Label.LV))
+    away = outlines & ~training.ndimage.binary_dilation(~outlines, np.ones((1, 13, 13), bool))
+    (patient,) = pairs.patients
+
+    def loss(heart: training.TrainingHeart) -> float:
+        group = Hearts((), (), pairs.cases, (), (heart,))
+        torch.manual_seed(0)
+        network = load_model(GUESS_MODEL).card.architecture.build().eval()
+        with torch.inference_mode():
+            return float(training._guess_loss(network, training._batch(group, SMALL, 3, 0), SMALL))
+
+    changed = replace(patient, target=np.where(away, np.float16(1.5), patient.target))
+    assert loss(changed) == pytest.approx(loss(patient), abs=1e-6)
+    assert loss(replace(changed, case="")) > loss(replace(patient, case="")) + 0.01
+
+
+def test_patients_are_drawn_as_often_as_the_recipe_says(pairs: Hearts) -> None:
+    rng = np.random.default_rng(0)
+    drawn = [training._drawn_heart(pairs, replace(SMALL, patient_share=0.25), rng).case for _ in range(2000)]
+    assert np.mean([case == "P1" for case in drawn]) == pytest.approx(0.25, abs=0.03)
+    assert not any(training._drawn_heart(pairs, replace(SMALL, patient_share=0.0), rng).case for _ in range(50))
+
+
+def test_a_run_on_pairs_goes_on_from_trained_weights_and_its_card_says_so(
+    pairs: Hearts, trained: Path, tmp_path: Path
+) -> None:
+    go_on = Continuation(trained, 1e-6)
+    train_first_guess(pairs, tmp_path / GUESS_MODEL, steps=2, recipe=SMALL, go_on=go_on)
+    before, after = (load_model(GUESS_MODEL, root=root) for root in (trained, tmp_path))
+    moved = max(
+        float((new - old).detach().abs().max())
+        for old, new in zip(before.network.parameters(), after.network.parameters(), strict=True)
+    )
+    assert 0 < moved < 1e-4, "at this rate two steps hardly move a weight"
+    assert after.card.training.cases == ("ring-0", "ring-1", "ring-2", "ring-3", "emidec-P1")
+    assert "4 simulated hearts, 1 patients of EMIDEC" in after.card.training.name
+    assert before.card.weights_sha256 in after.card.training.split
+    assert after.card.licence == "CC-BY-NC-SA-4.0"
+    assert any("Commercial" in sentence for sentence in after.card.not_for)
+    whole = train_first_guess(pairs, tmp_path / "whole", steps=4, recipe=SMALL, go_on=go_on)
+    train_first_guess(pairs, tmp_path / "parts", steps=4, recipe=SMALL, go_on=go_on, stop_after=2)
+    parts = train_first_guess(pairs, tmp_path / "parts", steps=4, recipe=SMALL, go_on=go_on)
+    assert parts.weights_sha256 == whole.weights_sha256
+    with pytest.raises(ValueError, match="another rate"):
+        train_first_guess(pairs, tmp_path / "parts", steps=4, recipe=SMALL, go_on=Continuation(trained, 1e-3))
+
+
+def test_weights_that_cannot_be_gone_on_from_are_refused(pairs: Hearts, trained: Path, tmp_path: Path) -> None:
+    seen = replace(pairs, held_out=("ring-2",))
+    with pytest.raises(ValueError, match="it has seen 1 of the hearts kept out, such as ring-2"):
+        train_first_guess(seen, tmp_path, steps=2, recipe=SMALL, go_on=Continuation(trained))
+    wider = replace(SMALL, features=(16, 8, 8, 8, 8, 8))
+    with pytest.raises(ValueError, match="other layers"):
+        train_first_guess(pairs, tmp_path, steps=2, recipe=wider, go_on=Continuation(trained))
+    with pytest.raises(ValueError, match="cannot go on from"):
+        train_first_guess(pairs, tmp_path, steps=2, recipe=SMALL, go_on=Continuation(tmp_path / "nothing"))
+
+
+def test_a_run_that_goes_on_keeps_the_reader_of_sequences_and_can_be_calibrated(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: Hearts
+) -> None:
+    models, output = tmp_path / "models", tmp_path / "runs"
+    shutil.copytree(trained, models)
+    packaged = load_model(GUESS_MODEL).card
+    shutil.copyfile(PACKAGED / GUESS_MODEL / FILE, models / GUESS_MODEL / FILE)
+    monkeypatch.setattr(synthetic_run, "prepare_hearts", lambda *_, **__: pairs)
+    results = synthetic_run.train_synthetic_enhancement(
+        output, clips=tmp_path, seeds=range(4), steps=1, refiner_steps=1, recipe=SMALL, go_on=Continuation(models),
+        calibrated=False,
+    )  # fmt: skip
+    assert [one.model for one in results] == [GUESS_MODEL, REFINER_MODEL]
+    third = (root / sequence.MODEL / "weights.safetensors" for root in (models, output))
+    assert len({path.read_bytes() for path in third}) == 1
+    assert found_calibration(output / GUESS_MODEL).weights_sha256 == packaged.weights_sha256
+    with pytest.raises(ModelUnavailable, match="calibrate again"):
+        load_networks(root=output)
+    assert "--from-model" in load_model(GUESS_MODEL, root=output).card.training.command
 
 
 def test_the_last_seeds_are_held_out() -> None:

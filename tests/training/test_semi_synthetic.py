@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipelines.late_enhancement.labels import Tissue
 from pipelines.phantom.anatomy import Anatomy
@@ -16,8 +18,18 @@ from pipelines.phantom.study import ENHANCEMENT_GREY, PSIR_ZERO, PhantomStudy
 from pipelines.phantom.tables import ANGLES
 from pipelines.phantom.truth import PhantomTruth, measure_truth
 from pipelines.segmentation.labels import Label
-from pipelines.training.emidec import ASSUMED_PITCH_MM, EmidecCase
-from pipelines.training.semi_synthetic import place, semi_synthetic_recipe, semi_synthetic_study
+from pipelines.training.emidec import ASSUMED_PITCH_MM, EmidecCase, find_cases, read_case
+from pipelines.training.heart_clips import read_clips
+from pipelines.training.semi_synthetic import (
+    Part,
+    pack_patients,
+    part_of,
+    place,
+    semi_synthetic_recipe,
+    semi_synthetic_study,
+    upright,
+)
+from pipelines.training.synthetic_enhancement import training_heart
 
 STRETCH = 1.8
 """Columns of the drawn case show a millimetre on this many times as many pixels as rows do."""
@@ -116,6 +128,9 @@ def test_same_case_and_law_give_the_same_study(study: PhantomStudy) -> None:
     other = semi_synthetic_recipe(drawn_case(), PESSIMISTIC_LAW)
     assert replace(other, law=study.recipe.law) == study.recipe
     assert semi_synthetic_recipe(drawn_case(name="another")).seed != study.recipe.seed
+    drawn_again = semi_synthetic_recipe(drawn_case(), draw=1)
+    assert drawn_again.seed != study.recipe.seed
+    assert drawn_again.disease is study.recipe.disease
 
 
 def test_patients_without_an_infarct_are_healthy_or_have_stunned_muscle() -> None:
@@ -146,3 +161,66 @@ def test_an_anatomy_must_have_a_wall() -> None:
         Anatomy(10.0, radius, radius, (nothing, nothing), (nothing, nothing))
     with pytest.raises(ValueError, match="three slices"):
         Anatomy(10.0, radius[:2], radius[:2] + 8, (nothing[:2],) * 2, (nothing[:2],) * 2)
+
+
+def test_every_patient_belongs_to_one_part_and_the_reported_ones_to_no_other() -> None:
+    names = [f"Case_{number:03}" for number in range(79)]
+    parts = {part: part_of(names[::-1], part) for part in Part}
+    assert parts[Part.REPORTED] == tuple(names[::3])
+    assert sorted(name for part in parts.values() for name in part) == names
+    assert [len(parts[part]) for part in (Part.REPORTED, Part.HELD_OUT, Part.TRAINING)] == [27, 11, 41]
+
+
+def test_images_as_stored_are_put_as_a_reader_sees_a_short_axis() -> None:
+    """Stored: the right ventricle at the bottom, the anterior wall on the right."""
+    stored = np.zeros((1, 4, 6), np.float32)
+    stored[0, 3, 2], stored[0, 1, 5] = 1, 2
+    found = upright(EmidecCase("one", stored, stored.astype(np.uint8)))
+    assert found.pixels.shape == (1, 6, 4)
+    right_ventricle, anterior = np.argwhere(found.pixels[0] == 1)[0], np.argwhere(found.pixels[0] == 2)[0]
+    assert right_ventricle.tolist() == [3, 0], "on the left"
+    assert anterior.tolist() == [0, 2], "at the top"
+    assert np.array_equal(found.labels, found.pixels)
+    assert np.array_equal(upright(found).pixels, stored)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three drawn cases in EMIDEC's layout: one of each part."""
+    folder = tmp_path_factory.mktemp("emidec")
+    for number in range(3):
+        case = upright(drawn_case())
+        for kind, images in (("images", case.pixels), ("labels", case.labels)):
+            (folder / kind).mkdir(exist_ok=True)
+            for index, image in enumerate(images):
+                Image.fromarray(image.astype(np.uint8)).save(folder / kind / f"Case_P{number}_slice{index:03}.png")
+    return folder
+
+
+def test_pairs_for_training_are_of_the_training_part_and_made_once(folder: Path, tmp_path: Path) -> None:
+    (wanted,) = part_of(tuple(find_cases(folder)), Part.TRAINING)
+    files = pack_patients(tmp_path, folder, Part.TRAINING, 2)
+    assert [path.name for path in files] == [f"emidec-default-v1-{wanted}-{draw}.npz" for draw in range(2)]
+    written = [path.stat().st_mtime_ns for path in files]
+    assert pack_patients(tmp_path, folder, Part.TRAINING, 2) == files
+    assert [path.stat().st_mtime_ns for path in files] == written, "what is there is not made again"
+    first, second = read_clips(files)
+    assert first.case == second.case == wanted
+    assert not np.array_equal(first.images, second.images), "another patient and scanner about the same anatomy"
+    heart = training_heart(first)
+    assert heart.case == wanted
+    assert heart.lesion.any()
+    assert not (heart.lesion & ~heart.crop.muscle).any()
+    scar, healthy = (
+        heart.target[mask].astype(np.float64) for mask in (heart.lesion, heart.crop.muscle & ~heart.lesion)
+    )
+    assert np.median(healthy) == pytest.approx(0, abs=0.1)
+    # Scar 220, remote muscle 40, obstruction darker.
+    assert np.percentile(scar, 75) == pytest.approx(1, abs=0.15)
+    # Upright as drawn, scar lies lateral: on the right.
+    assert np.argwhere(heart.lesion)[:, 2].mean() > np.argwhere(heart.crop.muscle)[:, 2].mean() + 5
+
+
+def test_the_stored_case_is_the_drawn_one_again(folder: Path) -> None:
+    read = upright(read_case(next(iter(find_cases(folder).values()))))
+    assert np.array_equal(read.labels, drawn_case().labels)

@@ -126,7 +126,7 @@ def _key_numbers(found: SyntheticEnhancement) -> tuple[str, ...]:
         said = f"below {found.operating_point:.2f}, from which enhancement is said to be there: no extent is reported."
     sentences = [
         "SYNTHETIC, NOT ACQUIRED: late enhancement as predicted from cine without a contrast agent, by a network "
-        "trained on simulated hearts.",
+        "trained on simulated cine.",
         f"Predicted: probability of any enhancement {found.study_probability:.2f}, {said}",
     ]
     return (*sentences, *(f"The synthetic image is withheld: {sentence}" for sentence in found.withheld))

@@ -23,7 +23,7 @@ from pipelines.synthetic_enhancement.findings import Extent, SyntheticEnhancemen
 __all__ = ["TRAINED_ON", "mean_deviation", "synthetic_part"]
 
 TRAINED_ON = (
-    "The network learned on simulated hearts. What it says of a patient follows from the motion and the shape of the "
+    "The network learned on simulated cine. What it says of a patient follows from the motion and the shape of the "
     "muscle; it cannot see scar that does not change them, and takes muscle that stands still for other reasons for "
     "scar."
 )

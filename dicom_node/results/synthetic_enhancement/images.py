@@ -42,7 +42,7 @@ IMAGES = {
     SyntheticImageClass.MR: ResultRole("synthetic-images-mr", 2, "AI SYNTHETIC LGE - NOT ACQUIRED"),
 }
 NOT_ACQUIRED = (
-    "SYNTHETIC - NOT ACQUIRED: predicted from cine by a network trained on simulated hearts. No contrast agent was "
+    "SYNTHETIC - NOT ACQUIRED: predicted from cine by a network trained on simulated cine. No contrast agent was "
     "given. Research use only, not for diagnosis."
 )
 _ZERO, _SCALE, _LARGEST = 300, 3000, 4095

@@ -89,7 +89,7 @@ def _strip(page: Page) -> None:
     page.rectangle(LEFT, TOP, RIGHT - LEFT, _STRIP, page.theme.bad, radius=1.4)
     middle = (LEFT + RIGHT) / 2
     page.text(middle, TOP + 6.4, TEXT, 14, color=page.theme.background, bold=True, align="center")
-    said = "Predicted from cine alone, without a contrast agent, by a network that was trained on simulated hearts."
+    said = "Predicted from cine alone, without a contrast agent, by a network that was trained on simulated cine."
     page.text(middle, TOP + 12.2, said, 9.5, color=page.theme.background, align="center")
 
 
