@@ -351,6 +351,8 @@ def conclude(
     if probability < fitted.operating_point:
         extents = no_extents(heart.muscle)
         withheld += _contradicted(on_image, probability, fitted)
+    elif not on_image.hyperintense_percent:
+        withheld += (_nothing_stands_out(probability),)
     by_sample = [
         measure_extents(sample, heart.muscle, heart.cavity, heart.weights, SPACING_MM) for sample in answer.samples
     ]
@@ -443,6 +445,17 @@ def _contradicted(on_image: Extents, probability: float, fitted: Probabilities) 
     return (
         f"The image shows enhancement of {on_image.hyperintense_percent:.0f} % of the muscle that the probability of "
         f"the heart ({probability:.2f}, {fitted.operating_point:.2f} needed) does not bear out.",
+    )
+
+
+def _nothing_stands_out(probability: float) -> str:
+    """Why an image is withheld on which nothing stands out, though the probability of the heart says muscle enhances.
+
+    Seen in the largest infarcts, which the networks paint faintly: bright and dark muscle lie too close to tell.
+    """
+    return (
+        f"The probability of the heart ({probability:.2f}) says that muscle enhances, and nothing stands out on the "
+        "image: the extent of 0 % is no measurement."
     )
 
 

@@ -241,3 +241,17 @@ def test_below_the_operating_point_there_is_no_extent_and_no_image_that_shows_on
     assert not any(one.percent or one.transmurality_percent for one in quiet.segments)
     assert quiet.image is None
     assert any("does not bear out" in sentence for sentence in quiet.withheld)
+
+
+def test_an_image_that_shows_nothing_of_what_the_probability_says_is_withheld(
+    findings: Findings, networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = networks.calibration.whole_cycle.model_copy(update={"operating_point": 0.0})
+    real = measure.measure_extents
+    monkeypatch.setattr(measure, "measure_extents", lambda image, *rest: real(np.zeros_like(image), *rest))
+    faint = _resynthesised(findings, networks, whole_cycle=usual)
+    assert faint.present
+    assert faint.hyperintense.percent == 0
+    assert faint.shown is Shown.PROBABILITY
+    assert faint.image is None
+    assert any("no measurement" in sentence for sentence in faint.withheld)
