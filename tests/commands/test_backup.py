@@ -23,7 +23,7 @@ from dicom_node.config import Peer
 from dicom_node.config_file import load_configuration
 from dicom_node.network.sender import ScuSettings, SendOutcome, send_files
 from storage import backup
-from storage.journal import unfiled
+from storage.journal import JOURNAL, await_filed, unfiled
 from storage.ledger import open_ledger
 from storage.schema import InstanceRow
 
@@ -144,6 +144,7 @@ def journal_that_fills(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Path], 
     peer = Peer(ae_title="NODE", host="127.0.0.1", port=port)
     holder = sqlite3.connect(tmp_path / "node" / "var" / "ledger.sqlite", isolation_level=None, check_same_thread=False)
     acknowledged: dict[str, Path] = {}
+    _send_until_the_journal_is_used(tmp_path / "before", configuration.storage.directory, peer)
     images = write_cine(tmp_path / "scanner", "study")
     full, over = threading.Event(), threading.Event()
 
@@ -170,6 +171,23 @@ def journal_that_fills(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Path], 
         holder.close()
         sending.join(60)
         receiver.kill()
+
+
+def _send_until_the_journal_is_used(folder: Path, directory: Path, peer: Peer) -> None:
+    """The journal is made when images come: until it is there, they take the way that waits for the ledger."""
+    folder.mkdir()
+
+    def sent() -> bool:
+        number = len(list(folder.iterdir()))
+        list(send_files(write_cine(folder / f"study {number}", f"before {number}"), peer, ScuSettings("MR1")))
+        return any(_begins_with(path, b"DNJ1") for path in (directory / JOURNAL).glob("*"))
+
+    wait_until(sent, seconds=120, what="the journal is in use")
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
 
 
 def test_a_backup_taken_with_a_full_journal_loses_nothing(tmp_path: Path, run: Run) -> None:
@@ -240,6 +258,7 @@ def test_a_damaged_image_is_told_and_the_rest_is_kept(tmp_path: Path, run: Run) 
     try:
         images = write_cine(tmp_path / "cine", "cine")
         list(send_files(images, Peer(ae_title="NODE", host="127.0.0.1", port=port), ScuSettings("MR1")))
+        assert await_filed(configuration.storage.directory, 60)
     finally:
         receiver.kill()
     stored = sorted(configuration.storage.directory.glob("instances/*/*.dcm"))
