@@ -208,7 +208,7 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 DeviceName = Annotated[str, AfterValidator(_device)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Pattern = Annotated[str, AfterValidator(check_pattern)]
-MailAddress = Annotated[str, Field(pattern=r"[^@\s<>,;]+@[^@\s<>,;]+")]
+MailAddress = Annotated[str, Field(pattern=r"^[^@\s<>,;]+@[^@\s<>,;]+$")]
 Hl7Name = Annotated[str, AfterValidator(_hl7_name)]
 """A hierarchic designator (HD): a name, or name^universal ID^type."""
 Name = Annotated[str, AfterValidator(_name)]
@@ -456,7 +456,7 @@ class StorageSettings(_Section):
 class RaySettings(_Section):
     """Where jobs run with ``execution.engine: ray``; devices, slots and threads of ``execution`` are of the other."""
 
-    address: str | None = Field(default=None, pattern=r"[^\s:/]+:\d+")
+    address: str | None = Field(default=None, pattern=r"^[^\s:/]+:\d+$")
     """``host:port`` of the head of a Ray cluster that this machine belongs to; unset starts a Ray of its own here."""
     actors: int = Field(default=1, ge=1, le=1024)
     """Each holds the models and runs one job at a time."""
@@ -963,7 +963,7 @@ class NotificationCause(enum.StrEnum):
 class NumberRule(_Section):
     """A number that people want to know of."""
 
-    number: str = Field(pattern=r"[A-Za-z][A-Za-z0-9_]*")
+    number: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     """As in ``results.json``: ``LVEF_percent``."""
     below: float | None = None
     above: float | None = None

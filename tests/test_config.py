@@ -13,9 +13,9 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from dicom_node.config import Configuration, PeerPermission, WebSettings
+from dicom_node.config import Configuration, MailAddress, NumberRule, PeerPermission, RaySettings, WebSettings
 from dicom_node.config_file import load_configuration
 from dicom_node.errors import ConfigurationError
 
@@ -281,3 +281,19 @@ def test_web_services_without_tls_are_for_this_machine_unless_said_otherwise(
     else:
         with pytest.raises(ValidationError, match="without_tls: true"):
             WebSettings.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken", "refused"),
+    [
+        (MailAddress, "node@example.org", ("Node <node@example.org>", "a@b, c@d")),
+        (RaySettings, {"address": "head:6379"}, ({"address": "ray://head:6379"}, {"address": "head:6379 or so"})),
+        (NumberRule, {"number": "EF", "below": 30}, ({"number": "E F", "below": 30}, {"number": "1EF", "below": 30})),
+    ],
+)
+def test_what_only_holds_a_right_value_is_refused(kind: type, taken: object, refused: tuple[object, ...]) -> None:
+    reader: TypeAdapter[object] = TypeAdapter(kind)
+    reader.validate_python(taken)
+    for one in refused:
+        with pytest.raises(ValidationError):
+            reader.validate_python(one)
