@@ -10,6 +10,8 @@ PEERS := dsrdump:dcmtk /usr/sbin/Orthanc:orthanc /usr/share/orthanc/plugins/libO
          curl:curl cc:gcc /usr/include/stdio.h:libc6-dev chromium:chromium node:nodejs npm:npm pdftoppm:poppler-utils \
          /usr/lib/postgresql:postgresql
 PYTEST_ARGS ?= -n 2 --dist loadgroup
+# What fails runs once more, five tests of a suite at most, and the first failure is shown: see CONTRIBUTING.md.
+ONCE_MORE := --reruns 1 --max-suite-reruns 5 --rerun-show-tracebacks
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test docs tutorials coverage mutation lint peers viewer clean
@@ -27,8 +29,8 @@ COVERED := storage dicom_node.schedule
 
 test: lint peers viewer ## Lint, type check and the whole test suite, real peers included
 	@export OMP_WAIT_POLICY=PASSIVE; status=0; set -x; \
-	$(BIN)/python -m pytest $(PYTEST_ARGS) $(COVERED_TESTS) $(COVERED:%=--cov=%) --cov-report= || status=1; \
-	$(BIN)/python -m pytest $(PYTEST_ARGS) $(COVERED_TESTS:%=--ignore=%) || status=1; set +x; \
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(ONCE_MORE) $(COVERED_TESTS) $(COVERED:%=--cov=%) --cov-report= || status=1; \
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(ONCE_MORE) $(COVERED_TESTS:%=--ignore=%) || status=1; set +x; \
 	echo "Lines of $(COVERED) that their own tests execute: $$($(BIN)/python -m coverage report --format=total) %"; \
 	exit $$status
 

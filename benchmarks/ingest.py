@@ -2,6 +2,7 @@
 
     python benchmarks/ingest.py speed [--rounds N] [--json]     images a second, CPU and memory; one and four senders
     python benchmarks/ingest.py speed --only dicom-node --against CHECKOUT     two revisions, taking turns
+    python benchmarks/ingest.py filled [--database D] [--hosts]    with millions of instances in the ledger, and empty
     python benchmarks/ingest.py nagle [--json]                  a sender that leaves Nagle's algorithm on
     python benchmarks/ingest.py delivery [--json]               results to an Orthanc as Debian ships it
     python benchmarks/ingest.py memory [--json]                 peak memory by size of the object and number of senders
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -40,9 +42,12 @@ from interop.orthanc import AE_TITLE as ORTHANC_AE_TITLE
 from interop.orthanc import Orthanc
 from interop.ports import free_port, listening, wait_until
 from interop.tools import TOOL_ENVIRONMENT, tool
+from ledger import Database, Filled, Uids, databases
+from ledger import filled as filled_ledger
+from sqlalchemy import create_engine, text
 
 from dicom_node.commands.terminal import console, print_json, table
-from dicom_node.config import Configuration, DataPath, NodeSettings, Peer, StorageSettings
+from dicom_node.config import Configuration, DataPath, Host, NodeSettings, Peer, StorageSettings
 from dicom_node.network.sender import ScuSettings, send_files
 from pipelines.phantom import PhantomRecipe, simulate, write_study
 
@@ -126,8 +131,8 @@ def send_all(sets: Sequence[Sequence[Path]], port: int, called: str, environment
 class Watch:
     """Processor time and peak memory of a process and all it started."""
 
-    def __init__(self, pid: int) -> None:
-        self._root = psutil.Process(pid)
+    def __init__(self, pid: int, *, peak: bool = True) -> None:
+        self._root, self._watches_peak = psutil.Process(pid), peak
         self._stop = threading.Event()
         self.peak_mb = 0.0
 
@@ -157,7 +162,7 @@ class Watch:
         return total
 
     def _look(self) -> None:
-        while not self._stop.wait(0.05):
+        while self._watches_peak and not self._stop.wait(0.05):
             total = 0
             for process in self._processes():
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -214,8 +219,14 @@ def node(
     durable: bool = True,
     data_path: DataPath = DataPath.DIRECT,
     checkout: Path = HERE,
+    database: str | None = None,
+    is_host: bool = False,
 ) -> Callable[[Path], contextlib.AbstractContextManager[tuple[int, int]]]:
-    """This node's receiver processes, or those of another checkout, under their supervisor, with a SQLite ledger."""
+    """This node's receiver processes, or those of another checkout, under their supervisor.
+
+    With a SQLite ledger of their own unless a ``database`` is given; as one of the ``hosts`` of a node they have no
+    journal.
+    """
 
     def start(folder: Path) -> contextlib.AbstractContextManager[tuple[int, int]]:
         configuration = Configuration(
@@ -226,16 +237,21 @@ def node(
                 receiver_processes=processes,
                 data_path=data_path,
                 maximum_pdu=MAXIMUM_PDU,
+                **({"host": "front"} if is_host else {}),
             ),
             peers={"scanner": Peer(ae_title=SCANNER)},
             storage=StorageSettings(
-                database=f"sqlite:///{folder}/ledger.sqlite", directory=folder / "instances", durable=durable
+                database=database or f"sqlite:///{folder}/ledger.sqlite",
+                directory=folder / "instances",
+                durable=durable,
             ),
+            **({"hosts": {"front": Host(roles=("receiver",))}} if is_host else {}),
         )
         file = folder / "configuration.json"
         # Another revision need not know the settings that are left as they are.
         file.write_text(configuration.model_dump_json(exclude_unset=True))
         ready = folder / "ready"
+        ready.unlink(missing_ok=True)
         command = [sys.executable, checkout / "benchmarks" / "receivers.py", file, ready]
         environment = {**os.environ, "PYTHONPATH": str(checkout)}
         return _started(command, configuration.node.port, folder / "log", environment, ready)
@@ -325,6 +341,159 @@ def speed(
             for row in rows
         ),
     )
+
+
+@dataclass(frozen=True)
+class FilledRow:
+    """One load on a ledger that holds millions of instances; medians over the rounds."""
+
+    database: Database
+    journal: bool
+    senders: int
+    instances: int
+    images_per_s: float
+    """Until all are in the ledger."""
+    empty_images_per_s: float
+    ratio: float
+    lowest_ratio: float
+    highest_ratio: float
+    cpu_us_per_image: float
+    empty_cpu_us_per_image: float
+    """Processor time of the receiver's processes, without that of a database server."""
+
+
+@app.command()
+def filled(
+    database: Annotated[list[Database], typer.Option(help="Where the ledger lives.")] = list(Database),  # noqa: B006
+    instances: Annotated[int, typer.Option(min=1, help="Instances in the full ledger.")] = 10_000_000,
+    uids: Annotated[Uids, typer.Option(help="How SOP Instance UIDs follow one another.")] = Uids.RANDOM,
+    senders: Annotated[list[int], typer.Option(help="How many send at once.")] = [1, 4],  # noqa: B006
+    each: Annotated[int, typer.Option(min=1, max=SLICES * PHASES, help="Images of each sender.")] = 180,
+    hosts: Annotated[bool, typer.Option(help="Also as one of the hosts of a node, on PostgreSQL.")] = False,
+    rounds: Rounds = 5,
+    folder: Annotated[Path | None, typer.Option(help="Where the databases are put for the time.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Images a second until they are in the ledger, with millions of instances in it and empty, in turns."""
+    rows = []
+    with _workplace() as place:
+        sets = [paths[:each] for paths in images(place / "images", max(senders))]
+        for kind in database:
+            with databases(kind, folder) as new_url:
+                ledgers = [filled_ledger(new_url(), size, uids) for size in (0, instances)]
+                for one in ledgers:
+                    one.ledger.close()
+                for is_host in (False, True) if hosts and kind is Database.POSTGRESQL else (False,):
+                    for load in senders:
+                        turns = [_turns(ledgers, sets[:load], place, is_host, number) for number in range(rounds)]
+                        rows.append(_filled_row(kind, is_host, load, instances, turns))
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    table(
+        f"Receiving with {instances:,} instances in the ledger, and with none",
+        [
+            "database",
+            "journal",
+            "senders>",
+            "images/s>",
+            "empty>",
+            "ratio>",
+            "lowest>",
+            "highest>",
+            "CPU µs>",
+            "empty>",
+        ],
+        (
+            (
+                row.database,
+                "yes" if row.journal else "no, hosts",
+                row.senders,
+                row.images_per_s,
+                row.empty_images_per_s,
+                *(f"{one:.2f}" for one in (row.ratio, row.lowest_ratio, row.highest_ratio)),
+                row.cpu_us_per_image,
+                row.empty_cpu_us_per_image,
+            )
+            for row in rows
+        ),
+    )
+
+
+def _filled_row(
+    kind: Database, is_host: bool, load: int, instances: int, turns: Sequence[Sequence[tuple[float, float]]]
+) -> FilledRow:
+    empty, full = ([turn[index] for turn in turns] for index in (0, 1))
+    ratios = [one[0] / other[0] for one, other in zip(full, empty, strict=True)]
+    medians = [round(statistics.median(one[part] for one in rows), 1) for part in (0, 1) for rows in (full, empty)]
+    return FilledRow(
+        kind,
+        not is_host,
+        load,
+        instances,
+        medians[0],
+        medians[1],
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        *medians[2:],
+    )
+
+
+def _turns(
+    ledgers: Sequence[Filled], sets: Sequence[Sequence[Path]], place: Path, is_host: bool, number: int
+) -> list[tuple[float, float]]:
+    """Images a second and CPU microseconds an image of each ledger; who begins is turned about."""
+    measured = {}
+    for index in (0, 1) if number % 2 == 0 else (1, 0):
+        # The ledger is bound to its storage directory.
+        folder = place / ledgers[index].ledger.engine.url.render_as_string().replace("/", "-")
+        folder.mkdir(exist_ok=True)
+        url = ledgers[index].ledger.engine.url.render_as_string(hide_password=False)
+        measured[index] = _into(url, _sent_anew(sets, folder), folder, is_host)
+    return [measured[0], measured[1]]
+
+
+def _sent_anew(sets: Sequence[Sequence[Path]], folder: Path) -> list[list[Path]]:
+    """The same images as new ones, of new studies: other last digits in all UIDs."""
+    again = []
+    for number, paths in enumerate(sets):
+        target = folder / "sent" / str(number)
+        target.mkdir(parents=True, exist_ok=True)
+        ending, renewed = f"{secrets.randbelow(10**9):09d}".encode(), []
+        for path in paths:
+            header = dcmread(path, stop_before_pixels=True)
+            data = path.read_bytes()
+            for uid in (header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID):
+                old = str(uid).encode()
+                # The first digits, so that images of one study are nobody's neighbours in the index.
+                new = b"2.25.1" + ending + old[15:]
+                data = data.replace(old, new)
+            renewed.append(target / path.name)
+            renewed[-1].write_bytes(data)
+        again.append(renewed)
+    return again
+
+
+def _into(database: str, sets: Sequence[Sequence[Path]], folder: Path, is_host: bool) -> tuple[float, float]:
+    count = sum(map(len, sets))
+    engine = create_engine(database)
+    start = node(processes=2, database=database, is_host=is_host)
+    try:
+        with engine.connect() as connection, start(folder) as (pid, port):
+            last = connection.scalar(text("SELECT max(id) FROM instance")) or 0
+            connection.rollback()
+            new = text("SELECT count(*) FROM instance WHERE id > :last").bindparams(last=last)
+            with Watch(pid, peak=False) as watch:
+                began = time.perf_counter()
+                send_all(sets, port, NODE, TOOL_ENVIRONMENT)
+                while connection.scalar(new) < count:
+                    connection.rollback()
+                    time.sleep(0.005)
+                seconds = time.perf_counter() - began
+    finally:
+        engine.dispose()
+    return count / seconds, 1e6 * watch.cpu_s / count
 
 
 @app.command()

@@ -80,7 +80,7 @@ class Measurement:
 
 
 @dataclass
-class _Filled:
+class Filled:
     """A ledger, and the number of the image that it gets next."""
 
     ledger: Ledger
@@ -115,8 +115,8 @@ def _measure(
     kind: Database, uids: Uids, sizes: Sequence[int], batches: Sequence[int], rounds: int, folder: Path | None
 ) -> list[Measurement]:
     with contextlib.ExitStack() as stack:
-        new_url = stack.enter_context(_databases(kind, folder))
-        ledgers = [_filled(new_url(), size, uids) for size in sizes]
+        new_url = stack.enter_context(databases(kind, folder))
+        ledgers = [filled(new_url(), size, uids) for size in sizes]
         for one in ledgers:
             stack.callback(one.ledger.close)
         for batch in batches:
@@ -139,7 +139,7 @@ def _measure(
 
 
 @contextlib.contextmanager
-def _databases(kind: Database, folder: Path | None) -> Iterator[Callable[[], str]]:
+def databases(kind: Database, folder: Path | None) -> Iterator[Callable[[], str]]:
     """A function that gives the URL of one more empty database."""
     if kind is Database.SQLITE:
         with tempfile.TemporaryDirectory(prefix="ledger-", dir=folder) as name:
@@ -159,13 +159,13 @@ def _databases(kind: Database, folder: Path | None) -> Iterator[Callable[[], str
         server.dispose()
 
 
-def _filled(url: str, size: int, uids: Uids) -> _Filled:
+def filled(url: str, size: int, uids: Uids) -> Filled:
     ledger = open_ledger(url)
     started = time.monotonic()
     if size:
         _fill(ledger.engine, size, uids)
         print(f"{url.split(':')[0]}: {size} instances in {time.monotonic() - started:.0f} s", file=sys.stderr)
-    return _Filled(ledger, size, size, _size_mb(ledger.engine))
+    return Filled(ledger, size, size, _size_mb(ledger.engine))
 
 
 def _fill(engine: Engine, size: int, uids: Uids) -> None:
@@ -273,7 +273,7 @@ def _size_mb(engine: Engine) -> float:
         return float(connection.scalar(text("SELECT pg_database_size(current_database())"))) / 1e6
 
 
-def _round(ledgers: Sequence[_Filled], batch: int, uids: Uids) -> list[tuple[float, float]]:
+def _round(ledgers: Sequence[Filled], batch: int, uids: Uids) -> list[tuple[float, float]]:
     """Images a second and CPU microseconds an image of each ledger, which take turns commit by commit.
 
     So whatever slows the machine or its disk for a while slows all of them.
@@ -291,7 +291,7 @@ def _round(ledgers: Sequence[_Filled], batch: int, uids: Uids) -> list[tuple[flo
     return [(images / took, used / images * 1e6) for took, used in zip(wall, cpu, strict=True)]
 
 
-def _commits(filled: _Filled, batch: int, uids: Uids) -> Generator[tuple[float, float]]:
+def _commits(filled: Filled, batch: int, uids: Uids) -> Generator[tuple[float, float]]:
     """Send study after study over one association; gives the seconds and the CPU seconds of each commit."""
     association = open_association(
         filled.ledger,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import ipaddress
 import os
 import re
 import zoneinfo
@@ -54,6 +55,8 @@ __all__ = [
     "NotificationCause",
     "NotificationSettings",
     "NumberRule",
+    "OrderRule",
+    "OrderSettings",
     "ParagraphSettings",
     "Peer",
     "PeerPermission",
@@ -176,6 +179,13 @@ def _hl7_name(value: str) -> str:
     return value
 
 
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value.strip()))
+    except ValueError:
+        raise ValueError("must be an IP address, or a network such as 10.0.0.0/24") from None
+
+
 def _endpoint(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -207,6 +217,8 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 """Of a machine that runs a part of the node; stands at the beginning of names in the ledger."""
 DeviceName = Annotated[str, AfterValidator(_device)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Network = Annotated[str, AfterValidator(_network)]
+"""An IP address or a network of them."""
 Pattern = Annotated[str, AfterValidator(check_pattern)]
 MailAddress = Annotated[str, Field(pattern=r"^[^@\s<>,;]+@[^@\s<>,;]+$")]
 Hl7Name = Annotated[str, AfterValidator(_hl7_name)]
@@ -339,6 +351,24 @@ class Peer(_Section):
         return self
 
 
+class OrderRule(_Section):
+    """What the order of a study says (section ``orders``): one order must match every given key, each by one of its
+    values. Patterns are regular expressions on the whole value: on code and text, each by itself."""
+
+    procedure: Pattern | None = None
+    """What is to be done: OBR-4, OBR-44."""
+    reason: Pattern | None = None
+    """Why: OBR-31 (reason for study), OBR-13 (relevant clinical information)."""
+    diagnosis: Pattern | None = None
+    """DG1-3, DG1-4."""
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> OrderRule:
+        if self.procedure is None and self.reason is None and self.diagnosis is None:
+            raise ValueError("give at least one of 'procedure', 'reason', 'diagnosis'")
+        return self
+
+
 class SeriesRule(_Section):
     """Which series a route takes; every given key must match, patterns are regular expressions on the whole value."""
 
@@ -354,6 +384,8 @@ class SeriesRule(_Section):
     minimum_slices: int | None = Field(default=None, ge=1)
     """Slice positions of all series that match the other keys."""
     exclude_series_description: Pattern | None = None
+    order: OrderRule | None = None
+    """Of the study, by its accession number; one that comes later counts from then on."""
 
 
 class SamplingSettings(_Section):
@@ -372,6 +404,8 @@ class Route(_Section):
     analyses: tuple[AnalysisName, ...] = ("ventricular_function",)
     """Names of analysis packages, as ``dicom-node analyses`` lists them; reports compose in this order."""
     destinations: tuple[Name, ...]
+    leaves_to: frozenset[Name] = frozenset()
+    """Routes before which this one stands back: it takes nothing of a study of which a rule of theirs takes any."""
     priority: int = Field(default=50, ge=0, le=100)
     """Higher runs first."""
     deadline_s: Seconds = 600
@@ -823,6 +857,36 @@ class WebSettings(HttpServerSettings):
         return self
 
 
+class OrderSettings(_Section):
+    """Orders of a hospital's information system, HL7 v2 over MLLP: images do not tell why a patient is examined."""
+
+    address: str = "0.0.0.0"
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """Unset: it is off, and there is no process for it."""
+    senders: tuple[Network, ...] = ()
+    """From where orders are taken; a connection from anywhere else is closed."""
+    tls: bool = False
+    """Take nothing without TLS, by ``node.tls``: the sender shows a certificate that it trusts."""
+    accession_number: tuple[Literal["IPC-1", "OBR-2", "OBR-3", "OBR-18", "OBR-19", "ORC-2", "ORC-3"], ...] = Field(
+        default=("IPC-1", "OBR-18", "OBR-3", "ORC-3"), min_length=1
+    )
+    """Where the accession number stands; the first of these fields that holds anything."""
+    processing_id: Literal["P", "T", "D"] = "P"
+    """MSH-11 of the messages that count; others are rejected."""
+    maximum_message_kb: int = Field(default=256, ge=4, le=4096)
+    """A longer message is rejected and its connection closed, kilobytes (1024 bytes)."""
+    maximum_connections: int = Field(default=16, ge=1, le=256)
+    """Open at once; more are closed."""
+    kept_days: float = Field(default=60, gt=0, le=3650)
+    """An order is forgotten so long after it came: for longer than from an order to its examination."""
+
+    @model_validator(mode="after")
+    def _knows_its_senders(self) -> OrderSettings:
+        if self.port is not None and not self.senders:
+            raise ValueError("orders decide what is analysed: name in 'senders' the addresses that they may come from")
+        return self
+
+
 class IdentityProviderSettings(_Section):
     """A hospital's identity provider, asked by OpenID Connect who logs in to the console."""
 
@@ -1003,6 +1067,7 @@ class HostRole(enum.StrEnum):
     EXECUTOR = "executor"
     DELIVERER = "deliverer"
     NOTIFIER = "notifier"
+    ORDERS = "orders"
 
 
 class Host(_Section):
@@ -1026,6 +1091,7 @@ class Configuration(_Section):
     execution: ExecutionSettings = ExecutionSettings()
     results: ResultSettings = ResultSettings()
     delivery: DeliveryPolicy = DeliveryPolicy()
+    orders: OrderSettings = OrderSettings()
     web: WebSettings = WebSettings()
     console: ConsoleSettings = ConsoleSettings()
     metrics: MetricsSettings = MetricsSettings()

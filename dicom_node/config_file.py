@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from dicom_node.config import BASE, Configuration, HostRole, Peer, PeerPermission
+from dicom_node.config import BASE, Configuration, HostRole, Peer, PeerPermission, Route
 from dicom_node.errors import ConfigurationError
 from dicom_node.plain_words import Key, dotted, in_plain_words
 
@@ -288,6 +288,30 @@ def _names_resolve(configuration: Configuration) -> Iterator[Mistake]:
                     (("routes", name, "destinations", index),),
                     f"no destination named {destination!r} in results.destinations{_named(destinations, destination)}",
                 )
+        for other in sorted(route.leaves_to - configuration.routes.keys()):
+            where = ("routes", name, "leaves_to")
+            yield Mistake((where,), f"no route named {other!r}{_named(configuration.routes, other)}")
+        if name in _left_to(configuration.routes, name):
+            yield Mistake(
+                (("routes", name, "leaves_to"),), "it would stand back before itself, and nobody take the study"
+            )
+        for index, rule in enumerate(route.series):
+            if rule.order is not None and configuration.orders.port is None:
+                where = ("routes", name, "series", index, "order")
+                yield Mistake((where,), "no order comes in, so that this rule would take nothing: set orders.port")
+    if configuration.orders.tls and configuration.node.tls is None:
+        yield Mistake((("orders", "tls"),), "this node has no certificate: fill in node.tls")
+
+
+def _left_to(routes: Mapping[str, Route], name: str) -> frozenset[str]:
+    """Routes before which one stands back, and those before which they do."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        new = routes[waiting.pop()].leaves_to.intersection(routes) - found
+        found |= new
+        waiting += sorted(new)
+    return frozenset(found)
 
 
 def _named(known: Mapping[str, object], wanted: str) -> str:
@@ -321,12 +345,13 @@ def _indistinguishable(first: Peer, second: Peer) -> bool:
 
 def _ports_differ(configuration: Configuration) -> Iterator[Mistake]:
     node, web, metrics = configuration.node, configuration.web, configuration.metrics
-    console = configuration.console
+    console, orders = configuration.console, configuration.orders
     listening = [
         (("node", "port"), node.address, node.port),
         (("node", "tls", "port"), node.address, None if node.tls is None else node.tls.port),
         (("web", "port"), web.address, web.port),
         (("console", "port"), console.address, console.port),
+        (("orders", "port"), orders.address, orders.port),
         (("metrics", "port"), metrics.address, metrics.port),
     ]
     for (one, address, port), (other, other_address, other_port) in itertools.combinations(listening, 2):
@@ -370,11 +395,17 @@ def _hosts_make_a_node(configuration: Configuration) -> Iterator[Mistake]:
         HostRole.WEB: configuration.web.port is not None,
         HostRole.CONSOLE: configuration.console.port is not None,
         HostRole.NOTIFIER: notifications.email is not None or notifications.webhook is not None,
+        HostRole.ORDERS: configuration.orders.port is not None,
     }
     undone = [role.value for role, is_wanted in wanted.items() if is_wanted and role not in done]
     if undone:
         yield Mistake((("hosts",),), f"no host has the role {', '.join(undone)}: give it to one")
-    sections = {HostRole.WEB: "web.port", HostRole.CONSOLE: "console.port", HostRole.NOTIFIER: "notifications"}
+    sections = {
+        HostRole.WEB: "web.port",
+        HostRole.CONSOLE: "console.port",
+        HostRole.NOTIFIER: "notifications",
+        HostRole.ORDERS: "orders.port",
+    }
     for name, host in hosts.items():
         for role in sorted(host.roles):
             if not wanted[role]:

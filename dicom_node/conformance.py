@@ -31,6 +31,7 @@ def conformance_statement(configuration: Configuration) -> str:
         _taken(configuration),
         _destinations(configuration),
         _web(configuration),
+        _orders(configuration),
         _security(configuration),
     )
     return "\n".join(line for part in parts for line in part)
@@ -123,6 +124,27 @@ def _web(configuration: Configuration) -> Iterator[str]:
     yield f"STOW-RS at {scheme}://{web.address}:{web.port}, up to {web.maximum_object_mb:g} MB an object, for:"
     yield ""
     yield from _table(("user agent", "may"), ((name, "store") for name in web.peers))
+
+
+def _orders(configuration: Configuration) -> Iterator[str]:
+    orders = configuration.orders
+    if orders.port is None:
+        return
+    yield "## Orders (HL7 v2 over MLLP)"
+    yield ""
+    yield from _table(
+        ("property", "value"),
+        (
+            ("Address and port", f"{orders.address or 'any'}, {orders.port}"),
+            ("Messages", "ORM^O01, OMI^O23, OMG^O19; acknowledged in original mode"),
+            ("From", ", ".join(orders.senders)),
+            ("TLS", "required, with certificates of both sides" if orders.tls else "none"),
+            ("Accession number", f"the first that is there of {', '.join(orders.accession_number)}"),
+            ("MSH-11", orders.processing_id),
+            ("Longest message", f"{orders.maximum_message_kb} kB"),
+            ("Kept", f"{orders.kept_days:g} days"),
+        ),
+    )
 
 
 def _security(configuration: Configuration) -> Iterator[str]:

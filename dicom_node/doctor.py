@@ -28,12 +28,14 @@ from dicom_node.config import Configuration, HostRole, Secret
 from dicom_node.errors import NodeError, raised_at
 from dicom_node.hosts import host_name, roles_here
 from dicom_node.instance_files import bucket_of
+from dicom_node.log_files import SUFFIX, LogFolder
 from dicom_node.machine import serving_mistakes
+from dicom_node.node_status import HOST_SILENT
 from dicom_node.process_states import serving_hosts, serving_process
 from storage.bucket import BucketError
 from storage.files import IDENTITY
 from storage.migrate import MigrationError, revisions_to_come
-from storage.schema import EventRow, LedgerIdentityRow
+from storage.schema import EventRow, HostRow, LedgerIdentityRow
 
 __all__ = ["Finding", "Level", "examine"]
 
@@ -47,6 +49,8 @@ PROBE = "probe"
 """Folder of the bucket in which an object is written and removed."""
 FEW_FILES = 100_000
 """Free places for files (inodes) below which a disk is nearly full of them."""
+LITTLE_ROOM_MB = 1024
+"""Free space beside ledger and audit trail below which there is a warning."""
 _NOT_SYNCHRONISED = 5
 """TIME_ERROR of adjtimex(2)."""
 
@@ -85,6 +89,8 @@ def examine(configuration: Configuration, *, now: dt.datetime, call_peers: bool 
         "configuration": lambda: _configuration(configuration),
         "hosts": lambda: _hosts(configuration),
         "disk": lambda: _disk(configuration),
+        "log": lambda: _log(configuration),
+        "audit": lambda: _audit(configuration),
         "bucket": lambda: _bucket(configuration),
         "clock": _clock,
         "permissions": lambda: _permissions(configuration),
@@ -118,15 +124,10 @@ def _configuration(configuration: Configuration) -> Iterator[Finding]:
 
 
 def _hosts(configuration: Configuration) -> Iterator[Finding]:
-    if not configuration.hosts:
+    # With a bucket each says in the ledger that it runs.
+    if not configuration.hosts or configuration.storage.bucket is not None:
         return
     this, directory = host_name(configuration), configuration.storage.directory
-    if configuration.storage.bucket is not None:
-        # Who else runs is in the ledger: dicom-node status tells.
-        for name, host in configuration.hosts.items():
-            said = f"{name}{' (this one)' if name == this else ''}: {', '.join(sorted(host.roles))}"
-            yield Finding("hosts", Level.WELL, said)
-        return
     serving = serving_hosts(directory) if directory.is_dir() else ()
     for name, host in configuration.hosts.items():
         said = f"{name}{' (this one)' if name == this else ''}: {', '.join(sorted(host.roles))}"
@@ -230,10 +231,60 @@ def _disk(configuration: Configuration) -> Iterator[Finding]:
     if database.get_backend_name() == "sqlite" and database.database:
         beside = _existing(Path(database.database))
         free = shutil.disk_usage(beside).free / 1e6
-        if free < 1024:
+        if free < LITTLE_ROOM_MB:
             yield Finding(
                 "disk", Level.WARNING, f"{free:.0f} MB are free where the ledger lies ({beside})", "free space"
             )
+
+
+def _log(configuration: Configuration) -> Iterator[Finding]:
+    folder = LogFolder.of(configuration)
+    if folder is None:
+        return
+    said = f"log.directory {folder.directory}"
+    if (mistake := _not_writable(folder.directory)) is not None:
+        remedy = "give the node write access, or choose another folder: it does not start without"
+        yield Finding("log", Level.BROKEN, f"{said} {mistake}", remedy)
+        return
+    free = shutil.disk_usage(_existing(folder.directory)).free
+    taken = sum(path.stat().st_size for path in folder.directory.glob(f"*{SUFFIX}*"))
+    may_take = (1 + folder.kept_files) * folder.maximum_bytes
+    there = "" if folder.directory.is_dir() else ", which the first start makes"
+    room = f"{said}{there}: {taken / 1e6:.0f} MB are taken, {free / 1e6:.0f} MB are free"
+    if free < may_take:
+        remedy = "free space, or lower log.maximum_mb or log.kept_files: lines that find no room are lost"
+        yield Finding("log", Level.WARNING, f"{room}, and one process may take {may_take / 1e6:.0f} MB", remedy)
+    else:
+        yield Finding("log", Level.WELL, room)
+
+
+def _audit(configuration: Configuration) -> Iterator[Finding]:
+    file = configuration.audit.file
+    if file is None:
+        return
+    mistake = _not_writable(file.parent)
+    if mistake is None and file.exists() and not os.access(file, os.R_OK | os.W_OK):
+        mistake = "cannot be written"
+    if mistake is not None:
+        remedy = "give the node write access, or choose another file: messages are lost meanwhile"
+        yield Finding("audit", Level.BROKEN, f"audit.file {file} {mistake}", remedy)
+        return
+    free_mb = shutil.disk_usage(_existing(file.parent)).free / 1e6
+    said = f"audit.file {file}: {free_mb:.0f} MB are free for it"
+    if free_mb < LITTLE_ROOM_MB:
+        yield Finding("audit", Level.WARNING, said, "free space: messages that find no room are lost")
+    else:
+        yield Finding("audit", Level.WELL, said)
+
+
+def _not_writable(directory: Path) -> str | None:
+    """Why whoever runs this could not make files in a folder, which need not be there yet; None if it could."""
+    there = _existing(directory)
+    if not there.is_dir():
+        return f"cannot be made: {there} is no folder"
+    if os.access(there, os.W_OK | os.X_OK):
+        return None
+    return "cannot be written" if there == directory else f"is not there, and cannot be made in {there}"
 
 
 class _Timex(ctypes.Structure):
@@ -271,12 +322,14 @@ def _permissions(configuration: Configuration) -> Iterator[Finding]:
 def _open_to_others(configuration: Configuration) -> Iterator[Finding]:
     storage = configuration.storage
     database = make_url(storage.database)
-    patient_data = [storage.directory]
+    closed = [storage.directory]
     if database.get_backend_name() == "sqlite" and database.database:
-        patient_data.append(Path(database.database))
-    for path in patient_data:
+        closed.append(Path(database.database))
+    # What names studies or people: neither the log nor the audit trail is for everybody.
+    closed += [one for one in (configuration.log.directory, configuration.audit.file) if one is not None]
+    for path in closed:
         if path.exists() and path.stat().st_mode & 0o007:
-            yield Finding("permissions", Level.WARNING, f"everybody on this machine can enter {path}", "chmod o= on it")
+            yield Finding("permissions", Level.WARNING, f"everybody on this machine can read {path}", "chmod o= on it")
     for path in sorted(_keys(configuration)):
         if path.exists() and path.stat().st_mode & 0o077:
             yield Finding("permissions", Level.WARNING, f"others can read the private key {path}", f"chmod 600 {path}")
@@ -286,6 +339,7 @@ def _keys(configuration: Configuration) -> set[Path]:
     sections = (
         configuration.node.tls,
         configuration.web,
+        configuration.console,
         configuration.audit.syslog.tls if configuration.audit.syslog else None,
         *(
             one
@@ -320,11 +374,15 @@ def _ports(configuration: Configuration) -> Iterator[Finding]:
     # Imported late: it brings pynetdicom.
     from dicom_node.network.listening_ports import listening_socket
 
-    node, web, metrics = configuration.node, configuration.web, configuration.metrics
+    node, web, console, metrics = configuration.node, configuration.web, configuration.console, configuration.metrics
     here = roles_here(configuration)
     listening = [("metrics.port", metrics.address, metrics.port)]
+    if HostRole.CONSOLE in here:
+        listening.insert(0, ("console.port", console.address, console.port))
     if HostRole.WEB in here:
         listening.insert(0, ("web.port", web.address, web.port))
+    if HostRole.ORDERS in here:
+        listening.insert(0, ("orders.port", configuration.orders.address, configuration.orders.port))
     if HostRole.RECEIVER in here:
         secure = node.tls.port if node.tls else None
         listening[:0] = [("node.port", node.address, node.port), ("node.tls.port", node.address, secure)]
@@ -467,6 +525,25 @@ def _ledger_findings(configuration: Configuration, connection: Connection, now: 
         yield Finding("ledger", Level.WARNING, said, "dicom-node backup DIR, every night")
     else:
         yield Finding("ledger", Level.WELL, f"the last backup was made on {made:%Y-%m-%d}")
+    yield from _heard_hosts(configuration, connection, now)
+
+
+def _heard_hosts(configuration: Configuration, connection: Connection, now: dt.datetime) -> Iterator[Finding]:
+    """Hosts without a common directory, by what each said in the ledger."""
+    if configuration.storage.bucket is None:
+        return
+    this = host_name(configuration)
+    heard = {row.name: row.at for row in connection.execute(select(HostRow.name, HostRow.at))}
+    for name, host in configuration.hosts.items():
+        said = f"{name}{' (this one)' if name == this else ''}: {', '.join(sorted(host.roles))}"
+        if name not in heard:
+            yield Finding("hosts", Level.WARNING, f"{said}; has never run", "start it there: dicom-node serve")
+        elif now - heard[name] > HOST_SILENT:
+            what = f"{said}; has said nothing since {heard[name]:%Y-%m-%d %H:%M:%S} UTC"
+            remedy = "start it there: dicom-node serve; if it runs, dicom-node doctor there tells"
+            yield Finding("hosts", Level.WARNING, what, remedy)
+        else:
+            yield Finding("hosts", Level.WELL, f"{said}; runs")
 
 
 def _directory_identity(configuration: Configuration) -> str | None:

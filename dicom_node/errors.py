@@ -23,6 +23,7 @@ __all__ = [
     "NodeError",
     "NotAcceptedError",
     "NotAuthorisedError",
+    "OrderRefusedError",
     "OutOfResourcesError",
     "PeerFailedError",
     "PeerOutOfResourcesError",
@@ -99,6 +100,22 @@ class ProcessingFailureError(NodeError):
     """A step failed for a reason nobody foresaw; one more attempt is fair."""
 
     retryable = True
+
+
+class OrderRefusedError(NodeError):
+    """A message about orders is not taken.
+
+    Parameters
+    ----------
+    condition
+        Why, by HL7 table 0357.
+    rejects
+        Whether its content is not at fault (AR): it is of another kind, or the node cannot take it at present. Else AE.
+    """
+
+    def __init__(self, what: str, *, condition: str, rejects: bool = False) -> None:
+        super().__init__(what)
+        self.condition, self.rejects = condition, rejects
 
 
 class ExecutionTimeoutError(NodeError):

@@ -73,6 +73,8 @@ class LogFile:
         self._lock = threading.Lock()
         self._descriptor: int | None = None
         self._last: dt.datetime | None = None
+        self._bytes = -1
+        """Of the file, when its last line was looked at."""
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Append an event with its ``timestamp`` (ISO 8601, UTC) as one line.
@@ -83,20 +85,23 @@ class LogFile:
             The file cannot be written.
         """
         line = {**event, "host": self._folder.host, "role": self._process, "pid": os.getpid()}
+        at = dt.datetime.fromisoformat(str(event["timestamp"]))
         with self._lock:
-            descriptor = self._locked()
             try:
-                at = dt.datetime.fromisoformat(str(event["timestamp"]))
-                set_back = self._last is not None and at < self._last - SMALL_STEP
-                if self._last is not None and not set_back and at < self._last:
-                    line["timestamp"] = _written(self._last)
-                data = _encoded(line)
-                if set_back or os.fstat(descriptor).st_size + len(data) > self._folder.maximum_bytes:
+                while True:
+                    descriptor = self._locked()
+                    set_back = self._last is not None and at < self._last - SMALL_STEP
+                    said = at if self._last is None or set_back else max(at, self._last)
+                    line["timestamp"] = event["timestamp"] if said == at else _written(said)
+                    data = _encoded(line)
+                    size = os.fstat(descriptor).st_size
+                    if size == 0 or not (set_back or size + len(data) > self._folder.maximum_bytes):
+                        break
+                    # Another process may be the first to write to the new file: it is looked at anew.
                     self._rename()
                     self._close()
-                    descriptor = self._locked()
                 _append(descriptor, data)
-                self._last = dt.datetime.fromisoformat(str(line["timestamp"]))
+                self._last, self._bytes = said, os.fstat(descriptor).st_size
             finally:
                 if self._descriptor is not None:
                     fcntl.flock(self._descriptor, fcntl.LOCK_UN)
@@ -108,10 +113,14 @@ class LogFile:
                 self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
                 flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
                 self._descriptor = os.open(self._path, flags, 0o640)
-                self._last = last_time(self._descriptor)
+                self._bytes = -1
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
-                if os.path.samestat(self._path.stat(), os.fstat(self._descriptor)):
+                status = os.fstat(self._descriptor)
+                if os.path.samestat(self._path.stat(), status):
+                    if status.st_size != self._bytes:
+                        # Another process of the name has written since.
+                        self._last = last_time(self._descriptor)
                     return self._descriptor
             except FileNotFoundError:
                 pass

@@ -52,6 +52,8 @@ def serving_mistakes(configuration: Configuration) -> Iterator[Mistake]:
     for role, port in ((HostRole.WEB, configuration.web.port), (HostRole.CONSOLE, configuration.console.port)):
         if port is not None and role in here and (absent := _absent("web")):
             yield Mistake(((role.value, "port"),), f"nothing can be served there, for {absent}")
+    if configuration.orders.port is not None and HostRole.ORDERS in here and (absent := _absent("messages")):
+        yield Mistake((("orders", "port"),), f"no order can be taken, for {absent}")
     for name, profile in configuration.results.destinations.items():
         if (profile.hl7 or profile.fhir) and HostRole.DELIVERER in here and (absent := _absent("messages")):
             yield Mistake((("results", "destinations", name),), f"no message can be sent, for {absent}")

@@ -35,6 +35,7 @@ __all__ = [
     "JOURNAL_BYTES",
     "LEDGER_COMMIT_SECONDS",
     "OBJECTS_QUARANTINED",
+    "ORDER_MESSAGES",
     "PROCESS_RESTARTS",
     "RECEIVED_BYTES",
     "STORAGE_CLOSED",
@@ -132,6 +133,13 @@ UPLOADS_WAITING = _gauge(
 BUCKET_AWAY = _gauge("bucket_away", "1 while the bucket does not take what this host uploads.", "livemax")
 STORAGE_CLOSED = _gauge(
     "storage_closed", "1 while a receiver answers A700 because free space fell under the low watermark.", "livemax"
+)
+
+# Orders.
+ORDER_MESSAGES = _counter(
+    "order_messages_total",
+    "HL7 messages about orders: accepted, repeated (accepted before), in error (AE), rejected (AR).",
+    ("outcome",),
 )
 
 # Jobs and deliveries.

@@ -162,6 +162,10 @@ def node_roles(
         ),
         HostRole.DELIVERER: (True, Role("deliverer", _deliver, (configuration,))),
         HostRole.NOTIFIER: (notifies, Role("notifier", _notify, (configuration,), renewable=False)),
+        HostRole.ORDERS: (
+            configuration.orders.port is not None,
+            Role("orders", _take_orders, (configuration,), renewable=False),
+        ),
     }
     return (
         *(receiver_roles(configuration, ports) if HostRole.RECEIVER in here else ()),
@@ -264,6 +268,12 @@ def _notify(context: RoleContext, configuration: Configuration) -> None:
     serve_notifier(context, configuration)
 
 
+def _take_orders(context: RoleContext, configuration: Configuration) -> None:
+    from dicom_node.orders.server import serve_orders
+
+    serve_orders(context, configuration)
+
+
 def _print_ready() -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
@@ -301,6 +311,7 @@ def _prepare(configuration: Configuration) -> None:
     for key, role, service in (
         ("web.port", HostRole.WEB, configuration.web),
         ("console.port", HostRole.CONSOLE, configuration.console),
+        ("orders.port", HostRole.ORDERS, configuration.orders),
     ):
         if service.port is not None and role in here:
             address, port = service.address, service.port

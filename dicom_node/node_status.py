@@ -9,22 +9,24 @@ import dataclasses
 import datetime as dt
 import enum
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.config import Configuration
 from dicom_node.hosts import host_name, slots
-from dicom_node.process_states import ProcessState, read_states, serving_process
+from dicom_node.process_states import ProcessState, read_states, serving_process, states_of
 from storage.files import UNEXPLAINED
+from storage.hosts import HeardHost, heard_hosts
 from storage.journal import unfiled
 from storage.ledger import Ledger, utc_now
+from storage.orders import last_order_message
 from storage.overview import CONFLICT_AGE, Backlog, JobOverview, LedgerOverview, backlog, job_overviews, ledger_overview
 from storage.paused import paused_destinations
 from storage.schema import DeliveryState, JobState, ReportState
-from storage.uploads import HeldByHost, held_by_hosts, serving_hosts_of
+from storage.uploads import HeldByHost, held_by_hosts
 
-__all__ = ["Alarm", "Concern", "NodeStatus", "Queue", "local_time", "node_status"]
+__all__ = ["Alarm", "Concern", "HostDisk", "NodeStatus", "Queue", "SilentHost", "local_time", "node_status"]
 
 FAILED_STARTS_ALARM = 3
 STARTING_ALARM = dt.timedelta(minutes=5)
@@ -69,6 +71,27 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class SilentHost:
+    """A host of the node that does not serve, as far as the others can tell."""
+
+    name: str
+    heard_at: dt.datetime | None
+    """When it last said that it serves; none where it never did, and where a lock in a common directory tells."""
+    processes: tuple[ProcessState, ...]
+    """How its processes were when it told last."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostDisk:
+    """Where a host takes images in that has no directory in common with the one that tells."""
+
+    host: str
+    free_mb: float
+    accepts_images: bool
+    """Whether free space lies above the low watermark; below it C-STORE is answered A700."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """State of the node: its processes, queues, disk and deliveries, and the alarms that follow."""
 
@@ -84,24 +107,33 @@ class NodeStatus:
     free_mb: float
     accepts_images: bool
     """Whether free space lies above the low watermark; below it C-STORE is answered A700."""
+    other_disks: tuple[HostDisk, ...]
+    """Of the other hosts that serve, where each has its own."""
     unfiled: int
     """Images that are acknowledged, and wait in a journal to be filed."""
     unfiled_mb: float
     not_uploaded: int
     """Images that are acknowledged, on the disk of one host alone, and not in the bucket yet."""
     processes: tuple[ProcessState, ...]
+    """Of all hosts that serve."""
+    silent_hosts: tuple[SilentHost, ...]
     queue: Queue
     waiting: Backlog
     ledger: LedgerOverview
+    last_order_at: dt.datetime | None
+    """When the last message about orders was accepted; none before the first."""
 
 
 def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
     """Look at the lock, the processes, the disk and the ledger; nothing is changed and nobody is called."""
     now = utc_now()
     directory = configuration.storage.directory
-    serving = _serving(configuration, ledger, now)
+    heard = _heard(configuration, ledger)
+    serving = _serving(configuration, heard, now)
     pid = serving.get(host_name(configuration))
-    processes = tuple(_processes(configuration, serving))
+    processes = tuple(state for host in serving for state in _processes(configuration, host, heard))
+    silent = tuple(_silent(configuration, serving, heard))
+    disks = tuple(_other_disks(configuration, serving, heard))
     free_mb = shutil.disk_usage(_existing(directory)).free / 1e6
     accepts = free_mb >= configuration.storage.low_watermark_mb
     starting = tuple(_starting(configuration, serving, processes))
@@ -110,8 +142,16 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
     queue = _queue(waiting, ended, slots(configuration))
     held = held_by_hosts(ledger) if configuration.storage.bucket is not None else ()
     alarms = (
-        *_process_alarms(configuration, serving, processes, now),
+        *_host_alarms(serving, silent),
+        *_process_alarms(processes, now),
         *_storage_alarms(configuration, free_mb, accepts=accepts),
+        *(
+            alarm
+            for disk in disks
+            for alarm in _storage_alarms(
+                configuration, disk.free_mb, accepts=disk.accepts_images, where=f" of host {disk.host}"
+            )
+        ),
         *_file_alarms(directory),
         *_upload_alarms(held, now),
         *_work_alarms(waiting, overview),
@@ -127,33 +167,66 @@ def node_status(configuration: Configuration, ledger: Ledger) -> NodeStatus:
         starting=starting,
         free_mb=free_mb,
         accepts_images=accepts,
+        other_disks=disks,
         unfiled=count,
         unfiled_mb=size / 1e6,
         not_uploaded=sum(one.instances for one in held),
         processes=processes,
+        silent_hosts=silent,
         queue=queue,
         waiting=waiting,
         ledger=overview,
+        last_order_at=last_order_message(ledger),
     )
 
 
-def _serving(configuration: Configuration, ledger: Ledger, now: dt.datetime) -> dict[str, int | None]:
+def _heard(configuration: Configuration, ledger: Ledger) -> dict[str, HeardHost]:
+    """What hosts without a common directory said of themselves in the ledger."""
+    if configuration.storage.bucket is None or not configuration.hosts:
+        return {}
+    return {one.name: one for one in heard_hosts(ledger)}
+
+
+def _serving(configuration: Configuration, heard: Mapping[str, HeardHost], now: dt.datetime) -> dict[str, int | None]:
     """Process ids of the supervisors, by the hosts that serve now; of hosts with directories of their own none."""
     directory = configuration.storage.directory
-    hosts = configuration.hosts or (host_name(configuration),)
+    this = host_name(configuration)
+    hosts = configuration.hosts or (this,)
     pids = {host: serving_process(directory, host) if directory.is_dir() else None for host in hosts}
     found: dict[str, int | None] = {host: pid for host, pid in pids.items() if pid is not None}
-    if configuration.storage.bucket is None or not configuration.hosts:
-        return found
-    heard = serving_hosts_of(ledger, since=now - HOST_SILENT) - {host_name(configuration)}
-    return {**dict.fromkeys(sorted(heard.intersection(configuration.hosts))), **found}
+    lately = [host for host in configuration.hosts if host in heard and heard[host].at >= now - HOST_SILENT]
+    return {**{host: None for host in sorted(lately) if host != this}, **found}
 
 
-def _processes(configuration: Configuration, serving: Mapping[str, int | None]) -> Iterator[ProcessState]:
-    for host in serving:
-        for one in read_states(configuration.storage.directory, host):
-            named = not configuration.hosts or one.name.startswith(f"{host}/")
-            yield one if named else dataclasses.replace(one, name=f"{host}/{one.name}")
+def _processes(configuration: Configuration, host: str, heard: Mapping[str, HeardHost]) -> Iterator[ProcessState]:
+    """Processes of a host as it told last: in its own storage directory, or in the ledger."""
+    states = read_states(configuration.storage.directory, host)
+    if host in heard and host != host_name(configuration):
+        try:
+            states = states_of(heard[host].processes)
+        except ValueError:
+            # Of another version of this software, in the middle of an upgrade.
+            states = ()
+    for one in states:
+        named = not configuration.hosts or one.name.startswith(f"{host}/")
+        yield one if named else dataclasses.replace(one, name=f"{host}/{one.name}")
+
+
+def _other_disks(
+    configuration: Configuration, serving: Collection[str], heard: Mapping[str, HeardHost]
+) -> Iterator[HostDisk]:
+    for host in sorted(set(serving).intersection(heard) - {host_name(configuration)}):
+        free_mb = heard[host].free_mb
+        if free_mb is not None:
+            yield HostDisk(host, free_mb, free_mb >= configuration.storage.low_watermark_mb)
+
+
+def _silent(
+    configuration: Configuration, serving: Collection[str], heard: Mapping[str, HeardHost]
+) -> Iterator[SilentHost]:
+    for host in sorted(set(configuration.hosts) - set(serving)):
+        at = heard[host].at if host in heard else None
+        yield SilentHost(host, at, tuple(_processes(configuration, host, heard)))
 
 
 def _starting(
@@ -180,17 +253,24 @@ def _queue(waiting: Backlog, ended: Sequence[JobOverview], slots: int) -> Queue:
     return Queue(queued, running, typical, ready)
 
 
-def _process_alarms(
-    configuration: Configuration,
-    serving: Mapping[str, int | None],
-    processes: Sequence[ProcessState],
-    now: dt.datetime,
-) -> Iterator[Alarm]:
+def _host_alarms(serving: Collection[str], silent: Sequence[SilentHost]) -> Iterator[Alarm]:
     if not serving:
         yield Alarm("the node is not running", "start it: dicom-node serve", Concern.NODE)
         return
-    for host in sorted(set(configuration.hosts) - set(serving)):
-        yield Alarm(f"host {host} is not running", "start it there: dicom-node serve", Concern.NODE)
+    for host in silent:
+        if host.heard_at is None:
+            yield Alarm(f"host {host.name} is not running", "start it there: dicom-node serve", Concern.NODE)
+        else:
+            yield Alarm(
+                f"host {host.name} has said nothing since {local_time(host.heard_at)}: it does not run, or does not "
+                "reach the ledger",
+                "start it there: dicom-node serve; if it runs, dicom-node doctor there and its log say what keeps it "
+                "from the ledger",
+                Concern.NODE,
+            )
+
+
+def _process_alarms(processes: Sequence[ProcessState], now: dt.datetime) -> Iterator[Alarm]:
     for one in processes:
         if one.failed_starts >= FAILED_STARTS_ALARM:
             yield Alarm(
@@ -206,18 +286,19 @@ def _process_alarms(
             )
 
 
-def _storage_alarms(configuration: Configuration, free_mb: float, *, accepts: bool) -> Iterator[Alarm]:
+def _storage_alarms(configuration: Configuration, free_mb: float, *, accepts: bool, where: str = "") -> Iterator[Alarm]:
     storage = configuration.storage
     if not accepts:
         yield Alarm(
-            f"storage is closed: {free_mb:.0f} MB are free, {storage.low_watermark_mb} are the low watermark, so every "
-            "image is refused (A700)",
+            f"storage{where} is closed: {free_mb:.0f} MB are free, {storage.low_watermark_mb} are the low watermark, "
+            "so every image is refused (A700)",
             f"free space until more than {storage.high_watermark_mb} MB are free",
             Concern.STORAGE,
         )
     elif free_mb < storage.high_watermark_mb:
         yield Alarm(
-            f"storage is nearly full: {free_mb:.0f} MB are free; under {storage.low_watermark_mb} images are refused",
+            f"storage{where} is nearly full: {free_mb:.0f} MB are free; under {storage.low_watermark_mb} images are "
+            "refused",
             f"free space until more than {storage.high_watermark_mb} MB are free",
             Concern.STORAGE,
         )

@@ -2,7 +2,8 @@
 
 The supervisor and the executor of each host keep one small JSON file beside the instance files, rewritten when a
 process starts, becomes ready or dies. Whether a host runs at all is told by the lock that its supervisor holds: the
-kernel lets it go when the process dies, and a file server when the machine does.
+kernel lets it go when the process dies, and a file server when the machine does. Of hosts without a common directory
+both stand in the ledger (:mod:`storage.hosts`), written by the uploader of each.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import structlog
 
@@ -26,12 +27,14 @@ from storage.files import FILE_MODE
 
 __all__ = [
     "ProcessState",
+    "described",
     "exclusive_service",
     "forget_states",
     "read_states",
     "serving_hosts",
     "serving_process",
     "states_file",
+    "states_of",
     "write_states",
 ]
 
@@ -56,6 +59,28 @@ class ProcessState:
     changed_at: dt.datetime
 
 
+def described(states: Iterable[ProcessState]) -> list[dict[str, Any]]:
+    """States of processes as JSON."""
+    return [{**dataclasses.asdict(one), "changed_at": one.changed_at.isoformat()} for one in states]
+
+
+def states_of(rows: Iterable[Mapping[str, Any]]) -> tuple[ProcessState, ...]:
+    """States of processes as :func:`described` gives them.
+
+    Raises
+    ------
+    ValueError
+        They were written by another version of this software.
+    """
+    try:
+        return tuple(
+            ProcessState(**{**row, "changed_at": dt.datetime.fromisoformat(row["changed_at"])}) for row in rows
+        )
+    except (KeyError, TypeError) as error:
+        message = f"not what is known of a process: {error}"
+        raise ValueError(message) from error
+
+
 def states_file(storage_directory: Path, keeper: str, host: str | None = None) -> Path:
     """Where the processes that a keeper (``supervisor``, ``executor``) of a host, or of this machine, are described."""
     return storage_directory / f".serve.{host or platform.node()}.{keeper}.json"
@@ -63,7 +88,7 @@ def states_file(storage_directory: Path, keeper: str, host: str | None = None) -
 
 def write_states(file: Path, states: Iterable[ProcessState]) -> None:
     """Replace the file; a disk that takes nothing is logged, for the processes matter more than their description."""
-    rows = [{**dataclasses.asdict(one), "changed_at": one.changed_at.isoformat()} for one in states]
+    rows = described(states)
     temporary = file.with_suffix(".tmp")
     try:
         temporary.write_text(json.dumps(rows), encoding="utf-8")
@@ -87,9 +112,9 @@ def read_states(storage_directory: Path, host: str | None = None) -> tuple[Proce
     for keeper in _KEEPERS:
         try:
             rows = json.loads(states_file(storage_directory, keeper, host).read_text(encoding="utf-8"))
+            states += states_of(rows)
         except (OSError, ValueError):
             continue
-        states += [ProcessState(**{**row, "changed_at": dt.datetime.fromisoformat(row["changed_at"])}) for row in rows]
     return tuple(states)
 
 

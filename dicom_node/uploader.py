@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
+import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import structlog
 
@@ -20,18 +22,20 @@ from dicom_node.config import Configuration
 from dicom_node.execute.kept import KeptFindings
 from dicom_node.hosts import host_name
 from dicom_node.instance_files import instance_files
+from dicom_node.process_states import ProcessState, described, read_states
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.clock import RegularWork, SteadyTime
 from storage.bucket import BucketError
 from storage.bucket_files import UNUSED_S, BucketFiles
 from storage.bucket_sweep import sweep_front
+from storage.hosts import beat
 from storage.identity import IdentityError
 from storage.jobs import inputs_in_work
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.retention import SWEEP_GRACE
-from storage.uploads import Upload, beat, begin_uploads, end_uploads, held_by_hosts, uploads_due
+from storage.uploads import Upload, begin_uploads, end_uploads, held_by_hosts, uploads_due
 
-__all__ = ["Uploader", "serve_uploader"]
+__all__ = ["HostReport", "Uploader", "serve_uploader"]
 
 _log = structlog.get_logger(__name__)
 
@@ -45,6 +49,22 @@ CLEAR_EVERY_S = 60.0
 SWEEP_EVERY_S = 3600.0
 UNUSED = dt.timedelta(seconds=UNUSED_S)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+
+
+class HostReport:
+    """Says in the ledger that a host serves, how much room it has, and how its processes are where that has changed."""
+
+    def __init__(self, ledger: Ledger, storage_directory: Path, host: str) -> None:
+        self._ledger, self._directory, self._host = ledger, storage_directory, host
+        self._said: tuple[ProcessState, ...] | None = None
+
+    def tell(self, now: dt.datetime) -> None:
+        """Say it once."""
+        states = read_states(self._directory, self._host)
+        free_mb = shutil.disk_usage(self._directory).free / 1e6
+        processes = None if states == self._said else described(states)
+        beat(self._ledger, self._host, now, processes=processes, free_mb=free_mb)
+        self._said = states
 
 
 class Uploader:
@@ -178,7 +198,7 @@ def serve_uploader(context: RoleContext, configuration: Configuration) -> None:
     # Each in a thread of its own: whoever waits for the bucket keeps nobody from hearing that this host serves.
     regular = RegularWork()
     regular.every(LOOK_EVERY_S, upload)
-    regular.every(BEAT_EVERY_S, lambda now: beat(ledger, host, now))
+    regular.every(BEAT_EVERY_S, HostReport(ledger, configuration.storage.directory, host).tell)
     regular.every(COUNT_EVERY_S, count)
     regular.every(OTHERS_EVERY_S, lambda _now: uploader.upload_for_others())
     regular.every(CLEAR_EVERY_S, lambda _now: uploader.clear())

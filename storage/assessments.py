@@ -98,6 +98,8 @@ def assess(
             raise LedgerError(f"no job {job_id} in the ledger")
         if job.verdict not in _HAVE_RESULTS:
             raise LedgerError(f"job {job_id} made no results that could be judged")
+        if job.package == FRONT_PAGE:
+            raise LedgerError(f"job {job_id} made a front page, which is no answer: judge what it lists")
         return _assessment(_keep(session, job, result, comment, by, now, receivers))
 
 

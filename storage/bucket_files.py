@@ -15,7 +15,7 @@ import contextlib
 import datetime as dt
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from storage.bucket import Bucket
@@ -127,12 +127,19 @@ class BucketFiles(InstanceFiles):
         front = {str(path) for path in self.front_paths()}
         yield from (Path(path) for path in sorted(front.union(name for name, _ in self.bucket_names())))
 
-    def bucket_names(self) -> Iterator[tuple[str, dt.datetime]]:
-        """Names of all instances, results and quarantined objects in the bucket, and when each came there."""
+    def bucket_names(self, shards: Sequence[str] | None = None) -> Iterator[tuple[str, dt.datetime]]:
+        """Names of instances, results and quarantined objects in the bucket, and when each came there.
+
+        Parameters
+        ----------
+        shards
+            First two hexadecimal digits of the digests; all unless given.
+        """
         for folder in (INSTANCES, RESULTS, QUARANTINE):
-            for name, at in self.bucket.names(f"{folder}/"):
-                if name.endswith(".dcm"):
-                    yield name, at
+            for below in [f"{folder}/"] if shards is None else [f"{folder}/{shard}/" for shard in shards]:
+                for name, at in self.bucket.names(below):
+                    if name.endswith(".dcm"):
+                        yield name, at
 
     def holds_in_quarantine(self, digest: str) -> bool:
         """Whether these bytes were kept aside, by whichever ledger."""

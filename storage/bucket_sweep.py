@@ -6,7 +6,7 @@ The bucket is swept by whoever sweeps for the node; what lies before it on the d
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from sqlalchemy import delete, select
@@ -16,18 +16,35 @@ from storage.ledger import Ledger, record_event
 from storage.retention import Swept, check_bound, named_paths
 from storage.schema import InstanceRow, ReleasedFileRow
 
-__all__ = ["sweep_bucket", "sweep_front"]
+__all__ = ["part_of_the_day", "sweep_bucket", "sweep_front"]
 
 _T = TypeVar("_T")
 
 OBJECTS_A_TRANSACTION = 20
 """Scanners whose images come again wait for each."""
+PARTS = 24
+"""A bucket of a million images is a thousand requests to list: an hour takes the next part, a day all of it."""
 
 
-def sweep_bucket(ledger: Ledger, files: BucketFiles, *, grace: dt.timedelta, now: dt.datetime) -> Swept:
+def part_of_the_day(now: dt.datetime) -> tuple[str, ...]:
+    """The folders of digests, each of two hexadecimal digits, whose turn it is in this hour; a day has all 256."""
+    hour = int(now.timestamp() // 3600) % PARTS
+    return tuple(f"{number:02x}" for number in range(hour, 256, PARTS))
+
+
+def sweep_bucket(
+    ledger: Ledger,
+    files: BucketFiles,
+    *,
+    grace: dt.timedelta,
+    now: dt.datetime,
+    shards: Sequence[str] | None = None,
+) -> Swept:
     """Remove the objects that the ledger let go of; move those aside that nothing explains.
 
-    What was let go of is forgotten only after twice the grace: the hosts know it until then, when they sweep theirs.
+    What the ledger let go of is known without a listing. The bucket is listed for what nothing explains: all of it, or
+    those folders of digests that are given. What was let go of is forgotten only after twice the grace: the hosts know
+    it until then, when they sweep theirs.
 
     Raises
     ------
@@ -40,7 +57,7 @@ def sweep_bucket(ledger: Ledger, files: BucketFiles, *, grace: dt.timedelta, now
     with files.sweeping() as alone:
         if not alone:
             return Swept(0, 0)
-        than, stored = now - grace, list(files.bucket_names())
+        than, stored = now - grace, list(files.bucket_names(shards))
         named = named_paths(ledger)
         with ledger.reading() as session:
             released = {row.path: row.at for row in session.scalars(select(ReleasedFileRow))}

@@ -77,8 +77,8 @@ class UndescribedStudy:
 _held = exists().where(InstanceRow.series_id == SeriesRow.id, InstanceRow.removed_at.is_(None))
 
 
-def undescribed_studies(ledger: Ledger) -> tuple[UndescribedStudy, ...]:
-    """Held studies whose attributes are not in the ledger."""
+def undescribed_studies(ledger: Ledger, study_instance_uid: str | None = None) -> tuple[UndescribedStudy, ...]:
+    """Held studies whose attributes are not in the ledger; all of them, or one if it is among them."""
     first = (
         select(func.min(InstanceRow.id))
         .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
@@ -87,14 +87,16 @@ def undescribed_studies(ledger: Ledger) -> tuple[UndescribedStudy, ...]:
         .scalar_subquery()
     )
     shown = aliased(InstanceRow)
+    query = (
+        select(StudyRow.id, shown.path)
+        .join(shown, shown.id == first)
+        .where(StudyRow.removed_at.is_(None), ~exists().where(StudyAttributesRow.study_id == StudyRow.id))
+        .order_by(StudyRow.id)
+    )
+    if study_instance_uid is not None:
+        query = query.where(StudyRow.study_instance_uid == study_instance_uid)
     with ledger.reading() as session:
-        rows = session.execute(
-            select(StudyRow.id, shown.path)
-            .join(shown, shown.id == first)
-            .where(StudyRow.removed_at.is_(None), ~exists().where(StudyAttributesRow.study_id == StudyRow.id))
-            .order_by(StudyRow.id)
-        )
-        return tuple(UndescribedStudy(*row) for row in rows)
+        return tuple(UndescribedStudy(*row) for row in session.execute(query))
 
 
 def describe_study(ledger: Ledger, study_id: int, attributes: Mapping[str, str]) -> None:

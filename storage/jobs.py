@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Select, Table, exists, func, select
+from sqlalchemy import ColumnElement, Select, Table, exists, func, select, update
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from storage.closing import FRONT_PAGE, ResultReference, close_version, predecessors, reopen_version
@@ -51,6 +51,7 @@ __all__ = [
     "create_jobs",
     "fail_job",
     "inputs_in_work",
+    "note_step",
     "put_job_off",
     "release_expired_jobs",
     "release_lease",
@@ -514,7 +515,7 @@ def claim_job(
         row.state, row.worker, row.lease = JobState.RUNNING, worker, uuid.uuid4().hex
         row.heartbeat += 1
         row.attempts += 1
-        row.started_at, row.ended_at = now, None
+        row.started_at, row.ended_at, row.step = now, None, None
         job_event(session, row, "job started", now, worker=worker, attempt=row.attempts)
         paths = session.scalars(_present_inputs(row).order_by(InstanceRow.id)).all()
         return Job(
@@ -571,6 +572,14 @@ def _present_inputs(row: JobRow) -> Select[str]:
             InstanceRow.removed_at.is_(None),
         )
     )
+
+
+def note_step(ledger: Ledger, lease: str, step: str) -> None:
+    """Note at which step a job is that runs; nothing is noted where the lease was lost."""
+    with ledger.transaction() as session:
+        session.execute(
+            update(JobRow).where(JobRow.state == JobState.RUNNING, JobRow.lease == lease).values(step=step[:64])
+        )
 
 
 def complete_job(

@@ -46,6 +46,7 @@ __all__ = [
     "Commitment",
     "DeliveryOverview",
     "Event",
+    "EventPage",
     "JobOverview",
     "LedgerOverview",
     "Outage",
@@ -61,11 +62,11 @@ __all__ = [
     "delivery_overviews",
     "events_of_study",
     "job_overviews",
-    "latest_events",
     "ledger_overview",
     "outages",
     "quarantine_overviews",
     "result_overviews",
+    "search_events",
     "senders",
     "study_of_job",
     "study_overviews",
@@ -73,6 +74,8 @@ __all__ = [
     "typical_job_s",
 ]
 
+LOOKED_AT_EVENTS = 100_000
+"""For one page; what lies further is looked through when somebody goes on."""
 CONFLICT_AGE = dt.timedelta(days=7)
 """For so long a conflict in quarantine calls for a person; it is kept for longer."""
 
@@ -169,6 +172,8 @@ class JobOverview:
     due_at: dt.datetime
     deadline_at: dt.datetime
     started_at: dt.datetime | None
+    step: str | None
+    """What it is at, of a job that runs; none before it has run for a while."""
     ended_at: dt.datetime | None
     error: str | None
     summary: Mapping[str, Any] | None
@@ -297,6 +302,20 @@ class Event:
     detail: Mapping[str, Any]
     sender: str | None
     """AE title that called in the association it belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events of the ledger, a page of them."""
+
+    events: tuple[Event, ...]
+    """The newest first."""
+    older: int | None
+    """``before`` of the page of older ones; None where there are none."""
+    newer: int | None
+    """``after`` of the page of newer ones; None where there are none."""
+    looked_to: dt.datetime | None
+    """Where the search broke off before it had enough, because it had looked at many; else None."""
 
 
 _WAITS = InstanceRow.study_version.is_(None) & InstanceRow.removed_at.is_(None)
@@ -540,6 +559,7 @@ def job_overviews(
                 due_at=row.due_at,
                 deadline_at=row.deadline_at,
                 started_at=row.started_at,
+                step=row.step if row.state is JobState.RUNNING else None,
                 ended_at=row.ended_at,
                 error=row.error,
                 summary=row.summary,
@@ -706,13 +726,49 @@ def events_of_study(ledger: Ledger, study_instance_uid: str, *, limit: int = 100
         )
 
 
-def latest_events(ledger: Ledger, *, text: str = "", limit: int = 200) -> tuple[Event, ...]:
-    """The latest events of the whole ledger, the newest first; those in whose kind, subject or detail a text stands."""
+def search_events(
+    ledger: Ledger,
+    *,
+    text: str = "",
+    since: dt.datetime | None = None,
+    until: dt.datetime | None = None,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 200,
+) -> EventPage:
+    """Events of the whole ledger, the newest first, a page at a time.
+
+    Parameters
+    ----------
+    text
+        A part of kind, subject or detail.
+    since, until
+        When they happened; aware.
+    before
+        ``older`` of the page of newer ones. Without it and ``after`` the page is that of the newest.
+    after
+        ``newer`` of the page of older ones; comes before ``before``.
+    limit
+        Most events of one page.
+    """
     with ledger.reading() as session:
+        within = [EventRow.at >= since] if since is not None else []
+        within += [EventRow.at <= until] if until is not None else []
+        first = session.scalar(select(func.min(EventRow.id)).where(*within))
+        last = session.scalar(select(func.max(EventRow.id)).where(*within))
+        if first is None or last is None:
+            return EventPage((), None, None, None)
+        forwards = after is not None
+        # Both ends belong to what is looked at.
+        low, high = (after + 1, last) if after is not None else (first, last if before is None else before - 1)
+        low, high = max(low, first), min(high, last)
+        furthest = min(high, low + LOOKED_AT_EVENTS - 1) if forwards else max(low, high - LOOKED_AT_EVENTS + 1)
         query = (
             select(EventRow, Association.calling_ae_title)
             .outerjoin(Association, Association.id == EventRow.correlation_id)
-            .order_by(EventRow.id.desc())
+            .where(EventRow.id.between(low, furthest) if forwards else EventRow.id.between(furthest, high))
+            .where(*within)
+            .order_by(EventRow.id if forwards else EventRow.id.desc())
             .limit(limit)
         )
         if text:
@@ -722,9 +778,19 @@ def latest_events(ledger: Ledger, *, text: str = "", limit: int = 200) -> tuple[
                 | EventRow.subject.icontains(text, autoescape=True)
                 | detail.icontains(text, autoescape=True)
             )
-        return tuple(
-            Event(row.at, row.correlation_id, row.kind, row.subject, row.detail, sender)
-            for row, sender in session.execute(query)
+        rows = session.execute(query).all()
+        full = len(rows) == limit
+        end = rows[-1][0].id if full else furthest
+        broke_off = not full and (furthest < high if forwards else furthest > low)
+        oldest, newest = (low, end) if forwards else (end, high)
+        return EventPage(
+            events=tuple(
+                Event(row.at, row.correlation_id, row.kind, row.subject, row.detail, sender)
+                for row, sender in (rows[::-1] if forwards else rows)
+            ),
+            older=oldest if oldest > first else None,
+            newer=newest if newest < last else None,
+            looked_to=session.scalar(select(EventRow.at).where(EventRow.id == end)) if broke_off else None,
         )
 
 

@@ -51,6 +51,8 @@ __all__ = [
     "JobState",
     "LedgerIdentityRow",
     "LogInFailureRow",
+    "OrderMessageRow",
+    "OrderRow",
     "OutageRow",
     "PausedDestinationRow",
     "PerformedStepRow",
@@ -209,6 +211,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSON(),
         list[str]: JSON(),
         list[list[str]]: JSON(),
+        list[dict[str, Any]]: JSON(),
     }
 
 
@@ -353,7 +356,7 @@ class InstanceRow(Base):
 
 
 class HostRow(Base):
-    """One host of a node whose hosts have no directory in common: that it serves."""
+    """One host of a node whose hosts have no directory in common: that it serves, and how its processes are."""
 
     __tablename__ = "host"
 
@@ -362,6 +365,10 @@ class HostRow(Base):
     """Goes up while it serves: whoever watches needs no common clock."""
     at: Mapped[dt.datetime]
     """When it went up last, by the clock of the host."""
+    processes: Mapped[list[dict[str, Any]] | None]
+    """How its processes are; none before it has said."""
+    free_mb: Mapped[float | None]
+    """Free space where it takes images in; none before it has said."""
 
 
 class QuarantineRow(Base):
@@ -422,6 +429,8 @@ class JobRow(Base):
     heartbeat: Mapped[int] = mapped_column(default=0)
     """Goes up while the lease is alive: whoever watches needs no common clock."""
     started_at: Mapped[dt.datetime | None]
+    step: Mapped[str | None] = mapped_column(String(64))
+    """What it was last said to be at; says nothing of a job that does not run."""
     ended_at: Mapped[dt.datetime | None]
     inputs_removed_at: Mapped[dt.datetime | None]
     """When retention took the files it read: it cannot run again."""
@@ -568,6 +577,47 @@ class PerformedStepStudyRow(Base):
     study_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True, index=True)
 
     step: Mapped[PerformedStepRow] = relationship(back_populates="studies")
+
+
+class OrderRow(Base):
+    """What an order of an information system says of an examination, without whose it is; patient data all the same."""
+
+    __tablename__ = "imaging_order"
+    __table_args__ = (
+        UniqueConstraint("accession_number", "order_number"),
+        # Stays small: the scheduler asks it several times a second.
+        Index(
+            "ix_imaging_order_new",
+            "id",
+            sqlite_where=text("considered_at IS NULL"),
+            postgresql_where=text("considered_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    accession_number: Mapped[str] = mapped_column(String(64))
+    order_number: Mapped[str] = mapped_column(String(200), index=True)
+    """Of who placed it, or fills it: several orders may share an accession number. Empty where it has none."""
+    procedures: Mapped[list[str]]
+    """Codes and texts of what is to be done."""
+    reasons: Mapped[list[str]]
+    """Codes and texts of why."""
+    diagnoses: Mapped[list[str]]
+    """Codes and texts of diagnoses."""
+    received_at: Mapped[dt.datetime] = mapped_column(index=True)
+    """When it came, or was last changed."""
+    considered_at: Mapped[dt.datetime | None]
+    """When the studies that are held were last held against it; none while they are to be."""
+
+
+class OrderMessageRow(Base):
+    """One message about orders that was accepted, kept so that it does nothing when it comes again."""
+
+    __tablename__ = "order_message"
+
+    digest: Mapped[str] = mapped_column(Digest, primary_key=True)
+    """sha256 over its sender, its control ID and what it says."""
+    received_at: Mapped[dt.datetime] = mapped_column(index=True)
 
 
 class ShadowComparisonRow(Base):

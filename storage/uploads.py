@@ -1,4 +1,4 @@
-"""What of the instances is not in the bucket yet, and its upload; which hosts serve.
+"""What of the instances is not in the bucket yet, and its upload.
 
 An upload is: take back that the ledger let go of a file of this name, if it did; put the object; note that it is there.
 The first waits while a sweep removes objects of the same name (:mod:`storage.bucket_sweep`), so no sweep removes what
@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import cast
 
-from sqlalchemy import Table, delete, func, select, update
+from sqlalchemy import delete, func, select, update
 
-from storage.ledger import Ledger, absent_insert
-from storage.schema import HostRow, InstanceRow, ReleasedFileRow, SeriesRow, StudyRow
+from storage.ledger import Ledger
+from storage.schema import InstanceRow, ReleasedFileRow, SeriesRow, StudyRow
 
 __all__ = [
     "HeldByHost",
-    "HostWatch",
     "Upload",
     "await_uploaded",
-    "beat",
     "begin_uploads",
     "end_uploads",
     "held_by_hosts",
     "hold_all",
-    "serving_hosts_of",
     "studies_being_uploaded",
     "uploads_due",
 ]
@@ -145,45 +141,3 @@ def await_uploaded(ledger: Ledger, patience_s: float, *, but_of: str | None) -> 
             return False
         time.sleep(_LOOK_S)
     return True
-
-
-def beat(ledger: Ledger, host: str, now: dt.datetime) -> None:
-    """Say that a host serves."""
-    table = cast(Table, HostRow.__table__)
-    with ledger.transaction() as session:
-        session.execute(absent_insert(session.get_bind().dialect.name, table), {"name": host, "beat": 0, "at": now})
-        session.execute(update(HostRow).where(HostRow.name == host).values(beat=HostRow.beat + 1, at=now))
-
-
-def serving_hosts_of(ledger: Ledger, *, since: dt.datetime) -> frozenset[str]:
-    """Hosts that have said since a time, by their own clocks, that they serve."""
-    with ledger.reading() as session:
-        return frozenset(session.scalars(select(HostRow.name).where(HostRow.at >= since)))
-
-
-class HostWatch:
-    """Tells which hosts have said for their time that they serve, by a clock that nobody sets.
-
-    Parameters
-    ----------
-    silent_s
-        A host that says nothing for so long serves no more.
-    clock
-        Seconds; goes up evenly.
-    """
-
-    def __init__(self, silent_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._silent_s, self._clock = silent_s, clock
-        self._seen: dict[str, tuple[int | None, float]] = {}
-        """By host: what it said last, and since when."""
-
-    def silent(self, ledger: Ledger, hosts: Collection[str]) -> frozenset[str]:
-        """Those of some hosts that serve no more; call it several times in ``silent_s``."""
-        with ledger.reading() as session:
-            beats = {row.name: row.beat for row in session.execute(select(HostRow.name, HostRow.beat))}
-        now = self._clock()
-        for host in hosts:
-            # One that has never said anything may be about to.
-            count, since = self._seen.get(host, (beats.get(host), now))
-            self._seen[host] = (beats.get(host), since if count == beats.get(host) else now)
-        return frozenset(host for host in hosts if now - self._seen[host][1] >= self._silent_s)

@@ -7,7 +7,7 @@ calls it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def cheap_analysis(
     own_results: Mapping[str, str],
     last_attempt: bool,
     device: str,
+    on_step: Callable[[str], None],
 ) -> ProcessedStudy:
     """Read every image of the study and make one small object for each role, slowly enough to be killed over it.
 
@@ -63,6 +64,7 @@ def cheap_analysis(
     from pipelines.analysis import Findings
     from pipelines.cine.stack import CineStudy, StudyContext
 
+    on_step("read")
     sources = [dcmread(path) for path in paths]
     assert {str(source.StudyInstanceUID) for source in sources} == {study_instance_uid}
     mean = sum(float(source.pixel_array.mean()) for source in sources) / len(sources)

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydicom import dcmread
 
 from dicom_node.config import Configuration
+from dicom_node.instance_files import instance_files
 from dicom_node.network.file_meta import decode_file_meta
 from storage.files import InstanceFiles
 from storage.instances import ReceivedInstance, close_association, open_association, record_instances
@@ -30,13 +31,13 @@ def queue_study(configuration: Configuration, paths: Iterable[Path], timeouts_s:
     timeouts_s
         Of jobs, by package.
     """
-    files = InstanceFiles(configuration.storage.directory)
+    files = instance_files(configuration)
     with contextlib.closing(open_ledger(configuration.storage.database)) as ledger:
         association = open_association(
             ledger, calling_ae_title="MR1", called_ae_title="NODE", address="127.0.0.1", at=utc_now(), receiver="test"
         )
         instances = [_stored(files, path, association) for path in paths]
-        record_instances(ledger, instances, at=utc_now())
+        record_instances(ledger, instances, at=utc_now(), held_by=files.held_by)
         close_association(ledger, association, outcome="released", at=utc_now())
         contents = study_contents(ledger, instances[0].study_instance_uid)
         routed = [

@@ -10,6 +10,7 @@ import io
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -76,14 +77,27 @@ def _settled(ledger: Ledger, studies: int, analyses: int) -> bool:
     )
 
 
+def _ready_of_both(configuration: Configuration, ledger: Ledger) -> bool:
+    found = node_status.node_status(configuration, ledger)
+    names = {one.name for one in found.processes if one.ready}
+    return (
+        found.alarms == ()
+        and len(found.other_disks) == 1
+        and {"front/receiver-0", "front/uploader", "back/executor", "back/uploader"} <= names
+    )
+
+
 def _held(ledger: Ledger) -> Counter[str | None]:
     with ledger.reading() as session:
         return Counter(session.scalars(select(InstanceRow.held_by)))
 
 
 def _said_of_bucket(configuration: Configuration) -> doctor.Finding:
-    examined = doctor.examine(configuration, now=utc_now(), call_peers=False)
-    return next(one for one in examined if one.about == "bucket")
+    return next(_said_of("bucket", configuration))
+
+
+def _said_of(about: str, configuration: Configuration) -> Iterator[doctor.Finding]:
+    return (one for one in doctor.examine(configuration, now=utc_now(), call_peers=False) if one.about == about)
 
 
 @pytest.mark.timeout(900)
@@ -115,7 +129,10 @@ def test_hosts_without_a_common_directory_lose_nothing_and_do_nothing_twice(
 
     with pacs, running_hosts([front, back]), contextlib.closing(open_ledger(database)) as ledger:
         here = front.configuration
-        assert node_status.node_status(here, ledger).alarms == ()
+        # Each tells of the processes of both, as does a person who asks there.
+        for one in (here, back.configuration):
+            wait_until(partial(_ready_of_both, one, ledger), seconds=START_S, what="both are told of", every=0.2)
+        assert [one.sentence.rpartition("; ")[2] for one in _said_of("hosts", here)] == ["runs", "runs"]
         server.gate.shut()
         outcomes = list(send_files(images, Peer(ae_title="NODE", host="127.0.0.1", port=port), SCANNER))
         assert [one.status for one in outcomes] == [0x0000] * IMAGES
@@ -158,6 +175,20 @@ def test_hosts_without_a_common_directory_lose_nothing_and_do_nothing_twice(
         assert set(made.values()) == {1}
         assert {uid for uid, _ in pacs.arrivals} == {one.sop_instance_uid for one in deliveries} == set(pacs.held())
         assert len(set(pacs.arrivals)) == len(deliveries)
+        # One that is gone is told of, with what it said last.
+        back.process.terminate()
+        assert back.end() == 0
+        for module in (node_status, doctor):
+            monkeypatch.setattr(module, "HOST_SILENT", dt.timedelta(0))
+        found = node_status.node_status(here, ledger)
+        (silent,) = found.silent_hosts
+        assert (silent.name, "back/executor" in {one.name for one in silent.processes}) == ("back", True)
+        assert "host back has said nothing since" in " ".join(one.sentence for one in found.alarms)
+        assert [
+            one
+            for one in _said_of("hosts", here)
+            if one.sentence.startswith("back: executor, scheduler; has said nothing")
+        ]
     assert {one.process.exitcode for one in (front, back)} == {0}
 
 

@@ -138,8 +138,9 @@ def test_a_host_that_computes_nothing_needs_no_extra(without_extras: Path, tmp_p
             "routes:\n  cine: {series: [{modality: MR}], analyses: [ventricular_function], destinations: []}\n",
             ("'dicom-node[analysis]'",),
         ),
+        ("orders: {port: 2575, senders: [127.0.0.1]}\n", ("there is no route", "'dicom-node[messages]'")),
     ],
-    ids=["web", "analysis"],
+    ids=["web", "analysis", "orders"],
 )
 def test_what_needs_an_absent_extra_is_refused_by_its_name(
     without_extras: Path, tmp_path: Path, more: str, said: tuple[str, ...]

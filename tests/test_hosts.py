@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import threading
 from collections.abc import Iterator
@@ -17,24 +18,33 @@ from dicom_node import node
 from dicom_node.audit.messages import Participant
 from dicom_node.audit.received import tell_what_was_received
 from dicom_node.audit.trail import AuditTrail
-from dicom_node.config import Configuration, DeliveryPolicy, Host, HostRole, NodeSettings, StorageSettings
+from dicom_node.config import (
+    BucketSettings,
+    Configuration,
+    DeliveryPolicy,
+    Host,
+    HostRole,
+    NodeSettings,
+    StorageSettings,
+)
 from dicom_node.config_file import load_configuration
 from dicom_node.doctor import examine, mount_of
 from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.hosts import execution_here, host_name, owner_name, roles_here, slots, worker_prefix
 from dicom_node.machine import serving_mistakes
 from dicom_node.network.listening_ports import listening_socket, no_listening_ports
-from dicom_node.node_status import node_status
+from dicom_node.node_status import HOST_SILENT, node_status
 from dicom_node.notify import notifier
-from dicom_node.process_states import exclusive_service, serving_hosts, states_file, write_states
+from dicom_node.process_states import ProcessState, exclusive_service, serving_hosts, states_file, write_states
 from dicom_node.reloading import reloaded
 from dicom_node.roles import RoleContext
 from dicom_node.schedule.scheduler import close_receptions_of_dead_hosts
+from dicom_node.uploader import HostReport
 from storage.files import InstanceFiles
+from storage.hosts import HostWatch, beat
 from storage.identity import bind, is_bound
 from storage.instances import close_association, open_receptions, record_instances
 from storage.ledger import Ledger, open_ledger, utc_now
-from storage.uploads import HostWatch
 
 TWO = {
     "front": {"roles": ["receiver", "deliverer"]},
@@ -172,6 +182,89 @@ def test_status_is_that_of_all_hosts(tmp_path: Path, ledger: Ledger) -> None:
         assert [one.sentence for one in found.alarms if "host" in one.sentence] == ["host back is not running"]
         with exclusive_service(directory, "back"):
             assert not [one for one in node_status(configuration, ledger).alarms if "host" in one.sentence]
+
+
+def test_processes_of_a_host_that_serves_no_more_are_told_as_they_were(tmp_path: Path, ledger: Ledger) -> None:
+    configuration = _configuration(tmp_path, "back")
+    directory = configuration.storage.directory
+    directory.mkdir()
+    states = {host: ProcessState("receiver-0", 7, True, 0, None, NOW) for host in ("front", "back")}
+    for host, state in states.items():
+        write_states(states_file(directory, "supervisor", host), [state])
+    with exclusive_service(directory, "back"):
+        found = node_status(configuration, ledger)
+    assert [one.name for one in found.processes] == ["back/receiver-0"]
+    (silent,) = found.silent_hosts
+    assert (silent.name, silent.heard_at) == ("front", None)
+    assert [one.name for one in silent.processes] == ["front/receiver-0"]
+
+
+def _on_a_bucket(tmp_path: Path, host: str) -> Configuration:
+    """The configuration of a host, whose storage directory is its own."""
+    configuration = _configuration(tmp_path, host)
+    storage = configuration.storage.model_copy(
+        update={
+            "directory": tmp_path / host,
+            "bucket": BucketSettings(url="s3://images/node"),
+            "low_watermark_mb": 0,
+            "high_watermark_mb": 0,
+        }
+    )
+    storage.directory.mkdir(exist_ok=True)
+    return configuration.model_copy(update={"storage": storage})
+
+
+def test_hosts_with_a_bucket_tell_each_other_of_their_processes(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front, back = _on_a_bucket(tmp_path, "front"), _on_a_bucket(tmp_path, "back")
+    now = utc_now()
+    report = HostReport(ledger, back.storage.directory, "back")
+    file = states_file(back.storage.directory, "supervisor", "back")
+    with exclusive_service(front.storage.directory, "front"):
+        write_states(
+            states_file(front.storage.directory, "supervisor", "front"), [ProcessState("web", 1, True, 0, None, now)]
+        )
+        before = node_status(front, ledger)
+        assert [(one.name, one.heard_at, one.processes) for one in before.silent_hosts] == [("back", None, ())]
+        assert "host back is not running" in [one.sentence for one in before.alarms]
+        starting = ProcessState("executor", 9, False, 0, None, now)
+        write_states(file, [starting])
+        report.tell(now)
+        found = node_status(front, ledger)
+        assert (found.silent_hosts, found.starting) == ((), ("back/executor",))
+        # It dies again and again.
+        write_states(file, [dataclasses.replace(starting, pid=None, failed_starts=3, last_death="exit code 1")])
+        report.tell(now)
+        said = [one.sentence for one in node_status(front, ledger).alarms]
+        assert "process back/executor cannot start: it died 3 times in a row (exit code 1)" in said
+        write_states(file, [dataclasses.replace(starting, ready=True)])
+        report.tell(now)
+        found = node_status(front, ledger)
+        assert ([one.name for one in found.processes], found.well) == (["back/executor", "front/web"], True)
+        # Its own disk is nearly full, then full.
+        storage = front.storage.model_copy(update={"low_watermark_mb": 100, "high_watermark_mb": 200})
+        watched = front.model_copy(update={"storage": storage})
+        beat(ledger, "back", now, free_mb=150.0)
+        found = node_status(watched, ledger)
+        assert [(one.host, one.free_mb, one.accepts_images) for one in found.other_disks] == [("back", 150.0, True)]
+        assert any("storage of host back is nearly full: 150 MB are free" in one.sentence for one in found.alarms)
+        beat(ledger, "back", now, free_mb=50.0)
+        found = node_status(watched, ledger)
+        assert any("storage of host back is closed: 50 MB are free" in one.sentence for one in found.alarms)
+        # It falls silent, with what it said last.
+        report.tell(now - HOST_SILENT - dt.timedelta(seconds=1))
+        found = node_status(front, ledger)
+        assert [one.name for one in found.processes] == ["front/web"]
+        (silent,) = found.silent_hosts
+        assert silent.heard_at == now - HOST_SILENT - dt.timedelta(seconds=1)
+        assert [(one.name, one.ready) for one in silent.processes] == [("back/executor", True)]
+        (alarm,) = [one for one in found.alarms if "host back" in one.sentence]
+        assert "has said nothing since" in alarm.sentence
+        assert "start it there" in alarm.remedy
+        # Of a version that says more of a process than this one knows.
+        beat(ledger, "back", now, processes=[{"name": "executor", "mood": "good"}])
+        assert [one.name for one in node_status(front, ledger).processes] == ["front/web"]
 
 
 def test_associations_of_a_host_that_serves_no_more_are_closed_and_no_others(tmp_path: Path, ledger: Ledger) -> None:

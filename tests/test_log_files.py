@@ -135,6 +135,16 @@ def test_processes_of_one_name_and_their_threads_lose_nothing_while_files_are_re
         assert times == sorted(times), path.name  # type: ignore[type-var]
 
 
+def test_a_line_that_waited_while_another_process_wrote_later_ones_does_not_go_back_in_time(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    one, other = LogFile(folder, "same"), LogFile(folder, "same")
+    for file, seconds in ((one, 0.0), (other, 0.5), (one, 0.2), (other, 0.6), (one, 0.55)):
+        file.write({"event": "said", "timestamp": at(seconds)})
+    times = [line["timestamp"] for line in lines(folder.file("same"))]
+    assert len(times) == 5
+    assert times == sorted(times)  # type: ignore[type-var]
+
+
 def test_a_log_that_cannot_be_kept_is_told_at_the_start_and_ends_nothing_later(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = folder_of(tmp_path / "file" / "log")

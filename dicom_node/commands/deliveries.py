@@ -91,11 +91,19 @@ def requeue(
         bool, typer.Option("--not-accepted", help="Also what the destination did not take by its kind.")
     ] = False,
     waiting: Annotated[bool, typer.Option("--waiting", help="Also what waits for its next attempt.")] = False,
+    given_up: Annotated[
+        bool, typer.Option("--given-up", help="Also what somebody gave up; with --job or --study.")
+    ] = False,
     config: ConfigurationFile = DEFAULT,
 ) -> None:
     """Send dead letters again, with all their attempts."""
     _check_choice(destination, kind, job, study, every=every)
+    if given_up and job is None and study is None:
+        raise ConfigurationError(
+            "what was given up is sent again by job or by study only", subject="--given-up", remedy="--job or --study"
+        )
     states = [DeliveryState.DEAD]
+    states += [DeliveryState.DISMISSED] if given_up else []
     states += [DeliveryState.NOT_ACCEPTED] if not_accepted else []
     states += [DeliveryState.QUEUED] if waiting else []
     configuration = load_configuration(config)

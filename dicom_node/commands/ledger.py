@@ -196,7 +196,7 @@ def jobs(
                 one.study_version,
                 one.route,
                 one.package,
-                one.state.value,
+                f"{one.state.value} ({one.step})" if one.step else one.state.value,
                 one.verdict.value if one.verdict is not None else "",
                 f"{one.attempts}/{one.maximum_attempts}",
                 _time(one.created_at),

@@ -13,11 +13,15 @@ from dicom_node.commands.training import print_result, shown_training, step_prog
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pipelines.evaluation.obstruction import Ablated
+    from pipelines.evaluation.figures import Distribution
+    from pipelines.evaluation.obstruction import Ablated, ObstructionEvaluation, SecondOpinion
     from pipelines.training.steps import Progress as TrainingProgress
     from pipelines.training.steps import TrainingResult
 
 __all__ = ["evaluate_obstruction", "train_obstruction"]
+
+_PHANTOMS = 60
+_STEPS = 1000
 
 
 class Model(enum.StrEnum):
@@ -60,18 +64,49 @@ def train_obstruction(
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, weights and card.")] = Path("runs/obstruction"),
-    full: Annotated[bool, typer.Option("--full", help="The size of the paper instead of the narrow one.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Size and schedule of the paper (AdamW 1e-4, 8,000 steps) instead of ours.")
+    ] = False,
     pretraining_steps: Annotated[
         int, typer.Option(min=0, help="First steps, which teach where scar lies (phantoms only).")
     ] = 600,
-    steps: Annotated[int, typer.Option(min=1, help="Steps in all after that.")] = 1000,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps in all after that; left out: 1,000, and 8,000 with --full.")
+    ] = None,
+    kept_out: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help="With --model network: phantoms kept out to calibrate and to judge, the last; left out: the last 15 % "
+            "of either outcome.",
+        ),
+    ] = None,
+    stop_after: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --model network: stop after this step, calibrated; a later run without it goes on."
+        ),
+    ] = None,
     target: Annotated[
         Learnt, typer.Option(help="With --model network: learn obstruction, as in the paper, or infarct depth.")
     ] = Learnt.OBSTRUCTION,
-    rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6, max=0.1, help="Largest learning rate; left out: 1e-3, and 1e-4 with --full and with --studies."
+        ),
+    ] = None,
     ablation: Annotated[
         list[str] | None,
         typer.Option(help="Train this variant instead, for comparison; may be given several times, or `all`."),
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="With --ablation: folder of `evaluate obstruction --hearts`, whose hearts are told too.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that make phantoms.")] = 1,
@@ -82,6 +117,9 @@ def train_obstruction(
     """Fit the wall model or train the network on phantoms, or fine-tune on a site's studies; stopped runs go on."""
     from pipelines.evaluation.obstruction import ablate
     from pipelines.training.obstruction import (
+        FULL_RATE,
+        FULL_STEPS,
+        PEAK_RATE,
         Target,
         fine_tune,
         fit_wall_to_phantoms,
@@ -93,6 +131,8 @@ def train_obstruction(
         raise ConfigurationError("give either --clips or --studies", subject="train obstruction")
     if studies is not None and labels is None:
         raise ConfigurationError("--studies needs --labels", subject="train obstruction")
+    steps = steps or (FULL_STEPS if full else _STEPS)
+    rate = rate or (FULL_RATE if full or studies is not None else PEAK_RATE)
     with shown_training("obstruction", as_json) as shown:
 
         def report(_name: str, state: TrainingProgress) -> None:
@@ -148,6 +188,7 @@ def train_obstruction(
                 seed=seed,
                 device=device,
                 resume=resume,
+                measured=measured,
                 report=report,
             )
         else:
@@ -162,6 +203,8 @@ def train_obstruction(
                 peak_rate=rate,
                 seed=seed,
                 target=Target(target),
+                kept_out=kept_out,
+                stop_after=stop_after,
                 workers=workers,
                 device=device,
                 resume=resume,
@@ -175,7 +218,18 @@ def train_obstruction(
     else:
         table(
             "Ablation, hearts kept out",
-            ["", "steps>", "parameters>", "AUC>", "slice AUC>", "p>"],
+            [
+                "",
+                "steps>",
+                "parameters>",
+                "AUC>",
+                "slice AUC>",
+                "p>",
+                "AUC by the node>",
+                "p>",
+                "less the package's>",
+                "p>",
+            ],
             (
                 (
                     one.name,
@@ -184,6 +238,12 @@ def train_obstruction(
                     f"{one.auc.value:.3f} ({one.auc.low:.2f} to {one.auc.high:.2f})",
                     f"{one.slice_auc.value:.3f}",
                     f"{one.p_value:.2f}",
+                    ""
+                    if one.node_auc is None
+                    else f"{one.node_auc.value:.3f} ({one.node_auc.low:.2f} to {one.node_auc.high:.2f})",
+                    "" if one.node_auc is None else f"{one.node_p_value:.2f}",
+                    "" if one.node_less_package is None else f"{one.node_less_package:+.3f}",
+                    "" if one.node_p_package is None else f"{one.node_p_package:.2f}",
                 )
                 for one in result
             ),
@@ -191,11 +251,19 @@ def train_obstruction(
 
 
 def evaluate_obstruction(
-    phantoms: Annotated[int, typer.Option(min=4, help="Phantoms with an acute infarct, made for this.")] = 60,
+    phantoms: Annotated[
+        int | None, typer.Option(min=4, help="Phantoms with an acute infarct, made for this; 60 if nothing is given.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom: none that was trained on.")] = 900000,
     pessimistic: Annotated[
         bool, typer.Option("--pessimistic", help="Phantoms whose motion explains less of the scar.")
     ] = False,
+    studies: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="A site's own studies instead: DICOM.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Their labels, as for `train obstruction`.")
+    ] = None,
     real: Annotated[
         list[Path] | None,
         typer.Option(
@@ -207,6 +275,12 @@ def evaluate_obstruction(
     models: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the model; left out: the package's.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Folder of another model, compared on the same hearts (DeLong's test)."
+        ),
+    ] = None,
     ablation: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="JSON of `train obstruction --ablation`, to print.")
     ] = None,
@@ -216,9 +290,13 @@ def evaluate_obstruction(
     as_json: JsonFlag = False,
 ) -> None:
     """Estimate obstruction as the node would, its own segmentation included, and compare with what is true."""
-    from pipelines.evaluation.obstruction import evaluate
+    from pipelines.evaluation.obstruction import Beside, evaluate, evaluate_studies
     from pipelines.models.registry import PACKAGED, ModelUnavailable
 
+    if (studies is None) != (labels is None) or (studies is not None and phantoms is not None):
+        raise ConfigurationError("give --phantoms, or --studies with --labels", subject="evaluate obstruction")
+    beside = Beside(tuple(real or ()), ablation, against)
+    root = models or PACKAGED
     with step_progress(as_json) as progress:
         task = progress.add_task("hearts", total=None, detail="")
 
@@ -226,39 +304,111 @@ def evaluate_obstruction(
             progress.update(task, completed=done, total=total, detail="")
 
         try:
-            found = evaluate(
-                phantoms,
-                seed,
-                pessimistic=pessimistic,
-                real=real or (),
-                ablation=ablation,
-                hearts=hearts,
-                models=models or PACKAGED,
-                report=report,
-            )
+            if studies is not None and labels is not None:
+                found = evaluate_studies(studies, labels, beside=beside, hearts=hearts, models=root, report=report)
+            else:
+                found = evaluate(
+                    phantoms or _PHANTOMS,
+                    seed,
+                    pessimistic=pessimistic,
+                    beside=beside,
+                    hearts=hearts,
+                    models=root,
+                    report=report,
+                )
         except (ValueError, ModelUnavailable) as error:
             raise ConfigurationError(str(error), subject="evaluate obstruction") from error
     if as_json:
         print_json(found.to_json())
         return
+    _print(found)
+
+
+def _print(found: ObstructionEvaluation) -> None:
+    motion = found.motion_auc
     table(
-        f"Obstruction, {found.phantoms} phantoms, {found.law} law, {found.refused} refused",
+        f"Obstruction, {found.data}: {found.events} with one, {found.refused} of {found.hearts} declined",
         ["", ">"],
         [
             ("AUC", f"{found.auc.value:.3f} ({found.auc.low:.3f} to {found.auc.high:.3f})"),
-            ("AUC of the motion truly lost", f"{found.motion_auc.value:.3f}"),
+            ("AUC of the motion truly lost", f"{motion.value:.3f} ({motion.low:.3f} to {motion.high:.3f})"),
             ("AUC of an ideal observer", f"{found.bayes_auc:.3f}"),
-            ("Brier score", f"{found.brier.value:.3f}"),
+            *((f"paper: {name}", f"{area:.3f}") for name, area in found.paper.items()),
+            ("Brier score", f"{found.brier.value:.3f} ({found.brier.low:.3f} to {found.brier.high:.3f})"),
+            ("Brier score of the frequency alone", f"{found.brier_prevalence:.3f}"),
             ("calibration slope", f"{found.calibration_slope:.2f}"),
-            ("calibration intercept", f"{found.calibration_intercept:.2f}"),
+            ("calibration intercept", f"{found.calibration_intercept:+.2f}"),
             ("sensitivity at 76 % specificity", f"{found.sensitivity:.2f}"),
+            *(
+                (f"net benefit at {point.threshold:.0%} (treat all)", f"{point.model:+.3f} ({point.treat_all:+.3f})")
+                for point in found.decision_curve
+            ),
         ],
     )
+    if found.second_opinion is not None:
+        _print_second(found.second_opinion)
     table(
-        "Single numbers of the same phantoms, beside the model",
-        ["", "AUC>", "p>"],
+        "Other scores of the same hearts (p: DeLong's test against the model)",
+        ["", "AUC>", "less the model>", "p>"],
         (
-            (one.name, f"{one.auc:.3f} ({one.auc_ci[0]:.3f} to {one.auc_ci[1]:.3f})", f"{one.p_value:.2f}")
+            (
+                one.name,
+                f"{one.auc:.3f} ({one.auc_ci[0]:.3f} to {one.auc_ci[1]:.3f})",
+                f"{one.difference:+.3f}",
+                f"{one.p_value:.2f}",
+            )
             for one in found.comparisons
         ),
     )
+    if found.ablation:
+        table(
+            "Variants of the network, as `train obstruction --ablation` told them",
+            ["", "steps>", "AUC, kept out>", "AUC, by the node>"],
+            (
+                (row["name"], row["steps"], *(_area(row.get(name)) for name in ("auc", "node_auc")))
+                for row in found.ablation
+            ),
+        )
+    if found.real:
+        table(
+            "Probability in patients without an acute infarct, %",
+            ["", "patients>", "declined>", "25 %>", "median>", "75 %>", "highest>"],
+            (
+                (
+                    name,
+                    one.patients,
+                    one.declined,
+                    *(f"{100 * value:.0f}" for value in (*one.quartiles, one.highest)),
+                )
+                for name, one in found.real.items()
+            ),
+        )
+
+
+def _print_second(found: SecondOpinion) -> None:
+    less = found.difference
+    table(
+        f"Second opinion on the same hearts, {found.model[:14]}",
+        ["", ">"],
+        [
+            ("AUC", f"{found.auc.value:.3f} ({found.auc.low:.3f} to {found.auc.high:.3f})"),
+            (
+                "less the model reported",
+                f"{less.value:+.3f} ({less.low:+.3f} to {less.high:+.3f}), p {found.p_value:.3f}",
+            ),
+            ("Brier score", f"{found.brier.value:.3f} ({found.brier.low:.3f} to {found.brier.high:.3f})"),
+            ("calibration slope", f"{found.calibration_slope:.2f}"),
+            ("calibration intercept", f"{found.calibration_intercept:+.2f}"),
+            ("sensitivity at 76 % specificity", f"{found.sensitivity:.2f}"),
+            ("rank correlation with the model reported", f"{found.correlation:.2f}"),
+            *((f"{name}: 25 %, median, 75 %, highest", _spread(one)) for name, one in found.real.items()),
+        ],
+    )
+
+
+def _spread(found: Distribution) -> str:
+    return ", ".join(f"{100 * value:.0f} %" for value in (*found.quartiles, found.highest))
+
+
+def _area(value: dict[str, float] | None) -> str:
+    return "" if value is None else f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"

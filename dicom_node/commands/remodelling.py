@@ -41,6 +41,9 @@ def train(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="With --studies: do not start from the model of the package.")
     ] = False,
+    images: Annotated[
+        bool, typer.Option(help="With --no-images: morphology and motion only, for comparison; it has no attribution.")
+    ] = True,
     output: Annotated[Path, typer.Option(help="Folder for hearts, checkpoints, weights and card.")] = Path("runs"),
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of each training; the recipe's own by default.")
@@ -58,12 +61,12 @@ def train(
     from pipelines.remodelling.network import REMODELLING_MODEL
     from pipelines.training.heart_clips import Population, pack_clips
     from pipelines.training.remodelling import RemodellingRecipe, train_remodelling
-    from pipelines.training.remodelling_hearts import clip_hearts, hearts_of_studies, remodelling_law
+    from pipelines.training.remodelling_hearts import clip_hearts, hearts_of_studies
 
     if (clips is None) == (studies is None) or (studies is None) != (labels is None):
         raise ConfigurationError("give either --clips, or --studies and --labels", subject=_TRAIN)
     folder = output / REMODELLING_MODEL
-    recipe = RemodellingRecipe()
+    recipe = RemodellingRecipe(images=images)
     declined: dict[str, str] = {}
     with step_progress(as_json) as progress:
         task = progress.add_task("hearts", total=None, detail="")
@@ -79,12 +82,12 @@ def train(
             hearts: list[RemodellingHeart]
             if clips is not None:
                 seeds = range(phantom_seed, phantom_seed + phantoms)
-                files = pack_clips(clips, seeds, Population.ACUTE_INFARCT, remodelling_law(DEFAULT_LAW), report=counted)
+                files = pack_clips(clips, seeds, Population.ACUTE_INFARCT, DEFAULT_LAW, report=counted)
                 hearts = clip_hearts(files, folder / "hearts", counted)
                 source = f"pipelines/phantom, docs/phantom.md; seeds {seeds.start} to {seeds.stop - 1}"
                 command = (
                     f"dicom-node train remodelling --clips DIR --phantoms {phantoms} --phantom-seed {phantom_seed} "
-                    f"--seed {seed}"
+                    f"--seed {seed}{'' if images else ' --no-images'}"
                 )
             elif studies is not None and labels is not None:
                 hearts, declined = hearts_of_studies(studies, labels, folder / "hearts", device=device, report=counted)
@@ -134,16 +137,40 @@ def evaluate(
     models: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder that holds remodelling.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of another model, with --held-out of another training: compared on the same hearts (DeLong).",
+        ),
+    ] = None,
+    real: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="DICOM of patients without acute infarct, told as if they had one; may be repeated.",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare the risk of remodelling with the outcome, on phantoms or on your own studies."""
-    from pipelines.evaluation.remodelling import evaluate_held_out, evaluate_remodelling, evaluate_studies
+    from pipelines.evaluation.remodelling import (
+        Beside,
+        evaluate_held_out,
+        evaluate_remodelling,
+        evaluate_studies,
+    )
     from pipelines.models.registry import PACKAGED, ModelUnavailable
 
     given = sum(source is not None for source in (phantoms, studies, held_out))
     if given != 1 or (studies is None) != (labels is None):
         sentence = "give one of --phantoms, --held-out, or --studies and --labels"
         raise ConfigurationError(sentence, subject=_EVALUATE)
+    if held_out is not None and real:
+        raise ConfigurationError("--real needs --phantoms or --studies", subject=_EVALUATE)
+    beside = Beside(tuple(real or ()), against)
     with step_progress(as_json) as progress:
         task = progress.add_task("hearts", total=None, detail="")
 
@@ -152,9 +179,11 @@ def evaluate(
 
         try:
             if held_out is not None:
-                found = evaluate_held_out(held_out)
+                found = evaluate_held_out(held_out, against)
             elif studies is not None and labels is not None:
-                found = evaluate_studies(studies, labels, hearts=hearts, models=models or PACKAGED, report=counted)
+                found = evaluate_studies(
+                    studies, labels, hearts=hearts, models=models or PACKAGED, beside=beside, report=counted
+                )
             else:
                 found = evaluate_remodelling(
                     phantoms or 0,
@@ -162,6 +191,7 @@ def evaluate(
                     pessimistic=pessimistic,
                     hearts=hearts,
                     models=models or PACKAGED,
+                    beside=beside,
                     report=counted,
                 )
         except (ValueError, ModelUnavailable) as error:
@@ -187,6 +217,17 @@ def _print(found: RemodellingEvaluation) -> None:
                 )
                 for row in found.ablation
             ),
+            *(
+                (
+                    row.model,
+                    f"{row.auc:.3f}",
+                    f"{row.auc_ci[0]:.3f} … {row.auc_ci[1]:.3f}",
+                    f"{row.difference:+.3f}",
+                    f"{row.p_value:.2f}",
+                )
+                for row in (found.against,)
+                if row is not None
+            ),
             ("true probability", f"{found.bayes_auc:.3f}", "{:.3f} … {:.3f}".format(*found.bayes_auc_ci), "", ""),
             *((f"paper: {name}", f"{area:.3f}", "", "", "") for name, area in found.paper.items()),
         ],
@@ -207,6 +248,21 @@ def _print(found: RemodellingEvaluation) -> None:
                     f"{point['model']:+.3f} ({point['treat_all']:+.3f})",
                 )
                 for point in found.decision_curve
+            ),
+            *(
+                (
+                    "attribution within the left ventricle (by chance)",
+                    f"{place.in_ventricle:.0%} ({place.by_chance:.0%})",
+                )
+                for place in (found.attribution,)
+                if place is not None
+            ),
+            *(
+                (
+                    f"risk in {name}, {one.patients} patients, {one.declined} declined: quartiles, highest",
+                    ", ".join(f"{100 * value:.0f} %" for value in (*one.quartiles, one.highest)),
+                )
+                for name, one in found.real.items()
             ),
         ],
     )

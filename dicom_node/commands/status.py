@@ -9,7 +9,7 @@ import typer
 from dicom_node.commands.ledger import opened
 from dicom_node.commands.terminal import ConfigurationFile, ExitCode, JsonFlag, console, print_json, table
 from dicom_node.config_file import load_configuration
-from dicom_node.node_status import NodeStatus, Queue, local_time, node_status
+from dicom_node.node_status import NodeStatus, Queue, SilentHost, local_time, node_status
 from dicom_node.process_states import ProcessState
 from storage.overview import Backlog
 from storage.schema import DeliveryState, JobState, ReportState, Verdict
@@ -25,12 +25,12 @@ def status(config: ConfigurationFile = Path("config.yaml"), as_json: JsonFlag = 
     if as_json:
         print_json(found)
     else:
-        _print(found)
+        _print(found, takes_orders=configuration.orders.port is not None)
     if not found.well:
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _print(found: NodeStatus) -> None:
+def _print(found: NodeStatus, *, takes_orders: bool) -> None:
     running = "Running" if found.pid is None else f"Running (process {found.pid})"
     if found.well:
         console.print(f"[bold green]{running}, and all is well.[/bold green]")
@@ -50,9 +50,10 @@ def _print(found: NodeStatus) -> None:
         "Now",
         ["", ""],
         [
-            (
-                "disk",
-                f"{found.free_mb / 1000:.1f} GB free, images are {'accepted' if found.accepts_images else 'refused'}",
+            ("disk", _disk(found.free_mb, accepts=found.accepts_images)),
+            *(
+                (f"disk of host {one.host}", _disk(one.free_mb, accepts=one.accepts_images))
+                for one in found.other_disks
             ),
             ("journal", f"{found.unfiled} images are on the disk and not filed yet ({found.unfiled_mb:.1f} MB)"),
             *((("to be uploaded", f"{found.not_uploaded} images"),) if found.not_uploaded else ()),
@@ -66,14 +67,18 @@ def _print(found: NodeStatus) -> None:
                 else []
             ),
             ("last image", local_time(found.ledger.last_received_at)),
+            *((("last message about orders", local_time(found.last_order_at)),) if takes_orders else ()),
             ("last commitment", local_time(found.ledger.last_committed_at)),
         ],
     )
-    if found.processes:
+    if found.processes or found.silent_hosts:
         table(
             "Processes",
             ["process", "state", "since"],
-            ((one.name, _process(one), local_time(one.changed_at)) for one in found.processes),
+            [
+                *((one.name, _process(one), local_time(one.changed_at)) for one in found.processes),
+                *(row for host in found.silent_hosts for row in _silent(host)),
+            ],
         )
     table(
         "Ledger",
@@ -94,6 +99,16 @@ def _process(one: ProcessState) -> str:
     if one.pid is None:
         return f"waits to be started again ({one.last_death})"
     return "ready" if one.ready else "starting"
+
+
+def _disk(free_mb: float, *, accepts: bool) -> str:
+    return f"{free_mb / 1000:.1f} GB free, images are {'accepted' if accepts else 'refused'}"
+
+
+def _silent(host: SilentHost) -> list[tuple[str, str, str]]:
+    heard = local_time(host.heard_at) if host.heard_at is not None else ""
+    rows = [(one.name, f"not known; last told: {_process(one)}", local_time(one.changed_at)) for one in host.processes]
+    return [(f"host {host.name}", "silent" if heard else "does not run", heard), *rows]
 
 
 def _ready(queue: Queue) -> str:

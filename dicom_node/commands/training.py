@@ -230,9 +230,17 @@ def train_synthetic_enhancement(
         ),
     ] = None,
     emidec_share: Annotated[
-        float, typer.Option(min=0, max=1, help="With --emidec: part of each batch that is patients.")
+        float, typer.Option(min=0, max=1, help="With --emidec or --studies: part of each batch that is patients.")
     ] = 0.3,
     emidec_draws: Annotated[int, typer.Option(min=1, help="With --emidec: cines simulated of each patient.")] = 3,
+    studies: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Learn from a site's own studies as well: DICOM of cine and acquired late enhancement.",
+        ),
+    ] = None,
     from_model: Annotated[
         Path | None,
         typer.Option(
@@ -243,15 +251,27 @@ def train_synthetic_enhancement(
     calibrate: Annotated[
         bool, typer.Option(help="Calibrate at the end; without: train synthetic-calibration does it.")
     ] = True,
+    ablation: Annotated[
+        str | None,
+        typer.Option(
+            help="For comparison alone: train only the first guess, told everything, without the motion of the wall "
+            "(no-motion) or without grey values (no-image)."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Train the networks of synthetic late enhancement and calibrate them; stopped runs go on."""
+    from pipelines.synthetic_enhancement.features import Ablation
     from pipelines.training.synthetic_enhancement import Continuation, EnhancementRecipe, Patients
     from pipelines.training.synthetic_run import train_synthetic_enhancement as train_networks
 
+    if ablation is not None and ablation not in tuple(Ablation):
+        raise ConfigurationError(
+            f"--ablation is {ablation!r}: one of {', '.join(Ablation)}", subject="train synthetic-enhancement"
+        )
     with shown_training("synthetic-enhancement", as_json) as shown:
         results = train_networks(
             output,
@@ -260,8 +280,11 @@ def train_synthetic_enhancement(
             infarct_seeds=range(infarct_seed, infarct_seed + infarcts),
             steps=steps,
             refiner_steps=refiner_steps,
-            recipe=EnhancementRecipe(patient_share=emidec_share),
+            recipe=EnhancementRecipe(
+                patient_share=emidec_share, ablation=None if ablation is None else Ablation(ablation)
+            ),
             patients=None if emidec is None else Patients(emidec, emidec_draws),
+            studies=studies,
             go_on=None if from_model is None else Continuation(from_model, rate),
             calibrated=calibrate,
             seed=seed,
@@ -559,6 +582,15 @@ def evaluate_lge(
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Ask again without motion, without images and with other steps.")
     ] = False,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="With --phantoms or --emidec: folder of another first guess, such as train synthetic-enhancement "
+            "--ablation makes; may be given several times, the others are held against the first.",
+        ),
+    ] = None,
     by_fault: Annotated[
         bool, typer.Option("--by-fault", help="Infarcts, each without a fault and with every one of the phantom's.")
     ] = False,
@@ -571,6 +603,15 @@ def evaluate_lge(
             exists=True,
             file_okay=False,
             help="EMIDEC as PNG slices: real late enhancement, cines simulated from the patients' anatomy.",
+        ),
+    ] = None,
+    studies: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="A site's own studies, cine with acquired late enhancement; those that the networks learnt from are "
+            "left out.",
         ),
     ] = None,
     part: Annotated[
@@ -593,6 +634,7 @@ def evaluate_lge(
 ) -> None:
     """Predict enhancement from cine as the node would, and compare with what is true."""
     from pipelines.evaluation.enhancement_faults import evaluate_faults
+    from pipelines.evaluation.enhancement_studies import evaluate_studies
     from pipelines.evaluation.synthetic_enhancement import (
         HeartResult,
         evaluate_acdc,
@@ -600,19 +642,19 @@ def evaluate_lge(
         evaluate_phantoms,
     )
     from pipelines.models.registry import PACKAGED, ModelUnavailable
-    from pipelines.training.acdc import AcdcLayoutError
-    from pipelines.training.emidec import EmidecLayoutError
     from pipelines.training.semi_synthetic import Part
 
     if part not in tuple(Part):
         raise ConfigurationError(f"--part is {part!r}: one of {', '.join(Part)}", subject="evaluate lge")
-    if sum(source is not None for source in (data, phantoms, emidec)) != 1:
-        raise ConfigurationError("give one of --phantoms, --data and --emidec", subject="evaluate lge")
+    if sum(source is not None for source in (data, phantoms, emidec, studies)) != 1:
+        raise ConfigurationError("give one of --phantoms, --data, --emidec and --studies", subject="evaluate lge")
     if pictures is not None and (keep is None or phantoms is None or by_fault):
         raise ConfigurationError("--pictures needs --phantoms and --keep", subject="evaluate lge")
     if (by_fault or ablations) and phantoms is None:
         raise ConfigurationError("--by-fault and --ablations need --phantoms", subject="evaluate lge")
-    if by_fault and (ablations or keep is not None or pessimistic):
+    if against and phantoms is None and emidec is None:
+        raise ConfigurationError("--against needs --phantoms or --emidec", subject="evaluate lge")
+    if by_fault and (ablations or against or keep is not None or pessimistic):
         raise ConfigurationError("--by-fault goes with --phantoms and --seed alone", subject="evaluate lge")
     root = models or PACKAGED
     with step_progress(as_json) as progress:
@@ -627,9 +669,17 @@ def evaluate_lge(
         try:
             if data is not None:
                 found = {"acdc": evaluate_acdc(data, models=root, report=patient).to_json()}
+            elif studies is not None:
+                found = {"site": evaluate_studies(studies, models=root, report=patient).to_json()}
             elif emidec is not None:
                 evaluation = evaluate_emidec(
-                    emidec, part=Part(part), pessimistic=pessimistic, models=root, keep=keep, report=phantom
+                    emidec,
+                    part=Part(part),
+                    pessimistic=pessimistic,
+                    against=against or (),
+                    models=root,
+                    keep=keep,
+                    report=phantom,
                 )
                 found = {"semi_synthetic_pessimistic" if pessimistic else "semi_synthetic": evaluation.to_json()}
             elif by_fault:
@@ -640,6 +690,7 @@ def evaluate_lge(
                     seed=seed,
                     pessimistic=pessimistic,
                     ablations=ablations,
+                    against=against or (),
                     models=root,
                     keep=keep,
                     report=phantom,
@@ -649,7 +700,7 @@ def evaluate_lge(
                     from pipelines.evaluation.enhancement_pictures import draw_pictures
 
                     draw_pictures(evaluation.results, keep, pictures)
-        except (AcdcLayoutError, EmidecLayoutError, ModelUnavailable) as error:
+        except (ValueError, ModelUnavailable) as error:
             raise ConfigurationError(str(error), subject="evaluate lge") from error
     if as_json:
         print_json(found)

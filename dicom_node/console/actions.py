@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from dicom_node.audit.messages import Access, configuration_changed, user_security_changed
 from dicom_node.config import Peer
 from dicom_node.console.access import Person
+from dicom_node.console.configuration import reread
 from dicom_node.console.links import new_invitation
 from dicom_node.console.node import Node
 from dicom_node.console.rules import LONGEST_TEXT, save_routes
@@ -100,6 +101,8 @@ class DeliveriesOrder(_Order):
     study: Uid | None = None
     waiting: bool = False
     """Also what waits for its next attempt."""
+    given_up: bool = False
+    """Also what somebody gave up; of a job or a study only."""
     reason: Reason
 
     def selection(self) -> Selection:
@@ -148,6 +151,12 @@ class RoutesOrder(_Order):
 
     text: str = Field(max_length=LONGEST_TEXT, description="Section routes, as it is to stand in config.yaml.")
     began_with: str = Field(pattern="^[0-9a-f]{64}$", description="The digest of what stood there before.")
+    reason: Reason
+
+
+class ReasonOrder(_Order):
+    """Something that there is only one of, and why."""
+
     reason: Reason
 
 
@@ -234,9 +243,7 @@ def _run_route(node: Node, person: Person, order: RouteOrder) -> Done:
 
 def _save_routes(node: Node, person: Person, order: RoutesOrder) -> Done:
     saved = save_routes(node, order.text, order.began_with, by=person.name, reason=order.reason)
-    if node.trail.file is not None:
-        what = f"routes saved as version {saved.version}: {order.reason}"
-        node.trail.record(configuration_changed(person.participant, node.trail.node, description=what, at=utc_now()))
+    _tell_of_configuration(node, person, f"routes saved as version {saved.version}: {order.reason}")
     sentences = [f"Saved as version {saved.version}."]
     if saved.taken_up:
         sentences.append("The node works by it from now on; what was under way ends by the routes before.")
@@ -251,8 +258,33 @@ def _save_routes(node: Node, person: Person, order: RoutesOrder) -> Done:
     return Done(" ".join(sentences))
 
 
+def _reread(node: Node, person: Person, order: ReasonOrder) -> Done:
+    read = reread(node)
+    sentences = []
+    if read.changed:
+        what = f"configuration read again ({', '.join(read.changed)}): {order.reason}"
+        _tell_of_configuration(node, person, what)
+        how = "The node works by what changed" if read.taken_up else "The node was told to take up what changed"
+        sentences.append(f"{how}: {', '.join(read.changed)}; what was under way ends by what was before.")
+        if not read.taken_up:
+            sentences.append("It has not done so yet: its log says why.")
+    else:
+        sentences.append("The node works by what stands there; nothing was changed.")
+    if read.at_next_start:
+        sentences.append(f"Waiting for the next start of the node: {', '.join(read.at_next_start)}.")
+    if node.configuration.hosts:
+        sentences.append("Other hosts read it when somebody tells them: dicom-node reload.")
+    return Done(" ".join(sentences))
+
+
+def _tell_of_configuration(node: Node, person: Person, what: str) -> None:
+    if node.trail.file is not None:
+        node.trail.record(configuration_changed(person.participant, node.trail.node, description=what, at=utc_now()))
+
+
 def _send_again(node: Node, person: Person, order: DeliveriesOrder) -> Done:
-    states: tuple[DeliveryState, ...] = (*SENDABLE, DeliveryState.QUEUED) if order.waiting else SENDABLE
+    also = ((order.waiting, DeliveryState.QUEUED), (order.given_up, DeliveryState.DISMISSED))
+    states = (*SENDABLE, *(state for wanted, state in also if wanted))
     if order.study is None and order.job is None:
         # To a whole destination: what never arrived, and not the results of all years.
         states = tuple(one for one in states if one in (DeliveryState.DEAD, DeliveryState.QUEUED))
@@ -412,6 +444,7 @@ ACTIONS = (
     Action("run-again", "Run a job again", _OPERATOR, JobOrder, _run_again),
     Action("run-route", "Let a route analyse a study", _OPERATOR, RouteOrder, _run_route),
     Action("save-routes", "Put edited routes to use", _OPERATOR, RoutesOrder, _save_routes),
+    Action("reload", "Let the node read its configuration file again", _OPERATOR, ReasonOrder, _reread),
     Action("send-again", "Send results again", _OPERATOR, DeliveriesOrder, _send_again),
     Action("dismiss", "Give deliveries up", _OPERATOR, DeliveriesOrder, _dismiss),
     Action("delete-study", "Delete a study, and reject its results", _OPERATOR, DeletionOrder, _delete),

@@ -16,7 +16,8 @@ from starlette.routing import BaseRoute
 
 from dicom_node.console.access import Person, caller_who_may
 from dicom_node.console.actions import ACTIONS, Action
-from dicom_node.console.audit import audit_entries
+from dicom_node.console.audit_search import AuditOrder, EventsOrder, events_answered, trail_answered
+from dicom_node.console.configuration import unread_changes
 from dicom_node.console.drift import YEAR, drift
 from dicom_node.console.log_search import LogOrder, answered, tell_of_reading
 from dicom_node.console.node import Node
@@ -36,7 +37,6 @@ from storage.ledger import utc_now
 from storage.overview import (
     count_deliveries,
     delivery_overviews,
-    latest_events,
     outages,
     quarantine_overviews,
     study_overviews,
@@ -137,6 +137,11 @@ def api_router() -> APIRouter:
     def versions_of_routes(request: Request, person: Operator, limit: Limit = 50) -> Response:  # noqa: ARG001
         return _json(routes_versions(_node(request).ledger, limit=limit))
 
+    @router.get("/configuration/changes", summary="Keys of the configuration file by which the node does not work yet")
+    def changes_of_configuration(request: Request, person: Operator) -> Response:  # noqa: ARG001
+        found = unread_changes(_node(request))
+        return _json({"changed": found.changed, "at_next_start": found.at_next_start})
+
     @router.post("/routes/try", summary="What routes would take of one study or of the last month; changes nothing")
     def try_routes(request: Request, person: Operator, order: RoutesTrial) -> Response:  # noqa: ARG001
         node = _node(request)
@@ -157,12 +162,11 @@ def api_router() -> APIRouter:
     def models(person: Viewer) -> Response:  # noqa: ARG001
         return JSONResponse([card.model_dump(mode="json") for card in list_models()])
 
-    @router.get("/audit", summary="The last messages of the audit trail")
-    def audit(request: Request, person: Operator, find: Text = "", limit: Limit = 200) -> Response:
+    @router.get("/audit", summary="Messages of the audit trail, the newest first, a page at a time")
+    def audit(request: Request, person: Operator, order: Annotated[AuditOrder, Query()]) -> Response:
         node = _node(request)
-        file = node.configuration.audit.file
-        tell_of_reading(node, person, file, "Security Audit Log")
-        return _json(audit_entries(file, text=find, limit=limit))
+        tell_of_reading(node, person, node.configuration.audit.file, "Security Audit Log")
+        return _json(trail_answered(node, order))
 
     @router.get("/log", summary="Lines of the log of the node's processes, the newest first, a page at a time")
     def log(request: Request, person: Operator, order: Annotated[LogOrder, Query()]) -> Response:
@@ -170,9 +174,9 @@ def api_router() -> APIRouter:
         tell_of_reading(node, person, node.configuration.log.directory, "Process log")
         return _json(answered(node, order))
 
-    @router.get("/events", summary="The last events of the ledger")
-    def events(request: Request, person: Operator, find: Text = "", limit: Limit = 200) -> Response:  # noqa: ARG001
-        return _json(latest_events(_node(request).ledger, text=find, limit=limit))
+    @router.get("/events", summary="Events of the ledger, the newest first, a page at a time")
+    def events(request: Request, person: Operator, order: Annotated[EventsOrder, Query()]) -> Response:  # noqa: ARG001
+        return _json(events_answered(_node(request), order))
 
     @router.get("/accounts", summary="Who may log in, and which programs have tokens")
     def people(request: Request, person: Administrator) -> Response:  # noqa: ARG001

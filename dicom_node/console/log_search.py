@@ -18,7 +18,7 @@ from dicom_node.finding import named_studies
 from storage.finding import study_identifiers
 from storage.ledger import utc_now
 
-__all__ = ["LogAnswer", "LogOrder", "answered", "tell_of_reading"]
+__all__ = ["LogAnswer", "LogOrder", "Moment", "Word", "answered", "tell_of_reading"]
 
 MOST_STUDIES = 20
 """Of those that a text names."""
@@ -49,6 +49,7 @@ def _place(value: str) -> str:
 
 
 Moment = Annotated[dt.datetime | None, BeforeValidator(_given), AfterValidator(_aware)]
+"""ISO 8601; in UTC unless it says otherwise; left empty, none."""
 Word = Annotated[str, Field(max_length=200)]
 
 

@@ -21,7 +21,7 @@ import structlog
 from dicom_node.console.node import Node
 from dicom_node.console.rendering import Region, Renderer
 from dicom_node.errors import raised_at
-from dicom_node.node_status import NodeStatus, node_status
+from dicom_node.node_status import Alarm, Concern, NodeStatus, node_status
 from dicom_node.schedule.completeness import decide, study_reading
 from pipelines.cine.facts import InstanceFacts, StackCompleteness, instance_facts
 from storage.jobs import WaitingStudy, studies_to_consider
@@ -41,6 +41,12 @@ __all__ = ["Arriving", "NowBoard", "NowView", "PeerState", "RunningJob"]
 
 _log = structlog.get_logger(__name__)
 
+_TO_DO = {
+    Concern.JOBS: "the jobs are listed below; their studies say why, and run them again",
+    Concern.DELIVERIES: "Deliveries tells what the destination answered, sends again, gives up or resumes",
+    Concern.PEERS: "Deliveries tests the connection",
+    Concern.QUARANTINE: "Deliveries lists them at its end, takes them in or drops them",
+}
 FRESH_S = 2.0
 LATELY = 12
 """Studies that are listed."""
@@ -103,6 +109,8 @@ class NowView:
     at: dt.datetime
     sentence: str
     status: NodeStatus
+    what_to_do: tuple[str, ...]
+    """For each alarm of the status: in the console where it can be done there, else by a command."""
     arriving: tuple[Arriving, ...]
     running: tuple[RunningJob, ...]
     queued: tuple[RunningJob, ...]
@@ -163,6 +171,7 @@ class NowBoard:
             at=now,
             sentence=_sentence(status, arriving),
             status=status,
+            what_to_do=tuple(map(_to_do, status.alarms)),
             arriving=arriving,
             running=tuple(_running(one, typical) for one in reversed(jobs) if one.state is JobState.RUNNING),
             queued=tuple(RunningJob(one, None) for one in reversed(jobs) if one.state is JobState.QUEUED),
@@ -224,6 +233,10 @@ class NowBoard:
         return found
 
 
+def _to_do(alarm: Alarm) -> str:
+    return _TO_DO.get(alarm.concern, alarm.remedy)
+
+
 def _running(job: JobOverview, typical: Mapping[str, float]) -> RunningJob:
     seconds = typical.get(job.package)
     ready = None if seconds is None or job.started_at is None else job.started_at + dt.timedelta(seconds=seconds)
@@ -243,10 +256,10 @@ def _sentence(status: NodeStatus, arriving: tuple[Arriving, ...]) -> str:
         kept = f" {aside} {'object is' if aside == 1 else 'objects are'} kept aside: Deliveries says why."
         return well + kept if aside else well
     if not status.alarms:
-        return f"Not ready yet: {', '.join(status.starting)}."
-    more = len(status.alarms) - 1
+        return f"Not ready yet: {', '.join(status.starting)}; wait, it takes a minute or two."
+    first, more = status.alarms[0], len(status.alarms) - 1
     also = f" ({more} more below)" if more else ""
-    return f"Not all is well: {status.alarms[0].sentence}{also}."
+    return f"Not all is well: {first.sentence}{also}; what to do: {_to_do(first)}."
 
 
 def _peers(node: Node, status: NodeStatus) -> tuple[PeerState, ...]:

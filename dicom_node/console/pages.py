@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from dicom_node.console.access import Person, caller_who_may, local_path
 from dicom_node.console.actions import ACTIONS, Action
-from dicom_node.console.audit import audit_entries
+from dicom_node.console.audit_search import AuditPageOrder, events_answered, trail_answered
+from dicom_node.console.configuration import unread_changes
 from dicom_node.console.drift import YEAR, chart, drift
 from dicom_node.console.log import LEVELS
 from dicom_node.console.log_search import LogOrder, answered, tell_of_reading
@@ -31,6 +32,7 @@ from dicom_node.console.study import study_view
 from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.finding import named_studies
 from dicom_node.plain_words import field_in_plain_words
+from dicom_node.reloading import Reloaded
 from pipelines.models.registry import list_models
 from storage.accounts import accounts, set_notice, tokens
 from storage.assessments import assessments
@@ -39,7 +41,6 @@ from storage.ledger import LedgerError, utc_now
 from storage.overview import (
     count_deliveries,
     delivery_overviews,
-    latest_events,
     outages,
     quarantine_overviews,
     study_overviews,
@@ -187,18 +188,32 @@ def pages_router() -> APIRouter:
         )
 
     @router.get("/audit")
-    def audit(request: Request, person: Operator, find: Text = "") -> Response:
-        node, text = _node(request), find.strip()
-        file = node.configuration.audit.file
-        tell_of_reading(node, person, file, "Security Audit Log")
+    def audit(request: Request, person: Operator, order: Annotated[AuditPageOrder, Query()]) -> Response:
+        node = _node(request)
+        tell_of_reading(node, person, node.configuration.audit.file, "Security Audit Log")
+        answer, events = trail_answered(node, order), events_answered(node, order.of_events())
+        asked = {name: value for name, value in request.query_params.items() if value}
+
+        def turned(prefix: str, older: str | int | None, newer: str | int | None) -> dict[str, str]:
+            """Addresses of the pages that lie beside the shown one of two lists; the other list stays where it is."""
+            places = {f"{prefix}before", f"{prefix}after"}
+            kept = {name: value for name, value in asked.items() if name not in places}
+            pages = {f"{prefix}before": older, f"{prefix}after": newer}
+            return {
+                words: f"/audit?{urlencode({**kept, name: place})}"
+                for (name, place), words in zip(pages.items(), ("older", "newer"), strict=True)
+                if place not in ("", None)
+            } | ({"newest": f"/audit?{urlencode(kept)}"} if places & asked.keys() else {})
+
         return _page(
             request,
             "audit.html",
             person,
-            find=text,
-            has_trail=file is not None,
-            entries=audit_entries(file, text=text),
-            events=latest_events(node.ledger, text=text),
+            order=order,
+            answer=answer,
+            events=events,
+            turned=turned("", answer.page.older, answer.page.newer),
+            events_turned=turned("events_", events.older, events.newer),
         )
 
     @router.get("/log")
@@ -301,12 +316,21 @@ def _rules(request: Request, person: Person, text: str, **found: Any) -> Respons
         in_words=rule_in_words,
         may_try=person.may(AccountRole.OPERATOR),
         can_save=node.file is not None,
+        unread=_unread(node) if person.may(AccountRole.OPERATOR) else None,
         versions=[
             (one, changed_lines(before.text, one.text) if before else "")
             for one, before in itertools.zip_longest(versions, versions[1:])
         ],
         **about,
     )
+
+
+def _unread(node: Node) -> Reloaded | str:
+    """How the file differs from what the node works by, or why that cannot be told."""
+    try:
+        return unread_changes(node)
+    except ConfigurationError as error:
+        return str(error)
 
 
 def _language(node: Node) -> str:

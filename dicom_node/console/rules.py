@@ -10,33 +10,28 @@ import datetime as dt
 import difflib
 import hashlib
 import os
-import signal
 import textwrap
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import pydantic
 import structlog
 import yaml
 
-from dicom_node.config import Configuration, Name, Route, SeriesRule
-from dicom_node.config_file import ENVIRONMENT_PREFIX, ConfigurationText, keys_of
+from dicom_node.config import Name, Route, SeriesRule
+from dicom_node.config_file import ENVIRONMENT_PREFIX, keys_of, mistakes_between_keys
 from dicom_node.config_section import (
     read_configuration_file,
     section_lines,
     with_section,
     write_configuration_file,
 )
+from dicom_node.console.configuration import as_reloaded, signal_node, taken_up
 from dicom_node.console.node import Node
 from dicom_node.errors import ConfigurationError, raised_at
-from dicom_node.hosts import host_name
-from dicom_node.machine import usable
 from dicom_node.plain_words import dotted, in_plain_words
-from dicom_node.process_states import serving_process
-from dicom_node.reloading import Reloaded, reloaded
 from dicom_node.schedule.completeness import read_study, study_reading
 from dicom_node.schedule.routing import RouteExplanation
 from storage.finding import studies_received_since
@@ -69,8 +64,6 @@ MOST_STUDIES = 1000
 LOOK_S = 20.0
 """Seconds for a comparison; what is not reached then is told to be missing."""
 LISTED_CHANGES = 100
-TAKEN_UP_S = 10.0
-"""Seconds that somebody who saves waits for the node to take the routes up."""
 _saving = threading.Lock()
 _PATTERNS = {
     "manufacturer": "the manufacturer is",
@@ -96,6 +89,9 @@ def rule_in_words(rule: SeriesRule) -> str:
         )
     if rule.minimum_slices is not None:
         parts.append(f"at least {rule.minimum_slices} slice positions together")
+    if rule.order is not None:
+        asked = rule.order.model_dump(exclude_none=True).items()
+        parts.append("of a study with an order whose " + " and ".join(f"{key} is like “{one}”" for key, one in asked))
     return "Series of " + ", and ".join(parts) + "."
 
 
@@ -151,13 +147,9 @@ def edited_routes(node: Node, text: str) -> dict[str, Route]:
         found = (in_plain_words(one, known=lambda key: keys_of(("routes", *key))) for one in error.errors())
         told = dict.fromkeys(f"{dotted(key)}: {sentence}" if key else sentence for key, sentence in found)
         raise ConfigurationError("; ".join(told), subject="routes") from error
-    destinations = node.configuration.results.destinations
-    for name, route in routes.items():
-        for destination in route.destinations:
-            if destination not in destinations:
-                raise ConfigurationError(
-                    f"no destination named {destination!r} in results.destinations", subject=f"routes.{name}"
-                )
+    for mistake in mistakes_between_keys(node.configuration.model_copy(update={"routes": routes})):
+        if mistake.keys[0][0] == "routes":
+            raise ConfigurationError(mistake.sentence, subject=dotted(mistake.keys[0]))
     return routes
 
 
@@ -172,7 +164,7 @@ def taken_by(node: Node, study_instance_uid: str, routes: Mapping[str, Route]) -
         One of its files cannot be read.
     """
     reading = study_reading(node.ledger, node.configuration, study_instance_uid)
-    return read_study(reading.contents, routes).routes
+    return read_study(reading.contents, routes, orders=reading.orders).routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +216,10 @@ def compared_over_the_last_month(node: Node, routes: Mapping[str, Route]) -> Com
             break
         looked_at += 1
         try:
-            contents = study_reading(node.ledger, node.configuration, study).contents
-            before, after = _takes(read_study(contents, present).routes), _takes(read_study(contents, routes).routes)
+            reading = study_reading(node.ledger, node.configuration, study)
+            before, after = (
+                _takes(read_study(reading.contents, one, orders=reading.orders).routes) for one in (present, routes)
+            )
         except Exception as error:  # noqa: BLE001 - whatever one study holds, the others are compared
             _log.warning("study cannot be held against routes", study_instance_uid=study, at=raised_at(error))
             unreadable += 1
@@ -320,20 +314,18 @@ def save_routes(node: Node, text: str, began_with: str, *, by: str, reason: str)
                 remedy="open the page again, and put your changes into what stands there now",
             )
         edited = with_section(whole, "routes", lines)
-        result, wanted = _as_reloaded(node, edited)
+        result = as_reloaded(node, edited)
         version = keep_routes(
             node.ledger, present.text, section_lines(edited, "routes"), by=by, reason=reason, now=utc_now()
         )
         write_configuration_file(node.file, edited)
-    serving = serving_process(node.configuration.storage.directory, host_name(node.configuration))
-    if serving is not None:
-        os.kill(serving, signal.SIGHUP)
+    runs = signal_node(node)
     return SavedRoutes(
         version,
         tuple(one for one in result.changed if one != "routes"),
         result.at_next_start,
-        serving is not None and _taken_up(node, wanted),
-        serving is not None,
+        runs and taken_up(node, result.configuration),
+        runs,
     )
 
 
@@ -344,19 +336,3 @@ def _as_section(text: str) -> str:
     if not values:
         raise ConfigurationError("there would be no route, and no study would be analysed: keep one", subject="routes")
     return "routes:\n" + textwrap.indent(text, "  ")
-
-
-def _as_reloaded(node: Node, whole: str) -> tuple[Reloaded, Configuration]:
-    """What the node will make of the file: refused here, it would be refused there, after it was written."""
-    assert isinstance(node.file, Path)
-    written = usable(ConfigurationText.of(node.file, whole))
-    return reloaded(node.configuration, written), written
-
-
-def _taken_up(node: Node, wanted: Configuration) -> bool:
-    until = time.monotonic() + TAKEN_UP_S
-    while time.monotonic() < until:
-        if node.configuration.routes == wanted.routes:
-            return True
-        time.sleep(0.05)
-    return False

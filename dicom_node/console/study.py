@@ -62,8 +62,9 @@ class JudgedJob:
 
     @property
     def can_be_assessed(self) -> bool:
-        """Whether it made results that a radiologist could judge."""
-        return self.latest and self.job.verdict in (Verdict.DELIVERED, Verdict.PARTIAL) and bool(self.job.results)
+        """Whether it made results that a radiologist could judge: a front page is no answer of an analysis."""
+        made = self.job.verdict in (Verdict.DELIVERED, Verdict.PARTIAL) and bool(self.job.results)
+        return self.latest and made and self.job.package != FRONT_PAGE
 
 
 @dataclass(frozen=True, slots=True)

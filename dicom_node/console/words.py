@@ -89,7 +89,11 @@ def _value(value: object) -> Markup:
 
 
 def _detail(detail: Mapping[str, object]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in detail.items() if value not in (None, "", []))
+    return ", ".join(f"{key} {_listed(value)}" for key, value in detail.items() if value not in (None, "", []))
+
+
+def _listed(value: object) -> str:
+    return " and ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _subject(event: Event, study: str) -> str:

@@ -29,6 +29,7 @@ from dicom_node.execute.kept import KeptFindings
 from dicom_node.execute.lanes import Lane
 from dicom_node.execute.memory import available_mb, let_go_of_models
 from dicom_node.execute.retry import backing_off
+from dicom_node.execute.running_step import RunningStep
 from dicom_node.instance_files import instance_files
 from dicom_node.results.verdict import VerdictKind
 from dicom_node.roles import RoleContext
@@ -79,6 +80,8 @@ BUCKET_AWAY = dt.timedelta(seconds=30)
 """Until a job is tried again whose files could not be had from the bucket."""
 COLLECT_AFTER = 50_000
 """Objects more than there were at the last look for those that nobody refers to."""
+STORED_AT_ONCE = 4
+"""Results whose files, or objects in the bucket, are written at the same time."""
 LOOK_AT_MEMORY_EVERY_S = 10.0
 OVERLONG_GRACE_S = 30.0
 """After its time a worker that nobody has killed dies by itself."""
@@ -106,6 +109,7 @@ class ProcessStudy(Protocol):
         own_results: Mapping[str, str],
         last_attempt: bool,
         device: str,
+        on_step: Callable[[str], None],
     ) -> ProcessedStudy:
         """Process the files of one study with one analysis package of one route."""
 
@@ -287,7 +291,9 @@ class Worker:
     def _work_on(self, job: Job) -> bool:
         _log.info("job started", route=job.route, package=job.package, instances=len(job.paths), attempt=job.attempt)
         try:
-            records, outcome = self._run_with_priority(lambda: self._run(job))
+            # Begun here, it talks to the ledger at the usual priority.
+            with RunningStep(self._ledger, job.lease) as running:
+                records, outcome = self._run_with_priority(lambda: self._run(job, running))
             held = complete_job(self._ledger, job, records, outcome, now=utc_now())
         except BucketError as error:
             # The job waits for it as long as it takes.
@@ -309,7 +315,7 @@ class Worker:
             _log.warning("job was taken away meanwhile; its results are dropped")
         return True
 
-    def _run(self, job: Job) -> tuple[list[ResultRecord], Outcome]:
+    def _run(self, job: Job, running: RunningStep) -> tuple[list[ResultRecord], Outcome]:
         route = self.configuration.routes.get(job.route)
         if route is None:
             raise ConfigurationError(
@@ -327,10 +333,11 @@ class Worker:
             told = route.model_copy(
                 update={"destinations": tuple(name for name in route.destinations if name not in withheld)}
             )
-            of_package = self._package(job, told, paths)
+            of_package = self._package(job, told, paths, running)
             processed, numbers = of_package, of_package.numbers.get(job.package, {})
-        # Files first, each flushed; the one commit that names them comes last.
-        records = [self._stored(one) for one in processed.objects]
+        # Files first, each flushed, which is waiting most of all; the one commit that names them comes last.
+        with ThreadPoolExecutor(STORED_AT_ONCE, "storing") as pool:
+            records = list(pool.map(self._stored, processed.objects))
         for rejected in processed.rejected:
             self._quarantined(job, rejected)
         return records, _outcome(processed, numbers, withheld)
@@ -363,7 +370,7 @@ class Worker:
             _version(PREDICTED),
         )
 
-    def _package(self, job: Job, route: Route, paths: Sequence[Path]) -> ProcessedStudy:
+    def _package(self, job: Job, route: Route, paths: Sequence[Path], running: RunningStep) -> ProcessedStudy:
         known = self._kept.load(job.input_digest, job.package, self._lane.device)
         processed = self._process(
             paths,
@@ -381,6 +388,7 @@ class Worker:
             },
             last_attempt=job.attempt >= job.maximum_attempts,
             device=self._lane.device,
+            on_step=running.begins,
         )
         self._note_corrections(job, processed)
         if not known and shares_input(self._ledger, job):

@@ -157,9 +157,17 @@ def query_keys(identifier: Dataset, sop_class_uid: str) -> Keys:
     return Keys(level, values, tuple(unknown))
 
 
-def describe_new_studies(ledger: Ledger, files: InstanceFiles) -> None:
-    """Read the attributes of studies that have come since the last query."""
-    for study in undescribed_studies(ledger):
+def describe_new_studies(ledger: Ledger, files: InstanceFiles, study_instance_uid: str | None = None) -> None:
+    """Read the attributes of studies that have come since the last query; of all of them unless one is named.
+
+    Raises
+    ------
+    OSError
+        The file of the one that is named cannot be read. Of others is kept that nothing is known of them.
+    """
+    for study in undescribed_studies(ledger, study_instance_uid):
+        if study_instance_uid is not None:
+            files.readable(study.path).open("rb").close()
         describe_study(ledger, study.id, _read(files, study.path, (*_PATIENT, *_STUDY)))
 
 

@@ -18,7 +18,8 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.pdu import A_ASSOCIATE_RJ
+from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.config import Configuration, Peer, TlsSettings
@@ -217,6 +218,14 @@ def associated(
         dimse_timeout_s=settings.response_timeout_s,
     )
     connected = threading.Event()
+    rejections: list[A_ASSOCIATE] = []
+
+    def received(event: evt.Event) -> None:
+        # pynetdicom takes a rejection for a connection that failed where its thread had closed the connection before
+        # this one looked at it.
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            rejections.append(event.pdu.to_primitive())
+
     handshake_failures: list[OSError] = []
     secure = _tls(peer, settings, where, handshake_failures.append)
     try:
@@ -233,6 +242,7 @@ def associated(
                 *lenient_answer(),
                 *lenient_messages(),
                 (evt.EVT_CONN_OPEN, lambda _event: connected.set()),
+                (evt.EVT_PDU_RECV, received),
                 *handlers,
             ],
         )
@@ -243,7 +253,7 @@ def associated(
     if not association.is_established:
         if handshake_failures:
             raise _handshake_failed(handshake_failures[0], where)
-        raise _no_association(association, where, connected=connected.is_set(), secure=peer.tls)
+        raise _no_association(association, where, rejections, connected=connected.is_set(), secure=peer.tls)
     _keep_responses(association)
     try:
         yield association
@@ -308,10 +318,11 @@ def _handshake_failed(error: OSError, where: str) -> NodeError:
     )
 
 
-def _no_association(association: Association, where: str, *, connected: bool, secure: bool) -> NodeError:
-    if association.is_rejected:
-        answer = association.acceptor.primitive
-        assert answer is not None
+def _no_association(
+    association: Association, where: str, rejections: Sequence[A_ASSOCIATE], *, connected: bool, secure: bool
+) -> NodeError:
+    if rejections:
+        answer = rejections[0]
         return PeerUnavailableError(
             f"rejects the association: {answer.result_str}, {answer.reason_str}",
             subject=where,

@@ -11,10 +11,13 @@ from functools import cache, lru_cache
 
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font, LoadFlags
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+from matplotlib.text import Text
 
 from dicom_node.results.fonts import families
 
@@ -117,6 +120,11 @@ def _families_for(text: str, bold: bool) -> tuple[str, ...]:
     return families()[:1] if all(_font_of(character, bold) is first for character in text) else families()
 
 
+@lru_cache(maxsize=1024)
+def _properties(families: tuple[str, ...], size: float, bold: bool) -> font_manager.FontProperties:
+    return font_manager.FontProperties(family=families, size=size, weight="bold" if bold else "normal")
+
+
 def _shown(text: str) -> str:
     """The text with what the font cannot draw replaced, so that nothing vanishes silently."""
     return "".join(map(_drawable, text))
@@ -166,6 +174,22 @@ def wrapped(text: str, size: float, width: float) -> tuple[str, ...]:
     return (*lines, line)
 
 
+class _Line(Text):
+    """A line of text from its place to the right, which is drawn without the measuring that other alignments need."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw the text with its baseline at its place."""
+        x, y = self.get_transform().transform(self.get_position())
+        gc = renderer.new_gc()
+        gc.set_foreground(to_rgba(self.get_color()), isRGBA=True)
+        gc.set_antialiased(self.get_antialiased())
+        if renderer.flipy():
+            y = renderer.get_canvas_width_height()[1] - y
+        shown = self.get_text().replace(r"\$", "$")
+        renderer.draw_text(gc, x, y, shown, self.get_fontproperties(), 0.0)
+        gc.restore()
+
+
 class Page:
     """One page; coordinates in mm from the top left corner."""
 
@@ -192,16 +216,18 @@ class Page:
     ) -> float:
         """Write a line; returns the x where it ends (for left-aligned text)."""
         shown = _shown(text)
-        self.canvas.text(
-            x,
-            y,
-            shown.replace("$", r"\$"),
-            fontsize=size,
-            color=color or self.theme.text,
-            fontweight="bold" if bold else "normal",
-            fontfamily=_families_for(shown, bold),
-            ha=align,
-            va=baseline,
+        # Nothing on a page scales itself to what it holds, so nothing is added by the ways that measure it for that.
+        self.canvas.add_artist(
+            (_Line if (align, baseline) == ("left", "baseline") and shown else Text)(
+                x,
+                y,
+                shown.replace("$", r"\$"),
+                fontproperties=_properties(_families_for(shown, bold), size, bold),
+                color=color or self.theme.text,
+                ha=align,
+                va=baseline,
+                clip_on=False,
+            )
         )
         return x + text_width(text, size, bold=bold)
 
@@ -215,11 +241,11 @@ class Page:
             patch: Patch = FancyBboxPatch(corner, *size, boxstyle=style, facecolor=color, linewidth=0, zorder=above)
         else:
             patch = Rectangle(corner, *size, facecolor=color, linewidth=0, zorder=above)
-        self.canvas.add_patch(patch)
+        self.canvas.add_artist(patch)
 
     def line(self, xs: Sequence[float], ys: Sequence[float], color: str, width: float = 0.6) -> None:
         """Draw a line, width in points."""
-        self.canvas.add_line(Line2D(list(xs), list(ys), color=color, linewidth=width, solid_capstyle="round"))
+        self.canvas.add_artist(Line2D(list(xs), list(ys), color=color, linewidth=width, solid_capstyle="round"))
 
     def pill(self, right: float, y: float, text: str, color: str, *, size: float = 9) -> float:
         """A filled label whose right end is at ``right`` and whose middle is at ``y``; returns its left end."""

@@ -97,7 +97,7 @@ def gauge(page: Page, x: float, y: float, width: float, value: float, normal: Re
     outside = normal.standing(value) is not Standing.WITHIN
     place = (value - normal.lower) / span / 2 + 0.25
     where = x + width * min(max(place, 0.0), 1.0)
-    page.canvas.add_patch(
+    page.canvas.add_artist(
         Circle((where, y), 1.25, facecolor=theme.caution if outside else theme.text, edgecolor=theme.panel, linewidth=1)
     )
 

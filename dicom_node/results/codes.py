@@ -157,6 +157,10 @@ PRIVATE_CODES: tuple[Code, ...] = tuple(
         ("QC_RVTIME", "Right ventricle over time"),
         ("QC_RVSIZE", "Size of the right ventricle"),
         ("QC_BASAL", "Weight of the basal slice"),
+        ("QC_BASEREACHED", "Mitral valve within the stack"),
+        ("QC_LAXTIMING", "Long axis in step with the short axis"),
+        ("QC_LAXSHIFT", "Shift between short and long axis"),
+        ("QC_LAXVOLUME", "Agreement of short and long axis"),
         # How far the numbers can be trusted. CID 3114 grades images, which is another question: good images are
         # measured wrongly too.
         ("CONFIDENCE", "Confidence in the measurements"),
@@ -273,6 +277,10 @@ QUALITY_CHECK: dict[QualityCheck, Code] = {
     QualityCheck.RV_OVER_TIME: private("QC_RVTIME"),
     QualityCheck.RV_SIZE: private("QC_RVSIZE"),
     QualityCheck.BASAL_STABILITY: private("QC_BASAL"),
+    QualityCheck.BASE_REACHED: private("QC_BASEREACHED"),
+    QualityCheck.LONG_AXIS_TIMING: private("QC_LAXTIMING"),
+    QualityCheck.LONG_AXIS_SHIFT: private("QC_LAXSHIFT"),
+    QualityCheck.LONG_AXIS_VOLUME: private("QC_LAXVOLUME"),
 }
 
 REFUSAL_CODE: dict[RefusalReason, Code] = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TypeVar
 
 import structlog
 from matplotlib.figure import Figure
@@ -49,6 +51,8 @@ from pipelines.study import PackageFindings
 __all__ = ["EncodedPackage", "EncodedStudy", "encode_refusal", "encode_study"]
 
 _log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 SEVERAL = "cardiac MR"
 """Title of a report that several packages share."""
@@ -155,11 +159,14 @@ class _Encoder:
     circumstances: Circumstances
     made: Callable[[Sequence[ResultObject]], None] = lambda _objects: None
 
-    def encoded(self, found: Sequence[PackageFindings]) -> EncodedStudy:
+    def encoded(
+        self, found: Sequence[PackageFindings], failed: Mapping[str, Refusal] = MappingProxyType({})
+    ) -> EncodedStudy:
+        """All objects; ``failed`` are the packages whose encoders failed, by name."""
         parts: dict[str, Parts] = {}
         packages = []
         for one in found:
-            made = self._parts(one) if one.found else one.causes
+            made = self._parts(one, failed.get(one.package.name))
             if isinstance(made, Parts):
                 parts[one.package.name] = made
                 version = f"{one.package.name} {one.package.version}"
@@ -173,8 +180,14 @@ class _Encoder:
         together = [parts[one.package.name] for one in found if one.package.name in parts]
         if not together:
             return EncodedStudy(tuple(packages), self._whole(*self._refused(context, declined, quality)))
+        # The pages first: they are drawn while the objects are made.
         pages = self._summary(context, together, declined, quality)
-        objects = [each for one in together for each in one.objects]
+        objects: list[ResultObject] = []
+        for name, own in parts.items():
+            finished = _unless_it_fails(name, own.objects)
+            if isinstance(finished, Refusal):
+                return self.encoded(found, {**failed, name: finished})
+            objects += finished
         objects += self._reports(context, together, declined, quality)
         return EncodedStudy(tuple(packages), self._whole(objects, pages))
 
@@ -217,8 +230,12 @@ class _Encoder:
             editor=next((name for one in found for name in _editors(one)), ""),
         )
 
-    def _parts(self, found: PackageFindings) -> Parts | tuple[Refusal, ...]:
-        """What the encoder of a package makes; the cause when it fails."""
+    def _parts(self, found: PackageFindings, failed: Refusal | None) -> Parts | tuple[Refusal, ...]:
+        """What the encoder of a package makes; the causes when there is nothing, or when it fails or has failed."""
+        if failed is not None:
+            return (failed,)
+        if not found.found:
+            return found.causes
         encode = encoder_of(found.package)
         request = EncodingRequest(
             study=self.study,
@@ -228,14 +245,8 @@ class _Encoder:
             destinations=self.destinations,
             variants=variants(self.destinations),
         )
-        try:
-            return encode(request)
-        except NodeError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a defect in one encoder must not take the other packages with it
-            _log.error("encoder failed", package=found.package.name, at=raised_at(error))
-            sentence = f"The results could not be encoded ({type(error).__name__}); the log has the details."
-            return (Refusal(found.package.name, RefusalReason.ANALYSIS_FAILED, sentence),)
+        made = _unless_it_fails(found.package.name, lambda: encode(request))
+        return (made,) if isinstance(made, Refusal) else made
 
     def _reports(
         self,
@@ -328,6 +339,18 @@ class _Encoder:
             return objects
 
         return made
+
+
+def _unless_it_fails(package: str, make: Callable[[], T]) -> T | Refusal:
+    """What the encoder of a package makes; why there is nothing when it fails."""
+    try:
+        return make()
+    except NodeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a defect in one encoder must not take the other packages with it
+        _log.error("encoder failed", package=package, at=raised_at(error))
+        sentence = f"The results could not be encoded ({type(error).__name__}); the log has the details."
+        return Refusal(package, RefusalReason.ANALYSIS_FAILED, sentence)
 
 
 def _say_what_is_synthetic(dataset: Dataset, synthetic: bool) -> None:

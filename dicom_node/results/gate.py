@@ -26,7 +26,7 @@ from pydicom.uid import EncapsulatedPDFStorage
 from dicom_node.errors import NodeError
 from dicom_node.results.agreement import disagreements, same
 from dicom_node.results.identity import CARRIED
-from dicom_node.results.iod import IOD_TIMEOUT_S, iod_findings
+from dicom_node.results.iod import IOD_TIMEOUT_S, IodCheck, IodFinding, SourceUids
 from dicom_node.results.objects import ResultObject, Surroundings
 from dicom_node.results.problems import GateCheck, Problem
 from dicom_node.results.sources import SourceDatasets
@@ -64,6 +64,7 @@ class Gate:
         self._results: dict[str, Dataset] = {}
         self._taken: dict[int, _Taken] = {}
         self._agreement: dict[tuple[str, ...], tuple[Problem, ...]] = {}
+        self._uids = SourceUids()
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -85,9 +86,16 @@ class Gate:
         surroundings = Surroundings(self._sources, self._results)
         for each, one in zip(objects, reread, strict=True):
             look = _look(one, each, surroundings, self._of_sources(each))
-            # dciodvfy runs in processes of its own; the other checks, which are Python, meanwhile.
-            iod = self._workers.submit(_iod_problems, each, self._sources, look.names)
-            self._taken[id(each)] = _Taken(each, iod, look)
+            self._taken[id(each)] = _Taken(each, self._conformance(each, one, look), look)
+
+    def _conformance(self, each: ResultObject, reread: Dataset | Problem, look: _Look) -> _Conformance | None:
+        if look.names is None or isinstance(reread, Problem):
+            # That it cannot be read is a finding of `_look`.
+            return None
+        named = _named(look.names, self._sources)
+        prepared = IodCheck.of(reread, origins(each, self._sources), named, self._uids)
+        # dciodvfy runs in processes of its own; the other checks, which are Python, meanwhile.
+        return _Conformance(prepared, self._workers.submit(prepared.said))
 
     def _of_sources(self, each: ResultObject) -> tuple[Problem, ...]:
         """What the instances that an object was made of contradict each other in; many objects are of the same."""
@@ -104,7 +112,9 @@ class Gate:
         self.take([each for each in objects if id(each) not in self._taken])
         known = self._elsewhere | {each.sop_instance_uid for each in objects}
         taken = [self._taken[id(each)] for each in objects]
-        return [(*one.iod.result(), *one.look.problems, *_lost(one.look.refers_to - known)) for one in taken]
+        return [
+            (*_iod_problems(one.conformance), *one.look.problems, *_lost(one.look.refers_to - known)) for one in taken
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +137,19 @@ class _Look:
 
 
 @dataclass(frozen=True, slots=True)
+class _Conformance:
+    """The check against the IOD, and what dciodvfy says."""
+
+    check: IodCheck
+    said: Future[list[IodFinding]]
+
+
+@dataclass(frozen=True, slots=True)
 class _Taken:
     """An object, which is kept for as long as it is known by its ``id``, and what is being found in it."""
 
     object: ResultObject
-    iod: Future[tuple[Problem, ...]]
+    conformance: _Conformance | None
     look: _Look
 
 
@@ -141,14 +159,11 @@ def origins(each: ResultObject, sources: SourceDatasets) -> list[Dataset]:
     return list({id(one): one for one in (sources.header(each.reference_uid), *layers)}.values())
 
 
-def _iod_problems(each: ResultObject, sources: SourceDatasets, names: frozenset[str] | None) -> tuple[Problem, ...]:
-    # A data set converts its values as they are asked for, so no two threads share one.
-    dataset = _reread(each)
-    if names is None or isinstance(dataset, Problem):
-        # That it cannot be read is a finding of `_look`.
+def _iod_problems(conformance: _Conformance | None) -> tuple[Problem, ...]:
+    if conformance is None:
         return ()
     try:
-        findings = iod_findings(dataset, origins(each, sources), _named(names, sources))
+        findings = conformance.check.findings(conformance.said.result())
     except subprocess.TimeoutExpired:
         return (Problem(GateCheck.IOD, f"dciodvfy did not end within {IOD_TIMEOUT_S} s"),)
     return tuple(

@@ -418,6 +418,8 @@ def _fit(dataset: Dataset, codec: str) -> None:
         if element.VR == "SQ":
             for item in element.value:
                 _fit(item, codec)
+                # Settled, as the whole is: pydicom would go through everything below each item again before it writes.
+                write_as_read(item)
         elif element.VR in CUSTOMIZABLE_CHARSET_VR and element.value:
             # ASCII can take more characters than the text had.
             limit = MAX_VALUE_LEN.get(element.VR)

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydicom import dcmwrite
 from pydicom.charset import python_encoding
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
@@ -32,7 +32,7 @@ from dicom_node.results.identity import CARRIED, write_as_read
 from dicom_node.results.stated import stated
 from dicom_node.results.uids import derive_uid
 
-__all__ = ["IOD_TIMEOUT_S", "IodFinding", "iod_findings", "validator"]
+__all__ = ["IOD_TIMEOUT_S", "IodCheck", "IodFinding", "SourceUids", "iod_findings", "validator"]
 
 IOD_TIMEOUT_S = 60
 
@@ -106,19 +106,68 @@ def iod_findings(dataset: Dataset, sources: Sequence[Dataset] = (), named: Seque
     ConfigurationError
         dciodvfy is not installed.
     """
-    own = _own_part(dataset, _uids([*sources, *named]))
-    buffer = io.BytesIO()
-    dcmwrite(buffer, own, enforce_file_format=True)
-    # dciodvfy seeks, so it wants a file and no pipe.
-    with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        finished = subprocess.run(
-            [validator(), "-new", file.name], capture_output=True, timeout=IOD_TIMEOUT_S, check=False
-        )
-    lines = (finished.stderr + b"\n" + finished.stdout).decode("utf-8", "replace").splitlines()
-    found = [_finding(line) for line in lines if line.startswith(("Error", "Warning"))]
-    return [finding for finding in found if not _of_a_source(own, finding.path, sources)]
+    check = IodCheck.of(dataset, sources, named, SourceUids())
+    return check.findings(check.said())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IodCheck:
+    """What of an object dciodvfy reads, and whose values it does not answer for.
+
+    Attributes
+    ----------
+    own : pydicom.Dataset
+        The object with valid values in place of everything carried over.
+    content : bytes
+        The same as a PS3.10 file.
+    sources : tuple of pydicom.Dataset
+        See :func:`iod_findings`.
+    """
+
+    own: Dataset
+    content: bytes
+    sources: tuple[Dataset, ...]
+
+    @classmethod
+    def of(cls, dataset: Dataset, sources: Sequence[Dataset], named: Sequence[Dataset], uids: SourceUids) -> IodCheck:
+        """Prepare the check; the parameters are those of :func:`iod_findings`."""
+        own = _own_part(dataset, uids.stand_ins([*sources, *named]))
+        buffer = io.BytesIO()
+        dcmwrite(buffer, own, enforce_file_format=True)
+        return cls(own, buffer.getvalue(), tuple(sources))
+
+    def said(self) -> list[IodFinding]:
+        """What dciodvfy says; it runs in a process of its own, and nothing is asked of a data set meanwhile."""
+        # dciodvfy seeks, so it wants a file and no pipe.
+        with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
+            file.write(self.content)
+            file.flush()
+            finished = subprocess.run(
+                [validator(), "-new", file.name], capture_output=True, timeout=IOD_TIMEOUT_S, check=False
+            )
+        lines = (finished.stderr + b"\n" + finished.stdout).decode("utf-8", "replace").splitlines()
+        return [_finding(line) for line in lines if line.startswith(("Error", "Warning"))]
+
+    def findings(self, said: Iterable[IodFinding]) -> list[IodFinding]:
+        """What of it is not about a value that a source has in the same attribute."""
+        return [finding for finding in said if not _of_a_source(self.own, finding.path, self.sources)]
+
+
+class SourceUids:
+    """Valid UIDs in place of those of source instances; each data set is read once, whatever is made of it."""
+
+    def __init__(self) -> None:
+        # A data set is known by its id for as long as it is kept.
+        self._known: dict[int, tuple[Dataset, dict[str, str]]] = {}
+
+    def stand_ins(self, sources: Iterable[Dataset]) -> dict[str, str]:
+        """Valid UIDs by those that the sources have."""
+        found: dict[str, str] = {}
+        for source in sources:
+            if id(source) not in self._known:
+                self._known[id(source)] = source, _uids(source)
+            found |= self._known[id(source)][1]
+        return found
 
 
 @cache
@@ -149,13 +198,13 @@ def _finding(line: str) -> IodFinding:
 # -- what is not the source's ------------------------------------------------------------------------------------------
 
 
-def _uids(sources: Iterable[Dataset]) -> dict[str, str]:
-    """Valid UIDs for those of the sources, by what the sources have."""
+def _uids(source: Dataset) -> dict[str, str]:
     keywords = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
-    found = {str(stated(source, keyword) or "") for source in sources for keyword in keywords}
+    found = {str(stated(source, keyword) or "") for keyword in keywords}
     # A SOP Class that is a UID stays: references are judged by it.
-    classes = {UID(str(stated(source, "SOPClassUID") or "")) for source in sources}
-    found |= {uid for uid in classes if not uid.is_valid}
+    sop_class = UID(str(stated(source, "SOPClassUID") or ""))
+    if not sop_class.is_valid:
+        found.add(sop_class)
     return {uid: _stand_in(uid) for uid in found if uid}
 
 
@@ -167,7 +216,8 @@ def _stand_in(uid: str) -> str:
 
 def _own_part(dataset: Dataset, uids: dict[str, str]) -> Dataset:
     own = _with(dataset, _replaced(dataset, uids))
-    own.file_meta = dataset.file_meta
+    # Writing settles what stands in it.
+    own.file_meta = FileMetaDataset(dataset.file_meta)
     for keyword in CARRIED:
         if keyword in own:
             del own[keyword]

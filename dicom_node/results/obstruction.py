@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from highdicom.sr import FindingSite, Measurement, MeasurementProperties
@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from dicom_node.results.canvas import DARK, HEIGHT, WIDTH, Page
 from dicom_node.results.capture import rasters, secondary_captures
 from dicom_node.results.codes import CHAMBER, private, ucum
-from dicom_node.results.content import MeasurementGroup, group, text_item
+from dicom_node.results.content import MeasurementGroup, group, source_image, text_item
 from dicom_node.results.header import BANNER, ResultContext
 from dicom_node.results.keyphase import source_image_item
 from dicom_node.results.numbers import ReportedNumber
@@ -28,6 +28,7 @@ from dicom_node.results.parts import (
     ReportPart,
     SummaryPart,
     TextBlock,
+    as_source,
     frames_of,
 )
 from dicom_node.results.report import significant
@@ -41,8 +42,11 @@ __all__ = ["ATTRIBUTION", "encode"]
 
 ATTRIBUTION = ResultRole("obstruction-attribution", 1, "AI obstruction attribution - RESEARCH")
 
+_NAMES = {Method.NETWORK: "the network", Method.WALL_MOTION: "the wall model"}
 _METHODS = {
-    Method.NETWORK: "R(2+1)D network with transformer on motion-normalised clips of each slice, the largest calibrated",
+    Method.NETWORK: (
+        "R(2+1)D network with transformer on motion-normalised clips of each slice, pooled over slices and calibrated"
+    ),
     Method.WALL_MOTION: (
         "linear score of how far the wall moves less where it moves least, from contours at end diastole and end "
         "systole, calibrated; it sees no obstruction: deep and large infarcts move less, and have one more often"
@@ -54,14 +58,28 @@ _LEARNT = (
 )
 _MAPS = {
     Method.NETWORK: (
-        "The map (Grad-CAM within the muscle) shows what raised the estimate, at 14 mm a cell: it is no outline of an "
-        "obstruction."
+        "The map (Grad-CAM, each place by its own gradient, within the muscle) shows what raised the estimate, at 14 "
+        "mm a cell: it is no outline of an infarct or an obstruction. On simulated hearts it lay in the infarct "
+        "hardly more than by chance."
     ),
     Method.WALL_MOTION: (
         "The map shows where the wall moves less than the wall of this heart does on average, from half a standard "
         "deviation to two: it is no outline of an obstruction."
     ),
 }
+_GROUPS = ("Microvascular obstruction", "Microvascular obstruction, second opinion")
+"""Tracking identifiers of the groups of the report, of the estimate and of the second opinion."""
+_NUMBERS = ("obstruction", "obstruction_second_opinion")
+_OF_OPINION = {"obstruction": "", "obstruction_second_opinion": " by a second model, shown beside the one reported"}
+_SECOND = (
+    "Second opinion: another model, shown beside the estimate that is reported. Where the two differ, neither is known "
+    "to be right."
+)
+_COMPARED = "What moved it, compared with an average heart of the training"
+_TITLES = (
+    "What raised the estimate of microvascular obstruction",
+    "What raised the second opinion on microvascular obstruction",
+)
 _STRONG = 0.4
 """Of a logit: about ten percent of the probability where that is one half."""
 _WEAK = 0.05
@@ -74,11 +92,17 @@ _STRIP = 6
 def encode(request: EncodingRequest) -> Parts:
     """Encode the estimate of microvascular obstruction."""
     found = request.found.findings[Obstruction]
-    key = _source(found, found.key)
-    dataset = _attribution(request.context, found)
-    part = ReportPart(groups=(_group(request.context, found),), evidence=(key,), looked_at=frames_of([found.stack]))
+    sources = [_source(found, each) for each in found.slices]
+    opinions = _opinions(found)
+    captures = [request.object(ATTRIBUTION, page, sources) for page in _attribution(request.context, opinions)]
+    groups = tuple(
+        _group(request.context, one, (_source(one, one.key), as_source(capture)), name)
+        for one, capture, name in zip(opinions, captures, _GROUPS, strict=False)
+    )
+    evidence = tuple(dict.fromkeys((*(_source(one, one.key) for one in opinions), *map(as_source, captures))))
+    part = ReportPart(groups=groups, evidence=evidence, looked_at=frames_of([found.stack]))
     return Parts(
-        objects=(request.object(ATTRIBUTION, dataset, [_source(found, each) for each in found.slices]),),
+        objects=lambda: captures,
         report=lambda _variant: part,
         summary=SummaryPart(
             stacks=(found.stack,),
@@ -87,22 +111,32 @@ def encode(request: EncodingRequest) -> Parts:
         ),
         key_numbers=_key_numbers(found),
         numbers={
-            "obstruction_probability_percent": 100 * found.probability,
-            "obstruction_lower_percent": 100 * found.interval.lower,
-            "obstruction_upper_percent": 100 * found.interval.upper,
+            f"{name}_{figure}_percent": 100 * value
+            for one, name in zip(opinions, _NUMBERS, strict=False)
+            for figure, value in (
+                ("probability", one.probability),
+                ("lower", one.interval.lower),
+                ("upper", one.interval.upper),
+            )
         },
-        described=(
+        described=tuple(
             ReportedNumber(
-                "obstruction_probability_percent",
-                100 * found.probability,
+                f"{name}_probability_percent",
+                100 * one.probability,
                 "%",
-                f"Probability, for {found.population}; {_METHODS[found.method]}. {_discrimination(found)} Research use "
-                "only.",
-                lower=100 * found.interval.lower,
-                upper=100 * found.interval.upper,
-            ),
+                f"Probability{_OF_OPINION[name]}, for {one.population}; {_METHODS[one.method]}. {_discrimination(one)} "
+                "Research use only.",
+                lower=100 * one.interval.lower,
+                upper=100 * one.interval.upper,
+            )
+            for one, name in zip(opinions, _NUMBERS, strict=False)
         ),
     )
+
+
+def _opinions(found: Obstruction) -> tuple[Obstruction, ...]:
+    """The estimate that is reported, then the second opinion where there is one."""
+    return (found,) if found.second_opinion is None else (found, found.second_opinion)
 
 
 def _discrimination(found: Obstruction) -> str:
@@ -131,7 +165,8 @@ def _reason(one: MotionContribution) -> str:
     """How one motion of the wall moved the probability, in words."""
     way = "raised" if one.logit > 0 else "lowered"
     much = "" if abs(one.logit) >= _STRONG else " a little"
-    return f"{one.motion} {100 * one.value:.0f} % (average {100 * one.usual:.0f} %) {way} it{much}"
+    here, usual = (f"{100 * value:.0f}".replace("-", "−") for value in (one.value, one.usual))
+    return f"{one.motion} {here} % (average {usual} %) {way} it{much}"
 
 
 def _reasons(found: Obstruction) -> str:
@@ -152,7 +187,7 @@ def _percent(probability: float) -> float:
     return round(100 * probability, 0)
 
 
-def _group(context: ResultContext, found: Obstruction) -> MeasurementGroup:
+def _group(context: ResultContext, found: Obstruction, images: tuple[FrameSource, ...], name: str) -> MeasurementGroup:
     upper = significant(max(found.interval.upper - found.probability, 0.0) * 100)
     lower = significant(max(found.probability - found.interval.lower, 0.0) * 100)
     heart = Measurement(
@@ -164,7 +199,7 @@ def _group(context: ResultContext, found: Obstruction) -> MeasurementGroup:
     of_slices, reasons = _of_slices(found), _reasons(found)
     return group(
         context,
-        "Microvascular obstruction",
+        name,
         finding_sites=[FindingSite(CHAMBER[Chamber.LV])],
         measurements=[heart],
         items=[
@@ -172,7 +207,9 @@ def _group(context: ResultContext, found: Obstruction) -> MeasurementGroup:
             *([text_item(private("MVO_REASON"), reasons)] if reasons else []),
             text_item(private("METHOD"), f"{_METHODS[found.method]}. {_discrimination(found)}"),
             text_item(private("LIMITS"), f"For {found.population}. {_learnt(found)} Research use only."),
+            *([text_item(private("NOTE"), _SECOND)] if name == _GROUPS[1] else []),
             text_item(private("NOTE"), f"{_MAPS[found.method]} It is the series “{ATTRIBUTION.series_description}”."),
+            *(source_image(image) for image in images),
         ],
     )
 
@@ -182,6 +219,17 @@ def _key_numbers(found: Obstruction) -> tuple[str, ...]:
     return (
         f"Microvascular obstruction, estimated without contrast: {_percent(found.probability):.0f} % ({low:.0f} to "
         f"{high:.0f} %). {_discrimination(found)}",
+        *([] if found.second_opinion is None else [_beside(found.second_opinion)]),
+    )
+
+
+def _beside(second: Obstruction) -> str:
+    """The second opinion in a sentence."""
+    low, high = _percent(second.interval.lower), _percent(second.interval.upper)
+    return (
+        f"Second opinion on obstruction, {_NAMES[second.method]}: {_percent(second.probability):.0f} % ({low:.0f} to "
+        f"{high:.0f} %; area under the curve {second.area_under_curve:.2f}, {second.area_interval.lower:.2f} to "
+        f"{second.area_interval.upper:.2f})."
     )
 
 
@@ -190,35 +238,47 @@ def _text(found: Obstruction) -> tuple[TextBlock, ...]:
     lines = (
         f"For {found.population}: the route of this study says that it is one. {_sentence(_METHODS[found.method])}",
         _discrimination(found),
-        *([f"What moved it, compared with an average heart of the training. {reasons}"] if reasons else []),
+        *([f"{_COMPARED}. {reasons}"] if reasons else []),
         "The interval (95 %) of a probability holds what the calibration on few hearts leaves open (of a network the "
         "mirrored views, too), and not the difference between the hearts that it was calibrated on and this patient.",
         _learnt(found),
         _MAPS[found.method],
+        *([] if found.second_opinion is None else _about(found.second_opinion)),
     )
     return (Heading("How the probability of obstruction came about"), *(Paragraph(line) for line in lines))
+
+
+def _about(second: Obstruction) -> list[str]:
+    """What the summary says of the second opinion."""
+    of_slices = _of_slices(second)
+    return [
+        f"{_SECOND} {_sentence(_METHODS[second.method])} {_discrimination(second)}",
+        *([f"Its probability by slice: {of_slices}."] if of_slices else []),
+        _MAPS[second.method],
+    ]
 
 
 def _sentence(words: str) -> str:
     return f"{words[:1].upper()}{words[1:]}."
 
 
-def _attribution(context: ResultContext, found: Obstruction) -> Dataset:
-    (dataset,) = secondary_captures(
-        context, ATTRIBUTION, rasters([_page(found)]), "Attribution of the obstruction estimate"
-    )
-    # The page names nobody.
-    dataset.BurnedInAnnotation = "NO"
-    dataset.SourceImageSequence = [
-        source_image_item(_source(found, each), spatial_locations_preserved=False) for each in found.slices
-    ]
-    return dataset
+def _attribution(context: ResultContext, opinions: Sequence[Obstruction]) -> list[Dataset]:
+    """A page for each estimate."""
+    pages = [_page(one, title) for one, title in zip(opinions, _TITLES, strict=False)]
+    captures = secondary_captures(context, ATTRIBUTION, rasters(pages), "Attribution of the obstruction estimate")
+    for dataset, one in zip(captures, opinions, strict=True):
+        # The page names nobody.
+        dataset.BurnedInAnnotation = "NO"
+        dataset.SourceImageSequence = [
+            source_image_item(_source(one, each), spatial_locations_preserved=False) for each in one.slices
+        ]
+    return captures
 
 
-def _page(found: Obstruction) -> Figure:
+def _page(found: Obstruction, title: str) -> Figure:
     """The key slice without and with its map, and all slices below."""
     page = Page(DARK)
-    page.text(LEFT, 12, "What raised the estimate of microvascular obstruction", 13, bold=True)
+    page.text(LEFT, 12, title, 13, bold=True)
     page.rectangle(LEFT, 16, RIGHT - LEFT, 6.4, DARK.banner, radius=1.4)
     page.text(WIDTH / 2, 19.2, BANNER, 9, color=DARK.on_banner, bold=True, align="center", baseline="center_baseline")
     side = 82.0
@@ -234,7 +294,12 @@ def _page(found: Obstruction) -> Figure:
         _picture(page, found, each, left, 126, strip, mapped=True)
         said = f": {_percent(each.probability):.0f} %" if math.isfinite(each.probability) else ""
         page.text(left, 124, f"{_name(found, each)}{said}", 7.5)
-    page.text(LEFT, HEIGHT - 12, _MAPS[found.method], 7.5, color=DARK.muted)
+    below = 126 + strip + 8
+    reasons = _reasons(found)
+    if reasons:
+        page.text(LEFT, below, _COMPARED, 9, bold=True)
+        page.paragraph(LEFT, below + 5, reasons, 8.5, RIGHT - LEFT)
+    page.paragraph(LEFT, HEIGHT - 14, _MAPS[found.method], 7.5, RIGHT - LEFT, color=DARK.muted)
     return page.figure
 
 
@@ -258,6 +323,8 @@ def _verdict(page: Page, found: Obstruction, x: float, y: float, width: float) -
     if not found.key.attribution.any():
         y = page.paragraph(x, y + 1, "No place in the muscle of this slice raised the estimate.", 8, width)
     y = page.paragraph(x, y + 1, _discrimination(found), 8, width)
+    if found.second_opinion is not None:
+        y = page.paragraph(x, y + 1, _beside(found.second_opinion), 8, width)
     return page.paragraph(x, y + 1, _learnt(found), 8, width, color=theme.caution)
 
 

@@ -56,6 +56,7 @@ class _Sentence(_Part):
 
 class _Comparison(_Part):
     lead: Annotated[str, text_with("date")]
+    date: Annotated[str, text_with("year", "month", "day")] = "$year-$month-$day"
     text: Annotated[str, text_with("name", "before", "now", "unit", "judgement", "limit")]
     beyond: _Plain
     within: _Plain
@@ -75,6 +76,8 @@ class ParagraphTemplate(_Part):
     sentences: tuple[_Sentence, ...]
     comparison: _Comparison
     sources: Annotated[str, text_with("sources")]
+    words_in_sources: dict[str, str] = {}
+    """What to put in place of words of the table of normal ranges, which has one language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,10 @@ def paragraph(
         sentences += _comparison(numbers, earlier, template)
     sources = dict.fromkeys(one.normal_source for one in named if one.normal_source)
     if sources:
-        sentences.append(Template(template.sources).substitute(sources="; ".join(sources)))
+        named_sources = "; ".join(sources)
+        for theirs, ours in template.words_in_sources.items():
+            named_sources = named_sources.replace(theirs, ours)
+        sentences.append(Template(template.sources).substitute(sources=named_sources))
     language = template.language
     return Wording(" ".join((Template(template.opening).substitute(), *sentences)), language.code, language.name)
 
@@ -201,7 +207,7 @@ def _comparison(
         )
     if not said:
         return []
-    return [f"{Template(words.lead).substitute(date=_date(earlier.date))} {'; '.join(said)}."]
+    return [f"{Template(words.lead).substitute(date=_date(earlier.date, words.date))} {'; '.join(said)}."]
 
 
 def _number(number: ReportedNumber, template: ParagraphTemplate) -> str:
@@ -236,5 +242,7 @@ def _figure(value: float, unit: str, template: ParagraphTemplate) -> str:
     return text.replace(".", template.decimal_mark)
 
 
-def _date(date: str) -> str:
-    return f"{date[:4]}-{date[4:6]}-{date[6:8]}" if len(date) == 8 and date.isdigit() else date
+def _date(date: str, text: str) -> str:
+    if len(date) != 8 or not date.isdigit():
+        return date
+    return Template(text).substitute(year=date[:4], month=date[4:6], day=date[6:])

@@ -158,6 +158,10 @@ def _no_pages(_theme: Theme) -> list[Page]:
     return []
 
 
+def _no_objects() -> Sequence[ResultObject]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SummaryPart:
     """What a package adds to the summary pages.
@@ -189,8 +193,9 @@ class Parts:
 
     Attributes
     ----------
-    objects : tuple of ResultObject
-        Image series and segmentations, what is referred to before what refers to it.
+    objects : callable
+        Makes image series and segmentations, what is referred to before what refers to it. It is called once, when the
+        pages are being drawn already, and before ``report``.
     report : callable
         Its part of the report in a variant. The same part in every variant for most.
     summary : SummaryPart
@@ -203,7 +208,7 @@ class Parts:
     """
 
     report: Callable[[Variant], ReportPart]
-    objects: tuple[ResultObject, ...] = ()
+    objects: Callable[[], Sequence[ResultObject]] = _no_objects
     summary: SummaryPart = field(default_factory=SummaryPart)
     key_numbers: tuple[str, ...] = ()
     numbers: Mapping[str, float] = field(default_factory=dict)

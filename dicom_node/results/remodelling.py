@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from highdicom.sr import (
-    FindingSite,
-    ImageContentItem,
-    Measurement,
-    MeasurementProperties,
-    RelationshipTypeValues,
-)
+from highdicom.sr import FindingSite, Measurement, MeasurementProperties
 from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code
 
 from dicom_node.results.canvas import DARK, Page, Theme
 from dicom_node.results.capture import rasters, secondary_captures
 from dicom_node.results.charts import color_bar, heart_crop
 from dicom_node.results.codes import CHAMBER, private, ucum
-from dicom_node.results.content import MeasurementGroup, group, text_item
+from dicom_node.results.content import MeasurementGroup, group, source_image, text_item
 from dicom_node.results.header import BANNER, ResultContext
 from dicom_node.results.motion.keyframes import KEYFRAME_WORDS
 from dicom_node.results.numbers import ReportedNumber
@@ -48,12 +41,12 @@ from pipelines.segmentation.labels import Label
 __all__ = ["ATTRIBUTION", "encode", "reason"]
 
 ATTRIBUTION = ResultRole("remodelling-attribution", 1, "AI {title} attribution map - RESEARCH")
-_SOURCE = Code("260753009", "SCT", "Source")
 _POPULATION = "Patients with an acute, reperfused infarct a few days old"
 _TRAINED = (
     "Trained on simulated hearts whose outcome is drawn from an invented law: the probability has not been shown to "
     "hold for any patient."
 )
+_COMPARED = "What moved it, compared with an average patient of the training"
 _HEAT = LinearSegmentedColormap.from_list("attribution", ["#3b0f70", "#b5367a", "#fb8761", "#fcfdbf"])
 _FAINTEST = 0.08
 _TILES = 6
@@ -73,7 +66,7 @@ def encode(request: EncodingRequest) -> Parts:
         groups=(_group(request.context, found, capture),), evidence=evidence, looked_at=frames_of((found.stack,))
     )
     return Parts(
-        objects=() if capture is None else (capture,),
+        objects=lambda: [] if capture is None else [capture],
         report=lambda _variant: part,
         summary=SummaryPart(
             stacks=(found.stack,),
@@ -179,8 +172,8 @@ def _group(context: ResultContext, found: RemodellingRisk, capture: ResultObject
     ]
     if found.attribution is not None and capture is not None:
         middle = _key_frame(found, found.attribution)[len(found.attribution.slices) // 2]
-        items.append(_image(middle))
-        items.append(_image(as_source(capture)))
+        items.append(source_image(middle))
+        items.append(source_image(as_source(capture)))
     return group(
         context,
         "Risk of adverse remodelling",
@@ -188,16 +181,6 @@ def _group(context: ResultContext, found: RemodellingRisk, capture: ResultObject
         finding_sites=[FindingSite(CHAMBER[Chamber.LV])],
         measurements=measurements,
         items=items,
-    )
-
-
-def _image(source: FrameSource) -> Dataset:
-    return ImageContentItem(
-        name=_SOURCE,
-        referenced_sop_class_uid=source.sop_class_uid,
-        referenced_sop_instance_uid=source.sop_instance_uid,
-        referenced_frame_numbers=None if source.frame_number is None else [source.frame_number],
-        relationship_type=RelationshipTypeValues.CONTAINS,
     )
 
 
@@ -254,7 +237,7 @@ def _text(found: RemodellingRisk) -> tuple[TextBlock, ...]:
     lines = [
         f"Probability {_percent(found.probability)} %, interval {_percent(found.interval.lower)} to "
         f"{_percent(found.interval.upper)} %: {_method(found)}.",
-        f"What moved it, compared with an average patient of the training: {_reasons(found)}",
+        f"{_COMPARED}: {_reasons(found)}",
         f"Where the heart lies comes from the node's own localisation and segmentation; {keyframes}morphology and "
         "motion are fused by a network, whose logit is one term of the logistic model.",
         f"Infarct size without contrast agent, regressed from function and motion: {infarct.percent:.0f} % of the "
@@ -262,7 +245,7 @@ def _text(found: RemodellingRisk) -> tuple[TextBlock, ...]:
         "No image enters the estimate beyond what was measured on it: there is no map of what raised it."
         if found.attribution is None
         else "Attribution: guided Grad-CAM, which shows what in the images raised the output of the network, not why a "
-        "heart remodels.",
+        f"heart remodels. {_place(found.attribution)}",
         f"{_POPULATION} only. {_TRAINED}",
         *found.notes,
     ]
@@ -305,6 +288,16 @@ def _risk(page: Page, found: RemodellingRisk, x: float, y: float, width: float) 
         at += 5.4
     page.text(x + width * 0.84, at + 0.6, "lowers | raises", 6.5, color=theme.muted, align="center")
     page.paragraph(x, at + 5, _TRAINED, 6.5, width, color=theme.caution)
+
+
+def _place(attribution: Attribution) -> str:
+    """Where the attribution lies, in a sentence."""
+    if not any(attribution.share.values()):
+        return "Nothing in the images raised the risk."
+    return (
+        f"{100 * attribution.in_ventricle:.0f} % of it lies in the left ventricle, which is "
+        f"{100 * attribution.by_chance:.0f} % of what the network sees."
+    )
 
 
 def _page(theme: Theme, found: RemodellingRisk, attribution: Attribution, labels: NDArray[np.uint8]) -> Page:
@@ -358,5 +351,11 @@ def _sheet(
     shares = ", ".join(
         f"{KEYFRAME_WORDS[name]} {100 * part:.0f} %" for name, part in attribution.share.items() if part > 0
     )
-    said = f"Share of the keyframes: {shares}." if shares else "Nothing in the images raised the risk."
-    page.paragraph(x + 90, below + 1.5, said, 7.5, width - 95, color=theme.muted)
+    said = f"Share of the keyframes: {shares}. {_place(attribution)}" if shares else _place(attribution)
+    below = page.paragraph(x + 90, below + 1.5, said, 7.5, width - 95, color=theme.muted) + 9
+    page.text(x + 5, below, f"{_percent(found.probability)} %", 16, bold=True)
+    lower, upper = _percent(found.interval.lower), _percent(found.interval.upper)
+    page.text(x + 5, below + 5, f"interval of the model {lower} to {upper} %", 7.5, color=theme.muted)
+    moved = f"{_COMPARED}: {_reasons(found)}"
+    below = page.paragraph(x + 90, below - 3, moved, 8.5, width - 95)
+    page.paragraph(x + 90, below + 2, f"For: {_POPULATION[:1].lower()}{_POPULATION[1:]}.", 8, width - 95)

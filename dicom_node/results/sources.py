@@ -172,7 +172,10 @@ def _sop_instance_uid(dataset: Dataset) -> str:
 
 def _with_points(header: Dataset) -> Dataset:
     """The data set with a point in each decimal string that has a comma: what results carry over must be legal."""
-    for tag in list(header.keys()):
+    for tag, held in list(header.items()):
+        # Most elements of most images hold none: nothing more is asked of them.
+        if isinstance(held, RawDataElement) and held.value is not None and b"," not in held.value:
+            continue
         element = elements.raw(header, tag)
         if not isinstance(element, RawDataElement) or not element.value or b"," not in element.value:
             continue

@@ -6,12 +6,15 @@ one, and counts every run that it missed when it is set forth.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import math
 import threading
 import time
 from collections.abc import Callable
 
 import structlog
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 from sqlalchemy.exc import SQLAlchemyError
@@ -57,7 +60,16 @@ class SteadyTime:
 
 
 class _Once(BaseTrigger):
-    """Due when it was added, and not again: what runs adds the next run itself, so that none falls due meanwhile."""
+    """Due when it was added, and not again: what runs adds the next run itself, so that none falls due meanwhile.
+
+    Attributes
+    ----------
+    by
+        When it is to run, by the monotonic clock, s: the time of day may be set while its due time is written down.
+    """
+
+    def __init__(self, by: float) -> None:
+        self.by = by
 
     def get_next_fire_time(self, previous_fire_time: dt.datetime | None, now: dt.datetime) -> dt.datetime | None:
         return now if previous_fire_time is None else None
@@ -73,8 +85,16 @@ class RegularWork:
         self._clock = BackgroundScheduler(timezone=dt.UTC)
         self._lock, self._stopped = threading.Lock(), False
 
-    def every(self, seconds: float, work: Callable[[dt.datetime], object]) -> None:
-        """Do something as soon as it runs, and again every so many seconds."""
+    def every(
+        self, seconds: float, work: Callable[[dt.datetime], object], sooner: Callable[[], float] = lambda: math.inf
+    ) -> None:
+        """Do something as soon as it runs, and again every so many seconds.
+
+        Parameters
+        ----------
+        sooner
+            Asked when the work is done: seconds from its beginning until it is to be done again, where that is sooner.
+        """
 
         def run() -> None:
             began = time.monotonic()
@@ -87,7 +107,7 @@ class RegularWork:
                 _log.error("the storage directory cannot be read", error=error.strerror)
             except Exception as error:  # noqa: BLE001 - the next run may find other things
                 _log.error("a run of the scheduler failed", error=type(error).__name__, at=raised_at(error))
-            self._add(run, max(0.0, began + seconds - time.monotonic()))
+            self._add(run, max(0.0, began + min(seconds, sooner()) - time.monotonic()))
 
         self._add(run, 0.0)
 
@@ -95,8 +115,17 @@ class RegularWork:
         with self._lock:
             # A clock that is stopped waits for what runs, and would not take this up.
             if not self._stopped:
+                by = time.monotonic() + in_seconds
                 due = utc_now() + dt.timedelta(seconds=in_seconds)
-                self._clock.add_job(run, _Once(), misfire_grace_time=None, next_run_time=due)
+                self._clock.add_job(run, _Once(by), misfire_grace_time=None, next_run_time=due)
+
+    def _run_overdue(self) -> None:
+        """Have what is overdue by the monotonic clock run now, however far ahead the time of day has it."""
+        for job in self._clock.get_jobs():
+            if job.trigger.by <= time.monotonic() and job.next_run_time > utc_now():
+                # It may have begun meanwhile.
+                with contextlib.suppress(JobLookupError):
+                    job.modify(next_run_time=utc_now())
 
     def run(self, stop: threading.Event, started: Callable[[], None]) -> None:
         """Run until told to stop; what runs then is awaited."""
@@ -107,8 +136,7 @@ class RegularWork:
             was, apart = apart, time.time() - time.monotonic()
             if abs(apart - was) >= STEP_S:
                 _log.warning("the time of day was set", seconds=round(apart - was, 1))
-                for job in self._clock.get_jobs():
-                    job.modify(next_run_time=utc_now())
+            self._run_overdue()
         with self._lock:
             self._stopped = True
         self._clock.shutdown(wait=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.config import Configuration, ExecutionSettings, Route
-from dicom_node.instance_files import readable
+from dicom_node.instance_files import instance_files, readable
 from dicom_node.schedule.routing import RouteExplanation, Series, explain
 from pipelines.cine.facts import Completeness, InstanceFacts, PlaneFacts, completeness, instance_facts
 from storage.facts import record_facts, unread_instances
 from storage.jobs import SeriesSummary, StudyContents, study_contents
 from storage.ledger import Ledger
+from storage.orders import Order, orders_of_study
 from storage.performed_steps import NO_STEPS, StudySteps, study_steps
 
 __all__ = ["Decision", "StudyReading", "decide", "read_study", "study_reading"]
@@ -30,6 +32,7 @@ class StudyReading:
     completeness: Completeness
     routes: tuple[RouteExplanation, ...]
     steps: StudySteps = NO_STEPS
+    orders: tuple[Order, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Decision:
 
     ready: bool
     sentence: str
+    silence_s: float = math.inf
+    """How much longer a study that is not ready would have to be quiet; infinite where silence alone is not enough."""
 
 
 def _facts(paths: Sequence[Path]) -> list[InstanceFacts]:
@@ -74,13 +79,30 @@ def study_reading(
             record_facts(ledger, [(one, found.to_json()) for one, found in zip(unread, read, strict=True)])
         # The steps first: an image that comes in between then counts as missing, and its arrival makes a new reading.
         steps = study_steps(ledger, study_instance_uid)
+        orders = _orders(ledger, configuration, study_instance_uid)
         contents = study_contents(ledger, study_instance_uid)
         # An image that has come since the headers were read has no facts yet.
         if all(facts for series in contents.series for facts in series.facts):
-            return read_study(contents, configuration.routes, steps)
+            return read_study(contents, configuration.routes, steps, orders)
 
 
-def read_study(contents: StudyContents, routes: Mapping[str, Route], steps: StudySteps = NO_STEPS) -> StudyReading:
+def _orders(ledger: Ledger, configuration: Configuration, study_instance_uid: str) -> tuple[Order, ...]:
+    """The orders of a study, of a node that takes any; its accession number is read from a header if need be."""
+    if configuration.orders.port is None:
+        return ()
+    # Imported late: it brings pynetdicom.
+    from dicom_node.network.query_scp import describe_new_studies
+
+    describe_new_studies(ledger, instance_files(configuration), study_instance_uid)
+    return orders_of_study(ledger, study_instance_uid)
+
+
+def read_study(
+    contents: StudyContents,
+    routes: Mapping[str, Route],
+    steps: StudySteps = NO_STEPS,
+    orders: tuple[Order, ...] = (),
+) -> StudyReading:
     """Read the facts of a study: how complete its cine is, and which series go to which route."""
     facts = [[InstanceFacts.from_json(one) for one in series.facts] for series in contents.series]
     phases_at = _phases_at(one for own in facts for one in own)
@@ -90,8 +112,10 @@ def read_study(contents: StudyContents, routes: Mapping[str, Route], steps: Stud
         routes=explain(
             routes,
             [_series(summary, own, phases_at) for summary, own in zip(contents.series, facts, strict=True)],
+            orders,
         ),
         steps=steps,
+        orders=orders,
     )
 
 
@@ -157,22 +181,22 @@ def decide(reading: StudyReading, settings: ExecutionSettings, *, open_associati
         return Decision(True, state)
     if steps.ended and steps.missing and quiet_s < settings.missing_images_quiet_time_s:
         wanted_s = settings.missing_images_quiet_time_s
-        return Decision(False, f"{state}; quiet for {max(0.0, quiet_s):.0f} of {wanted_s:g} s")
+        return Decision(False, f"{state}; quiet for {max(0.0, quiet_s):.0f} of {wanted_s:g} s", wanted_s - quiet_s)
     doubts = [stack.doubt for stack in reading.completeness.stacks if stack.short_axis]
     if doubts and all(doubts):
         state = f"{state}; more may come: {doubts[0]}"
         if quiet_s < settings.incomplete_quiet_time_s:
             wanted_s = settings.incomplete_quiet_time_s
-            return Decision(False, f"{state}; quiet for {max(0.0, quiet_s):.0f} of {wanted_s:g} s")
+            return Decision(False, f"{state}; quiet for {max(0.0, quiet_s):.0f} of {wanted_s:g} s", wanted_s - quiet_s)
         return Decision(True, f"{state}; quiet for {settings.incomplete_quiet_time_s:g} s")
     if quiet_s >= settings.quiet_time_s:
         return Decision(True, f"{state}; quiet for {settings.quiet_time_s:g} s")
     if not reading.completeness.complete:
-        return Decision(False, f"{state}; quiet for {max(0.0, quiet_s):.0f} of {settings.quiet_time_s:g} s")
+        sentence = f"{state}; quiet for {max(0.0, quiet_s):.0f} of {settings.quiet_time_s:g} s"
+        return Decision(False, sentence, settings.quiet_time_s - quiet_s)
     short_axis = [stack for stack in reading.completeness.stacks if stack.short_axis]
     slices_known = all(stack.slices_declared is not None for stack in short_axis)
     pause_s = 0.0 if slices_known else PAUSE_FACTOR * reading.contents.longest_pause_s
     wanted_s = min(settings.quiet_time_s, max(settings.complete_quiet_time_s, pause_s))
-    return Decision(
-        quiet_s >= wanted_s, f"{state}; quiet for {max(0.0, min(quiet_s, wanted_s)):.1f} of {wanted_s:.1f} s"
-    )
+    sentence = f"{state}; quiet for {max(0.0, min(quiet_s, wanted_s)):.1f} of {wanted_s:.1f} s"
+    return Decision(quiet_s >= wanted_s, sentence, max(0.0, wanted_s - quiet_s))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dicom_node.config import Route, SeriesRule
+from dicom_node.config import OrderRule, Route, SeriesRule
 from dicom_node.patterns import matches_whole
+from storage.orders import Order
 
 __all__ = ["KeyCheck", "RouteExplanation", "RuleExplanation", "Series", "SeriesExplanation", "explain"]
 
@@ -89,18 +90,43 @@ _PATTERNS = (
 )
 
 
-def explain(routes: Mapping[str, Route], series: Sequence[Series]) -> tuple[RouteExplanation, ...]:
+def explain(
+    routes: Mapping[str, Route], series: Sequence[Series], orders: Sequence[Order] = ()
+) -> tuple[RouteExplanation, ...]:
     """Hold every series of a study against every route.
 
     A series is taken when any rule of the route matches it. ``minimum_slices`` counts the slice positions of all
     series that match the other keys of the rule, because some vendors make a series of every slice. ``minimum_phases``
     lets late enhancement and flow through when another series of the study has the phases: they go with the cine.
+    ``order`` matches all series of the study when one of its orders does. A route that leaves the study to another one,
+    by a rule of which that takes a series, takes none, whoever that one leaves it to in turn.
+
+    Parameters
+    ----------
+    orders
+        Of the study. No sentence quotes them.
     """
-    return tuple(_explain_route(name, route, series) for name, route in routes.items())
+    by_rules = {name: _explain_route(name, route, series, orders) for name, route in routes.items()}
+    taking = [name for name, explained in by_rules.items() if explained.series_instance_uids]
+    return tuple(
+        _left(explained, [one for one in taking if one in routes[name].leaves_to])
+        for name, explained in by_rules.items()
+    )
 
 
-def _explain_route(name: str, route: Route, series: Sequence[Series]) -> RouteExplanation:
-    rules = [_explain_rule(number, rule, series) for number, rule in enumerate(route.series, start=1)]
+def _left(explained: RouteExplanation, to: Sequence[str]) -> RouteExplanation:
+    """The explanation of a route that takes no series, as those that it leaves the study to do."""
+    if not to:
+        return explained
+    sentence = f"left out: the study is left to route {' and '.join(to)}"
+    return RouteExplanation(
+        explained.route,
+        tuple(replace(one, taken=False, sentence=sentence) if one.taken else one for one in explained.series),
+    )
+
+
+def _explain_route(name: str, route: Route, series: Sequence[Series], orders: Sequence[Order]) -> RouteExplanation:
+    rules = [_explain_rule(number, rule, series, orders) for number, rule in enumerate(route.series, start=1)]
     return RouteExplanation(
         name,
         tuple(_explain_series(one, tuple(rule[index] for rule in rules)) for index, one in enumerate(series)),
@@ -120,8 +146,11 @@ def _explain_series(series: Series, rules: tuple[RuleExplanation, ...]) -> Serie
     return SeriesExplanation(series, False, f"left out: {failed or 'the route has no rule'}", rules)
 
 
-def _explain_rule(number: int, rule: SeriesRule, series: Sequence[Series]) -> list[RuleExplanation]:
-    checks = [_check_series(rule, one) for one in series]
+def _explain_rule(
+    number: int, rule: SeriesRule, series: Sequence[Series], orders: Sequence[Order]
+) -> list[RuleExplanation]:
+    ordered = () if rule.order is None else (_check_orders(rule.order, orders),)
+    checks = [(*_check_series(rule, one), *ordered) for one in series]
     if any(all(check.matched for check in own) and not one.own_output for one, own in zip(series, checks, strict=True)):
         checks = [
             tuple(_beside_cine(one, check) for check in own) if one.beside_cine else own
@@ -184,6 +213,21 @@ def _check_series(rule: SeriesRule, series: Series) -> tuple[KeyCheck, ...]:
             )
         )
     return tuple(checks)
+
+
+def _check_orders(rule: OrderRule, orders: Sequence[Order]) -> KeyCheck:
+    asked = ((rule.procedure, "procedures"), (rule.reason, "reasons"), (rule.diagnosis, "diagnoses"))
+    wanted = [(pattern, values) for pattern, values in asked if pattern is not None]
+    matched = any(
+        all(any(matches_whole(pattern, value) for value in getattr(one, values)) for pattern, values in wanted)
+        for one in orders
+    )
+    given = rule.model_dump(exclude_none=True).items()
+    patterns = " and ".join(f"{key} {pattern!r}" for key, pattern in given)
+    if not orders:
+        return KeyCheck("order", False, f"order: none has come for this study, wanted {patterns}")
+    came = f"{len(orders)} {'has' if len(orders) == 1 else 'have'} come"
+    return KeyCheck("order", matched, f"order: {came}, {'one' if matched else 'none'} matches {patterns}")
 
 
 def _shown(value: str) -> str:

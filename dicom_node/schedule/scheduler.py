@@ -7,6 +7,7 @@ All state is in the ledger, so a scheduler that dies loses nothing. A time of da
 from __future__ import annotations
 
 import datetime as dt
+import math
 import resource
 
 import structlog
@@ -24,13 +25,15 @@ from dicom_node.schedule.clock import RegularWork, SteadyTime
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.correcting import correcting_series, with_corrections
 from dicom_node.schedule.judging import note_verdicts_received
+from dicom_node.schedule.ordered import LateOrders
 from dicom_node.schedule.routed import jobs_of_route
 from pipelines.package import packages
 from storage.bucket import BucketError
 from storage.bucket_files import BucketFiles
-from storage.bucket_sweep import sweep_bucket
+from storage.bucket_sweep import part_of_the_day, sweep_bucket
 from storage.clock_steps import jobs_due_within
 from storage.files import UNEXPLAINED, InstanceFiles
+from storage.hosts import HostWatch
 from storage.identity import IdentityError
 from storage.instances import close_receptions, open_receptions
 from storage.jobs import (
@@ -42,6 +45,7 @@ from storage.jobs import (
 )
 from storage.leases import LEASE_S, LeaseWatch, leases_of
 from storage.ledger import Ledger, open_ledger
+from storage.orders import expire_orders
 from storage.retention import (
     SWEEP_GRACE,
     expire_commitments,
@@ -54,13 +58,15 @@ from storage.retention import (
 )
 from storage.set_aside import set_study_aside, why_set_aside
 from storage.transfers import pass_over_untold
-from storage.uploads import HostWatch, studies_being_uploaded
+from storage.uploads import studies_being_uploaded
 
 __all__ = ["StudyScheduler", "serve_scheduler"]
 
 _log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 0.2
+SOONEST_S = 0.01
+"""Between two looks, however soon a study is complete."""
 RELEASE_EVERY_S = 10.0
 REJECT_EVERY_S = 2.0
 CLEAN_EVERY_S = 3600.0
@@ -88,6 +94,9 @@ class StudyScheduler:
         """What was last seen of each study that waits, and until when it is passed over."""
         self._ahead: dict[str, tuple[dt.datetime, dt.datetime]] = {}
         """Of studies that came in at a time that has not come yet: that time, and when it was first seen."""
+        self._late_orders = LateOrders()
+        self.look_again_s = math.inf
+        """Seconds from the last look until a study may be complete that was not complete then."""
 
     def renew(self, configuration: Configuration) -> None:
         """Go on with another configuration: every study that waits is looked at anew."""
@@ -95,6 +104,7 @@ class StudyScheduler:
 
     def consider(self, now: dt.datetime) -> tuple[int, ...]:
         """Schedule every study that is complete; returns the ids of the new jobs."""
+        self.look_again_s = math.inf
         settings = self._configuration.execution
         waiting = studies_to_consider(self._ledger)
         self._readings = {
@@ -107,14 +117,22 @@ class StudyScheduler:
             for one in waiting
             if one.study_instance_uid in self._passed_over
         }
-        created: list[int] = []
+        looked = self._late_orders.look(
+            self._ledger, self._configuration, {one.study_instance_uid for one in waiting}, now
+        )
+        for uid in looked.to_be_read:
+            self._readings.pop(uid, None)
+        created = list(looked.jobs)
         apart = bool(waiting and self._configuration.storage.bucket is not None and self._configuration.hosts)
         uploading = studies_being_uploaded(self._ledger) if apart else frozenset()
         for study in waiting:
             told = self._by_its_clock(study, now)
             quiet_s = (told - study.last_received_at).total_seconds()
             soonest_s = min(READ_AFTER_S, settings.complete_quiet_time_s, settings.quiet_time_s)
-            if study.open_associations or (quiet_s < soonest_s and study.step_changed_at is None):
+            if study.open_associations:
+                continue
+            if quiet_s < soonest_s and study.step_changed_at is None:
+                self._look_again_in(soonest_s - quiet_s)
                 continue
             if study.study_instance_uid in uploading:
                 # Whoever is to work on it could not read it yet.
@@ -128,6 +146,8 @@ class StudyScheduler:
                 decision = decide(reading, settings, open_associations=study.open_associations, now=told)
                 if decision.ready:
                     created.extend(self._schedule(reading, decision.sentence, now))
+                else:
+                    self._look_again_in(decision.silence_s)
             except SQLAlchemyError:
                 raise
             except OSError as error:
@@ -146,6 +166,9 @@ class StudyScheduler:
                 # Only now is what the exception held let go: it may have been all memory.
                 self._set_aside(study, failure, now)
         return tuple(created)
+
+    def _look_again_in(self, seconds: float) -> None:
+        self.look_again_s = min(self.look_again_s, max(seconds, SOONEST_S))
 
     def _passed_over_until(self, study: WaitingStudy) -> dt.datetime | None:
         """Until when to pass over a study: as remembered, or as an earlier life of the scheduler wrote down."""
@@ -247,6 +270,7 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
         _log.info("study removed by retention", study_instance_uid=study_instance_uid)
     expire_commitments(ledger, retention=retention, now=now)
     expire_steps(ledger, retention=retention, now=now)
+    expire_orders(ledger, retention=dt.timedelta(days=configuration.orders.kept_days), now=now)
     if configuration.audit.file is None:
         pass_over_untold(ledger)
     history = dt.timedelta(days=storage.history_days)
@@ -256,7 +280,7 @@ def clean(ledger: Ledger, files: InstanceFiles, configuration: Configuration, no
     KeptFindings(storage.directory).sweep(inputs_in_work(ledger))
     try:
         if isinstance(files, BucketFiles):
-            swept = sweep_bucket(ledger, files, grace=SWEEP_GRACE, now=now)
+            swept = sweep_bucket(ledger, files, grace=SWEEP_GRACE, now=now, shards=part_of_the_day(now))
         else:
             swept = sweep_files(ledger, files, grace=SWEEP_GRACE, now=now)
     except IdentityError as error:
@@ -303,7 +327,7 @@ def serve_scheduler(context: RoleContext, configuration: Configuration) -> None:
         jobs_due_within(ledger, now, delay_s=LONGEST_S)
 
     regular, steady = RegularWork(), SteadyTime()
-    regular.every(LOOK_EVERY_S, consider)
+    regular.every(LOOK_EVERY_S, consider, sooner=lambda: studies.look_again_s)
     regular.every(RELEASE_EVERY_S, release)
     regular.every(RELEASE_EVERY_S, lambda now: close_receptions_of_dead_hosts(ledger, configuration, hosts, now))
     regular.every(REJECT_EVERY_S, lambda now: reject_superseded(ledger, files, configuration, now))

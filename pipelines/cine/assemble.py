@@ -20,7 +20,7 @@ from pipelines.cine.decoder import start_decoder
 from pipelines.cine.elements import number, text
 from pipelines.cine.enhancement import assemble_late_enhancement, plan_late_enhancement
 from pipelines.cine.files import dicom_files
-from pipelines.cine.geometry import ParallelGroup, merged, parallel_groups
+from pipelines.cine.geometry import ParallelGroup, merged, parallel_groups, thickness_of_slices
 from pipelines.cine.headers import FrameHeader, frame_headers, origin
 from pipelines.cine.order import disorder, median_allowed, shows_again, single_allowed
 from pipelines.cine.phases import OrderedBy, stated_repeats
@@ -475,7 +475,6 @@ def _plane(plan: StackPlan) -> Plane:
 
 
 def _geometry(plan: StackPlan) -> StackGeometry:
-    thickness = [frame.slice_thickness for part in plan.slices for frame in part.frames if frame.slice_thickness]
     positions = np.array(
         [
             np.median([frame.position for frame in part.frames], axis=0) if placed.position is None else placed.position
@@ -483,15 +482,15 @@ def _geometry(plan: StackPlan) -> StackGeometry:
         ],
         dtype=np.float64,
     )
-    gaps = np.diff(positions @ plan.grid.normal)
-    fallback = float(np.median(gaps)) if len(gaps) else 8.0
+    frames = [frame for part in plan.slices for frame in part.frames]
+    thickness, stated = thickness_of_slices(frames, positions @ plan.grid.normal)
     return StackGeometry(
         positions=positions,
         row_direction=plan.grid.row_direction,
         column_direction=plan.grid.column_direction,
         pixel_spacing=plan.grid.pixel_spacing,
-        slice_thickness=float(np.median(thickness)) if thickness else fallback,
-        thickness_stated=bool(thickness),
+        slice_thickness=thickness,
+        thickness_stated=stated,
     )
 
 

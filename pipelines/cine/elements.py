@@ -12,6 +12,7 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -83,11 +84,14 @@ def raw(dataset: Dataset, where: int | str) -> DataElement | RawDataElement | No
 
 
 def _tag(where: int | str) -> int:
-    if isinstance(where, int):
-        return where
-    found = tag_for_keyword(where)
+    return where if isinstance(where, int) else _tag_of(where)
+
+
+@cache
+def _tag_of(keyword: str) -> int:
+    found = tag_for_keyword(keyword)
     if found is None:
-        raise KeyError(f"{where} is not a DICOM keyword")
+        raise KeyError(f"{keyword} is not a DICOM keyword")
     return found
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.cine.geometry import ParallelGroup, merged, parallel_groups, slice_positions
+from pipelines.cine.geometry import ParallelGroup, merged, parallel_groups, slice_positions, thickness_of_slices
 from pipelines.cine.headers import Acquisition, FrameHeader
 from pipelines.cine.phases import distortion_corrected
 from pipelines.cine.regrid import common_grid, image_centre, place
@@ -287,7 +287,7 @@ def assemble_late_enhancement(plan: EnhancementPlan, decode: Decode) -> LateEnha
         ],
         dtype=np.float64,
     )
-    thickness = [frame.slice_thickness for frame in frames if frame.slice_thickness]
+    thickness, stated = thickness_of_slices(frames, positions @ grid.normal)
     return LateEnhancementStack(
         view=plan.view,
         reconstruction=plan.reconstruction,
@@ -297,8 +297,8 @@ def assemble_late_enhancement(plan: EnhancementPlan, decode: Decode) -> LateEnha
             row_direction=grid.row_direction,
             column_direction=grid.column_direction,
             pixel_spacing=grid.pixel_spacing,
-            slice_thickness=float(np.median(thickness)) if thickness else 8.0,
-            thickness_stated=bool(thickness),
+            slice_thickness=thickness,
+            thickness_stated=stated,
         ),
         sources=tuple(frame_source(frame) for frame in frames),
         inversion_times_ms=_numbers([frame.acquisition.inversion_time_ms for frame in frames]),

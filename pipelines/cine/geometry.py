@@ -14,7 +14,14 @@ from pipelines.cine.headers import FrameHeader
 from pipelines.cine.regrid import orthonormal
 from pipelines.cine.selection import MIN_PHASES
 
-__all__ = ["ParallelGroup", "merged", "parallel_groups", "slice_positions", "told_references"]
+__all__ = [
+    "ParallelGroup",
+    "merged",
+    "parallel_groups",
+    "slice_positions",
+    "thickness_of_slices",
+    "told_references",
+]
 
 _PARALLEL_DEG = 1.0
 _SPACING_TOLERANCE = 2e-3
@@ -158,6 +165,28 @@ def slice_positions(group: ParallelGroup) -> list[tuple[float, tuple[FrameHeader
         members = [frames[index] for index in order[start:stop]]
         clusters.append((float(np.median(values[start:stop])), tuple(members)))
     return clusters
+
+
+def thickness_of_slices(frames: Sequence[FrameHeader], along: NDArray[np.float64]) -> tuple[float, bool]:
+    """Thickness of the slices of a stack, mm, and whether an image states it.
+
+    Parameters
+    ----------
+    frames
+        Of the stack.
+    along : (S,) float64
+        Where its slices lie along the normal, mm, ascending.
+
+    Returns
+    -------
+    (float, bool)
+        Median SliceThickness of the images that state one; where none does, the median distance of neighbouring
+        slices, and 8 mm, as is usual in cardiac MR, for a single slice.
+    """
+    stated = [frame.slice_thickness for frame in frames if frame.slice_thickness]
+    if stated:
+        return float(np.median(stated)), True
+    return (float(np.median(np.diff(along))) if len(along) > 1 else 8.0), False
 
 
 def _centres(frames: Sequence[FrameHeader]) -> NDArray[np.float64]:

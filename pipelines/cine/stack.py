@@ -69,7 +69,7 @@ class StackGeometry:
     pixel_spacing : (float, float)
         Distance between rows, distance between columns, mm (PS3.3 10.7.1.3).
     slice_thickness : float
-        SliceThickness, mm; where no image states one that can be read, the distance between slices.
+        SliceThickness, mm; where no image states one that can be read, the distance between slices; 8 for one slice.
     thickness_stated : bool
         Whether an image does.
     """

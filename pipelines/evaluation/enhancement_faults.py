@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from pipelines.training.heart_clips import Population, clip_recipe
 __all__ = ["FaultyStudy", "evaluate_faults", "summarise_faults"]
 
 NO_FAULT = "no fault"
+_DISAGREEMENT = ("does not bear out", "is no measurement")
+"""How reasons end that do not lie in the acquisition: image and probability of the heart contradict each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,9 @@ def summarise_faults(studies: list[FaultyStudy]) -> dict[str, Any]:
     -------
     dict
         By fault: studies; how many were declined, shown with their image, and with the probability alone; how many of
-        those for a reason of the acquisition or the measurement, and not because the image shows what the probability
-        does not bear out; mean absolute change of the probability and of the extent on the image against the same heart
-        without a fault, points.
+        those for a reason of the acquisition or the measurement, and not because image and probability contradict
+        each other alone; why, with the number of studies of each reason; mean absolute change of the probability and
+        of the extent on the image against the same heart without a fault, points.
     """
     clean = {one.result.seed: one.result for one in studies if one.fault == NO_FAULT}
     found: dict[str, Any] = {}
@@ -94,7 +97,12 @@ def summarise_faults(studies: list[FaultyStudy]) -> dict[str, Any]:
             "image": sum(one.shown == "image and probability" for one in answered),
             "probability_alone": sum(one.shown == "probability" for one in answered),
             "withheld_for_quality": sum(
-                any("does not bear out" not in reason for reason in one.withheld) for one in answered
+                any(not any(words in reason for words in _DISAGREEMENT) for reason in one.withheld) for one in answered
+            ),
+            "reasons": dict(
+                Counter(
+                    reason for one in results for reason in (one.withheld if one.declined is None else (one.declined,))
+                )
             ),
             "probability_change": _mean([abs(one.patient[1] - other.patient[1]) for one, other in compared]),
             "extent_change_points": _mean([abs(one.image_percent - other.image_percent) for one, other in compared]),

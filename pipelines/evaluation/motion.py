@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import bootstrap
 
 from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStack, CineStudy, View
@@ -54,11 +55,13 @@ if TYPE_CHECKING:
 __all__ = [
     "MotionEvaluation",
     "PairEvaluation",
+    "PairResult",
     "PhantomResult",
     "StudyResult",
     "evaluate_acdc",
     "evaluate_folder",
     "evaluate_phantoms",
+    "summarise_pairs",
 ]
 
 
@@ -568,6 +571,8 @@ class PairEvaluation:
 
     patients: int
     warped_dice: dict[str, float]
+    warped_dice_interval: dict[str, tuple[float, float]]
+    """95 % of the mean, by a bootstrap over patients."""
     unmoved_dice: dict[str, float]
     worst_warped_dice: dict[str, float]
     folded_percent: float
@@ -576,6 +581,14 @@ class PairEvaluation:
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return _plain(asdict(self))
+
+
+def _of_mean(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a mean by a percentile bootstrap; NaN of fewer than two values."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    found = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def evaluate_acdc(data: Path, *, models: Path = PACKAGED) -> PairEvaluation:
@@ -610,9 +623,15 @@ def evaluate_acdc(data: Path, *, models: Path = PACKAGED) -> PairEvaluation:
         warped, unmoved = warped_overlap(labels[0], labels[1], field, square, stack.geometry.pixel_spacing)
         folded = 100 * float((jacobian(field, SIDE_MM) <= 0).mean())
         results.append(PairResult(patient.identifier, patient.group, warped, unmoved, folded))
+    return summarise_pairs(results)
+
+
+def summarise_pairs(results: Sequence[PairResult]) -> PairEvaluation:
+    """Figures over patients."""
     names = ("LV", "MYO")
     return PairEvaluation(
         patients=len(results),
+        warped_dice_interval={name: _of_mean([result.warped_dice[name] for result in results]) for name in names},
         warped_dice={name: _mean([result.warped_dice[name] for result in results]) for name in names},
         unmoved_dice={name: _mean([result.unmoved_dice[name] for result in results]) for name in names},
         worst_warped_dice={name: min(result.warped_dice[name] for result in results) for name in names},

@@ -1,4 +1,4 @@
-"""Phantoms with an acute infarct, measured as the node does, once for all models of obstruction."""
+"""Hearts with an acute infarct, measured as the node does, once for all models of obstruction."""
 
 from __future__ import annotations
 
@@ -29,14 +29,26 @@ from pipelines.phantom.study import simulate
 from pipelines.segmentation.labels import CineSegmentation
 from pipelines.study import analyse_study
 from pipelines.training.heart_clips import Population, clip_recipe
+from pipelines.training.labelled_studies import StudyFiles, study_of
 from pipelines.training.obstruction_wall import motion_lost
 from pipelines.ventricular_function.steps import ShortAxis
 
-__all__ = ["MeasuredHeart", "measured_phantom", "measured_stack", "measured_study", "probability_of"]
+__all__ = [
+    "MeasuredHeart",
+    "clips_of",
+    "kept_hearts",
+    "labelled_heart",
+    "measured_phantom",
+    "measured_stack",
+    "measured_study",
+    "probability_of",
+]
 
 _BLEEDS = 0.5
 """Appearance of the core from which it is haemorrhage."""
 _GREY = 200
+_STUDIES = "obstruction-study-"
+"""Begins the names of files of a site's studies; a table says what is true of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +66,7 @@ class MeasuredHeart:
     facts : dict
         Of a phantom ``obstruction`` (whether its short axis shows one), ``bleeding`` (whether that has haemorrhage),
         ``evidence`` (see :func:`pipelines.phantom.evidence.obstruction_evidence`), and ``lost`` (see
-        :func:`pipelines.training.obstruction_wall.motion_lost`).
+        :func:`pipelines.training.obstruction_wall.motion_lost`). Of a site's study ``obstruction``, as its table says.
     """
 
     clips: NDArray[np.uint8]
@@ -98,13 +110,58 @@ def measured_phantom(seed: int, law: JointLaw, folder: Path | None) -> MeasuredH
     }
     heart = replace(measured_study(cine_study(study)), facts=facts)
     if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(".partial")
-        with partial.open("wb") as file:
-            told = np.array(json.dumps({"refused": heart.refused, **facts}, default=float))
-            np.savez_compressed(file, clips=heart.clips, features=heart.features, facts=told)
-        partial.replace(kept)
+        _keep(heart, kept)
     return heart
+
+
+def labelled_heart(files: StudyFiles, *, positive: bool, folder: Path | None) -> MeasuredHeart:
+    """Measure a site's study as the node does.
+
+    Parameters
+    ----------
+    positive : bool
+        What its table says of obstruction.
+    folder : Path or None
+        Keeps what was measured, whatever the table says; made when absent.
+
+    Raises
+    ------
+    ValueError
+        What is kept is not readable.
+    """
+    kept = None if folder is None else folder / f"obstruction-{files.case}.npz"
+    if kept is not None and kept.is_file():
+        heart = _read(kept)
+    else:
+        study = study_of(files)
+        heart = _declined("Its files hold no cine.") if study is None else measured_study(study)
+        if kept is not None:
+            _keep(heart, kept)
+    return replace(heart, facts={"obstruction": positive})
+
+
+def _keep(heart: MeasuredHeart, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        told = np.array(json.dumps({"refused": heart.refused, **heart.facts}, default=float))
+        np.savez_compressed(file, clips=heart.clips, features=heart.features, facts=told)
+    partial.replace(path)
+
+
+def kept_hearts(folder: Path) -> list[MeasuredHeart]:
+    """Phantoms that :func:`measured_phantom` has kept in a folder and the node did not decline, in order of seed.
+
+    Raises
+    ------
+    ValueError
+        A file cannot be read, or there is none.
+    """
+    paths = [path for path in sorted(folder.glob("obstruction-*.npz")) if not path.name.startswith(_STUDIES)]
+    hearts = [_read(path) for path in paths]
+    if not hearts:
+        raise ValueError(f"{folder} holds no measured hearts")
+    return [heart for heart in hearts if not heart.refused]
 
 
 def _read(path: Path) -> MeasuredHeart:
@@ -147,5 +204,9 @@ def probability_of(heart: MeasuredHeart, model: LoadedModel) -> float | None:
     if isinstance(model.network, WallModel):
         return calibrated(model.network, model.network.score(heart.features)).value
     network = cast("ObstructionNetwork", model.network)
-    clips = heart.clips.astype(np.float32) / np.float32(_GREY)
-    return heart_probability(network, slice_logits(network, clips, model.device)).value
+    return heart_probability(network, slice_logits(network, clips_of(heart), model.device)).value
+
+
+def clips_of(heart: MeasuredHeart) -> NDArray[np.float32]:
+    """Clips (S, 30, 64, 64) of a heart, grey values 0 … 1.25."""
+    return heart.clips.astype(np.float32) / np.float32(_GREY)

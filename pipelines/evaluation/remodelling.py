@@ -1,22 +1,27 @@
-"""The remodelling classifier on phantoms that it has not seen, measured as the node measures a study."""
+"""The remodelling classifier on phantoms and studies that it has not seen, measured as the node measures a study."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from pipelines.models.card import read_card
+from pipelines.cine.files import dicom_files, files_by_study
+from pipelines.evaluation.figures import Distribution, distribution, plain
+from pipelines.models.card import ModelCard, read_card
 from pipelines.models.registry import PACKAGED, LoadedModel, load_model
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
 from pipelines.phantom.truth import remodelling_truth
+from pipelines.remodelling.attribution import guided_grad_cam
 from pipelines.remodelling.features import FEATURES, Feature
 from pipelines.remodelling.measure import combined_model, predictors_of
 from pipelines.remodelling.network import REMODELLING_MODEL, RemodellingNetwork
+from pipelines.remodelling.volume import SIZE, WIDE
 from pipelines.statistics import (
     Estimate,
     auc_interval,
@@ -27,16 +32,28 @@ from pipelines.statistics import (
     decision_curve,
     sensitivity_at_specificity,
 )
+from pipelines.training.labelled_studies import StudyFiles
 from pipelines.training.remodelling import BRANCHES, HELD_OUT_FILE, branch_logits
-from pipelines.training.remodelling_hearts import RemodellingHeart, hearts_of_studies, phantom_heart, phantom_recipe
+from pipelines.training.remodelling_hearts import (
+    GREY,
+    RemodellingHeart,
+    hearts_of_studies,
+    phantom_heart,
+    phantom_recipe,
+    study_heart,
+)
 
 __all__ = [
     "AblationRow",
+    "AttributionPlace",
+    "Beside",
     "FeatureError",
     "RemodellingEvaluation",
     "compare_with_outcomes",
     "evaluate_held_out",
     "evaluate_remodelling",
+    "evaluate_studies",
+    "place_of_attribution",
     "predicted",
 ]
 
@@ -59,7 +76,7 @@ class AblationRow:
     Attributes
     ----------
     model : str
-        ``image``, ``morphology``, ``motion``, ``all`` (the network) or ``combined``.
+        ``image``, ``morphology``, ``motion``, ``all`` (the network) or ``combined``, or that of ``--against``.
     auc : float
     auc_ci : (float, float)
         95 %, DeLong.
@@ -86,6 +103,24 @@ class FeatureError:
 
 
 @dataclass(frozen=True, slots=True)
+class AttributionPlace:
+    """Where the attribution of a network that sees images lies, mean over the hearts with any.
+
+    Attributes
+    ----------
+    hearts : int
+    in_ventricle : float
+        Share of the attribution, over all keyframes and levels, within cavity and muscle of the left ventricle.
+    by_chance : float
+        Share of the pixels that are such.
+    """
+
+    hearts: int
+    in_ventricle: float
+    by_chance: float
+
+
+@dataclass(frozen=True, slots=True)
 class RemodellingEvaluation:
     """Figures of the combined model over phantoms; intervals are 95 %.
 
@@ -104,10 +139,16 @@ class RemodellingEvaluation:
     bayes_brier : float
         Of the same.
     ablation : tuple of AblationRow
+    against : AblationRow or None
+        The combined model of another training on the same hearts.
+    real : dict of str to Distribution
+        Patients without an acute infarct, for whom the node declines unless a route is wrong about them.
     decision_curve : tuple of dict
         Net benefit by threshold.
     errors : dict of str to FeatureError
         Of what the law looks at: GLS, reservoir strain, infarct size.
+    attribution : AttributionPlace or None
+        ``None`` of a network that sees no images, and of hearts told by several networks.
     paper : dict of str to float
     caution : str
     seconds : float
@@ -130,25 +171,34 @@ class RemodellingEvaluation:
     calibration_intercept: float
     sensitivity: float
     ablation: tuple[AblationRow, ...]
+    against: AblationRow | None
+    real: dict[str, Distribution]
     decision_curve: tuple[dict[str, float], ...]
     errors: dict[str, FeatureError]
+    attribution: AttributionPlace | None
     paper: dict[str, float]
     caution: str
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; figures that do not exist are ``None``."""
-        return cast("dict[str, Any]", _plain(asdict(self)))
+        return cast("dict[str, Any]", plain(asdict(self)))
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return round(value, 4) if np.isfinite(value) else None
-    return value
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is reported beside the figures of a model.
+
+    Attributes
+    ----------
+    real : sequence of Path
+        Folders of DICOM of patients without an acute infarct.
+    against : Path or None
+        Folder of another model, told on the same hearts.
+    """
+
+    real: Sequence[Path] = ()
+    against: Path | None = None
 
 
 def evaluate_remodelling(
@@ -158,6 +208,7 @@ def evaluate_remodelling(
     pessimistic: bool = False,
     hearts: Path,
     models: Path = PACKAGED,
+    beside: Beside | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> RemodellingEvaluation:
     """Measure phantoms as the node does, its own segmentation included, and compare risk with outcome.
@@ -173,6 +224,7 @@ def evaluate_remodelling(
         Keeps what was measured, so that a stopped evaluation goes on and another model is soon evaluated.
     models : Path
         Folder of the model; by default the one that comes with the package.
+    beside : Beside, optional
     report : callable
         Is called with the phantoms done and wanted.
 
@@ -202,7 +254,7 @@ def evaluate_remodelling(
             report(number + 1, count)
     law_name = "pessimistic" if pessimistic else "default"
     data = f"acute infarcts of the phantom, {law_name} law, seeds {seed} to {seed + count - 1}"
-    return _evaluation(measured, refused, data, CAUTION, errors, model)
+    return _evaluation(measured, refused, data, CAUTION, errors, model, beside or Beside(), hearts)
 
 
 def evaluate_studies(
@@ -211,6 +263,7 @@ def evaluate_studies(
     *,
     hearts: Path,
     models: Path = PACKAGED,
+    beside: Beside | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> RemodellingEvaluation:
     """Compare risk with outcome on a site's own studies; for the table see :func:`hearts_of_studies`.
@@ -227,32 +280,43 @@ def evaluate_studies(
     seen = {heart.identifier for heart in measured} & set(model.card.training.cases)
     if seen:
         raise ValueError(f"{len(seen)} of the studies were in the training of the model: figures on them mean nothing")
-    return _evaluation(measured, len(declined), f"{len(measured)} studies of one site", "", {}, model)
+    data = f"{len(measured)} studies of one site"
+    return _evaluation(measured, len(declined), data, "", {}, model, beside or Beside(), hearts)
 
 
-def evaluate_held_out(folder: Path) -> RemodellingEvaluation:
+def evaluate_held_out(folder: Path, against: Path | None = None) -> RemodellingEvaluation:
     """Figures of the hearts of a training, each by the network that has not seen it.
 
     They are not figures of the node: simulated hearts have true keyframes and exact features with assumed errors, and
     the combined model, of five numbers, was fitted to the same hearts.
 
+    Parameters
+    ----------
+    folder : Path
+    against : Path or None
+        Folder of another training on the same hearts, compared by DeLong's test.
+
     Raises
     ------
     ValueError
-        ``folder`` is not that of a finished training.
+        ``folder`` is not that of a finished training, or that of ``against`` had other hearts.
     """
-    try:
-        with np.load(folder / HELD_OUT_FILE, allow_pickle=False) as archive:
-            held = {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise ValueError(f"{folder} holds no {HELD_OUT_FILE} of a finished training: {error}") from error
-    card = read_card(folder / "card.yaml")
+    held, card = _held_out(folder)
+    other = None
+    if against is not None:
+        compared, other_card = _held_out(against)
+        if card.training.cases != other_card.training.cases or not np.array_equal(held["outcome"], compared["outcome"]):
+            raise ValueError(f"{against} was trained on other hearts than {folder}: only the same can be compared")
+        other = _row(_named(other_card), held["outcome"], compared["combined"], held["combined"])
     return RemodellingEvaluation(
         hearts=len(held["outcome"]),
         refused=0,
         data=f"held-out folds of the training: {card.training.name}",
         model=f"{card.version} {card.weights_sha256}",
         errors={},
+        attribution=None,
+        against=other,
+        real={},
         paper=PAPER,
         caution=f"Not measured by the node, and the combined model was fitted to these hearts. {CAUTION}",
         seconds=float("nan"),
@@ -262,6 +326,20 @@ def evaluate_held_out(folder: Path) -> RemodellingEvaluation:
     )
 
 
+def _held_out(folder: Path) -> tuple[dict[str, NDArray[Any]], ModelCard]:
+    """What a training has kept of its held-out hearts, and its card."""
+    try:
+        with np.load(folder / HELD_OUT_FILE, allow_pickle=False) as archive:
+            held = {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise ValueError(f"{folder} holds no {HELD_OUT_FILE} of a finished training: {error}") from error
+    return held, read_card(folder / "card.yaml")
+
+
+def _named(card: ModelCard) -> str:
+    return f"combined model of --against, {card.version} {card.weights_sha256[:8]}"
+
+
 def _evaluation(
     hearts: Sequence[RemodellingHeart],
     refused: int,
@@ -269,7 +347,17 @@ def _evaluation(
     caution: str,
     errors: dict[str, list[float]],
     model: LoadedModel,
+    beside: Beside,
+    folder: Path,
 ) -> RemodellingEvaluation:
+    network = cast("RemodellingNetwork", model.network)
+    against = None
+    if beside.against is not None:
+        other = load_model(REMODELLING_MODEL, root=beside.against)
+        outcome = np.array([heart.outcome for heart in hearts])
+        first, _ = predicted(hearts, network)
+        second, _ = predicted(hearts, cast("RemodellingNetwork", other.network))
+        against = _row(_named(other.card), outcome, second, first)
     return RemodellingEvaluation(
         hearts=len(hearts),
         refused=refused,
@@ -279,11 +367,44 @@ def _evaluation(
             name: FeatureError(len(values), float(np.mean(values)), float(np.mean(np.abs(values))))
             for name, values in errors.items()
         },
+        attribution=place_of_attribution(hearts, network) if network.images else None,
+        against=against,
+        real={one.name: _real(one, folder, network) for one in beside.real},
         paper=PAPER,
         caution=caution,
         seconds=float(np.mean([heart.seconds for heart in hearts])),
-        **compare_with_outcomes(hearts, cast("RemodellingNetwork", model.network)),
+        **compare_with_outcomes(hearts, network),
     )
+
+
+def _real(studies: Path, folder: Path, network: RemodellingNetwork) -> Distribution:
+    """Spread of the risk over the studies of a folder of DICOM, as if each were an acute infarct."""
+    found: list[float | None] = []
+    for uid, paths in files_by_study(dicom_files(studies)).items():
+        if uid:
+            heart = study_heart(StudyFiles(uid, paths), folder, outcome=False)
+            found.append(None if isinstance(heart, str) else float(predicted([heart], network)[0][0]))
+    if not found:
+        raise ValueError(f"{studies} holds no DICOM study: the risk needs a cine of the whole cycle")
+    return distribution(found, "full cine, the node's own segmentation, outcome not known")
+
+
+def place_of_attribution(hearts: Sequence[RemodellingHeart], network: RemodellingNetwork) -> AttributionPlace:
+    """Compare where the attribution of each heart lies with where its left ventricle does."""
+    rng = np.random.default_rng(0)
+    margin = (WIDE - SIZE) // 2
+    shares, areas = [], []
+    for heart in hearts:
+        looked_at = (..., slice(margin, margin + SIZE), slice(margin, margin + SIZE))
+        volume = torch.from_numpy(heart.volume[looked_at][None]).float().div_(GREY)
+        found = guided_grad_cam(network, volume, torch.from_numpy(heart.features(rng))[None]).numpy()
+        if found.any():
+            inside = heart.ventricle[looked_at]
+            shares.append(float(found[inside].sum() / found.sum()))
+            areas.append(float(inside.mean()))
+    if not shares:
+        return AttributionPlace(0, float("nan"), float("nan"))
+    return AttributionPlace(len(shares), float(np.mean(shares)), float(np.mean(areas)))
 
 
 def _note_errors(
@@ -336,18 +457,8 @@ def _figures(
         if not np.isfinite(score).all():
             # A network without images has no such branch.
             continue
-        estimate = auc_interval(outcome, score)
-        compared = compare_aucs(outcome, score, probability)
-        itself = name == "combined"
-        rows.append(
-            AblationRow(
-                name,
-                estimate.value,
-                (estimate.low, estimate.high),
-                compared.difference.value,
-                float("nan") if itself else compared.p_value,
-            )
-        )
+        row = _row(name, outcome, score, probability)
+        rows.append(replace(row, p_value=float("nan")) if name == "combined" else row)
     return {
         "events": int(outcome.sum()),
         "auc": area.value,
@@ -363,6 +474,12 @@ def _figures(
         "ablation": tuple(rows),
         "decision_curve": tuple(asdict(point) for point in decision_curve(outcome, probability)),
     }
+
+
+def _row(name: str, outcome: NDArray[np.generic], score: Array, probability: Array) -> AblationRow:
+    """One score beside the probability of the combined model, by DeLong's test."""
+    estimate, compared = auc_interval(outcome, score), compare_aucs(outcome, score, probability)
+    return AblationRow(name, estimate.value, (estimate.low, estimate.high), compared.difference.value, compared.p_value)
 
 
 def predicted(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -21,11 +21,20 @@ from numpy.typing import NDArray
 
 from pipelines.cine.stack import CineStack, StudyContext
 from pipelines.errors import AnalysisRefused, RefusalReason
+from pipelines.evaluation.enhancement_ablations import (
+    TRAINED,
+    Ablated,
+    ablated_from,
+    ask_again,
+    ask_others,
+    load_others,
+)
+from pipelines.evaluation.figures import plain
 from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import Keyframes
 from pipelines.function.measure import measure_function
 from pipelines.function.slices import measure_slices
-from pipelines.models.registry import PACKAGED
+from pipelines.models.registry import PACKAGED, LoadedModel
 from pipelines.motion.crop import sample_labels
 from pipelines.phantom.assembled import cine_stack
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW, JointLaw
@@ -38,31 +47,24 @@ from pipelines.segmentation.grid import sample_square
 from pipelines.segmentation.labels import Label
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import segment
+from pipelines.statistics import auc
 from pipelines.synthetic_enhancement.extent import measure_extents
 from pipelines.synthetic_enhancement.features import (
-    CHANNELS,
-    MOMENTS,
     SIZE,
     SPACING_MM,
+    Ablation,
     Circumstances,
-    describe,
-    slice_inputs,
 )
 from pipelines.synthetic_enhancement.findings import SyntheticEnhancement
 from pipelines.synthetic_enhancement.load import Networks, load_networks
 from pipelines.synthetic_enhancement.measure import (
     EXTENT_SEEN,
     SEGMENT_SHARE,
-    Answer,
     HeartOnGrid,
     answer_of,
     conclude,
     heart_of,
-    slice_values,
-    study_values,
 )
-from pipelines.synthetic_enhancement.network import SCALARS, draw_samples, guess
-from pipelines.synthetic_enhancement.sequence import heart_values, piece_logits
 from pipelines.training.acdc import find_patients, read_patient, to_stack
 from pipelines.training.emidec import find_cases, read_case
 from pipelines.training.enhancement_calibration import truth_of
@@ -106,8 +108,9 @@ class HeartResult:
         point.
     lesion_percent : float
         True scar in the muscle of the slices.
-    ablations : dict of str to dict of str to float
-        What the same networks say when something is kept from them, by what is changed; see :func:`_ablated`.
+    ablations : dict of str to Ablated
+        What the same networks say when something is kept from them, by what is changed
+        (:func:`pipelines.evaluation.enhancement_ablations.ask_again`), and what others say by their name.
     slices, segments : tuple of (bool, float)
         Truth and probability of each.
     patient : (bool, float)
@@ -137,7 +140,7 @@ class HeartResult:
     deviation: float
     novelty: float
     seconds: float
-    ablations: dict[str, dict[str, float]] = field(default_factory=dict)
+    ablations: dict[str, Ablated] = field(default_factory=dict)
     case: str = ""
     """Identifier of the patient; empty for a phantom."""
 
@@ -193,7 +196,7 @@ class EnhancementEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; figures that do not exist are ``None``."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,19 +216,7 @@ class AcdcEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; figures that do not exist are ``None``."""
-        return _plain(asdict(self))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, float | np.floating):
-        return round(float(value), 4) if np.isfinite(value) else None
-    return value
+        return plain(asdict(self))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -268,6 +259,7 @@ def evaluate_phantoms(
     seed: int = 900000,
     pessimistic: bool = False,
     ablations: bool = False,
+    against: Sequence[Path] = (),
     models: Path = PACKAGED,
     sampling: Sampling | None = None,
     keep: Path | None = None,
@@ -284,6 +276,9 @@ def evaluate_phantoms(
         Draw hearts by the pessimistic law of motion and scar instead of the default one.
     ablations : bool
         Ask the networks again with something kept from them, and the refiner with other numbers of steps.
+    against : sequence of Path
+        Folders that hold other first guesses, such as those that were trained without an input; the first is the one
+        that the others are held against.
     models : Path
         Folder that holds the networks and the calibration.
     keep : Path or None
@@ -295,10 +290,11 @@ def evaluate_phantoms(
     ------
     ModelUnavailable
         A network is missing.
+    ValueError
+        Two networks to compare have the same name.
     """
-    networks = load_networks(root=models)
     law = PESSIMISTIC_LAW if pessimistic else DEFAULT_LAW
-    judge = _Judge(law, networks, sampling or Sampling(), ablations, keep)
+    judge = _Judge(law, load_networks(root=models), sampling or Sampling(), ablations, load_others(against), keep)
 
     def phantom(number: int) -> tuple[HeartResult, Pictures | None]:
         recipe = replace(clip_recipe(seed + number, Population.ALL, law), phases=_PHASES)
@@ -319,6 +315,7 @@ def evaluate_emidec(
     *,
     part: Part = Part.REPORTED,
     pessimistic: bool = False,
+    against: Sequence[Path] = (),
     models: Path = PACKAGED,
     sampling: Sampling | None = None,
     keep: Path | None = None,
@@ -334,7 +331,7 @@ def evaluate_emidec(
     data : Path
         Folder with ``images`` and ``labels``.
     part : Part
-    pessimistic, models, sampling, keep, report
+    pessimistic, against, models, sampling, keep, report
         As in :func:`evaluate_phantoms`.
 
     Raises
@@ -343,9 +340,11 @@ def evaluate_emidec(
         The folder does not hold EMIDEC as PNG slices.
     ModelUnavailable
         A network is missing.
+    ValueError
+        Two networks to compare have the same name.
     """
     law = PESSIMISTIC_LAW if pessimistic else DEFAULT_LAW
-    judge = _Judge(law, load_networks(root=models), sampling or Sampling(), False, keep)
+    judge = _Judge(law, load_networks(root=models), sampling or Sampling(), False, load_others(against), keep)
     cases = find_cases(data)
 
     def patient(images: Sequence[Path]) -> tuple[HeartResult, Pictures | None]:
@@ -366,7 +365,7 @@ def evaluate_emidec(
 def judge_phantom(recipe: PhantomRecipe, networks: Networks) -> HeartResult:
     """Analyse one phantom as the node would and compare with what is true; without the observer of the true motion."""
     study = simulate(replace(recipe, phases=_PHASES), workers=1, matched_enhancement=True)
-    return _judged(study, networks, Sampling(), None, False, False)[0]
+    return _judged(study, networks, Sampling(), None, False, {}, False)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,12 +376,13 @@ class _Judge:
     networks: Networks
     sampling: Sampling
     ablations: bool
+    others: Mapping[str, LoadedModel]
     keep: Path | None
 
     def heart(self, study: PhantomStudy, *, real: bool = False) -> tuple[HeartResult, Pictures | None]:
         """See :func:`_judged`."""
         ceiling = _ceiling_model(self.law, self.keep)
-        return _judged(study, self.networks, self.sampling, ceiling, self.ablations, real)
+        return _judged(study, self.networks, self.sampling, ceiling, self.ablations, self.others, real)
 
 
 def _over(
@@ -392,7 +392,9 @@ def _over(
 ) -> EnhancementEvaluation:
     """Judge every heart that is not kept yet, by name, and summarise all."""
     networks, keep = judge.networks, judge.keep
-    identity = networks.first.identity.weights_sha256[:8] + networks.refiner.identity.weights_sha256[:8]
+    identity = "".join(
+        model.identity.weights_sha256[:8] for model in (networks.first, networks.refiner, *judge.others.values())
+    )
     results = []
     for number, (name, make) in enumerate(hearts, 1):
         kept = None if keep is None else keep / f"{name}-{identity}.json"
@@ -407,7 +409,7 @@ def _over(
                         kept.with_suffix(".npz"),
                         **{field: getattr(pictures, field) for field in Pictures.__dataclass_fields__},
                     )
-                kept.write_text(json.dumps(_plain(asdict(result))), encoding="utf-8")
+                kept.write_text(json.dumps(plain(asdict(result))), encoding="utf-8")
         results.append(result)
         if report is not None:
             report(result, number, len(hearts))
@@ -417,7 +419,8 @@ def _over(
 def _result_from(value: dict[str, Any]) -> HeartResult:
     pairs = {name: tuple(map(tuple, value[name])) for name in ("slices", "segments", "ceiling_segments")}
     others = {name: tuple(value[name]) for name in ("faults", "withheld", "hyperintense", "intermediate", "patient")}
-    return HeartResult(**{**value, **pairs, **others})
+    ablations = {name: ablated_from(entry) for name, entry in value["ablations"].items()}
+    return HeartResult(**{**value, **pairs, **others, "ablations": ablations})
 
 
 def shown_cases(results: Sequence[HeartResult]) -> list[int]:
@@ -433,7 +436,13 @@ def shown_cases(results: Sequence[HeartResult]) -> list[int]:
 
 
 def _judged(
-    study: PhantomStudy, networks: Networks, sampling: Sampling, ceiling_model: Any, ablations: bool, real: bool
+    study: PhantomStudy,
+    networks: Networks,
+    sampling: Sampling,
+    ceiling_model: Any,
+    ablations: bool,
+    others: Mapping[str, LoadedModel],
+    real: bool,
 ) -> tuple[HeartResult, Pictures | None]:
     """Analyse a study and compare with its late enhancement.
 
@@ -508,68 +517,11 @@ def _judged(
             deviation=seen.deviation,
             novelty=result.novelty,
             seconds=seconds,
-            ablations=_ablated(heart, networks, image, muscle) if ablations else {},
+            ablations=(ask_again(heart, networks, image, muscle) if ablations else {})
+            | ask_others(heart, others, image, muscle),
         ),
         pictures,
     )
-
-
-_STEPS = (1, 2, 4, 8)
-_ABLATION_SAMPLES = 4
-
-
-def _ablated(
-    heart: HeartOnGrid, networks: Networks, truth: NDArray[np.float32], muscle: NDArray[np.bool_]
-) -> dict[str, dict[str, float]]:
-    """What the networks say of a heart when something is kept from them; no weight was trained for that.
-
-    Parameters
-    ----------
-    heart : HeartOnGrid
-    networks : Networks
-    truth : (K, 64, 64) float32
-        The simulated late enhancement.
-    muscle : (K, 64, 64) bool
-        True muscle, in which the squared error is taken.
-
-    Returns
-    -------
-    dict
-        By what is changed: probability of the heart by the way of the image, extent on the image and squared error; of
-        the refiner by its steps: squared error of the mean of its samples, and their mean standard deviation.
-    """
-    whole = slice_inputs(describe(heart.crop))
-    still, blind = whole.clone(), whole.clone()
-    still[:, MOMENTS + 3 : len(CHANNELS) - SCALARS] = 0
-    still[:, len(CHANNELS) - SCALARS + 1] = 0
-    blind[:, :MOMENTS] = -1
-    fitted = (networks.calibration.whole_cycle if heart.crop.whole_cycle else networks.calibration.two_moments).study
-    sequence = heart_values(piece_logits(heart.crop, networks.sequence))
-    found = {}
-    for name, inputs in (("everything", whole), ("no motion", still), ("no image", blind)):
-        first, deep = guess(inputs, networks.first)
-        answer = Answer(
-            probability=first.logit.sigmoid().numpy(),
-            slice_logit=first.slice_logit.double().numpy(),
-            first=first.image.clamp(-0.5, 1.5).numpy(),
-            samples=first.image[None].numpy(),
-            deep=deep.double().mean(0).numpy(),
-            sequence=sequence,
-        )
-        extents = measure_extents(answer.first, heart.muscle, heart.cavity, heart.weights, SPACING_MM)
-        found[name] = {
-            "probability": float(fitted.probability(study_values(slice_values(answer, heart.muscle)))),
-            "hyperintense_percent": extents.hyperintense_percent,
-            "squared_error": float(np.square(answer.first - truth)[muscle].mean()),
-        }
-    first, _ = guess(whole, networks.first)
-    for steps in _STEPS:
-        samples = draw_samples(whole, first, networks.refiner, samples=_ABLATION_SAMPLES, steps=steps, seed=0).numpy()
-        found[f"{steps} steps"] = {
-            "squared_error": float(np.square(samples.mean(axis=0) - truth)[muscle].mean()),
-            "deviation": float(samples.std(axis=0)[muscle].mean()),
-        }
-    return found
 
 
 def _truth_on(
@@ -754,22 +706,64 @@ def _by_disease(results: Sequence[HeartResult]) -> dict[str, Any]:
 
 
 def _ablation_figures(results: Sequence[HeartResult]) -> dict[str, Any]:
-    """Means over hearts by what was changed, and AUC of the heart and r of the extent where the change has them."""
+    """Figures over hearts by what was changed.
+
+    Networks that were asked again without an input are held against everything, those that were trained without one
+    against the first of them. Differences are those of the same hearts, their intervals of a bootstrap over these.
+    """
     tried = [one for one in results if one.ablations]
+    names = tuple(tried[0].ablations) if tried else ()
+    trained = next((name for name in names if name.startswith(TRAINED)), "")
+    draws = _resampled(len(tried))
     found: dict[str, Any] = {}
-    for name in tried[0].ablations if tried else ():
-        parts = [one.ablations[name] for one in tried]
-        found[name] = {
-            key: _mean([part[key] for part in parts]) for key in ("squared_error", "deviation") if key in parts[0]
-        }
-        if "probability" in parts[0]:
-            found[name]["auc"] = _auc(
-                [[(one.patient[0], part["probability"])] for one, part in zip(tried, parts, strict=True)]
-            )
+    for name in names:
+        reference = trained if name.startswith(TRAINED) else str(Ablation.EVERYTHING)
+        parts, beside = ([one.ablations[which] for one in tried] for which in (name, reference))
+        errors = np.array([part.squared_error for part in parts])
+        more = errors - np.array([part.squared_error for part in beside])
+        found[name] = {"squared_error": float(errors.mean()), "squared_error_interval": _of_means(errors, draws)}
+        if name != reference:
+            found[name]["more_squared_error"] = float(more.mean())
+            found[name]["more_squared_error_interval"] = _of_means(more, draws)
+        if parts[0].deviation is not None:
+            found[name]["deviation"] = _mean([part.deviation or 0.0 for part in parts])
+        if parts[0].hyperintense_percent is not None:
             found[name]["hyperintense"] = _agreement(
-                [(one.hyperintense[0], part["hyperintense_percent"]) for one, part in zip(tried, parts, strict=True)]
+                [
+                    (one.hyperintense[0], part.hyperintense_percent or 0.0)
+                    for one, part in zip(tried, parts, strict=True)
+                ]
             )
+        if parts[0].probability is not None:
+            found[name]["auc"] = _auc(
+                [[(one.patient[0], part.probability or 0.0)] for one, part in zip(tried, parts, strict=True)]
+            )
+        if parts[0].logit is not None:
+            found[name]["auc_uncalibrated"] = {
+                "slice": _auc(of_slices := _logits_of_slices(tried, parts)),
+                "patient": _auc(
+                    [[(one.patient[0], part.logit or 0.0)] for one, part in zip(tried, parts, strict=True)]
+                ),
+            }
+            if name != reference:
+                other = _logits_of_slices(tried, beside)
+                found[name]["less_auc_slice"] = _area(other) - _area(of_slices)
+                found[name]["less_auc_slice_interval"] = _interval(
+                    [_area([other[i] for i in chosen]) - _area([of_slices[i] for i in chosen]) for chosen in draws]
+                )
     return found
+
+
+def _logits_of_slices(results: Sequence[HeartResult], parts: Sequence[Ablated]) -> list[list[tuple[bool, float]]]:
+    """Truth and uncalibrated logit of the slices of each heart."""
+    return [
+        [(scar, value) for (scar, _), value in zip(one.slices, part.slices, strict=True)]
+        for one, part in zip(results, parts, strict=True)
+    ]
+
+
+def _of_means(values: NDArray[np.float64], draws: Sequence[NDArray[np.intp]]) -> tuple[float, float]:
+    return _interval([float(values[chosen].mean()) for chosen in draws])
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -811,23 +805,22 @@ def _agreement(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 def _auc(groups: Sequence[Sequence[tuple[bool, float]]]) -> dict[str, Any]:
     """Area under the ROC curve of everything in the groups, with an interval from resampling the groups (hearts)."""
-    from sklearn.metrics import roc_auc_score
-
-    def area(chosen: Sequence[Sequence[tuple[bool, float]]]) -> float:
-        flat = [pair for group in chosen for pair in group]
-        truth = [bool(pair[0]) for pair in flat]
-        if all(truth) or not any(truth):
-            return float("nan")
-        return float(roc_auc_score(truth, [pair[1] for pair in flat]))
-
     return {
-        "auc": area(groups),
-        "interval": _interval([area([groups[index] for index in chosen]) for chosen in _resampled(len(groups))])
+        "auc": _area(groups),
+        "interval": _interval([_area([groups[index] for index in chosen]) for chosen in _resampled(len(groups))])
         if groups
         else (float("nan"), float("nan")),
         "positive": sum(pair[0] for group in groups for pair in group),
         "cases": sum(len(group) for group in groups),
     }
+
+
+def _area(groups: Sequence[Sequence[tuple[bool, float]]]) -> float:
+    flat = [pair for group in groups for pair in group]
+    truth = [bool(pair[0]) for pair in flat]
+    if all(truth) or not any(truth):
+        return float("nan")
+    return auc(truth, [pair[1] for pair in flat])
 
 
 def _calibration(pairs: Sequence[tuple[bool, float]]) -> dict[str, Any]:

@@ -155,6 +155,13 @@ def _notes(
             "plane crosses counts by the part below it. The right ventricle is not cut: its outflow tract lies above "
             "its valve."
         )
+        for name, phase in (("diastole", keyframes.end_diastole), ("systole", keyframes.end_systole)):
+            if (slices.completed & slices.counted)[phase].any():
+                numbers = ", ".join(str(i + 1) for i in np.flatnonzero((slices.completed & slices.counted)[phase]))
+                notes.append(
+                    f"Slice {numbers} at end {name}: below the valve plane, but no ventricle was found there; it "
+                    "counts with the contour of the slice next to it towards the apex."
+                )
     else:
         notes.append("The base was decided on the short axis alone: no long-axis view showed the valve plane.")
     if slices.above_base.any():

@@ -11,6 +11,7 @@ from pipelines.cine.stack import CineStack, StackGeometry
 from pipelines.cine.views import LONG_AXIS
 from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.function.findings import Chamber
+from pipelines.long_axis.evidence import LongAxisEvidence
 from pipelines.segmentation.labels import CineSegmentation, Label
 
 __all__ = ["SliceMeasures", "cyclic_median", "fill_cavity", "measure_slices"]
@@ -65,10 +66,17 @@ class SliceMeasures:
     base_first: bool
     orientation_doubtful: bool
     intervals_mm: NDArray[np.float64]
+    completed: NDArray[np.bool_]
+    """(T, S): slices below a valve plane that had no contour there and got that of their neighbour; their ``ring`` and
+    ``centre_mm`` stay those of what had been found."""
+    drawn: NDArray[np.bool_]
+    """(T,): phases whose left ventricle a person drew."""
     base_views: tuple[str, ...] = ()
     """Long-axis views whose valve planes cut the base; empty where the base was decided on the short axis alone."""
     cut: frozenset[Chamber] = frozenset()
     """Chambers that are cut at a valve plane: their areas count by the share below it."""
+    beside: LongAxisEvidence | None = None
+    """What long-axis views show beside; ``None`` where the study has none that can be read."""
 
     @property
     def lv_ml(self) -> NDArray[np.float64]:
@@ -117,12 +125,17 @@ def measure_slices(stack: CineStack, segmentation: CineSegmentation) -> SliceMea
     """
     if segmentation.labels.shape != stack.pixels.shape:
         raise ValueError(f"segmentation of shape {segmentation.labels.shape} on a stack of {stack.pixels.shape}")
-    labels = fill_cavity(segmentation.labels)
-    if not (labels == Label.LV).any():
+    # The heart is a small part of the images: nothing else is looked at.
+    window = _bounding(np.asarray(segmentation.labels.any(axis=(0, 1))))
+    inside = segmentation.labels[:, :, *window] if window is not None else segmentation.labels[..., :0, :0]
+    inside = fill_cavity(inside)
+    if window is None or not (inside == Label.LV).any():
         raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, "No left ventricle was found in the short-axis stack.")
+    labels = np.zeros_like(segmentation.labels)
+    labels[:, :, *window] = inside
     pixel_mm2 = stack.geometry.pixel_spacing[0] * stack.geometry.pixel_spacing[1]
-    areas = {label: (labels == label).sum(axis=(2, 3)) * pixel_mm2 for label in (Label.LV, Label.MYO, Label.RV)}
-    ring = cyclic_median(_ring_fraction(labels))
+    areas = {label: (inside == label).sum(axis=(2, 3)) * pixel_mm2 for label in (Label.LV, Label.MYO, Label.RV)}
+    ring = cyclic_median(_ring_fraction(inside))
     base_first, doubtful = _base_first(areas[Label.LV], areas[Label.RV], stack.geometry)
     above_base = _above_base(areas[Label.LV], base_first)
     return SliceMeasures(
@@ -131,13 +144,20 @@ def measure_slices(stack: CineStack, segmentation: CineSegmentation) -> SliceMea
         myo_mm2=areas[Label.MYO],
         rv_mm2=areas[Label.RV],
         ring=ring,
-        centre_mm=_centres(labels, stack.geometry),
+        centre_mm=_centres(inside, window, stack.geometry),
         above_base=above_base,
         counted=_counted((areas[Label.LV] > 0) & ~above_base, ring, base_first),
         base_first=base_first,
         orientation_doubtful=doubtful,
         intervals_mm=stack.geometry.slice_intervals(),
+        completed=np.zeros(labels.shape[:2], dtype=bool),
+        drawn=_drawn(segmentation),
     )
+
+
+def _drawn(segmentation: CineSegmentation) -> NDArray[np.bool_]:
+    by_person = {one.phase for one in segmentation.corrections if {Label.LV, Label.MYO} & set(one.labels)}
+    return np.isin(np.arange(len(segmentation.labels)), list(by_person))
 
 
 def fill_cavity(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -195,10 +215,11 @@ def _ring_fraction(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
         return np.asarray(wall.sum(axis=(2, 3)) / border.sum(axis=(2, 3)))
 
 
-def _centres(labels: NDArray[np.uint8], geometry: StackGeometry) -> NDArray[np.float64]:
+def _centres(labels: NDArray[np.uint8], window: tuple[slice, slice], geometry: StackGeometry) -> NDArray[np.float64]:
+    """Middle of the left ventricle of each slice along rows and columns, mm, (T, S, 2), from the labels of a window."""
     heart = (labels == Label.LV) | (labels == Label.MYO)
     count = heart.sum(axis=(2, 3))
-    rows, columns = np.arange(labels.shape[2]), np.arange(labels.shape[3])
+    rows, columns = (np.arange(one.start, one.stop) for one in window)
     with np.errstate(invalid="ignore"):
         row = heart.sum(axis=3) @ rows / count
         column = heart.sum(axis=2) @ columns / count

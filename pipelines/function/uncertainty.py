@@ -28,7 +28,7 @@ __all__ = [
     "volume_bounds",
 ]
 
-CALIBRATED_WEIGHTS_SHA256 = "7c4238be235300e8e47a3cd7c97a5dac2fcb74c27b1488b68d259b7c2562c0c6"
+CALIBRATED_WEIGHTS_SHA256 = "ca66ce5c2b67d8223b8a620172082e353b98961420f45f8e9edc32dec32cadcf"
 """Weights of the network whose errors stand below. Another network needs them again:
 ``python benchmarks/badge.py --first 10000 --count 40 --errors``."""
 
@@ -49,16 +49,18 @@ CONTOUR_ERROR_MM: dict[tuple[Chamber, KeyPhase], float] = {
     (Chamber.LV, KeyPhase.END_DIASTOLE): 1.4,
     (Chamber.LV, KeyPhase.END_SYSTOLE): 0.8,
     (Chamber.RV, KeyPhase.END_DIASTOLE): 2.8,
-    (Chamber.RV, KeyPhase.END_SYSTOLE): 1.0,
+    (Chamber.RV, KeyPhase.END_SYSTOLE): 1.1,
 }
 """How far the drawn endocardium is off in the mean over a ventricle, mm: 95 % bound, on either side.
 
-Of this network on the phantoms with seeds 10000 to 10039 that were imaged whole. There nearly all of it is outward at
-end diastole, and which way it goes in patients is not known, so it counts both ways.
+On the phantoms with seeds 10000 to 10039 that were imaged whole, the larger of two networks: of this one (0.1, 0.7,
+2.0, 1.1; mass 0.14) and of card 0.3.0, which had learnt from patients alone (1.4, 0.8, 2.8, 1.0; mass 0.24). This one
+has learnt from phantoms too, on which it is surer than on patients. Which way contours are off in patients is not
+known, so it counts both ways.
 """
 
 MASS_ERROR = 0.24
-"""By how much the mass is off, as a fraction of it: 95 % bound, on the same phantoms."""
+"""By how much the mass is off, as a fraction of it: 95 % bound, taken as above."""
 
 
 def endocardial_surface(mm2: NDArray[np.float64], intervals_mm: NDArray[np.float64]) -> float:

@@ -1,21 +1,23 @@
 """Short-axis measures of the LV cut at the mitral plane that the long axis shows.
 
 The base moves through the basal slices: at end systole a slice that was ventricle at end diastole is atrium. Where the
-annulus is seen on long-axis views, each voxel counts by the share of it that lies below the plane of the valve.
+annulus is seen on long-axis views, each voxel counts by the share of it that lies below the plane of the valve, and a
+slice below the plane without a contour gets that of its neighbour.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.stack import CineStack
+from pipelines.function.below_plane import complete_base
 from pipelines.function.findings import Chamber
 from pipelines.function.slices import SliceMeasures
 from pipelines.long_axis.alignment import axial_shift_mm
+from pipelines.long_axis.evidence import LongAxisEvidence, biplane_volume_ml
 from pipelines.long_axis.findings import LongAxisView, LongAxisViews, Valve
 from pipelines.long_axis.valve_plane import ValvePlanes, share_below, valve_planes
 from pipelines.segmentation.labels import Label
@@ -45,16 +47,18 @@ def cut_at_mitral_plane(slices: SliceMeasures, stack: CineStack, plane: ValvePla
     Returns
     -------
     SliceMeasures
-        Areas are those below the plane; labels lose what lies mostly above.
+        Areas are those below the plane; labels lose what lies mostly above, and slices below it without a cavity have
+        the contour of their neighbour.
     """
     rows, columns = _window(slices.labels)
     pixel_mm2 = stack.geometry.pixel_spacing[0] * stack.geometry.pixel_spacing[1]
     labels = slices.labels.copy()
-    window = labels[:, :, rows, columns]
     share = share_below(stack, plane, rows, columns)
+    window, completed = complete_base(labels[:, :, rows, columns], share, slices.from_base(), slices.drawn)
     lv_mm2 = _area(window == Label.LV, share, pixel_mm2)
     myo_mm2 = _area(window == Label.MYO, share, pixel_mm2)
     window[np.isin(window, (Label.LV, Label.MYO)) & (share < 0.5)] = Label.BACKGROUND
+    labels[:, :, rows, columns] = window
     largest = lv_mm2.max(axis=1, keepdims=True)
     return replace(
         slices,
@@ -63,6 +67,7 @@ def cut_at_mitral_plane(slices: SliceMeasures, stack: CineStack, plane: ValvePla
         counted=(lv_mm2 > 0) & (lv_mm2 >= _SLICE_COUNTS * largest),
         above_base=np.zeros(stack.slices, dtype=bool),
         cut=slices.cut | {Chamber.LV},
+        completed=completed,
         labels=labels,
     )
 
@@ -78,28 +83,45 @@ def cut_by_views(slices: SliceMeasures, stack: CineStack, views: LongAxisViews) 
     Returns
     -------
     SliceMeasures
-        The same where no view shows the valve near the base of the short axis.
+        Uncut where no view shows the valve near the base of the short axis; with what the views show beside.
     """
     axis = -stack.geometry.normal if slices.base_first else stack.geometry.normal
     volumes = slices.lv_ml
     phases = (int(np.argmax(volumes)), int(np.argmin(volumes)))
-    moved = [_moved(view, slices, stack, axis, phases) for view in views.views]
+    shifts = [axial_shift_mm(stack, slices.labels, view, axis, phases) for view in views.views]
+    moved = [_moved(view, shift, axis) for view, shift in zip(views.views, shifts, strict=True)]
     plane = valve_planes(moved, Valve.MITRAL, axis, stack.phases)
-    if plane is None or not _near_the_base(plane, slices, stack, axis, phases[0]):
-        return slices
+    if plane is not None and not _near_the_base(plane, slices, stack, axis, phases[0]):
+        plane = None
+    beside = LongAxisEvidence(
+        shift_mm={view.view: shift for view, shift in zip(views.views, shifts, strict=True) if shift is not None},
+        delay={view.view: view.delay for view in views.views if view.delay},
+        out_of_step=views.out_of_step,
+        volume_ml=biplane_volume_ml(views.views, stack.phases),
+        above_stack_mm=None if plane is None else _above_stack(plane, slices, stack, axis),
+    )
+    if plane is None:
+        return replace(slices, beside=beside)
     shown = tuple(str(view.view) for view in moved if Valve.MITRAL in view.annuli)
-    return replace(cut_at_mitral_plane(slices, stack, plane), base_views=tuple(dict.fromkeys(shown)))
+    cut = cut_at_mitral_plane(slices, stack, plane)
+    return replace(cut, base_views=tuple(dict.fromkeys(shown)), beside=beside)
 
 
-def _moved(
-    view: LongAxisView, slices: SliceMeasures, stack: CineStack, axis: NDArray[np.float64], phases: Sequence[int]
-) -> LongAxisView:
+def _moved(view: LongAxisView, shift: float | None, axis: NDArray[np.float64]) -> LongAxisView:
     """The view with its annuli where the breath-hold of the short axis has them."""
-    shift = axial_shift_mm(stack, slices.labels, view, axis, phases)
     if shift is None:
         return view
     annuli = {valve: points + shift * axis for valve, points in view.annuli.items()}
     return replace(view, annuli=annuli, apex=view.apex + shift * axis)
+
+
+def _above_stack(
+    planes: ValvePlanes, slices: SliceMeasures, stack: CineStack, axis: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Height of the middle of the plane over the basal end of the stack, (T,), mm; negative within it."""
+    basal = int(slices.from_base()[0])
+    end = stack.geometry.positions[basal] @ axis + slices.intervals_mm[basal] / 2
+    return np.asarray(planes.points @ axis - end)
 
 
 def _near_the_base(

@@ -14,7 +14,7 @@ from pipelines.late_enhancement.findings import CineAlignment
 from pipelines.late_enhancement.labels import Tissue
 from pipelines.segmentation.labels import Label
 
-__all__ = ["align_to_cine", "on_cine_slice"]
+__all__ = ["align_to_cine", "image_on_cine_slice", "on_cine_slice"]
 
 _PARALLEL = np.cos(np.deg2rad(20.0))
 _SEARCH_MM = 3.0
@@ -48,6 +48,23 @@ def on_cine_slice(
     """
     rows, columns = _coordinates(source, index, target, target_index, shape, shift_mm)
     return np.asarray(ndimage.map_coordinates(values, [rows, columns], order=0, mode="constant", cval=0))
+
+
+def image_on_cine_slice(
+    values: NDArray[np.float32],
+    source: StackGeometry,
+    index: int,
+    target: StackGeometry,
+    target_index: int,
+    shape: tuple[int, int],
+    shift_mm: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """Bring the grey values of one late-enhancement slice to the pixels of a cine slice, bilinear, 0 outside.
+
+    Parameters as of :func:`on_cine_slice`.
+    """
+    rows, columns = _coordinates(source, index, target, target_index, shape, shift_mm)
+    return np.asarray(ndimage.map_coordinates(values, [rows, columns], order=1, mode="constant", cval=0), np.float32)
 
 
 def _coordinates(

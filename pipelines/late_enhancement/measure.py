@@ -202,6 +202,12 @@ def _cautions(
 ) -> tuple[str, ...]:
     by_method = {one.method: one.percent for one in extents}
     said = []
+    if not stack.geometry.thickness_stated:
+        thickness = f"{stack.geometry.slice_thickness:.1f} mm"
+        instead = f"the distance between slices, {thickness}, stands in for it"
+        if stack.slices == 1:
+            instead = f"{thickness} are assumed, so the grams are a guess"
+        said.append(f"No image of the late enhancement states a slice thickness that can be read: {instead}.")
     if agreement < _AGREEMENT_CAUTION:
         said.append(
             f"The outline of the ventricle is uncertain: the members of the segmentation agree to {agreement:.2f}."

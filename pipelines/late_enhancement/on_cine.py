@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.cine.stack import CineStack
-from pipelines.late_enhancement.alignment import on_cine_slice
+from pipelines.cine.stack import CineStack, LateEnhancementStack
+from pipelines.late_enhancement.alignment import image_on_cine_slice, on_cine_slice
 from pipelines.late_enhancement.findings import AcquiredSegment, ExtentMethod, LateEnhancement
 from pipelines.late_enhancement.labels import WALL
 
-__all__ = ["AcquiredOnCine", "acquired_on_cine"]
+__all__ = ["AcquiredOnCine", "acquired_image", "acquired_on_cine"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +90,27 @@ def acquired_on_cine(
         percent=extent.percent,
         segments=found.segments,
     )
+
+
+def acquired_image(stack: LateEnhancementStack, found: LateEnhancement, cine: CineStack) -> NDArray[np.float32]:
+    """Grey values of acquired late enhancement on the grid of the cine, (S, R, C); 0 on slices that it does not cover.
+
+    Parameters
+    ----------
+    stack : LateEnhancementStack
+        That ``found`` was measured on.
+    found : LateEnhancement
+    cine : CineStack
+        The short-axis stack of the same study.
+    """
+    shape = (int(cine.pixels.shape[2]), int(cine.pixels.shape[3]))
+    image = np.zeros((cine.slices, *shape), np.float32)
+    if found.alignment is not None:
+        for target, index in _nearest(found, cine).items():
+            shift = found.alignment.shift_mm[index]
+            move = (found.geometry, index, cine.geometry, target, shape, shift)
+            image[target] = image_on_cine_slice(stack.pixels[index], *move)
+    return image
 
 
 def _nearest(found: LateEnhancement, cine: CineStack) -> dict[int, int]:

@@ -10,7 +10,6 @@ from scipy.ndimage import map_coordinates
 
 from pipelines.cine.stack import CineStack
 from pipelines.long_axis.findings import LongAxisLabel, LongAxisView
-from pipelines.long_axis.valve_plane import resample_phases
 from pipelines.segmentation.labels import Label
 
 __all__ = ["axial_shift_mm"]
@@ -45,7 +44,7 @@ def axial_shift_mm(
     float or None
         To be added along ``axis`` to points of the view; ``None`` where too few slices show the cavity in both.
     """
-    long_axis = resampled_mask(view.labels == LongAxisLabel.LV, stack.phases)
+    long_axis = view.in_step((view.labels == LongAxisLabel.LV).astype(np.float64), stack.phases)
     direction = np.cross(view.stack.geometry.normal, axis)
     direction /= np.linalg.norm(direction)
     centre = _centre(stack, labels)
@@ -79,11 +78,6 @@ def axial_shift_mm(
         bend = before - 2 * here + after
         return float(_SHIFTS_MM[best] + (0.5 * (before - after) / bend if bend > 0 else 0.0))
     return float(_SHIFTS_MM[best])
-
-
-def resampled_mask(mask: NDArray[np.bool_], phases: int) -> NDArray[np.float64]:
-    """A mask over the cycle at another number of phases, (T, R, C) in 0 … 1."""
-    return resample_phases(mask.astype(np.float64), phases)
 
 
 def _centre(stack: CineStack, labels: NDArray[np.uint8]) -> NDArray[np.float64]:

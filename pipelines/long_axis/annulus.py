@@ -1,6 +1,8 @@
 """Annulus points and apex of a segmented long-axis view, smooth over the cycle.
 
-The annulus of a valve crosses a long-axis plane in two points: the ends of the border between ventricle and atrium.
+The annulus of a valve crosses a long-axis plane in two points: the ends of the border between ventricle and atrium, or
+where the wall of the left ventricle ends below that. Blood looks the same on both sides of an open valve, so the border
+may be drawn too far into the atrium; the end of the wall does not depend on the valve.
 """
 
 from __future__ import annotations
@@ -21,6 +23,12 @@ _CHAMBERS = {
 _REACH_MM = 3.5
 """How far a pixel of one chamber may lie from the other and still belong to their border."""
 _FEWEST_PIXELS = 4
+_END_MM = 2.0
+"""Pixels of the border no farther than this from its end make the point of the annulus."""
+_WALL_ASIDE_MM = 12.0
+"""The wall belongs to an end of the border no farther to the side: the wall beyond the aortic root does not."""
+_WALL_BELOW_MM = 16.0
+"""A wall that ends farther below the border than this is another one, or not seen whole."""
 _FEWEST_PHASES = 0.6
 """Share of the phases in which a valve must be seen; the others are interpolated over the cycle."""
 _HARMONICS = 4
@@ -58,11 +66,9 @@ def _points_of(labels: NDArray[np.uint8], geometry: StackGeometry, valve: Valve)
     missing = np.full((2, 2), np.nan)
     if not ventricle.any() or not atrium.any():
         return missing
-    reach = _REACH_MM
     spacing = geometry.pixel_spacing
-    near_atrium = ndimage.distance_transform_edt(~atrium, sampling=spacing) <= reach
-    near_ventricle = ndimage.distance_transform_edt(~ventricle, sampling=spacing) <= reach
-    border = (ventricle & near_atrium) | (atrium & near_ventricle)
+    near_ventricle = _near(ventricle, spacing)
+    border = (ventricle & _near(atrium, spacing)) | (atrium & near_ventricle)
     if np.count_nonzero(border) < _FEWEST_PIXELS:
         return missing
     places = np.argwhere(border) * np.asarray(spacing)
@@ -71,8 +77,49 @@ def _points_of(labels: NDArray[np.uint8], geometry: StackGeometry, valve: Valve)
     along = (places - middle) @ axes[0]
     # The 4th and 96th percentile: a single pixel of a jagged border does not move the annulus.
     low, high = np.percentile(along, (4, 96))
-    ends = [places[np.abs(along - end) <= 2.0].mean(axis=0) for end in (low, high)]
-    return np.stack(ends) / np.asarray(spacing)
+    at_ends = [places[np.abs(along - end) <= _END_MM] for end in (low, high)]
+    if not all(len(pixels) for pixels in at_ends):
+        # The percentile fell between two bodies: which of them the annulus belongs to is not known.
+        return missing
+    ends = np.stack([pixels.mean(axis=0) for pixels in at_ends])
+    if valve is Valve.MITRAL:
+        wall = np.argwhere((labels == LongAxisLabel.MYO) & near_ventricle) * np.asarray(spacing)
+        basal = axes[1] if (np.argwhere(atrium).mean(axis=0) * spacing - middle) @ axes[1] > 0 else -axes[1]
+        ends = _no_higher_than_the_wall(ends, wall, axes[0], basal)
+    return ends / np.asarray(spacing)
+
+
+def _near(mask: NDArray[np.bool_], spacing: tuple[float, float]) -> NDArray[np.bool_]:
+    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing) <= _REACH_MM)
+
+
+def _no_higher_than_the_wall(
+    ends: NDArray[np.float64], wall: NDArray[np.float64], across: NDArray[np.float64], basal: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Move each end of the border down to where the wall beside it ends, if that is lower.
+
+    Parameters
+    ----------
+    ends : (2, 2) float64
+        In the plane, mm.
+    wall : (N, 2) float64
+        Pixels of the wall beside the cavity, mm.
+    across, basal : (2,) float64
+        Unit vectors along the border and from ventricle to atrium.
+    """
+    moved = ends.copy()
+    middle = ends.mean(axis=0)
+    for index, end in enumerate(ends):
+        outward = np.sign((end - middle) @ across) * across
+        aside = (wall - end) @ outward
+        beside = wall[((wall - middle) @ outward > 0) & (np.abs(aside) <= _WALL_ASIDE_MM)]
+        if len(beside) < _FEWEST_PIXELS:
+            continue
+        height = (beside - end) @ basal
+        top = float(np.percentile(height, 98))
+        if -_WALL_BELOW_MM <= top < -_REACH_MM:
+            moved[index] = end + top * basal
+    return moved
 
 
 def _matched(found: NDArray[np.float64]) -> NDArray[np.float64]:

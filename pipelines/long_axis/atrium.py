@@ -11,7 +11,6 @@ from pipelines.cine.stack import View
 from pipelines.long_axis.annulus import smooth_cycle
 from pipelines.long_axis.findings import AtrialFunction, LongAxisLabel, LongAxisView, Valve
 from pipelines.long_axis.outline import wall_length_mm
-from pipelines.long_axis.valve_plane import resample_phases
 
 __all__ = ["atrial_function"]
 
@@ -48,7 +47,7 @@ def atrial_function(views: Sequence[LongAxisView]) -> AtrialFunction | None:
         area, length, wall = _of_view(view)
         cyclic = view.stack.retrospective
         for values, into in ((area, areas), (length, lengths), (wall, walls)):
-            into.append(smooth_cycle(resample_phases(values, phases), cyclic=cyclic))
+            into.append(smooth_cycle(view.in_step(values, phases), cyclic=cyclic))
     length = np.mean(lengths, axis=0)
     product = areas[0] * areas[-1]
     volume = 8 * product / (3 * np.pi * np.maximum(length, 1.0)) / 1000.0

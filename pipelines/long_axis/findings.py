@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.stack import CineStack, View
+from pipelines.long_axis.in_step import resample_phases
 from pipelines.models.identity import ModelIdentity
 
 __all__ = ["LongAxisLabel", "LongAxisView", "LongAxisViews", "Valve"]
@@ -49,6 +50,8 @@ class LongAxisView:
         every phase; only the valves that this view shows.
     apex : (T, 3) float64
         Endocardial apex of the left ventricle, patient coordinates, mm.
+    delay : float
+        Share of the cycle by which the phases come later than those of the short axis, −0.5 … 0.5.
     """
 
     view: View
@@ -57,14 +60,32 @@ class LongAxisView:
     agreement: NDArray[np.float32]
     annuli: dict[Valve, NDArray[np.float64]]
     apex: NDArray[np.float64]
+    delay: float = 0.0
+
+    def in_step(self, values: NDArray[np.float64], phases: int) -> NDArray[np.float64]:
+        """Values (T, …) of this view at the moments of ``phases`` phases of the short axis, (phases, …)."""
+        return resample_phases(values, phases, self.delay)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LongAxisViews:
-    """All long-axis views of a study that could be read."""
+    """All long-axis views of a study that could be read.
+
+    Attributes
+    ----------
+    views : tuple of LongAxisView
+    models : tuple of ModelIdentity
+    out_of_step : tuple of View
+        Views that were left out since their ventricle does not fill and empty as the short axis does.
+    """
 
     views: tuple[LongAxisView, ...]
     models: tuple[ModelIdentity, ...]
+    out_of_step: tuple[View, ...] = ()
+
+    def delay_of(self, stack: CineStack) -> float:
+        """Delay of the view that was read from a stack; 0 where none was."""
+        return next((view.delay for view in self.views if view.stack is stack), 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipelines.cine.stack import CineStack
 from pipelines.long_axis.findings import LongAxisView, Valve
 
-__all__ = ["ValvePlanes", "resample_phases", "share_below", "valve_planes"]
+__all__ = ["ValvePlanes", "share_below", "valve_planes"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,17 +34,6 @@ class ValvePlanes:
     views: int
 
 
-def resample_phases(values: NDArray[np.float64], phases: int) -> NDArray[np.float64]:
-    """Values (T, …) over one cycle at ``phases`` equal steps, linear and cyclic in time."""
-    count = len(values)
-    if count == phases:
-        return values
-    place = np.arange(phases) * count / phases
-    low = np.floor(place).astype(int)
-    share = (place - low).reshape(-1, *([1] * (values.ndim - 1)))
-    return (1 - share) * values[low % count] + share * values[(low + 1) % count]
-
-
 def valve_planes(
     views: Sequence[LongAxisView], valve: Valve, axis: NDArray[np.float64], phases: int
 ) -> ValvePlanes | None:
@@ -55,7 +44,7 @@ def valve_planes(
     axis : (3,) float64
         Unit vector from apex to base: what a single view leaves open is taken across it.
     phases : int
-        Of the short axis; views of another count are resampled.
+        Of the short axis; views of another count, or that are late, are resampled.
 
     Returns
     -------
@@ -65,7 +54,7 @@ def valve_planes(
     shown = [view for view in views if valve in view.annuli]
     if not shown:
         return None
-    points = np.concatenate([resample_phases(view.annuli[valve], phases) for view in shown], axis=1)
+    points = np.concatenate([view.in_step(view.annuli[valve], phases) for view in shown], axis=1)
     middles = points.mean(axis=1)
     normals = np.stack([_normal(points[phase] - middles[phase], axis) for phase in range(phases)])
     return ValvePlanes(valve, middles, normals, len(shown))

@@ -20,6 +20,7 @@ __all__ = [
     "PACKAGED",
     "LoadedModel",
     "ModelUnavailable",
+    "is_installed",
     "list_models",
     "load_model",
     "load_model_once",
@@ -78,6 +79,11 @@ def model_folders(root: Path | None = None) -> dict[str, tuple[Path, ModelCard]]
 
 def _roots(root: Path | None) -> list[Path]:
     return [Path(folder) for folder in pipelines.models.__path__] if root is None else [root]
+
+
+def is_installed(name: str, root: Path | None = None) -> bool:
+    """Whether there is a model of this name, under ``root`` or in any ``pipelines/models`` on the path."""
+    return any((place / name / "card.yaml").is_file() for place in _roots(root))
 
 
 def load_model(

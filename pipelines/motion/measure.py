@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +14,8 @@ from pipelines.function.curves import phase_times_ms
 from pipelines.function.segments import segment_map
 from pipelines.function.slices import MYOCARDIAL_RING_MIN, SliceMeasures
 from pipelines.long_axis.findings import LongAxisViews
+from pipelines.long_axis.in_step import phase_at
 from pipelines.long_axis.outline import midwall_length_mm
-from pipelines.long_axis.valve_plane import resample_phases
 from pipelines.motion.crop import SIDE_MM, centre_of_ventricle
 from pipelines.motion.findings import CardiacMotion, Keyframe, MotionKeyframes, ViewKeyframes
 from pipelines.motion.keyframes import PHASES_MIN, find_keyframes, motion_descriptor
@@ -135,13 +136,14 @@ def measure_motion(
         sentence = "No short-axis slice shows the whole wall of the left ventricle at end diastole."
         raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, sentence)
     lines: list[LongAxisTrack] = []
-    for view in motion.long_axis:
-        lines += _lines(view, stack, slices, whole, reference, model)
+    in_step = [view for view in motion.long_axis if views is None or view.stack.view not in views.out_of_step]
+    for view in in_step:
+        lines += _lines(view, views, stack, slices, whole, reference, model)
     times, period = phase_times_ms(stack)
     strain = measure_strain(
         rings,
         lines,
-        None if views is None else contour_lengths(views, motion.long_axis, stack.phases, reference),
+        None if views is None else contour_lengths(views, in_step, stack.phases, reference),
         segment_map(stack, slices, reference),
         Timing(times, period, reference, frames[Keyframe.END_SYSTOLE]),
         stack.geometry,
@@ -166,13 +168,15 @@ def measure_motion(
 
 def _lines(
     view: ViewMotion,
+    views: LongAxisViews | None,
     stack: CineStack,
     slices: SliceMeasures,
     whole: NDArray[np.bool_],
     reference: int,
     model: LoadedModel,
 ) -> list[LongAxisTrack]:
-    own = round(reference * view.stack.phases / stack.phases) % view.stack.phases
+    delay = 0.0 if views is None else views.delay_of(view.stack)
+    own = phase_at(reference, stack.phases, view.stack.phases, delay)
     found = long_axis_lines(slices.labels[reference], stack.geometry, whole, view.stack.geometry)
     if not found:
         return []
@@ -186,13 +190,14 @@ def _lines(
             followed.composed[:, 0],
             stack.geometry.normal,
             stack.phases,
+            delay,
         )
         for line in found
     ]
 
 
 def contour_lengths(
-    views: LongAxisViews, followed: tuple[ViewMotion, ...], phases: int, reference: int
+    views: LongAxisViews, followed: Sequence[ViewMotion], phases: int, reference: int
 ) -> NDArray[np.float64] | None:
     """Length of the mid-wall lines of the segmented views, (V, T) on the phases of the short axis, mm.
 
@@ -200,11 +205,10 @@ def contour_lengths(
     """
     also = {view.stack.view for view in followed}
     lengths = [
-        resample_phases(length, phases)
+        view.in_step(length, phases)
         for view in views.views
         if (not also or view.view in also)
-        and (length := midwall_length_mm(view, round(reference * view.stack.phases / phases) % view.stack.phases))
-        is not None
+        and (length := midwall_length_mm(view, phase_at(reference, phases, view.stack.phases, view.delay))) is not None
     ]
     return np.stack(lengths) if lengths else None
 

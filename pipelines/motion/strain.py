@@ -24,6 +24,7 @@ from scipy.signal import savgol_filter
 from pipelines.cine.stack import StackGeometry
 from pipelines.function.findings import Interval
 from pipelines.function.segments import SegmentMap, segment_of
+from pipelines.long_axis.in_step import resample_phases
 from pipelines.motion.crop import SIDE_MM
 from pipelines.motion.fields import displace_points
 from pipelines.motion.findings import Component, MyocardialStrain, SegmentalStrain, StrainCurve, Torsion
@@ -214,6 +215,7 @@ def track_line(
     composed: NDArray[np.float32],
     normal: NDArray[np.float64],
     phases: int,
+    delay: float = 0.0,
 ) -> LongAxisTrack:
     """Follow one side of a long-axis view, on the phases of the short axis.
 
@@ -228,24 +230,20 @@ def track_line(
         Of the short axis.
     phases : int
         Phases of the short axis, over which the cycle of the view is spread evenly.
+    delay : float
+        Share of the cycle by which the phases of the view come later than those of the short axis.
     """
     corner = np.array([square.row_mm, square.column_mm])
-    at = np.arange(phases) * len(direct) / phases
-    moved = [_at_times(displace_points(line.points - corner, fields, SIDE_MM), at) for fields in (direct, composed)]
+    moved = [
+        resample_phases(displace_points(line.points - corner, fields, SIDE_MM), phases, delay)
+        for fields in (direct, composed)
+    ]
     shift = moved[0] - (line.points - corner)
     through = shift[..., 0] * float(view.column_direction @ normal) + shift[..., 1] * float(view.row_direction @ normal)
     place = view.positions[0] + line.points[:, :1] * view.column_direction + line.points[:, 1:] * view.row_direction
     return LongAxisTrack(
         line.height_mm, arc_lengths(moved[0], closed=False), arc_lengths(moved[1], closed=False), through, place
     )
-
-
-def _at_times(values: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cyclic linear interpolation of values (T, …) at fractional phases."""
-    phases = len(values)
-    low = np.floor(at + 1e-9).astype(int)
-    part = (at - low).reshape(-1, *([1] * (values.ndim - 1)))
-    return np.asarray((1 - part) * values[low % phases] + part * values[(low + 1) % phases])
 
 
 def descent(tracks: list[LongAxisTrack], height_mm: NDArray[np.float64]) -> NDArray[np.float64] | None:

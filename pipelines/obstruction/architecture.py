@@ -11,7 +11,10 @@ from pipelines.models.architecture import Architecture
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ARCHITECTURES", "ClipArchitecture", "WallArchitecture"]
+__all__ = ["ARCHITECTURES", "ClipArchitecture", "Pooling", "WallArchitecture"]
+
+Pooling = Literal["largest", "mean"]
+"""How a heart's score comes from its slices: the largest logit, or the logit of the mean probability."""
 
 
 class ClipArchitecture(Architecture):
@@ -32,6 +35,7 @@ class ClipArchitecture(Architecture):
     dropout: float = pydantic.Field(ge=0, lt=1)
     transformer: bool = True
     """Without it the tokens are averaged."""
+    pooling: Pooling = "largest"
 
     def build(self) -> torch.nn.Module:
         """Network of :mod:`pipelines.obstruction.network` with random weights."""

@@ -1,4 +1,8 @@
-"""Grad-CAM of the obstruction network: which places and moments raised the logit (Selvaraju et al., ICCV 2017)."""
+"""Grad-CAM of the obstruction network: which places and moments raised the logit (Selvaraju et al., ICCV 2017).
+
+Each place is weighed by its own gradient (HiResCAM, Draelos and Carin 2020). With the mean gradient of a channel, as in
+the first form, the maps of the network that ships lay beside the infarct rather than in it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ _STAGE = 2
 def grad_cam(network: ObstructionNetwork, clips: NDArray[np.float32], device: str = "cpu") -> NDArray[np.float32]:
     """Attribution of clips (N, 30, 64, 64), of the same shape, at least 0 and not scaled.
 
-    Each channel of the second stage is weighted by its mean gradient; what lowers the logit is left out.
+    Features of the second stage times their gradient, summed over channels; what lowers the logit is left out.
     """
     found = []
     for clip in clips:
@@ -32,7 +36,6 @@ def grad_cam(network: ObstructionNetwork, clips: NDArray[np.float32], device: st
             for stage in network.stages[_STAGE:]:
                 last = stage(last)
             (gradient,) = torch.autograd.grad(network.classify(last).sum(), features)
-        weights = gradient.mean(dim=(2, 3, 4), keepdim=True)
-        raised = (weights * features.detach()).sum(dim=1, keepdim=True).clamp(min=0)
+        raised = (gradient * features.detach()).sum(dim=1, keepdim=True).clamp(min=0)
         found.append(functional.interpolate(raised, (FRAMES, SIZE, SIZE), mode="trilinear")[0, 0].cpu().numpy())
     return np.asarray(np.stack(found), np.float32)

@@ -13,10 +13,10 @@ from pipelines.models.registry import LoadedModel
 from pipelines.motion.crop import centre_of_ventricle, sample_labels, square_at
 from pipelines.obstruction.attribution import grad_cam
 from pipelines.obstruction.calibration import calibrated
-from pipelines.obstruction.clips import SPACING_MM, WIDE, clips_of_stack, normalised_phases, slices_with_muscle
+from pipelines.obstruction.clips import SPACING_MM, WIDE, clips_of_stack, slices_with_muscle
 from pipelines.obstruction.findings import Method, Obstruction, SliceObstruction
 from pipelines.obstruction.network import SIZE, ObstructionNetwork
-from pipelines.obstruction.predict import heart_probability, slice_logits, slice_probabilities
+from pipelines.obstruction.predict import heart_probability, slice_logits, slice_probabilities, slice_weights
 from pipelines.obstruction.wall import WallMotion, describe_wall
 from pipelines.obstruction.wall_model import WallModel
 from pipelines.segmentation.grid import Square
@@ -66,16 +66,11 @@ def _by_clips(
     clips, slices, square = clips_of_stack(stack.pixels, labels, stack.geometry, end_diastole, end_systole)
     logits = slice_logits(network, clips, model.device)
     heart = heart_probability(network, logits)
-    maps = grad_cam(network, clips, model.device)
-    shown = normalised_phases(end_diastole, end_systole, stack.phases).round().astype(np.int64) % stack.phases
-    found = []
-    for each, index in zip(maps, slices, strict=True):
-        muscle = _on_square(labels[shown, index] == Label.MYO, stack.geometry.pixel_spacing, square)
-        inside = each * muscle
-        area = np.maximum(muscle.sum(axis=(1, 2)), 1)
-        frame = int(np.argmax(inside.sum(axis=(1, 2)) / area))
-        found.append((int(index), int(shown[frame]), inside[frame]))
-    strongest = max((float(values.max()) for _, _, values in found), default=0.0) or 1.0
+    # What moves the score of the heart, by the chain rule.
+    maps = grad_cam(network, clips, model.device) * slice_weights(network, logits)[:, None, None, None]
+    muscle = _on_square(labels[end_diastole, slices] == Label.MYO, stack.geometry.pixel_spacing, square)
+    inside = maps.mean(axis=1) * muscle
+    strongest = float(inside.max()) or 1.0
     probabilities = slice_probabilities(network, logits)
     area, interval = _area_under_curve(model)
     return Obstruction(
@@ -86,8 +81,8 @@ def _by_clips(
         area_interval=interval,
         contributions=(),
         slices=tuple(
-            SliceObstruction(index, phase, float(probability), values / strongest)
-            for (index, phase, values), probability in zip(found, probabilities, strict=True)
+            SliceObstruction(int(index), end_diastole, float(probability), values / strongest)
+            for index, probability, values in zip(slices, probabilities, inside, strict=True)
         ),
         square=square,
         stack=stack,

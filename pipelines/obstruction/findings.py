@@ -93,6 +93,10 @@ class Obstruction:
     population : str
         Whom the estimate is for.
     models : tuple of ModelIdentity
+        That of this estimate first; then that of the second opinion, where there is one.
+    second_opinion : Obstruction or None
+        What a network says, shown beside it where one is installed that passes the rule: its probability of the heart
+        and of the slices, and its map.
     """
 
     method: Method
@@ -106,6 +110,7 @@ class Obstruction:
     stack: CineStack
     population: str
     models: tuple[ModelIdentity, ...]
+    second_opinion: Obstruction | None = None
 
     @property
     def key(self) -> SliceObstruction:

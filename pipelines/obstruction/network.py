@@ -15,9 +15,12 @@ from torch import nn
 from pipelines.obstruction.architecture import ClipArchitecture
 from pipelines.obstruction.calibration import calibration_buffers
 
-__all__ = ["FRAMES", "FULL", "MODEL", "NARROW", "SIZE", "MaskBranch", "ObstructionNetwork"]
+__all__ = ["FRAMES", "FULL", "MODEL", "NARROW", "NETWORK_MODEL", "SIZE", "MaskBranch", "ObstructionNetwork"]
 
 MODEL = "obstruction"
+"""The model whose probability is reported."""
+NETWORK_MODEL = "obstruction-network"
+"""The network, whose probability stands beside it as a second opinion."""
 FRAMES = 30
 SIZE = 64
 """Pixels of a side."""
@@ -90,7 +93,8 @@ class ObstructionNetwork(nn.Module):
     Attributes
     ----------
     heart_calibration, heart_covariance, held_out_auc
-        Of the largest logit of the slices, see :func:`pipelines.obstruction.calibration.calibration_buffers`.
+        Of the score of a heart, see :func:`pipelines.obstruction.predict.heart_score` and
+        :func:`pipelines.obstruction.calibration.calibration_buffers`.
     slice_calibration : (2,) float32
         Slope, at least 0, and intercept of the probability of a single slice.
     """
@@ -170,7 +174,7 @@ class ObstructionNetwork(nn.Module):
 
 
 class MaskBranch(nn.Module):
-    """Share of obstruction in each of 16 × 16 blocks of a clip, from the features of the last stage; training only.
+    """What a training draws in each of 16 × 16 blocks of a clip, from the features of the last stage; training only.
 
     Parameters
     ----------
@@ -178,9 +182,11 @@ class MaskBranch(nn.Module):
         Channels of the features.
     grid : int
         Blocks of a side of its output: 4, 16, 32 or 64.
+    channels : int
+        Quantities that are drawn, such as the share of obstruction.
     """
 
-    def __init__(self, width: int, grid: int = 16) -> None:
+    def __init__(self, width: int, grid: int = 16, channels: int = 1) -> None:
         super().__init__()
         self.grid = grid
         layers: list[nn.Module] = []
@@ -189,7 +195,7 @@ class MaskBranch(nn.Module):
             leaving = max(width // 2, 16)
             layers += self._doubled(width, leaving)
             width, side = leaving, 2 * side
-        self.layers = nn.Sequential(*layers, nn.Dropout(0.1), nn.Conv2d(width, 1, 1))
+        self.layers = nn.Sequential(*layers, nn.Dropout(0.1), nn.Conv2d(width, channels, 1))
 
     @staticmethod
     def _doubled(width: int, leaving: int) -> Sequence[nn.Module]:
@@ -207,7 +213,7 @@ class MaskBranch(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Shares (N, grid, grid) of features (N, C, t, 4, 4)."""
+        """Quantities (N, channels, grid, grid) of features (N, C, t, 4, 4)."""
         still = features.amax(dim=2)
-        drawn: torch.Tensor = self.layers(still)[:, 0]
+        drawn: torch.Tensor = self.layers(still)
         return drawn

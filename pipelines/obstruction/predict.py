@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from pipelines.obstruction.calibration import HeartProbability, calibrated
 from pipelines.obstruction.network import ObstructionNetwork
 
-__all__ = ["heart_logit", "heart_probability", "slice_logits", "slice_probabilities"]
+__all__ = ["heart_probability", "heart_score", "slice_logits", "slice_probabilities", "slice_weights"]
 
 _MIRRORED: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
 """Axes along which each view of a clip is mirrored: the network was trained on all four."""
 _BATCH = 16
+_SMALLEST = 1e-6
 
 
 def slice_logits(network: ObstructionNetwork, clips: NDArray[np.float32], device: str = "cpu") -> NDArray[np.float64]:
@@ -31,9 +32,25 @@ def slice_logits(network: ObstructionNetwork, clips: NDArray[np.float32], device
     return np.stack(found)
 
 
-def heart_logit(logits: NDArray[np.float64]) -> float:
-    """The largest over slices of the mean over views of logits (4, N): one slice with obstruction is enough."""
-    return float(logits.mean(axis=0).max())
+def heart_score(network: ObstructionNetwork, logits: NDArray[np.float64]) -> float:
+    """Score of a heart of the logits (V, N) of its slices, mean over views: pooled as its architecture says."""
+    seen = logits.mean(axis=0)
+    if network.architecture.pooling == "largest":
+        # One slice with obstruction is enough.
+        return float(seen.max())
+    return float(logit(np.clip(expit(seen).mean(), _SMALLEST, 1 - _SMALLEST)))
+
+
+def slice_weights(network: ObstructionNetwork, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much the logit of each slice moves the score of the heart, relative to one another, (N,), of logits (V, N).
+
+    Of a mean of probabilities, a slice that is certain moves it little. Where the largest is the score, each slice is
+    told by itself: all have 1.
+    """
+    seen = expit(logits.mean(axis=0))
+    return np.asarray(
+        np.ones(seen.shape) if network.architecture.pooling == "largest" else seen * (1 - seen), np.float64
+    )
 
 
 def slice_probabilities(network: ObstructionNetwork, logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -50,5 +67,6 @@ def heart_probability(network: ObstructionNetwork, logits: NDArray[np.float64]) 
     logits : (4, N) float64
         See :func:`slice_logits`.
     """
-    spread = float(np.sqrt(logits.max(axis=1).var(ddof=1) / len(logits)))
-    return calibrated(network, heart_logit(logits), spread)
+    views = np.array([heart_score(network, view[None]) for view in logits])
+    spread = float(np.sqrt(views.var(ddof=1) / len(views)))
+    return calibrated(network, heart_score(network, logits), spread)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pipelines.analysis import Analysis, analysis
@@ -39,13 +40,14 @@ def obstruction(
         raise AnalysisRefused(RefusalReason.TOO_FEW_PHASES, sentence)
     if keyframes.end_diastole == keyframes.end_systole:
         raise AnalysisRefused(RefusalReason.NOT_SUITABLE, "The left ventricle does not contract: there is no systole.")
-    from pipelines.models.registry import ModelUnavailable, load_model_once
+    from pipelines.models.registry import ModelUnavailable, is_installed, load_model_once
     from pipelines.obstruction.calibration import tells_hearts_apart
     from pipelines.obstruction.estimate import estimate_obstruction
-    from pipelines.obstruction.network import MODEL
+    from pipelines.obstruction.network import MODEL, NETWORK_MODEL
 
     try:
         model = load_model_once(MODEL, device)
+        other = load_model_once(NETWORK_MODEL, device) if is_installed(NETWORK_MODEL) else None
     except ModelUnavailable as missing:
         sentence = f"Microvascular obstruction was not estimated: {missing}."
         raise AnalysisRefused(RefusalReason.MODEL_UNAVAILABLE, sentence) from missing
@@ -56,7 +58,12 @@ def obstruction(
             "Microvascular obstruction is not estimated: the model installed did not tell hearts with obstruction "
             "from those without, beyond chance, when it was calibrated. A site can train it on its own studies.",
         )
-    return estimate_obstruction(stack, segmentation.labels, keyframes.end_diastole, keyframes.end_systole, model)
+    moments = keyframes.end_diastole, keyframes.end_systole
+    found = estimate_obstruction(stack, segmentation.labels, *moments, model)
+    if other is None or not tells_hearts_apart(other.network):
+        return found
+    second = estimate_obstruction(stack, segmentation.labels, *moments, other)
+    return replace(found, models=(*found.models, *second.models), second_opinion=second)
 
 
 STEPS: tuple[Analysis[..., Any], ...] = (obstruction,)

@@ -166,7 +166,8 @@ def _base(slices: SliceMeasures, keyframes: Keyframes, limits: QualityLimits) ->
     if not slices.counted[keyframes.end_diastole, end]:
         return QualityFinding(QualityCheck.BASE_COVERAGE, Grade.EXCELLENT, "The stack reaches above the base.", 0.0)
     at_es = slices.counted[keyframes.end_systole, end]
-    ring = float(slices.ring[keyframes.end_systole, end]) if at_es else 0.0
+    # A slice that the valve plane alone counts has no ring of its own.
+    ring = float(np.nan_to_num(slices.ring[keyframes.end_systole, end])) if at_es else 0.0
     grade = max(limits.base_ring_at_es.grade(ring), Grade.GOOD)
     if grade >= Grade.POOR:
         per_slice = slices.lv_mm2[keyframes.end_diastole, end] * slices.intervals_mm[end] / 1000.0

@@ -8,6 +8,7 @@ from pipelines.function.slices import SliceMeasures
 from pipelines.quality.acquisition import acquisition_findings
 from pipelines.quality.findings import BEST_OVERALL, Grade, QualityAssessment
 from pipelines.quality.limits import QualityLimits
+from pipelines.quality.long_axis import long_axis_findings
 from pipelines.quality.measurement import measurement_findings
 from pipelines.quality.right_ventricle import right_ventricle_findings
 from pipelines.segmentation.labels import CineSegmentation
@@ -32,6 +33,7 @@ def assess_quality(
     findings = acquisition_findings(stack, slices, function.keyframes, limits)
     findings += measurement_findings(stack, segmentation, slices, function, limits)
     findings += right_ventricle_findings(stack, slices, function, limits)
+    findings += long_axis_findings(slices, function, limits)
     overall = max(BEST_OVERALL, *(finding.grade for finding in findings))
     refusal = None
     if overall is Grade.UNUSABLE:

@@ -63,6 +63,10 @@ class QualityCheck(enum.StrEnum):
     RV_OVER_TIME = "right ventricle over time"
     RV_SIZE = "size of the right ventricle"
     BASAL_STABILITY = "weight of the basal slice"
+    BASE_REACHED = "mitral valve within the stack"
+    LONG_AXIS_TIMING = "long axis in step with the short axis"
+    LONG_AXIS_SHIFT = "shift between short and long axis"
+    LONG_AXIS_VOLUME = "agreement of short and long axis"
     PLAUSIBLE_VOLUMES = "plausibility of volumes"
     PLAUSIBLE_MASS = "plausibility of mass"
 
@@ -84,6 +88,9 @@ _INPUT_CHECKS = frozenset(
         QualityCheck.APEX_COVERAGE,
         QualityCheck.SLICE_SHIFT,
         QualityCheck.CONTRAST,
+        QualityCheck.BASE_REACHED,
+        QualityCheck.LONG_AXIS_TIMING,
+        QualityCheck.LONG_AXIS_SHIFT,
     }
 )
 

@@ -29,7 +29,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 PREDICTORS = (
-    ("the network that fuses morphology and motion", "1"),
+    ("the fusion network", "1"),
     ("global longitudinal strain", "%"),
     ("left atrial reservoir strain", "%"),
     ("infarct size estimated without contrast agent", "%"),

@@ -59,6 +59,10 @@ class Attribution:
         0 … 1, relative to its own maximum, on the grid of the stack; 0 where nothing raised the probability.
     share : dict of Keyframe to float
         Share of each keyframe in the attribution of all five; all 0 where nothing raised the probability.
+    in_ventricle : float
+        Share of the attribution of all five that lies in cavity and muscle of the left ventricle.
+    by_chance : float
+        Share of all pixels that are such.
     """
 
     keyframe: Keyframe
@@ -66,6 +70,8 @@ class Attribution:
     slices: tuple[int, ...]
     map: NDArray[np.float32]
     share: dict[Keyframe, float]
+    in_ventricle: float
+    by_chance: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -121,4 +121,6 @@ def _attribution(guided: torch.Tensor, volume: KeyframeVolume, stack: CineStack)
         slices=tuple(sorted(int(index) for index in volume.slices)),
         map=on_stack(of_keyframe / largest if largest > 0 else of_keyframe, volume, stack),
         share={name: float(part) / whole if whole > 0 else 0.0 for name, part in zip(KEYFRAMES, total, strict=True)},
+        in_ventricle=float(guided.numpy()[volume.ventricle].sum()) / whole if whole > 0 else 0.0,
+        by_chance=float(volume.ventricle.mean()),
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.stack import CineStack
-from pipelines.motion.crop import centre_of_ventricle, sample_cine, square_at
+from pipelines.motion.crop import centre_of_ventricle, sample_cine, sample_labels, square_at
 from pipelines.motion.findings import Keyframe
 from pipelines.segmentation.grid import Square, sample_image
 from pipelines.segmentation.labels import Label
@@ -28,6 +28,7 @@ __all__ = [
     "keyframe_volume",
     "on_stack",
     "to_depth",
+    "ventricle_of",
 ]
 
 SIZE = 64
@@ -47,6 +48,8 @@ class KeyframeVolume:
     ----------
     images : (5, D, size, size) float32
         Grey values 0 … 1.25, apex first.
+    ventricle : (5, D, size, size) bool
+        Cavity and muscle of the left ventricle.
     square : Square
         Where it lies in the plane of the stack.
     slices : (S',) int
@@ -55,6 +58,7 @@ class KeyframeVolume:
     """
 
     images: NDArray[np.float32]
+    ventricle: NDArray[np.bool_]
     square: Square
     slices: NDArray[np.intp]
     phases: dict[Keyframe, int]
@@ -97,11 +101,20 @@ def keyframe_volume(
     wide = Square(place.row_mm, place.column_mm, WIDE * SPACING_MM)
     # The grey values of the wide square over the whole cine set the window, as in training.
     sampled = sample_cine(stack.pixels[:, shows], stack.geometry.pixel_spacing, wide, WIDE).numpy()
-    chosen = sampled[[phases[name] for name in KEYFRAMES]]
+    chosen = [phases[name] for name in KEYFRAMES]
     margin = (WIDE - size) // 2
-    cropped = chosen[..., margin : margin + size, margin : margin + size]
+    cropped = sampled[chosen][..., margin : margin + size, margin : margin + size]
     square = Square(place.row_mm, place.column_mm, size * SPACING_MM)
-    return KeyframeVolume(to_depth(cropped), square, shows, {name: phases[name] for name in KEYFRAMES})
+    seen = sample_labels(labels[chosen][:, shows], stack.geometry.pixel_spacing, square, size, max(Label))
+    return KeyframeVolume(
+        to_depth(cropped), ventricle_of(seen), square, shows, dict(zip(KEYFRAMES, chosen, strict=True))
+    )
+
+
+def ventricle_of(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Cavity and muscle of the left ventricle of slices (…, S, n, n), at the levels of :func:`to_depth`."""
+    inside = (labels == Label.LV) | (labels == Label.MYO)
+    return np.asarray(to_depth(inside.astype(np.float32)) >= 0.5)
 
 
 def to_depth(images: NDArray[np.float32], depth: int = DEPTH) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.segmentation.decision import likeliest
 from pipelines.segmentation.parallel import each
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def label_probabilities(
             seen = turned_probabilities(batch, model, turn) / excess
             output = (seen / seen.sum(1, keepdim=True)).contiguous().numpy()
             mean[start : start + _BATCH] += output / len(_TURNS)
-            labels[start : start + _BATCH] = output.argmax(1)
+            labels[start : start + _BATCH] = likeliest(output)
 
     each(run, range(0, count, _BATCH))
     return mean, members

@@ -13,7 +13,7 @@ from pipelines.cine.stack import CineStack
 from pipelines.models.precision import Precision, labelling_precision
 from pipelines.models.registry import PACKAGED
 from pipelines.segmentation.confidence import expected_dice, predicted_dice
-from pipelines.segmentation.decision import likeliest_labels
+from pipelines.segmentation.decision import likeliest, likeliest_labels
 from pipelines.segmentation.ensemble import agreement, label_probabilities
 from pipelines.segmentation.grid import (
     Square,
@@ -29,8 +29,6 @@ from pipelines.segmentation.parallel import each
 from pipelines.segmentation.refusal import SegmentationRefused
 
 if TYPE_CHECKING:
-    import torch
-
     from pipelines.models.registry import LoadedModel
 
 __all__ = ["FINE_MODEL", "LOCALISER", "SeenHeart", "on_image", "see_heart", "segment", "smooth_in_time", "warm"]
@@ -139,7 +137,13 @@ def segment(
     """
     localiser, fine = _models(device, models, precision)
     seen = see_heart(stack, localiser, fine)
-    probability = smooth_in_time(seen.probability, cyclic=stack.retrospective)
+    # What is left of one thread is waited for: where pieces are independent, each core takes some.
+    probability = np.empty_like(seen.probability)
+
+    def smoothed(index: int) -> None:
+        probability[:, index] = smooth_in_time(seen.probability[:, index], cyclic=stack.retrospective)
+
+    each(smoothed, range(stack.slices))
     first_row, end_row, first_column, end_column = seen.crop
     labels = np.zeros(stack.pixels.shape, dtype=np.uint8)
     spacing = stack.geometry.pixel_spacing
@@ -201,14 +205,23 @@ def see_heart(stack: CineStack, localiser: LoadedModel, fine: LoadedModel) -> Se
     window = anchored_window(intensity_window(inside[:: max(1, stack.phases // 8)]), place.blood)
     size = fine.card.input.size
 
-    def cropped(phase: NDArray[np.float32]) -> torch.Tensor:
-        return sample_square(scale_intensity(torch.from_numpy(phase)[None], window), spacing, square, size)[0]
+    images = torch.empty((stack.phases, stack.slices, 3, size, size))
 
-    crops = each(cropped, stack.pixels)
-    mean, members = label_probabilities(torch.cat([neighbour_channels(phase) for phase in crops]), fine)
-    agreed = agreement(members, mean.argmax(1).astype(np.uint8), len(Label)).reshape(stack.phases, stack.slices)
+    def cropped(phase: int) -> None:
+        grey = scale_intensity(torch.from_numpy(stack.pixels[phase])[None], window)
+        images[phase] = neighbour_channels(sample_square(grey, spacing, square, size)[0])
+
+    each(cropped, range(stack.phases))
+    mean, members = label_probabilities(images.flatten(0, 1), fine)
     by_phase = mean.reshape(stack.phases, stack.slices, *mean.shape[1:])
-    expected = np.stack(each(expected_dice, by_phase))
+
+    def judged(phase: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        own = slice(phase * stack.slices, (phase + 1) * stack.slices)
+        agreed = agreement([labels[own] for labels in members], likeliest(mean[own]), len(Label))
+        return agreed, expected_dice(mean[own])
+
+    judgements = each(judged, range(stack.phases))
+    agreed, expected = (np.stack(values) for values in zip(*judgements, strict=True))
     return SeenHeart(square, crop, by_phase, agreed, expected)
 
 

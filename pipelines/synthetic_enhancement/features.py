@@ -8,6 +8,7 @@ so that a convolution meets it beside the grey values of the same place.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "MOMENTS",
     "SIZE",
     "SPACING_MM",
+    "Ablation",
     "Circumstances",
     "HeartCrop",
     "SlicePlan",
@@ -34,6 +36,7 @@ __all__ = [
     "regional_motion",
     "slice_inputs",
     "unaltered",
+    "withheld_channels",
 ]
 
 SIZE = 64
@@ -60,6 +63,29 @@ CHANNELS = (
     *("height", "mean loss of area of the heart", "3 T", *(f"from {name}" for name in MANUFACTURERS), "whole cycle"),
 )
 """Meaning of each input channel."""
+_OF_MOTION = (*range(MOMENTS + 3, CHANNELS.index("height")), CHANNELS.index("mean loss of area of the heart"))
+
+
+class Ablation(StrEnum):
+    """What is kept from a network, to learn what it owes to it."""
+
+    EVERYTHING = "everything"
+    """Nothing is kept from it: what the others are held against."""
+    NO_MOTION = "no-motion"
+    """Thickness, thickening and loss of area; the images of all moments stay, and the masks at end diastole."""
+    NO_IMAGE = "no-image"
+    """The images of all moments; masks and motion stay."""
+
+
+def withheld_channels(ablation: Ablation | None) -> tuple[int, ...]:
+    """Places in :data:`CHANNELS` of what an ablation keeps from a network; without one nothing."""
+    match ablation:
+        case Ablation.NO_MOTION:
+            return _OF_MOTION
+        case Ablation.NO_IMAGE:
+            return tuple(range(MOMENTS))
+        case _:
+            return ()
 
 
 @dataclass(frozen=True, slots=True)

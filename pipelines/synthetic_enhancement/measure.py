@@ -442,9 +442,12 @@ def _contradicted(on_image: Extents, probability: float, fitted: Probabilities) 
     """Why an image that shows enhancement is withheld where the probability of the heart does not bear it out."""
     if on_image.hyperintense_percent < EXTENT_SEEN:
         return ()
+    needed = fitted.operating_point
+    # As many digits as tell the two apart: 0.65 where 0.65 is needed says nothing.
+    digits = next((count for count in (2, 3, 4) if f"{probability:.{count}f}" != f"{needed:.{count}f}"), 5)
     return (
         f"The image shows enhancement of {on_image.hyperintense_percent:.0f} % of the muscle that the probability of "
-        f"the heart ({probability:.2f}, {fitted.operating_point:.2f} needed) does not bear out.",
+        f"the heart ({probability:.{digits}f}, {needed:.{digits}f} needed) does not bear out.",
     )
 
 

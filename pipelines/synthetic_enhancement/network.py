@@ -5,6 +5,7 @@ Both work on blocks of 2 × 2 pixels as channels: nothing is lost, and no convol
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ __all__ = [
     "guess",
     "guess_input",
     "guess_output",
+    "input_places",
     "refiner_input",
 ]
 
@@ -84,6 +86,19 @@ def guess_input(inputs: torch.Tensor) -> torch.Tensor:
     maps = functional.pixel_unshuffle(inputs[:, :_MAPS], STRIDE)
     scalars = inputs[:, _MAPS:, ::STRIDE, ::STRIDE]
     return torch.cat([maps, scalars], 1).contiguous(memory_format=torch.channels_last)
+
+
+def input_places(channels: Iterable[int]) -> list[int]:
+    """Channels of the input of the first network that channels of :func:`slice_inputs` become."""
+    return [
+        place
+        for channel in channels
+        for place in (
+            range(channel * STRIDE**2, (channel + 1) * STRIDE**2)
+            if channel < _MAPS
+            else (_MAPS * STRIDE**2 + channel - _MAPS,)
+        )
+    ]
 
 
 def guess_output(raw: torch.Tensor, inputs: torch.Tensor) -> FirstGuess:

@@ -23,7 +23,7 @@ from pipelines.models.card import (
     read_card,
     write_card,
 )
-from pipelines.obstruction.architecture import ClipArchitecture, WallArchitecture
+from pipelines.obstruction.architecture import ClipArchitecture, Pooling, WallArchitecture
 from pipelines.obstruction.clips import (
     END_SYSTOLE_FRAME,
     SPACING_MM,
@@ -32,22 +32,33 @@ from pipelines.obstruction.clips import (
     in_time,
     normalised_phases,
 )
-from pipelines.obstruction.network import FRAMES, FULL, MODEL, NARROW, SIZE, MaskBranch, ObstructionNetwork
-from pipelines.obstruction.predict import heart_logit, slice_logits
+from pipelines.obstruction.network import (
+    FRAMES,
+    FULL,
+    MODEL,
+    NARROW,
+    NETWORK_MODEL,
+    SIZE,
+    MaskBranch,
+    ObstructionNetwork,
+)
+from pipelines.obstruction.predict import heart_score, slice_logits
 from pipelines.obstruction.wall_model import WallModel
 from pipelines.segmentation.labels import Label
-from pipelines.synthetic_enhancement.contours import wall_radii
 from pipelines.training.checkpoint import save_atomically
 from pipelines.training.heart_clips import HeartClips, Population, pack_clips, read_clips
 from pipelines.training.labelled_studies import read_labels
 from pipelines.training.obstruction_calibration import calibrate, platt
 from pipelines.training.obstruction_studies import segmented_studies
+from pipelines.training.obstruction_targets import infarct_depth, retained_area
 from pipelines.training.obstruction_wall import fit_wall, walls_of_clips, walls_of_studies
 from pipelines.training.schedule import polynomial_rate
 from pipelines.training.steps import Progress, TrainingResult, train_steps
 
 __all__ = [
     "ABLATION",
+    "FULL_RATE",
+    "FULL_STEPS",
     "PEAK_RATE",
     "LabelledHeart",
     "Target",
@@ -56,7 +67,6 @@ __all__ = [
     "fit_wall_to_phantoms",
     "hearts_of_clips",
     "hearts_of_studies",
-    "infarct_depth",
     "packed",
     "prepare_phantoms",
     "pretrain",
@@ -74,7 +84,14 @@ _EVENTS = 0.4
 """Share of clips with obstruction in a batch: about that of patients in the paper."""
 PEAK_RATE = 1e-3
 """Ten times that of the paper, which starts from weights of other videos and trains five times as long."""
+FULL_RATE, FULL_STEPS = 1e-4, 8000
+"""Those of the paper, for the network of its size."""
+_FULL_WARM_UP = 1500
 _MASK_WEIGHT = 0.05
+_SCAR_WEIGHT = 4.0
+"""Of blocks that show scar, beside those that do not."""
+_RETAINED_WEIGHT = 10.0
+"""Of the motion of the wall, beside depth and place of the infarct: its squared error is a tenth of theirs."""
 _INFARCTED = 0.7
 """Share of the clips without obstruction that show infarct: all of the paper's do, and remote muscle is told easily."""
 _VALIDATED = 0.15
@@ -98,7 +115,8 @@ class Target(enum.StrEnum):
     OBSTRUCTION = "obstruction"
     """As in the paper."""
     DEPTH = "depth"
-    """How deep the infarct goes: a number of every slice, where obstruction is one bit of few."""
+    """How deep the infarct goes: a number of every slice, where obstruction is one bit of few. The mask branch draws
+    where the infarct lies and what is left of the motion, which every place of the wall tells."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +136,9 @@ class LabelledHeart:
     scar : (S, 88, 88) bool or None
         Where the infarct lies, obstruction included.
     depth : (S,) float64 or None
-        How deep the infarct of each slice goes, 0 … 1, see :func:`infarct_depth`.
+        How deep the infarct of each slice goes, 0 … 1.
+    retained : (S, 88, 88) float16 or None
+        What the wall has left standing: both as in :mod:`pipelines.training.obstruction_targets`.
     """
 
     name: str
@@ -127,6 +147,7 @@ class LabelledHeart:
     places: NDArray[np.bool_] | None = None
     scar: NDArray[np.bool_] | None = None
     depth: NDArray[np.float64] | None = None
+    retained: NDArray[np.float16] | None = None
 
     def slice_labels(self) -> NDArray[np.bool_]:
         """Whether each slice shows obstruction; the label of the heart where nothing finer is known."""
@@ -153,24 +174,8 @@ def _of_phantom(clips: HeartClips) -> LabelledHeart:
         places=places,
         scar=clips.lesions > 0,
         depth=infarct_depth(clips.labels[0], clips.lesions > 0),
+        retained=retained_area(clips.labels[0], clips.labels[end_systole]).astype(np.float16),
     )
-
-
-def infarct_depth(labels: NDArray[np.uint8], scar: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Share of the wall's thickness that is scar, mean of the deepest eighth of the circle, (S,), 0 … 1.
-
-    Parameters
-    ----------
-    labels : (S, n, n) uint8
-        Values of :class:`pipelines.segmentation.labels.Label`.
-    scar : (S, n, n) bool
-    """
-    wall = wall_radii(labels)
-    ventricle = (labels == Label.LV) | (labels == Label.MYO)
-    # The length of each ray that lies in scar, from the same centre.
-    within = wall_radii(np.where(scar, Label.LV, np.where(ventricle, Label.MYO, Label.BACKGROUND)).astype(np.uint8))
-    share = np.clip(within.inner / np.maximum(wall.outer - wall.inner, 1), 0, 1)
-    return np.asarray(np.sort(share, axis=1)[:, -share.shape[1] // 8 :].mean(axis=1), np.float64)
 
 
 def packed(images: NDArray[np.float32], end_diastole: int, end_systole: int) -> NDArray[np.uint8]:
@@ -179,8 +184,19 @@ def packed(images: NDArray[np.float32], end_diastole: int, end_systole: int) -> 
     return np.ascontiguousarray(clips.transpose(1, 0, 2, 3)).round().astype(np.uint8)
 
 
-def split(hearts: Sequence[LabelledHeart]) -> tuple[list[LabelledHeart], list[LabelledHeart]]:
-    """Hearts to train on, and those kept out to validate on: of either outcome the last 15 % by name, at least one."""
+def split(
+    hearts: Sequence[LabelledHeart], kept_out: int | None = None
+) -> tuple[list[LabelledHeart], list[LabelledHeart]]:
+    """Hearts to train on, and those kept out to validate on.
+
+    Parameters
+    ----------
+    kept_out : int, optional
+        How many: the last by name. Left out: of either outcome the last 15 %, at least one.
+    """
+    if kept_out is not None:
+        by_name = sorted(hearts, key=lambda heart: heart.name)
+        return by_name[: len(by_name) - kept_out], by_name[len(by_name) - kept_out :]
     training, held_out = [], []
     for outcome in (False, True):
         ordered = sorted((heart for heart in hearts if heart.obstruction is outcome), key=lambda heart: heart.name)
@@ -199,27 +215,30 @@ class _Batch:
     labels: torch.Tensor
     """(B,)"""
     shares: torch.Tensor | None
-    """(N, 64, 64), 0 … 1; ``None`` where places are not known"""
+    """(N, K, 64, 64), 0 … 1: what the mask branch draws; ``None`` where places are not known"""
 
 
 class _Sampler:
     """Draws augmented batches, with and without what is looked for in a fixed share.
 
-    Where places are known, each clip has its own label. Where only hearts have labels, a batch is the slices of two
-    hearts, and the likeliest slice of each must bear the label of its heart. ``alike`` tells the slices that are most
-    like those looked for.
+    Where places are known, (S, 88, 88) or (S, K, 88, 88) of each heart, each clip has its own label. Where only hearts
+    have labels, a batch is the slices of two hearts, and the likeliest slice of each must bear the label of its heart.
+    ``alike`` tells the slices that are most like those looked for. ``as_they_come`` draws all slices alike.
     """
 
     def __init__(
         self,
         clips: Sequence[NDArray[np.uint8]],
         labels: Sequence[NDArray[np.bool_] | NDArray[np.float64]],
-        places: Sequence[NDArray[np.bool_] | None],
+        places: Sequence[NDArray[np.bool_] | NDArray[np.float16] | None],
         seed: int,
         alike: Sequence[NDArray[np.bool_]] | None = None,
+        *,
+        as_they_come: bool = False,
     ) -> None:
         self._clips, self._labels, self._places, self._seed = clips, labels, places, seed
         self._placed = all(each is not None for each in places)
+        self._as_they_come = as_they_come
         pairs = np.array([(heart, index) for heart, each in enumerate(clips) for index in range(len(each))])
         flat = np.concatenate([np.asarray(each, np.float64) for each in labels]) > 0
         self._with, self._without = pairs[flat], pairs[~flat]
@@ -229,6 +248,14 @@ class _Sampler:
 
     def _chosen(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """Heart and slice of each clip (N, 2), their bags (N,), and the labels of the bags (B,)."""
+        if self._as_they_come:
+            whole = np.concatenate([self._with, self._without])
+            drawn = whole[rng.integers(len(whole), size=_BATCH)]
+            return (
+                drawn,
+                np.arange(_BATCH),
+                np.array([self._labels[heart][index] for heart, index in drawn], np.float64),
+            )
         if self._placed:
             events = round(_EVENTS * _BATCH)
             of_events = self._with[rng.integers(len(self._with), size=events)]
@@ -251,8 +278,13 @@ class _Sampler:
         chosen, bags, labels = self._chosen(rng)
         # End diastole is found to a frame or so.
         clips = [np.roll(self._clips[heart][index], rng.integers(-1, 2), axis=0) for heart, index in chosen]
-        nowhere = np.zeros((WIDE, WIDE), bool)
-        places = [nowhere if (known := self._places[heart]) is None else known[index] for heart, index in chosen]
+        nowhere = np.zeros((1, WIDE, WIDE), np.float32)
+        places = [
+            nowhere
+            if (known := self._places[heart]) is None
+            else known[index].astype(np.float32).reshape(-1, WIDE, WIDE)
+            for heart, index in chosen
+        ]
         images, shares = _moved(np.stack(clips), np.stack(places), rng)
         return _Batch(
             clips=_recoloured(images, rng)[:, None],
@@ -265,11 +297,15 @@ class _Sampler:
 def _sampler(hearts: Sequence[LabelledHeart], seed: int, target: Target = Target.OBSTRUCTION) -> _Sampler:
     """Of clips with and without what is looked for."""
     if target is Target.DEPTH:
-        depths = [heart.depth for heart in hearts]
-        known = [depth for depth in depths if depth is not None]
-        if len(known) < len(hearts):
-            raise ValueError("the depth of the infarct is needed to learn it")
-        return _Sampler([heart.clips for heart in hearts], known, [heart.scar for heart in hearts], seed)
+        told = [
+            (heart.depth, np.stack([heart.scar, heart.retained], axis=1, dtype=np.float16))
+            for heart in hearts
+            if heart.depth is not None and heart.scar is not None and heart.retained is not None
+        ]
+        if len(told) < len(hearts):
+            raise ValueError("depth and place of the infarct and the motion of the wall are needed to learn depth")
+        depths, maps = [depth for depth, _ in told], [both for _, both in told]
+        return _Sampler([heart.clips for heart in hearts], depths, maps, seed, as_they_come=True)
     return _Sampler(
         [heart.clips for heart in hearts],
         [heart.slice_labels() for heart in hearts],
@@ -280,9 +316,9 @@ def _sampler(hearts: Sequence[LabelledHeart], seed: int, target: Target = Target
 
 
 def _moved(
-    clips: NDArray[np.uint8], places: NDArray[np.bool_], rng: np.random.Generator
+    clips: NDArray[np.uint8], places: NDArray[np.float32], rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flip, rotate, shift and scale clips and places (N, …, 88, 88) and cut out 64 × 64 pixels."""
+    """Flip, rotate, shift and scale clips (N, 30, 88, 88) and places (N, K, 88, 88) and cut out 64 × 64 pixels."""
     count = len(clips)
     angle = rng.uniform(-np.pi / 6, np.pi / 6, count)
     scale = rng.uniform(0.92, 1.08, count) * SIZE / WIDE
@@ -294,8 +330,7 @@ def _moved(
     theta[:, :, 2] = rng.uniform(-0.09, 0.09, (count, 2))
     grid = functional.affine_grid(torch.from_numpy(theta), [count, 1, SIZE, SIZE], align_corners=False)
     images = functional.grid_sample(torch.from_numpy(clips).float() / _GREY, grid, align_corners=False)
-    shares = torch.from_numpy(places.astype(np.float32))[:, None]
-    return images, functional.grid_sample(shares, grid, align_corners=False)[:, 0]
+    return images, functional.grid_sample(torch.from_numpy(places), grid, align_corners=False)
 
 
 def _recoloured(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -317,18 +352,36 @@ def _loss(
     branch: MaskBranch | None,
     sampler: _Sampler,
     device: str,
+    target: Target,
     step: int,
 ) -> torch.Tensor:
     batch = sampler.draw(step)
     clips = batch.clips.to(device).contiguous(memory_format=torch.channels_last_3d)
     last = network.features(clips)[-1]
-    likeliest = torch.full((len(batch.labels),), -torch.inf, device=device)
-    likeliest = likeliest.scatter_reduce(0, batch.bags.to(device), network.classify(last), "amax")
-    loss = functional.binary_cross_entropy_with_logits(likeliest, batch.labels.to(device))
-    if branch is not None and batch.shares is not None:
-        target = functional.avg_pool2d(batch.shares.to(device), SIZE // branch.grid)
-        loss = loss + _MASK_WEIGHT * functional.mse_loss(branch(last), target)
-    return loss
+    told = _of_bags(network.classify(last), batch.bags.to(device), len(batch.labels), network.architecture.pooling)
+    loss = functional.binary_cross_entropy_with_logits(told, batch.labels.to(device))
+    if branch is None or batch.shares is None:
+        return loss
+    shares, drawn = functional.avg_pool2d(batch.shares.to(device), SIZE // branch.grid), branch(last)
+    if target is Target.OBSTRUCTION:
+        return loss + _MASK_WEIGHT * functional.mse_loss(drawn[:, 0], shares[:, 0])
+    motion = functional.mse_loss(drawn[:, 1], shares[:, 1])
+    return loss + _place_of_scar(drawn[:, 0], shares[:, 0]) + _RETAINED_WEIGHT * motion
+
+
+def _of_bags(logits: torch.Tensor, bags: torch.Tensor, count: int, pooling: Pooling) -> torch.Tensor:
+    """Logits (B,) of bags of slices, pooled as those of a heart are."""
+    if pooling == "largest":
+        lowest = torch.full((count,), -torch.inf, device=logits.device)
+        return lowest.scatter_reduce(0, bags, logits, "amax")
+    shares = torch.zeros(count, device=logits.device)
+    mean = shares.scatter_reduce(0, bags, logits.sigmoid(), "mean", include_self=False)
+    return torch.logit(mean, eps=1e-6)
+
+
+def _place_of_scar(drawn: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    weight = torch.tensor(_SCAR_WEIGHT, device=drawn.device)
+    return functional.binary_cross_entropy_with_logits(drawn, shares, pos_weight=weight)
 
 
 def pretrain(
@@ -372,18 +425,17 @@ def pretrain(
         batch = sampler.draw(step)
         assert batch.shares is not None
         clips = batch.clips.to(device).contiguous(memory_format=torch.channels_last_3d)
-        target = functional.avg_pool2d(batch.shares.to(device), 4)
-        found = _branch(both)(_network(both).features(clips)[-1])
-        return functional.binary_cross_entropy_with_logits(found, target, pos_weight=torch.tensor(4.0, device=device))
+        shares = functional.avg_pool2d(batch.shares.to(device), 4)
+        return _place_of_scar(_branch(both)(_network(both).features(clips)[-1])[:, 0], shares[:, 0])
 
-    return _made(both, loss, hearts, output, steps, peak_rate, seed, device, resume, None, report)[0]
+    return _made(both, loss, hearts, output, "scar", steps, peak_rate, seed, device, resume, None, report)[0]
 
 
-def _joined(architecture: ClipArchitecture, grid: int | None) -> nn.ModuleDict:
+def _joined(architecture: ClipArchitecture, grid: int | None, target: Target = Target.OBSTRUCTION) -> nn.ModuleDict:
     """The network and the branch that learns with it and is left out of its weights."""
     parts: dict[str, nn.Module] = {"network": ObstructionNetwork(architecture)}
     if grid is not None:
-        parts["branch"] = MaskBranch(architecture.widths[-1], grid)
+        parts["branch"] = MaskBranch(architecture.widths[-1], grid, 2 if target is Target.DEPTH else 1)
     return nn.ModuleDict(parts)
 
 
@@ -400,6 +452,7 @@ def _made(
     loss: Callable[[int], torch.Tensor],
     hearts: Sequence[LabelledHeart],
     output: Path,
+    target: str,
     steps: int,
     peak_rate: float,
     seed: int,
@@ -415,6 +468,7 @@ def _made(
         "architecture": _network(both).architecture.model_dump(mode="json"),
         "grid": _branch(both).grid if "branch" in both else None,
         "hearts": [heart.name for heart in hearts],
+        "target": target,
         "steps": steps,
         "seed": seed,
         "peak_rate": peak_rate,
@@ -431,9 +485,16 @@ def _made(
         resume=resume,
         stop_after=stop_after,
         report=report,
-        rate=polynomial_rate,
+        rate=_rate_of(_network(both).architecture),
     )
     return _own(load_file(trained.path)), trained.loss
+
+
+def _rate_of(architecture: ClipArchitecture) -> Callable[[int, int, float], float]:
+    """Learning rate by step: that of the paper for a network of its size, a shorter warm-up for the narrow one."""
+    if architecture.widths == FULL.widths:
+        return partial(polynomial_rate, warm_up=_FULL_WARM_UP, longest=0.2)
+    return polynomial_rate
 
 
 def _steps(
@@ -452,16 +513,18 @@ def _steps(
     start: dict[str, torch.Tensor] | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> tuple[ObstructionNetwork, float]:
-    """Train on obstruction; the network with averaged weights, and the mean loss of the last 200 steps."""
+    """Train on the target; the network with averaged weights, and the mean loss of the last 200 steps."""
     torch.manual_seed(seed)
-    both = _joined(architecture, grid)
+    both = _joined(architecture, grid, target)
     if start is not None:
         # A variant without a transformer takes what it has.
         own = _network(both).state_dict()
         _network(both).load_state_dict({name: start[name] for name in own})
     sampler = _sampler(hearts, seed, target)
-    loss = partial(_loss, _network(both), _branch(both) if grid is not None else None, sampler, device)
-    averaged, last = _made(both, loss, hearts, output, steps, peak_rate, seed, device, resume, stop_after, report)
+    loss = partial(_loss, _network(both), _branch(both) if grid is not None else None, sampler, device, target)
+    averaged, last = _made(
+        both, loss, hearts, output, target, steps, peak_rate, seed, device, resume, stop_after, report
+    )
     _network(both).load_state_dict(averaged)
     return _network(both).to(device).eval(), last
 
@@ -482,7 +545,7 @@ class Validated:
     """Logits and labels of hearts that were not trained on, without augmentation."""
 
     hearts: NDArray[np.float64]
-    """(N,), the largest logit of the slices of each heart"""
+    """(N,), the score of each heart, see :func:`pipelines.obstruction.predict.heart_score`"""
     outcomes: NDArray[np.bool_]
     slices: NDArray[np.float64]
     """(M,), of every slice of every heart"""
@@ -493,7 +556,7 @@ def validate(network: ObstructionNetwork, hearts: Sequence[LabelledHeart], devic
     """Logits of hearts with their labels."""
     logits = [slice_logits(network, _clips_as_they_are(heart), device) for heart in hearts]
     return Validated(
-        np.array([heart_logit(each) for each in logits]),
+        np.array([heart_score(network, each) for each in logits]),
         np.array([heart.obstruction for heart in hearts]),
         np.concatenate([each.mean(axis=0) for each in logits]),
         np.concatenate([heart.slice_labels() for heart in hearts]),
@@ -511,6 +574,7 @@ def train_obstruction(
     start: dict[str, torch.Tensor] | None = None,
     data: TrainingData,
     target: Target = Target.OBSTRUCTION,
+    kept_out: int | None = None,
     device: str = "cpu",
     resume: bool = True,
     stop_after: int | None = None,
@@ -530,6 +594,8 @@ def train_obstruction(
     data : TrainingData
         For the card: cases and steps are filled in.
     target : Target
+    kept_out : int, optional
+        Hearts kept out, see :func:`split`.
     stop_after : int, optional
         Stop after this step, to go on later; the weights so far are calibrated too.
 
@@ -538,7 +604,7 @@ def train_obstruction(
     ValueError
         One outcome is missing among the hearts trained on or kept out, or the checkpoint is of another run.
     """
-    training, held_out = split(hearts)
+    training, held_out = split(hearts, kept_out)
     for name, part in (("trained on", training), ("kept out", held_out)):
         if len({heart.obstruction for heart in part}) < 2:
             raise ValueError(f"the {len(part)} hearts {name} all have the same label; give more hearts of both")
@@ -565,8 +631,10 @@ def train_obstruction(
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     cases = tuple(heart.name for heart in training)
     data = data.model_copy(update={"cases": cases, "steps": stop_after or steps})
-    write_card(_card(architecture, sha256, data), card)
-    return TrainingResult(MODEL, steps, cases, tuple(heart.name for heart in held_out), loss, weights, card, sha256)
+    write_card(_card(architecture, sha256, data, target), card)
+    return TrainingResult(
+        NETWORK_MODEL, steps, cases, tuple(heart.name for heart in held_out), loss, weights, card, sha256
+    )
 
 
 def train_variant(
@@ -611,14 +679,21 @@ def train_variant(
     return network
 
 
-def _card(architecture: ClipArchitecture, sha256: str, data: TrainingData) -> ModelCard:
+def _card(architecture: ClipArchitecture, sha256: str, data: TrainingData, target: Target) -> ModelCard:
+    by_depth = target is Target.DEPTH
+    seen = (
+        "It sees no obstruction: it was taught how deep infarcts go and how their walls move, and deep and large ones "
+        "have an obstruction more often.",
+    )
     return ModelCard(
-        name=MODEL,
+        name=NETWORK_MODEL,
         version="0.1.0",
-        task="classification of short-axis cine clips of acute infarcts: microvascular obstruction",
+        task=f"classification of short-axis cine clips of acute infarcts{' by their depth' if by_depth else ''}: "
+        "microvascular obstruction",
         licence="Apache-2.0",
         weights_sha256=sha256,
-        summary="Probability of microvascular obstruction from cine alone, by slice, in acute reperfused infarct.",
+        summary="Probability of microvascular obstruction from cine alone, by slice, in acute reperfused infarct"
+        f"{': the depth of the infarct in each slice, its mean over the slices calibrated' if by_depth else ''}.",
         input=InputSpecification(
             size=SIZE,
             field="heart crop",
@@ -627,11 +702,12 @@ def _card(architecture: ClipArchitecture, sha256: str, data: TrainingData) -> Mo
             normalisation="2nd and 98th percentile of 154 mm around the ventricle over slices and phases to 0 and 1, "
             f"clipped to 0 … 1.25; {FRAMES} frames from end diastole, end systole at frame {END_SYSTOLE_FRAME + 1}",
         ),
-        output=("logit of obstruction",),
+        output=("logit of the depth of the infarct" if by_depth else "logit of obstruction",),
         label_weights=(1.0,),
         architecture=architecture,
         training=data,
         limits=(
+            *(seen if by_depth else ()),
             "How obstruction shows in cine is a law of the simulator where the network was trained on simulated "
             "hearts: its probabilities say nothing about patients until they were measured on patients.",
             "The grid of its features is coarse: an attribution map shows a region, not the extent of an obstruction.",
@@ -662,7 +738,7 @@ def hearts_of_studies(
     for one in segmented_studies(folder, labels, device=device, report=report):
         images, _, _ = images_around_ventricle(one.stack.pixels, one.labels, one.stack.geometry, one.end_diastole)
         clips = packed(np.float32(_GREY) * images, one.end_diastole, one.end_systole)
-        hearts.append(LabelledHeart(one.name, clips, one.obstruction))
+        hearts.append(LabelledHeart(one.case, clips, one.obstruction))
     return hearts
 
 
@@ -683,6 +759,7 @@ def prepare_phantoms(
     first_seed: int,
     full: bool = False,
     pretraining_steps: int,
+    kept_out: int | None = None,
     peak_rate: float = PEAK_RATE,
     seed: int = 0,
     workers: int = 1,
@@ -707,7 +784,7 @@ def prepare_phantoms(
     start = None
     if pretraining_steps:
         start = pretrain(
-            split(hearts)[0],
+            split(hearts, kept_out)[0],
             output / "pretraining",
             architecture=architecture,
             steps=pretraining_steps,
@@ -732,6 +809,8 @@ def train_on_phantoms(
     peak_rate: float = PEAK_RATE,
     seed: int = 0,
     target: Target = Target.OBSTRUCTION,
+    kept_out: int | None = None,
+    stop_after: int | None = None,
     workers: int = 1,
     device: str = "cpu",
     resume: bool = True,
@@ -746,6 +825,8 @@ def train_on_phantoms(
         Packed phantoms; receives the missing ones.
     output : Path
         Receives ``pretraining``, ``checkpoint.safetensors``, ``weights.safetensors`` and ``card.yaml``.
+    target, kept_out, stop_after
+        See :func:`train_obstruction`.
 
     Raises
     ------
@@ -759,6 +840,7 @@ def train_on_phantoms(
         first_seed=first_seed,
         full=full,
         pretraining_steps=pretraining_steps,
+        kept_out=kept_out,
         peak_rate=peak_rate,
         seed=seed,
         workers=workers,
@@ -768,29 +850,36 @@ def train_on_phantoms(
         report=report,
     )
     size = " --full" if full else ""
+    kept = "of either outcome the last 15 % of the seeds" if kept_out is None else f"the last {kept_out} hearts"
+    if kept_out is not None:
+        size += f" --kept-out {kept_out}"
+    stopped = "" if stop_after is None else f" --stop-after {stop_after}"
     data = TrainingData(
         name=f"{len(ready.hearts)} phantoms with an acute infarct, default law",
         licence="Apache-2.0",
         source="pipelines/phantom, docs/phantom.md",
         cases=(),
-        split="of either outcome the last 15 % of the seeds kept out; evaluation uses seeds from 900000 on",
+        split=f"{kept} kept out; evaluation uses seeds from 900000 on",
         steps=steps,
         command=f"dicom-node train obstruction --clips DIR --model network --target {target} --phantoms {phantoms} "
         f"--phantom-seed {first_seed}{size} "
-        f"--pretraining-steps {pretraining_steps} --steps {steps} --rate {peak_rate:g} --seed {seed}",
+        f"--pretraining-steps {pretraining_steps} --steps {steps}{stopped} --rate {peak_rate:g} --seed {seed}",
     )
     return train_obstruction(
         ready.hearts,
         output,
-        architecture=ready.architecture,
+        # A heart with an obstruction has a large infarct: all of its slices tell.
+        architecture=ready.architecture.model_copy(update={"pooling": "mean" if target is Target.DEPTH else "largest"}),
         steps=steps,
         peak_rate=peak_rate,
         seed=seed,
         start=ready.start,
         data=data,
         target=target,
+        kept_out=kept_out,
         device=device,
         resume=resume,
+        stop_after=stop_after,
         report=None if report is None else partial(report, "obstruction"),
     )
 
@@ -877,7 +966,7 @@ def fine_tune(
         peak_rate=peak_rate,
         seed=seed,
         start=load_file(model / "weights.safetensors"),
-        data=told_from(len(hearts), "of either outcome the last 15 % by name kept out"),
+        data=told_from(len(hearts), "by patient: of either outcome the last 15 %, by a hash of the study, kept out"),
         device=device,
         resume=resume,
         report=None if report is None else partial(report, "fine-tuning"),

@@ -14,7 +14,7 @@ from pipelines.cine.stack import CineStack
 from pipelines.function.findings import Keyframes
 from pipelines.segmentation.labels import CineSegmentation
 from pipelines.study import analyse_study
-from pipelines.training.labelled_studies import labelled_studies, read_labels
+from pipelines.training.labelled_studies import case_of, labelled_studies, read_labels
 from pipelines.ventricular_function.steps import ShortAxis
 
 __all__ = ["SegmentedStudy", "segmented_studies"]
@@ -26,8 +26,8 @@ class SegmentedStudy:
 
     Attributes
     ----------
-    name : str
-        As the table names it.
+    case : str
+        See :func:`pipelines.training.labelled_studies.case_of`.
     stack : CineStack
     labels : (T, S, R, C) uint8
         Values of :class:`pipelines.segmentation.labels.Label`.
@@ -35,7 +35,7 @@ class SegmentedStudy:
     obstruction : bool
     """
 
-    name: str
+    case: str
     stack: CineStack
     labels: NDArray[np.uint8]
     end_diastole: int
@@ -75,7 +75,7 @@ def segmented_studies(
             report(each.name, refused)
         if not refused and stack is not None and keyframes is not None:
             yield SegmentedStudy(
-                each.name,
+                case_of(each.study.context.study_instance_uid),
                 stack,
                 findings[CineSegmentation].labels,
                 keyframes.end_diastole,

@@ -165,7 +165,7 @@ def walls_of_studies(
 ) -> list[WallHeart]:
     """A site's own studies; see :func:`pipelines.training.obstruction_studies.segmented_studies`."""
     return [
-        WallHeart(one.name, wall_of_stack(one.stack, one.labels, one.end_diastole, one.end_systole)[0], one.obstruction)
+        WallHeart(one.case, wall_of_stack(one.stack, one.labels, one.end_diastole, one.end_systole)[0], one.obstruction)
         for one in segmented_studies(folder, labels, device=device, report=report)
     ]
 
@@ -270,7 +270,7 @@ def _scored(coefficients: NDArray[np.float64], features: NDArray[np.float64]) ->
 def _card(sha256: str, data: TrainingData) -> ModelCard:
     return ModelCard(
         name=MODEL,
-        version="0.3.0",
+        version="0.3.1",
         task="classification of acute infarcts by the motion of the wall in short-axis cine: microvascular obstruction",
         licence="Apache-2.0",
         weights_sha256=sha256,

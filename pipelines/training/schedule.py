@@ -22,9 +22,11 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int = 200, decay:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - start) / max(1.0, steps - start)))
 
 
-def polynomial_rate(step: int, steps: int, peak: float, warm_up: int = 100, power: float = 1.0) -> float:
-    """Learning rate: warm-up, at most a tenth of the steps, then polynomial decay to zero."""
-    warm_up = min(warm_up, steps // 10)
+def polynomial_rate(
+    step: int, steps: int, peak: float, warm_up: int = 100, longest: float = 0.1, power: float = 1.0
+) -> float:
+    """Learning rate: warm-up, at most ``longest`` of the steps, then polynomial decay to zero."""
+    warm_up = min(warm_up, int(steps * longest))
     if step < warm_up:
         return peak * (step + 1) / warm_up
     return float(peak * (1 - (step - warm_up) / max(1, steps - warm_up)) ** power)

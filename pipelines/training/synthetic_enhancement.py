@@ -40,6 +40,7 @@ from pipelines.synthetic_enhancement.features import (
     MOMENTS,
     SIZE,
     SPACING_MM,
+    Ablation,
     Circumstances,
     HeartCrop,
     SlicePlan,
@@ -47,6 +48,7 @@ from pipelines.synthetic_enhancement.features import (
     describe,
     field_grid,
     slice_inputs,
+    withheld_channels,
 )
 from pipelines.synthetic_enhancement.network import (
     CONDITION,
@@ -61,6 +63,7 @@ from pipelines.synthetic_enhancement.network import (
     condition_of,
     guess_input,
     guess_output,
+    input_places,
     refiner_input,
 )
 from pipelines.training.emidec import find_cases
@@ -100,7 +103,8 @@ _SCAR_OVER_BLOOD = (0.9, 2.2)
 _SCAR_PX_MIN = 15
 _PATIENTS_LICENCE = "CC-BY-NC-SA-4.0"
 """Of EMIDEC; weights that were fitted to it inherit it."""
-_PATIENT = "emidec-"
+_PATIENT, _STUDY = "emidec-", "study-"
+"""How names of cases of patients begin."""
 SLICE_SHARE = 0.02
 """Share of the muscle of a slice that has to be scar for the slice to hold enhancement."""
 
@@ -127,8 +131,8 @@ class EnhancementRecipe:
     outer_px: tuple[float, float] = (-0.4, -0.75)
     uneven_px: float = 0.6
     """Standard deviation of the error around the ventricle, half of it the same at all moments."""
-    image_only: bool = False
-    """For ablation: no motion of the wall is told."""
+    ablation: Ablation | None = None
+    """What is kept from a first guess that is trained for comparison; ``None`` of networks for use."""
     dice: float = 0.3
     """Weight of 1 − Dice of the lesion."""
     slice_weight: float = 0.5
@@ -139,13 +143,13 @@ class EnhancementRecipe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingHeart:
-    """One simulated cine with the target of a network.
+    """One cine with the target of a network.
 
     Attributes
     ----------
     seed : int
     crop : HeartCrop
-        From the true masks.
+        From the true masks; of a site's study from the node's own.
     target : (S, 88, 88) float16
         Late enhancement; nulled remote muscle 0, dense scar 1, blood about 0.8.
     lesion : (S, 88, 88) bool
@@ -153,6 +157,10 @@ class TrainingHeart:
     disease : str
     case : str
         Patient whose late enhancement is the target; empty for a phantom.
+    taught : tuple of int or None
+        Slices that have a target; ``None`` of all.
+    own_contours : bool
+        Whether the contours have the errors of the node's segmentation already.
     """
 
     seed: int
@@ -161,6 +169,8 @@ class TrainingHeart:
     lesion: NDArray[np.bool_]
     disease: str
     case: str = ""
+    taught: tuple[int, ...] | None = None
+    own_contours: bool = False
 
 
 def training_heart(clips: HeartClips) -> TrainingHeart:
@@ -280,10 +290,17 @@ def _uneven(rng: np.random.Generator, count: int, moments: int) -> NDArray[np.fl
     return np.asarray(np.einsum("nmok,oka->nma", drawn, waves))
 
 
-def _disturbed(plan: SlicePlan, rng: np.random.Generator, recipe: EnhancementRecipe) -> SlicePlan:
-    """The plan with the errors of a segmentation, turned, scaled and shifted at random."""
+def _disturbed(
+    plan: SlicePlan, rng: np.random.Generator, recipe: EnhancementRecipe, exact: NDArray[np.bool_] | None = None
+) -> SlicePlan:
+    """The plan with the errors of a segmentation, turned, scaled and shifted at random.
+
+    ``exact`` (N,) says which contours are exact; those of a segmentation are but for a little scatter left as they are.
+    """
     count = len(plan.centre)
     strength = rng.uniform(0, 1.4, (count, 1, 1))
+    if exact is not None:
+        strength = strength * exact[:, None, None]
     systolic = np.linspace(0, 1, 2)[np.array([0, 1, *[int(k in (2, 3, 4)) for k in range(1, 7)]])][None, :, None]
 
     def bias(means: tuple[float, float]) -> NDArray[np.float64]:
@@ -384,26 +401,26 @@ def _drawn_heart(hearts: Hearts, recipe: EnhancementRecipe, rng: np.random.Gener
 def _batch(hearts: Hearts, recipe: EnhancementRecipe, seed: int, step: int) -> _Batch:
     """Slices of one step, a function of seed and step."""
     rng = np.random.default_rng((seed, step))
-    plans, truths, real = [], [], []
+    plans, truths, real, exact = [], [], [], []
     for _ in range(recipe.batch):
         heart = _drawn_heart(hearts, recipe, rng)
         real.append(bool(heart.case))
-        place = int(rng.integers(heart.crop.slices))
+        exact.append(not heart.own_contours)
+        slices = range(heart.crop.slices) if heart.taught is None else heart.taught
+        place = slices[int(rng.integers(len(slices)))]
         plans.append(describe(heart.crop, np.array([place])))
         truths.append(np.stack([heart.target[place], heart.lesion[place], heart.crop.muscle[place]]).astype(np.float32))
     together = SlicePlan(
         **{name: np.concatenate([getattr(plan, name) for plan in plans]) for name in SlicePlan.__dataclass_fields__}
     )
-    plan = _disturbed(together, rng, recipe)
+    plan = _disturbed(together, rng, recipe, np.array(exact))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     inputs = slice_inputs(plan)
     seen = (inputs[:, :MOMENTS] + 1) / 2
     inputs[:, :MOMENTS] = torch.where(
         (plan_whole(plan) | (torch.arange(MOMENTS) < 2))[..., None, None], 2 * _vary(seen, generator) - 1, -1.0
     )
-    if recipe.image_only:
-        inputs[:, MOMENTS + 3 : len(CHANNELS) - 7] = 0
-        inputs[:, len(CHANNELS) - 6] = 0
+    inputs[:, list(withheld_channels(recipe.ablation))] = 0
     truth = functional.grid_sample(torch.from_numpy(np.stack(truths)), field_grid(plan), align_corners=False)
     return _Batch(
         inputs,
@@ -470,7 +487,7 @@ class Hearts:
     cases : tuple of str
     held_out : tuple of str
     patients : tuple of TrainingHeart
-        Semi-synthetic pairs; several of one patient differ in the simulated cine.
+        Semi-synthetic pairs, of which several of one patient differ in the simulated cine; and a site's own studies.
     """
 
     all: tuple[TrainingHeart, ...]
@@ -599,10 +616,14 @@ def train_first_guess(
     Raises
     ------
     ValueError
-        Nothing to train on, a checkpoint of another run, or weights to go on from that do not fit or have seen hearts
-        that are held out.
+        Nothing to train on, a checkpoint of another run, or weights to go on from that do not fit, have seen hearts
+        that are held out, or have learnt what an ablation would keep from them.
     """
     recipe = recipe or EnhancementRecipe()
+    if recipe.ablation is not None and go_on is not None:
+        raise ValueError(
+            f"an ablation begins with new weights: those in {go_on.models} have learnt from what would be kept from it"
+        )
     architecture = UNetArchitecture(
         in_channels=GUESS_INPUTS, out_channels=GUESS_OUTPUTS, features=recipe.features, norm="batch"
     )
@@ -616,6 +637,8 @@ def train_first_guess(
         "Gives the late enhancement that a slice might have shown, the probability of enhancement of each pixel of its "
         "muscle and of the slice, from cine and the motion of the wall."
     )
+    if recipe.ablation is not None:
+        summary += f" Trained for comparison with others alone: ablation {recipe.ablation}."
     torch.manual_seed(seed)
     return _train(
         _Run(GUESS_MODEL, task, summary, outputs, architecture, command),
@@ -724,6 +747,8 @@ def _train(
     if steps < 1 or not (hearts.all or hearts.infarcts or hearts.patients):
         raise ValueError(f"{steps} steps on {len(hearts.cases)} hearts: at least one of each")
     network = run.architecture.build()
+    if recipe.ablation is not None:
+        _make_blind(network, recipe.ablation)
     earlier = None if models is None else _put_in_weights(models, network, run.model, hearts.held_out)
     card = output / "card.yaml"
     decisive = {name: value for name, value in asdict(recipe).items() if not name.endswith("steps")}
@@ -745,6 +770,17 @@ def _train(
     return TrainingResult(
         run.model, steps, hearts.cases, hearts.held_out, trained.loss, trained.path, card, trained.sha256
     )
+
+
+def _make_blind(network: torch.nn.Module, ablation: Ablation) -> None:
+    """Let a new first network ignore what an ablation keeps from it.
+
+    Weights of inputs that are zero in training have no gradient: where they begin at zero they stay there, and whatever
+    these inputs are in use does not matter.
+    """
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+    with torch.no_grad():
+        first.weight[:, input_places(withheld_channels(ablation))] = 0
 
 
 def _put_in_weights(models: Path, network: torch.nn.Module, model: str, held_out: Sequence[str]) -> ModelCard:
@@ -769,12 +805,19 @@ def _put_in_weights(models: Path, network: torch.nn.Module, model: str, held_out
 def _training_data(run: _Run, hearts: Hearts, steps: int, earlier: ModelCard | None) -> TrainingData:
     """What a card says of the hearts, of those of earlier weights too."""
     cases = hearts.cases if earlier is None else tuple(dict.fromkeys((*earlier.training.cases, *hearts.cases)))
-    patients = sum(case.startswith(_PATIENT) for case in cases)
-    name = f"{len(cases) - patients} simulated hearts"
+    patients, studies = (sum(case.startswith(kind) for case in cases) for kind in (_PATIENT, _STUDY))
+    name = f"{len(cases) - patients - studies} simulated hearts"
+    phantoms_out = sum(not case.startswith((_PATIENT, _STUDY)) for case in hearts.held_out)
     split = (
-        f"by seed: {sum(not case.startswith(_PATIENT) for case in hearts.held_out)} of the last seeds held out for "
-        "validation and calibration; figures are reported on other seeds"
+        f"by seed: {phantoms_out} of the last seeds held out for validation and calibration; figures are reported on "
+        "other seeds"
     )
+    if studies:
+        name += f", {studies} studies of a site with their acquired late enhancement"
+        split += (
+            f"; by patient: {sum(case.startswith(_STUDY) for case in hearts.held_out)} studies of the last 15 % of the "
+            "site's patients held out"
+        )
     if patients:
         name += f", {patients} patients of EMIDEC with a cine simulated from their anatomy"
         split += "; by patient: every third of EMIDEC is reported on, every fifth of the others held out for decisions"
@@ -786,10 +829,11 @@ def _training_data(run: _Run, hearts: Hearts, steps: int, earlier: ModelCard | N
     source = "pipelines/phantom, docs/phantom.md; the default law of motion and scar"
     if patients:
         source += "; Lalande et al., Data 2020, doi:10.3390/data5040089"
+    licence = f"Apache-2.0 (simulated), {_PATIENTS_LICENCE} (EMIDEC)" if patients else "Apache-2.0"
     return TrainingData(
         name=name,
-        licence=f"Apache-2.0 (simulated), {_PATIENTS_LICENCE} (EMIDEC)" if patients else "Apache-2.0",
-        source=source,
+        licence=f"{licence}, that of the site (its studies)" if studies else licence,
+        source=f"{source}; studies of one site" if studies else source,
         cases=cases,
         split=split,
         steps=steps,
@@ -797,9 +841,16 @@ def _training_data(run: _Run, hearts: Hearts, steps: int, earlier: ModelCard | N
     )
 
 
+def _shown(*, patients: bool, studies: bool) -> str:
+    """What has been shown on patients, for a reader of the results."""
+    if studies:
+        return "Trained on simulated cines and on studies of one site: what it says holds there at most."
+    return f"Trained on simulated {'cines' if patients else 'hearts'} only: nothing here has been shown on patients."
+
+
 def _card(run: _Run, sha256: str, hearts: Hearts, steps: int, earlier: ModelCard | None) -> ModelCard:
     training = _training_data(run, hearts, steps, earlier)
-    patients = any(case.startswith(_PATIENT) for case in training.cases)
+    patients, studies = (any(case.startswith(kind) for case in training.cases) for kind in (_PATIENT, _STUDY))
     names = (
         CHANNELS
         if run.model == GUESS_MODEL
@@ -828,9 +879,7 @@ def _card(run: _Run, sha256: str, hearts: Hearts, steps: int, earlier: ModelCard
         architecture=run.architecture,
         training=training,
         limits=(
-            "Trained on simulated cines only: nothing here has been shown on patients."
-            if patients
-            else "Trained on simulated hearts only: nothing here has been shown on patients.",
+            _shown(patients=patients, studies=studies),
             "What it shows of scar follows from motion, thickness and grey values of cine by the law of the simulator; "
             "where a patient's scar does not show in these, it cannot be seen.",
             "Stunned and hibernating muscle moves like scar.",

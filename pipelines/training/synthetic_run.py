@@ -12,6 +12,7 @@ from pipelines.synthetic_enhancement import sequence
 from pipelines.synthetic_enhancement.calibration import FILE
 from pipelines.synthetic_enhancement.network import GUESS_MODEL, REFINER_MODEL
 from pipelines.training.enhancement_calibration import calibrate
+from pipelines.training.enhancement_studies import hearts_of_studies, with_studies
 from pipelines.training.scar_sequence import train_scar_sequence
 from pipelines.training.steps import Progress, TrainingResult
 from pipelines.training.synthetic_enhancement import (
@@ -40,6 +41,7 @@ def train_synthetic_enhancement(
     resume: bool = True,
     recipe: EnhancementRecipe | None = None,
     patients: Patients | None = None,
+    studies: Path | None = None,
     go_on: Continuation | None = None,
     calibrated: bool = True,
     stop_after: int | None = None,
@@ -47,6 +49,8 @@ def train_synthetic_enhancement(
     report_packing: Callable[[int, int], None] | None = None,
 ) -> tuple[TrainingResult, ...]:
     """Train the first guess, then the refiner and the reader of sequences, then calibrate all.
+
+    For an ablation (``recipe.ablation``) only the first guess is trained: such a network is compared and never used.
 
     Parameters
     ----------
@@ -60,6 +64,9 @@ def train_synthetic_enhancement(
         Steps in all; the recipes' own numbers by default.
     patients : Patients or None
         Semi-synthetic pairs to learn from beside phantoms; ``recipe.patient_share`` is how often.
+    studies : Path or None
+        DICOM of a site, cine with late enhancement (:mod:`pipelines.training.enhancement_studies`), to learn from as
+        often as from semi-synthetic pairs.
     go_on : Continuation or None
         Go on from trained networks. The reader of sequences is then taken over as it is.
     calibrated : bool
@@ -77,6 +84,8 @@ def train_synthetic_enhancement(
     """
     recipe = recipe or EnhancementRecipe()
     hearts = prepare_hearts(clips, seeds, infarct_seeds, report_packing, patients=patients)
+    if studies is not None:
+        hearts = with_studies(hearts, hearts_of_studies(studies, device=device, report=report_packing))
     command = (
         f"dicom-node train synthetic-enhancement --phantoms {len(seeds)} --phantom-seed {min(seeds, default=0)} "
         f"--infarcts {len(infarct_seeds)} --infarct-seed {min(infarct_seeds, default=0)} "
@@ -85,6 +94,10 @@ def train_synthetic_enhancement(
     )
     if patients is not None:
         command += f" --emidec DIR --emidec-share {recipe.patient_share} --emidec-draws {patients.draws}"
+    if studies is not None:
+        command += " --studies DIR" + (f" --emidec-share {recipe.patient_share}" if patients is None else "")
+    if recipe.ablation is not None:
+        command += f" --ablation {recipe.ablation}"
     if go_on is not None:
         command += f" --from-model MODELS --rate {go_on.rate}"
 
@@ -104,6 +117,8 @@ def train_synthetic_enhancement(
         report=said(GUESS_MODEL),
         command=command,
     )
+    if recipe.ablation is not None:
+        return (first,)
     guesser = load_model(GUESS_MODEL, device, output).network
     second = train_refiner(
         hearts,

@@ -98,6 +98,22 @@ def test_magnitude_and_phase_sensitive_stacks_are_told_apart(
         np.testing.assert_allclose(np.diff(heart), 1.0)
 
 
+@pytest.mark.parametrize("stated", [None, "", "0"])
+def test_a_thickness_that_no_late_enhancement_states_is_the_distance_of_its_slices(stated: str | None) -> None:
+    apart = 9.0
+    images = edit(enhancement(), SliceThickness=stated)
+    normal = np.cross(*np.array(images[0].ImageOrientationPatient, dtype=float).reshape(2, 3))
+    for number, ds in enumerate(images):
+        place = np.array(images[0].ImagePositionPatient, dtype=float)
+        ds.ImagePositionPatient = [f"{value:.4f}" for value in place + (apart * number if number else 0.0) * normal]
+    (late,) = assembled([*cine(), *images]).late_enhancement
+    assert late.geometry.slice_thickness == pytest.approx(apart, abs=1e-3)
+    assert not late.geometry.thickness_stated
+    images[0].SliceThickness = "7"
+    (late,) = assembled([*cine(), *images]).late_enhancement
+    assert (late.geometry.slice_thickness, late.geometry.thickness_stated) == (7.0, True)
+
+
 def test_views_of_long_axis_late_enhancement() -> None:
     images = cine()
     for series, angle in ((40, 0), (41, 62), (42, 122)):

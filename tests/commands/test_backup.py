@@ -11,18 +11,23 @@ from pathlib import Path
 
 import pytest
 import structlog
+import yaml
 from crash_parts import write_cine
 from interop.ports import free_port, wait_until
 from network.running_node import ReceiverProcess
 from pydicom import dcmread
+from s3_server import ACCESS_KEY, SECRET_KEY, S3Server, running_s3
 from sqlalchemy import select
 
 from dicom_node import cli, node
 from dicom_node.commands.terminal import ExitCode
-from dicom_node.config import Peer
+from dicom_node.config import Configuration, Peer
 from dicom_node.config_file import load_configuration
+from dicom_node.instance_files import instance_files
 from dicom_node.network.sender import ScuSettings, SendOutcome, send_files
+from dicom_node.uploader import Uploader
 from storage import backup
+from storage.bucket_files import BucketFiles
 from storage.journal import JOURNAL, await_filed, unfiled
 from storage.ledger import open_ledger
 from storage.schema import InstanceRow
@@ -71,36 +76,93 @@ class Scanner(threading.Thread):
             number += 1
 
 
-def test_a_backup_under_load_loses_nothing_that_was_acknowledged_before(tmp_path: Path, run: Run) -> None:
+@pytest.fixture(params=["directory", "bucket"])
+def kept_in(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[S3Server | None]:
+    """Where instance files lie: on the disk alone, or in a bucket behind it."""
+    if request.param == "directory":
+        yield None
+        return
+    for name, said in (("access", ACCESS_KEY), ("secret", SECRET_KEY)):
+        (tmp_path / name).write_text(said)
+    with running_s3() as server:
+        server.bucket("held")
+        yield server
+
+
+def write_config(file: Path, port: int, server: S3Server | None) -> Configuration:
+    """The configuration of a node, in a folder of its own."""
+    file.parent.mkdir()
+    sections = yaml.safe_load(CONFIGURATION.format(port=port))
+    if server is not None:
+        sections["storage"]["bucket"] = {
+            "url": f"s3://held/{file.parent.name}",
+            "endpoint": server.endpoint,
+            "access_key": {"file": "../access"},
+            "secret_key": {"file": "../secret"},
+        }
+    file.write_text(yaml.safe_dump(sections))
+    return load_configuration(file)
+
+
+@contextlib.contextmanager
+def uploading(configuration: Configuration) -> Iterator[None]:
+    """The uploader of a node with a bucket, in a thread of this process."""
+    if configuration.storage.bucket is None:
+        yield
+        return
+    enough = threading.Event()
+
+    def upload() -> None:
+        files = instance_files(configuration)
+        assert isinstance(files, BucketFiles)
+        with contextlib.closing(open_ledger(configuration.storage.database)) as ledger:
+            uploader = Uploader(ledger, files)
+            # Slower than images come, so that some wait and some do not at any moment.
+            while not enough.wait(0.3):
+                uploader.upload()
+            uploader.close()
+
+    thread = threading.Thread(target=upload, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join(60)
+
+
+def test_a_backup_under_load_loses_nothing_that_was_acknowledged_before(
+    tmp_path: Path, run: Run, kept_in: S3Server | None
+) -> None:
     config = tmp_path / "node" / "config.yaml"
-    config.parent.mkdir()
     port = free_port()
-    config.write_text(CONFIGURATION.format(port=port))
-    configuration = load_configuration(config)
+    configuration = write_config(config, port, kept_in)
     node._prepare(configuration)
     receiver = ReceiverProcess(configuration)
     scanner = Scanner(tmp_path / "scanner", port)
     scanner.start()
     try:
-        wait_until(lambda: len(scanner.acknowledged) > 60, seconds=120, what="images are acknowledged")
-        before = dict(scanner.acknowledged)
-        status, said = run("backup", tmp_path / "backup", "--config", config, "--json")
-        assert status == ExitCode.OK, said
-        record = json.loads(said)
-        during = len(scanner.acknowledged)
-        wait_until(lambda: len(scanner.acknowledged) > during, seconds=60, what="images are taken after it, too")
+        with uploading(configuration):
+            wait_until(lambda: len(scanner.acknowledged) > 60, seconds=120, what="images are acknowledged")
+            if kept_in is not None:
+                wait_until(lambda: len(kept_in.contents("held")) > 20, seconds=120, what="images are uploaded")
+            before = dict(scanner.acknowledged)
+            status, said = run("backup", tmp_path / "backup", "--config", config, "--json")
+            assert status == ExitCode.OK, said
+            record = json.loads(said)
+            during = len(scanner.acknowledged)
+            wait_until(lambda: len(scanner.acknowledged) > during, seconds=60, what="images are taken after it, too")
     finally:
         scanner.enough.set()
         scanner.join(60)
         receiver.kill()
     assert record["files"] >= len(before)
 
+    assert (tmp_path / "backup" / "config.yaml").read_text() == config.read_text()
     elsewhere = tmp_path / "restored" / "config.yaml"
-    elsewhere.parent.mkdir()
-    elsewhere.write_text((tmp_path / "backup" / "config.yaml").read_text())
+    restored = write_config(elsewhere, port, kept_in)
     status, said = run("restore", tmp_path / "backup", "--config", elsewhere)
     assert status == ExitCode.OK, said
-    restored = load_configuration(elsewhere)
     assert restored.storage.directory != configuration.storage.directory
     ledger = open_ledger(restored.storage.database)
     with ledger.reading() as session:
@@ -108,8 +170,9 @@ def test_a_backup_under_load_loses_nothing_that_was_acknowledged_before(tmp_path
     ledger.close()
     assert set(before) <= set(rows)
     assert record["files"] == len(rows)
+    files = instance_files(restored)
     for uid, path in before.items():
-        assert dcmread(restored.storage.directory / rows[uid].path) == dcmread(path)
+        assert dcmread(files.readable(rows[uid].path)) == dcmread(path)
 
     status, said = run("check", "--config", elsewhere, "--no-peers")
     assert status == ExitCode.OK, said
@@ -117,6 +180,8 @@ def test_a_backup_under_load_loses_nothing_that_was_acknowledged_before(tmp_path
     document = json.loads(said)
     assert document["ledger"]["instances"] == len(rows)
     assert [alarm["sentence"] for alarm in document["alarms"]] == ["the node is not running"]
+    if kept_in is not None:
+        assert len([key for key in kept_in.contents("held") if key.startswith("restored/instances/")]) == len(rows)
     node._prepare(restored)
     receiver = ReceiverProcess(restored)
     try:

@@ -18,6 +18,7 @@ from dicom_node.config import (
     Configuration,
     DestinationProfile,
     Hl7Destination,
+    OrderSettings,
     Peer,
     PeerPermission,
     ResultSettings,
@@ -101,3 +102,12 @@ def test_the_command_prints_the_statement(
     assert told == conformance_statement(node) + "\n"
     # Who may not call is not named with what others may.
     assert "Presentation contexts accepted from PACS" in told
+
+
+def test_what_is_taken_of_an_information_system_is_stated_where_orders_are(node: Configuration) -> None:
+    assert "Orders" not in conformance_statement(node)
+    orders = OrderSettings(port=2575, senders=("10.0.0.40", "10.0.1.0/24"))
+    told = section(conformance_statement(node.model_copy(update={"orders": orders})), "Orders (HL7 v2 over MLLP)")
+    assert "| From | 10.0.0.40/32, 10.0.1.0/24 |" in told
+    assert "| Accession number | the first that is there of IPC-1, OBR-18, OBR-3, ORC-3 |" in told
+    assert "| TLS | none |" in told

@@ -26,7 +26,7 @@ from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.watermarks import Watermarks
 from dicom_node.results.iod import iod_findings
-from storage.deliveries import claim_deliveries, delivery_failed, delivery_sent
+from storage.deliveries import Selection, claim_deliveries, delivery_failed, delivery_sent, requeue_deliveries
 from storage.files import RESULTS, InstanceFiles
 from storage.identity import bind
 from storage.instances import close_association, open_association
@@ -236,6 +236,9 @@ def test_results_of_an_earlier_version_that_were_not_sent_are_not_sent_any_more(
     assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
     states = [one.state for one in overview(node.ledger)]
     assert states == [DeliveryState.DISMISSED] * 2 + [DeliveryState.QUEUED] * 2
+    # A later version made them void: they are not among what is sent again, whoever asks.
+    void = (DeliveryState.DISMISSED,)
+    assert requeue_deliveries(node.ledger, Selection(study_instance_uid=STUDY), now=utc_now(), states=void) == 0
     assert node.notes() == []
 
 
@@ -522,4 +525,7 @@ def test_dead_letters_are_counted_requeued_and_dismissed(node: Node, run: Callab
     assert "1 deliveries dismissed" in run("deliveries", "dismiss", "--all", "--yes", "--reason", "never wanted there")
     states = [one.state for one in overview(node.ledger)]
     assert states == [DeliveryState.QUEUED, DeliveryState.DISMISSED]
+    assert "by job or by study only" in run("deliveries", "requeue", "--all", "--given-up", status=2)
+    assert "1 deliveries queued" in run("deliveries", "requeue", "--study", STUDY, "--given-up")
+    assert {one.state for one in overview(node.ledger)} == {DeliveryState.QUEUED}
     assert "deliveries dismissed: never wanted there" in node.audit()

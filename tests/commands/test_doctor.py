@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,6 +75,58 @@ def test_a_port_that_is_taken_is_broken_and_a_node_that_listens_is_well(found: F
             (deaf,) = found("ports")
     assert deaf.level is Level.BROKEN
     assert "does not listen" in deaf.sentence
+
+
+def test_a_log_that_could_not_be_written_is_broken_and_one_without_room_a_warning(
+    found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found("log") == []
+    (to_come,) = found("log", log={"directory": "log"})
+    assert (to_come.level, "which the first start makes" in to_come.sentence) == (Level.WELL, True)
+    (tmp_path / "log").mkdir(mode=0o750)
+    (tmp_path / "log" / "node.web.log.1").write_bytes(bytes(3_000_000))
+    (kept,) = found("log", log={"directory": "log"})
+    assert (kept.level, "3 MB are taken" in kept.sentence) == (Level.WELL, True)
+    with monkeypatch.context() as nearly_full:
+        nearly_full.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1 << 20))
+        (crowded,) = found("log", log={"directory": "log"})
+    assert (crowded.level, "kept_files" in crowded.remedy) == (Level.WARNING, True)
+    (tmp_path / "file").touch()
+    (no_folder,) = found("log", log={"directory": "file/log"})
+    assert (no_folder.level, "is no folder" in no_folder.sentence) == (Level.BROKEN, True)
+    # Root may write everywhere, whatever the modes: asked as somebody else.
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "log")
+    (closed,) = found("log", log={"directory": "log"})
+    assert (closed.level, "cannot be written" in closed.sentence) == (Level.BROKEN, True)
+    (below,) = found("log", log={"directory": "log/ours"})
+    assert (below.level, "cannot be made" in below.sentence) == (Level.BROKEN, True)
+    # The messages of the trail go into the same folder.
+    (trail,) = found("audit", audit={"file": "log/audit.log"})
+    assert (trail.level, "cannot be written" in trail.sentence) == (Level.BROKEN, True)
+
+
+def test_log_and_audit_trail_are_not_for_everybody(found: Found, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir(mode=0o755)
+    (tmp_path / "audit.log").touch(0o644)
+    sections = {"log": {"directory": "log"}, "audit": {"file": "audit.log"}}
+    assert [one.sentence.rpartition("/")[2] for one in found("permissions", **sections)] == ["log", "audit.log"]
+    (tmp_path / "log").chmod(0o750)
+    (tmp_path / "audit.log").chmod(0o640)
+    assert levels(found("permissions", **sections)) == [Level.WELL]
+    assert levels(found("audit", **sections)) == [Level.WELL]
+
+
+def test_the_port_and_the_key_of_the_console_are_looked_at(found: Found, tmp_path: Path) -> None:
+    own = Authority(tmp_path).signs("node")
+    own.key.chmod(0o644)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        console = {"address": "127.0.0.1", "port": other.getsockname()[1]}
+        console |= {"certificate": str(own.certificate), "key": str(own.key)}
+        assert [(one.sentence.split()[0], one.level) for one in found("ports", console=console)] == [
+            ("node.port", Level.WELL),
+            ("console.port", Level.BROKEN),
+        ]
+    assert any("private key" in one.sentence for one in found("permissions", console=console))
 
 
 @pytest.mark.parametrize(("days", "level"), [(365, Level.WELL), (10, Level.WARNING)])

@@ -2,9 +2,10 @@
 //                          "steps": [["go", path], ["see", text], …]}'
 //
 // Uses the console as a person does, step by step: go to a path, fill a field by its label, choose an option, open a
-// summary, press a button by its name, press keys, wait until a text is seen, take a picture and hold the page against
-// the rules of axe. Prints one JSON object: done (steps), problems, violations, values. `modules` holds playwright-core
-// and axe-core.
+// summary or all of them, press a button by its name, press keys, wait until a text is seen, take a picture and hold the
+// page against the rules of axe. Prints one JSON object: done (steps), problems, violations, values, and the names of the
+// buttons that were there when one was pressed, and of those that were pressed. `modules` holds playwright-core and
+// axe-core.
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 
@@ -30,11 +31,19 @@ const context = await browser.newContext({
 });
 if (task.cookie) await context.addCookies([{ name: 'console', value: task.cookie, url: task.root }]);
 context.setDefaultTimeout(LIMIT_MS);
+if (task.scriptsLateMs) {
+  await context.route('**/*.js', async route => {
+    await new Promise(over => setTimeout(over, task.scriptsLateMs));
+    await route.continue();
+  });
+}
 const page = await context.newPage();
 
 const problems = [];
 const violations = [];
 const values = {};
+const buttons = new Set();
+const pressed = new Set();
 page.on('console', message => { if (message.type() === 'error') problems.push(`console: ${message.text().slice(0, 300)}`); });
 page.on('pageerror', error => problems.push(`page: ${error.message.slice(0, 300)}`));
 page.on('request', request => {
@@ -63,7 +72,8 @@ const verbs = {
   fill: (label, text) => page.getByLabel(label, { exact: true }).locator('visible=true').first().fill(text),
   choose: (label, option) => page.locator('label', { hasText: label }).locator('select').locator('visible=true').first().selectOption(option),
   open: summary => page.locator('summary', { hasText: summary }).first().click(),
-  press: name => page.getByRole('button', { name, exact: true }).locator('visible=true').first().click(),
+  unfold: () => page.evaluate(() => { for (const one of document.querySelectorAll('details')) one.open = true; }),
+  press: name => { pressed.add(name); return page.getByRole('button', { name, exact: true }).locator('visible=true').first().click(); },
   follow: name => page.getByRole('link', { name }).first().click(),
   keys: async (...keys) => { for (const key of keys) await page.keyboard.press(key); },
   focus: async name => { values[name] = await page.evaluate(() => document.activeElement.textContent.trim()); },
@@ -86,6 +96,10 @@ const verbs = {
 let done = 0;
 try {
   for (const [verb, ...what] of task.steps) {
+    // A page is read, and typed into, once its scripts have run.
+    await page.waitForLoadState('load');
+    // Also those that nobody has opened a summary for.
+    if (verb === 'press') for (const name of await page.locator('button').allTextContents()) buttons.add(name.trim());
     await verbs[verb](...what);
     done += 1;
   }
@@ -94,4 +108,4 @@ try {
   await page.screenshot({ path: `${task.folder}/failure.png`, fullPage: true }).catch(cause => problems.push(cause.message));
 }
 await browser.close();
-console.log(JSON.stringify({ done, problems, violations, values }));
+console.log(JSON.stringify({ done, problems, violations, values, buttons: [...buttons], pressed: [...pressed] }));

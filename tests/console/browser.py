@@ -29,6 +29,9 @@ class Visit:
     violations: tuple[dict[str, Any], ...]
     """Of the rules of axe."""
     values: dict[str, Any]
+    buttons: frozenset[str]
+    """Names of the buttons on the pages on which one was pressed."""
+    pressed: frozenset[str]
 
     @property
     def serious(self) -> list[dict[str, Any]]:
@@ -47,10 +50,12 @@ def browse(
     scripts: bool = True,
     bypass_csp: bool = True,
     elsewhere: str = "",
+    scripts_late_ms: int = 0,
 ) -> Visit:
     """Take these steps in a new window; see ``browse.mjs`` for what a step may be.
 
-    Pages may ask nothing but the console, and what begins with ``elsewhere``.
+    Pages may ask nothing but the console, and what begins with ``elsewhere``. Their scripts arrive ``scripts_late_ms``
+    later than they would.
     """
     require("chromium", "node")
     if not (INSTALLED / "axe-core").is_dir():
@@ -66,6 +71,7 @@ def browse(
         "scripts": scripts,
         "bypassCSP": bypass_csp,
         "elsewhere": elsewhere,
+        "scriptsLateMs": scripts_late_ms,
         "steps": list(map(list, steps)),
     }
     driver = subprocess.run(
@@ -74,4 +80,11 @@ def browse(
     if driver.returncode != 0:
         raise ChildProcessError(f"the browser's driver ended with {driver.returncode}: {driver.stderr[-2000:]}")
     answer = json.loads(driver.stdout)
-    return Visit(answer["done"], tuple(answer["problems"]), tuple(answer["violations"]), answer["values"])
+    return Visit(
+        answer["done"],
+        tuple(answer["problems"]),
+        tuple(answer["violations"]),
+        answer["values"],
+        frozenset(answer["buttons"]),
+        frozenset(answer["pressed"]),
+    )

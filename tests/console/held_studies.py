@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from ledger_rows import close_versions, route
 from network.objects import MR, encoded, mr_image
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
+from sqlalchemy import select
 
 from console.running_console import RunningConsole
 from dicom_node.config import ConflictAnswer
@@ -19,7 +22,7 @@ from storage.files import RESULTS
 from storage.instances import close_association, open_association
 from storage.jobs import Outcome, ResultRecord, claim_job, complete_job, create_jobs
 from storage.ledger import utc_now
-from storage.schema import Verdict
+from storage.schema import InstanceRow, Verdict
 
 STUDY, SERIES = "1.2.3", "1.2.3.1"
 NAME, PATIENT_ID = "Πατρίκιος", "P1"
@@ -31,16 +34,32 @@ FOUND = Outcome(
 )
 
 
-def receive(console: RunningConsole, *, count: int = 3, ended: bool = True) -> str:
+def receive(console: RunningConsole, *, count: int = 3, ended: bool = True, accession: str = "") -> str:
     """Receive images of the study in one association; its correlation id."""
+    images = [mr_image(study=STUDY, series=SERIES, seed=one) for one in range(count)]
+    for image in images:
+        image.AccessionNumber = accession
+    return _receive(console, images, ended)
+
+
+def receive_otherwise(console: RunningConsole, count: int) -> None:
+    """Receive some of the images again with other pixels under the same UIDs: they are put aside."""
+    with console.ledger.reading() as session:
+        held = session.scalars(select(InstanceRow.path).order_by(InstanceRow.id).limit(count)).all()
+    images = [dcmread(console.files.absolute(path)) for path in held]
+    for image in images:
+        image.PixelData = image.PixelData[::-1]
+    _receive(console, images, True)
+
+
+def _receive(console: RunningConsole, images: Sequence[Dataset], ended: bool) -> str:
     files, ledger = console.files, console.ledger
     watermarks = Watermarks(files.free_bytes, low_watermark_mb=0, high_watermark_mb=0)
     receiver = InstanceReceiver(ledger, files, watermarks, lambda _sender: ConflictAnswer.ACCEPT)
     association = open_association(
         ledger, calling_ae_title="MR1", called_ae_title="NODE", address="10.0.0.9", at=utc_now(), receiver="n/r"
     )
-    for number in range(count):
-        image = mr_image(study=STUDY, series=SERIES, seed=number)
+    for image in images:
         syntax = str(image.file_meta.TransferSyntaxUID)
         request = StoreRequest(MR, str(image.SOPInstanceUID), syntax, association, "MR1")
         assert receiver.receive(request, (encoded(image),)).status == 0

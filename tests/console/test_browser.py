@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import update
 
 from console.browser import DESKTOP, PHONE, Visit, browse
-from console.held_studies import STUDY, analyse, deliver, receive
+from console.held_studies import STUDY, analyse, deliver, receive, receive_otherwise
 from console.running_console import PASSWORD, ROUTES, RunningConsole, Visitor
 from dicom_node.log_files import LogFile, LogFolder
 from storage.assessments import assessments
-from storage.overview import delivery_overviews, study_overviews
+from storage.overview import delivery_overviews, quarantine_overviews, study_overviews
 from storage.paused import paused_destinations
-from storage.schema import AccountRole, DeliveryState
+from storage.schema import AccountRole, AssessmentResult, DeliveryRow, DeliveryState
 
 pytestmark = pytest.mark.peers
 
+REFUSED = "A900: data set does not match its SOP class"
 PAGES = {
     "now": "/",
     "studies": "/studies",
@@ -41,7 +44,7 @@ def busy(console: RunningConsole) -> RunningConsole:
     association = receive(console)
     job = analyse(console, names_patient=False)
     write_log(console, association, job)
-    deliver(console, error="A900: data set does not match its SOP class")
+    deliver(console, error=REFUSED)
     receive(console, count=4, ended=False)
     return console
 
@@ -84,7 +87,9 @@ def test_every_page_can_be_read_by_everybody(
 ) -> None:
     steps: list[tuple[str, ...]] = []
     for name, path in PAGES.items():
-        steps += [("go", path), ("wide", name), ("picture", name), ("axe", name)]
+        # The forms, too, that nobody has opened yet.
+        opened = f"{name}-unfolded"
+        steps += [("go", path), ("wide", name), ("picture", name), ("unfold",), ("wide", opened), ("axe", opened)]
     visit = browse(busy.root, steps, tmp_path, cookie=administrator, scheme=scheme, width=width)
     without_problems(visit, steps)
     assert visit.serious == []
@@ -214,7 +219,8 @@ def test_the_log_is_searched_by_times_in_the_readers_zone_and_with_the_keyboard_
         ("see", "result failed the gate"),
         ("gone", "association ended"),
     ]
-    visit = without_problems(browse(busy.root, local, tmp_path, cookie=administrator, bypass_csp=False), local)
+    visit = browse(busy.root, local, tmp_path, cookie=administrator, bypass_csp=False, scripts_late_ms=500)
+    without_problems(visit, local)
     assert visit.values["from"] == "2026-11-29T17:30:15"
     plain = [
         ("go", "/log"),
@@ -256,13 +262,36 @@ def test_now_renews_itself(console: RunningConsole, administrator: str, tmp_path
     without_problems(browse(console.root, steps, tmp_path, cookie=administrator, bypass_csp=False), steps)
 
 
+def refuse_once_more(console: RunningConsole) -> None:
+    """What was given up is a dead letter again: no button does that."""
+    with console.ledger.transaction() as session:
+        session.execute(update(DeliveryRow).values(state=DeliveryState.DEAD))
+
+
+def kinds(names: Iterable[frozenset[str]]) -> frozenset[str]:
+    """Names of buttons, of which several differ by a number only."""
+    return frozenset(re.sub(r"\d+", "N", name) for of_visit in names for name in of_visit)
+
+
 def test_every_button_of_the_console_is_pressed(console: RunningConsole, tmp_path: Path) -> None:
     """From the invitation of the administrator to the log-out, without a look at anything but the pages."""
     receive(console)
     job = analyse(console, names_patient=False)
-    deliver(console, error="A900: data set does not match its SOP class")
+    deliver(console, error=REFUSED)
+    receive_otherwise(console, 2)
+    first, second = sorted(one.id for one in quarantine_overviews(console.ledger))
     link = f"/invitation/{console.invitation(AccountRole.ADMINISTRATOR)}"
-    steps = [
+    visits: list[Visit] = []
+
+    def visit(*steps: tuple[str, ...]) -> None:
+        cookie = visits[-1].values["console"] if visits else ""
+        whole = [*steps, ("cookie", "console")]
+        visits.append(without_problems(browse(console.root, whole, tmp_path, cookie=cookie, bypass_csp=False), whole))
+
+    def because(opened: str, reason: str) -> list[tuple[str, ...]]:
+        return [("open", opened), ("fill", "Reason", reason), ("press", opened)]
+
+    visit(
         ("go", "/deliveries"),
         ("see", "Log in"),
         ("go", link),
@@ -271,33 +300,81 @@ def test_every_button_of_the_console_is_pressed(console: RunningConsole, tmp_pat
         ("fill", "The same again", PASSWORD),
         ("press", "Choose it and log in"),
         ("see", "Not all is well"),
+        # Deliveries: each destination, dead letters, and what was kept aside.
         ("follow", "Deliveries"),
         ("press", "Test the connection"),
         ("see", "cannot be reached"),
-        ("open", "Pause"),
-        ("fill", "Reason", "the PACS is being moved"),
-        ("press", "Pause"),
+        ("press", "Test in full"),
+        ("see", "C-ECHO"),
+        *because("Pause", "the PACS is being moved"),
         ("see", "ann paused it"),
         ("press", "Resume"),
         ("see", "pacs is sent to again."),
-        ("open", f"Send job {job} again"),
-        ("fill", "Reason", "mended there"),
-        ("press", f"Send job {job} again"),
+        *because(f"Send job {job} again", "mended there"),
         ("see", "1 delivery queued."),
+        *because(f"Take {first} in", "the scanner was mended"),
+        ("see", f"Object {first} taken in; its study is scheduled again."),
+        *because(f"Drop {second}", "it is noise"),
+        ("see", f"Object {second} dropped."),
+    )
+    deliver(console, error=REFUSED)
+    visit(("go", "/deliveries"), *because("Send dead letters again", "mended again"), ("see", "1 delivery queued."))
+    deliver(console, error=REFUSED)
+    visit(
         ("go", f"/studies/{STUDY}"),
-        ("open", "Judge these results"),
-        ("fill", "Comment", "base cut"),
-        ("press", "I corrected them"),
-        ("see", "by ann"),
-        ("open", "Run again"),
-        ("fill", "Reason", "other weights"),
-        ("press", "Run again"),
+        *because("Send results again", "mended for good"),
+        ("see", "1 delivery queued."),
+    )
+    deliver(console, error=REFUSED)
+    visit(("go", "/deliveries"), *because(f"Give job {job} up", "nobody wants it"), ("see", "1 delivery given up."))
+    refuse_once_more(console)
+    visit(("go", "/deliveries"), *because("Give dead letters up", "nobody does"), ("see", "1 delivery given up."))
+    refuse_once_more(console)
+    visit(
+        ("go", f"/studies/{STUDY}"),
+        *because("Give deliveries up", "nobody does"),
+        ("see", "1 delivery given up."),
+        ("press", "Copy"),
+        ("see", "/Copied|It is selected/"),
+        *(
+            step
+            for button, result in (("Accept", "accepted"), ("Reject", "rejected"), ("I corrected them", "corrected"))
+            for step in (
+                ("open", "Judge these results"),
+                ("fill", "Comment", "base cut"),
+                ("press", button),
+                ("see", f"Kept: results of ventricular_function {result}."),
+            )
+        ),
+        *because("Run again", "other weights"),
         ("see", f"Job {job} is queued again."),
         ("open", "Run with another route"),
         ("choose", "Route", "cine"),
         ("fill", "Reason", "to see it by the other one"),
         ("press", "Run with another route"),
         ("see", "takes no series of this study"),
+        ("go", "/studies"),
+        ("fill", "Find a study", STUDY),
+        ("press", "Find"),
+        ("see", "MR1"),
+        # Rules are edited, tried and saved in a test of their own; so is the whole of what reading again does.
+        ("follow", "Rules"),
+        ("open", "Read the file again"),
+        ("keys", "Tab", *"edited"),
+        ("press", "Read the file again"),
+        ("see", "no node runs on this machine"),
+        ("press", "Compare over the last month"),
+        ("see", "No route would take anything else."),
+        ("fill", "Study", STUDY),
+        ("press", "Try them"),
+        ("see", "left out"),
+        ("fill", "Reason", "to see it saved"),
+        ("press", "Save and use them"),
+        ("see", "Saved as version"),
+        ("follow", "Log"),
+        ("press", "Find"),
+        ("see", "Nothing was found."),
+        # People and programs.
         ("follow", "Accounts"),
         ("fill", "Name", "ben"),
         ("choose", "Role", "operator"),
@@ -311,20 +388,40 @@ def test_every_button_of_the_console_is_pressed(console: RunningConsole, tmp_pat
         ("open", "Revoke report"),
         ("press", "Revoke report"),
         ("see", "The token of report holds no longer."),
+    )
+    console.account(AccountRole.VIEWER, "eve")
+    visit(
+        ("go", "/accounts"),
+        ("open", "Change role of eve"),
+        ("choose", "Role", "operator"),
+        ("press", "Change role of eve"),
+        ("see", "eve is operator from now on"),
+        ("press", "New password for eve"),
+        ("see", "Shown once"),
+        ("follow", "Back"),
+        ("open", "Let eve in no more"),
+        ("press", "Let eve in no more"),
+        ("see", "eve is let in no more."),
         ("go", f"/studies/{STUDY}"),
-        ("open", "Delete the study"),
-        ("fill", "Reason", "sent to the wrong node"),
-        ("press", "Delete the study"),
-        ("see", "3 instances and 1 result deleted."),
+        *because("Delete the study", "sent to the wrong node"),
+        ("see", "instances and 1 result deleted."),
         ("follow", "Audit"),
         ("fill", "Find", "wrong node"),
         ("press", "Find"),
         ("see", "DICOM Study Deleted"),
         ("press", "Log out"),
         ("see", "Log in"),
-    ]
-    without_problems(browse(console.root, steps, tmp_path, bypass_csp=False), steps)
+        ("fill", "Name", "ann"),
+        ("fill", "Password", PASSWORD),
+        ("press", "Log in"),
+        ("see", "Studies received last"),
+    )
+    seen, pressed = kinds(one.buttons for one in visits), kinds(one.pressed for one in visits)
+    # Of one's own account none.
+    assert {one for one in seen - pressed if not one.endswith((" ann", " ann in no more"))} == set()
+    assert len(pressed) > 30
     assert paused_destinations(console.ledger) == ()
+    assert [one.result for one in assessments(console.ledger)] == list(AssessmentResult)
     assert {one.state for one in delivery_overviews(console.ledger)} == {DeliveryState.DISMISSED}
     (study,) = study_overviews(console.ledger)
     assert study.instances == 0

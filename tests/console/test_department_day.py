@@ -194,6 +194,19 @@ def test_a_day_in_a_department(tmp_path: Path) -> None:
                 ("press", "Save and use them"),
                 ("see", "Saved as version 2."),
             )
+            # What else was changed by hand is read at once, too.
+            text = node.config.read_text(encoding="utf-8")
+            assert "maximum_delay_s: 2\n" in text
+            node.config.write_text(text.replace("maximum_delay_s: 2\n", "maximum_delay_s: 3\n"), encoding="utf-8")
+            department.look(
+                ("go", "/rules"),
+                ("see", "Changed in the file, and not in use yet: delivery."),
+                ("open", "Read the file again"),
+                ("keys", "Tab", *"slower"),
+                ("press", "Read the file again"),
+                ("see", "The node works by what changed: delivery;"),
+                ("see", "The node works by all that can change while it runs."),
+            )
             # The node works by it: nobody is logged out, and nothing starts again.
             assert department.asked("/routes")["cine"]["series"][0]["calling_ae_title"] == "SCANNER"
             assert "# patients" in node.config.read_text(encoding="utf-8")

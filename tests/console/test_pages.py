@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import datetime as dt
@@ -20,17 +21,21 @@ from sqlalchemy import select, update
 
 from console.held_studies import FOUND, NAME, PARAGRAPH, STUDY, analyse, deliver, name_in_the_files, receive
 from console.running_console import PASSWORD, RunningConsole, Visitor, console_node, console_thread
-from dicom_node.config import ParagraphSettings
+from dicom_node.audit.trail import AuditTrail
+from dicom_node.config import BucketSettings, Host, HostRole, ParagraphSettings
 from dicom_node.console.api import assessments_csv
 from dicom_node.console.node import Node
-from dicom_node.console.now import FRESH_S, NowBoard
+from dicom_node.console.now import FRESH_S, NowBoard, NowView
 from dicom_node.console.rendering import Renderer
 from dicom_node.console.words import environment
 from dicom_node.implementation import SOFTWARE_VERSION
-from dicom_node.process_states import ProcessState, exclusive_service, states_file, write_states
+from dicom_node.plain_json import jsonable
+from dicom_node.process_states import ProcessState, described, exclusive_service, states_file, write_states
 from pipelines.models.registry import list_models
 from storage.assessments import Assessment, assessments
+from storage.closing import FRONT_PAGE
 from storage.deliveries import claim_deliveries, destination_unreachable, destinations_with_work
+from storage.hosts import beat
 from storage.instances import CONFLICT, QuarantinedObject, close_association, record_quarantine
 from storage.jobs import Outcome
 from storage.ledger import record_event, utc_now
@@ -57,9 +62,13 @@ def words(page: str) -> str:
 
 
 def fresh(person: Visitor) -> str:
-    """The page Now as it reads, once the last look at the node is too old to be shown again."""
-    time.sleep(FRESH_S + 0.1)
-    return words(person.get("/").text)
+    """The page Now as it reads, once the last look at the node is too old to be shown again and images are read."""
+    for _ in range(60):
+        time.sleep(FRESH_S + 0.1)
+        text = words(person.get("/").text)
+        if "its images are being read" not in text:
+            break
+    return text
 
 
 def test_what_renews_itself_is_sent_alone_and_only_when_it_has_changed(console: RunningConsole) -> None:
@@ -169,7 +178,7 @@ def test_a_study_tells_its_receipt_and_its_verdicts(console: RunningConsole) -> 
     assert "left out" in told
     assert "wanted at least 10 (it is not a cine)" in told
     assert "study complete" in told
-    assert "quiet for 20 s" in told
+    assert "quiet for 20 s, routes cine, packages ventricular_function" in told
 
 
 def test_the_paragraph_for_the_report_is_there_to_be_pasted_unless_it_was_rejected(console: RunningConsole) -> None:
@@ -325,8 +334,20 @@ def test_dead_letters_are_told_with_the_answer_and_sent_again_or_given_up(consol
     (given_up,) = delivery_overviews(console.ledger)
     assert (given_up.state, given_up.error) == (DeliveryState.DISMISSED, "sent by hand")
     assert person.do("dismiss", destination="pacs", reason="once more").startswith("problem: there is nothing")
+    # Whoever thinks otherwise later asks for it: by the study, and not for a destination with all its years.
+    assert "Also what somebody gave up" in person.get(f"/studies/{STUDY}").text
+    for asked in ({"study": STUDY}, {"destination": "pacs", "given_up": "true"}):
+        assert person.do("send-again", reason="wanted again", **asked).startswith("problem: there is nothing")
+    assert person.do("send-again", study=STUDY, given_up="true", reason="wanted again") == "done: 1 delivery queued."
+    (wanted,) = delivery_overviews(console.ledger)
+    assert (wanted.state, wanted.error) == (DeliveryState.QUEUED, None)
+    deliver(console, error=REFUSED)
+    assert person.do("dismiss", study=STUDY, reason="sent by hand") == "done: 1 delivery given up."
     assert person.do("dismiss", reason="of everything").startswith("problem: say which deliveries")
-    assert audited(console) == ["results sent again: mended there", "deliveries dismissed: sent by hand"]
+    assert audited(console) == [
+        *("results sent again: mended there", "deliveries dismissed: sent by hand"),
+        *("results sent again: wanted again", "deliveries dismissed: sent by hand"),
+    ]
 
 
 def test_delivered_results_are_sent_again_by_study_and_never_to_a_whole_destination(console: RunningConsole) -> None:
@@ -425,6 +446,35 @@ def test_now_says_what_is_kept_aside_and_leads_to_it(console: RunningConsole) ->
         assert '<a href="/deliveries#quarantine">Kept aside</a>' in person.get("/").text
 
 
+def test_now_tells_of_the_processes_of_every_host_and_of_a_silent_one_what_to_do(console: RunningConsole) -> None:
+    roles = {"near": Host(roles=frozenset({HostRole.CONSOLE})), "far": Host(roles=frozenset({HostRole.EXECUTOR}))}
+    storage = console.configuration.storage.model_copy(update={"bucket": BucketSettings(url="s3://images/node")})
+    settings = console.configuration.node.model_copy(update={"host": "near"})
+    configuration = console.configuration.model_copy(update={"hosts": roles, "storage": storage, "node": settings})
+    now = utc_now()
+    states = [ProcessState("executor", 7, True, 0, None, now), ProcessState("cpu/0", None, False, 1, "SIGKILL", now)]
+
+    def told() -> tuple[str, NowView]:
+        node = Node(configuration, console.ledger, console.files, AuditTrail.of(configuration, "console"))
+        with contextlib.closing(NowBoard(node, Renderer())) as board:
+            return words(str(board.region().html)), board.view()
+
+    beat(console.ledger, "far", now, processes=described(states), free_mb=12_000.0)
+    with exclusive_service(storage.directory, "near"):
+        page, view = told()
+        assert "process far/executor well ready" in page
+        assert "disk of host far well 12.0 GB free, images are accepted" in page
+        assert "process far/cpu/0 unwell waits to be started again (SIGKILL)" in page
+        assert view.status.silent_hosts == ()
+        beat(console.ledger, "far", now - dt.timedelta(minutes=5))
+        page, view = told()
+    assert "Not all is well: host far has said nothing since" in page
+    assert "or does not reach the ledger; what to do: start it there: dicom-node serve" in page
+    assert "Start it there: dicom-node serve; if it runs, dicom-node doctor there and its log say" in page
+    assert "process far/executor unwell not known, as its host is silent; last told: ready" in page
+    assert [one["name"] for one in jsonable(view)["status"]["silent_hosts"]] == ["far"]
+
+
 def test_a_radiologist_judges_results_and_the_verdicts_are_exported(console: RunningConsole) -> None:
     person = console.person(VIEWER)
     receive(console)
@@ -456,6 +506,17 @@ def test_what_made_no_results_is_not_judged(console: RunningConsole) -> None:
     assert console.person(OPERATOR).do("assess", job="999", result="accepted") == "problem: no job 999 in the ledger"
 
 
+def test_a_front_page_is_not_judged_but_what_it_lists(console: RunningConsole) -> None:
+    receive(console)
+    job = analyse(console)
+    front = next(one.id for one in job_overviews(console.ledger) if one.package == FRONT_PAGE)
+    person = console.person(VIEWER)
+    assert person.get(f"/studies/{STUDY}").text.count('action="/do/assess"') == 1
+    said = person.do("assess", job=str(front), result="rejected")
+    assert said == f"problem: job {front} made a front page, which is no answer: judge what it lists"
+    assert person.do("assess", job=str(job), result="rejected").startswith("done:")
+
+
 def test_comments_of_any_kind_survive_the_table() -> None:
     one = Assessment("1.2", 1, "cine", "motion", AssessmentResult.REJECTED, 'a "quoted", line', "=ann()", NOW)
     (_, row) = csv.reader(io.StringIO(assessments_csv((one,))))
@@ -476,7 +537,8 @@ def test_the_audit_page_finds_what_was_done_and_by_whom(console: RunningConsole)
         assert "deliveries dismissed: sent by hand" in told, text
     nothing = words(person.get("/audit?find=no such word").text)
     assert nothing.count("Nothing was found.") == 2
-    assert person.get("/api/v1/audit?find=by hand").json()[0]["who"][0] == "operator (127.0.0.1)"
+    told = person.get("/api/v1/audit?find=by hand").json()
+    assert (told["kept"], told["page"]["entries"][0]["who"][0]) == (True, "operator (127.0.0.1)")
 
 
 def test_a_program_does_and_asks_what_people_do_and_ask(console: RunningConsole) -> None:
@@ -500,7 +562,7 @@ def test_a_program_does_and_asks_what_people_do_and_ask(console: RunningConsole)
     described = requests.get(f"{console.root}/api/v1/openapi.json", headers=headers, timeout=60).json()
     assert "/api/v1/actions/send-again" in described["paths"]
     order = described["components"]["schemas"]["DeliveriesOrder"]
-    assert set(order["properties"]) == {"destination", "job", "study", "waiting", "reason"}
+    assert set(order["properties"]) == {"destination", "job", "study", "waiting", "given_up", "reason"}
     (event,) = [one for one in audited(console) if "mended" in one]
     assert event == "results sent again: mended"
 

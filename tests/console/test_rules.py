@@ -9,16 +9,20 @@ from pathlib import Path
 
 import pytest
 import requests
+import yaml
 from audit.reading import read_trail
 from sqlalchemy import update
 
 from console.held_studies import STUDY, analyse, receive
 from console.running_console import NEXT, ROUTES, RunningConsole, Visitor
 from console.test_pages import words
+from dicom_node.config import OrderRule, OrderSettings, Route, SeriesRule
 from dicom_node.config_file import load_configuration
 from dicom_node.config_section import section_lines, with_section, write_configuration_file
 from dicom_node.errors import ConfigurationError
+from pipelines.indication import Indication
 from storage.ledger import utc_now
+from storage.orders import Order, take_orders
 from storage.overview import job_overviews
 from storage.routes_versions import routes_versions
 from storage.schema import AccountRole, JobState, StudyRow
@@ -212,6 +216,33 @@ def test_edited_routes_are_held_against_those_in_use_over_the_last_month(console
     with console.ledger.transaction() as session:
         session.execute(update(StudyRow).values(last_received_at=utc_now() - dt.timedelta(days=40)))
     assert "0 studies whose images are held" in editor.press("compare")
+
+
+def test_a_route_says_for_whom_it_is_and_before_which_it_stands_back(console: RunningConsole) -> None:
+    orders = OrderSettings(port=2575, senders=("10.0.0.40",))
+    infarct = Route(
+        series=(SeriesRule(minimum_phases=None, order=OrderRule(diagnosis="I21.*")),),
+        destinations=("pacs",),
+        indication=Indication.ACUTE_INFARCT,
+    )
+    rest = Route(series=(SeriesRule(minimum_phases=None),), destinations=("pacs",), leaves_to=frozenset({"infarct"}))
+    routes = {"infarct": infarct, "rest": rest}
+    receive(console, accession="A1")
+    with console.working_by(console.configuration.model_copy(update={"orders": orders, "routes": routes})):
+        person = console.person(AccountRole.OPERATOR)
+        told = words(html.unescape(person.get("/rules").text))
+        assert "of a study with an order whose diagnosis is like “I21.*”" in told
+        assert "Indication of its studies: acute infarct." in told
+        assert "Leaves studies alone that route infarct takes." in told
+        page = f"/studies/{STUDY}"
+        assert "order: none has come for this study" in html.unescape(person.get(page).text)
+        take_orders(console.ledger, "a" * 64, [Order("A1", "4711", diagnoses=("I21.0", "secret"))], now=utc_now())
+        shown = html.unescape(person.get(page).text)
+        assert "left out: the study is left to route infarct" in shown
+        assert "secret" not in shown
+        text = yaml.safe_dump({"rest": {"destinations": ["pacs"], "leaves_to": ["nobody"]}})
+        refused = person.post("/rules", {"csrf": person.csrf(), "what": "try", "text": text, "find": STUDY})
+        assert "routes.rest.leaves_to: no route named 'nobody'" in html.unescape(refused.text)
 
 
 def test_a_study_is_run_with_another_route_once(console: RunningConsole) -> None:

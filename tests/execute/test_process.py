@@ -22,7 +22,10 @@ from dicom_node.execute.process import ProcessedStudy, process_study
 from dicom_node.results.circumstances import Circumstances
 from dicom_node.results.content import Predecessor
 from dicom_node.results.encode import EncodedStudy, encode_study
+from dicom_node.results.encoders import encoder_of
 from dicom_node.results.gate import check
+from dicom_node.results.objects import ResultObject
+from dicom_node.results.parts import EncodingRequest, Parts
 from dicom_node.results.problems import GateCheck, Problem, in_short
 from dicom_node.results.sources import SourceDatasets
 from dicom_node.results.verdict import VerdictKind
@@ -158,6 +161,27 @@ def test_a_failing_encoder_is_a_recorded_failure(tmp_path: Path, monkeypatch: py
     assert "ZeroDivisionError" in cause.sentence
     assert "Müller" not in cause.sentence
     assert made.objects[0].role.value == "refusal"
+
+
+def test_objects_that_cannot_be_made_are_a_recorded_failure_though_pages_were_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cine = write_cine(tmp_path, phases=12, slices=4, size=48)
+    encode = encoder_of(PACKAGE)
+
+    def broken() -> list[ResultObject]:
+        raise ZeroDivisionError("Müller^Jörg")
+
+    def without_objects(request: EncodingRequest) -> Parts:
+        return replace(encode(request), objects=broken)
+
+    monkeypatch.setattr("dicom_node.results.encode.encoder_of", lambda _package: without_objects)
+    circumstances = Circumstances(("digest",), "cine", ResultSettings(), CREATED)
+    sources = SourceDatasets.index(cine.paths)
+    made = encode_study(cine.study, [PackageFindings(PACKAGE, findings_of(cine))], sources, {}, circumstances)
+    (cause,) = made.packages[0].causes
+    assert "ZeroDivisionError" in cause.sentence
+    assert {each.role.value for each in made.objects} == {"refusal", "refusal-summary", "refusal-summary-pdf"}
 
 
 def test_a_set_in_which_the_gate_finds_something_is_a_failure_and_a_report_alone_leaves(

@@ -16,9 +16,12 @@ from interop.ports import wait_until
 from own_packages import crash_packages, on_pythonpath
 from queued_studies import queue_study
 from results.synthetic import STUDY_UID, write_cine
+from s3_server import ACCESS_KEY, SECRET_KEY, running_s3
+from sqlalchemy import select
 
 from dicom_node import node
 from dicom_node.config import (
+    BucketSettings,
     Configuration,
     DestinationProfile,
     ExecutionSettings,
@@ -27,23 +30,28 @@ from dicom_node.config import (
     RaySettings,
     ResultSettings,
     Route,
+    Secret,
     StorageSettings,
 )
 from dicom_node.execute.lanes import ray_lanes
+from dicom_node.instance_files import instance_files
 from dicom_node.process_states import read_states
 from dicom_node.roles import Role, RoleKeeper
+from dicom_node.uploader import Uploader
+from storage.bucket_files import CACHE, BucketFiles
 from storage.closing import FRONT_PAGE
-from storage.files import RESULTS
+from storage.files import INSTANCES, RESULTS
+from storage.identity import bind
 from storage.jobs import requeue_job
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import events_of_study, job_overviews
-from storage.schema import DeliveryRow, JobSlot, JobState, ResultRow
+from storage.schema import DeliveryRow, InstanceRow, JobSlot, JobState, ResultRow
 
 pytest.importorskip("ray")
 
 TESTS = Path(__file__).parents[1]
 TOY = TESTS / "toy"
-WAIT_S = 300.0
+WAIT_S = 600.0
 
 
 def _configuration(folder: Path, analyses: tuple[str, ...], **execution: object) -> Configuration:
@@ -115,6 +123,62 @@ def test_results_are_those_of_the_local_engine_byte_for_byte(tmp_path: Path) -> 
             assert {one.state for one in job_overviews(ledger)} == {JobState.SUCCEEDED}
     assert len(made) >= 11
     assert _results(on_ray) == made
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_an_actor_on_another_host_has_its_images_from_the_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("S3_ACCESS_KEY", ACCESS_KEY)
+    (tmp_path / "secret").write_text(f"{SECRET_KEY}\n", encoding="utf-8")
+    with on_pythonpath(TOY), running_s3() as server:
+        server.bucket("images")
+        bucket = BucketSettings(
+            url="s3://images/node",
+            endpoint=server.endpoint,
+            region="us-east-1",
+            access_key=Secret(environment="S3_ACCESS_KEY"),
+            secret_key=Secret(file=tmp_path / "secret"),
+        )
+        configuration = _configuration(tmp_path, ("toy",), engine="ray", ray=RaySettings(background_actors=0))
+        front, back = (
+            configuration.model_copy(
+                update={
+                    "storage": configuration.storage.model_copy(update={"directory": tmp_path / name, "bucket": bucket})
+                }
+            )
+            for name in ("front", "back")
+        )
+        with contextlib.closing(open_ledger(front.storage.database)) as ledger:
+            received = instance_files(front)
+            bind(ledger, received, now=utc_now())
+            queue_study(front, _cine(tmp_path / "images"))
+            assert isinstance(received, BucketFiles)
+            with contextlib.closing(Uploader(ledger, received)) as uploader:
+                uploader.upload()
+            # The host that took them in, and its disk, are gone.
+            shutil.rmtree(front.storage.directory)
+            bind(ledger, instance_files(back), now=utc_now())
+            with _executing(back) as keeper:
+                _wait_for_jobs(keeper, ledger, 2)
+            assert {one.state for one in job_overviews(ledger)} == {JobState.SUCCEEDED}
+            with ledger.reading() as session:
+                images = set(session.scalars(select(InstanceRow.path)))
+                results = set(session.scalars(select(ResultRow.path)))
+        read = {
+            str(path.relative_to(back.storage.directory / CACHE)) for path in _files(back.storage.directory / CACHE)
+        }
+        assert len(images) == 48
+        assert images <= read
+        assert {f"node/{path}" for path in images | results} <= server.contents("images").keys()
+        assert len(results) >= 11
+        assert not _files(back.storage.directory / INSTANCES)
+        assert not _files(back.storage.directory / RESULTS)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.dcm"))
 
 
 @pytest.fixture

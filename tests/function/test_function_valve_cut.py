@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from pipelines.cine.stack import View
 from pipelines.function.findings import Chamber
 from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.function.valve_cut import cut_by_views
@@ -15,10 +17,11 @@ from pipelines.long_axis.findings import LongAxisView, LongAxisViews, Valve
 from pipelines.phantom import Disease, Fault, PhantomRecipe, PhantomStudy, simulate
 from pipelines.phantom.assembled import cine_stack
 from pipelines.phantom.study import CineAcquisition
-from pipelines.segmentation.labels import CineSegmentation
+from pipelines.segmentation.labels import CineSegmentation, Correction, Label
 from pipelines.training.long_axis import true_labels
 
 PHASES = 16
+PIXEL_MM2 = 1.6**2
 
 
 def view_of(cine: CineAcquisition) -> LongAxisView:
@@ -28,11 +31,15 @@ def view_of(cine: CineAcquisition) -> LongAxisView:
     return LongAxisView(cine.view, cine_stack(cine), labels, np.ones(len(labels), np.float32), annuli, apex)
 
 
-def measured(study: PhantomStudy) -> tuple[SliceMeasures, SliceMeasures]:
-    """By the short axis alone, and cut at the valve planes."""
+def measured(
+    study: PhantomStudy, labels: NDArray[np.uint8] | None = None, corrections: tuple[Correction, ...] = ()
+) -> tuple[SliceMeasures, SliceMeasures]:
+    """By the short axis alone, and cut at the valve planes; with the true labels or others."""
     stack, cine = cine_stack(study.short_axis), study.short_axis
-    agreement = np.ones(cine.labels.shape[:2], np.float32)
-    alone = measure_slices(stack, CineSegmentation(cine.labels, agreement, (0, 1, 0, 1), ()))
+    found = cine.labels if labels is None else labels
+    agreement = np.ones(found.shape[:2], np.float32)
+    segmentation = CineSegmentation(found, agreement, (0, 1, 0, 1), (), corrections=corrections)
+    alone = measure_slices(stack, segmentation)
     views = LongAxisViews(tuple(view_of(one) for one in study.cines[1:]), ())
     return alone, cut_by_views(alone, stack, views)
 
@@ -68,10 +75,45 @@ def test_volumes_cut_at_the_planes_are_those_of_the_ventricle(study: PhantomStud
 
 def test_labels_lose_what_lies_above_the_plane_and_nothing_else(study: PhantomStudy) -> None:
     alone, cut = measured(study)
-    changed = alone.labels != cut.labels
+    own = ~cut.completed
+    changed = (alone.labels != cut.labels) & own[..., None, None]
     assert (cut.lv_mm2 < alone.lv_mm2 - 1.0).any()
     assert (cut.labels[changed] == 0).all()
-    assert (cut.lv_mm2 <= alone.lv_mm2 + 1e-6).all()
+    assert (cut.lv_mm2 <= alone.lv_mm2 + 1e-6)[own].all()
+
+
+def test_a_slice_below_the_plane_that_was_not_found_counts_with_its_neighbours_contour(study: PhantomStudy) -> None:
+    _, whole = measured(study)
+    phase = int(whole.lv_ml.argmax())
+    cavity_mm2 = (study.short_axis.labels[phase] == Label.LV).sum(axis=(1, 2)) * PIXEL_MM2
+    basal = next(int(i) for i in whole.from_base() if whole.lv_mm2[phase, i] > 0.8 * cavity_mm2[i])
+    lost = study.short_axis.labels.copy()
+    above = [int(i) for i in whole.from_base()[: list(whole.from_base()).index(basal) + 1]]
+    lost[phase, above] = np.where(lost[phase, above] == Label.RV, Label.RV, Label.BACKGROUND)
+    alone, cut = measured(study, lost)
+    assert alone.lv_mm2[phase, basal] == 0
+    assert cut.completed[phase, basal]
+    assert not cut.completed[phase, whole.lv_mm2[phase] == 0].any()
+    assert abs(cut.lv_mm2[phase, basal] / whole.lv_mm2[phase, basal] - 1) < 0.35
+    assert abs(cut.lv_ml[phase] - whole.lv_ml[phase]) < 0.25 * (whole.lv_ml[phase] - alone.lv_ml[phase])
+    assert (cut.reported(phase)[basal] == Label.LV).any()
+    assert (cut.labels[phase] == Label.RV).sum() == (lost[phase] == Label.RV).sum()
+    by_person = Correction(phase, "end diastole", "", "2.25.1", (Label.LV, Label.MYO))
+    _, left_empty = measured(study, lost, (by_person,))
+    assert left_empty.lv_mm2[phase, basal] == 0
+    assert not left_empty.completed[phase].any()
+    _, right_alone = measured(study, lost, (replace(by_person, labels=(Label.RV,)),))
+    assert right_alone.completed[phase, basal]
+
+
+def test_a_slice_that_lies_half_above_the_plane_stays_as_it_was_found(study: PhantomStudy) -> None:
+    empty_above = study.short_axis.labels.copy()
+    _, whole = measured(study)
+    share = whole.lv_mm2 / np.maximum((empty_above == Label.LV).sum(axis=(2, 3)) * PIXEL_MM2, 1)
+    empty_above[(share < 0.3)] = 0
+    _, cut = measured(study, empty_above)
+    assert not cut.completed[share < 0.3].any()
+    assert not cut.completed[:, whole.from_base()[-1]].any()
 
 
 def test_views_that_lie_far_from_the_base_are_not_believed(study: PhantomStudy) -> None:
@@ -83,4 +125,50 @@ def test_views_that_lie_far_from_the_base_are_not_believed(study: PhantomStudy) 
         away = 60.0 * study.heart.axes[2]
         views.append(replace(view, annuli={valve: points + away for valve, points in view.annuli.items()}))
     same = cut_by_views(alone, stack, LongAxisViews(tuple(views), ()))
-    assert same is alone
+    assert same.base_views == ()
+    assert same.cut == frozenset()
+    assert np.array_equal(same.lv_mm2, alone.lv_mm2)
+    assert same.beside is not None
+    assert same.beside.above_stack_mm is None
+
+
+def test_what_the_views_show_beside_fits_the_short_axis(study: PhantomStudy) -> None:
+    _, cut = measured(study)
+    beside = cut.beside
+    assert beside is not None
+    assert set(beside.shift_mm) == {View.LAX_2CH, View.LAX_3CH, View.LAX_4CH}
+    assert max(abs(shift) for shift in beside.shift_mm.values()) < 6.0
+    assert (beside.delay, beside.out_of_step) == ({}, ())
+    truth = np.array([state.lv_volume_ml for state in study.states])
+    assert beside.volume_ml is not None
+    assert abs(beside.volume_ml.max() / truth.max() - 1) < 0.15
+    assert beside.above_stack_mm is not None
+    lids = np.array([state.lid for state in study.states])
+    assert np.abs((beside.above_stack_mm - beside.above_stack_mm[0]) - (lids - lids[0])).max() < 3.0
+    assert beside.above_stack_mm.max() < 3.0
+
+
+def test_a_stack_without_its_basal_slices_is_seen_to_end_below_the_valve(study: PhantomStudy) -> None:
+    stack, cine = cine_stack(study.short_axis), study.short_axis
+    segmentation = CineSegmentation(cine.labels, np.ones(cine.labels.shape[:2], np.float32), (0, 1, 0, 1), ())
+    whole = measure_slices(stack, segmentation)
+    views = LongAxisViews(tuple(view_of(one) for one in study.cines[1:]), ())
+    before = cut_by_views(whole, stack, views).beside
+    kept = np.sort(whole.from_base()[2:])
+    geometry = replace(stack.geometry, positions=stack.geometry.positions[kept])
+    short = replace(
+        stack,
+        pixels=stack.pixels[:, kept],
+        geometry=geometry,
+        sources=tuple(tuple(phase[i] for i in kept) for phase in stack.sources),
+        trigger_times=stack.trigger_times[:, kept],
+        rr_intervals=stack.rr_intervals[kept],
+    )
+    labels = cine.labels[:, kept]
+    segmentation = CineSegmentation(labels, np.ones(labels.shape[:2], np.float32), (0, 1, 0, 1), ())
+    after = cut_by_views(measure_slices(short, segmentation), short, views).beside
+    assert before is not None
+    assert after is not None
+    assert before.above_stack_mm is not None
+    assert after.above_stack_mm is not None
+    assert after.above_stack_mm == pytest.approx(before.above_stack_mm + 2 * stack.geometry.pitch, abs=3.0)

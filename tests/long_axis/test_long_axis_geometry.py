@@ -14,10 +14,11 @@ from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
 from pipelines.long_axis.annulus import annulus_points, apex_points, smooth_cycle
 from pipelines.long_axis.atrium import atrial_function
 from pipelines.long_axis.findings import LongAxisLabel, LongAxisView, Valve
+from pipelines.long_axis.in_step import resample_phases
 from pipelines.long_axis.measure import measure_long_axis
 from pipelines.long_axis.outline import midwall_length_mm, wall_length_mm
 from pipelines.long_axis.segment import keep_plausible
-from pipelines.long_axis.valve_plane import ValvePlanes, resample_phases, share_below, valve_planes
+from pipelines.long_axis.valve_plane import ValvePlanes, share_below, valve_planes
 
 SPACING = 1.25
 SIZE = 160
@@ -81,6 +82,44 @@ def test_the_annulus_is_where_ventricle_and_atrium_meet() -> None:
     assert np.abs(points[:, :, 2] - truth[:, None]).max() < 1.2
     width = np.abs(points[:, 0, 0] - points[:, 1, 0])
     assert np.abs(width - 36.0 * SPACING).max() < 4.0
+
+
+def test_the_annulus_is_where_the_wall_ends_when_the_cavity_is_drawn_into_the_atrium() -> None:
+    labels = drawn()
+    for phase, valve in enumerate(valve_rows()):
+        if phase in (0, 1, 2, 17, 18, 19):
+            # Ten millimetres of atrium are taken for ventricle behind the open valve.
+            behind = np.arange(SIZE)[:, None] >= valve - 10.0 / SPACING
+            labels[phase][(labels[phase] == LongAxisLabel.LA) & behind] = LongAxisLabel.LV
+    points = annulus_points(labels, GEOMETRY, Valve.MITRAL)
+    assert points is not None
+    truth = GEOMETRY.positions[0, 2] - SPACING * (valve_rows() - 0.5)
+    assert np.abs(points[..., 2] - truth[:, None]).max() < 3.0
+
+
+def test_a_wall_that_ends_far_aside_or_below_does_not_move_the_annulus() -> None:
+    labels = drawn()
+    found = annulus_points(labels, GEOMETRY, Valve.MITRAL)
+    # One wall is seen in its apical half alone, as where the outflow tract is cut.
+    labels[:, :100, :80][labels[:, :100, :80] == LongAxisLabel.MYO] = LongAxisLabel.BACKGROUND
+    cut = annulus_points(labels, GEOMETRY, Valve.MITRAL)
+    assert found is not None
+    assert cut is not None
+    assert np.abs(found - cut).max() < 1.5
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_border_in_two_bodies_whose_end_falls_between_them_is_not_an_annulus() -> None:
+    between = 0
+    for width in range(40, 90):
+        labels = np.zeros((3, SIZE, SIZE), np.uint8)
+        labels[:, 60:100, 30:130] = LongAxisLabel.LV
+        labels[:, 59, 30] = LongAxisLabel.LA
+        labels[:, 59, 130 - width : 130] = LongAxisLabel.LA
+        points = annulus_points(labels, GEOMETRY, Valve.MITRAL)
+        between += points is None
+        assert points is None or np.isfinite(points).all()
+    assert between > 0
 
 
 def test_each_side_of_the_annulus_stays_the_same_side() -> None:

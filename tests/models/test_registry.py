@@ -17,7 +17,7 @@ from pipelines.models.card import (
     write_card,
 )
 from pipelines.models.precision import Precision, in_bfloat16, labelling_precision
-from pipelines.models.registry import ModelUnavailable, list_models, load_model
+from pipelines.models.registry import ModelUnavailable, is_installed, list_models, load_model
 from pipelines.obstruction.architecture import ClipArchitecture, WallArchitecture
 from pipelines.obstruction.network import FRAMES
 from pipelines.remodelling.architecture import FusionArchitecture
@@ -60,6 +60,8 @@ def test_a_card_reads_back_as_it_was_written(tmp_path: Path) -> None:
     card = write_model(tmp_path)
     assert read_card(tmp_path / "small" / "card.yaml") == card
     assert list_models(tmp_path) == (card,)
+    assert is_installed("small", tmp_path)
+    assert not is_installed("large", tmp_path)
 
 
 def test_a_model_is_loaded_for_evaluation_with_its_identity(tmp_path: Path) -> None:

@@ -65,6 +65,16 @@ def test_a_view_of_other_phases_is_read_at_the_phases_of_the_short_axis():
     assert track.length_direct.sum(axis=1) == pytest.approx(80.0 * (1 - 0.2 * BEAT), rel=1e-3)
 
 
+def test_a_view_that_is_late_is_read_at_the_moments_of_the_short_axis():
+    height = np.linspace(20.0, 100.0, 41)
+    line = WallLine(np.stack([height, np.full(41, 60.0)], axis=-1), height)
+    fields = np.roll(shortening_fields(0.2), 4, axis=0)
+    track = track_line(
+        line, VIEW, Square(SIDE_MM / 2, SIDE_MM / 2, SIDE_MM), fields, fields, NORMAL, PHASES, 4 / PHASES
+    )
+    assert track.length_direct.sum(axis=1) == pytest.approx(80.0 * (1 - 0.2 * BEAT), rel=1e-3)
+
+
 def rings(stretch_of_angle: np.ndarray, delay: int = 0) -> RingTrack:
     """Six slices whose pieces of wall shorten by an angle-dependent amount."""
     beat = np.roll(BEAT, delay)

@@ -110,12 +110,13 @@ class Conversation:
 
 _serial = itertools.count(1)
 _UID_LENGTH = 30
-_PLACEHOLDER = "1.2.3." + "9" * (_UID_LENGTH - 6)
+PLACEHOLDER = b"1.2.3." + b"9" * (_UID_LENGTH - 6)
+"""SOP Instance UID of the templates."""
 
 
 def _template(syntax: str) -> bytes:
     image = mr_image(study="1.2.3.1", series="1.2.3.1.1", side=16)
-    image.SOPInstanceUID = _PLACEHOLDER
+    image.SOPInstanceUID = PLACEHOLDER.decode()
     if syntax != JPEGLosslessSV1:
         return encoded(image, syntax)  # type: ignore[arg-type]
     del image.PixelData
@@ -129,15 +130,15 @@ def _template(syntax: str) -> bytes:
     )
 
 
-_TEMPLATES = {
+TEMPLATES = {
     EXPLICIT: (ExplicitVRLittleEndian, _template(ExplicitVRLittleEndian)),
     IMPLICIT: (ImplicitVRLittleEndian, _template(ImplicitVRLittleEndian)),
     COMPRESSED: (JPEGLosslessSV1, _template(JPEGLosslessSV1)),
 }
 
 
-def _headers(data: bytes, implicit: bool) -> list[tuple[int, int]]:
-    """Offset and length of the headers of the top-level elements of a template."""
+def headers(data: bytes, implicit: bool) -> list[tuple[int, int]]:
+    """Offset and length of the headers of the top-level elements of a data set, as far as it is one."""
     found, offset = [], 0
     while offset < len(data):
         long = not implicit and data[offset + 4 : offset + 6] in (b"OB", b"OW", b"UN", b"SQ", b"UT")
@@ -150,7 +151,7 @@ def _headers(data: bytes, implicit: bool) -> list[tuple[int, int]]:
     return found
 
 
-_HEADERS = {context: _headers(data, context == IMPLICIT) for context, (_, data) in _TEMPLATES.items()}
+_HEADERS = {context: headers(data, context == IMPLICIT) for context, (_, data) in TEMPLATES.items()}
 
 _small = st.integers(0, 255)
 _fraction = st.integers(0, 65535)
@@ -205,7 +206,7 @@ def nested(draw: st.DrawFn, implicit: bool) -> bytes:
 @st.composite
 def data_sets(draw: st.DrawFn, context_id: int) -> tuple[str, bytes]:
     """SOP Instance UID that the request names, and a data set with damage that knows where elements begin."""
-    _, data = _TEMPLATES[context_id]
+    _, data = TEMPLATES[context_id]
     sop_instance = f"1.2.3.{next(_serial) + 10 ** (_UID_LENGTH - 7)}"
     implicit = context_id == IMPLICIT
     how = draw(st.integers(0, 7))
@@ -231,26 +232,33 @@ def data_sets(draw: st.DrawFn, context_id: int) -> tuple[str, bytes]:
         data = data[:offset] + data[other:]
     elif how > 5:
         data = draw(damaged(data))
-    return sop_instance, data.replace(_PLACEHOLDER.encode(), sop_instance.encode())
+    return sop_instance, data.replace(PLACEHOLDER, sop_instance.encode())
+
+
+FRAMINGS = (0, 16000, 4090, 997, 128)
+"""Bytes of a fragment; 0: command and data set whole, in one PDU."""
+
+
+def framed(context_id: int, command: bytes, data: bytes | None, size: int) -> list[bytes]:
+    """A message as PDUs, in fragments of one of :data:`FRAMINGS`."""
+    if size == 0:
+        parts = [(COMMAND | LAST, command)] + ([] if data is None else [(DATA | LAST, data)])
+        return [pdu(P_DATA_TF, b"".join(pdv(context_id, control, part) for control, part in parts))]
+    return data_pdus(context_id, command, data, size=size)
 
 
 def _in_pdus(draw: st.DrawFn, context_id: int, command: bytes, data: bytes | None) -> list[bytes]:
-    how = draw(st.integers(0, 4))
-    if how == 0:
-        parts = [(COMMAND | LAST, command)] + ([] if data is None else [(DATA | LAST, data)])
-        return [pdu(P_DATA_TF, b"".join(pdv(context_id, control, part) for control, part in parts))]
-    size = (0, 16000, 4090, 997, 128)[how]
-    return data_pdus(context_id, command, data, size=size)
+    return framed(context_id, command, data, draw(st.sampled_from(FRAMINGS)))
 
 
 @st.composite
 def stores(draw: st.DrawFn) -> Move:
     """A C-STORE whose framing is whole."""
-    context_id = draw(st.sampled_from(list(_TEMPLATES)))
+    context_id = draw(st.sampled_from(list(TEMPLATES)))
     sop_instance, data = draw(data_sets(context_id))
     message_id = next(_serial) % 65536
     command = store_request(message_id, MR, sop_instance)
-    store = Store(message_id, _TEMPLATES[context_id][0], sop_instance, data)
+    store = Store(message_id, TEMPLATES[context_id][0], sop_instance, data)
     return Move("data set", b"".join(_in_pdus(draw, context_id, command, data)), store, is_clean=True)
 
 
@@ -302,7 +310,7 @@ def commands(draw: st.DrawFn) -> Move:
     if draw(st.integers(0, 4)) == 0:
         command = draw(damaged(command))
     if draw(st.integers(0, 3)):
-        data = _TEMPLATES[EXPLICIT][1].replace(_PLACEHOLDER.encode(), sop_instance.encode())
+        data = TEMPLATES[EXPLICIT][1].replace(PLACEHOLDER, sop_instance.encode())
     return Move("command set", b"".join(_in_pdus(draw, draw(st.sampled_from(CONTEXT_IDS)), command, data)))
 
 
@@ -350,7 +358,7 @@ def services(draw: st.DrawFn) -> Move:
 def framings(draw: st.DrawFn) -> Move:
     """A valid message whose PDUs and fragments are damaged."""
     sop_instance = f"1.2.3.{next(_serial) + 10 ** (_UID_LENGTH - 7)}"
-    data = _TEMPLATES[EXPLICIT][1].replace(_PLACEHOLDER.encode(), sop_instance.encode())
+    data = TEMPLATES[EXPLICIT][1].replace(PLACEHOLDER, sop_instance.encode())
     parts = _in_pdus(draw, EXPLICIT, store_request(draw(_small), MR, sop_instance), data)
     at = draw(_small) % len(parts)
     part, how = parts[at], draw(st.integers(0, 10))
@@ -388,14 +396,14 @@ def controls(draw: st.DrawFn) -> Move:
     if how == 0:
         return Move("control PDU", draw(st.binary(max_size=80)))
     if how == 1:
-        return Move("control PDU", _REQUEST)
+        return Move("control PDU", REQUEST)
     if how == 2:
-        return Move("control PDU", draw(damaged(_REQUEST)))
+        return Move("control PDU", draw(damaged(REQUEST)))
     kind = draw(st.sampled_from([0, 1, 2, 3, 5, 6, 7, 8, 255]))
     return Move("control PDU", pdu(kind, draw(st.one_of(st.just(bytes(4)), st.binary(max_size=80)))))
 
 
-_REQUEST = associate_request(SCANNER.encode(), NODE.encode(), PROPOSALS)
+REQUEST = associate_request(SCANNER.encode(), NODE.encode(), PROPOSALS)
 _MAXIMUM_LENGTHS = [0, 16384, 8, 9, 100, 300, 4096, 0xFFFFFFFF]
 
 

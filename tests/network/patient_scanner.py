@@ -8,11 +8,25 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
+
 from dicom_node.config import Peer
 from dicom_node.network.sender import ScuSettings, send_files
+from network.objects import MR
 from network.running_node import SCANNER
 
+PATIENCE_S = 300
+"""For an answer: a disk on which many files were just removed may take half a minute to make one."""
 SETTINGS = ScuSettings(SCANNER, acse_timeout_s=10, response_timeout_s=60)
+
+
+def patient_requestor() -> AE:
+    """An application entity that proposes MR images and waits minutes for each answer."""
+    entity = AE(ae_title=SCANNER)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = PATIENCE_S
+    entity.add_requested_context(MR, ExplicitVRLittleEndian)
+    return entity
 
 
 class PatientScanner(threading.Thread):

@@ -179,7 +179,7 @@ class ReceiverProcess:
         arguments = (self.configuration, self._ports, self._row, self.log, ready)
         self._process = _spawn.Process(target=_serve_until_killed, args=arguments, daemon=True)
         self._process.start()
-        assert ready.wait(120), (self._process.exitcode, self.log.read_text() if self.log.exists() else "no log")
+        assert ready.wait(300), (self._process.exitcode, self.log.read_text() if self.log.exists() else "no log")
 
     def kill(self) -> None:
         if self._process.is_alive():

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from interop.ports import wait_until
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE
 from sqlalchemy import text
 
 from dicom_node import metrics
@@ -18,9 +16,9 @@ from dicom_node.config import ConflictAnswer
 from dicom_node.network.places import Places, PlaceTable
 from dicom_node.network.sop_classes import StorageCommitmentPushModel
 from network.objects import MR, encoded, mr_image, new_uid
+from network.patient_scanner import patient_requestor
 from network.running_node import (
     NODE,
-    SCANNER,
     ReceiverProcess,
     RunningReceiver,
     configuration,
@@ -199,8 +197,7 @@ def test_what_a_process_acknowledged_is_waited_for_by_all_and_counted_on_after_i
 
 def test_who_asks_is_told_of_all_that_was_acknowledged_and_the_end_is_recorded_after_it(tmp_path: Path) -> None:
     node = with_storage(with_node(configuration(tmp_path), commitment=True), journal_mb=8)
-    entity = AE(ae_title=SCANNER)
-    entity.add_requested_context(MR, ExplicitVRLittleEndian)
+    entity = patient_requestor()
     entity.add_requested_context(StorageCommitmentPushModel)
     study, series = new_uid(), new_uid()
     acknowledged: set[str] = set()
@@ -241,8 +238,7 @@ def test_who_asks_is_told_of_all_that_was_acknowledged_and_the_end_is_recorded_a
 @pytest.mark.slow
 def test_a_receiver_that_is_killed_with_images_in_its_journal_has_them_when_it_serves_again(tmp_path: Path) -> None:
     node = with_storage(configuration(tmp_path), journal_mb=8)
-    entity = AE(ae_title=SCANNER)
-    entity.add_requested_context(MR, ExplicitVRLittleEndian)
+    entity = patient_requestor()
     acknowledged: set[str] = set()
     process = ReceiverProcess(node)
     try:
@@ -280,8 +276,7 @@ def test_a_receiver_that_is_killed_with_images_in_its_journal_has_them_when_it_s
 def test_without_a_journal_nothing_waits(tmp_path: Path) -> None:
     assert not (tmp_path / "instances" / JOURNAL).exists()
     with receiver_thread(with_storage(configuration(tmp_path), journal_mb=8, durable=False)) as running:
-        entity = AE(ae_title=SCANNER)
-        entity.add_requested_context(MR, ExplicitVRLittleEndian)
+        entity = patient_requestor()
         association = entity.associate("127.0.0.1", running.port, ae_title=NODE)
         study, series = new_uid(), new_uid()
         for number in range(20):

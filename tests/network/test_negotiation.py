@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from interop.ports import wait_until
 from pydicom.uid import MRImageStorage
+from pynetdicom.acse import ACSE
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 
 from dicom_node.config import Peer
@@ -188,8 +189,6 @@ def test_an_echo_without_class_uid_is_answered(node: RunningReceiver) -> None:
 def test_an_association_whose_thread_fails_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pynetdicom.acse import ACSE
-
     def failing(_self: ACSE) -> None:
         raise IndexError("a defect")
 
@@ -218,6 +217,21 @@ def test_an_association_whose_thread_fails_leaves_nothing_behind(
 
 
 # -- as requestor ------------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_that_comes_before_the_caller_looks_at_the_connection_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send = ACSE.send_request
+
+    def and_be_held_up(acse: ACSE) -> None:
+        send(acse)
+        wait_until(lambda: acse.dul._kill_thread, seconds=60, what="the refusal is read and the connection closed")
+
+    monkeypatch.setattr(ACSE, "send_request", and_be_held_up)
+    with OddPeer(pdu(0x03, bytes((0, 2, 3, 2)))) as peer:
+        result = echo(Peer(ae_title="PACS", host="127.0.0.1", port=peer.port), ScuSettings(NODE, acse_timeout_s=60))
+    assert "rejects the association: Rejected Transient, Local limit exceeded" in str(result.error)
 
 
 @pytest.mark.parametrize(

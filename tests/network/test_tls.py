@@ -39,6 +39,7 @@ from network.running_node import (
     shared_receivers,
     with_node,
 )
+from network.secured import client_context
 from network.wire import ABORT_BY_USER, ASSOCIATE_AC, answer, associate_request, connected, seconds_until_closed
 
 REQUEST = associate_request(SCANNER.encode(), NODE.encode())
@@ -76,14 +77,6 @@ def dcmtk_tls(credentials: Credentials, authority: Authority) -> tuple[str, ...]
     return ("+tls", str(credentials.key), str(credentials.certificate), "+cf", str(authority.certificate))
 
 
-def client(credentials: Credentials | None, trusted: Authority) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=trusted.certificate)
-    context.check_hostname = False
-    if credentials is not None:
-        context.load_cert_chain(credentials.certificate, credentials.key)
-    return context
-
-
 def refused_in_handshake(port: int, context: ssl.SSLContext) -> bool:
     """Whether the node breaks off before an association can be requested."""
     with connected(port) as connection:
@@ -114,7 +107,7 @@ def test_dcmtk_stores_over_tls_byte_for_byte(
 def test_both_versions_of_tls_are_spoken(
     secure: RunningReceiver, authority: Authority, scanner_credentials: Credentials, version: ssl.TLSVersion
 ) -> None:
-    context = client(scanner_credentials, authority)
+    context = client_context(scanner_credentials, authority)
     context.minimum_version = context.maximum_version = version
     assert not refused_in_handshake(secure.port, context)
 
@@ -124,19 +117,19 @@ def test_who_shows_no_or_no_good_certificate_gets_no_association(
 ) -> None:
     expired = authority.signs("expired", days=-1)
     for credentials in (None, stranger.signs("impostor"), expired):
-        assert refused_in_handshake(secure.port, client(credentials, authority))
+        assert refused_in_handshake(secure.port, client_context(credentials, authority))
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1:DeprecationWarning")
 def test_older_tls_and_ciphers_without_forward_secrecy_are_refused(
     secure: RunningReceiver, authority: Authority, scanner_credentials: Credentials
 ) -> None:
-    old = client(scanner_credentials, authority)
+    old = client_context(scanner_credentials, authority)
     # Debian's OpenSSL does not offer TLS 1.1 either unless it is told to.
     old.set_ciphers("ALL:@SECLEVEL=0")
     old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
     assert refused_in_handshake(secure.port, old)
-    weak = client(scanner_credentials, authority)
+    weak = client_context(scanner_credentials, authority)
     weak.maximum_version = ssl.TLSVersion.TLSv1_2
     weak.set_ciphers("ECDHE-ECDSA-AES256-SHA:@SECLEVEL=0")
     assert refused_in_handshake(secure.port, weak)
@@ -153,7 +146,7 @@ def test_a_wrong_first_pdu_over_tls_is_aborted(
 ) -> None:
     with (
         connected(secure.port) as connection,
-        client(scanner_credentials, authority).wrap_socket(connection) as secured,
+        client_context(scanner_credentials, authority).wrap_socket(connection) as secured,
     ):
         secured.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert secured.recv(100) == ABORT_BY_USER
@@ -245,7 +238,7 @@ def test_a_failed_handshake_is_told_once_and_a_probe_never(
             with connected(node.node.port) as probe:
                 probe.sendall(sent)
         for _ in range(5):
-            assert refused_in_handshake(node.node.port, client(None, authority))
+            assert refused_in_handshake(node.node.port, client_context(None, authority))
         lines = receiver.log.read_text().removeprefix(said).splitlines()
         assert len(lines) == 1
         assert "peer did not return a certificate" in lines[0]

@@ -10,7 +10,13 @@ from scipy.special import expit
 from pipelines.obstruction.architecture import ClipArchitecture
 from pipelines.obstruction.attribution import grad_cam
 from pipelines.obstruction.network import FULL, NARROW, MaskBranch, ObstructionNetwork
-from pipelines.obstruction.predict import heart_logit, heart_probability, slice_logits, slice_probabilities
+from pipelines.obstruction.predict import (
+    heart_probability,
+    heart_score,
+    slice_logits,
+    slice_probabilities,
+    slice_weights,
+)
 
 TINY = NARROW.model_copy(update={"stem_width": 4, "widths": (4, 4, 8, 8), "heads": 2, "feed_forward": 16})
 
@@ -41,7 +47,7 @@ def test_features_are_tokens_of_four_moments(network: ObstructionNetwork) -> Non
 
 @pytest.mark.parametrize("grid", [4, 16, 32, 64])
 def test_the_mask_branch_draws_its_grid(grid: int) -> None:
-    assert MaskBranch(8, grid).eval()(torch.zeros(2, 8, 4, 4, 4)).shape == (2, grid, grid)
+    assert MaskBranch(8, grid, 2).eval()(torch.zeros(3, 8, 4, 4, 4)).shape == (3, 2, grid, grid)
 
 
 def test_the_order_of_moments_counts_only_with_the_transformer() -> None:
@@ -64,11 +70,27 @@ def test_probabilities_follow_the_calibration_and_lie_in_their_interval(network:
     network.heart_covariance.copy_(torch.diag(torch.tensor([0.0, 0.04])))
     network.slice_calibration.copy_(torch.tensor([3.0, 0.2]))
     heart = heart_probability(network, logits)
-    assert heart.value == pytest.approx(expit(2 * heart_logit(logits) - 0.5))
+    assert heart.value == pytest.approx(expit(2 * heart_score(network, logits) - 0.5))
     assert heart.low < heart.value < heart.high
     half = (np.log(heart.high / (1 - heart.high)) - np.log(heart.low / (1 - heart.low))) / 2
     assert half >= 1.9599 * 0.2 - 1e-6
     assert slice_probabilities(network, logits) == pytest.approx(expit(3 * logits.mean(axis=0) + 0.2))
+
+
+def test_a_heart_is_told_by_its_largest_slice_or_by_the_mean_of_all() -> None:
+    logits = np.array([[0.0, 2.0, -1.0], [1.0, 0.0, -1.0]])
+    largest, mean = (
+        ObstructionNetwork(TINY.model_copy(update={"pooling": pooling})).eval() for pooling in ("largest", "mean")
+    )
+    assert heart_score(largest, logits) == 1.0
+    assert expit(heart_score(mean, logits)) == pytest.approx(expit([0.5, 1.0, -1.0]).mean())
+    step = 1e-4 * np.eye(3)
+    moved = np.array([heart_score(mean, logits + one) - heart_score(mean, logits) for one in step])
+    weights = slice_weights(mean, logits)
+    assert moved / moved.sum() == pytest.approx(weights / weights.sum(), abs=1e-3)
+    assert slice_weights(largest, logits).tolist() == [1, 1, 1]
+    # Slices that are all certain still have a finite score.
+    assert np.isfinite(heart_score(mean, np.full((4, 3), 900.0)))
 
 
 def test_a_clip_and_its_mirror_image_have_the_same_logit(network: ObstructionNetwork) -> None:

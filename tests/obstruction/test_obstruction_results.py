@@ -60,12 +60,11 @@ def processed(paths: list[Path], indication: Indication | None) -> ProcessedStud
     )
 
 
-@contextmanager
-def installed(root: Path, method: Method, lower: float) -> Iterator[None]:
-    """A model whose area under the curve has this lower limit, found before that of the package."""
-    folder = root / "obstruction"
+def install(root: Path, name: str, method: Method, area: tuple[float, float, float]) -> None:
+    """A model with this area under the curve and its limits."""
+    folder = root / name
     folder.mkdir()
-    card = read_card(PACKAGED / "obstruction" / "card.yaml")
+    card = read_card(PACKAGED / "obstruction" / "card.yaml").model_copy(update={"name": name})
     if method is Method.NETWORK:
         torch.manual_seed(0)
         network: torch.nn.Module = ObstructionNetwork(TINY)
@@ -73,11 +72,18 @@ def installed(root: Path, method: Method, lower: float) -> Iterator[None]:
     else:
         network = load_model("obstruction").network
     network.get_buffer("heart_calibration").copy_(torch.tensor([1.0, -0.5]))
-    network.get_buffer("held_out_auc").copy_(torch.tensor([0.7, lower, 0.8]))
+    network.get_buffer("held_out_auc").copy_(torch.tensor(area))
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, folder / "weights.safetensors")
     sha256 = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
     write_card(card.model_copy(update={"weights_sha256": sha256}), folder / "card.yaml")
+
+
+@contextmanager
+def installed(root: Path, method: Method, lower: float, second: float = 0.55) -> Iterator[None]:
+    """Models whose areas under the curve have these lower limits, found before those of the package."""
+    install(root, "obstruction", method, (0.7, lower, 0.8))
+    install(root, "obstruction-network", Method.NETWORK, (0.65, second, 0.75))
     load_model_once.cache_clear()
     pipelines.models.__path__.insert(0, str(root))
     try:
@@ -102,16 +108,38 @@ def texts(report: Dataset) -> list[str]:
     return found
 
 
+def numbers_named(report: Dataset, code: str) -> list[float]:
+    found = []
+    for item in report.get("ContentSequence") or []:
+        if item.get("ValueType") == "NUM" and item.ConceptNameCodeSequence[0].CodeValue == code:
+            found.append(float(item.MeasuredValueSequence[0].NumericValue))
+        found += numbers_named(item, code)
+    return found
+
+
+def images(report: Dataset) -> list[str]:
+    """SOP Instance UIDs of the images that content items refer to."""
+    found = []
+    for item in report.get("ContentSequence") or []:
+        if item.get("ValueType") == "IMAGE":
+            found.append(str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID))
+        found += images(item)
+    return found
+
+
 def test_an_acute_infarct_gets_an_estimate_that_passes_the_gate(done: ProcessedStudy) -> None:
     assert done.rejected == ()
     (verdict,) = done.verdicts
     assert verdict.kind is VerdictKind.DELIVERED
     assert "0.70 (95 % interval 0.60 to 0.80; 0.50 is chance)" in verdict.key_numbers[0]
+    assert verdict.key_numbers[1].startswith("Second opinion on obstruction, the network: ")
+    assert "area under the curve 0.65, 0.55 to 0.75)" in verdict.key_numbers[1]
     numbers = done.numbers["obstruction"]
     found = done.findings[Obstruction]
     assert numbers["obstruction_probability_percent"] == pytest.approx(100 * found.probability)
     assert 0 <= found.interval.lower <= found.probability <= found.interval.upper <= 1
     (told,) = (one for one in done.reported if one.name == "obstruction_probability_percent")
+    assert any(one.name == "obstruction_second_opinion_probability_percent" for one in done.reported)
     assert (told.lower, told.value, told.upper) == pytest.approx(
         (100 * found.interval.lower, 100 * found.probability, 100 * found.interval.upper)
     )
@@ -130,14 +158,45 @@ def test_the_report_says_for_whom_and_that_it_learned_from_simulations(done: Pro
     assert f"{found.key.index + 1}: {100 * found.key.probability:.0f} %" in said
 
 
-def test_the_attribution_map_stands_with_its_key_frames(done: ProcessedStudy) -> None:
-    (made,) = (one for one in done.objects if one.role is ATTRIBUTION)
+def test_each_attribution_map_stands_with_its_key_frames(done: ProcessedStudy) -> None:
+    made = [one for one in done.objects if one.role is ATTRIBUTION]
     found = done.findings[Obstruction]
-    assert made.dataset.BurnedInAnnotation == "NO"
-    named = [item.ReferencedSOPInstanceUID for item in made.dataset.SourceImageSequence]
-    stack = found.stack
-    assert named == [stack.sources[one.phase][one.index].sop_instance_uid for one in found.slices]
+    second = found.second_opinion
+    assert second is not None
+    (report,) = (one.dataset for one in done.objects if one.role is REPORT)
     assert any(one.role is SUMMARY for one in done.objects)
+    stack = found.stack
+    for each, opinion in zip(made, (found, second), strict=True):
+        assert each.dataset.BurnedInAnnotation == "NO"
+        named = [item.ReferencedSOPInstanceUID for item in each.dataset.SourceImageSequence]
+        assert named == [stack.sources[one.phase][one.index].sop_instance_uid for one in opinion.slices]
+        key = stack.sources[opinion.key.phase][opinion.key.index].sop_instance_uid
+        assert {key, str(each.dataset.SOPInstanceUID)} <= set(images(report))
+
+
+def test_the_second_opinion_stands_beside_the_estimate(done: ProcessedStudy) -> None:
+    found = done.findings[Obstruction]
+    second = found.second_opinion
+    assert second is not None
+    assert second.method is Method.NETWORK
+    assert [model.name for model in found.models] == ["obstruction", "obstruction-network"]
+    (report,) = (one.dataset for one in done.objects if one.role is REPORT)
+    assert numbers_named(report, "MVO_PROB") == [round(100 * found.probability), round(100 * second.probability)]
+    said = " ".join(texts(report))
+    assert "another model, shown beside the estimate that is reported" in said
+    assert ", ".join(f"{one.index + 1}: {100 * one.probability:.0f} %" for one in second.slices) in said
+    numbers = done.numbers["obstruction"]
+    assert numbers["obstruction_probability_percent"] == pytest.approx(100 * found.probability)
+    assert numbers["obstruction_second_opinion_probability_percent"] == pytest.approx(100 * second.probability)
+
+
+def test_a_second_opinion_no_better_than_chance_is_left_out(paths: list[Path], tmp_path: Path) -> None:
+    with installed(tmp_path, Method.WALL_MOTION, 0.6, second=0.49):
+        done = processed(paths, Indication.ACUTE_INFARCT)
+    assert done.findings[Obstruction].second_opinion is None
+    assert len(done.verdicts[0].key_numbers) == 1
+    (report,) = (one.dataset for one in done.objects if one.role is REPORT)
+    assert len(numbers_named(report, "MVO_PROB")) == 1
 
 
 def test_attribution_lies_within_the_muscle(done: ProcessedStudy) -> None:

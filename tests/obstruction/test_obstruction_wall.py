@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import pydicom
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from pipelines.evaluation.obstruction import evaluate
+from pipelines.evaluation.obstruction import Beside, evaluate, evaluate_studies
 from pipelines.evaluation.obstruction_hearts import measured_phantom, measured_study, probability_of
 from pipelines.indication import Indication
-from pipelines.models.card import TrainingData, read_card
-from pipelines.models.registry import load_model
+from pipelines.models.card import TrainingData, read_card, write_card
+from pipelines.models.registry import PACKAGED, load_model
 from pipelines.obstruction.calibration import calibrated, tells_hearts_apart
 from pipelines.obstruction.findings import Obstruction
+from pipelines.obstruction.network import NARROW, ObstructionNetwork
 from pipelines.obstruction.wall import FEATURES, MOTIONS, WallMotion, describe_wall
 from pipelines.obstruction.wall_model import WALL, WallModel
 from pipelines.phantom import Disease, PhantomRecipe, simulate
@@ -27,9 +32,11 @@ from pipelines.phantom.identity import recipe_key
 from pipelines.phantom.law import DEFAULT_LAW
 from pipelines.phantom.study import draw_heart
 from pipelines.segmentation.labels import Label
-from pipelines.statistics import auc
+from pipelines.statistics import auc, compare_aucs
 from pipelines.study import analyse_study
+from pipelines.training.checkpoint import save_atomically
 from pipelines.training.heart_clips import Population, clip_recipe, pack_clips
+from pipelines.training.labelled_studies import case_of
 from pipelines.training.obstruction_wall import WallHeart, fit_wall, motion_lost, walls_of_clips
 
 DATA = TrainingData(name="test", licence="Apache-2.0", source="test", cases=(), split="test", steps=1, command="test")
@@ -224,18 +231,93 @@ def test_an_evaluation_goes_on_from_kept_hearts_and_compares(tmp_path: Path) -> 
         features = drawn.wall.features if seed else np.zeros(0)
         np.savez(
             tmp_path / f"obstruction-default-{seed}.npz",
-            clips=np.zeros((0, 30, 64, 64), np.uint8),
+            clips=rng.integers(0, 200, (2 if seed else 0, 30, 64, 64), dtype=np.uint8),
             features=features,
             facts=np.array(json.dumps(facts)),
         )
-    found = evaluate(40, 0, hearts=tmp_path)
+    packaged = load_model("obstruction").network.state_dict()
+    other = tmp_path / "other" / "obstruction"
+    other.mkdir(parents=True)
+    # The same score upside down: what one tells, the other tells wrongly.
+    save_atomically(packaged | {"coefficients": -packaged["coefficients"]}, other / "weights.safetensors")
+    card = read_card(PACKAGED / "obstruction" / "card.yaml")
+    sha256 = hashlib.sha256((other / "weights.safetensors").read_bytes()).hexdigest()
+    write_card(card.model_copy(update={"weights_sha256": sha256}), other / "card.yaml")
+    models = tmp_path / "models"
+    shutil.copytree(PACKAGED / "obstruction", models / "obstruction")
+    assert evaluate(40, 0, hearts=tmp_path, models=models).second_opinion is None
+    (models / "obstruction-network").mkdir()
+    tiny = NARROW.model_copy(update={"stem_width": 4, "widths": (4, 4, 8, 8), "heads": 2, "feed_forward": 16})
+    torch.manual_seed(0)
+    save_atomically(ObstructionNetwork(tiny).state_dict(), models / "obstruction-network" / "weights.safetensors")
+    told_by = hashlib.sha256((models / "obstruction-network" / "weights.safetensors").read_bytes()).hexdigest()
+    network = card.model_copy(update={"name": "obstruction-network", "architecture": tiny, "weights_sha256": told_by})
+    write_card(network, models / "obstruction-network" / "card.yaml")
+    found = evaluate(40, 0, hearts=tmp_path, models=models, beside=Beside(against=tmp_path / "other"))
     told = found.to_json()
-    assert (told["refused"], told["auc"], told["law"]) == (1, found.auc.value, "default")
+    second = told["second_opinion"]
+    assert told_by in second["model"]
+    assert len(second["probabilities"]) == 39
+    assert second["difference"] == pytest.approx(second["auc"] - told["auc"], abs=2e-4)
+    assert second["auc_ci"][0] <= second["auc"] <= second["auc_ci"][1]
+    assert (told["refused"], told["auc"]) == (1, pytest.approx(found.auc.value, abs=1e-4))
+    assert told["auc_ci"][0] < told["auc"] < told["auc_ci"][1]
+    assert told["paper"]["with both"] == 0.727
+    against, *_ = found.comparisons
+    assert against.auc == pytest.approx(1 - found.auc.value)
+    known = [(one.obstruction, one.probability) for one in found.estimates if one.probability is not None]
+    outcomes, probabilities = (np.array(column) for column in zip(*known, strict=True))
+    assert against.p_value == pytest.approx(compare_aucs(outcomes, -probabilities, probabilities).p_value)
     # Who recognises half of the obstructions for certain and knows how much was lost does better than who knows that.
     assert found.bayes_auc > found.motion_auc.value > 0.7
     names = [one["name"] for one in told["comparisons"]]
-    assert names == ["motion truly lost", *MOTIONS]
-    thickening, truly = found.comparisons[-1], found.comparisons[0]
+    assert names[1:] == ["motion truly lost", *MOTIONS]
+    assert sha256[:8] in names[0]
+    thickening, truly = found.comparisons[-1], found.comparisons[1]
     assert truly.auc == pytest.approx(found.motion_auc.value)
     assert thickening.auc - found.auc.value == pytest.approx(thickening.difference)
     assert 0 <= thickening.p_value <= 1
+
+
+def test_a_sites_studies_are_evaluated_with_the_same_figures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    studies, kept = tmp_path / "studies", tmp_path / "hearts"
+    kept.mkdir()
+    rows, of_uid = ["study,obstruction"], {}
+    for number in range(20):
+        drawn, uid = heart(number, rng), f"2.25.{1000 + number}"
+        of_uid[uid] = drawn
+        # What was measured of a study is kept by its UID; only its identity is read from the files then.
+        header = pydicom.Dataset()
+        header.file_meta = pydicom.dataset.FileMetaDataset()
+        header.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        header.SOPClassUID, header.SOPInstanceUID = pydicom.uid.MRImageStorage, f"{uid}.1"
+        header.StudyInstanceUID, header.PatientID = uid, f"P{number}"
+        (studies / str(number)).mkdir(parents=True)
+        header.save_as(studies / str(number) / "1.dcm", enforce_file_format=True)
+        rows.append(f"{uid},{int(drawn.obstruction)}")
+        np.savez(
+            kept / f"obstruction-{case_of(uid)}.npz",
+            clips=np.random.default_rng(number).integers(0, 200, (min(number, 1), 30, 64, 64), dtype=np.uint8),
+            features=drawn.wall.features if number else np.zeros(0),
+            facts=np.array(json.dumps({"refused": "" if number else "Too few slices."})),
+        )
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(rows), encoding="utf-8")
+    found = evaluate_studies(studies, table, hearts=kept)
+    told = found.to_json()
+    assert (told["hearts"], told["refused"]) == (20, 1)
+    known = [(one.obstruction, one.probability) for one in found.estimates if one.probability is not None]
+    assert found.auc.value == pytest.approx(auc(*zip(*known, strict=True)))
+    assert [one.obstruction for one in found.estimates] == [of_uid[uid].obstruction for uid in sorted(of_uid)]
+    # What only a simulator knows is not told of patients.
+    assert told["bayes_auc"] is told["motion_auc"] is told["auc_bleeding"] is None
+    assert [one["name"] for one in told["comparisons"]] == list(MOTIONS)
+    assert not [uid for uid in of_uid if uid in json.dumps(told)]
+    model = tmp_path / "model" / "obstruction"
+    shutil.copytree(PACKAGED / "obstruction", model)
+    card = read_card(model / "card.yaml")
+    seen = card.training.model_copy(update={"cases": (case_of("2.25.1003"),)})
+    write_card(card.model_copy(update={"training": seen}), model / "card.yaml")
+    with pytest.raises(ValueError, match="1 of the studies were in the training"):
+        evaluate_studies(studies, table, hearts=kept, models=model.parent)

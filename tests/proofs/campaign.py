@@ -33,7 +33,8 @@ class Proof:
     seed: str
     batch: int
     """Rounds of a batch: some minutes."""
-    environment: tuple[tuple[str, str], ...] = ()
+    corpus: bool = False
+    """Whether it keeps inputs, in the folder ``corpus`` beside the state."""
 
 
 PROOFS = {
@@ -42,7 +43,10 @@ PROOFS = {
     "power-cut": Proof("tests/proofs/test_power_cut.py", "DICOM_NODE_POWER_CUTS", "DICOM_NODE_POWER_CUT_SEED", 500),
     "cluster": Proof("tests/test_cluster.py", "DICOM_NODE_CLUSTER_ROUNDS", "DICOM_NODE_CRASH_SEED", 20),
     "clock": Proof("tests/proofs/test_clock_steps.py", "DICOM_NODE_CLOCK_STEPS", "DICOM_NODE_CLOCK_SEED", 50),
-    "fuzz": Proof("tests/network/test_fuzz.py", "DICOM_NODE_FUZZ_INPUTS", "DICOM_NODE_FUZZ_SEED", 20_000),
+    "fuzz": Proof("tests/network/test_fuzz.py", "DICOM_NODE_FUZZ_INPUTS", "DICOM_NODE_FUZZ_SEED", 20_000, corpus=True),
+    "fuzz-parsers": Proof(
+        "tests/network/test_fuzz_parsers.py", "DICOM_NODE_FUZZ_PARSED", "DICOM_NODE_FUZZ_SEED", 250_000, corpus=True
+    ),
 }
 
 
@@ -76,7 +80,9 @@ def run(proof: Proof, state: State, file: Path, *, until: int, batch: int) -> bo
     while state.done < until:
         rounds, seed = min(batch, until - state.done), state.next_seed()
         log = file.with_name(f"{file.stem}-{seed}.log")
-        environment = {**os.environ, **dict(proof.environment), proof.rounds: str(rounds), proof.seed: str(seed)}
+        environment = {**os.environ, proof.rounds: str(rounds), proof.seed: str(seed)}
+        if proof.corpus:
+            environment["DICOM_NODE_FUZZ_CORPUS"] = str(file.parent.resolve() / "corpus")
         command = [sys.executable, "-m", "pytest", "-q", "-s", "-n", "0", "-p", "no:randomly", str(ROOT / proof.test)]
         started = time.monotonic()
         with log.open("w") as output:

@@ -14,11 +14,9 @@ from pathlib import Path
 
 import pytest
 from interop.ports import wait_until
-from network.objects import MR, data_set_bytes, encoded, mr_image, new_uid, save
-from network.patient_scanner import SETTINGS
-from network.running_node import NODE, SCANNER, RunningReceiver, configuration, left_behind, with_node, with_storage
-from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE
+from network.objects import data_set_bytes, encoded, mr_image, new_uid, save
+from network.patient_scanner import SETTINGS, patient_requestor
+from network.running_node import NODE, RunningReceiver, configuration, left_behind, with_node, with_storage
 
 from dicom_node.config import Peer
 from dicom_node.network.sender import send_files
@@ -91,8 +89,7 @@ def test_a_journal_on_a_disk_that_fails_at_each_call_in_turn(tmp_path: Path, mon
     (tmp_path / "node").mkdir()
     node = with_node(configuration(tmp_path / "node"), receiver_processes=1)
     node = with_storage(node, journal_mb=2)
-    entity = AE(ae_title=SCANNER)
-    entity.add_requested_context(MR, ExplicitVRLittleEndian)
+    entity = patient_requestor()
     study, series = new_uid(), new_uid()
     sent: dict[str, bytes] = {}
     told: Counter[int] = Counter()

@@ -135,7 +135,7 @@ def cuts(recording: Recording, generator: random.Random) -> Iterator[tuple[int, 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300 + CUTS)
+@pytest.mark.timeout(600 + 5 * CUTS)
 def test_each_acknowledged_image_is_there_after_a_power_cut(recording: Recording, tmp_path: Path) -> None:
     generator = random.Random(SEED)
     everything = Disk(str(recording.root))

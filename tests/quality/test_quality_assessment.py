@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.cine.stack import CineStack, StackGeometry, StudyContext
+from pipelines.cine.stack import CineStack, StackGeometry, StudyContext, View
 from pipelines.function.curves import find_keyframes
 from pipelines.function.measure import measure_function
 from pipelines.function.slices import measure_slices
+from pipelines.long_axis.evidence import LongAxisEvidence
 from pipelines.quality.acquisition import shift_residuals_mm
 from pipelines.quality.assess import assess_quality
 from pipelines.quality.findings import (
@@ -51,6 +52,30 @@ def assess(stack: CineStack, segmentation: CineSegmentation) -> QualityAssessmen
     return assess_quality(stack, segmentation, slices, function)
 
 
+def assess_beside(
+    study: tuple[CineStack, CineSegmentation],
+    *,
+    above_mm: float | None = -8.0,
+    delay: dict[View, float] | None = None,
+    out_of_step: tuple[View, ...] = (),
+    shift_mm: float | None = 1.0,
+    volume: float | None = 1.02,
+) -> QualityAssessment:
+    """With long-axis views that show this beside; ``volume`` relative to the short axis."""
+    stack, segmentation = study
+    slices = measure_slices(stack, segmentation)
+    beside = LongAxisEvidence(
+        shift_mm={} if shift_mm is None else {View.LAX_2CH: 0.5, View.LAX_4CH: shift_mm},
+        delay=delay or {},
+        out_of_step=out_of_step,
+        volume_ml=None if volume is None else slices.lv_ml * volume,
+        above_stack_mm=None if above_mm is None else np.full(stack.phases, above_mm),
+    )
+    slices = replace(slices, beside=beside)
+    function = measure_function(stack, slices, find_keyframes(stack, slices.lv_ml), StudyContext("1.2.3"))
+    return assess_quality(stack, segmentation, slices, function)
+
+
 def finding(assessment: QualityAssessment, check: QualityCheck) -> QualityFinding:
     (found,) = [f for f in assessment.findings if f.check is check]
     return found
@@ -67,10 +92,54 @@ def test_good_study_has_no_concern(good) -> None:
     assert assessment.concerns == ()
     assert assessment.overall <= Grade.GOOD
     assert assessment.usable
-    assert {f.check for f in assessment.findings} == set(QualityCheck)
+    assert {f.check for f in assessment.findings} == set(QualityCheck) - BY_LONG_AXIS
     assert all(f.sentence.endswith(".") for f in assessment.findings)
     stages = {f.check.stage for f in assessment.findings}
     assert stages == set(QualityStage)
+
+
+BY_LONG_AXIS = {
+    QualityCheck.BASE_REACHED,
+    QualityCheck.LONG_AXIS_TIMING,
+    QualityCheck.LONG_AXIS_SHIFT,
+    QualityCheck.LONG_AXIS_VOLUME,
+}
+
+
+def test_a_study_whose_long_axis_fits_has_every_check_and_no_concern(good) -> None:
+    assessment = assess_beside(good)
+    assert {f.check for f in assessment.findings} == set(QualityCheck)
+    assert assessment.concerns == ()
+    assert finding(assessment, QualityCheck.BASE_REACHED).sentence.startswith("The stack of slices reaches beyond")
+    for check in (QualityCheck.BASE_REACHED, QualityCheck.LONG_AXIS_SHIFT):
+        assert finding(assessment, check).unit == "mm"
+    for check in (QualityCheck.LONG_AXIS_TIMING, QualityCheck.LONG_AXIS_VOLUME):
+        assert finding(assessment, check).unit == "%"
+
+
+@pytest.mark.parametrize(
+    ("differs", "check", "grade", "said"),
+    [
+        ({"above_mm": 1.0}, QualityCheck.BASE_REACHED, Grade.EXCELLENT, "lies 1 mm above"),
+        ({"above_mm": 3.0}, QualityCheck.BASE_REACHED, Grade.GOOD, "the ventricle is larger than reported"),
+        ({"above_mm": 9.0}, QualityCheck.BASE_REACHED, Grade.POOR, "lies 9 mm above the stack"),
+        ({"delay": {View.LAX_4CH: -0.2}}, QualityCheck.LONG_AXIS_TIMING, Grade.POOR, "4CH by 20%"),
+        ({"out_of_step": (View.LAX_2CH,)}, QualityCheck.LONG_AXIS_TIMING, Grade.POOR, "2CH cannot be brought"),
+        ({"shift_mm": -5.0}, QualityCheck.LONG_AXIS_SHIFT, Grade.GOOD, "up to 5.0 mm"),
+        ({"shift_mm": 7.0}, QualityCheck.LONG_AXIS_SHIFT, Grade.POOR, "Breath holds ended at different heights"),
+        ({"volume": 1.12}, QualityCheck.LONG_AXIS_VOLUME, Grade.GOOD, "by 2CH and 4CH"),
+        ({"volume": 0.8}, QualityCheck.LONG_AXIS_VOLUME, Grade.POOR, "They are 20 % apart"),
+    ],
+)
+def test_a_long_axis_that_differs_is_said(good, differs, check: QualityCheck, grade: Grade, said: str) -> None:
+    found = finding(assess_beside(good, **differs), check)
+    assert found.grade is grade
+    assert said in found.sentence
+
+
+def test_what_the_views_leave_open_is_not_judged(good) -> None:
+    assessment = assess_beside(good, shift_mm=None, volume=None, above_mm=None)
+    assert {f.check for f in assessment.findings} & BY_LONG_AXIS == {QualityCheck.LONG_AXIS_TIMING}
 
 
 UNITS = {

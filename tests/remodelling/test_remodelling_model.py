@@ -172,6 +172,9 @@ def test_the_volume_runs_from_apex_to_base_whichever_way_the_stack_does() -> Non
     assert (np.diff(middle) >= 0).all()
     assert np.allclose(apex_first.images, base_first.images[:, ::-1], atol=1e-5)
     assert list(base_first.slices) == [4, 3, 2, 1, 0]
+    # The ring has a radius of 34 mm.
+    assert apex_first.ventricle.sum(axis=(2, 3)) == pytest.approx(np.pi * (17 * 2 / SPACING_MM) ** 2, rel=0.06)
+    assert np.array_equal(apex_first.ventricle, base_first.ventricle)
 
 
 def test_values_return_to_where_they_came_from() -> None:

@@ -76,7 +76,14 @@ def test_german_has_its_own_words_and_decimal_mark() -> None:
     assert wording is not None
     assert (wording.language_code, wording.language_name) == ("de", "German")
     assert "Ejektionsfraktion 46 % (95-%-Intervall 43 bis 49; unter der Norm, 48 bis 68)" in wording.text
-    assert "LVEF 52 → 46 %: jenseits der Wiederholbarkeit" in wording.text
+    assert "Im Vergleich zum 01.03.2025: LVEF 52 → 46 %: jenseits der Wiederholbarkeit" in wording.text
+
+
+def test_a_german_paragraph_has_no_word_of_english() -> None:
+    source = read_normals(PACKAGED).source
+    assert "papillary muscles in the cavity" in source
+    german = said(dataclasses.replace(EF, normal_source=source), settings=GERMAN)
+    assert german.endswith("JCMR 2017;19:18 (UK Biobank; Papillarmuskeln im Cavum).")
 
 
 def test_a_change_is_judged_against_the_intervals_of_both(tmp_path: Path) -> None:
@@ -123,6 +130,15 @@ def edited(tmp_path: Path, **changes: object) -> ParagraphSettings:
     path = tmp_path / "template.yaml"
     path.write_text(yaml.safe_dump({**packaged, **changes}))
     return ParagraphSettings(template=path)
+
+
+def test_a_template_of_before_dates_had_words_is_read(tmp_path: Path) -> None:
+    template = read_template(ENGLISH).model_dump()
+    del template["words_in_sources"], template["comparison"]["date"]
+    path = tmp_path / "template.yaml"
+    path.write_text(yaml.safe_dump(template))
+    text = said(EF, settings=ParagraphSettings(template=path), earlier=before(52))
+    assert "Compared with 2025-03-01" in text
 
 
 def test_a_department_has_its_own_words(tmp_path: Path) -> None:

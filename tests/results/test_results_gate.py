@@ -16,8 +16,8 @@ from pydicom.dataset import Dataset
 
 from dicom_node.errors import NodeError
 from dicom_node.results import iod
-from dicom_node.results.gate import Gate, check
-from dicom_node.results.iod import IOD_TIMEOUT_S
+from dicom_node.results.gate import Gate, check, origins
+from dicom_node.results.iod import IOD_TIMEOUT_S, IodCheck, SourceUids
 from dicom_node.results.objects import ResultObject, Surroundings
 from dicom_node.results.problems import GateCheck, Problem
 from dicom_node.results.roles import REPORT, SUMMARY, SUMMARY_PDF, ResultRole
@@ -43,6 +43,22 @@ def problems(result: Encoded, role: ResultRole, change: Callable[[Dataset], None
     index = next(i for i, each in enumerate(objects) if each.role == role and "pacs" in each.destinations)
     objects[index] = tampered(objects[index], change)
     return [(problem.check, problem.sentence) for problem in check(objects, result.sources)[index]]
+
+
+def test_dciodvfy_reads_the_same_whatever_was_asked_of_the_object_before(result: Encoded) -> None:
+    uids = SourceUids()
+    for each in result.objects:
+        asked = dcmread(io.BytesIO(each.content))
+        assert [element.value for element in asked.iterall()]
+        fresh, after = (
+            IodCheck.of(one, origins(each, result.sources), (), uids)
+            for one in (dcmread(io.BytesIO(each.content)), asked)
+        )
+        assert fresh.content == after.content
+        # And what is done to it there is not done to the object that other checks look at.
+        buffer = io.BytesIO()
+        dcmwrite(buffer, asked)
+        assert buffer.getvalue() == each.content
 
 
 def test_what_leaves_is_checked_whatever_was_looked_at_before(result: Encoded) -> None:

@@ -209,6 +209,11 @@ def test_extents_of_true_labels_are_those_of_the_phantom(phantom: PhantomStudy) 
     assert order == sorted(order, reverse=True)
     assert found.infarct.present
     assert found.obstruction_percent > 0
+    # Where the images do not state their thickness the report says what stands in for it.
+    assert not any("slice thickness" in one for one in found.cautions)
+    silent = dataclasses.replace(stack.geometry, slice_thickness=9.5, thickness_stated=False)
+    cautions = measure_enhancement(dataclasses.replace(stack, geometry=silent), 0, labelled, None).cautions
+    assert "the distance between slices, 9.5 mm, stands in for it" in cautions[0]
 
 
 def test_late_enhancement_without_a_frame_of_reference_gets_one_that_follows_from_its_series(alone: Made) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from dicom_node.config import DestinationProfile, ResultSettings
 from dicom_node.results.encode import Circumstances, encode_study
 from dicom_node.results.gate import check
+from dicom_node.results.long_axis.encoder import summary_text
 from dicom_node.results.long_axis.images import KEY_PHASE, SEGMENTATION
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.roles import REPORT, SUMMARY
@@ -105,6 +107,17 @@ def test_each_view_has_both_phases_with_its_chambers_on_them(
     series = {each.series_instance_uid for each in objects}
     assert len({*zip(numbers, (each.series_instance_uid for each in objects), strict=True)}) == len(series)
     assert len(set(numbers)) == len(series), "no two series of a package share a number"
+
+
+def test_the_summary_says_which_views_were_moved_in_time_and_which_were_not_used(
+    phantom: PhantomStudy, written: tuple[list[Path], CineStudy]
+) -> None:
+    late, other, *_ = views_of(phantom, written[1]).views
+    late = replace(late, delay=-0.25)
+    views = LongAxisViews((late,), (MODEL,), (other.view,))
+    said = " ".join(block.text for block in summary_text(measure_long_axis(views), views))
+    assert f"The phases of {late.view} come 25% of the cycle earlier than those of the short axis" in said
+    assert f"Not used: {other.view}" in said
 
 
 def test_every_object_passes_the_gate_and_dciodvfy(

@@ -57,7 +57,7 @@ def risk_of(study: CineStudy, labels: np.ndarray) -> RemodellingRisk:
         network_probability=0.47,
         contributions=(
             Contribution("global longitudinal strain", -8.2, "%", 0.71),
-            Contribution("the network that fuses morphology and motion", -0.3, "1", 0.31),
+            Contribution("the fusion network", -0.3, "1", 0.31),
             Contribution("left atrial reservoir strain", 31.4, "%", -0.2),
             Contribution("infarct size estimated without contrast agent", 17.6, "%", 0.01),
         ),
@@ -70,6 +70,8 @@ def risk_of(study: CineStudy, labels: np.ndarray) -> RemodellingRisk:
             (0, 1, 2, 3, 4),
             heat,
             {key: 0.6 if key is Keyframe.END_SYSTOLE else 0.1 for key in Keyframe},
+            in_ventricle=0.64,
+            by_chance=0.21,
         ),
         notes=("Trained on simulated hearts.", "Not measured in this study: mass index."),
         models=(MODEL,),
@@ -133,7 +135,7 @@ def test_the_report_says_probability_interval_reasons_and_for_whom(made) -> None
         if item.ValueType == "TEXT"
     }
     assert texts["LVAR_REASON"] == (
-        "global longitudinal strain -8 % raises it most; the network that fuses morphology and motion raises it; left "
+        "global longitudinal strain -8 % raises it most; the fusion network raises it; left "
         "atrial reservoir strain 31 % lowers it; infarct size estimated without contrast agent 18 % hardly moves it."
     )
     assert "acute, reperfused infarct" in texts["LVAR_FOR"]

@@ -27,7 +27,7 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 
 from dicom_node.config import ResultSettings
-from dicom_node.results import summary
+from dicom_node.results import canvas, summary
 from dicom_node.results.canvas import DARK, HEIGHT, LIGHT, WIDTH, Page, Theme, clipped, text_width, wrapped
 from dicom_node.results.capture import DPI, pdf, raster
 from dicom_node.results.charts import heart_crop, without_minus_zero
@@ -434,6 +434,21 @@ draw()
         assert len(drawn) == 2
         seen.update(drawn)
     assert len(seen) == 1
+
+
+def test_lines_that_are_not_measured_are_drawn_as_matplotlib_draws_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn() -> tuple[bytes, bytes]:
+        page = Page(DARK)
+        for index, text in enumerate(
+            ("LVEF 55 % (51 to 59)", "$5^2$ and 6 $", "Müller^Jörg", "測試 αβγ", "اختبار مرحبا")
+        ):
+            page.text(12.3 + index, 20.7 + 7.1 * index, text, 6.5 + index, bold=index % 2 == 1)
+            page.text(200, 20 + 7 * index, text, 9, align="right")
+        return raster(page.figure).tobytes(), pdf([page.figure], "title", CREATED)
+
+    as_lines = drawn()
+    monkeypatch.setattr(canvas, "_Line", Text)
+    assert drawn() == as_lines
 
 
 def test_the_pdf_has_its_pages_and_says_so(cine: Cine) -> None:

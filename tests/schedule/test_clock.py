@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import logging
 import threading
@@ -9,7 +10,9 @@ import time
 
 import pytest
 
+from dicom_node.schedule import clock
 from dicom_node.schedule.clock import RegularWork
+from storage.ledger import utc_now
 
 PATIENCE_S = 60.0
 
@@ -66,6 +69,21 @@ def test_work_that_fails_is_done_again() -> None:
     run_until(work, enough)
 
 
+def test_work_that_knows_of_something_due_is_done_again_sooner() -> None:
+    runs, enough = 0, threading.Event()
+
+    def look(_now: object) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 3:
+            enough.set()
+
+    work = RegularWork()
+    # Without that, the second run would be an hour after the first.
+    work.every(3600.0, look, sooner=lambda: 0.01)
+    run_until(work, enough)
+
+
 def test_the_interval_counts_from_one_beginning_to_the_next() -> None:
     began, enough = list[float](), threading.Event()
 
@@ -79,3 +97,26 @@ def test_the_interval_counts_from_one_beginning_to_the_next() -> None:
     run_until(work, enough)
     # However busy the machine is, never earlier; a timer may be a millisecond fast.
     assert all(later - earlier >= 0.195 for earlier, later in itertools.pairwise(began))
+
+
+def test_work_whose_time_was_written_down_by_a_clock_that_was_ahead_for_a_moment_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs, enough = 0, threading.Event()
+
+    def ahead() -> dt.datetime:
+        # Set forth and back between two looks at the clocks, of which neither sees anything.
+        monkeypatch.setattr(clock, "utc_now", utc_now)
+        return utc_now() + dt.timedelta(days=400)
+
+    def look(_now: object) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            monkeypatch.setattr(clock, "utc_now", ahead)
+        elif runs == 3:
+            enough.set()
+
+    work = RegularWork()
+    work.every(0.01, look)
+    run_until(work, enough)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import math
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import dicom_node.schedule.completeness
 import dicom_node.schedule.scheduler
 from dicom_node.config import Configuration, DestinationProfile, ExecutionSettings, Peer, ResultSettings, Route
 from dicom_node.schedule.completeness import decide, read_study, study_reading
-from dicom_node.schedule.scheduler import StudyScheduler
+from dicom_node.schedule.scheduler import SOONEST_S, StudyScheduler
 from dicom_node.schedule.study import describe
 from pipelines.cine.facts import InstanceFacts, PlaneFacts
 from pipelines.cine.views import LONG_AXIS
@@ -214,6 +215,23 @@ def test_headers_are_read_before_a_study_is_complete_and_not_while_it_comes(
     assert read == ["1.2.3"]
     assert scheduler.consider(NOW + dt.timedelta(seconds=1)) == (1,)
     assert read == ["1.2.3"]
+
+
+def test_the_next_look_is_when_a_study_has_been_quiet_for_long_enough(ledger: Ledger) -> None:
+    """A study waited for the next of the regular looks, a tenth of a second on the average."""
+    scheduler = StudyScheduler(ledger, CONFIGURATION)
+    assert scheduler.consider(NOW) == ()
+    assert scheduler.look_again_s == math.inf
+    association = associate(ledger)
+    _receive(ledger, association, _stack(8), NOW)
+    assert scheduler.consider(NOW) == ()
+    assert scheduler.look_again_s == math.inf  # an association is open: silence alone is not enough
+    close_association(ledger, association, outcome="released", at=NOW)
+    for quiet_s, wanted_s in ((0.1, 0.2), (0.4, 0.6), (0.9995, SOONEST_S)):
+        assert scheduler.consider(NOW + dt.timedelta(seconds=quiet_s)) == ()
+        assert scheduler.look_again_s == pytest.approx(wanted_s)
+    assert scheduler.consider(NOW + dt.timedelta(seconds=1)) == (1,)
+    assert scheduler.look_again_s == math.inf
 
 
 def test_what_no_route_takes_is_closed_without_a_job_and_with_a_word(ledger: Ledger) -> None:

@@ -123,6 +123,27 @@ def test_what_this_node_made_is_never_routed() -> None:
     assert explanation.series[0].sentence == "left out: this node made it"
 
 
+def test_a_route_takes_nothing_of_a_study_that_it_leaves_to_another() -> None:
+    infarct = Route(series=(SeriesRule(study_description=".*STEMI.*"),), destinations=())
+    heart = Route(destinations=(), leaves_to=frozenset({"infarct"}))
+    rest = Route(series=(SeriesRule(minimum_phases=None),), destinations=(), leaves_to=frozenset({"heart"}))
+    knee = dataclasses.replace(CINE, series_instance_uid="1.3", phases=1)
+    routes = {"rest": rest, "heart": heart, "infarct": infarct}
+
+    def taken(*series: Series) -> dict[str, tuple[str, ...]]:
+        return {one.route: one.series_instance_uids for one in explain(routes, series) if one.series_instance_uids}
+
+    assert taken(CINE, knee) == {"heart": ("1.1",)}
+    assert taken(knee) == {"rest": ("1.3",)}
+    acute = dataclasses.replace(CINE, study_description="Heart STEMI")
+    # Whoever stands back before a route that stands back itself: the study has one route, not two.
+    assert taken(acute, knee) == {"infarct": ("1.1",)}
+    explained = {one.route: one for one in explain(routes, (acute, knee))}
+    assert explained["heart"].series[0].sentence == "left out: the study is left to route infarct"
+    assert explained["heart"].series[0].rules[0].matched
+    assert explained["heart"].series[1].sentence.startswith("left out: rule 1: minimum_phases")
+
+
 def test_a_missing_value_is_called_empty() -> None:
     unknown = dataclasses.replace(CINE, manufacturer="")
     (explanation,) = explain({"cine": _route(SeriesRule(manufacturer="GE.*"))}, [unknown])

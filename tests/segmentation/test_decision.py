@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.segmentation.decision import MOST, likeliest_labels
+from pipelines.segmentation.decision import MOST, likeliest, likeliest_labels
 from pipelines.segmentation.labels import Label
 
 PIXEL_MM2 = 0.25
@@ -21,6 +21,13 @@ def blurred_discs(*radii: float, size: int = 160) -> np.ndarray:
 
 def radius_of(labels: np.ndarray) -> float:
     return float(np.sqrt((labels == Label.LV).sum() * PIXEL_MM2 / np.pi))
+
+
+def test_of_equal_probabilities_the_first_label_is_the_likeliest() -> None:
+    # Sixteenths, so that most points have two labels of one probability.
+    probability = (np.random.default_rng(7).integers(0, 5, (6, 4, 9, 11)) / np.float32(16)).astype(np.float32)
+    assert (likeliest(probability) == probability.argmax(1)).all()
+    assert likeliest(probability).dtype == np.uint8
 
 
 def test_no_bias_is_the_likeliest_label() -> None:

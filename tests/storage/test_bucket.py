@@ -23,7 +23,7 @@ from dicom_node.uploader import Uploader
 from storage.backup import back_up, restore
 from storage.bucket import Bucket, BucketError
 from storage.bucket_files import CACHE, UNUSED_S, BucketFiles
-from storage.bucket_sweep import sweep_bucket, sweep_front
+from storage.bucket_sweep import part_of_the_day, sweep_bucket, sweep_front
 from storage.deletion import delete_study
 from storage.files import INCOMING, INSTANCES, QUARANTINE, RESULTS, InstanceFiles, StoredFile
 from storage.identity import IdentityError, bind
@@ -36,13 +36,10 @@ from storage.retention import Swept
 from storage.schema import InstanceRow, JobState, QuarantineRow, ReleasedFileRow
 from storage.uploads import (
     HeldByHost,
-    HostWatch,
     await_uploaded,
-    beat,
     begin_uploads,
     end_uploads,
     held_by_hosts,
-    serving_hosts_of,
     studies_being_uploaded,
     uploads_due,
 )
@@ -461,6 +458,28 @@ def test_what_nothing_explains_is_set_aside_and_not_deleted(node: Node, other: N
     assert (other.files.root / "unexplained" / lost.path).exists()
 
 
+def test_a_day_of_sweeps_sees_each_object_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = [node.store(number, QUARANTINE).path for number in range(6)]
+    known = node.receive(7)
+    node.uploader.upload()
+    now = dt.datetime.now(dt.UTC) + FAR
+    hours = [now + dt.timedelta(hours=hour) for hour in range(24)]
+    parts = [part_of_the_day(hour) for hour in hours]
+    assert sorted(shard for part in parts for shard in part) == [f"{number:02x}" for number in range(256)]
+    assert max(map(len, parts)) == 11
+    listed: list[str] = []
+    names = Bucket.names
+    monkeypatch.setattr(Bucket, "names", lambda bucket, below: listed.append(below) or names(bucket, below))
+    moved = []
+    for hour, part in zip(hours, parts, strict=True):
+        # An hour whose turn nothing is has nothing to ask for: listing nothing takes as long.
+        if due := [shard for shard in part if any(f"/{shard}/" in path for path in [*unknown, known.path])]:
+            moved.append(sweep_bucket(node.ledger, node.files, grace=GRACE, now=hour, shards=due).set_aside)
+    assert sum(moved) == len(unknown)
+    assert all(below.count("/") == 2 for below in listed), "no whole folder is listed"
+    assert {known.path, *(f"unexplained/{path}" for path in unknown)} <= node.objects().keys()
+
+
 def test_the_front_is_swept_of_what_the_bucket_has_and_of_nothing_else(node: Node, other: Node) -> None:
     uploaded, waiting, removed = (node.receive(number) for number in (1, 2, 3))
     again = other.store(1)
@@ -581,25 +600,3 @@ def test_a_job_that_waits_for_the_bucket_has_used_up_no_attempt(node: Node) -> N
     assert put_job_off(node.ledger, claim(node.ledger), "the bucket is away", until=LATER, now=NOW)
     assert claim_job(node.ledger, "w", NOW) is None
     assert complete_job(node.ledger, claim(node.ledger, at=LATER), [], DELIVERED, now=LATER)
-
-
-# -- which hosts serve -------------------------------------------------------------------------------------------------
-
-
-def test_a_host_that_says_nothing_serves_no_more(ledger: Ledger) -> None:
-    now = 0.0
-    watch = HostWatch(30.0, clock=lambda: now)
-    beat(ledger, "one", NOW)
-    assert watch.silent(ledger, {"one", "never"}) == frozenset()
-    now = 29.0
-    assert watch.silent(ledger, {"one", "never"}) == frozenset()
-    # Whatever its clock says.
-    beat(ledger, "one", NOW - dt.timedelta(days=400))
-    now = 31.0
-    assert watch.silent(ledger, {"one", "never", "new"}) == {"never"}
-    now = 62.0
-    assert watch.silent(ledger, {"one", "never", "new"}) == {"one", "never", "new"}
-    beat(ledger, "one", NOW)
-    assert watch.silent(ledger, {"one"}) == frozenset()
-    beat(ledger, "two", LATER)
-    assert serving_hosts_of(ledger, since=LATER) == {"two"}

@@ -30,6 +30,7 @@ from storage.jobs import (
     create_jobs,
     fail_job,
     inputs_in_work,
+    note_step,
     release_lease,
     release_worker,
     requeue_job,
@@ -56,6 +57,28 @@ def test_no_job_is_made_while_an_association_is_open(ledger: Ledger) -> None:
     assert create_jobs(ledger, contents, [route()], reason="quiet", now=NOW) is None
     close_association(ledger, association, outcome="released", at=NOW)
     assert create_jobs(ledger, contents, [route()], reason="quiet", now=NOW) == (1,)
+
+
+def test_only_who_holds_a_job_says_at_which_step_it_is(ledger: Ledger) -> None:
+    receive_and_schedule(ledger)
+    first = claim(ledger)
+    (seen,) = job_overviews(ledger)
+    assert (seen.state, seen.step) == (JobState.RUNNING, None)
+    note_step(ledger, first.lease, "cine_segmentation")
+    (seen,) = job_overviews(ledger)
+    assert seen.step == "cine_segmentation"
+    assert release_lease(ledger, first.lease, "it hung", now=NOW, retry_at=retry_at_once(NOW))
+    note_step(ledger, first.lease, "encode")
+    (seen,) = job_overviews(ledger)
+    assert (seen.state, seen.step) == (JobState.QUEUED, None)
+    # The next attempt begins anew.
+    second = claim(ledger, at=LATER)
+    note_step(ledger, first.lease, "encode")
+    (seen,) = job_overviews(ledger)
+    assert (seen.state, seen.step) == (JobState.RUNNING, None)
+    note_step(ledger, second.lease, "x" * 100)
+    assert complete_job(ledger, second, [], DELIVERED, now=LATER)
+    assert [one.step for one in job_overviews(ledger)] == [None, None]
 
 
 def test_a_duplicate_holds_the_study_in_mid_association(ledger: Ledger) -> None:

@@ -16,7 +16,7 @@ from storage.accounts import accounts
 from storage.ledger import open_ledger
 from storage.overview import ledger_overview, study_overviews
 from storage.routes_versions import routes_versions
-from storage.schema import Base, EventRow, JobState
+from storage.schema import Base, EventRow, HostRow, InstanceRow, JobState
 from storage.shadow import Segment, kept_comparisons
 from storage.trials import last_trials
 
@@ -53,6 +53,7 @@ def test_there_is_a_ledger_for_each_revision() -> None:
         "0009",
         "0010",
         "0011",
+        "0012",
     }
 
 
@@ -61,7 +62,7 @@ def test_a_migration_loses_no_row_of_what_people_and_devices_made(landed: Path, 
     path = tmp_path / "ledger.sqlite"
     kept = (
         *("study", "series", "instance", "job", "result", "delivery", "account", "assessment", "shadow_comparison"),
-        *("routes_version", "destination_trial"),
+        *("routes_version", "destination_trial", "host"),
     )
 
     def counts() -> dict[str, int]:
@@ -106,3 +107,14 @@ def test_whom_an_identity_provider_lets_in_is_read_from_a_landed_ledger(tmp_path
         database.executescript((Path(__file__).parent / "landed" / "0011.sql").read_text(encoding="utf-8"))
     with closing(open_ledger(f"sqlite:///{path}")) as ledger:
         assert {one.name: one.by_provider for one in accounts(ledger)} == {"ann": False, "bob": True}
+
+
+def test_what_is_not_in_the_bucket_yet_is_read_from_a_landed_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript((Path(__file__).parent / "landed" / "0012.sql").read_text(encoding="utf-8"))
+    with closing(open_ledger(f"sqlite:///{path}")) as ledger, ledger.reading() as session:
+        held = session.execute(select(InstanceRow.sop_instance_uid, InstanceRow.held_by)).all()
+        hosts = session.execute(select(HostRow.name, HostRow.beat, HostRow.processes)).all()
+    assert dict(held) == {"1.2.3.1.1": None, "1.2.3.1.2": "ward-a"}
+    assert hosts == [("ward-a", 7, None)]

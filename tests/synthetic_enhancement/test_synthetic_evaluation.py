@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.evaluation import synthetic_enhancement as evaluation
+from pipelines.evaluation.enhancement_ablations import Ablated
 from pipelines.evaluation.enhancement_faults import FaultyStudy, summarise_faults
 from pipelines.evaluation.enhancement_pictures import draw_pictures
 from pipelines.evaluation.synthetic_enhancement import HeartResult, Pictures, shown_cases
@@ -89,20 +90,24 @@ def test_figures_by_fault_are_those_against_the_same_heart_without_one() -> None
         FaultyStudy("ghosting", lost),
         FaultyStudy("no fault", other),
         FaultyStudy("poor-coverage", doubtful),
+        FaultyStudy("breathing", replace(doubtful, withheld=("The extent of 0 % is no measurement.",))),
     ]
     found = summarise_faults(studies)
     assert found["no fault"]["image"] == 2
     assert found["no fault"]["extent_change_points"] == 0
     cut = found["poor-coverage"]
     assert (cut["studies"], cut["probability_alone"], cut["withheld_for_quality"]) == (2, 2, 1)
+    assert cut["reasons"] == {"The base is not covered.": 1, "It shows what the probability does not bear out.": 1}
     assert cut["extent_change_points"] == pytest.approx((6 + 0) / 2)
     assert cut["probability_change"] == pytest.approx((good.patient[1] - 0.5) / 2, abs=1e-3)
+    assert (found["breathing"]["probability_alone"], found["breathing"]["withheld_for_quality"]) == (1, 0)
     assert found["ghosting"] == {
         "studies": 1,
         "declined": 1,
         "image": 0,
         "probability_alone": 0,
         "withheld_for_quality": 0,
+        "reasons": {"Nothing to be seen.": 1},
         "probability_change": None,
         "extent_change_points": None,
     }
@@ -126,7 +131,38 @@ def test_pictures_are_chosen_by_error_and_not_by_looks(tmp_path: Path) -> None:
     assert (tmp_path / "ten.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def _ablated(scarred: bool, error: float, rights: tuple[float, float]) -> Ablated:
+    return Ablated(error, hyperintense_percent=20.0 * scarred, logit=max(rights), slices=rights)
+
+
+def test_networks_trained_without_an_input_are_held_against_the_first_on_the_same_hearts() -> None:
+    results = []
+    for seed in range(8):
+        scarred = seed % 2 == 1
+        heart = _heart(seed, 10.0 * scarred, 8.0 * scarred)
+        told = {
+            "trained whole": _ablated(scarred, 0.02 + 0.01 * seed, (-2.0, 2.0 if scarred else -1.0)),
+            "trained blind": _ablated(not scarred, 0.05 + 0.01 * seed, (0.0, -1.0 if scarred else 2.0)),
+        }
+        results.append(replace(heart, ablations=told))
+    found = evaluation._summarise(results).ablations
+    whole, blind = found["trained whole"], found["trained blind"]
+    assert whole["squared_error"] == pytest.approx(0.055)
+    assert whole["squared_error_interval"][0] < 0.055 < whole["squared_error_interval"][1]
+    assert "more_squared_error" not in whole, "the first is what the others are held against"
+    # Hearts differ far more than the two networks do on any of them.
+    assert blind["more_squared_error"] == pytest.approx(0.03)
+    assert blind["more_squared_error_interval"] == pytest.approx((0.03, 0.03))
+    assert (whole["hyperintense"]["r"], blind["hyperintense"]["r"]) == (pytest.approx(1), pytest.approx(-1))
+    assert (whole["auc_uncalibrated"]["patient"]["auc"], blind["auc_uncalibrated"]["patient"]["auc"]) == (1.0, 0.0)
+    assert blind["less_auc_slice"] == pytest.approx(
+        whole["auc_uncalibrated"]["slice"]["auc"] - blind["auc_uncalibrated"]["slice"]["auc"]
+    )
+    assert blind["less_auc_slice_interval"][0] > 0
+
+
 def test_kept_hearts_come_back() -> None:
-    heart = _heart(7, 5, 6)
+    told = {"trained whole": _ablated(True, 0.03, (1.0, 2.0)), "1 steps": Ablated(0.04, deviation=0.1)}
+    heart = replace(_heart(7, 5, 6), ablations=told)
     again = evaluation._result_from(json.loads(json.dumps(asdict(heart))))
     assert again == heart

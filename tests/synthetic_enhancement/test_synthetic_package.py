@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -241,6 +242,11 @@ def test_below_the_operating_point_there_is_no_extent_and_no_image_that_shows_on
     assert not any(one.percent or one.transmurality_percent for one in quiet.segments)
     assert quiet.image is None
     assert any("does not bear out" in sentence for sentence in quiet.withheld)
+    just_below = usual.model_copy(update={"operating_point": shows.study_probability + 0.0004})
+    (said,) = re.findall(
+        r"\((\S+), (\S+) needed\)", " ".join(_resynthesised(findings, networks, whole_cycle=just_below).withheld)
+    )
+    assert float(said[0]) < float(said[1]), "what is said tells the two apart"
 
 
 def test_an_image_that_shows_nothing_of_what_the_probability_says_is_withheld(

@@ -16,7 +16,7 @@ from pipelines.models.registry import PACKAGED, ModelUnavailable, load_model
 from pipelines.segmentation.labels import Label
 from pipelines.synthetic_enhancement import sequence
 from pipelines.synthetic_enhancement.calibration import FILE, Logistic, found_calibration, logit
-from pipelines.synthetic_enhancement.features import SIZE, describe, slice_inputs
+from pipelines.synthetic_enhancement.features import CHANNELS, SIZE, Ablation, describe, slice_inputs
 from pipelines.synthetic_enhancement.load import load_networks
 from pipelines.synthetic_enhancement.network import GUESS_MODEL, REFINER_MODEL, draw_samples, guess
 from pipelines.synthetic_enhancement.predictors import (
@@ -122,13 +122,62 @@ def test_batches_are_a_function_of_seed_and_step_and_keep_truth_on_the_wall(hear
         assert (batch.lesion * (1 - true)).sum() == 0
 
 
-def test_ablation_tells_no_motion(hearts: Hearts) -> None:
-    batch = training._batch(replace(hearts, infarcts=()), replace(SMALL, image_only=True), 5, 1)
-    named = dict(zip(training.CHANNELS, batch.inputs.unbind(1), strict=True))
-    assert not named["loss of area at end systole"].any()
-    assert not named["thickening at end systole"].any()
-    assert named["muscle"].any()
-    assert named["image at end systole"].any()
+@pytest.mark.parametrize(
+    ("ablation", "told", "withheld"),
+    [
+        (
+            Ablation.EVERYTHING,
+            ("thickening at end systole", "image at end systole", "mean loss of area of the heart"),
+            (),
+        ),
+        (
+            Ablation.NO_MOTION,
+            ("muscle", "right ventricle", "image at end systole", "height", "whole cycle"),
+            ("loss of area at end systole", "loss of area of the slice above", "mean loss of area of the heart"),
+        ),
+        (
+            Ablation.NO_IMAGE,
+            ("muscle", "right ventricle", "loss of area at end systole", "mean loss of area of the heart"),
+            ("image at end diastole", "image at 6/7 of the cycle"),
+        ),
+    ],
+)
+def test_an_ablation_learns_from_the_rest_and_ignores_what_is_kept_from_it(
+    hearts: Hearts, tmp_path: Path, ablation: Ablation, told: tuple[str, ...], withheld: tuple[str, ...]
+) -> None:
+    recipe = replace(SMALL, ablation=ablation)
+    named = dict(zip(CHANNELS, training._batch(hearts, recipe, 5, 1).inputs.unbind(1), strict=True))
+    assert all(named[name].any() for name in told)
+    assert not any(named[name].any() for name in withheld)
+    train_first_guess(hearts, tmp_path / GUESS_MODEL, steps=2, recipe=recipe)
+    network = load_model(GUESS_MODEL, root=tmp_path)
+    assert f"ablation {ablation}" in network.card.summary
+    inputs = slice_inputs(describe(hearts.all[1].crop))
+    answer = guess(inputs, network)[0].logit
+    for name in (*told, *withheld):
+        changed = inputs.clone()
+        # Not the muscle mask of guess_output: only the logits by pixel are compared.
+        changed[:, CHANNELS.index(name)] += 1
+        assert torch.equal(guess(changed, network)[0].logit, answer) == (name in withheld), name
+
+
+def test_of_an_ablation_the_first_guess_alone_is_trained(
+    hearts: Hearts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthetic_run, "prepare_hearts", lambda *_, **__: hearts)
+    recipe = replace(SMALL, ablation=Ablation.NO_IMAGE)
+    (one,) = synthetic_run.train_synthetic_enhancement(tmp_path, clips=tmp_path, seeds=range(4), steps=1, recipe=recipe)
+    assert one.model == GUESS_MODEL
+    assert [folder.name for folder in tmp_path.iterdir()] == [GUESS_MODEL]
+    assert load_model(GUESS_MODEL, root=tmp_path).card.training.command.endswith("--ablation no-image")
+
+
+def test_an_ablation_does_not_go_on_from_weights_that_learnt_everything(
+    hearts: Hearts, trained: Path, tmp_path: Path
+) -> None:
+    recipe = replace(SMALL, ablation=Ablation.NO_MOTION)
+    with pytest.raises(ValueError, match="begins with new weights"):
+        train_first_guess(hearts, tmp_path, steps=2, recipe=recipe, go_on=Continuation(trained))
 
 
 @pytest.fixture(scope="module")

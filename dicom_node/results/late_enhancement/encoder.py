@@ -28,7 +28,7 @@ def encode(request: EncodingRequest) -> Parts:
     stack = request.study.late_enhancement[found.stack]
     segmentations = {variant: _segmentation(request, found, stack, variant) for variant in request.variants}
     return Parts(
-        objects=tuple(made for made, _ in segmentations.values()),
+        objects=lambda: [made for made, _ in segmentations.values()],
         report=lambda variant: enhancement_part(request.context, found, stack, segmentations[variant][1]),
         summary=SummaryPart(
             stacks=(stack,),

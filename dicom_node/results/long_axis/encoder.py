@@ -33,7 +33,7 @@ from pipelines.long_axis.findings import (
     Valve,
 )
 
-__all__ = ["encode"]
+__all__ = ["encode", "summary_text"]
 
 _EXCURSION = {Valve.MITRAL: "MAPSE", Valve.TRICUSPID: "TAPSE"}
 _GAP = 5.0
@@ -48,9 +48,11 @@ def encode(request: EncodingRequest) -> Parts:
     stacks = tuple(view.stack for view in views.views)
     part = ReportPart(groups=tuple(_groups(request.context, found)), looked_at=frames_of(stacks))
     return Parts(
-        objects=tuple(view_objects(request, views)),
+        objects=lambda: list(view_objects(request, views)),
         report=lambda _variant: part,
-        summary=SummaryPart(stacks=stacks, pages=lambda theme: [_page(theme, found, views)], text=_text(found, views)),
+        summary=SummaryPart(
+            stacks=stacks, pages=lambda theme: [_page(theme, found, views)], text=summary_text(found, views)
+        ),
         key_numbers=_key_numbers(found),
         numbers=_numbers(found),
     )
@@ -115,13 +117,26 @@ def _numbers(found: LongAxisFunction) -> dict[str, float]:
     return numbers
 
 
-def _text(found: LongAxisFunction, views: LongAxisViews) -> tuple[TextBlock, ...]:
+def summary_text(found: LongAxisFunction, views: LongAxisViews) -> tuple[TextBlock, ...]:
+    """How the numbers came about: views, methods, and what was moved in time or left out."""
     lines = [
         f"Long-axis views read: {', '.join(view.view for view in views.views)}; mean agreement of the segmentations "
         f"{found.agreement:.2f}.",
         f"MAPSE and TAPSE: {_METHOD}; the largest way of the middle of the annulus along the long axis.",
         "The long-axis network was trained on simulated images only: look at the contours.",
     ]
+    for view in views.views:
+        if view.delay:
+            way = "later" if view.delay > 0 else "earlier"
+            lines.append(
+                f"The phases of {view.view} come {abs(view.delay):.0%} of the cycle {way} than those of the short "
+                "axis: it was moved in time by that, and its trigger should be looked at."
+            )
+    if views.out_of_step:
+        left_out = " and ".join(views.out_of_step)
+        lines.append(
+            f"Not used: {left_out}, whose ventricle does not fill and empty as the short axis does; look at the gating."
+        )
     if found.atrium is not None:
         lines.append(f"Left atrium: {_atrial_method(found.atrium)}.")
     else:

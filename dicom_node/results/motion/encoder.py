@@ -29,7 +29,7 @@ def encode(request: EncodingRequest) -> Parts:
         objects.append(strain_map(request, found, stacks[View.SAX], names))
     return Parts(
         report=lambda _variant: part,
-        objects=tuple(objects),
+        objects=lambda: objects,
         summary=SummaryPart(
             stacks=tuple(stacks.values()),
             pages=lambda theme: [motion_page(theme, found)],

@@ -68,7 +68,7 @@ def encode(request: EncodingRequest) -> Parts:
     objects = _Objects(request, found, stack, label)
     part = synthetic_part(request.context, found, stack)
     return Parts(
-        objects=tuple(objects.made()),
+        objects=lambda: list(objects.made()),
         report=lambda _variant: part,
         summary=SummaryPart(
             stacks=(stack,),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dicom_node.config import SegmentationTarget
@@ -61,13 +61,20 @@ def encode(request: EncodingRequest) -> Parts:
         ranges,
     )
     images = _Images(request, content)
-    key_phases = tuple(images.key_phases())
-    segmentations = {variant: images.segmentations(variant, key_phases) for variant in request.variants}
+    segmentations: dict[Variant, Mapping[str, EncodedSegmentation]] = {}
+
+    def objects() -> list[ResultObject]:
+        key_phases = list(images.key_phases())
+        made = list(key_phases)
+        for variant in request.variants:
+            both = images.segmentations(variant, key_phases)
+            segmentations[variant] = {when: seg for when, (_, seg) in both.items()}
+            made += [each for each, _ in both.values()]
+        return made
+
     return Parts(
-        objects=(*key_phases, *(made for both in segmentations.values() for made, _ in both.values())),
-        report=lambda variant: function_part(
-            request.context, content, {when: seg for when, (_, seg) in segmentations[variant].items()}
-        ),
+        objects=objects,
+        report=lambda variant: function_part(request.context, content, segmentations[variant]),
         summary=SummaryPart(
             stacks=content.stacks,
             pages=lambda theme: function_pages(theme, content),
@@ -140,7 +147,7 @@ class _Images:
             yield from key_phase_objects(self.request, KEY_PHASE[when], stack, phase, _WHEN[when], names)
 
     def segmentations(
-        self, variant: Variant, key_phases: tuple[ResultObject, ...]
+        self, variant: Variant, key_phases: Sequence[ResultObject]
     ) -> Mapping[str, tuple[ResultObject, EncodedSegmentation]]:
         """SEG of both phases as a group of destinations gets them."""
         stack = self.content.stack

@@ -52,7 +52,7 @@ def encode(request: EncodingRequest) -> Parts:
             page.rectangle(x + index * step, y + height - tall, 0.8 * step, tall, page.theme.lv)
 
     return Parts(
-        objects=tuple(images),
+        objects=lambda: images,
         report=lambda _variant: part,
         summary=SummaryPart(stacks=(stack,), panels=(Panel("Brightness by phase", 60, draw),)),
         key_numbers=(f"Largest mean grey value {largest:.1f}, in phase {found.brightest + 1}.",),
