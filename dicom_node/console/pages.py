@@ -39,6 +39,7 @@ from storage.assessments import assessments
 from storage.figures import ended_jobs
 from storage.ledger import LedgerError, utc_now
 from storage.overview import (
+    backlog,
     count_deliveries,
     delivery_overviews,
     outages,
@@ -110,7 +111,8 @@ def pages_router() -> APIRouter:
             request,
             "deliveries.html",
             person,
-            backlog=request.app.state.board.view().status.waiting,
+            # As fresh as the lists below it: what is dead there can be sent again here.
+            backlog=backlog(node.ledger, now=utc_now()),
             destinations=node.configuration.results.destinations,
             peers=node.configuration.peers,
             outages={one.destination: one for one in outages(node.ledger)},

@@ -350,6 +350,17 @@ def test_dead_letters_are_told_with_the_answer_and_sent_again_or_given_up(consol
     ]
 
 
+def test_a_dead_letter_can_be_sent_again_from_the_page_that_lists_it_first(console: RunningConsole) -> None:
+    person = console.person(OPERATOR)
+    receive(console)
+    analyse(console)
+    assert "Send dead letters again" not in person.get("/deliveries").text
+    deliver(console, error=REFUSED)
+    page = person.get("/deliveries").text
+    assert REFUSED in words(page)
+    assert "Send dead letters again" in page
+
+
 def test_delivered_results_are_sent_again_by_study_and_never_to_a_whole_destination(console: RunningConsole) -> None:
     person = console.person(OPERATOR)
     receive(console)
