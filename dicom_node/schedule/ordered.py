@@ -72,6 +72,7 @@ class LateOrders:
         orders = tuple(one for one in orders if not self._waited_for.get(one, frozenset()).intersection(waiting))
         if not orders:
             return Looked()
+        new = frozenset(one.id for one in orders)
         created: list[int] = []
         to_be_read: set[str] = set()
         undone: dict[str, set[str]] = {}
@@ -81,7 +82,6 @@ class LateOrders:
                     to_be_read.add(study.study_instance_uid)
                     undone.setdefault(study.accession_number, set()).add(study.study_instance_uid)
                 else:
-                    new = frozenset(one.id for one in orders)
                     created += _analysed(ledger, configuration, study, asking - study.routes, new, now)
             except LedgerError:
                 # Something came in for it this moment.
@@ -141,22 +141,22 @@ def _analysed(
     if not routes:
         return ()
     reading = study_reading(ledger, configuration, study.study_instance_uid)
-    unused = [one for one in reading.orders.unused if one.id in new]
-    tell_unused(ledger, study.study_instance_uid, unused, now)
     jobs = [
         job
         for one in reading.routes
         if one.route in routes and one.series_instance_uids
         for job in jobs_of_route(configuration, one.route, one.series_instance_uids)
     ]
-    if not jobs:
-        return ()
-    jobs = with_corrections(jobs, correcting_series(ledger, reading.contents))
-    created = add_jobs(ledger, reading.contents, jobs, reason="an order came", by="scheduler", now=now)
-    _log.info(
-        "study scheduled for its order",
-        study_instance_uid=study.study_instance_uid,
-        routes=list(dict.fromkeys(one.route for one in jobs)),
-        jobs=created,
-    )
+    created: tuple[int, ...] = ()
+    if jobs:
+        jobs = with_corrections(jobs, correcting_series(ledger, reading.contents))
+        created = add_jobs(ledger, reading.contents, jobs, reason="an order came", by="scheduler", now=now)
+        _log.info(
+            "study scheduled for its order",
+            study_instance_uid=study.study_instance_uid,
+            routes=list(dict.fromkeys(one.route for one in jobs)),
+            jobs=created,
+        )
+    unused = [one for one in reading.orders.unused if one.id in new]
+    tell_unused(ledger, study.study_instance_uid, unused, now)
     return created
