@@ -857,7 +857,7 @@ class WebSettings(HttpServerSettings):
         return self
 
 
-IssuerName = Annotated[str, Field(min_length=1, max_length=200)]
+IssuerName = Annotated[str, Field(pattern=r"\S", max_length=200)]
 """As a message or a header names an issuer."""
 
 

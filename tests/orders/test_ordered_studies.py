@@ -383,6 +383,9 @@ def test_a_rule_for_orders_is_told_in_words_and_refused_where_it_could_never_hol
         OrderSettings(port=2575)
     with pytest.raises(ValidationError, match=r"an IP address, or a network such as 10\.0\.0\.0/24"):
         OrderSettings(senders=("ris.example",))
+    for names in (("PAS",), ("PAS", " ")):
+        with pytest.raises(ValidationError, match="same_issuers"):
+            OrderSettings(same_issuers=(names,))
     (mistake,) = [one for one in mistakes_between_keys(asking(tmp_path, port=None)) if "order" in str(one.keys)]
     assert mistake.keys == (("routes", "infarct", "series", 0, "order"),)
     assert "set orders.port" in mistake.sentence
