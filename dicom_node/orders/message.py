@@ -181,7 +181,7 @@ def read_orders(header: MessageHeader, block: bytes, settings: OrderSettings) ->
 
 
 def _same(one: Order, other: Order) -> bool:
-    numbers = [(each.accession_number, each.order_number, each.filler_number, each.identity) for each in (one, other)]
+    numbers = [(each.accession_number, each.order_number, each.identity) for each in (one, other)]
     return numbers[0] == numbers[1]
 
 

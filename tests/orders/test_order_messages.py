@@ -150,7 +150,7 @@ def test_what_tells_how_an_order_stands_is_not_all_that_there_is_to_it() -> None
 
 
 def test_one_order_in_several_parts_says_what_all_of_them_say_and_a_deleted_diagnosis_is_none() -> None:
-    parts = ("OBR|1|||A|||||||||STEMI", "IPC|A1", "OBR|2|||B", "DG1|1||I21", "IPC|A1", f"DG1|2||I50{'|' * 18}D")
+    parts = ("OBR|1|||A|||||||||STEMI", "IPC|A1", "OBR|2||F9|B", "DG1|1||I21", "IPC|A1", f"DG1|2||I50{'|' * 18}D")
     assert said(order_message("ORC|NW|4711", *parts)) == (Order("A1", "4711", ("A", "B"), ("STEMI",), ("I21",)),)
     # Another ORC of the same number is the next thing that the message says of it.
     assert len(read(order_message("ORC|NW|4711", *parts[:2], "ORC|XO|4711", *parts[2:5])).changes) == 2
