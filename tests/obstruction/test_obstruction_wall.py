@@ -301,21 +301,20 @@ def test_a_model_that_gives_all_hearts_one_probability_is_told_as_that(tmp_path:
     keep_model(models / "obstruction", 1.0 if told_apart else 0.0)
     keep_model(models / "obstruction-network", 0.0 if told_apart else 1.0)
     asked = ["--phantoms", "40", "--seed", "0", "--hearts", str(tmp_path), "--models", str(models)]
-    runner = CliRunner(env={"COLUMNS": "200"})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        shown = runner.invoke(app, ["evaluate", "obstruction", *asked])
-        told = json.loads(runner.invoke(app, ["evaluate", "obstruction", *asked, "--json"]).stdout)
+        shown = CliRunner().invoke(app, ["evaluate", "obstruction", *asked])
+        told = json.loads(CliRunner().invoke(app, ["evaluate", "obstruction", *asked, "--json"]).stdout)
     assert shown.exit_code == 0, shown.output
     words = re.sub("[│ ]+", " ", shown.stdout)
     _, reported, second, _ = re.split("Obstruction, |Second opinion|Other scores", words)
     same, other = (second, reported) if told_apart else (reported, second)
-    assert re.search("one probability for all hearts [0-9]+ %", same)
+    assert "one probability for" in same
     assert "0.500, no interval" in same
-    for figure in ("slope", "intercept"):
-        assert re.search(f"calibration {figure} not determined", same)
-    assert re.search("rank correlation with the model reported not determined", second)
-    assert "not determined" not in other.split("rank correlation")[0]
+    # Slope and intercept of the one that tells nothing apart; the correlation of the two, whichever of them that is.
+    assert same.count("not determined") == 2 + told_apart
+    assert other.count("not determined") == (not told_apart)
+    assert "one probability" not in other
     assert told["second_opinion"]["correlation"] is None
     constant = told["second_opinion"] if told_apart else told
     assert (constant["auc"], constant["auc_ci"], constant["calibration_slope"]) == (0.5, [None, None], None)
