@@ -17,7 +17,7 @@ from storage.closing import FRONT_PAGE
 from storage.deliveries import dismiss
 from storage.jobs import ResultRecord, add_result
 from storage.ledger import Ledger, record_event
-from storage.schema import DeliveryRow, DeliveryState, JobRow, JobState, ResultRow, StudyRow, Verdict
+from storage.schema import AssessmentRow, DeliveryRow, DeliveryState, JobRow, JobState, ResultRow, StudyRow, Verdict
 
 __all__ = [
     "REJECTION_ROLE",
@@ -110,8 +110,9 @@ def superseded_sets(ledger: Ledger) -> tuple[VoidSet, ...]:
 def taken_over_sets(ledger: Ledger, routes: Mapping[str, Collection[str]]) -> tuple[VoidSet, ...]:
     """Results of routes that would have stood back, where another route has analysed all that they did since.
 
-    A study has one front page then: that of the other route, which has ended, stands for all. What is being sent or
-    waits for commitment is left for the next look, with all that became void with it.
+    A study has one front page then: that of the other route, which has ended, stands for all. What a radiologist has
+    judged stays: nobody has judged what would take its place. What is being sent or waits for commitment is left for
+    the next look, with all that became void with it.
 
     Parameters
     ----------
@@ -161,7 +162,7 @@ def _taken_over(session: Session, study_id: int, routes: Mapping[str, Collection
             and one.state is JobState.SUCCEEDED
             and all(_stands_for(one, each, jobs) for each in own)
         ]
-        if not fronts:
+        if not fronts or _judged(session, study_id, route):
             continue
         ids = session.scalars(
             select(ResultRow.id).where(
@@ -174,6 +175,21 @@ def _taken_over(session: Session, study_id: int, routes: Mapping[str, Collection
         if void is not None:
             sets.append(void)
     return sets
+
+
+def _judged(session: Session, study_id: int, route: str) -> bool:
+    """Whether a radiologist has judged any result of a route."""
+    return bool(
+        session.scalar(
+            select(
+                exists().where(
+                    StudyRow.id == study_id,
+                    AssessmentRow.study_instance_uid == StudyRow.study_instance_uid,
+                    AssessmentRow.route == route,
+                )
+            )
+        )
+    )
 
 
 def _stands_for(front: JobRow, job: JobRow, jobs: Sequence[JobRow]) -> bool:

@@ -27,6 +27,7 @@ from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.watermarks import Watermarks
 from dicom_node.results.iod import iod_findings
+from storage.assessments import assess
 from storage.deliveries import Selection, claim_deliveries, delivery_failed, delivery_sent, requeue_deliveries
 from storage.files import RESULTS, InstanceFiles
 from storage.identity import bind
@@ -43,7 +44,7 @@ from storage.jobs import (
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import quarantine_overviews, study_overviews
 from storage.retention import sweep_files
-from storage.schema import DeliveryState, EventRow, InstanceRow, JobRow, JobState, ResultRow, Verdict
+from storage.schema import AssessmentResult, DeliveryState, EventRow, InstanceRow, JobRow, JobState, ResultRow, Verdict
 from storage.set_aside import set_study_aside, why_set_aside
 
 STUDY, SERIES = "1.2.3", "1.2.3.1"
@@ -258,6 +259,16 @@ def test_what_another_route_has_analysed_since_is_rejected_where_the_first_would
     assert "analysed again, with more analyses" in note.ContentSequence[0].TextValue
     due = [one for one in overview(node.ledger) if one.role == "rejection-note"]
     assert [(one.destination, one.state) for one in due] == [("pacs", DeliveryState.QUEUED)]
+
+
+def test_what_a_radiologist_has_judged_stays_beside_what_another_route_has_made_since(node: Node) -> None:
+    node.receive(*_images())
+    node.analyse()
+    (judged,) = {one.job_id for one in overview(node.ledger)}
+    node.analyse(late="infarct", close=False)
+    close_versions(node.ledger, utc_now())
+    assess(node.ledger, judged, AssessmentResult.ACCEPTED, comment="", by="ann", now=utc_now())
+    assert reject_superseded(node.ledger, node.files, routes_of(node), utc_now()) == 0
 
 
 def test_a_version_that_another_route_took_over_leaves_nothing_of_the_one_before(node: Node) -> None:
