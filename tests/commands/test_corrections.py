@@ -298,7 +298,7 @@ def test_a_note_is_what_its_iod_says(node: Node, tmp_path: Path) -> None:
     reject_superseded(node.ledger, node.files, node.configuration, utc_now())
     (path,) = (one for one in node.files.root.glob("results/*/*.dcm") if dcmread(one).get("Modality") == "KO")
     findings = iod_findings(dcmread(path))
-    assert [one for one in findings if one.error and not one.inherited] == []
+    assert [one for one in findings if one.error] == []
 
 
 def test_results_of_an_earlier_version_that_were_not_sent_are_not_sent_any_more(node: Node) -> None:
