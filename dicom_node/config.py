@@ -857,6 +857,10 @@ class WebSettings(HttpServerSettings):
         return self
 
 
+IssuerName = Annotated[str, Field(pattern=r"\S", max_length=200)]
+"""As a message or a header names an issuer."""
+
+
 class OrderSettings(_Section):
     """Orders of a hospital's information system, HL7 v2 over MLLP: images do not tell why a patient is examined."""
 
@@ -871,6 +875,9 @@ class OrderSettings(_Section):
         default=("IPC-1", "OBR-18", "OBR-3", "ORC-3"), min_length=1
     )
     """Where the accession number stands; the first of these fields that holds anything."""
+    same_issuers: tuple[Annotated[tuple[IssuerName, ...], Field(min_length=2)], ...] = ()
+    """Names and universal IDs, of who gives numbers of patients or accession numbers, that mean the same: for systems
+    that call one hospital differently. Without it, only the same name is the same issuer."""
     processing_id: Literal["P", "T", "D"] = "P"
     """MSH-11 of the messages that count; others are rejected."""
     maximum_message_kb: int = Field(default=256, ge=4, le=4096)

@@ -140,6 +140,7 @@ def _orders(configuration: Configuration) -> Iterator[str]:
             ("From", ", ".join(orders.senders)),
             ("TLS", "required, with certificates of both sides" if orders.tls else "none"),
             ("Accession number", f"the first that is there of {', '.join(orders.accession_number)}"),
+            ("The same issuer", "; ".join(" = ".join(one) for one in orders.same_issuers) or "only by the same name"),
             ("MSH-11", orders.processing_id),
             ("Longest message", f"{orders.maximum_message_kb} kB"),
             ("Kept", f"{orders.kept_days:g} days"),

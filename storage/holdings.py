@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Table, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
+from storage.identifiers import NOBODY, Issuer, PatientIdentifier, StudyIdentity
 from storage.ledger import Ledger, insert_if_absent
 from storage.schema import InstanceRow, SeriesRow, StudyAttributesRow, StudyRow
 
@@ -22,6 +23,7 @@ __all__ = [
     "held_instances",
     "held_series",
     "held_studies",
+    "identity_of_study",
     "undescribed_studies",
 ]
 
@@ -99,14 +101,48 @@ def undescribed_studies(ledger: Ledger, study_instance_uid: str | None = None) -
         return tuple(UndescribedStudy(*row) for row in session.execute(query))
 
 
-def describe_study(ledger: Ledger, study_id: int, attributes: Mapping[str, str]) -> None:
-    """Keep the attributes of a study, ``PatientID`` among them, until its files are removed."""
+def describe_study(
+    ledger: Ledger, study_id: int, attributes: Mapping[str, str], *, identity: StudyIdentity | None = None
+) -> None:
+    """Keep the attributes of a study, ``PatientID`` among them, until its files are removed.
+
+    Parameters
+    ----------
+    identity
+        What an order is held against, the patient's other numbers among it; PatientID alone and its issuer, where that
+        is not known.
+    """
     with ledger.transaction() as session:
         insert_if_absent(
             session,
             cast(Table, StudyAttributesRow.__table__),
-            {"study_id": study_id, "patient_id": attributes.get("PatientID", ""), "attributes": dict(attributes)},
+            {
+                "study_id": study_id,
+                "patient_id": attributes.get("PatientID", ""),
+                "attributes": dict(attributes),
+                "identity": {} if identity is None else _as_json(identity),
+            },
         )
+
+
+def _as_json(identity: StudyIdentity) -> dict[str, Any]:
+    issuer = identity.accession_issuer
+    return {
+        "patients": [[one.number, one.issuer.namespace, one.issuer.universal_id] for one in identity.patients],
+        "accession_issuer": [issuer.namespace, issuer.universal_id],
+    }
+
+
+def identity_of_study(row: StudyAttributesRow) -> StudyIdentity:
+    """What a described study states of whose it is; of one that an earlier version described, its PatientID alone."""
+    if row.identity:
+        return StudyIdentity(
+            tuple(PatientIdentifier(number, Issuer(*issuer)) for number, *issuer in row.identity["patients"]),
+            Issuer(*row.identity["accession_issuer"]),
+        )
+    number = row.attributes.get("PatientID", "")
+    issuer = Issuer(row.attributes.get("IssuerOfPatientID", ""))
+    return StudyIdentity((PatientIdentifier(number, issuer),) if number else (), NOBODY)
 
 
 def held_studies(

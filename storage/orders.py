@@ -6,31 +6,44 @@ All of it but the times is patient data: it stands in no event, and nobody write
 from __future__ import annotations
 
 import datetime as dt
+import enum
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from sqlalchemy import ColumnElement, Table, delete, func, select, update
+from sqlalchemy import ColumnElement, Table, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from storage.ledger import Ledger, insert_if_absent
+from storage.holdings import identity_of_study
+from storage.identifiers import UNSTATED, KeptIdentity, OrderIdentity, SameIssuers, StudyIdentity, same_issuer
+from storage.ledger import Ledger, LedgerError, insert_if_absent, record_event
 from storage.schema import JobRow, OrderMessageRow, OrderRow, StudyAttributesRow, StudyRow
 
 __all__ = [
+    "NO_ORDERS",
+    "AmbiguousOrderError",
     "CancelledOrder",
     "NewOrder",
     "Order",
     "OrderedStudy",
+    "StudyOrders",
+    "UnusedOrder",
+    "WhyUnused",
     "expire_orders",
     "last_order_message",
     "new_orders",
     "note_considered",
+    "note_unused",
     "ordered_studies",
     "orders_of_study",
     "take_orders",
 ]
 
 _AT_ONCE = 500
+
+
+class AmbiguousOrderError(LedgerError):
+    """A message changes an order, and says too little to tell which of several that share its numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +55,16 @@ class Order:
     accession_number
         Of the examination that it asks for; 64 characters at most.
     order_number
-        Tells orders of one accession number apart; 200 characters at most, empty where it has none.
+        Tells orders of one accession number apart; 200 characters at most, empty where it has none. That of who placed
+        it, or else of who fills it.
     procedures, reasons, diagnoses
         Codes and texts, each by itself.
+    filler_number
+        Of who fills it, by which it may be named as well; 200 characters at most.
+    identity
+        Whose it is. Not given back by the ledger.
+    whole
+        Whether it says all there is. What only tells how the order stands leaves be what it does not say.
     """
 
     accession_number: str
@@ -52,14 +72,45 @@ class Order:
     procedures: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     diagnoses: tuple[str, ...] = ()
+    filler_number: str = ""
+    identity: OrderIdentity = UNSTATED
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class CancelledOrder:
-    """An order that holds no longer: by its number, its accession number, or both; one of them is not empty."""
+    """An order that holds no longer: by a number, its accession number, or both; one of them is not empty."""
 
     accession_number: str
     order_number: str
+    filler_number: str = ""
+    identity: OrderIdentity = UNSTATED
+
+
+class WhyUnused(enum.StrEnum):
+    """What an order and a study of its accession number both state, and differ in."""
+
+    PATIENT = "patient"
+    ISSUER = "issuer of the accession number"
+
+
+@dataclass(frozen=True, slots=True)
+class UnusedOrder:
+    """An order under the accession number of a study that is not its own."""
+
+    id: int
+    why: WhyUnused
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOrders:
+    """The orders under the accession number of a study: those that are its own, and those that cannot be."""
+
+    own: tuple[Order, ...] = ()
+    unused: tuple[UnusedOrder, ...] = ()
+
+
+NO_ORDERS = StudyOrders()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +132,32 @@ class OrderedStudy:
     """That have had jobs of its present version."""
 
 
-def take_orders(ledger: Ledger, digest: str, changes: Sequence[Order | CancelledOrder], *, now: dt.datetime) -> bool:
+def take_orders(
+    ledger: Ledger,
+    digest: str,
+    changes: Sequence[Order | CancelledOrder],
+    *,
+    now: dt.datetime,
+    same_issuers: SameIssuers = (),
+) -> bool:
     """Do what a message says, in its order and all of it or nothing.
 
     Parameters
     ----------
     digest
         sha256 over the sender, the control ID and the content of the message.
+    same_issuers
+        Groups of names of one issuer.
 
     Returns
     -------
     bool
         False, and nothing changed, when the same message was accepted before.
+
+    Raises
+    ------
+    AmbiguousOrderError
+        It does not tell which of several orders it changes.
     """
     with ledger.transaction() as session:
         message = {"digest": digest, "received_at": now}
@@ -100,59 +165,126 @@ def take_orders(ledger: Ledger, digest: str, changes: Sequence[Order | Cancelled
             return False
         for one in changes:
             if isinstance(one, CancelledOrder):
-                session.execute(delete(OrderRow).where(*_cancelled(one)))
+                for row in _meant(session, one, same_issuers):
+                    session.delete(row)
             else:
-                _keep(session, one, now)
+                _keep(session, one, now, same_issuers)
             session.flush()
         return True
 
 
-def _cancelled(one: CancelledOrder) -> list[ColumnElement[bool]]:
-    given = ((OrderRow.order_number, one.order_number), (OrderRow.accession_number, one.accession_number))
-    conditions = [column == value for column, value in given if value]
+def _meant(session: Session, one: Order | CancelledOrder, same: SameIssuers) -> list[OrderRow]:
+    """Orders that share the numbers which a message gives, and that nothing it states contradicts."""
+    rows = session.scalars(select(OrderRow).where(*_named(one)).order_by(OrderRow.id).with_for_update()).all()
+    return [row for row in rows if KeptIdentity.from_json(row.identity).may_be(one.identity, same)]
+
+
+def _named(one: Order | CancelledOrder) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if one.accession_number:
+        conditions.append(OrderRow.accession_number == one.accession_number)
+    if isinstance(one, Order) or one.order_number or one.filler_number:
+        by_number = OrderRow.order_number == one.order_number
+        if one.filler_number:
+            # By the number of who fills it where one side has no other: orders of several placers may share that.
+            by_filler = OrderRow.filler_number == one.filler_number
+            if one.order_number not in ("", one.filler_number):
+                by_filler &= OrderRow.order_number == OrderRow.filler_number
+            by_number = or_(by_number, by_filler)
+        conditions.append(by_number)
     if not conditions:
         raise ValueError("a cancelled order needs a number or an accession number")
     return conditions
 
 
-def _keep(session: Session, one: Order, now: dt.datetime) -> None:
-    row = session.scalar(
-        select(OrderRow)
-        .where(OrderRow.accession_number == one.accession_number, OrderRow.order_number == one.order_number)
-        .with_for_update()
-    )
-    if row is None:
-        row = OrderRow(accession_number=one.accession_number, order_number=one.order_number)
-        session.add(row)
-    row.procedures, row.reasons, row.diagnoses = list(one.procedures), list(one.reasons), list(one.diagnoses)
+def _keep(session: Session, one: Order, now: dt.datetime, same: SameIssuers) -> None:
+    meant = _meant(session, one, same)
+    if len(meant) > 1:
+        if not one.whole:
+            return
+        raise AmbiguousOrderError("the message fits several orders that share its numbers")
+    row = meant[0] if meant else OrderRow(accession_number=one.accession_number, filler_number="", identity={})
+    if not meant or (row.order_number == row.filler_number != one.order_number):
+        row.namesake = _next_namesake(session, one)
+        row.order_number = one.order_number
+    session.add(row)
+    row.identity = KeptIdentity.from_json(row.identity).with_all_of(one.identity).to_json()
+    row.filler_number = one.filler_number or row.filler_number
+    if one.whole or one.procedures or not meant:
+        row.procedures = list(one.procedures)
+    if one.whole or one.reasons or not meant:
+        row.reasons = list(one.reasons)
+    if one.whole or one.diagnoses or not meant:
+        row.diagnoses = list(one.diagnoses)
     row.received_at, row.considered_at = now, None
 
 
-def orders_of_study(ledger: Ledger, study_instance_uid: str) -> tuple[Order, ...]:
+def _next_namesake(session: Session, one: Order) -> int:
+    # Two processes that take the first at once get the same: the constraint refuses one, and its sender comes again.
+    last = session.scalar(
+        select(func.max(OrderRow.namesake)).where(
+            OrderRow.accession_number == one.accession_number, OrderRow.order_number == one.order_number
+        )
+    )
+    return 0 if last is None else last + 1
+
+
+def orders_of_study(ledger: Ledger, study_instance_uid: str, *, same_issuers: SameIssuers = ()) -> StudyOrders:
     """Orders of the accession number of a study; none of one that is not described, or has no accession number.
 
-    Described means :func:`storage.holdings.describe_study`.
+    Described means :func:`storage.holdings.describe_study`. An order of another patient, or of an accession number that
+    another system gave, is not the study's, where both state that.
     """
-    accession = StudyAttributesRow.attributes["AccessionNumber"].as_string()
     with ledger.reading() as session:
-        of_study = session.scalar(
-            select(accession)
+        row = session.scalar(
+            select(StudyAttributesRow)
             .join(StudyRow, StudyRow.id == StudyAttributesRow.study_id)
             .where(StudyRow.study_instance_uid == study_instance_uid)
         )
-        if not of_study:
-            return ()
-        rows = session.scalars(select(OrderRow).where(OrderRow.accession_number == of_study).order_by(OrderRow.id))
-        return tuple(
-            Order(
-                row.accession_number,
-                row.order_number,
-                tuple(row.procedures),
-                tuple(row.reasons),
-                tuple(row.diagnoses),
+        accession = "" if row is None else row.attributes.get("AccessionNumber", "")
+        if row is None or not accession:
+            return NO_ORDERS
+        study = identity_of_study(row)
+        own: list[Order] = []
+        unused: list[UnusedOrder] = []
+        for one in session.scalars(
+            select(OrderRow).where(OrderRow.accession_number == accession).order_by(OrderRow.id)
+        ):
+            why = _why_unused(KeptIdentity.from_json(one.identity), study, same_issuers)
+            if why is not None:
+                unused.append(UnusedOrder(one.id, why))
+                continue
+            own.append(
+                Order(
+                    one.accession_number,
+                    one.order_number,
+                    tuple(one.procedures),
+                    tuple(one.reasons),
+                    tuple(one.diagnoses),
+                    one.filler_number,
+                )
             )
-            for row in rows
-        )
+        return StudyOrders(tuple(own), tuple(unused))
+
+
+def _why_unused(order: KeptIdentity, study: StudyIdentity, same: SameIssuers) -> WhyUnused | None:
+    if order.same_patient(study.patients, same) is False:
+        return WhyUnused.PATIENT
+    if same_issuer(order.accession_issuer, study.accession_issuer, same) is False:
+        return WhyUnused.ISSUER
+    return None
+
+
+def note_unused(ledger: Ledger, study_instance_uid: str, orders: Sequence[UnusedOrder], *, now: dt.datetime) -> None:
+    """Record with a study that some orders of its accession number are not used for it, and why."""
+    with ledger.transaction() as session:
+        study_id = session.scalar(select(StudyRow.id).where(StudyRow.study_instance_uid == study_instance_uid))
+        for why in WhyUnused:
+            count = sum(one.why is why for one in orders)
+            if count:
+                record_event(
+                    session, "order not used", study_instance_uid, at=now, study_id=study_id, orders=count, differs=why
+                )
 
 
 def new_orders(ledger: Ledger) -> tuple[NewOrder, ...]:

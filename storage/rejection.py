@@ -7,16 +7,17 @@ Change Management), a result object of its own that is delivered like any other.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session, aliased, selectinload
 
+from storage.closing import FRONT_PAGE
 from storage.deliveries import dismiss
 from storage.jobs import ResultRecord, add_result
 from storage.ledger import Ledger, record_event
-from storage.schema import DeliveryRow, DeliveryState, JobRow, JobState, ResultRow, StudyRow
+from storage.schema import AssessmentRow, DeliveryRow, DeliveryState, JobRow, JobState, ResultRow, StudyRow, Verdict
 
 __all__ = [
     "REJECTION_ROLE",
@@ -25,6 +26,7 @@ __all__ = [
     "reject",
     "results_of_study",
     "superseded_sets",
+    "taken_over_sets",
 ]
 
 REJECTION_ROLE = "rejection-note"
@@ -103,6 +105,107 @@ def superseded_sets(ledger: Ledger) -> tuple[VoidSet, ...]:
             by_job.setdefault(job.id, (job, []))[1].append(result_id)
         sets = (_void_set(session, job, ids) for job, ids in by_job.values())
         return tuple(one for one in sets if one is not None)
+
+
+def taken_over_sets(ledger: Ledger, routes: Mapping[str, Collection[str]]) -> tuple[VoidSet, ...]:
+    """Results of routes that would have stood back, where another route has analysed all that they did since.
+
+    A study has one front page then: that of the other route, which has ended, stands for all. What a radiologist has
+    judged stays: nobody has judged what would take its place. What is being sent or waits for commitment is left for
+    the next look, with all that became void with it.
+
+    Parameters
+    ----------
+    routes
+        Of each route, those whose results take the place of its.
+    """
+    others = frozenset().union(*routes.values())
+    if not others:
+        return ()
+    front, back = aliased(JobRow), aliased(JobRow)
+    with ledger.reading() as session:
+        # Few: a route that stands back makes nothing where both take a study from the beginning.
+        studies = session.scalars(
+            select(StudyRow.id)
+            .join(back, back.study_id == StudyRow.id)
+            .join(ResultRow, ResultRow.job_id == back.id)
+            .where(
+                StudyRow.removed_at.is_(None),
+                back.route.in_(routes),
+                ResultRow.rejected_at.is_(None),
+                ResultRow.role != REJECTION_ROLE,
+                exists().where(
+                    front.study_id == StudyRow.id,
+                    front.route.in_(others),
+                    front.package == FRONT_PAGE,
+                    front.state == JobState.SUCCEEDED,
+                ),
+            )
+            .distinct()
+        ).all()
+        sets = [_taken_over(session, study, routes) for study in studies]
+        return tuple(one for of_study in sets for one in of_study)
+
+
+def _taken_over(session: Session, study_id: int, routes: Mapping[str, Collection[str]]) -> list[VoidSet]:
+    jobs = session.scalars(
+        select(JobRow).where(JobRow.study_id == study_id).order_by(JobRow.study_version, JobRow.revision)
+    ).all()
+    sets = []
+    for route, others in routes.items():
+        own = [one for one in jobs if one.route == route]
+        fronts = [
+            one
+            for one in jobs
+            if one.route in others
+            and one.package == FRONT_PAGE
+            and one.state is JobState.SUCCEEDED
+            and all(_stands_for(one, each, jobs) for each in own)
+        ]
+        if not fronts or _judged(session, study_id, route):
+            continue
+        ids = session.scalars(
+            select(ResultRow.id).where(
+                ResultRow.job_id.in_([one.id for one in own]),
+                ResultRow.rejected_at.is_(None),
+                ResultRow.role != REJECTION_ROLE,
+            )
+        ).all()
+        void = _void_set(session, fronts[-1], ids) if ids else None
+        if void is not None:
+            sets.append(void)
+    return sets
+
+
+def _judged(session: Session, study_id: int, route: str) -> bool:
+    """Whether a radiologist has judged any result of a route."""
+    return bool(
+        session.scalar(
+            select(
+                exists().where(
+                    StudyRow.id == study_id,
+                    AssessmentRow.study_instance_uid == StudyRow.study_instance_uid,
+                    AssessmentRow.route == route,
+                )
+            )
+        )
+    )
+
+
+def _stands_for(front: JobRow, job: JobRow, jobs: Sequence[JobRow]) -> bool:
+    """Whether what a front page tells holds what a job of another route found, or that job told nothing."""
+    if job.state in (JobState.QUEUED, JobState.RUNNING):
+        return False
+    if job.state is not JobState.SUCCEEDED or job.package == FRONT_PAGE:
+        return job.study_version <= front.study_version
+    return any(
+        one.route == front.route
+        and one.package == job.package
+        and one.state is JobState.SUCCEEDED
+        and job.study_version <= one.study_version <= front.study_version
+        and (one.verdict is Verdict.DELIVERED or job.verdict is not Verdict.DELIVERED)
+        for one in jobs
+    )
 
 
 def results_of_study(ledger: Ledger, study_instance_uid: str, *, now: dt.datetime) -> VoidSet | None:

@@ -548,6 +548,8 @@ class StudyAttributesRow(Base):
     patient_id: Mapped[str] = mapped_column(String(64), index=True)
     attributes: Mapped[dict[str, Any]]
     """By DICOM keyword, ``PatientID`` among them."""
+    identity: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    """What else an order is held against: :mod:`storage.holdings`; empty of a study described by an earlier version."""
 
 
 class PerformedStepRow(Base):
@@ -580,11 +582,11 @@ class PerformedStepStudyRow(Base):
 
 
 class OrderRow(Base):
-    """What an order of an information system says of an examination, without whose it is; patient data all the same."""
+    """What an order of an information system says of an examination: patient data, though it names nobody."""
 
     __tablename__ = "imaging_order"
     __table_args__ = (
-        UniqueConstraint("accession_number", "order_number"),
+        UniqueConstraint("accession_number", "order_number", "namesake"),
         # Stays small: the scheduler asks it several times a second.
         Index(
             "ix_imaging_order_new",
@@ -598,6 +600,12 @@ class OrderRow(Base):
     accession_number: Mapped[str] = mapped_column(String(64))
     order_number: Mapped[str] = mapped_column(String(200), index=True)
     """Of who placed it, or fills it: several orders may share an accession number. Empty where it has none."""
+    filler_number: Mapped[str] = mapped_column(String(200), index=True, server_default="")
+    """Of who fills it; empty where that is not told."""
+    namesake: Mapped[int] = mapped_column(server_default="0")
+    """Tells orders apart that share both numbers, and are of different patients or issuers; 0 for the first."""
+    identity: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    """Whose it is: :class:`storage.identifiers.KeptIdentity`."""
     procedures: Mapped[list[str]]
     """Codes and texts of what is to be done."""
     reasons: Mapped[list[str]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +17,7 @@ from dicom_node.errors import ConfigurationError
 if TYPE_CHECKING:
     from pipelines.evaluation.figures import Distribution
     from pipelines.evaluation.obstruction import Ablated, ObstructionEvaluation, SecondOpinion
+    from pipelines.statistics import Estimate
     from pipelines.training.steps import Progress as TrainingProgress
     from pipelines.training.steps import TrainingResult
 
@@ -325,19 +328,19 @@ def evaluate_obstruction(
 
 
 def _print(found: ObstructionEvaluation) -> None:
-    motion = found.motion_auc
     table(
         f"Obstruction, {found.data}: {found.events} with one, {found.refused} of {found.hearts} declined",
         ["", ">"],
         [
-            ("AUC", f"{found.auc.value:.3f} ({found.auc.low:.3f} to {found.auc.high:.3f})"),
-            ("AUC of the motion truly lost", f"{motion.value:.3f} ({motion.low:.3f} to {motion.high:.3f})"),
-            ("AUC of an ideal observer", f"{found.bayes_auc:.3f}"),
+            *_one_for_all([one.probability for one in found.estimates if one.probability is not None]),
+            ("AUC", _with_interval(found.auc)),
+            ("AUC of the motion truly lost", _with_interval(found.motion_auc)),
+            ("AUC of an ideal observer", _figure(found.bayes_auc, ".3f")),
             *((f"paper: {name}", f"{area:.3f}") for name, area in found.paper.items()),
-            ("Brier score", f"{found.brier.value:.3f} ({found.brier.low:.3f} to {found.brier.high:.3f})"),
+            ("Brier score", _with_interval(found.brier)),
             ("Brier score of the frequency alone", f"{found.brier_prevalence:.3f}"),
-            ("calibration slope", f"{found.calibration_slope:.2f}"),
-            ("calibration intercept", f"{found.calibration_intercept:+.2f}"),
+            ("calibration slope", _figure(found.calibration_slope, ".2f")),
+            ("calibration intercept", _figure(found.calibration_intercept, "+.2f")),
             ("sensitivity at 76 % specificity", f"{found.sensitivity:.2f}"),
             *(
                 (f"net benefit at {point.threshold:.0%} (treat all)", f"{point.model:+.3f} ({point.treat_all:+.3f})")
@@ -391,19 +394,39 @@ def _print_second(found: SecondOpinion) -> None:
         f"Second opinion on the same hearts, {found.model[:14]}",
         ["", ">"],
         [
-            ("AUC", f"{found.auc.value:.3f} ({found.auc.low:.3f} to {found.auc.high:.3f})"),
+            *_one_for_all(found.probabilities),
+            ("AUC", _with_interval(found.auc)),
             (
                 "less the model reported",
                 f"{less.value:+.3f} ({less.low:+.3f} to {less.high:+.3f}), p {found.p_value:.3f}",
             ),
-            ("Brier score", f"{found.brier.value:.3f} ({found.brier.low:.3f} to {found.brier.high:.3f})"),
-            ("calibration slope", f"{found.calibration_slope:.2f}"),
-            ("calibration intercept", f"{found.calibration_intercept:+.2f}"),
+            ("Brier score", _with_interval(found.brier)),
+            ("calibration slope", _figure(found.calibration_slope, ".2f")),
+            ("calibration intercept", _figure(found.calibration_intercept, "+.2f")),
             ("sensitivity at 76 % specificity", f"{found.sensitivity:.2f}"),
-            ("rank correlation with the model reported", f"{found.correlation:.2f}"),
+            ("rank correlation with the model reported", _figure(found.correlation, ".2f")),
             *((f"{name}: 25 %, median, 75 %, highest", _spread(one)) for name, one in found.real.items()),
         ],
     )
+
+
+def _one_for_all(probabilities: Sequence[float]) -> list[tuple[str, str]]:
+    """What to read first where a model tells no heart from another."""
+    if len(set(probabilities)) > 1:
+        return []
+    return [("one probability for all hearts", f"{100 * probabilities[0]:.0f} %")]
+
+
+def _with_interval(found: Estimate) -> str:
+    if math.isnan(found.value):
+        return "not known"
+    if math.isnan(found.low):
+        return f"{found.value:.3f}, no interval"
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
+def _figure(value: float, form: str) -> str:
+    return "not determined" if math.isnan(value) else f"{value:{form}}"
 
 
 def _spread(found: Distribution) -> str:

@@ -25,7 +25,7 @@ from pipelines.cine.elements import DAMAGE
 from storage.files import RESULTS, InstanceFiles
 from storage.jobs import ResultRecord
 from storage.ledger import Ledger
-from storage.rejection import REJECTION_ROLE, VoidResult, VoidSet, reject, superseded_sets
+from storage.rejection import REJECTION_ROLE, VoidResult, VoidSet, reject, superseded_sets, taken_over_sets
 
 __all__ = ["reject_set", "reject_superseded"]
 
@@ -33,7 +33,11 @@ _log = structlog.get_logger(__name__)
 
 
 def reject_superseded(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> int:
-    """Reject the results of earlier versions for which later ones have come; returns how many sets there were."""
+    """Reject the results in whose place others have come; returns how many sets there were.
+
+    Of an earlier version where a later one has results of its own, and of a route that would have stood back where the
+    other route has analysed the study since.
+    """
     rejected = 0
     for void in superseded_sets(ledger):
         sentence = (
@@ -41,30 +45,57 @@ def reject_superseded(ledger: Ledger, files: InstanceFiles, configuration: Confi
             "has results of its own. Do not use those listed here."
         )
         reason = f"superseded by job {void.job_id}, version {void.study_version}"
-        try:
-            rejected += reject_set(
-                ledger,
-                files,
-                configuration,
-                void,
-                RejectionReason.PATIENT_SAFETY,
-                sentence=sentence,
-                reason=reason,
-                by="scheduler",
-                now=now,
-            )
-        except OSError as error:
-            # The next look finds it again.
-            _log.error(
-                "results not rejected: the note cannot be written",
-                study_instance_uid=void.study_instance_uid,
-                error=error.strerror,
-            )
-        except SQLAlchemyError:
-            raise
-        except Exception as error:  # noqa: BLE001 - one study must not hold up the others, whatever its results hold
-            _log.error("results not rejected", study_instance_uid=void.study_instance_uid, at=raised_at(error))
+        rejected += _rejected(ledger, files, configuration, void, sentence, reason, now)
+    for void in taken_over_sets(ledger, _taking_over(configuration)):
+        sentence = (
+            "Superseded: this study was analysed again, with more analyses, when it was known why the patient was "
+            "examined. What is listed here is among those results as well; do not use it beside them."
+        )
+        reason = f"superseded by job {void.job_id}, of a route that this one stands back for"
+        rejected += _rejected(ledger, files, configuration, void, sentence, reason, now)
     return rejected
+
+
+def _taking_over(configuration: Configuration) -> dict[str, frozenset[str]]:
+    """Of each route, those that it stands back for and whose results go wherever its own do."""
+    routes = configuration.routes
+    found = {
+        name: frozenset(
+            other
+            for other in route.leaves_to
+            if other in routes and set(route.destinations) <= set(routes[other].destinations)
+        )
+        for name, route in routes.items()
+    }
+    return {name: others for name, others in found.items() if others}
+
+
+def _rejected(
+    ledger: Ledger,
+    files: InstanceFiles,
+    configuration: Configuration,
+    void: VoidSet,
+    sentence: str,
+    reason: str,
+    now: dt.datetime,
+) -> bool:
+    """Reject one set of what others have come in the place of; what cannot be done now, the next look finds again."""
+    why = RejectionReason.PATIENT_SAFETY
+    try:
+        return reject_set(
+            ledger, files, configuration, void, why, sentence=sentence, reason=reason, by="scheduler", now=now
+        )
+    except OSError as error:
+        _log.error(
+            "results not rejected: the note cannot be written",
+            study_instance_uid=void.study_instance_uid,
+            error=error.strerror,
+        )
+    except SQLAlchemyError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one study must not hold up the others, whatever its results hold
+        _log.error("results not rejected", study_instance_uid=void.study_instance_uid, at=raised_at(error))
+    return False
 
 
 def reject_set(

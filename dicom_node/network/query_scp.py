@@ -27,6 +27,7 @@ from dicom_node.network.sop_classes import (
     PatientRootQueryRetrieveInformationModelGet,
     PatientRootQueryRetrieveInformationModelMove,
 )
+from dicom_node.network.stated_identity import stated_identity
 from storage.files import InstanceFiles
 from storage.holdings import (
     HeldInstance,
@@ -67,6 +68,8 @@ _STUDY = (
     "PatientSize",
     "PatientWeight",
 )
+_IDENTITY = ("IssuerOfAccessionNumberSequence", "IssuerOfPatientIDQualifiersSequence", "OtherPatientIDsSequence")
+"""Of a study, beside these: what orders are held against."""
 _SERIES = (
     "SeriesNumber",
     "SeriesDescription",
@@ -168,7 +171,9 @@ def describe_new_studies(ledger: Ledger, files: InstanceFiles, study_instance_ui
     for study in undescribed_studies(ledger, study_instance_uid):
         if study_instance_uid is not None:
             files.readable(study.path).open("rb").close()
-        describe_study(ledger, study.id, _read(files, study.path, (*_PATIENT, *_STUDY)))
+        header = _header(files, study.path, (*_PATIENT, *_STUDY, *_IDENTITY))
+        attributes = {keyword: "" if header is None else _text(header, keyword) for keyword in (*_PATIENT, *_STUDY)}
+        describe_study(ledger, study.id, attributes, identity=None if header is None else stated_identity(header))
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,17 +328,22 @@ def _pending(keys: Keys, found: Mapping[str, str]) -> int:
 
 def _read(files: InstanceFiles, path: str, keywords: Sequence[str]) -> dict[str, str]:
     r"""Text of some attributes of a file, ``""`` where absent; several values are separated by ``\``."""
+    header = _header(files, path, keywords)
+    # What the ledger knows of it is answered all the same.
+    return {keyword: "" if header is None else _text(header, keyword) for keyword in keywords}
+
+
+def _header(files: InstanceFiles, path: str, keywords: Sequence[str]) -> Dataset | None:
+    """Some attributes of a file; ``None`` where it is gone or damaged."""
     try:
         with files.readable(path).open("rb") as file:
-            header = read_partial(
+            return read_partial(
                 file,
                 stop_when=lambda tag, _vr, _length: tag.group > _LAST_GROUP,
                 specific_tags=[_SPECIFIC_CHARACTER_SET, *map(Tag, keywords)],
             )
     except (OSError, InvalidDicomError):
-        # The file is gone or damaged; what the ledger knows of it is answered all the same.
-        return dict.fromkeys(keywords, "")
-    return {keyword: _text(header, keyword) for keyword in keywords}
+        return None
 
 
 def _text(header: Dataset, keyword: str) -> str:

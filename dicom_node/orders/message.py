@@ -1,6 +1,7 @@
 """What an HL7 v2 message says of orders: ORM^O01 (v2.3 and later), OMG^O19 and OMI^O23 (v2.5), chapter 4.
 
-Read are MSH, ORC, OBR, DG1 and IPC alone. Segments that name the patient are dropped before anything is parsed.
+Read are MSH, ORC, OBR, DG1 and IPC, and of PID the numbers of the patient (PID-3). All other fields and segments that
+tell of the patient are dropped before anything is parsed.
 """
 
 from __future__ import annotations
@@ -9,23 +10,32 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import hl7
 
 from dicom_node.config import OrderSettings
 from dicom_node.errors import OrderRefusedError
+from storage.identifiers import NOBODY, Issuer, OrderIdentity, PatientIdentifier
 from storage.orders import CancelledOrder, Order
 
 __all__ = ["MessageHeader", "OrderMessage", "read_header", "read_orders"]
 
 _TYPES = {"ORM": "O01", "OMI": "O23", "OMG": "O19"}
-_NEW = frozenset({"NW", "NA", "SN", "XO", "XX", "XR", "RO", "RP", "RU", "RE", "SC", "SS", "PA", "CH", "OK", "CN", "AF"})
-"""ORC-1 (table 0119) of what holds, new or changed."""
+_WHOLE = frozenset({"NW", "XO", "XX", "XR", "RO", "PA", "CH"})
+"""ORC-1 (table 0119) of an order that is told whole, new or changed."""
+_STATUS = frozenset({"NA", "SN", "RE", "SC", "SS", "OK", "CN", "AF", "HD", "OH", "HR", "RL", "OE", "OR"})
+"""ORC-1 of what tells how an order stands, or what its numbers are: what it does not repeat still holds."""
+_REPLACED = frozenset({"RP", "RQ", "RU"})
+"""ORC-1 of what other orders of the message (RO) take the place of."""
 _CANCELLED = frozenset({"CA", "OC", "CR", "DC", "OD", "DR"})
 """ORC-1 of what does not hold any more, for whoever cancelled or discontinued it."""
-_CANCELLED_STATUS = frozenset({"CA", "DC"})
+_CANCELLED_STATUS = frozenset({"CA", "DC", "RP"})
 """ORC-5 (table 0038) that says the same."""
+_PRIOR = "PR"
+"""ORC-1 of an earlier examination, told with the order of the next one."""
+_DELETED = "D"
+"""DG1-21 (table 0206) of a diagnosis that does not hold any more."""
 _CODECS = {
     **{f"8859/{part}": f"iso8859-{part}" for part in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 15)},
     "UNICODE UTF-8": "utf-8",
@@ -37,7 +47,11 @@ _CODECS = {
 """MSH-18 (table 0211)."""
 _UNSTATED = frozenset({"", "ASCII", "UNICODE"})
 """Where most senders write in UTF-8 or ISO 8859-1, whatever they say."""
-_READ = ("MSH", "ORC", "OBR", "DG1", "IPC")
+_READ = ("MSH", "PID", "ORC", "OBR", "DG1", "IPC")
+_OF_PATIENT = 3
+"""PID-3 is the last field of that segment that is read: the name comes behind it."""
+_WITH_ISSUER = frozenset({"IPC-1", "OBR-2", "OBR-3", "ORC-2", "ORC-3"})
+"""Fields for an accession number that are entity identifiers; the others are text."""
 _LONGEST_READ = 65_536
 """Characters of these segments: an order has a few hundred, and parsing costs 10 µs each."""
 _LONGEST_ACCESSION, _LONGEST_NUMBER, _LONGEST_CONTROL_ID = 64, 200, 199
@@ -115,7 +129,7 @@ def read_header(block: bytes) -> MessageHeader | None:
         control_id=told[10].strip(),
         processing_id=told[11].split(separators[1])[0].strip(),
         version=told[12].split(separators[1])[0].strip(),
-        character_set=told[18].split(separators[2])[0].strip(),
+        character_set=told[18].split(separators[2])[0].strip().upper(),
     )
 
 
@@ -136,7 +150,12 @@ def read_orders(header: MessageHeader, block: bytes, settings: OrderSettings) ->
     text = _text(header, block)
     # A carriage return ends a segment; some senders end it with a line feed instead, or besides.
     lines = (text.replace("\r\n", "\r") if "\r" in text else text.replace("\n", "\r")).split("\r")
-    wanted = [line for line in lines if line[:3] in _READ and line[3:4] in ("", header.separators[0])]
+    of_fields = header.separators[0]
+    wanted = [
+        of_fields.join(line.split(of_fields)[: _OF_PATIENT + 1]) if line[:3] == "PID" else line
+        for line in lines
+        if line[:3] in _READ and line[3:4] in ("", of_fields)
+    ]
     if sum(map(len, wanted)) > _LONGEST_READ:
         raise OrderRefusedError(f"the orders are longer than {_LONGEST_READ} characters", condition=_DATA_TYPE)
     try:
@@ -144,13 +163,35 @@ def read_orders(header: MessageHeader, block: bytes, settings: OrderSettings) ->
     except (hl7.HL7Exception, ValueError, IndexError) as error:
         raise OrderRefusedError("the message cannot be parsed", condition=_DATA_TYPE) from error
     told = [*header.sender, header.control_id, *(line for line in lines if line[:3] != "MSH")]
+    groups = _groups([_fields(segment) for segment in message])
     reading = _Reading(header.separators)
-    changes = [
-        change
-        for one in _groups([_fields(segment) for segment in message])
-        for change in reading.changes(one, settings)
-    ]
+    reading = replace(reading, replaces=any(reading.control(one) == "RO" for one in groups))
+    changes: list[Order | CancelledOrder] = []
+    before: _Group | None = None
+    for group in groups:
+        for change in reading.changes(group, settings):
+            last = changes[-1] if changes and before is not None and before.orc is group.orc else None
+            if isinstance(last, Order) and isinstance(change, Order) and _same(last, change):
+                # What one order asks for in several OBR without numbers of their own.
+                changes[-1] = _together(last, change)
+            else:
+                changes.append(change)
+        before = group
     return OrderMessage(hashlib.sha256(json.dumps(told).encode()).hexdigest(), tuple(changes))
+
+
+def _same(one: Order, other: Order) -> bool:
+    numbers = [(each.accession_number, each.order_number, each.identity) for each in (one, other)]
+    return numbers[0] == numbers[1]
+
+
+def _together(one: Order, other: Order) -> Order:
+    return replace(
+        one,
+        procedures=_once((*one.procedures, *other.procedures)),
+        reasons=_once((*one.reasons, *other.reasons)),
+        diagnoses=_once((*one.diagnoses, *other.diagnoses)),
+    )
 
 
 def _check(header: MessageHeader, settings: OrderSettings) -> None:
@@ -193,9 +234,10 @@ def _fields(segment: hl7.Segment) -> list[str]:
 
 @dataclass(slots=True)
 class _Group:
-    """One order of a message: an ORC, and what follows it."""
+    """One order of a message: an ORC, what follows it, and the PID that it follows."""
 
     orc: list[str]
+    pid: list[str]
     obr: list[str] = field(default_factory=list)
     dg1: list[list[str]] = field(default_factory=list)
     ipc: list[list[str]] = field(default_factory=list)
@@ -204,17 +246,26 @@ class _Group:
 def _groups(segments: Sequence[list[str]]) -> list[_Group]:
     groups: list[_Group] = []
     diagnoses: list[list[str]] = []
+    pid: list[str] = []
+    # Behind an order, a PID begins what was examined before (OMG^O19, PATIENT_PRIOR): no order of this message.
+    earlier = False
     for one in segments:
         name = one[0]
-        if name == "ORC":
-            groups.append(_Group(one))
+        if name == "PID":
+            pid, earlier = one, bool(groups)
+        elif name == "ORC":
+            earlier = "".join(one[1:2]).strip().upper() == _PRIOR
+            if not earlier:
+                groups.append(_Group(one, pid))
+        elif earlier:
+            continue
         elif name == "DG1" and not groups:
             diagnoses.append(one)
         elif name != "MSH" and not groups:
             raise OrderRefusedError(f"{name} comes before any ORC", condition=_MISSING_SEGMENT)
         elif name == "OBR":
             if groups[-1].obr:
-                groups.append(_Group(groups[-1].orc))
+                groups.append(_Group(groups[-1].orc, pid))
             groups[-1].obr = one
         elif name == "DG1":
             groups[-1].dg1.append(one)
@@ -230,48 +281,108 @@ def _groups(segments: Sequence[list[str]]) -> list[_Group]:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """Reads fields by the separators of a message."""
+    """Reads fields by the separators of a message.
+
+    Attributes
+    ----------
+    replaces
+        Whether the message holds orders that take the place of others.
+    """
 
     separators: str
+    replaces: bool = False
+
+    def control(self, group: _Group) -> str:
+        """Order control code."""
+        return self._first(group.orc, 1).upper()
 
     def changes(self, group: _Group, settings: OrderSettings) -> Iterator[Order | CancelledOrder]:
         """What one order of a message wants done."""
-        accession_numbers = self._accession_numbers(group, settings)
-        number = next(
-            filter(None, (self._first(one, at) for at in (2, 3) for one in (group.obr, group.orc))),
-            "",
-        )
-        if len(number) > _LONGEST_NUMBER:
-            raise OrderRefusedError("an order number is too long", condition=_DATA_TYPE)
-        control = self._first(group.orc, 1).upper()
-        if control in _CANCELLED or self._first(group.orc, 5).upper() in _CANCELLED_STATUS:
-            if not number and not accession_numbers:
-                raise OrderRefusedError("a cancelled order has no number", condition=_MISSING_FIELD)
-            yield from (CancelledOrder(one, number) for one in accession_numbers or [""])
-            return
-        if control not in _NEW:
+        control = self.control(group)
+        replaced = control in _REPLACED and self.replaces
+        cancelled = replaced or control in _CANCELLED or self._first(group.orc, 5).upper() in _CANCELLED_STATUS
+        if not cancelled and control not in _WHOLE | _STATUS | _REPLACED:
             raise OrderRefusedError(
                 "ORC-1 is missing, or says what this node does not understand", condition=_TABLE_VALUE
             )
+        accession_numbers = self._accession_numbers(group, settings)
+        placer, number_issuer = self._number(group, 2)
+        filler, filler_issuer = self._number(group, 3)
+        number = placer or filler
+        patients = self._patients(group.pid)
+        if cancelled:
+            if not number and not accession_numbers:
+                raise OrderRefusedError("a cancelled order has no number", condition=_MISSING_FIELD)
+            for accession, issuer in accession_numbers or [("", NOBODY)]:
+                identity = OrderIdentity(patients, issuer, number_issuer if placer else filler_issuer)
+                yield CancelledOrder(accession, number, filler, identity)
+            return
+        if not accession_numbers and control in _STATUS and number:
+            # How an order stands of which no accession number is known: nothing that a route asks for.
+            return
         if not accession_numbers:
             fields = ", ".join(settings.accession_number)
             raise OrderRefusedError(f"an order has no accession number in {fields}", condition=_MISSING_FIELD)
-        diagnoses = [value for one in group.dg1 for value in (*self._coded(one, 3), *self._coded(one, 4))]
+        held = [one for one in group.dg1 if self._first(one, 21).upper() != _DELETED]
+        diagnoses = [value for one in held for value in (*self._coded(one, 3), *self._coded(one, 4))]
         procedures = (*self._coded(group.obr, 4), *self._coded(group.obr, 44))
         reasons = (*self._coded(group.obr, 31), *self._coded(group.obr, 13))
-        for one in accession_numbers:
-            yield Order(one, number, _once(procedures), _once(reasons), _once(diagnoses))
+        for accession, issuer in accession_numbers:
+            yield Order(
+                accession,
+                number,
+                _once(procedures),
+                _once(reasons),
+                _once(diagnoses),
+                filler,
+                OrderIdentity(patients, issuer, number_issuer if placer else filler_issuer),
+                whole=control not in _STATUS,
+            )
 
-    def _accession_numbers(self, group: _Group, settings: OrderSettings) -> list[str]:
+    def _number(self, group: _Group, at: int) -> tuple[str, Issuer]:
+        """A number of an order and who gave it, from OBR or else from ORC; empty where neither holds one."""
+        for one in (group.obr, group.orc):
+            number = self._first(one, at)
+            if len(number) > _LONGEST_NUMBER:
+                raise OrderRefusedError("an order number is too long", condition=_DATA_TYPE)
+            if number:
+                return number, self._issuer(self._written(one, at)[0][1:3])
+        return "", NOBODY
+
+    def _accession_numbers(self, group: _Group, settings: OrderSettings) -> list[tuple[str, Issuer]]:
         segments = {"ORC": [group.orc], "OBR": [group.obr], "IPC": group.ipc}
         for named in settings.accession_number:
             name, _, number = named.partition("-")
-            found = _once(filter(None, (self._first(one, int(number)) for one in segments[name])))
+            found: dict[str, Issuer] = {}
+            for one in segments[name]:
+                accession = self._first(one, int(number))
+                if accession and accession not in found:
+                    stated = self._written(one, int(number))[0][1:3] if named in _WITH_ISSUER else []
+                    found[accession] = self._issuer(stated)
             if any(len(one) > _LONGEST_ACCESSION for one in found):
                 raise OrderRefusedError(f"the accession number in {named} is too long", condition=_DATA_TYPE)
             if found:
-                return list(found)
+                return list(found.items())
         return []
+
+    def _patients(self, pid: Sequence[str]) -> tuple[PatientIdentifier, ...]:
+        """All numbers of PID-3 with their assigning authorities (CX-4)."""
+        found: dict[PatientIdentifier, None] = {}
+        for written in self._written(pid, _OF_PATIENT):
+            number = self._plain(written[0])
+            if len(number) > _LONGEST_NUMBER:
+                raise OrderRefusedError("a number of the patient is too long", condition=_DATA_TYPE)
+            authority = written[3].split(self.separators[4]) if len(written) > 3 else []
+            if number:
+                found[PatientIdentifier(number, self._issuer(authority[:2]))] = None
+        return tuple(found)
+
+    def _issuer(self, written: Sequence[str]) -> Issuer:
+        """Namespace and universal ID, as they stand in a message."""
+        namespace, universal_id = (*(self._plain(one) for one in written), "", "")[:2]
+        if max(len(namespace), len(universal_id)) > _LONGEST_NUMBER:
+            raise OrderRefusedError("the issuer of a number is too long", condition=_DATA_TYPE)
+        return Issuer(namespace, universal_id)
 
     def _first(self, segment: Sequence[str], number: int) -> str:
         """The first component of the first repetition of a field; empty where it is absent or null."""
@@ -282,13 +393,14 @@ class _Reading:
         return [one[at] for one in self._repetitions(segment, number) for at in _CODED if at < len(one) and one[at]]
 
     def _repetitions(self, segment: Sequence[str], number: int) -> list[list[str]]:
+        return [[self._plain(component) for component in one] for one in self._written(segment, number)]
+
+    def _written(self, segment: Sequence[str], number: int) -> list[list[str]]:
+        """Components of each repetition of a field, as they stand there."""
         of_components, of_repetitions = self.separators[1], self.separators[2]
         if number >= len(segment):
             return []
-        return [
-            [self._plain(component) for component in repetition.split(of_components)]
-            for repetition in segment[number].split(of_repetitions)
-        ]
+        return [repetition.split(of_components) for repetition in segment[number].split(of_repetitions)]
 
     def _plain(self, value: str) -> str:
         """Text without escape sequences (chapter 2.7), on one line and without control characters.

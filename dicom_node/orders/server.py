@@ -24,7 +24,7 @@ from dicom_node.orders.acknowledgement import acknowledgement
 from dicom_node.orders.message import read_header, read_orders
 from dicom_node.roles import RoleContext
 from storage.ledger import Ledger, open_ledger, utc_now
-from storage.orders import CancelledOrder, take_orders
+from storage.orders import AmbiguousOrderError, CancelledOrder, take_orders
 
 __all__ = ["OrderServer", "serve_orders"]
 
@@ -38,7 +38,7 @@ _REST_S = 5.0
 """For a sender to read that its message is too long, and to close the connection."""
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 """A sender that vanished without a word would hold its place for ever."""
-_SEQUENCE, _INTERNAL = "100", "207"
+_SEQUENCE, _MISSING, _INTERNAL = "100", "101", "207"
 
 
 def serve_orders(context: RoleContext, configuration: Configuration) -> None:
@@ -161,9 +161,15 @@ class OrderServer:
                     "the message does not begin with a usable MSH", condition=_SEQUENCE, rejects=True
                 )
             message = read_orders(header, block, self._settings)
-            new = take_orders(self._ledger, message.digest, message.changes, now=now)
+            same = self._settings.same_issuers
+            new = take_orders(self._ledger, message.digest, message.changes, now=now, same_issuers=same)
         except OrderRefusedError as error:
             refusal = error
+        except AmbiguousOrderError:
+            refusal = OrderRefusedError(
+                "several orders share these numbers: PID-3, or who gave the numbers, must tell which is meant",
+                condition=_MISSING,
+            )
         except SQLAlchemyError as error:
             _log.error("the ledger did not answer", error=type(error).__name__)
             refusal = OrderRefusedError("the ledger does not answer: send it again", condition=_INTERNAL, rejects=True)

@@ -15,7 +15,7 @@ from pipelines.cine.facts import Completeness, InstanceFacts, PlaneFacts, comple
 from storage.facts import record_facts, unread_instances
 from storage.jobs import SeriesSummary, StudyContents, study_contents
 from storage.ledger import Ledger
-from storage.orders import Order, orders_of_study
+from storage.orders import NO_ORDERS, StudyOrders, orders_of_study
 from storage.performed_steps import NO_STEPS, StudySteps, study_steps
 
 __all__ = ["Decision", "StudyReading", "decide", "read_study", "study_reading"]
@@ -32,7 +32,7 @@ class StudyReading:
     completeness: Completeness
     routes: tuple[RouteExplanation, ...]
     steps: StudySteps = NO_STEPS
-    orders: tuple[Order, ...] = ()
+    orders: StudyOrders = NO_ORDERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +86,22 @@ def study_reading(
             return read_study(contents, configuration.routes, steps, orders)
 
 
-def _orders(ledger: Ledger, configuration: Configuration, study_instance_uid: str) -> tuple[Order, ...]:
+def _orders(ledger: Ledger, configuration: Configuration, study_instance_uid: str) -> StudyOrders:
     """The orders of a study, of a node that takes any; its accession number is read from a header if need be."""
     if configuration.orders.port is None:
-        return ()
+        return NO_ORDERS
     # Imported late: it brings pynetdicom.
     from dicom_node.network.query_scp import describe_new_studies
 
     describe_new_studies(ledger, instance_files(configuration), study_instance_uid)
-    return orders_of_study(ledger, study_instance_uid)
+    return orders_of_study(ledger, study_instance_uid, same_issuers=configuration.orders.same_issuers)
 
 
 def read_study(
     contents: StudyContents,
     routes: Mapping[str, Route],
     steps: StudySteps = NO_STEPS,
-    orders: tuple[Order, ...] = (),
+    orders: StudyOrders = NO_ORDERS,
 ) -> StudyReading:
     """Read the facts of a study: how complete its cine is, and which series go to which route."""
     facts = [[InstanceFacts.from_json(one) for one in series.facts] for series in contents.series]

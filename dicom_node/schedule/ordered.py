@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -16,9 +16,17 @@ from dicom_node.schedule.correcting import correcting_series, with_corrections
 from dicom_node.schedule.routed import jobs_of_route
 from storage.jobs import add_jobs
 from storage.ledger import Ledger, LedgerError
-from storage.orders import NewOrder, OrderedStudy, new_orders, note_considered, ordered_studies
+from storage.orders import (
+    NewOrder,
+    OrderedStudy,
+    UnusedOrder,
+    new_orders,
+    note_considered,
+    note_unused,
+    ordered_studies,
+)
 
-__all__ = ["LateOrders", "Looked"]
+__all__ = ["LateOrders", "Looked", "asking_routes", "tell_unused"]
 
 _log = structlog.get_logger(__name__)
 
@@ -56,9 +64,7 @@ class LateOrders:
         waiting
             Studies that wait to be scheduled: the scheduler reads the orders of those itself.
         """
-        asking = frozenset(
-            name for name, route in configuration.routes.items() if any(rule.order is not None for rule in route.series)
-        )
+        asking = asking_routes(configuration)
         if not asking or (self._not_before is not None and now < self._not_before):
             return Looked()
         orders = new_orders(ledger)
@@ -66,6 +72,7 @@ class LateOrders:
         orders = tuple(one for one in orders if not self._waited_for.get(one, frozenset()).intersection(waiting))
         if not orders:
             return Looked()
+        new = frozenset(one.id for one in orders)
         created: list[int] = []
         to_be_read: set[str] = set()
         undone: dict[str, set[str]] = {}
@@ -75,7 +82,7 @@ class LateOrders:
                     to_be_read.add(study.study_instance_uid)
                     undone.setdefault(study.accession_number, set()).add(study.study_instance_uid)
                 else:
-                    created += _analysed(ledger, configuration, study, asking - study.routes, now)
+                    created += _analysed(ledger, configuration, study, asking - study.routes, new, now)
             except LedgerError:
                 # Something came in for it this moment.
                 undone.setdefault(study.accession_number, set()).add(study.study_instance_uid)
@@ -101,8 +108,34 @@ class LateOrders:
         return Looked(tuple(created), frozenset(to_be_read))
 
 
+def asking_routes(configuration: Configuration) -> frozenset[str]:
+    """Routes that ask for orders."""
+    return frozenset(
+        name for name, route in configuration.routes.items() if any(rule.order is not None for rule in route.series)
+    )
+
+
+def tell_unused(ledger: Ledger, study_instance_uid: str, orders: Sequence[UnusedOrder], now: dt.datetime) -> None:
+    """Tell, in log and ledger, that orders of a study's accession number are not used for it."""
+    if not orders:
+        return
+    note_unused(ledger, study_instance_uid, orders, now=now)
+    for why in dict.fromkeys(one.why for one in orders):
+        _log.warning(
+            "order not used: it has the accession number of the study and is not its own",
+            study_instance_uid=study_instance_uid,
+            differs=why.value,
+            orders=sum(one.why is why for one in orders),
+        )
+
+
 def _analysed(
-    ledger: Ledger, configuration: Configuration, study: OrderedStudy, routes: Collection[str], now: dt.datetime
+    ledger: Ledger,
+    configuration: Configuration,
+    study: OrderedStudy,
+    routes: Collection[str],
+    new: Collection[int],
+    now: dt.datetime,
 ) -> tuple[int, ...]:
     """Let routes that have not analysed the present version of a study take what they take now."""
     if not routes:
@@ -114,14 +147,16 @@ def _analysed(
         if one.route in routes and one.series_instance_uids
         for job in jobs_of_route(configuration, one.route, one.series_instance_uids)
     ]
-    if not jobs:
-        return ()
-    jobs = with_corrections(jobs, correcting_series(ledger, reading.contents))
-    created = add_jobs(ledger, reading.contents, jobs, reason="an order came", by="scheduler", now=now)
-    _log.info(
-        "study scheduled for its order",
-        study_instance_uid=study.study_instance_uid,
-        routes=list(dict.fromkeys(one.route for one in jobs)),
-        jobs=created,
-    )
+    created: tuple[int, ...] = ()
+    if jobs:
+        jobs = with_corrections(jobs, correcting_series(ledger, reading.contents))
+        created = add_jobs(ledger, reading.contents, jobs, reason="an order came", by="scheduler", now=now)
+        _log.info(
+            "study scheduled for its order",
+            study_instance_uid=study.study_instance_uid,
+            routes=list(dict.fromkeys(one.route for one in jobs)),
+            jobs=created,
+        )
+    unused = [one for one in reading.orders.unused if one.id in new]
+    tell_unused(ledger, study.study_instance_uid, unused, now)
     return created

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from dicom_node.config import OrderRule, Route, SeriesRule
 from dicom_node.patterns import matches_whole
-from storage.orders import Order
+from storage.orders import NO_ORDERS, StudyOrders, WhyUnused
 
 __all__ = ["KeyCheck", "RouteExplanation", "RuleExplanation", "Series", "SeriesExplanation", "explain"]
 
@@ -91,7 +91,7 @@ _PATTERNS = (
 
 
 def explain(
-    routes: Mapping[str, Route], series: Sequence[Series], orders: Sequence[Order] = ()
+    routes: Mapping[str, Route], series: Sequence[Series], orders: StudyOrders = NO_ORDERS
 ) -> tuple[RouteExplanation, ...]:
     """Hold every series of a study against every route.
 
@@ -104,7 +104,7 @@ def explain(
     Parameters
     ----------
     orders
-        Of the study. No sentence quotes them.
+        Of the study, and those that are not used for it. No sentence quotes them.
     """
     by_rules = {name: _explain_route(name, route, series, orders) for name, route in routes.items()}
     taking = [name for name, explained in by_rules.items() if explained.series_instance_uids]
@@ -125,7 +125,7 @@ def _left(explained: RouteExplanation, to: Sequence[str]) -> RouteExplanation:
     )
 
 
-def _explain_route(name: str, route: Route, series: Sequence[Series], orders: Sequence[Order]) -> RouteExplanation:
+def _explain_route(name: str, route: Route, series: Sequence[Series], orders: StudyOrders) -> RouteExplanation:
     rules = [_explain_rule(number, rule, series, orders) for number, rule in enumerate(route.series, start=1)]
     return RouteExplanation(
         name,
@@ -147,7 +147,7 @@ def _explain_series(series: Series, rules: tuple[RuleExplanation, ...]) -> Serie
 
 
 def _explain_rule(
-    number: int, rule: SeriesRule, series: Sequence[Series], orders: Sequence[Order]
+    number: int, rule: SeriesRule, series: Sequence[Series], orders: StudyOrders
 ) -> list[RuleExplanation]:
     ordered = () if rule.order is None else (_check_orders(rule.order, orders),)
     checks = [(*_check_series(rule, one), *ordered) for one in series]
@@ -215,19 +215,24 @@ def _check_series(rule: SeriesRule, series: Series) -> tuple[KeyCheck, ...]:
     return tuple(checks)
 
 
-def _check_orders(rule: OrderRule, orders: Sequence[Order]) -> KeyCheck:
+def _check_orders(rule: OrderRule, orders: StudyOrders) -> KeyCheck:
     asked = ((rule.procedure, "procedures"), (rule.reason, "reasons"), (rule.diagnosis, "diagnoses"))
     wanted = [(pattern, values) for pattern, values in asked if pattern is not None]
     matched = any(
         all(any(matches_whole(pattern, value) for value in getattr(one, values)) for pattern, values in wanted)
-        for one in orders
+        for one in orders.own
     )
     given = rule.model_dump(exclude_none=True).items()
     patterns = " and ".join(f"{key} {pattern!r}" for key, pattern in given)
-    if not orders:
-        return KeyCheck("order", False, f"order: none has come for this study, wanted {patterns}")
-    came = f"{len(orders)} {'has' if len(orders) == 1 else 'have'} come"
-    return KeyCheck("order", matched, f"order: {came}, {'one' if matched else 'none'} matches {patterns}")
+    unused = "".join(
+        f"; {count} under its accession number {'is' if count == 1 else 'are'} not used, as the {why} differs"
+        for why in WhyUnused
+        if (count := sum(one.why is why for one in orders.unused))
+    )
+    if not orders.own:
+        return KeyCheck("order", False, f"order: none has come for this study, wanted {patterns}{unused}")
+    came = f"{len(orders.own)} {'has' if len(orders.own) == 1 else 'have'} come"
+    return KeyCheck("order", matched, f"order: {came}, {'one' if matched else 'none'} matches {patterns}{unused}")
 
 
 def _shown(value: str) -> str:

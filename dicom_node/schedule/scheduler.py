@@ -25,7 +25,7 @@ from dicom_node.schedule.clock import RegularWork, SteadyTime
 from dicom_node.schedule.completeness import StudyReading, decide, study_reading
 from dicom_node.schedule.correcting import correcting_series, with_corrections
 from dicom_node.schedule.judging import note_verdicts_received
-from dicom_node.schedule.ordered import LateOrders
+from dicom_node.schedule.ordered import LateOrders, asking_routes, tell_unused
 from dicom_node.schedule.routed import jobs_of_route
 from pipelines.package import packages
 from storage.bucket import BucketError
@@ -223,6 +223,8 @@ class StudyScheduler:
             # Something came in between: look again in the next run.
             self._readings.pop(reading.contents.study_instance_uid, None)
             return ()
+        if asking_routes(self._configuration):
+            tell_unused(self._ledger, reading.contents.study_instance_uid, reading.orders.unused, now)
         _log.info(
             "study scheduled",
             study_instance_uid=reading.contents.study_instance_uid,

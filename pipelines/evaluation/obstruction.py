@@ -33,6 +33,7 @@ from pipelines.obstruction.predict import heart_score, slice_logits
 from pipelines.obstruction.wall import LOWEST_FIFTH, MOTIONS
 from pipelines.phantom.law import DEFAULT_LAW, PESSIMISTIC_LAW
 from pipelines.statistics import (
+    Calibration,
     Estimate,
     NetBenefit,
     auc,
@@ -134,8 +135,9 @@ class SecondOpinion:
         As in :class:`ObstructionEvaluation`.
     difference : Estimate
         Area less that of the model reported, 95 %, and ``p_value`` of DeLong's test.
-    correlation : float
-        Spearman's, of both probabilities.
+    calibration_slope, calibration_intercept, correlation : float
+        Correlation is Spearman's, of both probabilities; NaN where one model gives all hearts one probability, and so
+        are slope and intercept of that model.
     probabilities : tuple of float
         Of the hearts that were not declined, in their order.
     """
@@ -174,6 +176,7 @@ class ObstructionEvaluation:
     brier : Estimate
         With bootstrap interval; ``brier_prevalence`` is that of knowing only how frequent obstruction is.
     calibration_slope, calibration_intercept : float
+        NaN where all hearts have one probability.
     sensitivity : float
         At the paper's specificity, 75.6 %.
     auc_bleeding, auc_other : float or None
@@ -497,7 +500,7 @@ def _evaluation(
     outcomes = np.array([one.obstruction for one, _ in known])
     probabilities = np.array([probability for _, probability in known])
     area = auc_interval(outcomes, probabilities)
-    fitted = calibration(outcomes, probabilities)
+    fitted = _calibration(outcomes, probabilities)
     share = float(outcomes.mean())
     nothing = Estimate(math.nan, math.nan, math.nan)
     patients = {name: found for folder in beside.real for name, found in _real(folder).items()}
@@ -527,6 +530,16 @@ def _evaluation(
     )
 
 
+def _varied(probabilities: NDArray[np.float64]) -> bool:
+    """Whether hearts are told apart at all: a model that a site trained may give all of them one probability."""
+    return bool(np.ptp(np.clip(probabilities, 1e-7, 1 - 1e-7)) > 1e-12)
+
+
+def _calibration(outcomes: NDArray[np.bool_], probabilities: NDArray[np.float64]) -> Calibration:
+    """Slope and intercept; NaN where all probabilities are one."""
+    return calibration(outcomes, probabilities) if _varied(probabilities) else Calibration(math.nan, math.nan)
+
+
 def _named(model: LoadedModel) -> str:
     return f"{model.identity.version} {model.identity.weights_sha256}"
 
@@ -539,7 +552,7 @@ def _second_opinion(
     patients: Mapping[str, _Patients],
 ) -> SecondOpinion:
     told = np.array([probability_of(heart, model) for heart in measured], np.float64)
-    fitted, compared = calibration(outcomes, told), compare_aucs(outcomes, told, reported)
+    fitted, compared = _calibration(outcomes, told), compare_aucs(outcomes, told, reported)
     return SecondOpinion(
         model=_named(model),
         auc=auc_interval(outcomes, told),
@@ -549,7 +562,7 @@ def _second_opinion(
         sensitivity=sensitivity_at_specificity(outcomes, told, _SPECIFICITY),
         difference=compared.difference,
         p_value=compared.p_value,
-        correlation=float(spearmanr(told, reported).statistic),
+        correlation=float(spearmanr(told, reported).statistic) if _varied(told) and _varied(reported) else math.nan,
         real={name: found.told_by(model) for name, found in patients.items()},
         probabilities=tuple(float(each) for each in told),
     )

@@ -1,12 +1,12 @@
-"""The step of the obstruction package. It imports what computes when it runs: a declaration is read everywhere."""
+"""The steps of the obstruction package. They import what computes when they run: a declaration is read everywhere."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NewType
 
 from pipelines.analysis import Analysis, analysis
-from pipelines.cine.stack import StudyContext
+from pipelines.cine.stack import CineStack, StudyContext
 from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.function.findings import Keyframes, VentricularFunction
 from pipelines.indication import Indication, require_indication
@@ -15,22 +15,18 @@ from pipelines.package import Device
 from pipelines.segmentation.labels import CineSegmentation
 from pipelines.ventricular_function.steps import ShortAxis
 
-__all__ = ["PHASES_MIN", "STEPS"]
+__all__ = ["PHASES_MIN", "STEPS", "InfarctCine"]
 
 PHASES_MIN = 12
 """Of a movie that shows how the wall moves; the network was trained on 16 to 24."""
 
+InfarctCine = NewType("InfarctCine", CineStack)
+"""The short-axis stack of a patient with an acute infarct, of enough phases."""
+
 
 @analysis
-def obstruction(
-    context: StudyContext,
-    stack: ShortAxis,
-    segmentation: CineSegmentation,
-    keyframes: Keyframes,
-    released: VentricularFunction,  # noqa: ARG001 - declined with it, where quality is too low for numbers
-    device: Device,
-) -> Obstruction:
-    """Estimate the probability of microvascular obstruction."""
+def infarct_cine(context: StudyContext, stack: ShortAxis) -> InfarctCine:
+    """Decline by what route and headers say, before anything is computed."""
     require_indication(context.indication, Indication.ACUTE_INFARCT, "Microvascular obstruction")
     if stack.phases < PHASES_MIN:
         sentence = (
@@ -38,6 +34,18 @@ def obstruction(
             "obstruction."
         )
         raise AnalysisRefused(RefusalReason.TOO_FEW_PHASES, sentence)
+    return InfarctCine(stack)
+
+
+@analysis
+def obstruction(
+    stack: InfarctCine,
+    segmentation: CineSegmentation,
+    keyframes: Keyframes,
+    released: VentricularFunction,  # noqa: ARG001 - declined with it, where quality is too low for numbers
+    device: Device,
+) -> Obstruction:
+    """Estimate the probability of microvascular obstruction."""
     if keyframes.end_diastole == keyframes.end_systole:
         raise AnalysisRefused(RefusalReason.NOT_SUITABLE, "The left ventricle does not contract: there is no systole.")
     from pipelines.models.registry import ModelUnavailable, is_installed, load_model_once
@@ -66,4 +74,4 @@ def obstruction(
     return replace(found, models=(*found.models, *second.models), second_opinion=second)
 
 
-STEPS: tuple[Analysis[..., Any], ...] = (obstruction,)
+STEPS: tuple[Analysis[..., Any], ...] = (infarct_cine, obstruction)

@@ -1,11 +1,11 @@
-"""The step of the remodelling package. It imports what computes when it runs: a declaration is read everywhere."""
+"""The steps of the remodelling package. They import what computes when they run: a declaration is read everywhere."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 from pipelines.analysis import Analysis, analysis
-from pipelines.cine.stack import StudyContext
+from pipelines.cine.stack import CineStack, StudyContext
 from pipelines.errors import AnalysisRefused, RefusalReason
 from pipelines.function.findings import VentricularFunction
 from pipelines.function.slices import SliceMeasures
@@ -19,23 +19,31 @@ from pipelines.ventricular_function.steps import ShortAxis
 if TYPE_CHECKING:
     from pipelines.models.registry import LoadedModel
 
-__all__ = ["STEPS"]
+__all__ = ["STEPS", "CineAfterInfarct"]
+
+CineAfterInfarct = NewType("CineAfterInfarct", CineStack)
+"""The short-axis stack of a patient with an acute infarct."""
+
+
+@analysis
+def cine_after_infarct(context: StudyContext, stack: ShortAxis) -> CineAfterInfarct:
+    """Decline by what the route says, before anything is computed."""
+    require_indication(context.indication, Indication.ACUTE_INFARCT, "The risk of adverse remodelling")
+    return CineAfterInfarct(stack)
 
 
 @analysis
 def remodelling_risk(
-    context: StudyContext,
-    stack: ShortAxis,
+    stack: CineAfterInfarct,
     slices: SliceMeasures,
     function: VentricularFunction,
     motion: CardiacMotion,
     long_axis: LongAxisFunction | None,
     device: Device,
 ) -> RemodellingRisk:
-    """Estimate the risk of adverse remodelling, after an acute infarct only."""
+    """Estimate the risk of adverse remodelling."""
     from pipelines.remodelling.measure import estimate_risk
 
-    require_indication(context.indication, Indication.ACUTE_INFARCT, "The risk of adverse remodelling")
     return estimate_risk(stack, slices, function, motion, long_axis, _model(device))
 
 
@@ -50,4 +58,4 @@ def _model(device: str) -> LoadedModel:
         raise AnalysisRefused(RefusalReason.MODEL_UNAVAILABLE, sentence) from missing
 
 
-STEPS: tuple[Analysis[..., Any], ...] = (remodelling_risk,)
+STEPS: tuple[Analysis[..., Any], ...] = (cine_after_infarct, remodelling_risk)

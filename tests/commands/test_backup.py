@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import sqlite3
 import threading
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 import structlog
 import yaml
-from crash_parts import write_cine
+from crash_parts import encoded, write_cine
 from interop.ports import free_port, wait_until
 from network.running_node import ReceiverProcess
+from orders.order_messages import cancelled, infarct_order
+from orders.order_server import Sender, order_server
 from pydicom import dcmread
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server, running_s3
 from sqlalchemy import select
@@ -25,11 +28,14 @@ from dicom_node.config import Configuration, Peer
 from dicom_node.config_file import load_configuration
 from dicom_node.instance_files import instance_files
 from dicom_node.network.sender import ScuSettings, SendOutcome, send_files
+from dicom_node.schedule.scheduler import StudyScheduler
 from dicom_node.uploader import Uploader
 from storage import backup
 from storage.bucket_files import BucketFiles
+from storage.jobs import studies_to_consider
 from storage.journal import JOURNAL, await_filed, unfiled
-from storage.ledger import open_ledger
+from storage.ledger import open_ledger, utc_now
+from storage.overview import events_of_study, job_overviews
 from storage.schema import InstanceRow
 
 CONFIGURATION = """
@@ -292,6 +298,61 @@ def test_a_backup_that_lacks_what_is_in_a_journal_says_so(
     assert status == ExitCode.FAILED, said
     assert "acknowledged images that wait in the journal of a receiver" in said
     assert 5 <= backup.read_backup(tmp_path / "backup").unfiled <= len(acknowledged) + 5
+
+
+def test_an_order_of_before_the_backup_counts_for_images_that_come_after_it_was_restored(
+    tmp_path: Path, run: Run
+) -> None:
+    def written(name: str) -> tuple[Path, Configuration]:
+        config = tmp_path / name / "config.yaml"
+        config.parent.mkdir()
+        sections = yaml.safe_load(CONFIGURATION.format(port=free_port()))
+        sections["orders"] = {"address": "127.0.0.1", "port": free_port(), "senders": ["127.0.0.1"]}
+        sections["routes"] = {
+            "infarct": {"destinations": [], "series": [{"minimum_phases": None, "order": {"diagnosis": "I21.*"}}]}
+        }
+        config.write_text(yaml.safe_dump(sections))
+        return config, load_configuration(config)
+
+    config, configuration = written("node")
+    node._prepare(configuration)
+    with order_server(configuration) as port, Sender(port) as sender:
+        for number, accession in enumerate(("A1", "A2", "A3"), start=1):
+            assert sender.send(infarct_order(accession, number=str(number), control_id=accession))[1][1] == "AA"
+        assert sender.send(cancelled("2", control_id="4"))[1][1] == "AA"
+    assert run("backup", tmp_path / "backup", "--config", config)[0] == ExitCode.OK
+    elsewhere, restored = written("restored")
+    assert run("restore", tmp_path / "backup", "--config", elsewhere)[0] == ExitCode.OK
+    node._prepare(restored)
+    with order_server(restored) as port, Sender(port) as sender:
+        # Sent again, as its answer was lost with the node: it brings nothing back.
+        assert sender.send(infarct_order("A2", number="2", control_id="A2"))[1][1] == "AA"
+    studies = {}
+    receiver = ReceiverProcess(restored)
+    try:
+        peer = Peer(ae_title="NODE", host="127.0.0.1", port=restored.node.port)
+        # The third is another patient's, of a hospital that counts as this one does.
+        for accession, patient in (("A1", "P1"), ("A2", "P1"), ("A3", "P3")):
+            images = write_cine(tmp_path / accession, accession)
+            for path in images:
+                image = dcmread(path)
+                image.AccessionNumber, image.PatientID = accession, patient
+                path.write_bytes(encoded(image))
+            studies[accession] = str(image.StudyInstanceUID)
+            assert {one.status for one in send_files(images, peer, ScuSettings("MR1"))} == {0}
+        assert await_filed(restored.storage.directory, 60)
+    finally:
+        receiver.kill()
+    with contextlib.closing(open_ledger(restored.storage.database)) as ledger:
+        # The association's end is filed behind its images.
+        wait_until(
+            lambda: {one.open_associations for one in studies_to_consider(ledger)} == {0}, seconds=60, what="ends"
+        )
+        StudyScheduler(ledger, restored).consider(utc_now() + dt.timedelta(hours=1))
+        ran = {(one.study_instance_uid, one.route) for one in job_overviews(ledger)}
+        told = {name: [one.kind for one in events_of_study(ledger, uid)] for name, uid in studies.items()}
+    assert ran == {(studies["A1"], "infarct")}
+    assert [name for name, kinds in told.items() if "order not used" in kinds] == ["A3"]
 
 
 def test_what_a_backup_or_a_restoration_cannot_do_is_said(tmp_path: Path, run: Run) -> None:

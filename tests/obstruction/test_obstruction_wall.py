@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -15,7 +17,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.special import logit
+from typer.testing import CliRunner
 
+from dicom_node.cli import app
 from pipelines.evaluation.obstruction import Beside, evaluate, evaluate_studies
 from pipelines.evaluation.obstruction_hearts import measured_phantom, measured_study, probability_of
 from pipelines.indication import Indication
@@ -215,7 +219,8 @@ def test_a_phantom_is_measured_once(tmp_path: Path) -> None:
         measured_phantom(900001, DEFAULT_LAW, tmp_path)
 
 
-def test_an_evaluation_goes_on_from_kept_hearts_and_compares(tmp_path: Path) -> None:
+def keep_hearts(tmp_path: Path) -> None:
+    """What an evaluation keeps of 40 phantoms of seeds 0 to 39, the first of them declined."""
     rng = np.random.default_rng(3)
     for seed in range(40):
         drawn = heart(seed, rng)
@@ -235,14 +240,24 @@ def test_an_evaluation_goes_on_from_kept_hearts_and_compares(tmp_path: Path) -> 
             features=features,
             facts=np.array(json.dumps(facts)),
         )
+
+
+def keep_model(folder: Path, factor: float) -> str:
+    """The model of the package with its score multiplied; the digest of its weights."""
     packaged = load_model("obstruction").network.state_dict()
-    other = tmp_path / "other" / "obstruction"
-    other.mkdir(parents=True)
-    # The same score upside down: what one tells, the other tells wrongly.
-    save_atomically(packaged | {"coefficients": -packaged["coefficients"]}, other / "weights.safetensors")
+    folder.mkdir(parents=True)
+    save_atomically(packaged | {"coefficients": factor * packaged["coefficients"]}, folder / "weights.safetensors")
+    sha256 = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
     card = read_card(PACKAGED / "obstruction" / "card.yaml")
-    sha256 = hashlib.sha256((other / "weights.safetensors").read_bytes()).hexdigest()
-    write_card(card.model_copy(update={"weights_sha256": sha256}), other / "card.yaml")
+    write_card(card.model_copy(update={"weights_sha256": sha256, "name": folder.name}), folder / "card.yaml")
+    return sha256
+
+
+def test_an_evaluation_goes_on_from_kept_hearts_and_compares(tmp_path: Path) -> None:
+    keep_hearts(tmp_path)
+    # The same score upside down: what one tells, the other tells wrongly.
+    sha256 = keep_model(tmp_path / "other" / "obstruction", -1.0)
+    card = read_card(PACKAGED / "obstruction" / "card.yaml")
     models = tmp_path / "models"
     shutil.copytree(PACKAGED / "obstruction", models / "obstruction")
     assert evaluate(40, 0, hearts=tmp_path, models=models).second_opinion is None
@@ -277,6 +292,32 @@ def test_an_evaluation_goes_on_from_kept_hearts_and_compares(tmp_path: Path) -> 
     assert truly.auc == pytest.approx(found.motion_auc.value)
     assert thickening.auc - found.auc.value == pytest.approx(thickening.difference)
     assert 0 <= thickening.p_value <= 1
+
+
+@pytest.mark.parametrize("told_apart", [True, False])
+def test_a_model_that_gives_all_hearts_one_probability_is_told_as_that(tmp_path: Path, told_apart: bool) -> None:
+    keep_hearts(tmp_path)
+    models = tmp_path / "models"
+    keep_model(models / "obstruction", 1.0 if told_apart else 0.0)
+    keep_model(models / "obstruction-network", 0.0 if told_apart else 1.0)
+    asked = ["--phantoms", "40", "--seed", "0", "--hearts", str(tmp_path), "--models", str(models)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shown = CliRunner().invoke(app, ["evaluate", "obstruction", *asked])
+        told = json.loads(CliRunner().invoke(app, ["evaluate", "obstruction", *asked, "--json"]).stdout)
+    assert shown.exit_code == 0, shown.output
+    words = re.sub("[│ ]+", " ", shown.stdout)
+    _, reported, second, _ = re.split("Obstruction, |Second opinion|Other scores", words)
+    same, other = (second, reported) if told_apart else (reported, second)
+    assert "one probability for" in same
+    assert "0.500, no interval" in same
+    # Slope and intercept of the one that tells nothing apart; the correlation of the two, whichever of them that is.
+    assert same.count("not determined") == 2 + told_apart
+    assert other.count("not determined") == (not told_apart)
+    assert "one probability" not in other
+    assert told["second_opinion"]["correlation"] is None
+    constant = told["second_opinion"] if told_apart else told
+    assert (constant["auc"], constant["auc_ci"], constant["calibration_slope"]) == (0.5, [None, None], None)
 
 
 def test_a_sites_studies_are_evaluated_with_the_same_figures(tmp_path: Path) -> None:

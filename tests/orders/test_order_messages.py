@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import hl7
 import pytest
@@ -14,6 +15,7 @@ from dicom_node.errors import OrderRefusedError
 from dicom_node.orders.acknowledgement import acknowledgement
 from dicom_node.orders.message import MessageHeader, OrderMessage, read_header, read_orders
 from orders.order_messages import cancelled, infarct_order, order_message
+from storage.identifiers import NOBODY, UNSTATED, Issuer, PatientIdentifier
 from storage.orders import CancelledOrder, Order
 
 SETTINGS = OrderSettings(port=2575, senders=("127.0.0.1",))
@@ -27,8 +29,13 @@ def read(message: str | bytes, settings: OrderSettings = SETTINGS) -> OrderMessa
     return read_orders(header, block, settings)
 
 
+def said(message: str | bytes, settings: OrderSettings = SETTINGS) -> tuple[Order | CancelledOrder, ...]:
+    """What a message says of orders, but for whose they are."""
+    return tuple(replace(one, identity=UNSTATED) for one in read(message, settings).changes)
+
+
 def test_an_imaging_order_is_read_without_its_patient() -> None:
-    (order,) = read(infarct_order()).changes
+    (order,) = said(infarct_order())
     assert order == Order(
         "A1",
         "4711",
@@ -43,8 +50,8 @@ def test_an_imaging_order_is_read_without_its_patient() -> None:
 def test_a_general_order_has_its_accession_number_in_the_placer_field_or_the_filler_number(kind: str) -> None:
     placed = "OBR|1|4711|F9|MRHEART|||||||||STEMI|||||A7"
     for obr, accession in ((placed, "A7"), ("OBR|1|4711|F9|MRHEART|||||||||STEMI", "F9")):
-        (order,) = read(order_message("ORC|NW|4711|F8", obr, "DG1|1||I21^^I10|Infarct", kind=kind)).changes
-        assert order == Order(accession, "4711", ("MRHEART",), ("STEMI",), ("I21", "Infarct"))
+        (order,) = said(order_message("ORC|NW|4711|F8", obr, "DG1|1||I21^^I10|Infarct", kind=kind))
+        assert order == Order(accession, "4711", ("MRHEART",), ("STEMI",), ("I21", "Infarct"), "F9")
     elsewhere = SETTINGS.model_copy(update={"accession_number": ("ORC-3", "OBR-18")})
     (order,) = read(order_message("ORC|NW|4711|F8", placed, kind=kind), elsewhere).changes
     assert order.accession_number == "F8"
@@ -57,20 +64,96 @@ def test_each_order_of_a_message_is_its_own_and_a_diagnosis_before_all_is_of_all
         *("ORC|NW|2", "OBR|2|2||B", "IPC|A2", "IPC|A3"),
         "ORC|CA|3",
     )
-    first, second, third, last = read(message).changes
+    first, second, third, last = said(message)
     assert first == Order("A1", "1", ("A",), (), ("I21", "I50"))
     assert (second, third) == (Order("A2", "2", ("B",), (), ("I21",)), Order("A3", "2", ("B",), (), ("I21",)))
     assert last == CancelledOrder("", "3")
 
 
-@pytest.mark.parametrize(("control", "status"), [("CA", ""), ("OC", ""), ("DC", ""), ("SC", "CA"), ("XO", "DC")])
+@pytest.mark.parametrize(
+    ("control", "status"), [("CA", ""), ("OC", ""), ("DC", ""), ("SC", "CA"), ("XO", "DC"), ("SC", "RP")]
+)
 def test_a_cancelled_order_needs_no_more_than_its_number(control: str, status: str) -> None:
-    assert read(order_message(f"ORC|{control}|4711^RIS|||{status}")).changes == (CancelledOrder("", "4711"),)
+    assert said(order_message(f"ORC|{control}|4711^RIS|||{status}")) == (CancelledOrder("", "4711"),)
 
 
 def test_an_order_that_is_cancelled_with_all_that_it_said_is_named_by_both_numbers() -> None:
-    assert read(infarct_order(control="CA")).changes == (CancelledOrder("A1", "4711"),)
-    assert read(cancelled()).changes == (CancelledOrder("", "4711"),)
+    assert said(infarct_order(control="CA")) == (CancelledOrder("A1", "4711"),)
+    assert said(cancelled()) == (CancelledOrder("", "4711"),)
+
+
+@pytest.mark.parametrize(
+    ("pid3", "patients"),
+    [
+        ("P1", [PatientIdentifier("P1")]),
+        ("P1^^^HOSPITAL^MR", [PatientIdentifier("P1", Issuer("HOSPITAL"))]),
+        (
+            " 007 ^4^M11^ST MARY&1.2.3&ISO^MR~X 9^^^&1.2.4&ISO^PI",
+            [PatientIdentifier("007", Issuer("ST MARY", "1.2.3")), PatientIdentifier("X 9", Issuer("", "1.2.4"))],
+        ),
+        ("P\\T\\1^^^A\\T\\B&1.2", [PatientIdentifier("P&1", Issuer("A&B", "1.2"))]),
+        ('""', []),
+        ("^^^HOSPITAL", []),
+        ("", []),
+    ],
+)
+def test_of_a_patient_the_numbers_are_read_with_who_gave_them(pid3: str, patients: list[PatientIdentifier]) -> None:
+    message = infarct_order().replace("P1^^^HOSPITAL^MR", pid3)
+    (order,) = read(message).changes
+    assert order.identity.patients == tuple(patients)
+    assert "Müller" not in repr(order)
+    without = "".join(f"{line}\r" for line in message.split("\r") if line and not line.startswith("PID"))
+    assert read(without).changes[0].identity.patients == ()
+
+
+def test_who_gave_an_accession_number_is_read_from_a_field_that_can_tell() -> None:
+    orders = ("ORC|NW|4711^RIS^1.2.9^ISO|F8^MOD", "OBR|1|||MR|||||||||STEMI|||||A1^X")
+    (order,) = read(order_message(*orders, "IPC|A1^HIS^1.2.3^ISO")).changes
+    assert order.identity.accession_issuer == Issuer("HIS", "1.2.3")
+    assert order.identity.number_issuer == Issuer("RIS", "1.2.9")
+    (order,) = read(order_message(*orders)).changes
+    assert (order.accession_number, order.identity.accession_issuer) == ("A1", NOBODY)
+    (order,) = read(order_message(*orders), SETTINGS.model_copy(update={"accession_number": ("ORC-3",)})).changes
+    assert (order.accession_number, order.identity.accession_issuer) == ("F8", Issuer("MOD"))
+
+
+def test_what_was_examined_before_is_no_order_of_the_message() -> None:
+    message = order_message(
+        *("ORC|NW|1", "OBR|1|1||A|||||||||now|||||A1"),
+        *("PID|1||OLD7", "OBR|1|0||B|||||||||STEMI|||||A0", "DG1|1||I21"),
+        *("ORC|PR|2", "OBR|1|2||B|||||||||STEMI|||||A2"),
+        *("ORC|NW|3", "OBR|1|3||C|||||||||after|||||A3"),
+        kind="OMG^O19",
+    )
+    first, last = read(message).changes
+    assert isinstance(first, Order)
+    assert isinstance(last, Order)
+    assert (first.accession_number, first.reasons, first.diagnoses) == ("A1", ("now",), ())
+    assert first.identity.patients == (PatientIdentifier("P1", Issuer("HOSPITAL")),)
+    assert (last.accession_number, last.reasons) == ("A3", ("after",))
+    assert last.identity.patients == (PatientIdentifier("OLD7"),)
+
+
+def test_an_order_is_replaced_by_others_of_its_message() -> None:
+    old, new = ("ORC|RP|1", "OBR|1|1||A", "IPC|A1"), ("ORC|RO|2", "OBR|1|2||B", "IPC|A1")
+    assert said(order_message(*old, *new)) == (CancelledOrder("A1", "1"), Order("A1", "2", ("B",)))
+    # Without one it can only be what some senders call a change.
+    assert said(order_message(*old)) == (Order("A1", "1", ("A",)),)
+
+
+def test_what_tells_how_an_order_stands_is_not_all_that_there_is_to_it() -> None:
+    (order,) = said(order_message("ORC|SC|4711|F8||IP", "OBR|1|4711", "IPC|A1"))
+    assert order == Order("A1", "4711", filler_number="F8", whole=False)
+    assert said(order_message("ORC|SC|4711|||IP")) == ()
+    with pytest.raises(OrderRefusedError, match="no accession number"):
+        read(order_message("ORC|SC||||IP"))
+
+
+def test_one_order_in_several_parts_says_what_all_of_them_say_and_a_deleted_diagnosis_is_none() -> None:
+    parts = ("OBR|1|||A|||||||||STEMI", "IPC|A1", "OBR|2||F9|B", "DG1|1||I21", "IPC|A1", f"DG1|2||I50{'|' * 18}D")
+    assert said(order_message("ORC|NW|4711", *parts)) == (Order("A1", "4711", ("A", "B"), ("STEMI",), ("I21",)),)
+    # Another ORC of the same number is the next thing that the message says of it.
+    assert len(read(order_message("ORC|NW|4711", *parts[:2], "ORC|XO|4711", *parts[2:5])).changes) == 2
 
 
 @pytest.mark.parametrize(
@@ -93,7 +176,14 @@ def test_escape_sequences_and_control_characters_end_as_text_on_one_line(written
 
 @pytest.mark.parametrize(
     ("stated", "codec"),
-    [("UNICODE UTF-8", "utf-8"), ("8859/1", "iso8859-1"), ("8859/15", "iso8859-15"), ("", "utf-8"), ("", "iso8859-1")],
+    [
+        ("UNICODE UTF-8", "utf-8"),
+        ("Unicode UTF-8", "utf-8"),
+        ("8859/1", "iso8859-1"),
+        ("8859/15", "iso8859-15"),
+        ("", "utf-8"),
+        ("", "iso8859-1"),
+    ],
 )
 def test_text_is_read_in_the_character_set_that_the_message_states(stated: str, codec: str) -> None:
     header = f"MSH|^~\\&|RIS|WARD|||20260301||ORM^O01|1|P|2.3||||||{stated}"
@@ -138,6 +228,8 @@ def test_a_message_that_comes_again_has_the_same_digest_and_one_of_other_content
         (order_message("ORC|CA"), "AE", "a cancelled order has no number"),
         (infarct_order("A" * 65), "AE", "the accession number in IPC-1 is too long"),
         (infarct_order(number="4" * 201), "AE", "an order number is too long"),
+        (infarct_order().replace("P1^", f"{'P' * 201}^"), "AE", "a number of the patient is too long"),
+        (infarct_order().replace("HOSPITAL", "H" * 201), "AE", "the issuer of a number is too long"),
         (order_message("ORC|NW|1", "OBR|1|1||M|" + "x" * 70_000, "IPC|A1"), "AE", "longer than 65536 characters"),
     ],
 )
@@ -152,7 +244,7 @@ def test_what_is_wrong_is_said_in_words_that_quote_nothing(message: str | bytes,
     assert str(said[3]) == str(answer.segment("ERR")[8]) == refused.value.what
     assert header is not None
     assert str(said[2]) == header.control_id
-    for secret in ("Müller", "STEMI", "4711", "A1"):
+    for secret in ("Müller", "STEMI", "4711", "A1", "P1", "PPP"):
         assert secret not in str(said) + str(answer.segment("ERR"))
 
 

@@ -83,6 +83,24 @@ def test_a_message_is_done_whole_or_not_at_all(tmp_path: Path, ledger: Ledger) -
         assert [one[0] for one in kept(ledger)] == ["A1", "A2"]
 
 
+def test_a_message_that_does_not_tell_which_order_it_changes_is_in_error(tmp_path: Path, ledger: Ledger) -> None:
+    def of(patient: str, control_id: str, control: str = "NW") -> str:
+        return infarct_order(control_id=control_id, control=control).replace("P1^^^HOSPITAL^MR", patient)
+
+    with order_server(taking_orders(tmp_path)) as port, Sender(port) as sender:
+        assert sender.send(of("P1", "1"))[1][1] == "AA"
+        assert sender.send(of("P2", "2"))[1][1] == "AA"
+        assert len(kept(ledger)) == 2
+        _, refused, error = sender.send(of("", "3", "XO"))
+        assert refused[:3] == ["MSA", "AE", "3"]
+        assert "PID-3, or who gave the numbers, must tell which is meant" in refused[3]
+        assert error[3] == "101^Required field missing^HL70357"
+        # Told whose it is, it is one of them; a status that is not told whose it is changes nothing.
+        assert sender.send(of("P2", "3", "XO"))[1][1] == "AA"
+        assert sender.send(of("", "4", "SC"))[1][1] == "AA"
+        assert len(kept(ledger)) == 2
+
+
 def test_what_is_no_order_is_rejected_and_the_connection_goes_on(tmp_path: Path, ledger: Ledger) -> None:
     with order_server(taking_orders(tmp_path, maximum_message_kb=4)) as port:
         with Sender(port) as sender:
@@ -210,7 +228,8 @@ def test_what_orders_say_is_in_no_log_and_no_event_and_is_forgotten_in_time(tmp_
         assert secret not in said
     with ledger.reading() as session:
         (row,) = session.scalars(select(OrderRow))
-        assert "Müller" not in str(vars(row))
+        for secret in ("Müller", "P1"):
+            assert secret not in str(vars(row))
     assert last_order_message(ledger) is not None
     month = dt.timedelta(days=30)
     assert expire_orders(ledger, retention=month, now=utc_now()) == 0

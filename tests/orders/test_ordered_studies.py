@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from network.objects import mr_image, save
 from network.running_node import SCANNER, configuration, receiver_thread
 from pydantic import ValidationError
 from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from sqlalchemy import update
+from structlog.testing import capture_logs
 
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import (
@@ -44,10 +48,11 @@ from orders.order_server import Sender, order_server
 from pipelines.cine.facts import frame_facts
 from pipelines.indication import Indication
 from storage.files import InstanceFiles
+from storage.identifiers import NOBODY, Issuer, OrderIdentity, PatientIdentifier
 from storage.identity import bind
 from storage.instances import ReceivedInstance, close_association, record_instances
 from storage.ledger import Ledger, open_ledger, utc_now
-from storage.orders import CancelledOrder, Order, new_orders, take_orders
+from storage.orders import CancelledOrder, Order, StudyOrders, new_orders, take_orders
 from storage.overview import events_of_study, job_overviews
 from storage.schema import InstanceRow, Verdict
 
@@ -74,10 +79,14 @@ def asking(folder: Path, *rules: SeriesRule, port: int | None = 2575) -> Configu
     )
 
 
-def received(ledger: Ledger, folder: Path, number: int = 1, *, accession: str = "A1", ended: bool = True) -> str:
+def received(
+    ledger: Ledger, folder: Path, number: int = 1, *, accession: str = "A1", ended: bool = True, **header: object
+) -> str:
     """An image of the study comes in; its association."""
     image = mr_image(study=STUDY, series=f"{STUDY}.1", seed=number)
     image.AccessionNumber = accession
+    for keyword, value in header.items():
+        setattr(image, keyword, value)
     (folder / "instances").mkdir(exist_ok=True)
     path = save(image, folder / "instances", f"{number}")
     association = associate(ledger)
@@ -194,6 +203,95 @@ def test_orders_wait_while_no_route_asks_for_any_and_the_storage_is_away(ledger:
     assert routes_run(ledger) == ["all", "infarct"]
 
 
+def designator(namespace: str, universal_id: str) -> Sequence:
+    item = Dataset()
+    item.LocalNamespaceEntityID = namespace
+    item.UniversalEntityID, item.UniversalEntityIDType = universal_id, "ISO"
+    return Sequence([item])
+
+
+def other_number(number: str, issuer: str) -> Sequence:
+    item = Dataset()
+    item.PatientID, item.IssuerOfPatientID, item.TypeOfPatientID = number, issuer, "TEXT"
+    return Sequence([item])
+
+
+def of_infarct(*patients: PatientIdentifier, issuer: Issuer = NOBODY) -> Order:
+    return replace(ORDER, identity=OrderIdentity(patients, issuer))
+
+
+HEADER = {
+    "PatientID": "P-77",
+    "IssuerOfPatientID": "ST MARY",
+    "OtherPatientIDsSequence": other_number("N-9", "NATION"),
+    "IssuerOfAccessionNumberSequence": designator("MARY RIS", "1.2.3"),
+}
+
+
+@pytest.mark.parametrize(
+    ("order", "differs"),
+    [
+        (of_infarct(PatientIdentifier("P-77", Issuer("ST MARY"))), None),
+        (of_infarct(PatientIdentifier("4"), PatientIdentifier("N-9", Issuer("NATION"))), None),
+        (of_infarct(issuer=Issuer("OTHER NAME", "1.2.3")), None),
+        (of_infarct(PatientIdentifier("P-78", Issuer("ST MARY"))), "patient"),
+        (of_infarct(PatientIdentifier("P-77", Issuer("ST JOHN"))), "patient"),
+        (of_infarct(PatientIdentifier("P-77"), issuer=Issuer("JOHN RIS")), "issuer of the accession number"),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_an_order_of_somebody_else_under_the_same_accession_number_is_not_used_and_that_is_told(
+    ledger: Ledger, tmp_path: Path, order: Order, differs: str | None, late: bool
+) -> None:
+    settings = asking(tmp_path)
+    scheduler = StudyScheduler(ledger, settings)
+    if not late:
+        take(ledger, order)
+    received(ledger, tmp_path, **HEADER)
+    with capture_logs() as lines:
+        scheduler.consider(after(30))
+        if late:
+            take(ledger, order, at=after(31))
+        scheduler.consider(after(32))
+        scheduler.consider(after(33))
+    assert ("infarct" in routes_run(ledger)) is (differs is None)
+    assert new_orders(ledger) == ()
+    told = [one for one in events_of_study(ledger, STUDY) if one.kind == "order not used"]
+    logged = [one for one in lines if one["event"].startswith("order not used")]
+    assert [one.detail for one in told] == ([] if differs is None else [{"orders": 1, "differs": differs}])
+    assert [(one["study_instance_uid"], one["differs"]) for one in logged] == [(STUDY, differs)] * (differs is not None)
+    described = str(describe(ledger, settings, STUDY, now=NOW).routes[0])
+    sentence = f"1 under its accession number is not used, as the {differs} differs"
+    assert (sentence in described) is (differs is not None)
+    for secret in ("P-7", "N-9", "MARY", "JOHN", "4711", "STEMI", "I21.0"):
+        assert secret not in f"{told} {lines} {described}"
+
+
+def test_the_order_of_ones_own_is_used_beside_that_of_somebody_else(ledger: Ledger, tmp_path: Path) -> None:
+    other = of_infarct(PatientIdentifier("P-78", Issuer("ST MARY")))
+    own = replace(of_infarct(PatientIdentifier("P-77", Issuer("ST MARY"))), diagnoses=("I50",))
+    take(ledger, other, own)
+    received(ledger, tmp_path, **HEADER)
+    scheduler = StudyScheduler(ledger, asking(tmp_path))
+    scheduler.consider(after(30))
+    assert routes_run(ledger) == ["all"]
+    take(ledger, replace(own, diagnoses=("I21.0",)), at=after(31))
+    scheduler.consider(after(32))
+    assert routes_run(ledger) == ["all", "infarct"]
+    # The one that was not used is told once, not with each message about the other.
+    assert len([one for one in events_of_study(ledger, STUDY) if one.kind == "order not used"]) == 1
+
+
+def test_a_hospital_that_is_called_differently_in_orders_has_to_be_named(ledger: Ledger, tmp_path: Path) -> None:
+    settings = asking(tmp_path)
+    named = settings.orders.model_copy(update={"same_issuers": (("PAS", "ST MARY"),)})
+    settings = settings.model_copy(update={"orders": named})
+    take(ledger, of_infarct(PatientIdentifier("P-77", Issuer("PAS"))))
+    received(ledger, tmp_path, **HEADER)
+    StudyScheduler(ledger, settings).consider(after(30))
+    assert routes_run(ledger) == ["infarct", "all"]
+
+
 def test_a_study_that_one_route_leaves_to_that_of_its_order_is_analysed_by_one_of_them(
     ledger: Ledger, tmp_path: Path
 ) -> None:
@@ -264,7 +362,7 @@ SERIES = Series("1.1", "MR1", "MR", "cine", "Heart", "SIEMENS", "HEART", phases=
     ],
 )
 def test_one_order_has_to_match_all_that_a_rule_asks_and_no_sentence_quotes_it(rule: OrderRule, taken: bool) -> None:
-    orders = (Order("A1", "0", ("OTHER",)), ORDER)
+    orders = StudyOrders((Order("A1", "0", ("OTHER",)), ORDER))
     (explained,) = explain({"infarct": Route(series=(SeriesRule(order=rule),), destinations=())}, [SERIES], orders)
     assert bool(explained.series_instance_uids) is taken
     check = explained.series[0].rules[0].checks[-1]
@@ -285,6 +383,9 @@ def test_a_rule_for_orders_is_told_in_words_and_refused_where_it_could_never_hol
         OrderSettings(port=2575)
     with pytest.raises(ValidationError, match=r"an IP address, or a network such as 10\.0\.0\.0/24"):
         OrderSettings(senders=("ris.example",))
+    for names in (("PAS",), ("PAS", " ")):
+        with pytest.raises(ValidationError, match="same_issuers"):
+            OrderSettings(same_issuers=(names,))
     (mistake,) = [one for one in mistakes_between_keys(asking(tmp_path, port=None)) if "order" in str(one.keys)]
     assert mistake.keys == (("routes", "infarct", "series", 0, "order"),)
     assert "set orders.port" in mistake.sentence
@@ -320,7 +421,7 @@ def _from_the_order_to_the_results(folder: Path) -> None:
             paths = write_cine(folder / accession, accession)
             for path in paths:
                 image = dcmread(path)
-                image.AccessionNumber = accession
+                image.AccessionNumber, image.PatientID = accession, "P1"
                 path.write_bytes(encoded(image))
             assert all(one.error is None for one in send_files(paths, here, ScuSettings(SCANNER)))
             studies[str(image.StudyInstanceUID)] = accession

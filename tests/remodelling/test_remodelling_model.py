@@ -8,14 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, StudyContext, View
-from pipelines.errors import AnalysisRefused
+from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
 from pipelines.remodelling.architecture import FusionArchitecture
 from pipelines.remodelling.attribution import guided_grad_cam
 from pipelines.remodelling.combined import PREDICTORS, SUBSETS, CombinedModel, subset_of
 from pipelines.remodelling.features import FEATURES, Feature, as_vector, of_segments, sphericity
 from pipelines.remodelling.network import RemodellingNetwork
-from pipelines.remodelling.steps import remodelling_risk
 from pipelines.remodelling.volume import DEPTH, KEYFRAMES, SIZE, SPACING_MM, keyframe_volume, on_stack, to_depth
 from pipelines.segmentation.labels import Label
 
@@ -257,11 +255,3 @@ def test_a_missing_feature_is_no_zero(network: RemodellingNetwork) -> None:
     assert zero.motion.item() != missing.motion.item()
     assert zero.morphology.item() == missing.morphology.item()
     assert np.isfinite(missing.fused.item())
-
-
-# -- whom it is for ----------------------------------------------------------------------------------------------------
-
-
-def test_a_study_that_no_route_calls_an_acute_infarct_is_declined() -> None:
-    with pytest.raises(AnalysisRefused, match="acute infarct"):
-        remodelling_risk.function(StudyContext("2.25.1"), *(None,) * 6)

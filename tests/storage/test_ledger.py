@@ -18,10 +18,12 @@ from sqlalchemy import create_engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 
 from storage import ledger as ledger_module
+from storage.identifiers import OrderIdentity, PatientIdentifier
 from storage.ledger import Ledger, LedgerError, open_ledger
 from storage.migrate import MIGRATIONS
+from storage.orders import Order, take_orders
 from storage.overview import events_of_study, job_overviews, ledger_overview, study_overviews
-from storage.schema import Association, Base, EventRow, JobRow, JobState, StudyRow, Verdict
+from storage.schema import Association, Base, EventRow, JobRow, JobState, OrderRow, StudyRow, Verdict
 
 
 def test_migrations_make_the_schema_of_the_models(ledger: Ledger) -> None:
@@ -61,6 +63,39 @@ def _create_as_of(url: str, revision: str) -> None:
         configuration.attributes["connection"] = connection
         command.upgrade(configuration, revision)
     engine.dispose()
+
+
+def test_orders_kept_before_they_told_whose_they_are_still_hold(url: str) -> None:
+    _create_as_of(url, "0014")
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO imaging_order "
+                "(accession_number, order_number, procedures, reasons, diagnoses, received_at) "
+                "VALUES ('A1', '4711', '[]', '[]', '[\"I21\"]', :at)"
+            ),
+            {"at": NOW.replace(tzinfo=None)},
+        )
+    engine.dispose()
+    ledger = open_ledger(url)
+    try:
+        whose = OrderIdentity((PatientIdentifier("P1"),))
+        changed = Order("A1", "4711", diagnoses=("I50",), filler_number="F8", identity=whose)
+        take_orders(
+            ledger,
+            "a" * 64,
+            [changed, Order("A1", "4711", identity=OrderIdentity((PatientIdentifier("P2"),)))],
+            now=NOW,
+        )
+        with ledger.reading() as session:
+            rows = session.scalars(select(OrderRow).order_by(OrderRow.id)).all()
+            assert [(one.diagnoses, one.filler_number, one.namesake) for one in rows] == [
+                (["I50"], "F8", 0),
+                ([], "", 1),
+            ]
+    finally:
+        ledger.close()
 
 
 FIRST_LEDGER = (
