@@ -198,7 +198,7 @@ def _analyse(study: CineStudy, model: LoadedModel) -> _Analysed:
     views = _long_axis(study, stack, segmentation)
     uncut = measure_slices(stack, segmentation)
     slices = uncut if views is None else cut_by_views(uncut, stack, views)
-    motion = follow_study(study, stack, slices, model)
+    motion = follow_study(study, stack, slices, views, model)
     measured = measure_motion(motion, keyframes_of(motion), slices, views, model)
     return _Analysed(stack, segmentation, slices, uncut, motion, measured)
 
