@@ -20,9 +20,11 @@ from pipelines.evaluation.segmentation import dice
 from pipelines.evaluation.volumes import (
     BadgeRow,
     Errors,
+    FindingRow,
     StudyVolumes,
     badge_table,
     errors_of,
+    finding_table,
     study_volumes,
     volume_coverage,
     volume_errors,
@@ -119,6 +121,8 @@ class MotionEvaluation:
     ef_error: dict[str, dict[str, Errors]]
     """Of volumes, mass and ejection fractions: as ``reported``, with valve planes, and by the ``short_axis`` alone."""
     badge: dict[str, BadgeRow]
+    findings: dict[str, FindingRow]
+    """By quality check with a concern in any study: errors with and without it."""
     segments: dict[str, float]
     torsion: Errors
     end_point_mm: dict[str, float]
@@ -409,6 +413,7 @@ def _summarise(results: Sequence[PhantomResult], model: str) -> MotionEvaluation
         | volume_coverage(volumes),
         ef_error=volume_errors(volumes),
         badge=badge_table(volumes),
+        findings=finding_table(volumes),
         segments={
             str(component): _mean([result.segments[component] for result in done if component in result.segments])
             for component in (Component.CIRCUMFERENTIAL, Component.RADIAL, Component.LONGITUDINAL)
