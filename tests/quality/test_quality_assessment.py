@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipelines.cine.stack import CineStack, StackGeometry, StudyContext
 from pipelines.function.curves import find_keyframes
+from pipelines.function.findings import Chamber
 from pipelines.function.measure import measure_function
 from pipelines.function.slices import measure_slices
 from pipelines.long_axis.evidence import AcquisitionFit, LongAxisEvidence
@@ -584,6 +585,21 @@ def test_weight_of_the_basal_slice() -> None:
     fine = assess(*hearts.draw(hearts.beating(PHASES), grid(slices=22, pitch=5.0, above_base=5.0), SIZE))
     assert finding(fine, QualityCheck.BASAL_STABILITY).value < found.value
     assert finding(fine, QualityCheck.BASAL_STABILITY).grade is Grade.EXCELLENT
+
+
+def test_what_the_mitral_plane_weighs_is_said_and_no_concern() -> None:
+    """A small heart that is cut at the plane: 5 mm are much of it, whether the plane is right or not."""
+    shapes = hearts.beating(PHASES, ef=0.6, radius=16.0, length=38.0)
+    stack, segmentation = hearts.draw(shapes, grid(slices=8, pitch=8.0, above_base=8.0), SIZE)
+    slices = replace(measure_slices(stack, segmentation), cut=frozenset({Chamber.LV}))
+    function = measure_function(stack, slices, find_keyframes(stack, slices.lv_ml), StudyContext("1.2.3"))
+    found = finding(assess_quality(stack, segmentation, slices, function), QualityCheck.BASAL_STABILITY)
+    assert found.value is not None
+    assert found.value > QualityLimits().basal_spread_points.poor
+    assert found.grade is Grade.GOOD
+    assert found.limit == 10
+    assert "With the mitral plane 5 mm higher or lower, ejection fraction moves by up to" in found.sentence
+    assert "another basal slice of the RV" in found.sentence
 
 
 def test_the_whole_is_never_better_than_good_until_it_is_calibrated(good) -> None:
