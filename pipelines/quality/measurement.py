@@ -215,10 +215,12 @@ def _basal_stability(slices: SliceMeasures, function: VentricularFunction, limit
     points = spread[Chamber.LV]
     cut = Chamber.LV in slices.cut
     limit = limits.plane_spread_points if cut else limits.basal_spread_points
-    moved = f"the mitral plane {PLANE_ERROR_MM:.0f} mm higher or lower" if cut else "another choice of the basal slice"
-    sentence = f"With {moved}, ejection fraction moves by up to {points:.0f} points (LV)"
-    if Chamber.RV in spread:
-        sentence += f", with another basal slice of the RV by up to {spread[Chamber.RV]:.0f} points (RV)"
+    said = {chamber: f"{value:.0f} points ({chamber})" for chamber, value in spread.items()}
+    sentence = f"With another choice of the basal slice, ejection fraction moves by up to {' and '.join(said.values())}"
+    if cut:
+        plane = f"With the mitral plane {PLANE_ERROR_MM:.0f} mm higher or lower"
+        right = f", with another basal slice of the RV by up to {said[Chamber.RV]}" if Chamber.RV in said else ""
+        sentence = f"{plane}, ejection fraction moves by up to {said[Chamber.LV]}{right}"
     held = limit.good if cut else limit.poor
     return QualityFinding(QualityCheck.BASAL_STABILITY, limit.grade(points), sentence + ".", points, "{points}", held)
 
