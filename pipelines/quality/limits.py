@@ -66,13 +66,6 @@ class QualityLimits:
     stroke_volume_mismatch_percent: Limit = Limit(15, 20, math.inf, QUARTILE)
     mass_change_percent: Limit = Limit(16, 22, 75, LARGEST)
     basal_spread_points: Limit = Limit(10, 11, math.inf, QUARTILE)
-    plane_spread_points: Limit = Limit(
-        10,
-        math.inf,
-        math.inf,
-        "what 5 mm of the plane weigh follows from the ventricle's length: on 38 phantoms (seeds 58100 …) LVEF was "
-        "as far off beyond 11 points as below",
-    )
     base_above_stack_mm: Limit = Limit(
         1.5, 4.0, math.inf, "the mitral plane errs by 1.1 mm; a slab of 4 mm holds 8 ml of a normal ventricle"
     )

@@ -213,16 +213,16 @@ def _basal_stability(slices: SliceMeasures, function: VentricularFunction, limit
         for chamber in ((Chamber.LV,) if function.rv is None else (Chamber.LV, Chamber.RV))
     }
     points = spread[Chamber.LV]
-    cut = Chamber.LV in slices.cut
-    limit = limits.plane_spread_points if cut else limits.basal_spread_points
     said = {chamber: f"{value:.0f} points ({chamber})" for chamber, value in spread.items()}
     sentence = f"With another choice of the basal slice, ejection fraction moves by up to {' and '.join(said.values())}"
-    if cut:
+    if Chamber.LV in slices.cut:
         plane = f"With the mitral plane {PLANE_ERROR_MM:.0f} mm higher or lower"
         right = f", with another basal slice of the RV by up to {said[Chamber.RV]}" if Chamber.RV in said else ""
         sentence = f"{plane}, ejection fraction moves by up to {said[Chamber.LV]}{right}"
-    held = limit.good if cut else limit.poor
-    return QualityFinding(QualityCheck.BASAL_STABILITY, limit.grade(points), sentence + ".", points, "{points}", held)
+    grade = limits.basal_spread_points.grade(points)
+    return QualityFinding(
+        QualityCheck.BASAL_STABILITY, grade, sentence + ".", points, "{points}", limits.basal_spread_points.poor
+    )
 
 
 def _volumes(function: VentricularFunction, limits: QualityLimits) -> QualityFinding:
