@@ -939,11 +939,36 @@ def _print_motion(evaluation: MotionEvaluation) -> None:
         ),
     )
     table(
-        "Badge and error of LVEF, points",
-        ["badge", "cases>", "mean absolute>", "worst>", "within 3>"],
+        "Badge and errors, points of LVEF and RVEF, % of LVEDV and RVEDV",
+        ["badge", "cases>", "LVEF>", "worst>", "within 3>", "RVEF>", "worst>", "LVEDV>", "RVEDV>"],
         (
-            (badge, str(row.cases), f"{row.mae:.1f}", f"{row.worst:.1f}", f"{100 * row.within_3_points:.0f} %")
+            (
+                badge,
+                str(row.cases),
+                f"{row.mae:.1f}",
+                f"{row.worst:.1f}",
+                f"{100 * row.within_3_points:.0f} %",
+                f"{row.rvef.mae:.1f}",
+                f"{row.rvef.worst:.1f}",
+                f"{row.lvedv_percent.mae:.1f}",
+                f"{row.rvedv_percent.mae:.1f}",
+            )
             for badge, row in evaluation.badge.items()
+        ),
+    )
+    table(
+        "Quality checks: error with a concern and without, points",
+        ["check", "cases>", "LVEF with>", "without>", "RVEF with>", "without>"],
+        (
+            (
+                check,
+                str(row.lvef_with.cases),
+                f"{row.lvef_with.mae:.1f}",
+                f"{row.lvef_without.mae:.1f}",
+                f"{row.rvef_with.mae:.1f}",
+                f"{row.rvef_without.mae:.1f}",
+            )
+            for check, row in evaluation.findings.items()
         ),
     )
     table(

@@ -549,6 +549,7 @@ def frame_source(frame: FrameHeader) -> FrameSource:
         frame_number=frame.frame_number,
         instance_number=frame.instance_number,
         trigger_time_ms=frame.trigger_time_ms,
+        series_number=frame.series_number,
     )
 
 

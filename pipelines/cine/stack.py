@@ -53,6 +53,8 @@ class FrameSource:
     instance_number: int | None
     trigger_time_ms: float | None
     """Delay from the R wave as acquired, before any resampling in time."""
+    series_number: int | None = None
+    """As people name the series; ``None`` where the header has none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,9 +20,11 @@ from pipelines.evaluation.segmentation import dice
 from pipelines.evaluation.volumes import (
     BadgeRow,
     Errors,
+    FindingRow,
     StudyVolumes,
     badge_table,
     errors_of,
+    finding_table,
     study_volumes,
     volume_coverage,
     volume_errors,
@@ -119,6 +121,8 @@ class MotionEvaluation:
     ef_error: dict[str, dict[str, Errors]]
     """Of volumes, mass and ejection fractions: as ``reported``, with valve planes, and by the ``short_axis`` alone."""
     badge: dict[str, BadgeRow]
+    findings: dict[str, FindingRow]
+    """By quality check with a concern in any study: errors with and without it."""
     segments: dict[str, float]
     torsion: Errors
     end_point_mm: dict[str, float]
@@ -198,7 +202,7 @@ def _analyse(study: CineStudy, model: LoadedModel) -> _Analysed:
     views = _long_axis(study, stack, segmentation)
     uncut = measure_slices(stack, segmentation)
     slices = uncut if views is None else cut_by_views(uncut, stack, views)
-    motion = follow_study(study, stack, slices, model)
+    motion = follow_study(study, stack, slices, views, model)
     measured = measure_motion(motion, keyframes_of(motion), slices, views, model)
     return _Analysed(stack, segmentation, slices, uncut, motion, measured)
 
@@ -409,6 +413,7 @@ def _summarise(results: Sequence[PhantomResult], model: str) -> MotionEvaluation
         | volume_coverage(volumes),
         ef_error=volume_errors(volumes),
         badge=badge_table(volumes),
+        findings=finding_table(volumes),
         segments={
             str(component): _mean([result.segments[component] for result in done if component in result.segments])
             for component in (Component.CIRCUMFERENTIAL, Component.RADIAL, Component.LONGITUDINAL)

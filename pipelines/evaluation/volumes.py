@@ -1,4 +1,4 @@
-"""Volumes and ejection fractions against what is true of phantoms: with and without valve planes, intervals, badge."""
+"""Volumes and ejection fractions against what is true of phantoms: valve planes, intervals, badge, quality checks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from pipelines.segmentation.labels import CineSegmentation
 __all__ = [
     "BadgeRow",
     "Errors",
+    "FindingRow",
     "StudyVolumes",
     "badge_table",
     "errors_of",
+    "finding_table",
     "study_volumes",
     "volume_coverage",
     "volume_errors",
@@ -60,6 +62,8 @@ class StudyVolumes:
         Whether the interval of a reported number holds the truth; numbers without an interval are left out.
     badge : str
         Name of the grade, or ``REFUSED`` where the quality is too low for numbers.
+    findings : dict of str to (str, float or None)
+        By quality check: name of its grade, and the value it was given for. Limits can be tried on them.
     """
 
     true: dict[str, float]
@@ -67,17 +71,32 @@ class StudyVolumes:
     short_axis: dict[str, float]
     covered: dict[str, bool]
     badge: str
+    findings: dict[str, tuple[str, float | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class BadgeRow:
-    """Errors of the left ventricular ejection fraction of the studies that got one badge, points."""
+    """Errors of the studies that got one badge: ejection fractions in points, volumes in percent of the true one."""
 
     cases: int
     mae: float
+    """Of LVEF, as are ``worst`` and ``within_3_points``."""
     worst: float
     within_3_points: float
     """Share of the studies."""
+    rvef: Errors
+    lvedv_percent: Errors
+    rvedv_percent: Errors
+
+
+@dataclass(frozen=True, slots=True)
+class FindingRow:
+    """Errors of the studies with a concern of one check, and of those without: ejection fractions in points."""
+
+    lvef_with: Errors
+    lvef_without: Errors
+    rvef_with: Errors
+    rvef_without: Errors
 
 
 def errors_of(pairs: Sequence[tuple[float, float]]) -> Errors:
@@ -118,7 +137,7 @@ def study_volumes(
     alone = _function(stack, short_axis)
     found = alone if reported is short_axis else _function(stack, reported)
     if found is None:
-        return StudyVolumes(true, {}, _numbers(alone), {}, REFUSED)
+        return StudyVolumes(true, {}, _numbers(alone), {}, REFUSED, {})
     quality = assess_quality(stack, segmentation, reported, found)
     badge = REFUSED if quality.refusal is not None else quality.overall.name
     covered = {
@@ -126,7 +145,8 @@ def study_volumes(
         for one in found.measurements()
         if (name := _name(one.quantity.value)) in true and one.interval is not None
     }
-    return StudyVolumes(true, _numbers(found), _numbers(alone), covered, badge)
+    findings = {str(one.check): (one.grade.name, one.value) for one in quality.findings}
+    return StudyVolumes(true, _numbers(found), _numbers(alone), covered, badge, findings)
 
 
 def _function(stack: CineStack, slices: SliceMeasures) -> VentricularFunction | None:
@@ -178,7 +198,7 @@ def volume_coverage(studies: Sequence[StudyVolumes]) -> dict[str, float]:
 
 
 def badge_table(studies: Sequence[StudyVolumes]) -> dict[str, BadgeRow]:
-    """Errors of the ejection fraction by badge, best badge first, refused studies last."""
+    """Errors by badge, best badge first, refused studies last."""
     table: dict[str, BadgeRow] = {}
     for badge in (*(grade.name for grade in sorted(Grade)), REFUSED):
         members = [one for one in studies if one.badge == badge]
@@ -191,5 +211,35 @@ def badge_table(studies: Sequence[StudyVolumes]) -> dict[str, BadgeRow]:
                 float("nan") if nothing else float(known.mean()),
                 float("nan") if nothing else float(known.max()),
                 float("nan") if nothing else float((known <= 3).mean()),
+                _errors(members, "RVEF"),
+                _errors(members, "LVEDV", percent=True),
+                _errors(members, "RVEDV", percent=True),
             )
     return table
+
+
+def finding_table(studies: Sequence[StudyVolumes]) -> dict[str, FindingRow]:
+    """Errors with and without a concern (poor or unusable), by the quality checks that had one in any study."""
+    numbered = [one for one in studies if one.badge != REFUSED]
+    table: dict[str, FindingRow] = {}
+    for check in dict.fromkeys(check for one in numbered for check in one.findings):
+        concerned = [_concern(one, check) for one in numbered]
+        if any(concerned):
+            with_it, without = (
+                [one for one, is_so in zip(numbered, concerned, strict=True) if is_so is wanted]
+                for wanted in (True, False)
+            )
+            table[check] = FindingRow(
+                _errors(with_it, "LVEF"), _errors(without, "LVEF"), _errors(with_it, "RVEF"), _errors(without, "RVEF")
+            )
+    return table
+
+
+def _concern(study: StudyVolumes, check: str) -> bool:
+    grade = study.findings.get(check, (Grade.EXCELLENT.name, None))[0]
+    return Grade[grade] >= Grade.POOR
+
+
+def _errors(studies: Sequence[StudyVolumes], name: str, *, percent: bool = False) -> Errors:
+    pairs = [(one.true[name], one.reported.get(name, float("nan"))) for one in studies]
+    return errors_of([(100.0, 100 * found / true) for true, found in pairs] if percent else pairs)

@@ -72,7 +72,10 @@ class SliceMeasures:
     drawn: NDArray[np.bool_]
     """(T,): phases whose left ventricle a person drew."""
     base_views: tuple[str, ...] = ()
-    """Long-axis views whose valve planes cut the base; empty where the base was decided on the short axis alone."""
+    """Names of the long-axis acquisitions whose valve planes cut the base; empty where the base was decided on the
+    short axis alone."""
+    base_stacks: tuple[CineStack, ...] = ()
+    """Their stacks."""
     cut: frozenset[Chamber] = frozenset()
     """Chambers that are cut at a valve plane: their areas count by the share below it."""
     beside: LongAxisEvidence | None = None

@@ -17,7 +17,7 @@ from pipelines.function.below_plane import complete_base
 from pipelines.function.findings import Chamber
 from pipelines.function.slices import SliceMeasures
 from pipelines.long_axis.alignment import axial_shift_mm
-from pipelines.long_axis.evidence import LongAxisEvidence, biplane_volume_ml
+from pipelines.long_axis.evidence import AcquisitionFit, LongAxisEvidence, biplane_volume_ml
 from pipelines.long_axis.findings import LongAxisView, LongAxisViews, Valve
 from pipelines.long_axis.valve_plane import ValvePlanes, share_below, valve_planes
 from pipelines.segmentation.labels import Label
@@ -94,17 +94,25 @@ def cut_by_views(slices: SliceMeasures, stack: CineStack, views: LongAxisViews) 
     if plane is not None and not _near_the_base(plane, slices, stack, axis, phases[0]):
         plane = None
     beside = LongAxisEvidence(
-        shift_mm={view.view: shift for view, shift in zip(views.views, shifts, strict=True) if shift is not None},
-        delay={view.view: view.delay for view in views.views if view.delay},
-        out_of_step=views.out_of_step,
+        acquisitions=(
+            *(
+                AcquisitionFit(view.name, delay=view.delay, shift_mm=shift)
+                for view, shift in zip(views.views, shifts, strict=True)
+            ),
+            *(AcquisitionFit(view.name, in_step=False) for view in views.out_of_step),
+        ),
         volume_ml=biplane_volume_ml(views.views, stack.phases),
         above_stack_mm=None if plane is None else _above_stack(plane, slices, stack, axis),
     )
     if plane is None:
         return replace(slices, beside=beside)
-    shown = tuple(str(view.view) for view in moved if Valve.MITRAL in view.annuli)
-    cut = cut_at_mitral_plane(slices, stack, plane)
-    return replace(cut, base_views=tuple(dict.fromkeys(shown)), beside=beside)
+    shown = [view for view in views.views if Valve.MITRAL in view.annuli]
+    return replace(
+        cut_at_mitral_plane(slices, stack, plane),
+        base_views=tuple(view.name for view in shown),
+        base_stacks=tuple(view.stack for view in shown),
+        beside=beside,
+    )
 
 
 def _moved(view: LongAxisView, shift: float | None, axis: NDArray[np.float64]) -> LongAxisView:

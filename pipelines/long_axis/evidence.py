@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,29 @@ from numpy.typing import NDArray
 from pipelines.cine.stack import View
 from pipelines.long_axis.findings import LongAxisLabel, LongAxisView, Valve
 
-__all__ = ["LongAxisEvidence", "biplane_volume_ml"]
+__all__ = ["AcquisitionFit", "LongAxisEvidence", "biplane_volume_ml"]
+
+
+@dataclass(frozen=True, slots=True)
+class AcquisitionFit:
+    """How one long-axis acquisition fits the short axis; a study may have several of one view.
+
+    Attributes
+    ----------
+    name : str
+        As :attr:`LongAxisView.name`.
+    in_step : bool
+        Whether it fills and empties as the short axis does; otherwise it is not used.
+    delay : float
+        Share of the cycle by which it is late.
+    shift_mm : float or None
+        Along the long axis, that brings it onto the short axis; ``None`` where too few slices tell it.
+    """
+
+    name: str
+    in_step: bool = True
+    delay: float = 0.0
+    shift_mm: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,13 +42,8 @@ class LongAxisEvidence:
 
     Attributes
     ----------
-    shift_mm : mapping of View to float
-        Along the long axis, that brings each view onto the short axis; views for which too few slices tell it are
-        absent.
-    delay : mapping of View to float
-        Share of the cycle by which each view is late.
-    out_of_step : tuple of View
-        Views that fill and empty otherwise than the short axis, and are not used.
+    acquisitions : tuple of AcquisitionFit
+        Every acquisition that could be read.
     volume_ml : (T,) float64 or None
         Of the left ventricle by area and length of 2CH and 4CH; ``None`` without both.
     above_stack_mm : (T,) float64 or None
@@ -34,9 +51,7 @@ class LongAxisEvidence:
         believed.
     """
 
-    shift_mm: Mapping[View, float]
-    delay: Mapping[View, float]
-    out_of_step: tuple[View, ...]
+    acquisitions: tuple[AcquisitionFit, ...]
     volume_ml: NDArray[np.float64] | None
     above_stack_mm: NDArray[np.float64] | None
 

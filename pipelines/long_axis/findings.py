@@ -52,6 +52,8 @@ class LongAxisView:
         Endocardial apex of the left ventricle, patient coordinates, mm.
     delay : float
         Share of the cycle by which the phases come later than those of the short axis, −0.5 … 0.5.
+    told_by : str
+        What tells this acquisition from others of the same view; empty where it is the only one.
     """
 
     view: View
@@ -61,6 +63,12 @@ class LongAxisView:
     annuli: dict[Valve, NDArray[np.float64]]
     apex: NDArray[np.float64]
     delay: float = 0.0
+    told_by: str = ""
+
+    @property
+    def name(self) -> str:
+        """The view, as ``4CH``, and where the study has several of it, which one."""
+        return f"{self.view} ({self.told_by})" if self.told_by else str(self.view)
 
     def in_step(self, values: NDArray[np.float64], phases: int) -> NDArray[np.float64]:
         """Values (T, …) of this view at the moments of ``phases`` phases of the short axis, (phases, …)."""
@@ -75,13 +83,17 @@ class LongAxisViews:
     ----------
     views : tuple of LongAxisView
     models : tuple of ModelIdentity
-    out_of_step : tuple of View
-        Views that were left out since their ventricle does not fill and empty as the short axis does.
+    out_of_step : tuple of LongAxisView
+        Those that were left out since their ventricle does not fill and empty as the short axis does.
     """
 
     views: tuple[LongAxisView, ...]
     models: tuple[ModelIdentity, ...]
-    out_of_step: tuple[View, ...] = ()
+    out_of_step: tuple[LongAxisView, ...] = ()
+
+    def left_out(self, stack: CineStack) -> bool:
+        """Whether a stack is one that is out of step; another acquisition of the same view need not be."""
+        return any(view.stack is stack for view in self.out_of_step)
 
     def delay_of(self, stack: CineStack) -> float:
         """Delay of the view that was read from a stack; 0 where none was."""

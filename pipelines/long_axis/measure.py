@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipelines.models.registry import PACKAGED, load_model_once
 from pipelines.motion.crop import centre_of_ventricle
 from pipelines.segmentation.labels import CineSegmentation, Label
 
-__all__ = ["in_step_with", "long_axis_stacks", "measure_long_axis", "read_view", "read_views"]
+__all__ = ["in_step_with", "long_axis_stacks", "measure_long_axis", "read_view", "read_views", "told_apart"]
 
 _VIEWS = (View.LAX_2CH, View.LAX_3CH, View.LAX_4CH)
 _AGREEMENT_MIN = 0.7
@@ -34,6 +35,31 @@ different moments of the cycle. Without that fault the least of 90 views of phan
 def long_axis_stacks(study: CineStudy) -> tuple[CineStack, ...]:
     """The 2CH, 3CH and 4CH cine of a study: stacks of one slice with more than one phase."""
     return tuple(stack for stack in study.stacks if stack.view in _VIEWS and stack.slices == 1 and stack.phases > 1)
+
+
+def told_apart(stacks: Sequence[CineStack]) -> tuple[str, ...]:
+    """What tells each stack from the others of its view, by the number of its series as people know it.
+
+    Returns
+    -------
+    tuple of str
+        For each stack ``series 12``; ``2 of 3`` in the order given where a number is missing or shared; empty for the
+        only one of its view.
+    """
+    kinds = Counter(stack.view for stack in stacks)
+    numbers = [stack.sources[0][0].series_number for stack in stacks]
+    shared = Counter((stack.view, number) for stack, number in zip(stacks, numbers, strict=True))
+    seen: Counter[View] = Counter()
+    words = []
+    for stack, number in zip(stacks, numbers, strict=True):
+        seen[stack.view] += 1
+        if kinds[stack.view] == 1:
+            words.append("")
+        elif number is None or shared[stack.view, number] > 1:
+            words.append(f"{seen[stack.view]} of {kinds[stack.view]}")
+        else:
+            words.append(f"series {number}")
+    return tuple(words)
 
 
 def read_view(
@@ -77,7 +103,10 @@ def read_views(
     centre = None
     if short_axis is not None and segmentation is not None:
         centre = centre_of_ventricle(segmentation.labels, short_axis.geometry)
-    views = tuple(read_view(stack, centre, device, models) for stack in stacks)
+    views = tuple(
+        replace(read_view(stack, centre, device, models), told_by=words)
+        for stack, words in zip(stacks, told_apart(stacks), strict=True)
+    )
     believed = tuple(view for view in views if float(view.agreement.mean()) >= _AGREEMENT_MIN)
     if not believed:
         sentence = "No long-axis view could be read: the segmentations of each disagree with one another."
@@ -92,7 +121,7 @@ def read_views(
 
 def in_step_with(
     views: Sequence[LongAxisView], short_axis: CineStack | None, segmentation: CineSegmentation | None
-) -> tuple[tuple[LongAxisView, ...], tuple[View, ...]]:
+) -> tuple[tuple[LongAxisView, ...], tuple[LongAxisView, ...]]:
     """Views with their delay behind the short axis, and those that no delay brings into step with it.
 
     Parameters
@@ -104,13 +133,13 @@ def in_step_with(
     Returns
     -------
     in_step : tuple of LongAxisView
-    out_of_step : tuple of View
+    out_of_step : tuple of LongAxisView
     """
     if short_axis is None or segmentation is None or not _tells_time(short_axis):
         return tuple(views), ()
     volume = (segmentation.labels == Label.LV).sum(axis=(1, 2, 3)).astype(np.float64)
     kept: list[LongAxisView] = []
-    left_out: list[View] = []
+    left_out: list[LongAxisView] = []
     for view in views:
         if not _tells_time(view.stack):
             kept.append(view)
@@ -118,7 +147,7 @@ def in_step_with(
         cavity = (view.labels == LongAxisLabel.LV).sum(axis=(1, 2)).astype(np.float64)
         delay, correlation = delay_behind(volume, cavity)
         if correlation < _CORRELATION_MIN:
-            left_out.append(view.view)
+            left_out.append(view)
         else:
             kept.append(replace(view, delay=delay))
     return tuple(kept), tuple(left_out)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.cine.stack import View
+from pipelines.cine.stack import CineStack, View
 from pipelines.function.findings import Interval
 from pipelines.models.identity import ModelIdentity
 from pipelines.motion.keyframes import MotionDescriptor
@@ -42,7 +42,8 @@ class ViewKeyframes:
 
     Attributes
     ----------
-    view : View
+    stack : CineStack
+        The one of that view that was followed.
     phases : dict of Keyframe to int
         0-based phase index of the stack.
     times_ms : dict of Keyframe to float
@@ -50,10 +51,15 @@ class ViewKeyframes:
     descriptor : MotionDescriptor
     """
 
-    view: View
+    stack: CineStack
     phases: dict[Keyframe, int]
     times_ms: dict[Keyframe, float]
     descriptor: MotionDescriptor
+
+    @property
+    def view(self) -> View:
+        """Of the stack."""
+        return self.stack.view
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,8 +32,12 @@ __all__ = ["follow_study", "keyframes_of", "measure_motion"]
 KEYFRAME_VIEWS = (View.SAX, View.LAX_4CH)
 
 
-def follow_study(study: CineStudy, short_axis: CineStack, slices: SliceMeasures, model: LoadedModel) -> CineMotion:
-    """Motion between consecutive frames of the short axis and of the first stack of each long-axis view.
+def follow_study(
+    study: CineStudy, short_axis: CineStack, slices: SliceMeasures, views: LongAxisViews | None, model: LoadedModel
+) -> CineMotion:
+    """Motion between consecutive frames of the short axis and of one stack of each long-axis view.
+
+    Of several of a view it is the first that is in step with the short axis, or the first where none is.
 
     Raises
     ------
@@ -50,7 +54,8 @@ def follow_study(study: CineStudy, short_axis: CineStack, slices: SliceMeasures,
     if centre is None:
         raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, "No left ventricle was found in the short-axis stack.")
     chosen: dict[View, CineStack] = {}
-    for stack in study.stacks:
+    in_step_first = sorted(study.stacks, key=lambda stack: views is not None and views.left_out(stack))
+    for stack in in_step_first:
         whole = stack.retrospective and stack.phases >= PHASES_MIN
         if (
             whole
@@ -90,7 +95,7 @@ def _keyframes(motion: ViewMotion) -> ViewKeyframes | None:
     times, _ = phase_times_ms(motion.stack)
     phases = {Keyframe(name): frame for name, frame in moments.frames(motion.stack.phases).items()}
     return ViewKeyframes(
-        motion.stack.view, phases, {name: float(times[frame]) for name, frame in phases.items()}, descriptor
+        motion.stack, phases, {name: float(times[frame]) for name, frame in phases.items()}, descriptor
     )
 
 
@@ -136,7 +141,7 @@ def measure_motion(
         sentence = "No short-axis slice shows the whole wall of the left ventricle at end diastole."
         raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, sentence)
     lines: list[LongAxisTrack] = []
-    in_step = [view for view in motion.long_axis if views is None or view.stack.view not in views.out_of_step]
+    in_step = [view for view in motion.long_axis if views is None or not views.left_out(view.stack)]
     for view in in_step:
         lines += _lines(view, views, stack, slices, whole, reference, model)
     times, period = phase_times_ms(stack)
@@ -203,11 +208,10 @@ def contour_lengths(
 
     Of the views that are also followed, so that both ways measure the same walls, or of all where none is.
     """
-    also = {view.stack.view for view in followed}
     lengths = [
         view.in_step(length, phases)
         for view in views.views
-        if (not also or view.view in also)
+        if (not followed or any(one.stack is view.stack for one in followed))
         and (length := midwall_length_mm(view, phase_at(reference, phases, view.stack.phases, view.delay))) is not None
     ]
     return np.stack(lengths) if lengths else None

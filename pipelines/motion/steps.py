@@ -21,11 +21,13 @@ __all__ = ["STEPS"]
 
 
 @analysis
-def cine_motion(study: CineStudy, stack: ShortAxis, slices: SliceMeasures, device: Device) -> CineMotion:
+def cine_motion(
+    study: CineStudy, stack: ShortAxis, slices: SliceMeasures, views: LongAxisViews | None, device: Device
+) -> CineMotion:
     """Follow the motion between consecutive frames of the short axis and of the long-axis views."""
     from pipelines.motion.measure import follow_study
 
-    return follow_study(study, stack, slices, _model(device))
+    return follow_study(study, stack, slices, views, _model(device))
 
 
 @analysis

@@ -46,14 +46,16 @@ def _base_reached(beside: LongAxisEvidence, phase: int, limits: QualityLimits) -
 def _timing(beside: LongAxisEvidence, limits: QualityLimits) -> QualityFinding:
     """Every view shows the cycle from the same moment on as the short axis."""
     limit = limits.long_axis_delay_percent
-    percent = 100 * max((abs(delay) for delay in beside.delay.values()), default=0.0)
-    grade = Grade.POOR if beside.out_of_step else limit.grade(percent)
+    late = [one for one in beside.acquisitions if one.delay]
+    out_of_step = [one.name for one in beside.acquisitions if not one.in_step]
+    percent = 100 * max((abs(one.delay) for one in late), default=0.0)
+    grade = Grade.POOR if out_of_step else limit.grade(percent)
     sentences = []
-    if beside.delay:
-        moved = " and ".join(f"{view} by {abs(delay):.0%}" for view, delay in beside.delay.items())
+    if late:
+        moved = " and ".join(f"{one.name} by {abs(one.delay):.0%}" for one in late)
         sentences.append(f"Views begin at another moment of the cycle than the short axis ({moved} of the cycle).")
-    if beside.out_of_step:
-        sentences.append(f"{' and '.join(beside.out_of_step)} cannot be brought into step with the short axis.")
+    if out_of_step:
+        sentences.append(f"{' and '.join(out_of_step)} cannot be brought into step with the short axis.")
     if sentences:
         sentences.append("The trigger failed there: look at the gating of the short axis, too.")
     else:
@@ -63,12 +65,13 @@ def _timing(beside: LongAxisEvidence, limits: QualityLimits) -> QualityFinding:
 
 def _shift(beside: LongAxisEvidence, limits: QualityLimits) -> QualityFinding | None:
     """Breath holds of the views ended where those of the short axis did."""
-    if not beside.shift_mm:
+    shifts = [(one.name, one.shift_mm) for one in beside.acquisitions if one.shift_mm is not None]
+    if not shifts:
         return None
     limit = limits.long_axis_shift_mm
-    view, shift = max(beside.shift_mm.items(), key=lambda one: abs(one[1]))
+    name, shift = max(shifts, key=lambda one: abs(one[1]))
     grade = limit.grade(abs(shift))
-    sentence = f"Long-axis views lie up to {abs(shift):.1f} mm from the short axis, along the long axis ({view})."
+    sentence = f"Long-axis views lie up to {abs(shift):.1f} mm from the short axis, along the long axis ({name})."
     if grade >= Grade.POOR:
         sentence += " Breath holds ended at different heights: the valve plane is moved by that, and may be off."
     return QualityFinding(QualityCheck.LONG_AXIS_SHIFT, grade, sentence, abs(shift), "mm", limit.poor)

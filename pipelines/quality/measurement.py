@@ -6,7 +6,7 @@ import numpy as np
 from scipy.signal import find_peaks
 
 from pipelines.cine.stack import CineStack
-from pipelines.function.basal import basal_alternatives
+from pipelines.function.basal import PLANE_ERROR_MM, basal_alternatives
 from pipelines.function.curves import SMOOTHED_FROM_PHASES
 from pipelines.function.findings import Chamber, VentricularFunction
 from pipelines.function.slices import SliceMeasures
@@ -207,16 +207,19 @@ def _mass_constancy(function: VentricularFunction, limits: QualityLimits) -> Qua
 
 
 def _basal_stability(slices: SliceMeasures, function: VentricularFunction, limits: QualityLimits) -> QualityFinding:
-    """How much ejection fraction hangs on which slice is taken to be the basal one."""
+    """How much ejection fraction hangs on which slice is taken to be the basal one, or on the place of the plane."""
     spread = {
         chamber: basal_alternatives(slices, function.keyframes, chamber).ejection_fraction_spread
         for chamber in ((Chamber.LV,) if function.rv is None else (Chamber.LV, Chamber.RV))
     }
     points = spread[Chamber.LV]
+    said = {chamber: f"{value:.0f} points ({chamber})" for chamber, value in spread.items()}
+    sentence = f"With another choice of the basal slice, ejection fraction moves by up to {' and '.join(said.values())}"
+    if Chamber.LV in slices.cut:
+        plane = f"With the mitral plane {PLANE_ERROR_MM:.0f} mm higher or lower"
+        right = f", with another basal slice of the RV by up to {said[Chamber.RV]}" if Chamber.RV in said else ""
+        sentence = f"{plane}, ejection fraction moves by up to {said[Chamber.LV]}{right}"
     grade = limits.basal_spread_points.grade(points)
-    sentence = "With another choice of the basal slice, ejection fraction moves by up to " + " and ".join(
-        f"{value:.0f} points ({chamber})" for chamber, value in spread.items()
-    )
     return QualityFinding(
         QualityCheck.BASAL_STABILITY, grade, sentence + ".", points, "{points}", limits.basal_spread_points.poor
     )

@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.cine.stack import View
+from pipelines.cine.stack import StudyContext, View
+from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import Chamber
+from pipelines.function.measure import measure_function
 from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.function.valve_cut import cut_by_views
 from pipelines.long_axis.annulus import annulus_points, apex_points
 from pipelines.long_axis.findings import LongAxisView, LongAxisViews, Valve
+from pipelines.long_axis.measure import in_step_with
 from pipelines.phantom import Disease, Fault, PhantomRecipe, PhantomStudy, simulate
 from pipelines.phantom.assembled import cine_stack
 from pipelines.phantom.study import CineAcquisition
+from pipelines.quality.findings import QualityCheck
+from pipelines.quality.limits import QualityLimits
+from pipelines.quality.long_axis import long_axis_findings
 from pipelines.segmentation.labels import CineSegmentation, Correction, Label
 from pipelines.training.long_axis import true_labels
 
@@ -136,9 +142,9 @@ def test_what_the_views_show_beside_fits_the_short_axis(study: PhantomStudy) -> 
     _, cut = measured(study)
     beside = cut.beside
     assert beside is not None
-    assert set(beside.shift_mm) == {View.LAX_2CH, View.LAX_3CH, View.LAX_4CH}
-    assert max(abs(shift) for shift in beside.shift_mm.values()) < 6.0
-    assert (beside.delay, beside.out_of_step) == ({}, ())
+    assert [one.name for one in beside.acquisitions] == [View.LAX_2CH, View.LAX_3CH, View.LAX_4CH]
+    assert max(abs(shift) for one in beside.acquisitions if (shift := one.shift_mm) is not None) < 6.0
+    assert {(one.delay, one.in_step) for one in beside.acquisitions} == {(0.0, True)}
     truth = np.array([state.lv_volume_ml for state in study.states])
     assert beside.volume_ml is not None
     assert abs(beside.volume_ml.max() / truth.max() - 1) < 0.15
@@ -146,6 +152,42 @@ def test_what_the_views_show_beside_fits_the_short_axis(study: PhantomStudy) -> 
     lids = np.array([state.lid for state in study.states])
     assert np.abs((beside.above_stack_mm - beside.above_stack_mm[0]) - (lids - lids[0])).max() < 3.0
     assert beside.above_stack_mm.max() < 3.0
+
+
+def test_of_two_acquisitions_of_a_view_each_is_told_by_itself(study: PhantomStudy) -> None:
+    stack, cine = cine_stack(study.short_axis), study.short_axis
+    segmentation = CineSegmentation(cine.labels, np.ones(cine.labels.shape[:2], np.float32), (0, 1, 0, 1), ())
+    slices = measure_slices(stack, segmentation)
+    good = [replace(view_of(one), told_by="series 8") for one in study.cines[1:]]
+    four = good[-1]
+    assert four.view is View.LAX_4CH
+    up = 7.0 * study.heart.axes[2]
+    geometry = replace(four.stack.geometry, positions=four.stack.geometry.positions + up)
+    moved = replace(four, stack=replace(four.stack, geometry=geometry), told_by="series 9")
+    order = np.arange(PHASES) * 5 % PHASES
+    mixed = replace(
+        four, stack=replace(four.stack, pixels=four.stack.pixels[order]), labels=four.labels[order], told_by="series 10"
+    )
+    views, left_out = in_step_with([moved, mixed, *good], stack, segmentation)
+    found = LongAxisViews(views, (), left_out)
+    assert found.left_out(mixed.stack)
+    assert not found.left_out(four.stack)
+    cut = cut_by_views(slices, stack, found)
+    beside = cut.beside
+    assert beside is not None
+    fits = {one.name: one for one in beside.acquisitions}
+    assert len(fits) == 5
+    assert [name for name, one in fits.items() if not one.in_step] == ["4CH (series 10)"]
+    shift, own = fits["4CH (series 9)"].shift_mm, fits["4CH (series 8)"].shift_mm
+    assert shift is not None
+    assert own is not None
+    # A faint preference for no shift takes some of it.
+    assert shift - own == pytest.approx(-7.0, abs=2.5)
+
+    function = measure_function(stack, cut, find_keyframes(stack, cut.lv_ml), StudyContext("2.25.1"))
+    said = {one.check: one.sentence for one in long_axis_findings(cut, function, QualityLimits())}
+    assert "4CH (series 10) cannot be brought into step" in said[QualityCheck.LONG_AXIS_TIMING]
+    assert "(4CH (series 9))" in said[QualityCheck.LONG_AXIS_SHIFT]
 
 
 def test_a_stack_without_its_basal_slices_is_seen_to_end_below_the_valve(study: PhantomStudy) -> None:

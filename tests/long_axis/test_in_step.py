@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from long_axis.test_long_axis_geometry import PHASES, stack_of, valve_rows, view_of
 from numpy.typing import NDArray
 
-from pipelines.cine.stack import View
+from pipelines.cine.stack import CineStack, View
 from pipelines.long_axis.findings import LongAxisLabel, LongAxisView, LongAxisViews, Valve
 from pipelines.long_axis.in_step import delay_behind, phase_at, resample_phases
-from pipelines.long_axis.measure import in_step_with, measure_long_axis
+from pipelines.long_axis.measure import in_step_with, measure_long_axis, told_apart
 from pipelines.long_axis.valve_plane import valve_planes
 from pipelines.segmentation.labels import CineSegmentation, Label
 
@@ -82,7 +82,7 @@ def test_a_late_view_is_read_at_the_moments_of_the_short_axis_and_one_out_of_ste
     mixed = dataclasses.replace(mixed, labels=mixed.labels[order])
     views, left_out = in_step_with([late_view(0), late_view(-7, View.LAX_3CH), mixed], short_axis, segmentation)
     assert [view.delay for view in views] == [0.0, pytest.approx(-7 / PHASES)]
-    assert left_out == (View.LAX_4CH,)
+    assert left_out == (mixed,)
 
     axis = np.array([0.0, 0.0, 1.0])
     planes = valve_planes(views, Valve.MITRAL, axis, PHASES)
@@ -110,3 +110,14 @@ def test_without_a_short_axis_or_with_few_phases_views_stay_as_they_are() -> Non
     assert in_step_with([view], None, None) == ((view,), ())
     few = short_axis_of(np.array([100.0, 60.0]))
     assert in_step_with([view], stack_of(few.labels[:, 0], View.SAX), few) == ((view,), ())
+
+
+def test_acquisitions_of_one_view_are_told_apart_by_series_or_by_order() -> None:
+    def stack(kind: View, number: int | None) -> CineStack:
+        plain = view_of(kind).stack
+        source = dataclasses.replace(plain.sources[0][0], series_number=number)
+        return dataclasses.replace(plain, sources=((source,),) * plain.phases)
+
+    two, three, four = View.LAX_2CH, View.LAX_3CH, View.LAX_4CH
+    stacks = [stack(two, 4), stack(four, 7), stack(four, 12), stack(three, 5), stack(three, 5), stack(three, None)]
+    assert told_apart(stacks) == ("", "series 7", "series 12", "1 of 3", "2 of 3", "3 of 3")

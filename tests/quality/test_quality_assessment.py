@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.cine.stack import CineStack, StackGeometry, StudyContext, View
+from pipelines.cine.stack import CineStack, StackGeometry, StudyContext
 from pipelines.function.curves import find_keyframes
+from pipelines.function.findings import Chamber
 from pipelines.function.measure import measure_function
 from pipelines.function.slices import measure_slices
-from pipelines.long_axis.evidence import LongAxisEvidence
+from pipelines.long_axis.evidence import AcquisitionFit, LongAxisEvidence
 from pipelines.quality.acquisition import shift_residuals_mm
 from pipelines.quality.assess import assess_quality
 from pipelines.quality.findings import (
@@ -56,18 +57,20 @@ def assess_beside(
     study: tuple[CineStack, CineSegmentation],
     *,
     above_mm: float | None = -8.0,
-    delay: dict[View, float] | None = None,
-    out_of_step: tuple[View, ...] = (),
+    delay: float = 0.0,
+    in_step: bool = True,
     shift_mm: float | None = 1.0,
     volume: float | None = 1.02,
 ) -> QualityAssessment:
-    """With long-axis views that show this beside; ``volume`` relative to the short axis."""
+    """With a second 4CH that shows this beside; ``volume`` relative to the short axis."""
     stack, segmentation = study
     slices = measure_slices(stack, segmentation)
     beside = LongAxisEvidence(
-        shift_mm={} if shift_mm is None else {View.LAX_2CH: 0.5, View.LAX_4CH: shift_mm},
-        delay=delay or {},
-        out_of_step=out_of_step,
+        acquisitions=(
+            AcquisitionFit("2CH", shift_mm=None if shift_mm is None else 0.5),
+            AcquisitionFit("4CH (series 9)", in_step=in_step, delay=delay, shift_mm=shift_mm),
+            AcquisitionFit("4CH (series 8)", shift_mm=None if shift_mm is None else 0.2),
+        ),
         volume_ml=None if volume is None else slices.lv_ml * volume,
         above_stack_mm=None if above_mm is None else np.full(stack.phases, above_mm),
     )
@@ -123,9 +126,14 @@ def test_a_study_whose_long_axis_fits_has_every_check_and_no_concern(good) -> No
         ({"above_mm": 1.0}, QualityCheck.BASE_REACHED, Grade.EXCELLENT, "lies 1 mm above"),
         ({"above_mm": 3.0}, QualityCheck.BASE_REACHED, Grade.GOOD, "the ventricle is larger than reported"),
         ({"above_mm": 9.0}, QualityCheck.BASE_REACHED, Grade.POOR, "lies 9 mm above the stack"),
-        ({"delay": {View.LAX_4CH: -0.2}}, QualityCheck.LONG_AXIS_TIMING, Grade.POOR, "4CH by 20%"),
-        ({"out_of_step": (View.LAX_2CH,)}, QualityCheck.LONG_AXIS_TIMING, Grade.POOR, "2CH cannot be brought"),
-        ({"shift_mm": -5.0}, QualityCheck.LONG_AXIS_SHIFT, Grade.GOOD, "up to 5.0 mm"),
+        ({"delay": -0.2}, QualityCheck.LONG_AXIS_TIMING, Grade.POOR, "short axis (4CH (series 9) by 20%"),
+        ({"in_step": False}, QualityCheck.LONG_AXIS_TIMING, Grade.POOR, "4CH (series 9) cannot be brought"),
+        (
+            {"shift_mm": -5.0},
+            QualityCheck.LONG_AXIS_SHIFT,
+            Grade.GOOD,
+            "5.0 mm from the short axis, along the long axis (4CH (series 9))",
+        ),
         ({"shift_mm": 7.0}, QualityCheck.LONG_AXIS_SHIFT, Grade.POOR, "Breath holds ended at different heights"),
         ({"volume": 1.12}, QualityCheck.LONG_AXIS_VOLUME, Grade.GOOD, "by 2CH and 4CH"),
         ({"volume": 0.8}, QualityCheck.LONG_AXIS_VOLUME, Grade.POOR, "They are 20 % apart"),
@@ -577,6 +585,20 @@ def test_weight_of_the_basal_slice() -> None:
     fine = assess(*hearts.draw(hearts.beating(PHASES), grid(slices=22, pitch=5.0, above_base=5.0), SIZE))
     assert finding(fine, QualityCheck.BASAL_STABILITY).value < found.value
     assert finding(fine, QualityCheck.BASAL_STABILITY).grade is Grade.EXCELLENT
+
+
+def test_of_a_heart_that_is_cut_it_is_said_what_the_mitral_plane_weighs() -> None:
+    """A small heart that is cut at the plane: 5 mm are much of it, whether the plane is right or not."""
+    shapes = hearts.beating(PHASES, ef=0.6, radius=16.0, length=38.0)
+    stack, segmentation = hearts.draw(shapes, grid(slices=8, pitch=8.0, above_base=8.0), SIZE)
+    slices = replace(measure_slices(stack, segmentation), cut=frozenset({Chamber.LV}))
+    function = measure_function(stack, slices, find_keyframes(stack, slices.lv_ml), StudyContext("1.2.3"))
+    found = finding(assess_quality(stack, segmentation, slices, function), QualityCheck.BASAL_STABILITY)
+    assert found.value is not None
+    assert found.value > QualityLimits().basal_spread_points.poor
+    assert found.grade is Grade.POOR
+    assert "With the mitral plane 5 mm higher or lower, ejection fraction moves by up to" in found.sentence
+    assert "another basal slice of the RV" in found.sentence
 
 
 def test_the_whole_is_never_better_than_good_until_it_is_calibrated(good) -> None:

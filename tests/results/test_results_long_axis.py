@@ -114,10 +114,10 @@ def test_the_summary_says_which_views_were_moved_in_time_and_which_were_not_used
 ) -> None:
     late, other, *_ = views_of(phantom, written[1]).views
     late = replace(late, delay=-0.25)
-    views = LongAxisViews((late,), (MODEL,), (other.view,))
+    views = LongAxisViews((late,), (MODEL,), (replace(other, told_by="series 7"),))
     said = " ".join(block.text for block in summary_text(measure_long_axis(views), views))
     assert f"The phases of {late.view} come 25% of the cycle earlier than those of the short axis" in said
-    assert f"Not used: {other.view}" in said
+    assert f"Not used: {other.view} (series 7)," in said
 
 
 def test_every_object_passes_the_gate_and_dciodvfy(

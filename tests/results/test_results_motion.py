@@ -20,7 +20,6 @@ from dicom_node.results.objects import ResultObject
 from dicom_node.results.roles import REPORT
 from dicom_node.results.sources import SourceDatasets
 from pipelines.analysis import Findings
-from pipelines.cine.stack import View
 from pipelines.function.findings import Interval
 from pipelines.motion.findings import (
     CardiacMotion,
@@ -82,7 +81,7 @@ def motion_of(cine: Cine, *, long_axis: bool = True) -> CardiacMotion:
         31.0,
     )
     descriptor = MotionDescriptor(np.sin(np.arange(phases)), np.sin(np.arange(phases)), np.zeros(2), 0.2)
-    entry = ViewKeyframes(View.SAX, PHASES, {key: 75.0 * phase for key, phase in PHASES.items()}, descriptor)
+    entry = ViewKeyframes(stack, PHASES, {key: 75.0 * phase for key, phase in PHASES.items()}, descriptor)
     strain = MyocardialStrain(
         longitudinal=curve(Component.LONGITUDINAL, phases) if long_axis else None,
         circumferential=curve(Component.CIRCUMFERENTIAL, phases),

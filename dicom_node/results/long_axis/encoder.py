@@ -120,7 +120,7 @@ def _numbers(found: LongAxisFunction) -> dict[str, float]:
 def summary_text(found: LongAxisFunction, views: LongAxisViews) -> tuple[TextBlock, ...]:
     """How the numbers came about: views, methods, and what was moved in time or left out."""
     lines = [
-        f"Long-axis views read: {', '.join(view.view for view in views.views)}; mean agreement of the segmentations "
+        f"Long-axis views read: {', '.join(view.name for view in views.views)}; mean agreement of the segmentations "
         f"{found.agreement:.2f}.",
         f"MAPSE and TAPSE: {_METHOD}; the largest way of the middle of the annulus along the long axis.",
         "The long-axis network was trained on simulated images only: look at the contours.",
@@ -129,11 +129,11 @@ def summary_text(found: LongAxisFunction, views: LongAxisViews) -> tuple[TextBlo
         if view.delay:
             way = "later" if view.delay > 0 else "earlier"
             lines.append(
-                f"The phases of {view.view} come {abs(view.delay):.0%} of the cycle {way} than those of the short "
+                f"The phases of {view.name} come {abs(view.delay):.0%} of the cycle {way} than those of the short "
                 "axis: it was moved in time by that, and its trigger should be looked at."
             )
     if views.out_of_step:
-        left_out = " and ".join(views.out_of_step)
+        left_out = " and ".join(view.name for view in views.out_of_step)
         lines.append(
             f"Not used: {left_out}, whose ventricle does not fill and empty as the short axis does; look at the gating."
         )
@@ -221,7 +221,7 @@ def _picture(
     axes.set_xlim(middle[1] - half_columns, middle[1] + half_columns)
     axes.set_ylim(middle[0] + half_rows, middle[0] - half_rows)
     axes.set_axis_off()
-    page.text(x, y - 2, f"{view.view}, {name}, phase {phase + 1}", 7.5, color=theme.muted)
+    page.text(x, y - 2, f"{view.name}, {name}, phase {phase + 1}", 7.5, color=theme.muted)
 
 
 def _on_image(points: NDArray[np.float64], view: LongAxisView) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from dicom_node.results.motion.maps import strain_map
 from dicom_node.results.motion.pages import motion_page, motion_text
 from dicom_node.results.numbers import ReportedNumber
 from dicom_node.results.parts import EncodingRequest, Parts, SummaryPart
-from pipelines.cine.stack import CineStack, View
+from pipelines.cine.stack import View
 from pipelines.motion.findings import CardiacMotion, Component
 
 __all__ = ["encode"]
@@ -20,7 +20,7 @@ _SHORT = {Component.LONGITUDINAL: "GLS", Component.CIRCUMFERENTIAL: "GCS", Compo
 def encode(request: EncodingRequest) -> Parts:
     """Encode keyframes and strain."""
     found = request.found.findings[CardiacMotion]
-    stacks = _stacks(request, found)
+    stacks = {entry.view: entry.stack for entry in found.keyframes.views}
     selections = keyframe_selections(request.context, found.keyframes, stacks)
     part = motion_part(request.context, found, stacks)
     objects = [request.object(KEYFRAMES, dataset, sources) for dataset, sources in selections]
@@ -49,18 +49,6 @@ def encode(request: EncodingRequest) -> Parts:
             for curve in found.strain.curves()
         ),
     )
-
-
-def _stacks(request: EncodingRequest, found: CardiacMotion) -> dict[View, CineStack]:
-    """The stack that the keyframes of each view count on."""
-    stacks: dict[View, CineStack] = {}
-    for view in (entry.view for entry in found.keyframes.views):
-        stack = request.study.short_axis if view is View.SAX else None
-        stack = stack or next((each for each in request.study.stacks if each.view is view), None)
-        if stack is None:
-            raise ValueError(f"keyframes of {view} without a stack of it")
-        stacks[view] = stack
-    return stacks
 
 
 def _key_numbers(found: CardiacMotion) -> tuple[str, ...]:

@@ -61,7 +61,6 @@ from pipelines.function.findings import Chamber, Quantity, SegmentalWall, Ventri
 from pipelines.function.findings import Measurement as Number
 from pipelines.function.normals import ReferenceInterval
 from pipelines.function.slices import SliceMeasures
-from pipelines.long_axis.measure import long_axis_stacks
 from pipelines.quality.findings import QualityAssessment
 
 __all__ = ["KEY_PHASE", "SEGMENTATION", "ReportContent", "function_part", "range_description"]
@@ -109,8 +108,7 @@ class ReportContent:
     @property
     def stacks(self) -> tuple[CineStack, ...]:
         """What the numbers come from: the short axis, and the long-axis views that say where the ventricles end."""
-        base = (view for view in long_axis_stacks(self.study) if view.view.value in self.slices.base_views)
-        return (self.stack, *base)
+        return (self.stack, *self.slices.base_stacks)
 
 
 def range_description(normal: ReferenceInterval) -> str:
