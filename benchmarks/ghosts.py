@@ -1,14 +1,15 @@
 """Whether ghosts and wrong triggers are recognised, and how often a good study is said to have them.
 
-python benchmarks/ghosts.py phantoms --first 62000 --count 30          # true contours: seconds a study
-python benchmarks/ghosts.py phantoms --first 62000 --count 10 --node   # the node's segmentation; LVEF, too
+python benchmarks/ghosts.py phantoms --first 62100 --count 30          # true contours: seconds a study
+python benchmarks/ghosts.py phantoms --first 62100 --count 10 --node   # the node's segmentation; LVEF, too
 python benchmarks/ghosts.py studies FOLDER …                           # short axes of DICOM, the node's segmentation
-python benchmarks/ghosts.py acdc DIR                                   # two phases a patient: how far anatomy alone goes
+python benchmarks/ghosts.py acdc DIR                                   # two phases a patient: false alarms
 
-Each heart is imaged without a fault, with ghosts, with wrong triggers, and with another fault in turn; every second one
-in a field of view with air around the body. Limits were chosen on seeds 61000 to 61016; never choose them on what is
-reported. ACDC has end diastole and end systole alone, and does not say the phase encoding: the check itself says nothing
-of it, and what is printed is that of its parts which needs no more (no noise taken off, the axis that gives more).
+Each heart is imaged without a fault, with ghosts, with wrong triggers, and with another fault in turn; every second
+one in a field of view with air around the body. Limits were chosen on seeds 61000 to 61016 (62000 to 62006 were looked
+at, too); never choose them on what is reported. ACDC has end diastole and end systole alone, and does not say the phase
+encoding: the check itself says nothing of it, and what is printed is that of its parts which needs no more (no noise
+taken off, the axis that gives more).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pipelines.function.slices import measure_slices
 from pipelines.phantom import Dialect, Fault, PhantomRecipe, measure_truth, simulate
 from pipelines.phantom.assembled import cine_stack
 from pipelines.quality.findings import Grade, QualityFinding
-from pipelines.quality.ghosting import ghost_levels, ghosting_finding
+from pipelines.quality.ghosting import SHARE_OF_SLICES, ghost_levels, ghosting_finding
 from pipelines.quality.limits import QualityLimits
 from pipelines.quality.triggering import triggering_finding
 from pipelines.segmentation.labels import CineSegmentation
@@ -127,7 +128,7 @@ def patients(folder: Path) -> None:
         found = 100 * ghost_levels(np.square(stack.pixels[1] - stack.pixels[0]), heart, stack.geometry.pixel_spacing)
         seen = found[np.isfinite(found[:, 0])]
         if len(seen) >= 3:
-            levels.append(float(np.median(seen, axis=0).max()))
+            levels.append(float(np.percentile(seen, 100 * (1 - SHARE_OF_SLICES), axis=0).max()))
             per_slice.append(float((seen > LIMITS.ghosts_percent.poor).mean()))
     beyond = sum(level > LIMITS.ghosts_percent.poor for level in levels)
     print(
@@ -172,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
     simulated = kinds.add_parser("phantoms")
-    simulated.add_argument("--first", type=int, default=62000)
+    simulated.add_argument("--first", type=int, default=62100)
     simulated.add_argument("--count", type=int, default=30)
     simulated.add_argument("--node", action="store_true", help="the node's segmentation in place of true contours")
     kinds.add_parser("studies").add_argument("folders", type=Path, nargs="+")
