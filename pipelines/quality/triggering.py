@@ -86,9 +86,10 @@ def triggering_finding(stack: CineStack, slices: SliceMeasures, limits: QualityL
     sentences = []
     if out_of_step:
         numbers = ", ".join(str(index + 1) for index in out_of_step)
+        apart = f"up to {percent:.0f} % of the cycle apart" if late.any() else "their areas do not go together"
         sentences.append(
-            f"Slice {numbers} does not fill and empty with the slices beside it (up to {percent:.0f} % of the cycle "
-            "apart): the trigger failed there, or its contours are wrong."
+            f"Slice {numbers} does not fill and empty with the slices beside it ({apart}): the trigger failed there, "
+            "or its contours are wrong."
         )
     else:
         sentences.append("Every slice fills and empties with those beside it.")
