@@ -1,6 +1,6 @@
 """Whether ghosts and wrong triggers are recognised, and how often a good study is said to have them.
 
-python benchmarks/ghosts.py phantoms --first 62200 --count 30          # true contours: seconds a study
+python benchmarks/ghosts.py phantoms --first 62200 --count 10          # true contours: seconds a study
 python benchmarks/ghosts.py phantoms --first 62200 --count 10 --node   # the node's segmentation; LVEF, too
 python benchmarks/ghosts.py studies FOLDER …    # short axes of DICOM, as they are and with faults in their k-space
 python benchmarks/ghosts.py acdc DIR           # two phases a patient, as they are and with faults in their k-space
@@ -211,7 +211,7 @@ def main() -> None:
     kinds = parser.add_subparsers(dest="kind", required=True)
     simulated = kinds.add_parser("phantoms")
     simulated.add_argument("--first", type=int, default=62200)
-    simulated.add_argument("--count", type=int, default=30)
+    simulated.add_argument("--count", type=int, default=10)
     simulated.add_argument("--node", action="store_true", help="the node's segmentation in place of true contours")
     kinds.add_parser("studies").add_argument("folders", type=Path, nargs="+")
     kinds.add_parser("acdc").add_argument("folder", type=Path)

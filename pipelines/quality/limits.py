@@ -63,8 +63,8 @@ class QualityLimits:
         2.5,
         4,
         math.inf,
-        "at most 0.9 % in 11 phantoms without a fault, 4.7 % and more in the same with ghosts and 5.7 % with wrong "
-        "triggers (seeds 61000 to 61010); beyond 4 % in 1 of 80 ACDC patients",
+        "at most 0.9 % in 11 phantoms without a fault, 5.7 % and more in the same with ghosts or wrong triggers (seeds "
+        "61000 to 61010); beyond 4 % in 2 of 80 ACDC patients, all beyond with ghosts put into their k-space",
     )
     slice_delay_percent: Limit = Limit(
         10,
