@@ -14,7 +14,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from pipelines import phantom
-from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, StudyContext, View
+from pipelines.cine.stack import CineStack, FrameSource, PhaseEncoding, StackGeometry, StudyContext, View
 from pipelines.errors import AnalysisRefused
 from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import Chamber, Measurement, VentricularFunction
@@ -33,6 +33,7 @@ from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.function.uncertainty import KeyPhase, endocardial_surface, other_errors
 from pipelines.models.registry import list_models
 from pipelines.phantom import Dialect, Disease, Fault, PhantomRecipe, measure_truth, simulate
+from pipelines.phantom.assembled import cine_stack
 from pipelines.quality.assess import assess_quality
 from pipelines.quality.findings import Grade, QualityAssessment, QualityCheck
 from pipelines.segmentation.labels import CineSegmentation
@@ -119,11 +120,11 @@ def phantom_code() -> str:
 def phantom_case(seed: int) -> Case:
     """Simulate and segment one phantom, or read it from the last time."""
     recipe = recipe_of(seed)
-    path = RUNS / f"phantom-{seed}-{phantom_code()}-{weights()}.npz"
+    path = RUNS / f"whole-phantom-{seed}-{phantom_code()}-{weights()}.npz"
     if not path.exists():
         study = simulate(recipe, workers=1)
         cine = study.short_axis
-        stack = _stack(cine.pixels.astype(np.float32), cine.geometry, cine.trigger_times, cine.rr_intervals)
+        stack = cine_stack(cine)
         found = segment(stack)
         facts = measure_truth(study).facts
         truth = {
@@ -135,6 +136,7 @@ def phantom_case(seed: int) -> Case:
         }
         _keep(path, stack, found, truth)
     stack, found, truth = _read(path)
+    stack = replace(stack, phase_encoding=PhaseEncoding.COLUMN)  # As the phantom's headers say.
     return Case(str(seed), "+".join(sorted(recipe.faults)) or "none", stack, found, truth)
 
 
@@ -146,7 +148,7 @@ def patient_cases(data: Path, fold: int) -> Iterator[Case]:
     folders = {folder.name: folder for folder in find_patients(data)}
     for identifier in cases_of_fold(data, fold):
         patient = read_patient(folders[identifier])
-        path = RUNS / f"{identifier}-{weights()}.npz"
+        path = RUNS / f"whole-{identifier}-{weights()}.npz"
         if not path.exists():
             stack = to_stack(patient)
             found = segment(stack)
@@ -176,7 +178,6 @@ def _stack(
 
 
 def _keep(path: Path, stack: CineStack, found: CineSegmentation, truth: dict[str, float]) -> None:
-    row, end_row, column, end_column = found.crop
     path.parent.mkdir(parents=True, exist_ok=True)
     being_written = path.with_suffix(".part.npz")
     np.savez_compressed(
@@ -184,7 +185,7 @@ def _keep(path: Path, stack: CineStack, found: CineSegmentation, truth: dict[str
         labels=found.labels,
         agreement=found.agreement,
         crop=np.array(found.crop),
-        grey=stack.pixels[:, :, row:end_row, column:end_column],
+        pixels=stack.pixels,
         positions=stack.geometry.positions,
         directions=np.stack([stack.geometry.row_direction, stack.geometry.column_direction]),
         spacing=np.array([*stack.geometry.pixel_spacing, stack.geometry.slice_thickness]),
@@ -198,16 +199,12 @@ def _keep(path: Path, stack: CineStack, found: CineSegmentation, truth: dict[str
 def _read(path: Path) -> tuple[CineStack, CineSegmentation, dict[str, float]]:
     with np.load(path, allow_pickle=False) as kept:
         row, end_row, column, end_column = (int(edge) for edge in kept["crop"])
-        labels = kept["labels"]
-        # Grey values outside the crop take no part in any check.
-        pixels = np.zeros(labels.shape, dtype=np.float32)
-        pixels[:, :, row:end_row, column:end_column] = kept["grey"]
         spacing = kept["spacing"]
         geometry = StackGeometry(
             kept["positions"], *kept["directions"], (float(spacing[0]), float(spacing[1])), float(spacing[2])
         )
-        stack = _stack(pixels, geometry, kept["trigger_times"], kept["rr_intervals"])
-        found = CineSegmentation(labels, kept["agreement"], (row, end_row, column, end_column), ())
+        stack = _stack(kept["pixels"], geometry, kept["trigger_times"], kept["rr_intervals"])
+        found = CineSegmentation(kept["labels"], kept["agreement"], (row, end_row, column, end_column), ())
         return stack, found, json.loads(str(kept["truth"]))
 
 

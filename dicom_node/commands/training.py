@@ -594,6 +594,9 @@ def evaluate_lge(
     by_fault: Annotated[
         bool, typer.Option("--by-fault", help="Infarcts, each without a fault and with every one of the phantom's.")
     ] = False,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="With --by-fault: this fault in place of all; may be given several times.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Patients in the layout of ACDC, two phases each.")
     ] = None,
@@ -642,6 +645,7 @@ def evaluate_lge(
         evaluate_phantoms,
     )
     from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.phantom.recipe import Fault
     from pipelines.training.semi_synthetic import Part
 
     if part not in tuple(Part):
@@ -656,6 +660,13 @@ def evaluate_lge(
         raise ConfigurationError("--against needs --phantoms or --emidec", subject="evaluate lge")
     if by_fault and (ablations or against or keep is not None or pessimistic):
         raise ConfigurationError("--by-fault goes with --phantoms and --seed alone", subject="evaluate lge")
+    if fault and not by_fault:
+        raise ConfigurationError("--fault needs --by-fault", subject="evaluate lge")
+    unknown = set(fault or ()) - set(Fault)
+    if unknown:
+        raise ConfigurationError(
+            f"--fault is {', '.join(sorted(unknown))}: one of {', '.join(Fault)}", subject="evaluate lge"
+        )
     root = models or PACKAGED
     with step_progress(as_json) as progress:
         task = progress.add_task("hearts", total=None, detail="")
@@ -683,7 +694,10 @@ def evaluate_lge(
                 )
                 found = {"semi_synthetic_pessimistic" if pessimistic else "semi_synthetic": evaluation.to_json()}
             elif by_fault:
-                found = {"faults": evaluate_faults(phantoms or 0, seed=seed, models=root, report=patient)}
+                wanted = [Fault(name) for name in fault or ()]
+                found = {
+                    "faults": evaluate_faults(phantoms or 0, seed=seed, faults=wanted, models=root, report=patient)
+                }
             else:
                 evaluation = evaluate_phantoms(
                     phantoms or 0,

@@ -48,6 +48,7 @@ from pipelines.cine.stack import (
     LateEnhancementStack,
     Omission,
     OmissionReason,
+    PhaseEncoding,
     StackGeometry,
     StudyContext,
     View,
@@ -561,7 +562,19 @@ def _stack(planned: _Planned, decoding: _Decoding) -> CineStack:
         interpolated_slices=tuple(i for i, placed in enumerate(plan.placements) if placed.interpolated),
         retrospective=plan.retrospective,
         view_open=planned.view_open,
+        phase_encoding=_phase_encoding(plan),
     )
+
+
+_ENCODINGS = {"ROW": PhaseEncoding.ROW, "COL": PhaseEncoding.COLUMN, "COLUMN": PhaseEncoding.COLUMN}
+
+
+def _phase_encoding(plan: StackPlan) -> PhaseEncoding | None:
+    """Direction of phase encoding that all frames state; images on another grid may have had their axes exchanged."""
+    stated = {_ENCODINGS.get(frame.phase_encoding) for frame in _frames(plan)}
+    if len(stated) != 1 or any(placed.position is not None for placed in plan.placements):
+        return None
+    return stated.pop()
 
 
 @dataclass(slots=True)

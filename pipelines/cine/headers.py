@@ -130,6 +130,8 @@ class FrameHeader:
     """The pixels show other frames of the slice with the same trigger time to be of the same phase."""
     flow_magnitude: bool = False
     """Phase images were acquired with it."""
+    phase_encoding: str = ""
+    """InPlanePhaseEncodingDirection as written: ``ROW``, ``COL`` or ``COLUMN``."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -266,6 +268,7 @@ def _frame(identity: Origin, layers: Layers, frame_number: int | None) -> FrameH
         heart_rate_bpm=first("HeartRate"),
         declared_phases=None if declared is None or declared < 2 else int(declared),
         unreadable=_unreadable(layers) if trigger is None and temporal is None and private is None else (),
+        phase_encoding=text(layers, "InPlanePhaseEncodingDirection").upper(),
     )
     if header.position is None or header.orientation is None or header.pixel_spacing is None:
         return replace(header, geometry_problem=_geometry_problem(header, layers))

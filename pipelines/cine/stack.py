@@ -21,6 +21,7 @@ __all__ = [
     "LateEnhancementStack",
     "Omission",
     "OmissionReason",
+    "PhaseEncoding",
     "RecognisedSeries",
     "Reconstruction",
     "StackGeometry",
@@ -39,6 +40,15 @@ class View(enum.StrEnum):
     RVOT = "RVOT"
     LAX = "LAX"
     """A long-axis plane whose chamber view could not be told from geometry."""
+
+
+class PhaseEncoding(enum.StrEnum):
+    """Direction of phase encoding in the plane (InPlanePhaseEncodingDirection): artefacts of motion spread along it."""
+
+    ROW = "ROW"
+    """Along rows: from column to column."""
+    COLUMN = "COLUMN"
+    """Along columns: from row to row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +203,8 @@ class CineStack:
     """False when the phases do not span the cardiac cycle (prospective gating): late diastole is missing."""
     view_open: bool = False
     """Whether geometry leaves open that it is a short axis: the segmentation has to show it."""
+    phase_encoding: PhaseEncoding | None = None
+    """``None`` where the headers do not say, where slices differ, and where images were brought to another grid."""
 
     @property
     def phases(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def evaluate_faults(
     count: int,
     *,
     seed: int = 900000,
+    faults: Sequence[Fault] = (),
     models: Path = PACKAGED,
     report: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -46,6 +47,8 @@ def evaluate_faults(
         Hearts; each is analysed once for every fault and once without.
     seed : int
         Of the first heart; seeds count up.
+    faults : sequence of Fault
+        Faults to try; all where none is named.
     models : Path
     report : callable
         Is called after each study with its name.
@@ -61,7 +64,7 @@ def evaluate_faults(
         A network is missing.
     """
     networks = load_networks(root=models)
-    kinds: tuple[Fault | None, ...] = (None, *sorted(Fault))
+    kinds: tuple[Fault | None, ...] = (None, *sorted(faults or Fault))
     studies = []
     for number in range(count):
         recipe = clip_recipe(seed + number, Population.ACUTE_INFARCT)
@@ -82,8 +85,8 @@ def summarise_faults(studies: list[FaultyStudy]) -> dict[str, Any]:
     dict
         By fault: studies; how many were declined, shown with their image, and with the probability alone; how many of
         those for a reason of the acquisition or the measurement, and not because image and probability contradict
-        each other alone; why, with the number of studies of each reason; mean absolute change of the probability and
-        of the extent on the image against the same heart without a fault, points.
+        each other alone; why, with the number of studies of each reason; mean and largest absolute change of the
+        probability and of the extent on the image against the same heart without a fault, points.
     """
     clean = {one.result.seed: one.result for one in studies if one.fault == NO_FAULT}
     found: dict[str, Any] = {}
@@ -106,9 +109,17 @@ def summarise_faults(studies: list[FaultyStudy]) -> dict[str, Any]:
             ),
             "probability_change": _mean([abs(one.patient[1] - other.patient[1]) for one, other in compared]),
             "extent_change_points": _mean([abs(one.image_percent - other.image_percent) for one, other in compared]),
+            "probability_change_most": _most([abs(one.patient[1] - other.patient[1]) for one, other in compared]),
+            "extent_change_most_points": _most(
+                [abs(one.image_percent - other.image_percent) for one, other in compared]
+            ),
         }
     return found
 
 
 def _mean(values: list[float]) -> float | None:
     return round(float(np.mean(values)), 4) if values else None
+
+
+def _most(values: list[float]) -> float | None:
+    return round(max(values), 4) if values else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.cine.stack import CineStack, CineStudy, FrameSource, StudyContext
+from pipelines.cine.stack import CineStack, CineStudy, FrameSource, PhaseEncoding, StudyContext
 from pipelines.phantom.study import CineAcquisition, PhantomStudy
 
 __all__ = ["cine_stack", "cine_study"]
@@ -22,6 +22,7 @@ def cine_stack(cine: CineAcquisition) -> CineStack:
         trigger_times=cine.trigger_times,
         rr_intervals=cine.rr_intervals,
         frame_of_reference_uid="2.25.1",
+        phase_encoding=PhaseEncoding.COLUMN,
     )
 
 

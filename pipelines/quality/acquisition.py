@@ -9,7 +9,9 @@ from pipelines.cine.stack import CineStack
 from pipelines.function.findings import Keyframes
 from pipelines.function.slices import SliceMeasures
 from pipelines.quality.findings import Grade, QualityCheck, QualityFinding
+from pipelines.quality.ghosting import ghosting_finding
 from pipelines.quality.limits import QualityLimits
+from pipelines.quality.triggering import triggering_finding
 from pipelines.segmentation.labels import Label
 
 __all__ = ["acquisition_findings", "course_of_centres", "shift_residuals_mm"]
@@ -36,6 +38,8 @@ def acquisition_findings(
         _apex(slices, keyframes, limits),
         _shift(slices, keyframes, limits),
         _contrast(stack, slices, keyframes, limits),
+        ghosting_finding(stack, slices, limits),
+        triggering_finding(stack, slices, limits),
     )
     return tuple(finding for finding in findings if finding is not None)
 

@@ -48,6 +48,8 @@ class QualityCheck(enum.StrEnum):
     APEX_COVERAGE = "coverage of the apex"
     SLICE_SHIFT = "shift between slices"
     CONTRAST = "contrast of blood and wall"
+    GHOSTING = "ghosts along the phase encoding"
+    TRIGGERING = "slices in step with each other"
     CONTIGUITY = "contiguity of the left ventricle"
     CURVE_SMOOTHNESS = "smoothness of the volume curve"
     CURVE_SHAPE = "shape of the volume curve"
@@ -88,6 +90,8 @@ _INPUT_CHECKS = frozenset(
         QualityCheck.APEX_COVERAGE,
         QualityCheck.SLICE_SHIFT,
         QualityCheck.CONTRAST,
+        QualityCheck.GHOSTING,
+        QualityCheck.TRIGGERING,
         QualityCheck.BASE_REACHED,
         QualityCheck.LONG_AXIS_TIMING,
         QualityCheck.LONG_AXIS_SHIFT,

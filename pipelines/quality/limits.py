@@ -59,6 +59,22 @@ class QualityLimits:
         2.0, 3.4, 10.0, "Tarroni et al., Sci Rep 2020, 10.1038/s41598-020-58212-2: mean above 3.4 mm in 16 % of stacks"
     )
     contrast: Limit = Limit(0.35, 0.2, 0.05, "5th percentile of 80 ACDC patients is 0.40, the least 0.25")
+    ghosts_percent: Limit = Limit(
+        2.5,
+        4,
+        math.inf,
+        "at most 0.9 % in 11 phantoms without a fault, 5.7 % and more in the same with ghosts or wrong triggers (seeds "
+        "61000 to 61010); beyond 4 % in 2 of 80 ACDC patients, all beyond with ghosts put into their k-space",
+    )
+    slice_delay_percent: Limit = Limit(
+        10,
+        15,
+        math.inf,
+        "0 % in 11 phantoms without a fault (seeds 61000 to 61010); two patients of Sunnybrook: 15 and 0 %",
+    )
+    jump_at_the_end: Limit = Limit(
+        1.0, 1.2, math.inf, "at most 0.8 in 11 phantoms without a fault (seeds 61000 to 61010) and 3 real studies"
+    )
     roughness_percent: Limit = Limit(3, 8, 25, "scatter about the smoothed curve, percent of the stroke volume")
     minima: Limit = Limit(1, 1, math.inf, "a cardiac cycle has one systole")
     ejection_fraction_low_percent: Limit = Limit(15, 8, 3, "the least of 80 ACDC patients with heart failure is 10 %")

@@ -92,6 +92,8 @@ _WITHHELD_BY = frozenset(
         QualityCheck.SLICE_SHIFT,
         QualityCheck.PLANE,
         QualityCheck.CONTRAST,
+        QualityCheck.GHOSTING,
+        QualityCheck.TRIGGERING,
         QualityCheck.AGREEMENT,
         QualityCheck.CONTIGUITY,
         QualityCheck.CURVE_SMOOTHNESS,

@@ -16,9 +16,10 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian
 
 from pipelines.cine import elements
-from pipelines.cine.assemble import assemble
+from pipelines.cine.assemble import assemble, assemble_datasets
 from pipelines.cine.files import dicom_files
 from pipelines.cine.headers import frame_headers
+from pipelines.cine.stack import PhaseEncoding
 
 
 def raw(keyword: str, value: bytes, vr: str | None = "DS", *, little: bool = True) -> Dataset:
@@ -171,3 +172,41 @@ def test_one_file_and_none(tmp_path) -> None:
     assert list(dicom_files(path)) == [path]
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list(dicom_files(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("stated", "of_one_slice", "expected"),
+    [
+        ("COL", "COL", PhaseEncoding.COLUMN),
+        ("ROW", "ROW", PhaseEncoding.ROW),
+        ("COLUMN", "COL", PhaseEncoding.COLUMN),
+        ("ROW", "COL", None),
+        ("ROW", "", None),
+        ("OTHER", "OTHER", None),
+        ("", "", None),
+    ],
+)
+def test_phase_encoding_is_that_of_all_slices_or_of_none(stated, of_one_slice, expected) -> None:
+    images = stack()
+    for image in images:
+        one = image.ImagePositionPatient == images[0].ImagePositionPatient
+        image.InPlanePhaseEncodingDirection = of_one_slice if one else stated
+    (study,) = assemble_datasets(images)
+    assert study.short_axis is not None
+    assert study.short_axis.phase_encoding is expected
+
+
+def test_phase_encoding_of_images_whose_axes_were_exchanged_is_not_told() -> None:
+    """A transposed slice is brought to the grid of the others; what its header calls a row is a column there."""
+    images = stack()
+    for image in images:
+        image.InPlanePhaseEncodingDirection = "ROW"
+    for image in [image for image in images if image.ImagePositionPatient == images[0].ImagePositionPatient]:
+        cosines = list(image.ImageOrientationPatient)
+        image.PixelData = image.pixel_array.T.tobytes()
+        image.Rows, image.Columns = image.Columns, image.Rows
+        image.ImageOrientationPatient = cosines[3:] + cosines[:3]
+    (study,) = assemble_datasets(images)
+    assert study.short_axis is not None
+    assert study.short_axis.regridded_slices
+    assert study.short_axis.phase_encoding is None

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.cine.assemble import assemble
 from pipelines.cine.files import dicom_files
-from pipelines.cine.stack import OmissionReason, Reconstruction, View
+from pipelines.cine.stack import OmissionReason, PhaseEncoding, Reconstruction, View
 from pipelines.cine.views import base_first
 from pipelines.phantom.recipe import Dialect, PhantomRecipe
 from pipelines.phantom.study import PhantomStudy, simulate
@@ -43,6 +43,7 @@ def test_every_dialect_gives_the_simulated_stacks(tmp_path, dialect) -> None:
         rr = cine.rr_intervals if forward else cine.rr_intervals[::-1]
         np.testing.assert_allclose(found.rr_intervals, rr, rtol=0.03)
         assert found.retrospective
+        assert found.phase_encoding is PhaseEncoding.COLUMN
     assert base_first(study.stacks[0]) is False
     assert [stack.view for stack in study.long_axis] == [View.LAX_2CH, View.LAX_3CH, View.LAX_4CH]
     assert {entry.reason for entry in study.omissions} == {OmissionReason.NOT_AN_IMAGE}

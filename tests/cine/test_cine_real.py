@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from pipelines.cine.assemble import assemble, assemble_datasets, dicom_files
 from pipelines.cine.facts import completeness, frame_facts
-from pipelines.cine.stack import CineStudy, View
+from pipelines.cine.stack import CineStudy, PhaseEncoding, View
 from pipelines.cine.views import base_first
 
 pytestmark = [pytest.mark.real_data, pytest.mark.filterwarnings("ignore:Invalid value for VR")]
@@ -44,10 +44,13 @@ def datasets(folder: Path) -> list[Dataset]:
 
 
 @pytest.mark.parametrize(
-    ("patient", "slices", "pitch", "spacing", "heart_rate"),
-    [("SCD0000101", 12, 10.0, 1.367188, 79.0), ("SCD0000301", 10, 8.0, 1.2891, 65.0)],
+    ("patient", "slices", "pitch", "spacing", "heart_rate", "encoding"),
+    [
+        ("SCD0000101", 12, 10.0, 1.367188, 79.0, PhaseEncoding.COLUMN),
+        ("SCD0000301", 10, 8.0, 1.2891, 65.0, PhaseEncoding.ROW),
+    ],
 )
-def test_sunnybrook_short_axis(sunnybrook, patient, slices, pitch, spacing, heart_rate) -> None:
+def test_sunnybrook_short_axis(sunnybrook, patient, slices, pitch, spacing, heart_rate, encoding) -> None:
     study = sunnybrook[patient]
     (stack,) = study.stacks
     assert stack.view is View.SAX
@@ -56,6 +59,7 @@ def test_sunnybrook_short_axis(sunnybrook, patient, slices, pitch, spacing, hear
     assert stack.geometry.pixel_spacing == (spacing, spacing)
     assert stack.geometry.slice_thickness == pitch
     assert stack.retrospective
+    assert stack.phase_encoding is encoding
     assert stack.resampled_slices == ()
     assert base_first(stack) is False
     assert study.omissions == ()

@@ -161,7 +161,7 @@ UNITS = {
     "g": {QualityCheck.PLAUSIBLE_MASS},
     "%": {
         *(QualityCheck.RR_VARIATION, QualityCheck.CURVE_SMOOTHNESS, QualityCheck.CONTRACTION),
-        *(QualityCheck.STROKE_VOLUMES, QualityCheck.MASS_CONSTANCY),
+        *(QualityCheck.STROKE_VOLUMES, QualityCheck.MASS_CONSTANCY, QualityCheck.GHOSTING, QualityCheck.TRIGGERING),
         *(QualityCheck.RV_FRAGMENTS, QualityCheck.RV_OVER_SLICES, QualityCheck.RV_OVER_TIME),
     },
 }

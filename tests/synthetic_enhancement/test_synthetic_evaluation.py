@@ -99,6 +99,7 @@ def test_figures_by_fault_are_those_against_the_same_heart_without_one() -> None
     assert (cut["studies"], cut["probability_alone"], cut["withheld_for_quality"]) == (2, 2, 1)
     assert cut["reasons"] == {"The base is not covered.": 1, "It shows what the probability does not bear out.": 1}
     assert cut["extent_change_points"] == pytest.approx((6 + 0) / 2)
+    assert cut["extent_change_most_points"] == pytest.approx(6)
     assert cut["probability_change"] == pytest.approx((good.patient[1] - 0.5) / 2, abs=1e-3)
     assert (found["breathing"]["probability_alone"], found["breathing"]["withheld_for_quality"]) == (1, 0)
     assert found["ghosting"] == {
@@ -110,6 +111,8 @@ def test_figures_by_fault_are_those_against_the_same_heart_without_one() -> None
         "reasons": {"Nothing to be seen.": 1},
         "probability_change": None,
         "extent_change_points": None,
+        "probability_change_most": None,
+        "extent_change_most_points": None,
     }
 
 
