@@ -28,6 +28,7 @@ from dicom_node.config import (
 from dicom_node.logs import configure_logging
 from dicom_node.network.listening_ports import ListeningPorts, open_listening_ports
 from dicom_node.network.receiver import serve_receiver
+from dicom_node.roles import leave_out_of_collections
 from storage.ledger import Ledger, open_ledger
 from storage.schema import Association, EventRow, InstanceRow, QuarantineRow
 
@@ -152,7 +153,13 @@ def _serve_until_killed(
     with log.open("a") as stream:
         os.dup2(stream.fileno(), 2)
     configure_logging(role="receiver")
-    serve_receiver(configuration, threading.Event(), name=f"receiver-{row}", ports=ports, row=row, ready=ready.set)
+
+    def tell_ready() -> None:
+        # As every process of the node does.
+        leave_out_of_collections()
+        ready.set()
+
+    serve_receiver(configuration, threading.Event(), name=f"receiver-{row}", ports=ports, row=row, ready=tell_ready)
 
 
 class ReceiverProcess:
