@@ -154,8 +154,9 @@ def test_a_network_learns_depth_and_is_calibrated_to_obstruction(
         [*hearts, *many],
         tmp_path / "network",
         architecture=mean,
-        steps=16,
-        peak_rate=1e-2,
+        # Fewer steps learn it by chance, on one processor and not on another.
+        steps=80,
+        peak_rate=5e-3,
         data=card_data,
         target=Target.DEPTH,
         kept_out=8,
@@ -164,7 +165,7 @@ def test_a_network_learns_depth_and_is_calibrated_to_obstruction(
     model = load_model("network", root=tmp_path)
     assert model.card.name == "obstruction-network"
     assert model.card.architecture == mean
-    assert float(model.network.get_buffer("held_out_auc")[0]) == 1
+    assert float(model.network.get_buffer("held_out_auc")[0]) > 0.9
     # Weights of another target are not gone on with.
     with pytest.raises(ValueError, match="checkpoint"):
         train_obstruction(
