@@ -364,6 +364,8 @@ class _DirectProvider(DULServiceProvider):
             if self._sink is not None:
                 self._sink.abandon()
                 self._sink = None
+            # What is left refers to itself in circles, until Python looks for such; its buffer must not wait for that.
+            self._reader = None
             self._wake.close()
             association.stir()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import random
 import socket
@@ -10,6 +11,7 @@ import ssl
 import struct
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +20,11 @@ import pytest
 from interop.ports import free_port, wait_until
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
+from pynetdicom.dul import DULServiceProvider
 from structlog.testing import capture_logs
 
 from dicom_node.config import Peer, PeerPermission
+from dicom_node.network import direct as direct_path
 from dicom_node.network.direct import MAXIMUM_COMMAND, MAXIMUM_IDENTIFIER, MAXIMUM_WAITING, DirectAssociation
 from network.certificates import Authority
 from network.legality import Reply, continued
@@ -35,6 +39,7 @@ from network.running_node import (
     with_node,
 )
 from network.wire import (
+    A_RELEASE_RP,
     ABORT_BY_USER,
     ASSOCIATE_AC,
     COMMAND,
@@ -749,3 +754,29 @@ def test_compressed_pixels_are_stored_as_they_come(either: RunningReceiver) -> N
         assert peer.response().status == 0x0000
         peer.release()
     assert stored(either, image.SOPInstanceUID) == data
+
+
+def test_the_buffer_of_an_association_goes_when_it_ends(tmp_path: Path) -> None:
+    # Its objects refer to each other, and stay until Python looks for such.
+    associations, small = 5, 20_000
+    with receiver_thread(with_node(configuration(tmp_path), data_path="direct")) as receiver:
+        others = {thread for thread in threading.enumerate() if isinstance(thread, DULServiceProvider)}
+
+        def ended() -> bool:
+            return not {
+                thread for thread in threading.enumerate() if isinstance(thread, DULServiceProvider)
+            }.difference(others)
+
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(associations):
+                with scripted(receiver) as peer:
+                    peer.send(RELEASE_RQ)
+                    assert peer.receive()[0] == A_RELEASE_RP
+            wait_until(ended, seconds=60, what="the associations have ended")
+            kept = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, direct_path.__file__)])
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert sum(one.size for one in kept.statistics("filename")) < associations * small
