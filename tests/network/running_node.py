@@ -193,7 +193,7 @@ class ReceiverProcess:
             os.kill(self.pid, signal.SIGKILL)
         self._process.join()
         if self._ports is None:
-            wait_until(lambda: not listening(self.configuration.node.port), seconds=5, what="the port is closed")
+            wait_until(lambda: not listening(self.configuration.node.port), seconds=30, what="the port is closed")
 
 
 @contextlib.contextmanager

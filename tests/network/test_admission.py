@@ -191,7 +191,7 @@ def test_a_slow_name_server_does_not_hold_up_the_start(monkeypatch: pytest.Monke
     resolve.keep_looking_up(stop, patience_s=0.05)
     assert resolve("scanner") == frozenset()
     answered.set()
-    wait_until(lambda: resolve("scanner") == {"10.0.0.1"}, seconds=10, what="the answer is used")
+    wait_until(lambda: resolve("scanner") == {"10.0.0.1"}, seconds=30, what="the answer is used")
     stop.set()
 
 

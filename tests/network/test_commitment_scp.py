@@ -53,7 +53,7 @@ class Reports:
         return self.status, None
 
     def wait(self, count: int = 1) -> list[tuple[str, dict[str, int | None]]]:
-        wait_until(lambda: len(self.received) >= count, seconds=15, what=f"{count} reports")
+        wait_until(lambda: len(self.received) >= count, seconds=30, what=f"{count} reports")
         return self.received
 
 
@@ -166,7 +166,7 @@ def test_on_the_same_association_each_object_has_its_verdict(node: RunningReceiv
         ]
         # The association goes on as if nothing had been.
         store(association)
-    wait_until(lambda: transactions(node)[0].state is ReportState.REPORTED, seconds=5, what="the report is recorded")
+    wait_until(lambda: transactions(node)[0].state is ReportState.REPORTED, seconds=30, what="the report is recorded")
     (asked_event,) = node.events("commitment asked")
     (answered,) = node.events("commitment answered")
     assert asked_event.correlation_id == answered.correlation_id == row.association_id
@@ -211,7 +211,7 @@ def test_a_report_after_the_release_comes_on_a_new_association(tmp_path: Path) -
             references = store(association)
             _, transaction_uid = ask(association, references)
         assert reports.wait() == [(transaction_uid, {one.sop_instance_uid: COMMITTED for one in references})]
-        wait_until(lambda: transactions(receiver)[0].state is ReportState.REPORTED, seconds=5, what="recorded")
+        wait_until(lambda: transactions(receiver)[0].state is ReportState.REPORTED, seconds=30, what="recorded")
         assert transactions(receiver)[0].attempts == 0
 
 
@@ -222,7 +222,7 @@ def test_a_scanner_that_is_down_is_told_when_it_is_up_again(tmp_path: Path) -> N
         with scanner(receiver.port, Reports()) as association:
             references = store(association)
             _, transaction_uid = ask(association, references)
-        wait_until(lambda: transactions(receiver)[0].attempts >= 2, seconds=15, what="two attempts failed")
+        wait_until(lambda: transactions(receiver)[0].attempts >= 2, seconds=30, what="two attempts failed")
         assert "cannot be reached" in (transactions(receiver)[0].error or "")
         # Up, but not able to take it: asked again.
         reports.status = 0x0110
@@ -235,7 +235,7 @@ def test_a_scanner_that_is_down_is_told_when_it_is_up_again(tmp_path: Path) -> N
                 transaction_uid,
                 {one.sop_instance_uid: COMMITTED for one in references},
             )
-        wait_until(lambda: transactions(receiver)[0].state is ReportState.REPORTED, seconds=5, what="recorded")
+        wait_until(lambda: transactions(receiver)[0].state is ReportState.REPORTED, seconds=30, what="recorded")
 
 
 def test_a_request_outlives_the_node(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_without_an_address_the_report_is_dead_and_says_why(tmp_path: Path) -> N
     with receiver_thread(node) as receiver, deliverer_thread(node):
         with scanner(receiver.port, Reports()) as association:
             ask(association, store(association))
-        wait_until(lambda: transactions(receiver)[0].state is ReportState.DEAD, seconds=15, what="it is dead")
+        wait_until(lambda: transactions(receiver)[0].state is ReportState.DEAD, seconds=30, what="it is dead")
         assert "no host and port" in (transactions(receiver)[0].error or "")
         assert len(receiver.events("commitment report dead")) == 1
 

@@ -118,7 +118,7 @@ def test_a_locked_ledger_is_a700_and_recovers_by_itself(tmp_path: Path, monkeypa
         assert send(receiver, *paths) == [0x0000, 0x0000]
         assert len(receiver.instances()) == 2
         wait_until(
-            lambda: all(row.closed_at for row in receiver.associations()), seconds=10, what="associations are closed"
+            lambda: all(row.closed_at for row in receiver.associations()), seconds=30, what="associations are closed"
         )
 
 
@@ -142,7 +142,7 @@ def test_the_end_of_an_association_is_recorded_when_the_ledger_is_free_again(
         assert receiver.associations()[0].closed_at is None
         other.execute("ROLLBACK")
         other.close()
-        wait_until(lambda: receiver.associations()[0].closed_at is not None, seconds=10, what="association closed")
+        wait_until(lambda: receiver.associations()[0].closed_at is not None, seconds=30, what="association closed")
         assert receiver.associations()[0].outcome == "released"
 
 
@@ -209,7 +209,7 @@ def test_an_abort_is_the_end_of_an_association_and_no_fault(
     association = entity.associate("127.0.0.1", receiver.port, ae_title=NODE)
     assert association.send_c_store(mr_image()).Status == 0x0000
     association.abort()
-    wait_until(lambda: receiver.associations()[0].outcome == "aborted", seconds=5, what="the abort is recorded")
+    wait_until(lambda: receiver.associations()[0].outcome == "aborted", seconds=30, what="the abort is recorded")
     assert "broken off" not in capsys.readouterr().out
 
 
@@ -244,7 +244,7 @@ def test_an_association_that_is_just_starting_is_not_swept_away(tmp_path: Path) 
     records.sweep()
     assert records.of(association) is record
     association.go_on.set()
-    wait_until(association.is_alive, seconds=10, what="it has started")
+    wait_until(association.is_alive, seconds=30, what="it has started")
     records.sweep()
     assert records.of(association) is record
     association.go_on.set()

@@ -96,7 +96,7 @@ def four_senders(receiver: RunningReceiver, folder: Path, each: int) -> Iterator
     for path in sent:
         assert data_set_bytes(receiver.file_of(held[path.stem])) == data_set_bytes(path)
     assert [row.reason for row in receiver.quarantine()[before:]] == []
-    wait_until(lambda: left_behind(receiver) == [], seconds=10, what="nothing is left behind")
+    wait_until(lambda: left_behind(receiver) == [], seconds=30, what="nothing is left behind")
     # A transaction that fails after the file has its name leaves the file; the image comes again and takes it.
     assert len(list(receiver.configuration.storage.directory.glob("instances/*/*.dcm"))) == len(sent)
 
@@ -268,7 +268,7 @@ def test_a_clock_that_jumps_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         held = {row.sop_instance_uid: row for row in receiver.instances()}
         assert held.keys() == {path.stem for path in sent}
         assert all(data_set_bytes(receiver.file_of(held[path.stem])) == data_set_bytes(path) for path in sent)
-        wait_until(lambda: all(row.closed_at for row in receiver.associations()), seconds=10, what="all are closed")
+        wait_until(lambda: all(row.closed_at for row in receiver.associations()), seconds=30, what="all are closed")
         assert {row.outcome for row in receiver.associations()} == {"released"}
         # The study came in 400 days from now, and is nevertheless taken when it has been quiet for 20 seconds.
         scheduler, now = StudyScheduler(receiver.ledger, node), storage.ledger.utc_now()
@@ -336,5 +336,5 @@ def test_senders_that_are_interrupted_resume_and_repeat(tmp_path: Path) -> None:
         assert held.keys() == {image.SOPInstanceUID for image in images} == acknowledged
         for image in images:
             assert data_set_bytes(receiver.file_of(held[image.SOPInstanceUID])) == encoded(image)
-        wait_until(lambda: left_behind(receiver) == [], seconds=10, what="nothing is left behind")
+        wait_until(lambda: left_behind(receiver) == [], seconds=30, what="nothing is left behind")
         assert [row.reason for row in receiver.quarantine()] == []

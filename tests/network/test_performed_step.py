@@ -236,7 +236,7 @@ class Scene:
         peer = Peer(ae_title=NODE, host="127.0.0.1", port=self.receiver.port)
         assert all(one.error is None for one in send_files(paths, peer, ScuSettings(SCANNER)))
         wait_until(
-            lambda: all(one.closed_at for one in self.receiver.associations()), seconds=5, what="the association ended"
+            lambda: all(one.closed_at for one in self.receiver.associations()), seconds=30, what="the association ended"
         )
 
     def step(self, status: str, made: dict[str, list[str]] | None = None) -> None:

@@ -51,7 +51,7 @@ def store_bytes(
     request.DataSet = io.BytesIO(data)
     (context,) = [c for c in association.accepted_contexts if c.abstract_syntax == sop_class]
     association._reactor_checkpoint.clear()
-    wait_until(lambda: association._is_paused, seconds=5, what="the reactor pauses")
+    wait_until(lambda: association._is_paused, seconds=30, what="the reactor pauses")
     association.dimse.send_msg(request, context.context_id)
     _, response = association.dimse.get_msg(block=True)
     association._reactor_checkpoint.set()
@@ -78,7 +78,7 @@ def test_what_is_received_is_on_disk_byte_for_byte_and_in_the_ledger(
         assert meta.TransferSyntaxUID == row.transfer_syntax_uid == ExplicitVRLittleEndian
         assert meta.SourceApplicationEntityTitle == SCANNER
     (association,) = receiver.associations()
-    wait_until(lambda: receiver.associations()[0].closed_at is not None, seconds=5, what="association closed")
+    wait_until(lambda: receiver.associations()[0].closed_at is not None, seconds=30, what="association closed")
     assert receiver.associations()[0].outcome == "released"
     assert association.calling_ae_title == SCANNER
 
@@ -119,7 +119,7 @@ def test_too_many_associations_are_rejected_for_now_and_accepted_later(dcmtk: No
             assert "Rejected Transient, Source: Service Provider (Presentation Related)" in refused.stderr
             assert "Local Limit Exceeded" in refused.stderr
         wait_until(
-            lambda: echoscu(port=receiver.port, called=NODE).returncode == 0, seconds=5, what="a place is free again"
+            lambda: echoscu(port=receiver.port, called=NODE).returncode == 0, seconds=30, what="a place is free again"
         )
 
 
@@ -286,7 +286,7 @@ def test_an_association_that_breaks_off_is_closed_in_the_ledger(receiver: Runnin
     image = mr_image()
     assert store_bytes(association, encoded(image), sop_instance=image.SOPInstanceUID).Status == 0
     association.dul.socket.socket.shutdown(2)
-    wait_until(lambda: receiver.associations()[0].closed_at is not None, seconds=5, what="association closed")
+    wait_until(lambda: receiver.associations()[0].closed_at is not None, seconds=30, what="association closed")
     assert receiver.associations()[0].outcome == "aborted"
     association.abort()
 

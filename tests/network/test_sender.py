@@ -178,7 +178,7 @@ def storescp(dcmtk: None, tmp_path: Path) -> Iterator[tuple[int, Path]]:
         [str(tool("storescp")), "+xa", "-od", str(folder), "-aet", "STORESCP", str(port)], env=TOOL_ENVIRONMENT
     )
     try:
-        wait_until(lambda: listening(port), seconds=20, what="storescp listens")
+        wait_until(lambda: listening(port), seconds=30, what="storescp listens")
         yield port, folder
     finally:
         process.terminate()

@@ -74,7 +74,7 @@ def test_a_disk_that_fails_at_each_call_in_turn(tmp_path: Path, monkeypatch: pyt
             for uid, path in sent.items():
                 assert data_set_bytes(running.file_of(held[uid])) == data_set_bytes(path)
             assert running.quarantine() == []
-            wait_until(lambda: left_behind(running) == [], seconds=10, what="nothing is left behind")
+            wait_until(lambda: left_behind(running) == [], seconds=30, what="nothing is left behind")
             # A file whose name could not be flushed stays where it is, and the image that comes again takes it.
             assert len(list(node.storage.directory.glob("instances/*/*.dcm"))) == len(sent)
         finally:
