@@ -582,14 +582,18 @@ def held_up(peer: Scripted) -> DirectAssociation:
     return serving
 
 
-def test_a_peer_that_waits_for_a_long_service_is_not_silent(direct: RunningReceiver) -> None:
-    with scripted(direct) as peer:
+def test_a_peer_that_waits_for_a_long_service_is_not_silent(patient: RunningReceiver) -> None:
+    with scripted(patient) as peer:
         serving = held_up(peer)
+        silence = serving.dul._idle_timer
+        last = silence._start_time
+        assert last is not None
         peer.send(*data_pdus(1, echo_request(1), None))
-        time.sleep(1.5 * NETWORK_TIMEOUT_S)
+        wait_until(lambda: silence._start_time != last, seconds=30, what="the request has been read")
+        # As if it were served for longer than a peer may be silent.
+        silence._start_time = last - 2 * patient.configuration.node.network_timeout_s
         serving._reactor_checkpoint.set()
         assert peer.response().status == 0x0000
-        time.sleep(0.4 * NETWORK_TIMEOUT_S)
         peer.release()
 
 
