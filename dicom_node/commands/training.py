@@ -77,6 +77,9 @@ def train_segmentation(
     phantom_share: Annotated[
         float, typer.Option(min=0, max=1, help="With --from-model: part of each batch that is phantoms.")
     ] = 0.3,
+    phantom_faults: Annotated[
+        float, typer.Option(min=0, max=1, help="With --from-model: part of these phantoms that have a fault.")
+    ] = 0.25,
     rate: Annotated[float, typer.Option(min=1e-6, max=0.1, help="With --from-model: learning rate.")] = 8e-4,
     stop_after: Annotated[
         int | None, typer.Option(min=1, help="Stop after this step, to go on later or elsewhere.")
@@ -94,7 +97,9 @@ def train_segmentation(
     folder = output / (model if fold < 0 else f"{model}-fold{fold}")
     go_on = None
     if from_model is not None:
-        go_on = Continuation(from_model, add_phantoms, add_phantom_seed, phantom_share, rate)
+        go_on = Continuation(
+            from_model, add_phantoms, add_phantom_seed, phantom_share, rate, fault_rate=phantom_faults
+        )
     with shown_training("segmentation", as_json) as shown:
         result = train(
             acdc_set(data) if data is not None else phantom_set(phantoms or 0, phantom_seed),

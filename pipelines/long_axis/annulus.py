@@ -7,6 +7,8 @@ may be drawn too far into the atrium; the end of the wall does not depend on the
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -90,7 +92,16 @@ def _points_of(labels: NDArray[np.uint8], geometry: StackGeometry, valve: Valve)
 
 
 def _near(mask: NDArray[np.bool_], spacing: tuple[float, float]) -> NDArray[np.bool_]:
-    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing) <= _REACH_MM)
+    """Where a pixel of a mask, which has some, lies within reach."""
+    near = np.zeros(mask.shape, np.bool_)
+    window = []
+    for axis, step in enumerate(spacing):
+        places = np.flatnonzero(mask.any(axis=1 - axis))
+        margin = math.ceil(_REACH_MM / step)
+        window.append(slice(max(int(places[0]) - margin, 0), int(places[-1]) + margin + 1))
+    inside = tuple(window)
+    near[inside] = ndimage.distance_transform_edt(~mask[inside], sampling=spacing) <= _REACH_MM
+    return near
 
 
 def _no_higher_than_the_wall(

@@ -104,15 +104,22 @@ def _by_volume(
     apex: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Depths in the wall, 0 … 1 ascending, and the share of its volume of revolution that lies inside each."""
-    rows, columns = (index.astype(np.float64) for index in np.indices(wall.shape))
-    places = geometry.to_patient(0.0, rows, columns) - base
     axis = (base - apex) / np.linalg.norm(base - apex)
-    height = places @ axis
+    # Height is linear in row and column: no place but those of the wall is needed in three coordinates.
+    along_rows, along_columns = (
+        step * float(direction @ axis) * np.arange(length)
+        for step, direction, length in zip(
+            geometry.pixel_spacing, (geometry.column_direction, geometry.row_direction), wall.shape, strict=True
+        )
+    )
+    height = float((geometry.positions[0] - base) @ axis) + along_rows[:, None] + along_columns
     # What lies above the annulus ends the muscle, it does not border it.
     outside = ~(cavity | wall) & (height < 0)
     # Distances between pixel centres: a border lies half a pixel before the first pixel beyond it.
     to_cavity, to_outside = (ndimage.distance_transform_edt(~beyond)[wall] - 0.5 for beyond in (cavity, outside))
     depth = to_cavity / (to_cavity + to_outside)
-    radius = np.linalg.norm(places[wall] - height[wall][:, None] * axis, axis=1)
+    rows, columns = np.nonzero(wall)
+    places = geometry.to_patient(0.0, rows.astype(np.float64), columns.astype(np.float64)) - base
+    radius = np.linalg.norm(places - height[wall][:, None] * axis, axis=1)
     order = np.argsort(depth)
     return depth[order], np.cumsum(radius[order]) / radius.sum()

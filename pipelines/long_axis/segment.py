@@ -13,6 +13,7 @@ from pipelines.long_axis.findings import LongAxisLabel
 from pipelines.long_axis.grid import FIELD_MM
 from pipelines.models.precision import labelling_precision
 from pipelines.models.registry import PACKAGED
+from pipelines.segmentation.decision import likeliest
 from pipelines.segmentation.ensemble import agreement, label_probabilities
 from pipelines.segmentation.grid import Square, intensity_window, sample_image, sample_square, scale_intensity
 from pipelines.segmentation.segment import smooth_in_time
@@ -62,12 +63,12 @@ def segment_view(
         # A cine is a cycle: the frame before the first is the last.
         around = torch.stack([crops.roll(1, 0), crops, crops.roll(-1, 0)], dim=1)
         mean, members = label_probabilities(around, model)
-        agreed = agreement(members, mean.argmax(1).astype(np.uint8), len(LongAxisLabel))
+        agreed = agreement(members, likeliest(mean), len(LongAxisLabel))
         smooth = smooth_in_time(mean, cyclic=stack.retrospective)
-        rows, columns = pixels.shape[1:]
-        native = sample_image(torch.from_numpy(smooth), spacing, square, (0, rows), (0, columns)).argmax(1).numpy()
-    labels = native.astype(np.uint8)
-    labels[:, ~_inside(square, spacing, (rows, columns))] = LongAxisLabel.BACKGROUND
+        rows, columns = _inside(square, spacing, pixels.shape[1:])
+        native = sample_image(torch.from_numpy(smooth), spacing, square, rows, columns).numpy()
+    labels = np.full(pixels.shape, LongAxisLabel.BACKGROUND, np.uint8)
+    labels[:, slice(*rows), slice(*columns)] = likeliest(native)
     return np.stack([keep_plausible(phase) for phase in labels]), agreed
 
 
@@ -82,11 +83,17 @@ def _square(stack: CineStack, centre: NDArray[np.float64] | None) -> Square:
     )
 
 
-def _inside(square: Square, spacing: tuple[float, float], shape: tuple[int, int]) -> NDArray[np.bool_]:
+def _inside(
+    square: Square, spacing: tuple[float, float], shape: tuple[int, ...]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First and end row, first and end column of the pixels whose centres lie on the square."""
     half = square.field_mm / 2
-    rows = np.abs(np.arange(shape[0]) * spacing[0] - square.row_mm) <= half
-    columns = np.abs(np.arange(shape[1]) * spacing[1] - square.column_mm) <= half
-    return rows[:, None] & columns[None, :]
+    bounds = []
+    for centre, step, length in zip((square.row_mm, square.column_mm), spacing, shape, strict=True):
+        first = np.clip(np.ceil((centre - half) / step), 0, length)
+        end = np.clip(np.floor((centre + half) / step) + 1, first, length)
+        bounds.append((int(first), int(end)))
+    return bounds[0], bounds[1]
 
 
 def keep_plausible(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:

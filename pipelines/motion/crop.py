@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.stack import StackGeometry
+from pipelines.segmentation.decision import likeliest
 from pipelines.segmentation.grid import Square, intensity_window, sample_square, scale_intensity
 from pipelines.segmentation.labels import Label
 
@@ -75,5 +76,5 @@ def sample_labels(
 
     flat = torch.from_numpy(labels.reshape(-1, *labels.shape[2:]).astype(np.int64))
     shares = functional.one_hot(flat, count + 1).permute(0, 3, 1, 2).float()
-    sampled = sample_square(shares, pixel_spacing, square, size).argmax(1)
-    return np.asarray(sampled.byte().reshape(*labels.shape[:2], size, size).numpy())
+    sampled = likeliest(sample_square(shares, pixel_spacing, square, size).numpy())
+    return sampled.reshape(*labels.shape[:2], size, size)

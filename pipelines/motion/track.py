@@ -149,7 +149,9 @@ def follow_from(motion: ViewMotion, reference: int, model: LoadedModel) -> Refer
     direct = displacement_between(fixed.flatten(0, 1), moving, model, SIDE_MM, PASSES[stack.view])
     direct = direct.unflatten(0, images.shape[:2])
     direct[reference] = 0
-    composed, closure = composed_from(torch.from_numpy(motion.velocity), reference)
+    composed, closure = composed_from(
+        torch.from_numpy(motion.velocity), torch.from_numpy(motion.displacement), reference
+    )
     difference = (direct - composed).square().sum(2).mean((-2, -1)).sqrt()
     displacement = direct.numpy()
     return ReferenceMotion(
@@ -171,7 +173,9 @@ def motion_between(motion: ViewMotion, first: int, second: int, model: LoadedMod
     return found
 
 
-def composed_from(velocity: torch.Tensor, reference: int) -> tuple[torch.Tensor, torch.Tensor]:
+def composed_from(
+    velocity: torch.Tensor, displacement: torch.Tensor, reference: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Motion from a reference frame, composed of consecutive steps, forward and backward in time.
 
     The two ways around the cycle are blended, each weighted by the length of the other, so that the sum of the steps
@@ -179,7 +183,8 @@ def composed_from(velocity: torch.Tensor, reference: int) -> tuple[torch.Tensor,
 
     Parameters
     ----------
-    velocity : (T, S, 2, h, w) tensor, mm
+    velocity, displacement : (T, S, 2, h, w) tensors, mm
+        Between consecutive frames, and its integral.
     reference : int
 
     Returns
@@ -194,7 +199,7 @@ def composed_from(velocity: torch.Tensor, reference: int) -> tuple[torch.Tensor,
     order = [(reference + step) % phases for step in range(phases + 1)]
     onward = [torch.zeros_like(velocity[0])]
     for phase in order[:-1]:
-        onward.append(compose(onward[-1], integrate(velocity[phase], SIDE_MM), SIDE_MM))
+        onward.append(compose(onward[-1], displacement[phase], SIDE_MM))
     backward = [torch.zeros_like(velocity[0])]
     for phase in reversed(order[:-1]):
         backward.append(compose(backward[-1], integrate(-velocity[phase], SIDE_MM), SIDE_MM))

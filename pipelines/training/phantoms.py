@@ -15,6 +15,7 @@ from pipelines.training.data_set import DataSet
 
 __all__ = [
     "END_SYSTOLE",
+    "FAULT_RATE",
     "PhantomCase",
     "PhantomFrame",
     "case_recipe",
@@ -30,7 +31,8 @@ END_SYSTOLE = 2
 """Of the six phases, the nearest to end systole."""
 _KEPT_PHASES = (0, 1, END_SYSTOLE, 4)
 """End diastole, ejection, near end systole, diastasis: what the annotation of patients covers, and a little between."""
-_FAULT_RATE = 0.25
+FAULT_RATE = 0.25
+"""Of the training cases: how many have a fault of the acquisition, unless a run asks for another share."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,14 +52,14 @@ class PhantomCase:
     geometry: StackGeometry
 
 
-def case_recipe(seed: int) -> PhantomRecipe:
+def case_recipe(seed: int, fault_rate: float = FAULT_RATE) -> PhantomRecipe:
     """Recipe of a training case: disease, vendor, field and fault as in :func:`training_recipe`, whole field of view,
     pixel spacing 1.25 to 1.9 mm, and slices that may stop short of the base or reach beyond it.
     """
     rng = np.random.default_rng([seed, 0x534547])
     spacing = float(rng.uniform(1.25, 1.9))
     return replace(
-        training_recipe(seed, phases=_PHASES, fault_rate=_FAULT_RATE),
+        training_recipe(seed, phases=_PHASES, fault_rate=fault_rate),
         slices=int(rng.integers(8, 13)),
         pitch_mm=float(rng.uniform(7.0, 10.5)),
         spacing_mm=spacing,
@@ -66,14 +68,14 @@ def case_recipe(seed: int) -> PhantomRecipe:
     )
 
 
-def severe_recipe(seed: int) -> PhantomRecipe:
+def severe_recipe(seed: int, fault_rate: float = FAULT_RATE) -> PhantomRecipe:
     """Recipe of a training case that patients of one hospital do not cover.
 
     Two in five are severe HCM, one in five a severe RV overload, the others any disease; pixel spacing 0.9 to 2.2 mm,
     pitch 5 to 15 mm.
     """
     rng = np.random.default_rng([seed, 0x534352])
-    recipe, kind = case_recipe(seed), rng.random()
+    recipe, kind = case_recipe(seed, fault_rate), rng.random()
     spacing, pitch = float(rng.uniform(0.9, 2.2)), float(rng.uniform(5.0, 15.0))
     recipe = replace(
         recipe,

@@ -24,7 +24,7 @@ from pipelines.training.augmentation import (
     vary_appearance,
 )
 from pipelines.training.data_set import AnnotatedCase, DataSet, folds
-from pipelines.training.phantoms import read_phantom, severe_recipe
+from pipelines.training.phantoms import FAULT_RATE, read_phantom, severe_recipe
 from pipelines.training.steps import Progress, TrainedWeights, TrainingResult, train_steps, usable_device
 
 __all__ = ["RECIPES", "Continuation", "Recipe", "labelling_loss", "soft_label_loss", "train"]
@@ -79,6 +79,8 @@ class Continuation:
         Learning rate.
     redrawn, bent : float
         As in :class:`Recipe`.
+    fault_rate : float
+        Share of the phantoms with a fault of the acquisition.
     """
 
     model: Path
@@ -88,6 +90,7 @@ class Continuation:
     peak_rate: float = 8e-4
     redrawn: float = 0.4
     bent: float = 0.25
+    fault_rate: float = FAULT_RATE
 
 
 RECIPES = {
@@ -427,7 +430,7 @@ def train(
     if go_on is not None:
         earlier = _load_earlier(go_on.model, network, model, held_out)
         for number in range(go_on.first_seed, go_on.first_seed + go_on.phantoms):
-            case = read_phantom(f"phantom-{number}", severe_recipe(number))
+            case = read_phantom(f"phantom-{number}", severe_recipe(number, go_on.fault_rate))
             if any(frame.labels.any() for frame in case.frames):
                 phantoms.append(_volumes(case, recipe))
         settings["go on"] = {**asdict(go_on), "model": earlier.weights_sha256}
@@ -471,7 +474,8 @@ def _say_what_came_before(path: Path, go_on: Continuation, earlier: ModelCard) -
             "split": f"{card.training.split}; went on from version {earlier.version}, SHA-256 "
             f"{earlier.weights_sha256}, {earlier.training.steps} steps: {earlier.training.command}",
             "command": f"{card.training.command} --from-model MODEL --add-phantoms {go_on.phantoms} "
-            f"--add-phantom-seed {go_on.first_seed} --phantom-share {go_on.share} --rate {go_on.peak_rate}",
+            f"--add-phantom-seed {go_on.first_seed} --phantom-share {go_on.share} --phantom-faults {go_on.fault_rate} "
+            f"--rate {go_on.peak_rate}",
         }
     )
     write_card(card.model_copy(update={"training": training}), path)

@@ -114,6 +114,14 @@ def test_the_severe_set_covers_pitch_spacing_and_diseases() -> None:
     assert max(recipe.pitch_mm or 0 for recipe in recipes) > 13
 
 
+def test_the_share_of_faults_changes_nothing_else_of_the_severe_set() -> None:
+    for seed in range(12):
+        usual, all_faulty, none = (severe_recipe(seed, rate) for rate in (0.25, 1.0, 0.0))
+        assert len(all_faulty.faults) == 1
+        assert not none.faults
+        assert replace(all_faulty, faults=usual.faults) == usual == replace(none, faults=usual.faults)
+
+
 def test_training_goes_on_from_weights_and_says_so(drawn_hearts: Path, tmp_path: Path) -> None:
     data = acdc_set(drawn_hearts)
     first = train(data, tmp_path / "ventricle-segmentation", fold=0, steps=1, coarse_steps=1)
@@ -127,6 +135,7 @@ def test_training_goes_on_from_weights_and_says_so(drawn_hearts: Path, tmp_path:
     assert first.weights_sha256 in training.split
     assert "1 phantoms, seeds 11 to 11" in training.name
     assert "--from-model MODEL --add-phantoms 1 --add-phantom-seed 11" in training.command
+    assert "--phantom-faults 0.25" in training.command
     with pytest.raises(ValueError, match="go on"):
         train(data, tmp_path / "more", fold=0, steps=2, go_on=replace(go_on, peak_rate=2e-6))
 
