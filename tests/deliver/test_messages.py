@@ -19,6 +19,7 @@ from interop.ports import free_port, wait_until
 from ledger_rows import DELIVERED, an_instance, associate, claim, receive_and_schedule, route
 from network.running_node import configuration
 from pydicom import dcmread
+from result_rows import stored_results
 from results.synthetic import CREATED, STUDY_UID, Cine, write_cine
 
 from deliver.receivers import FhirReceiver, MllpReceiver, fhir_receiver, mllp_receiver
@@ -40,7 +41,7 @@ from dicom_node.deliver.oru import control_id, observation_message
 from dicom_node.deliver.rejection import Withdraw, reject_set, reject_superseded
 from dicom_node.deliver.study_report import StudyReport
 from dicom_node.execute.process import Processed, process_front_page
-from dicom_node.execute.worker import _outcome, _parts
+from dicom_node.execute.worker import _outcome
 from dicom_node.results.front_page import ListedPackage
 from dicom_node.results.numbers import ReportedNumber, numbers_record
 from dicom_node.results.rejection import RejectionReason
@@ -54,9 +55,9 @@ from storage.deliveries import (
     delivery_sent,
     requeue_deliveries,
 )
-from storage.files import RESULTS, InstanceFiles
+from storage.files import InstanceFiles
 from storage.instances import close_association, record_instances
-from storage.jobs import Outcome, ResultRecord, add_jobs, complete_job, create_jobs, study_contents
+from storage.jobs import Outcome, add_jobs, complete_job, create_jobs, study_contents
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import outages
 from storage.rejection import results_of_study
@@ -208,23 +209,7 @@ class Bench:
             outcome = Outcome(LedgerVerdict.DELIVERED, summary=reported)
             assert complete_job(ledger, job, [], outcome, now=utc_now())
         job = claim(ledger, at=utc_now())
-        records = []
-        for one in processed.objects:
-            meta, data = _parts(one.content)
-            stored = files.store(data, file_meta=meta, transfer_syntax_uid=one.transfer_syntax_uid, folder=RESULTS)
-            records.append(
-                ResultRecord(
-                    role=one.role.value,
-                    sop_class_uid=one.sop_class_uid,
-                    sop_instance_uid=one.sop_instance_uid,
-                    series_instance_uid=one.series_instance_uid,
-                    series_description=one.series_description,
-                    path=stored.path,
-                    digest=stored.digest,
-                    size=stored.size,
-                    destinations=tuple(sorted(one.destinations)),
-                )
-            )
+        records = stored_results(files, processed.objects)
         assert complete_job(ledger, job, records, _outcome(processed, {}, {}), now=utc_now())
         self.deliverer = Deliverer(node, ledger, files, "test")
 
