@@ -5,27 +5,28 @@ To compare revisions, run it in a checkout of each in turn: what the machine doe
 
 from __future__ import annotations
 
-import argparse
 import gc
 import logging
 import time
 from pathlib import Path
+from typing import Annotated
 
 import structlog
+import typer
 
 from pipelines.cine.assemble import assemble
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
+def main(
+    study: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of one study.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Of which the least is printed.")] = 3,
+) -> None:
+    """Print the processor time of assembling a study, seconds."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    paths = sorted(path for path in arguments.study.rglob("*") if path.is_file())
+    paths = sorted(path for path in study.rglob("*") if path.is_file())
     assemble(paths)
     seconds = []
-    for _ in range(arguments.rounds):
+    for _ in range(rounds):
         gc.collect()
         started = time.process_time()
         assemble(paths)
@@ -34,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -9,13 +9,13 @@ shares of the area that are such (by chance).
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import matplotlib as mpl
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from pipelines.indication import Indication
@@ -91,25 +91,23 @@ def _outline(axis: Any, lesions: NDArray[np.uint8], square: tuple[float, ...] | 
             axis.contour(lesions >= least, [0.5], colors=colour, linewidths=0.8, **place)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--first", type=int, default=905000, help="seed of the first phantom")
-    parser.add_argument("--count", type=int, default=10)
-    parser.add_argument("--output", type=Path, required=True, help="PNG")
-    arguments = parser.parse_args()
+def main(
+    output: Annotated[Path, typer.Option(help="PNG.")],
+    first: Annotated[int, typer.Option(help="Seed of the first phantom.")] = 905000,
+    count: Annotated[int, typer.Option(min=1, help="Phantoms.")] = 10,
+) -> None:
+    """Draw the maps of phantoms, and print where they lie."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, grid = plt.subplots(
-        arguments.count, 3 * _COLUMNS, figsize=(6 * _COLUMNS, 2.1 * arguments.count), squeeze=False
-    )
+    figure, grid = plt.subplots(count, 3 * _COLUMNS, figsize=(6 * _COLUMNS, 2.1 * count), squeeze=False)
     print(
         "seed     obstruction  p(obstruction)  in infarct (chance)  p(second opinion)  in infarct  p(remodelling)  "
         "in ventricle (chance)  in infarct"
     )
     for axis in grid.ravel():
         axis.set_axis_off()
-    for row, seed in zip(grid, range(arguments.first, arguments.first + arguments.count), strict=True):
+    for row, seed in zip(grid, range(first, first + count), strict=True):
         recipe = replace(phantom_recipe(seed, DEFAULT_LAW), late_enhancement=False)
         study = simulate(recipe, workers=1)
         given = cine_study(study)
@@ -138,8 +136,8 @@ def main() -> None:
         row[2 * _COLUMNS].set_title(f"{place.keyframe}, p {risk.probability:.2f}", fontsize=8)
         # After each, for a run that is stopped.
         figure.tight_layout()
-        figure.savefig(arguments.output, dpi=70)
+        figure.savefig(output, dpi=70)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -8,21 +8,22 @@ the upper two thirds of the slices: about 1 in a true image.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from sklearn.metrics import roc_auc_score
 
 from pipelines.training.emidec import aspect, find_cases, read_case
 
 
-def main() -> None:
+def main(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="EMIDEC as PNG slices.")],
+) -> None:
     """Print the range by group and the AUC."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
     ratios, infarct = [], []
-    for images in find_cases(parser.parse_args().folder).values():
+    for images in find_cases(folder).values():
         case = read_case(images)
         ratios.append(1 / aspect(case.labels))
         infarct.append(case.group != "normal")
@@ -35,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

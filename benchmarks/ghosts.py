@@ -15,14 +15,15 @@ parts which needs no more (no noise taken off).
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
@@ -43,6 +44,8 @@ from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import segment
 from pipelines.training.acdc import find_patients, read_patient, to_stack
 from pipelines.training.heart_clips import Population, clip_recipe
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
 OTHERS = tuple(fault for fault in sorted(Fault) if fault not in (Fault.GHOSTING, Fault.MISTRIGGER))
 LIMITS = QualityLimits()
@@ -150,7 +153,8 @@ def studies(folders: list[Path]) -> Iterator[Checked]:
                     yield checked(replace(stack, pixels=pixels), found, kind, vendor, name)
 
 
-def patients(folder: Path) -> None:
+@app.command("acdc")
+def patients(folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of ACDC.")]) -> None:
     """Print the level between both phases of patients of ACDC, from experts' contours, as they are and with faults."""
     of_kind: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for path in sorted(find_patients(folder)):
@@ -178,6 +182,7 @@ def patients(folder: Path) -> None:
         )
 
 
+@app.command()
 def cost() -> None:
     """Print the processor time of both checks on a phantom of 12 slices and 30 phases, five times."""
     cine = simulate(PhantomRecipe(seed=1, long_axis=False, coils=2)).short_axis
@@ -223,29 +228,26 @@ def summarise(rows: list[Checked], title: str) -> None:
     )
 
 
-def main() -> None:
+@app.command("phantoms")
+def show_phantoms(
+    first: Annotated[int, typer.Option(help="Seed of the first heart.")] = 62200,
+    count: Annotated[int, typer.Option(min=1, help="Hearts.")] = 10,
+    node: Annotated[bool, typer.Option("--node", help="The node's segmentation in place of true contours.")] = False,
+) -> None:
+    """Each heart without a fault, with ghosts, with wrong triggers, and with another fault in turn."""
+    show(phantoms(first, count, node=node))
+
+
+@app.command("studies")
+def show_studies(
+    folders: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Of DICOM.")],
+) -> None:
+    """Short axes as they are and with faults in their k-space."""
+    show(studies(folders))
+
+
+def show(made: Iterable[Checked]) -> None:
     """Print what the checks say of every study, and how often."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    simulated = kinds.add_parser("phantoms")
-    simulated.add_argument("--first", type=int, default=62200)
-    simulated.add_argument("--count", type=int, default=10)
-    simulated.add_argument("--node", action="store_true", help="the node's segmentation in place of true contours")
-    kinds.add_parser("studies").add_argument("folders", type=Path, nargs="+")
-    kinds.add_parser("cost")
-    kinds.add_parser("acdc").add_argument("folder", type=Path)
-    options = parser.parse_args()
-    if options.kind == "acdc":
-        patients(options.folder)
-        return
-    if options.kind == "cost":
-        cost()
-        return
-    made = (
-        phantoms(options.first, options.count, node=options.node)
-        if options.kind == "phantoms"
-        else studies(options.folders)
-    )
     by_kind: dict[str, list[Checked]] = defaultdict(list)
     for row in made:
         said = [
@@ -263,4 +265,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -9,12 +9,13 @@ simulated ones also what is known of their motion. Each with the area under the 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from pipelines.late_enhancement.labels import Tissue
@@ -118,22 +119,21 @@ def show_obstructions(sizes: Sequence[float]) -> None:
     print(f"  obstruction: mean {shown.mean():.2f}, median {middle:.2f} ({low:.2f} to {high:.2f}) % of the muscle")
 
 
-def main() -> None:
+def main(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="EMIDEC as PNG slices.")],
+    hearts: Annotated[int, typer.Option(min=1, help="Simulated by each law.")] = 300,
+    seed: Annotated[int, typer.Option(help="Of the first of them.")] = 710000,
+) -> None:
     """Print the three populations."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--hearts", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=710000)
-    arguments = parser.parse_args()
-    found, obstructed, sizes = patients(arguments.folder)
+    found, obstructed, sizes = patients(folder)
     show("EMIDEC", found, obstructed)
     show_obstructions(sizes)
     for name, law in (("default law", DEFAULT_LAW), ("pessimistic law", PESSIMISTIC_LAW)):
-        found, obstructed, sizes, known = simulated(law, arguments.seed, arguments.hearts)
+        found, obstructed, sizes, known = simulated(law, seed, hearts)
         show(name, found, obstructed)
         show_obstructions(sizes)
         show(f"{name}, known to the simulator", known, obstructed)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -7,12 +7,13 @@ python benchmarks/phantom.py segmentation --count 50 --json results.json
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from pipelines.evaluation.segmentation import dice
@@ -21,12 +22,15 @@ from pipelines.phantom.assembled import cine_stack
 from pipelines.phantom.generator import training_examples
 from pipelines.segmentation.labels import Label
 
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
 COHORT = (Disease.NORMAL, Disease.DCM, Disease.HCM, Disease.INFARCT, Disease.RV_OVERLOAD)
 """The diseases that the figures of docs/phantom.md are of; the population has more since."""
 STRUCTURES = (Label.LV, Label.MYO, Label.RV)
 
 
-def speed(_: argparse.Namespace) -> None:
+@app.command()
+def speed() -> None:
     """Seconds for 12 × 30 at 1.4 mm, and slice-phases a second of the training generator."""
     started, used = time.perf_counter(), time.process_time()
     study = simulate(PhantomRecipe(seed=1))
@@ -45,7 +49,8 @@ def speed(_: argparse.Namespace) -> None:
     print(f"generator: {count / wall:.0f} slice-phases/s wall, {2 * count / cpu:.0f} on two free cores (from CPU time)")
 
 
-def population(arguments: argparse.Namespace) -> None:
+@app.command()
+def population(count: Annotated[int, typer.Option(min=1, help="Hearts of each disease.")] = 50) -> None:
     """Mean ± SD of the function of each disease."""
     names: tuple[str, ...] = (
         "lv_edv_ml",
@@ -59,7 +64,7 @@ def population(arguments: argparse.Namespace) -> None:
     names += ("infarct_percent", "obstruction_percent", "remodelling_probability")
     for disease in COHORT:
         rows = []
-        for seed in range(arguments.count):
+        for seed in range(count):
             study = simulate(tiny_recipe(seed, disease))
             truth = measure_truth(study)
             facts = truth.facts
@@ -78,18 +83,22 @@ def tiny_recipe(seed: int, disease: Disease) -> PhantomRecipe:
     )
 
 
-def segmentation(arguments: argparse.Namespace) -> None:
+@app.command()
+def segmentation(
+    count: Annotated[int, typer.Option(min=1, help="Hearts.")] = 50,
+    first: Annotated[int, typer.Option("--seed", help="Of the first.")] = 1000,
+    phases: Annotated[int, typer.Option(min=2, help="Of each.")] = 8,
+    output: Annotated[Path | None, typer.Option("--json", help="File for the figures of each.")] = None,
+) -> None:
     """Dice of the shipped segmentation model, which was trained on patients, on phantoms."""
     from pipelines.segmentation.refusal import SegmentationRefused
     from pipelines.segmentation.segment import segment
 
     cases = []
-    for seed in range(arguments.seed, arguments.seed + arguments.count):
+    for seed in range(first, first + count):
         disease = COHORT[seed % len(COHORT)]
         dialect = (Dialect.SIEMENS, Dialect.GE, Dialect.PHILIPS)[seed // len(COHORT) % 3]
-        recipe = PhantomRecipe(
-            seed=seed, disease=disease, dialect=dialect, slices=10, phases=arguments.phases, long_axis=False
-        )
+        recipe = PhantomRecipe(seed=seed, disease=disease, dialect=dialect, slices=10, phases=phases, long_axis=False)
         study = simulate(recipe)
         cine = study.short_axis
         try:
@@ -112,8 +121,8 @@ def segmentation(arguments: argparse.Namespace) -> None:
             f"{seed:4d} {disease:12s} {dialect:8s} {shown}  EF {case['ef_found']:.1f} / {case['ef_true']:.1f}",
             flush=True,
         )
-        if arguments.json:
-            Path(arguments.json).write_text(json.dumps(cases, indent=1))
+        if output is not None:
+            output.write_text(json.dumps(cases, indent=1))
     done = [case for case in cases if "refused" not in case]
     print(f"{len(done)} of {len(cases)} segmented")
     for key in (f"{label.name}{suffix}" for label in STRUCTURES for suffix in ("", "_ED", "_ES")):
@@ -129,21 +138,5 @@ def fraction(labels: NDArray[np.uint8], diastole: int, systole: int) -> float:
     return 100 * (1 - small / max(large, 1))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    for action in (speed, population, segmentation):
-        command = commands.add_parser(action.__name__, help=action.__doc__)
-        command.set_defaults(action=action)
-        if action in (population, segmentation):
-            command.add_argument("--count", type=int, default=50)
-        if action is segmentation:
-            command.add_argument("--seed", type=int, default=1000)
-            command.add_argument("--phases", type=int, default=8)
-            command.add_argument("--json")
-    arguments = parser.parse_args()
-    arguments.action(arguments)
-
-
 if __name__ == "__main__":
-    main()
+    app()

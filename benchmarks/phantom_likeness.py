@@ -10,12 +10,13 @@ same functions. ``sheet`` shows frames of the ``--cine`` studies: give it only s
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -23,6 +24,11 @@ from pipelines.cine.stack import CineStack, View
 from pipelines.phantom import Dialect, Disease, PhantomRecipe, PhantomStudy, Territory, simulate
 from pipelines.phantom.study import PSIR_ZERO
 from pipelines.segmentation.labels import Label
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+Output = Annotated[Path, typer.Option(help="Folder for the picture.")]
+Cine = Annotated[list[str], typer.Option(metavar="NAME=FOLDER", help="DICOM of one short-axis cine; several times.")]
 
 INFARCT, OBSTRUCTION = 4, 5
 """Labels of late enhancement beside those of :class:`Label`."""
@@ -175,35 +181,42 @@ def _show(name: str, columns: tuple[str, ...], rows: list[list[float]]) -> None:
     print(f"{name:28s} n={len(rows):3d}  " + "  ".join(cells), flush=True)
 
 
-def grey(arguments: argparse.Namespace) -> None:
+@app.command()
+def grey(
+    output: Output,
+    cine: Cine = [],  # noqa: B006 - typer copies it
+    acdc: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="Folder of ACDC.")] = None,
+    emidec: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="EMIDEC as PNG slices.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Phantoms of each kind.")] = 8,
+) -> None:
     """Contrast, noise and histograms of cine and late enhancement, phantoms beside real studies."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    cine = {name: [_segmented(folder)] for name, folder in _named_folders(arguments.cine).items()}
-    if arguments.acdc:
-        cine["ACDC"] = list(_acdc(arguments.acdc, 4))
+    cines = {name: [_segmented(folder)] for name, folder in _named_folders(cine).items()}
+    if acdc is not None:
+        cines["ACDC"] = list(_acdc(acdc, 4))
     for dialect in (Dialect.SIEMENS, Dialect.GE, Dialect.PHILIPS):
-        cine[f"phantom {dialect}"] = list(_phantom_cine(dialect, arguments.count))
-    enhancement = {"EMIDEC": list(_emidec(arguments.emidec))} if arguments.emidec else {}
-    pairs = list(_phantom_enhancement(arguments.count))
+        cines[f"phantom {dialect}"] = list(_phantom_cine(dialect, count))
+    enhancement = {"EMIDEC": list(_emidec(emidec))} if emidec is not None else {}
+    pairs = list(_phantom_enhancement(count))
     enhancement["phantom magnitude"] = [magnitude for magnitude, _ in pairs]
     enhancement["phantom PSIR"] = [signed for _, signed in pairs]
 
-    for name, samples in cine.items():
+    for name, samples in cines.items():
         names = ("blood/muscle", "RV/LV blood", "blood/spread", "blood/noise")
         _show(name, names, [_cine_figures(sample) for sample in samples])
     for name, samples in enhancement.items():
         names = ("blood", "obstruction", "infarct − muscle over noise")
         _show(name, names, [_enhancement_figures(sample) for sample in samples])
 
-    width = max(len(cine), len(enhancement))
+    width = max(len(cines), len(enhancement))
     figure, axes = pyplot.subplots(2, width, figsize=(2.5 * width, 4.6), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, (name, samples) in zip(axes[0], cine.items(), strict=False):
+    for axis, (name, samples) in zip(axes[0], cines.items(), strict=False):
         axis.set_axis_on()
         for label, colour in ((Label.LV, "C3"), (Label.MYO, "C2"), (Label.RV, "C0")):
             values = [sample.pixels[sample.labels == label] / np.median(sample.values(Label.LV)) for sample in samples]
@@ -236,8 +249,8 @@ def grey(arguments: argparse.Namespace) -> None:
     axes[0, 0].set_xlabel("grey value / median of LV blood", fontsize=6)
     axes[1, 0].set_xlabel("0 remote muscle, 1 infarct (medians)", fontsize=6)
     figure.tight_layout(pad=0.4)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    figure.savefig(arguments.output / "phantom-grey-values.png", dpi=90)
+    output.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output / "phantom-grey-values.png", dpi=90)
 
 
 def _heart_box(labels: NDArray[np.uint8], spacing: float, half_mm: float) -> tuple[slice, slice]:
@@ -288,13 +301,18 @@ def _phantom_row(study: PhantomStudy) -> list[NDArray[np.float32] | None]:
     return [image.astype(np.float32) for image in images]
 
 
-def sheet(arguments: argparse.Namespace) -> None:
+@app.command()
+def sheet(
+    output: Output,
+    cine: Cine = [],  # noqa: B006 - typer copies it
+    seed: Annotated[int, typer.Option(help="Of the phantoms.")] = 21,
+) -> None:
     """Contact sheet: real frames above phantoms, cine at end diastole and end systole, late enhancement."""
     from PIL import Image, ImageDraw
 
-    rows = {name: _real_row(folder) for name, folder in _named_folders(arguments.cine).items()}
+    rows = {name: _real_row(folder) for name, folder in _named_folders(cine).items()}
     for disease in (Disease.NORMAL, Disease.INFARCT, Disease.DCM, Disease.HCM):
-        recipe = PhantomRecipe(seed=arguments.seed, disease=disease, phases=12, late_enhancement=True)
+        recipe = PhantomRecipe(seed=seed, disease=disease, phases=12, late_enhancement=True)
         name = f"phantom {disease}"
         if disease is Disease.INFARCT:
             recipe = replace(recipe, territory=Territory.LAD, transmurality=0.9, obstruction=True)
@@ -319,27 +337,9 @@ def sheet(arguments: argparse.Namespace) -> None:
             page.paste(
                 Image.fromarray((np.rint(tile / 255 * 23) * (255 / 23)).astype(np.uint8)), (column * _TILE, top + 12)
             )
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    page.save(arguments.output / "phantom-sheet.png", optimize=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    for action in (grey, sheet):
-        command = commands.add_parser(action.__name__, help=action.__doc__)
-        command.set_defaults(action=action)
-        command.add_argument("--cine", action="append", default=[], metavar="NAME=FOLDER")
-        command.add_argument("--output", type=Path, required=True)
-        if action is grey:
-            command.add_argument("--acdc", type=Path)
-            command.add_argument("--emidec", type=Path)
-            command.add_argument("--count", type=int, default=8, help="phantoms of each kind")
-        else:
-            command.add_argument("--seed", type=int, default=21)
-    arguments = parser.parse_args()
-    arguments.action(arguments)
+    output.mkdir(parents=True, exist_ok=True)
+    page.save(output / "phantom-sheet.png", optimize=True)
 
 
 if __name__ == "__main__":
-    main()
+    app()

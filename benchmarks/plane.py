@@ -9,13 +9,14 @@ The phantoms go the way of a study: the node's segmentation of end diastole and 
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from scipy.stats import binomtest
 
 from pipelines.cine.stack import CineStack, StudyContext
@@ -32,6 +33,8 @@ from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.segmentation.segment import segment
 from pipelines.training.acdc import find_patients, read_patient, to_stack
 from pipelines.training.heart_clips import Population, clip_recipe
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
 OTHERS = tuple(fault for fault in sorted(Fault) if fault is not Fault.WRONG_VIEW)
 
@@ -85,16 +88,25 @@ def patients(folder: Path) -> Iterator[tuple[str, str, Grade | None, float]]:
         yield patient.group, patient.identifier, *judged(to_stack(patient), segmentation)
 
 
-def main() -> None:
+@app.command("phantoms")
+def show_phantoms(
+    first: Annotated[int, typer.Option(help="Seed of the first heart.")] = 985000,
+    count: Annotated[int, typer.Option(min=1, help="Hearts.")] = 30,
+) -> None:
+    """Each heart without a fault, 30° off, and with another fault."""
+    show(phantoms(first, count))
+
+
+@app.command("acdc")
+def show_patients(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of ACDC.")],
+) -> None:
+    """Experts' contours of patients."""
+    show(patients(folder))
+
+
+def show(rows: Iterable[tuple[str, str, Grade | None, float]]) -> None:
     """Print what the check says of every study, and how often."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    simulated = kinds.add_parser("phantoms")
-    simulated.add_argument("--first", type=int, default=985000)
-    simulated.add_argument("--count", type=int, default=30)
-    kinds.add_parser("acdc").add_argument("folder", type=Path)
-    options = parser.parse_args()
-    rows = phantoms(options.first, options.count) if options.kind == "phantoms" else patients(options.folder)
     by_kind: dict[str, list[tuple[Grade | None, float]]] = defaultdict(list)
     for kind, name, grade, angle in rows:
         print(f"{kind:>22}  {angle:5.1f}°  {grade.name if grade is not None else 'not made':<9}  {name}", flush=True)
@@ -111,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -10,11 +10,12 @@ nothing else between contours and volume.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 
 from pipelines.cine.stack import CineStack
@@ -76,16 +77,15 @@ def _percent(difference_ml: NDArray[np.float64], where: NDArray[np.bool_], volum
     return 100 * float(difference_ml[where].sum()) / volume_ml
 
 
-def main() -> None:
+def main(
+    first: Annotated[int, typer.Option(help="Seed of the first phantom.")] = 58100,
+    count: Annotated[int, typer.Option(min=1, help="Phantoms.")] = 22,
+    cases: Annotated[bool, typer.Option("--cases", help="One line a case, too.")] = False,
+) -> None:
     """Simulate, segment and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--first", type=int, default=58100, help="seed of the first phantom")
-    parser.add_argument("--count", type=int, default=22)
-    parser.add_argument("--cases", action="store_true", help="one line a case too")
-    options = parser.parse_args()
     torch.set_num_threads(1)
     groups: dict[tuple[str, str], list[Loss]] = {}
-    for seed in range(options.first, options.first + options.count):
+    for seed in range(first, first + count):
         recipe = measured_recipe(seed, faults=True)
         study = simulate(recipe)
         stack = cine_stack(study.short_axis)
@@ -96,7 +96,7 @@ def main() -> None:
             continue
         for phase, loss in found.items():
             groups.setdefault(("with a fault" if recipe.faults else "without", phase), []).append(loss)
-            if options.cases:
+            if cases:
                 said = " ".join(f"{name} {value:+.1f}" for name, value in asdict(loss).items())
                 print(f"{seed} {recipe.disease} {' '.join(sorted(recipe.faults)) or '–'} {phase}: {said}", flush=True)
     print("\nright ventricle, measured − true, % of the true volume, mean")
@@ -106,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

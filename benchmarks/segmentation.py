@@ -5,14 +5,15 @@ A drawn beating heart is enough: the cost does not depend on what the images sho
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import statistics
 import time
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 
 from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
@@ -57,37 +58,36 @@ def stack_of(pixels: NDArray[np.float32]) -> CineStack:
     )
 
 
-def main() -> None:
+def main(
+    phases: Annotated[int, typer.Option(min=1, help="Of the stack.")] = 30,
+    slices: Annotated[int, typer.Option(min=1, help="Of the stack.")] = 12,
+    size: Annotated[int, typer.Option(min=1, help="Rows and columns.")] = 256,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to take the median of.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
+) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--phases", type=int, default=30)
-    parser.add_argument("--slices", type=int, default=12)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    stack = stack_of(beating_heart(options.phases, options.slices, options.size))
+    torch.set_num_threads(threads)
+    stack = stack_of(beating_heart(phases, slices, size))
     begin = time.perf_counter()
     warm()
     loading = time.perf_counter() - begin
     seconds, processor = [], []
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         begin, spent = time.perf_counter(), time.process_time()
         segment(stack)
         seconds.append(time.perf_counter() - begin)
         processor.append(time.process_time() - spent)
     figures = {
-        "phases": options.phases,
-        "slices": options.slices,
-        "threads": options.threads,
+        "phases": phases,
+        "slices": slices,
+        "threads": threads,
         "load_seconds": round(loading, 2),
         "seconds": round(statistics.median(seconds), 2),
         "processor_seconds": round(statistics.median(processor), 2),
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
-    if options.json:
+    if as_json:
         print(json.dumps(figures))
         return
     for name, value in figures.items():
@@ -95,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -190,7 +190,7 @@ def delete_everywhere(
         There is no such study.
     """
     from dicom_node.audit.trail import held_patient_id
-    from dicom_node.deliver.rejection import reject_set
+    from dicom_node.deliver.rejection import Withdraw, reject_set
     from dicom_node.results.rejection import RejectionReason
 
     title = {
@@ -211,7 +211,7 @@ def delete_everywhere(
             reason=f"study deleted: {given.reason}",
             by=given.by,
             now=utc_now(),
-            withdraw=title is RejectionReason.PATIENT_SAFETY,
+            withdraw=Withdraw.ALWAYS if title is RejectionReason.PATIENT_SAFETY else Withdraw.NEVER,
         )
         if not done:
             raise NodeError(

@@ -30,7 +30,6 @@ __all__ = [
     "PeerUnavailableError",
     "ProcessingFailureError",
     "SopClassNotSupportedError",
-    "StudyRefusedError",
     "classify",
     "raised_at",
 ]
@@ -122,10 +121,6 @@ class ExecutionTimeoutError(NodeError):
     """A job outlived its deadline and was killed."""
 
     retryable = True
-
-
-class StudyRefusedError(NodeError):
-    """An analysis declines the study; the answer is a short SR that says why, not another attempt."""
 
 
 class GateError(NodeError):

@@ -26,7 +26,7 @@ from typing import Any
 from sqlalchemy import JSON, Column, Connection, Table, bindparam, delete, func, insert, select, text, update
 
 from storage.bucket_files import BucketFiles
-from storage.files import DIRECTORY_MODE, FILE_MODE, InstanceFiles
+from storage.files import DIRECTORY_MODE, FILE_MODE, InstanceFiles, flush_directory
 from storage.jobs import release_worker
 from storage.journal import await_filed, unfiled
 from storage.leases import leases_of
@@ -294,7 +294,7 @@ def _make_empty(target: Path) -> None:
     target.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
     # A backup survives a power cut only if the names of all folders on the way to it do.
     for folder in dict.fromkeys(one.parent for one in new):
-        _flush(folder)
+        flush_directory(folder)
     if any(target.iterdir()):
         raise BackupError(f"{target} is not empty: name a new folder for each backup")
 
@@ -367,7 +367,7 @@ def _copy_files(bring: _Bring, target: Path, paths: list[str], digest_of: Digest
         copied.size += copy.stat().st_size
     if folders:
         for folder in {target, *folders, *(one.parent for one in folders)}:
-            _flush(folder)
+            flush_directory(folder)
     return copied
 
 
@@ -399,14 +399,6 @@ def _copy(original: Path, copy: Path) -> bool:
     return False
 
 
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -421,7 +413,7 @@ def _write_record(target: Path, record: BackupRecord) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(target / RECORD)
-    _flush(target)
+    flush_directory(target)
 
 
 # -- the ledger --------------------------------------------------------------------------------------------------------

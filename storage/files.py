@@ -28,6 +28,7 @@ __all__ = [
     "IncomingFile",
     "InstanceFiles",
     "StoredFile",
+    "flush_directory",
 ]
 
 FILE_MODE, DIRECTORY_MODE = 0o640, 0o750
@@ -393,11 +394,7 @@ class InstanceFiles:
     def _flush_directory(self, directory: str) -> None:
         if not self.durable:
             return
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush_directory(directory)
 
     @contextlib.contextmanager
     def unswept(self) -> Iterator[None]:
@@ -531,6 +528,15 @@ class IncomingFile:
 
     def __exit__(self, kind: object, error: object, at: object) -> None:
         self.close()
+
+
+def flush_directory(directory: str | Path) -> None:
+    """Flush to the disk which files a directory names."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _path(folder: str, digest: str) -> str:

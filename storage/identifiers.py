@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ __all__ = [
     "StudyIdentity",
     "same_issuer",
 ]
+
+_LONGEST_PADDED = 64
+"""Characters."""
 
 SameIssuers = Collection[Collection[str]]
 """Groups of names of one issuer, as a person says."""
@@ -179,6 +182,20 @@ class KeptIdentity:
             for digest, issuer in self.patients
         )
 
+    def same_but_for_zeros(self, patients: Sequence[PatientIdentifier], same: SameIssuers = ()) -> bool:
+        """Whether a number of the order and one of a patient were one without the zeros that either begins with.
+
+        Such numbers differ (:meth:`same_patient`): a hospital may give both. Often one system pads and another does
+        not, and then a person has to know.
+        """
+        return any(
+            hmac.compare_digest(digest, _digest(self.salt, padded))
+            and same_issuer(issuer, one.issuer, same) is not False
+            for one in patients
+            for padded in _padded(one.number)
+            for digest, issuer in self.patients
+        )
+
     def may_be(self, stated: OrderIdentity, same: SameIssuers = ()) -> bool:
         """Whether a message that names the same numbers can mean this order: nothing that both state contradicts."""
         return False not in (
@@ -186,6 +203,13 @@ class KeptIdentity:
             same_issuer(self.accession_issuer, stated.accession_issuer, same),
             same_issuer(self.number_issuer, stated.number_issuer, same),
         )
+
+
+def _padded(number: str) -> Iterator[str]:
+    """A number with no zero at its beginning, one, and so on, up to the length that DICOM allows (VR LO)."""
+    bare = _plain(number).lstrip("0")
+    for length in range(len(bare), _LONGEST_PADDED + 1):
+        yield bare.rjust(length, "0")
 
 
 def _digest(salt: str, number: str) -> str:

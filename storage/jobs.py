@@ -36,6 +36,8 @@ from storage.schema import (
 
 __all__ = [
     "EVERY_SLOT",
+    "ROUTE_RUN",
+    "SCHEDULER",
     "Job",
     "Outcome",
     "ResultConflictError",
@@ -63,6 +65,10 @@ __all__ = [
 ]
 
 EVERY_SLOT = frozenset(JobSlot)
+ROUTE_RUN = "route run"
+"""Event: a route that had not taken the present version of a study was run on it; ``by`` whom, ``routes`` which."""
+SCHEDULER = "scheduler"
+"""By whom the ledger says that something was done that no person asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,7 +403,7 @@ def add_jobs(
                 created.append(job_id)
         record_event(
             session,
-            "route run",
+            ROUTE_RUN,
             row.study_instance_uid,
             at=now,
             correlation_id=row.last_association_id,

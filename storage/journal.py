@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storage.files import DIRECTORY_MODE, FILE_MODE, InstanceFiles
+from storage.files import DIRECTORY_MODE, FILE_MODE, InstanceFiles, flush_directory
 from storage.instances import ReceivedInstance
 
 __all__ = [
@@ -385,9 +385,9 @@ class Journal:
             new = not folder.exists()
             folder.mkdir(DIRECTORY_MODE, exist_ok=True)
             if new:
-                _flush_folder(self._files.root)
+                flush_directory(self._files.root)
             segment = _new_segment(folder / f"{self._name}.{time.time_ns()}", self._size)
-            _flush_folder(folder)
+            flush_directory(folder)
         except OSError as error:
             # Images take the way without it; a receiver that starts anew tries again.
             with self._lock:
@@ -574,11 +574,3 @@ def read_segment(view: mmap.mmap) -> Iterator[JournalledInstance]:
             content.release()
             return
         yield JournalledInstance(instance, content, at)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -91,6 +91,7 @@ class WhyUnused(enum.StrEnum):
     """What an order and a study of its accession number both state, and differ in."""
 
     PATIENT = "patient"
+    ZEROS = "number of the patient by leading zeros alone"
     ISSUER = "issuer of the accession number"
 
 
@@ -269,7 +270,7 @@ def orders_of_study(ledger: Ledger, study_instance_uid: str, *, same_issuers: Sa
 
 def _why_unused(order: KeptIdentity, study: StudyIdentity, same: SameIssuers) -> WhyUnused | None:
     if order.same_patient(study.patients, same) is False:
-        return WhyUnused.PATIENT
+        return WhyUnused.ZEROS if order.same_but_for_zeros(study.patients, same) else WhyUnused.PATIENT
     if same_issuer(order.accession_issuer, study.accession_issuer, same) is False:
         return WhyUnused.ISSUER
     return None

@@ -7,7 +7,7 @@ Change Management), a result object of its own that is delivered like any other.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import exists, select
@@ -15,14 +15,25 @@ from sqlalchemy.orm import Session, aliased, selectinload
 
 from storage.closing import FRONT_PAGE
 from storage.deliveries import dismiss
-from storage.jobs import ResultRecord, add_result
+from storage.jobs import ROUTE_RUN, SCHEDULER, ResultRecord, add_result
 from storage.ledger import Ledger, record_event
-from storage.schema import AssessmentRow, DeliveryRow, DeliveryState, JobRow, JobState, ResultRow, StudyRow, Verdict
+from storage.schema import (
+    AssessmentRow,
+    DeliveryRow,
+    DeliveryState,
+    EventRow,
+    JobRow,
+    JobState,
+    ResultRow,
+    StudyRow,
+    Verdict,
+)
 
 __all__ = [
     "REJECTION_ROLE",
     "VoidResult",
     "VoidSet",
+    "left_sets",
     "reject",
     "results_of_study",
     "superseded_sets",
@@ -119,12 +130,72 @@ def taken_over_sets(ledger: Ledger, routes: Mapping[str, Collection[str]]) -> tu
     routes
         Of each route, those whose results take the place of its.
     """
+
+    def takes_over(own: Sequence[JobRow], front: JobRow, jobs: Sequence[JobRow]) -> bool:
+        return all(_stands_for(front, one, jobs) for one in own)
+
+    return _replaced_sets(ledger, routes, takes_over, stays=_judged)
+
+
+def left_sets(ledger: Ledger, routes: Mapping[str, Collection[str]]) -> tuple[VoidSet, ...]:
+    """Results of routes that did not take a later version, which a route that stands back for them analysed instead.
+
+    So it is where an order is cancelled, or changes, and images come after that: what the route found was found for an
+    order that does not hold any more, and on a part of the images. A study has one front page then: that of the later
+    version. What a radiologist has judged stays, and so does a route that a person has run by hand. What is being sent
+    or waits for commitment is left for the next look, with all that became void with it.
+
+    Parameters
+    ----------
+    routes
+        Of each route, those that stand back for it and whose results take the place of its.
+    """
+
+    def leaves(own: Sequence[JobRow], front: JobRow, jobs: Sequence[JobRow]) -> bool:
+        # What only the route that is left looked for has nobody to stand for it.
+        shared = {one.package for one in jobs if one.route == front.route}
+        return all(
+            one.study_version < front.study_version
+            and not _is_open(one)
+            and (one.package not in shared or _stands_for(front, one, jobs))
+            for one in own
+        )
+
+    return _replaced_sets(
+        ledger,
+        routes,
+        leaves,
+        stays=lambda session, study_id, route: (
+            _judged(session, study_id, route) or _run_by_hand(session, study_id, route)
+        ),
+    )
+
+
+def _replaced_sets(
+    ledger: Ledger,
+    routes: Mapping[str, Collection[str]],
+    replaces: Callable[[Sequence[JobRow], JobRow, Sequence[JobRow]], bool],
+    *,
+    stays: Callable[[Session, int, str], bool],
+) -> tuple[VoidSet, ...]:
+    """Results of routes in whose place those of another have come.
+
+    Parameters
+    ----------
+    routes
+        Of each route, the others.
+    replaces
+        Told the jobs of a route, a closing job of another one that has ended, and all jobs of the study: whether what
+        that front page tells takes the place of what the route found.
+    stays
+        Told the id of a study and a route: whether its results stay all the same.
+    """
     others = frozenset().union(*routes.values())
     if not others:
         return ()
     front, back = aliased(JobRow), aliased(JobRow)
     with ledger.reading() as session:
-        # Few: a route that stands back makes nothing where both take a study from the beginning.
+        # Few: a study is taken by one of the routes, where both have a rule for it from the beginning.
         studies = session.scalars(
             select(StudyRow.id)
             .join(back, back.study_id == StudyRow.id)
@@ -143,11 +214,17 @@ def taken_over_sets(ledger: Ledger, routes: Mapping[str, Collection[str]]) -> tu
             )
             .distinct()
         ).all()
-        sets = [_taken_over(session, study, routes) for study in studies]
+        sets = [_replaced(session, study, routes, replaces, stays) for study in studies]
         return tuple(one for of_study in sets for one in of_study)
 
 
-def _taken_over(session: Session, study_id: int, routes: Mapping[str, Collection[str]]) -> list[VoidSet]:
+def _replaced(
+    session: Session,
+    study_id: int,
+    routes: Mapping[str, Collection[str]],
+    replaces: Callable[[Sequence[JobRow], JobRow, Sequence[JobRow]], bool],
+    stays: Callable[[Session, int, str], bool],
+) -> list[VoidSet]:
     jobs = session.scalars(
         select(JobRow).where(JobRow.study_id == study_id).order_by(JobRow.study_version, JobRow.revision)
     ).all()
@@ -157,12 +234,13 @@ def _taken_over(session: Session, study_id: int, routes: Mapping[str, Collection
         fronts = [
             one
             for one in jobs
-            if one.route in others
+            if own
+            and one.route in others
             and one.package == FRONT_PAGE
             and one.state is JobState.SUCCEEDED
-            and all(_stands_for(one, each, jobs) for each in own)
+            and replaces(own, one, jobs)
         ]
-        if not fronts or _judged(session, study_id, route):
+        if not fronts or stays(session, study_id, route):
             continue
         ids = session.scalars(
             select(ResultRow.id).where(
@@ -192,9 +270,15 @@ def _judged(session: Session, study_id: int, route: str) -> bool:
     )
 
 
+def _run_by_hand(session: Session, study_id: int, route: str) -> bool:
+    """Whether a person has let a route analyse a study."""
+    events = session.scalars(select(EventRow).where(EventRow.study_id == study_id, EventRow.kind == ROUTE_RUN))
+    return any(route in one.detail["routes"] and one.detail["by"] != SCHEDULER for one in events)
+
+
 def _stands_for(front: JobRow, job: JobRow, jobs: Sequence[JobRow]) -> bool:
     """Whether what a front page tells holds what a job of another route found, or that job told nothing."""
-    if job.state in (JobState.QUEUED, JobState.RUNNING):
+    if _is_open(job):
         return False
     if job.state is not JobState.SUCCEEDED or job.package == FRONT_PAGE:
         return job.study_version <= front.study_version
@@ -206,6 +290,10 @@ def _stands_for(front: JobRow, job: JobRow, jobs: Sequence[JobRow]) -> bool:
         and (one.verdict is Verdict.DELIVERED or job.verdict is not Verdict.DELIVERED)
         for one in jobs
     )
+
+
+def _is_open(job: JobRow) -> bool:
+    return job.state in (JobState.QUEUED, JobState.RUNNING)
 
 
 def results_of_study(ledger: Ledger, study_instance_uid: str, *, now: dt.datetime) -> VoidSet | None:

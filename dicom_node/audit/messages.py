@@ -283,15 +283,8 @@ def user_security_changed(
     description
         How.
     """
-    root = _event(SECURITY_ALERT, "E", at, kind=USER_SECURITY_CHANGED)
-    _participant(root, person, None, requestor=True)
-    _participant(root, node, APPLICATION)
-    _audit_source(root, node)
     # RFC 7565: the account that the alert is about.
-    subject = _object(root, URI, f"acct:{account}@{node.host}", _SYSTEM, _SECURITY_RESOURCE)
-    ET.SubElement(subject, "ParticipantObjectName")
-    _detail(subject, "Alert Description", description)
-    return _message(SECURITY_ALERT, at, Outcome.SUCCESS, root)
+    return _changed(person, node, USER_SECURITY_CHANGED, f"acct:{account}@{node.host}", description, at)
 
 
 def configuration_changed(person: Participant, node: Participant, *, description: str, at: dt.datetime) -> AuditMessage:
@@ -302,11 +295,18 @@ def configuration_changed(person: Participant, node: Participant, *, description
     description
         What, and why.
     """
-    root = _event(SECURITY_ALERT, "E", at, kind=SOFTWARE_CONFIGURATION)
+    return _changed(person, node, SOFTWARE_CONFIGURATION, f"file://{node.host}/config.yaml", description, at)
+
+
+def _changed(
+    person: Participant, node: Participant, kind: Code, uri: str, description: str, at: dt.datetime
+) -> AuditMessage:
+    """A security alert of what a person changed: the resource of a URI, and how."""
+    root = _event(SECURITY_ALERT, "E", at, kind=kind)
     _participant(root, person, None, requestor=True)
     _participant(root, node, APPLICATION)
     _audit_source(root, node)
-    subject = _object(root, URI, f"file://{node.host}/config.yaml", _SYSTEM, _SECURITY_RESOURCE)
+    subject = _object(root, URI, uri, _SYSTEM, _SECURITY_RESOURCE)
     ET.SubElement(subject, "ParticipantObjectName")
     _detail(subject, "Alert Description", description)
     return _message(SECURITY_ALERT, at, Outcome.SUCCESS, root)

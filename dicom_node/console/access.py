@@ -30,9 +30,12 @@ __all__ = [
     "CSRF_HEADER",
     "ID_TOKEN",
     "STARTED_LOG_IN",
+    "Administrator",
     "ForbiddenError",
     "NotLoggedInError",
+    "Operator",
     "Person",
+    "Viewer",
     "address_of",
     "caller_who_may",
     "comes_from_this_console",
@@ -41,6 +44,7 @@ __all__ = [
     "form_token",
     "forms_token_is_right",
     "local_path",
+    "node_of",
     "set_cookie",
     "set_form_cookie",
     "set_session_cookie",
@@ -88,6 +92,12 @@ class Person:
         return Participant(self.name, "", self.address)
 
 
+def node_of(request: Request) -> Node:
+    """The node that the console serves."""
+    node: Node = request.app.state.node
+    return node
+
+
 def address_of(request: Request) -> str:
     """IP address of the caller's end of the connection."""
     return request.client.host if request.client else ""
@@ -126,7 +136,7 @@ def caller_who_may(role: AccountRole) -> Callable[..., Person]:
 
     # A plain function, so that FastAPI runs it in a thread: it asks the ledger.
     def caller(request: Request, csrf: Annotated[str, Depends(_given_csrf)]) -> Person:
-        node: Node = request.app.state.node
+        node = node_of(request)
         person = _by_token(request, node) or _by_session(request, node)
         if person is None:
             raise NotLoggedInError
@@ -142,6 +152,12 @@ def caller_who_may(role: AccountRole) -> Callable[..., Person]:
         return person
 
     return caller
+
+
+Viewer = Annotated[Person, Depends(caller_who_may(AccountRole.VIEWER))]
+Operator = Annotated[Person, Depends(caller_who_may(AccountRole.OPERATOR))]
+Administrator = Annotated[Person, Depends(caller_who_may(AccountRole.ADMINISTRATOR))]
+"""Who a path of pages or API is for: the caller, if that is one of these or may do more."""
 
 
 def _by_token(request: Request, node: Node) -> Person | None:

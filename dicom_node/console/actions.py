@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dicom_node.audit.messages import Access, configuration_changed, user_security_changed
-from dicom_node.config import Peer
+from dicom_node.config import DestinationProfile, Peer
 from dicom_node.console.access import Person
 from dicom_node.console.configuration import reread
 from dicom_node.console.links import new_invitation
@@ -353,7 +353,7 @@ def _try(node: Node, person: Person, order: DestinationOrder) -> Done:
     return Done(f"{order.destination} did all that was asked: {_plural(len(trial.steps), 'step')}.")
 
 
-def _known(node: Node, destination: str) -> Any:
+def _known(node: Node, destination: str) -> DestinationProfile:
     profile = node.configuration.results.destinations.get(destination)
     if profile is None:
         raise NodeError("no such destination in results.destinations", subject=destination)

@@ -14,13 +14,12 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.routing import BaseRoute
 
-from dicom_node.console.access import Person, caller_who_may
+from dicom_node.console.access import Administrator, Operator, Person, Viewer, caller_who_may, node_of
 from dicom_node.console.actions import ACTIONS, Action
 from dicom_node.console.audit_search import AuditOrder, EventsOrder, events_answered, trail_answered
 from dicom_node.console.configuration import unread_changes
 from dicom_node.console.drift import YEAR, drift
 from dicom_node.console.log_search import LogOrder, answered, tell_of_reading
-from dicom_node.console.node import Node
 from dicom_node.console.pictures import picture
 from dicom_node.console.rules import compared_over_the_last_month, edited_routes, taken_by, written_routes
 from dicom_node.console.site_agreement import site_agreement
@@ -43,15 +42,12 @@ from storage.overview import (
 )
 from storage.paused import paused_destinations
 from storage.routes_versions import routes_versions
-from storage.schema import AccountRole, DeliveryState
+from storage.schema import DeliveryState
 from storage.trials import last_trials
 
 __all__ = ["ROOT", "api_router", "assessments_csv"]
 
 ROOT = "/api/v1"
-Viewer = Annotated[Person, Depends(caller_who_may(AccountRole.VIEWER))]
-Operator = Annotated[Person, Depends(caller_who_may(AccountRole.OPERATOR))]
-Administrator = Annotated[Person, Depends(caller_who_may(AccountRole.ADMINISTRATOR))]
 Text = Annotated[str, Query(max_length=200)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -75,7 +71,7 @@ def api_router() -> APIRouter:
 
     @router.get("/studies", summary="Studies received last, or those that a text names")
     def studies(request: Request, person: Viewer, find: Text = "", limit: Limit = 100) -> Response:  # noqa: ARG001
-        node = _node(request)
+        node = node_of(request)
         if find.strip():
             found = named_studies(node.ledger, node.files, find.strip(), limit=limit)
             return _json([study_overviews(node.ledger, study_instance_uid=uid)[0] for uid in found])
@@ -83,11 +79,11 @@ def api_router() -> APIRouter:
 
     @router.get("/studies/{study}", summary="All that is known of one study")
     def study(request: Request, person: Viewer, study: str) -> Response:  # noqa: ARG001
-        return _json(study_view(_node(request), study))
+        return _json(study_view(node_of(request), study))
 
     @router.get("/studies/{study}/pages/{result}.png", summary="One page of results as PNG")
     def page_of_results(request: Request, person: Viewer, study: str, result: int) -> Response:
-        return Response(picture(_node(request), person, study, result), media_type="image/png")
+        return Response(picture(node_of(request), person, study, result), media_type="image/png")
 
     @router.get("/deliveries", summary="Results on their way, or in given states")
     def deliveries(
@@ -97,7 +93,7 @@ def api_router() -> APIRouter:
         destination: Text = "",
         limit: Limit = 100,
     ) -> Response:
-        ledger = _node(request).ledger
+        ledger = node_of(request).ledger
         states = tuple(state or DeliveryState)
         chosen = Selection(destination or None)
         return _json(
@@ -112,39 +108,39 @@ def api_router() -> APIRouter:
 
     @router.get("/quarantine", summary="Objects that were kept aside")
     def quarantine(request: Request, person: Viewer, limit: Limit = 100) -> Response:  # noqa: ARG001
-        return _json(quarantine_overviews(_node(request).ledger, limit=limit))
+        return _json(quarantine_overviews(node_of(request).ledger, limit=limit))
 
     @router.get("/assessments", summary="What radiologists said of results")
     def given(request: Request, person: Viewer) -> Response:  # noqa: ARG001
-        return _json(assessments(_node(request).ledger))
+        return _json(assessments(node_of(request).ledger))
 
     @router.get("/assessments.csv", summary="The same as a table")
     def given_as_table(request: Request, person: Viewer) -> Response:  # noqa: ARG001
-        content = assessments_csv(assessments(_node(request).ledger))
+        content = assessments_csv(assessments(node_of(request).ledger))
         name = {"content-disposition": 'attachment; filename="assessments.csv"'}
         return Response(content, media_type="text/csv; charset=utf-8", headers=name)
 
     @router.get("/routes", summary="The routes in use")
     def routes(request: Request, person: Viewer) -> Response:  # noqa: ARG001
-        used = _node(request).configuration.routes
+        used = node_of(request).configuration.routes
         return JSONResponse({name: route.model_dump(mode="json") for name, route in used.items()})
 
     @router.get("/routes/text", summary="The same as they stand in the configuration file")
     def routes_as_written(request: Request, person: Viewer) -> Response:  # noqa: ARG001
-        return _json(written_routes(_node(request)))
+        return _json(written_routes(node_of(request)))
 
     @router.get("/routes/versions", summary="What they were, who wrote it and why")
     def versions_of_routes(request: Request, person: Operator, limit: Limit = 50) -> Response:  # noqa: ARG001
-        return _json(routes_versions(_node(request).ledger, limit=limit))
+        return _json(routes_versions(node_of(request).ledger, limit=limit))
 
     @router.get("/configuration/changes", summary="Keys of the configuration file by which the node does not work yet")
     def changes_of_configuration(request: Request, person: Operator) -> Response:  # noqa: ARG001
-        found = unread_changes(_node(request))
+        found = unread_changes(node_of(request))
         return _json({"changed": found.changed, "at_next_start": found.at_next_start})
 
     @router.post("/routes/try", summary="What routes would take of one study or of the last month; changes nothing")
     def try_routes(request: Request, person: Operator, order: RoutesTrial) -> Response:  # noqa: ARG001
-        node = _node(request)
+        node = node_of(request)
         routes = edited_routes(node, order.routes)
         if order.study is None:
             return _json(compared_over_the_last_month(node, routes))
@@ -152,11 +148,11 @@ def api_router() -> APIRouter:
 
     @router.get("/models/drift", summary="What analyses came to, by scanner and month; a year back")
     def drift_by_month(request: Request, person: Viewer) -> Response:  # noqa: ARG001
-        return _json(drift(ended_jobs(_node(request).ledger, utc_now() - YEAR)))
+        return _json(drift(ended_jobs(node_of(request).ledger, utc_now() - YEAR)))
 
     @router.get("/models/agreement", summary="Predicted beside acquired late enhancement at this site")
     def agreement_here(request: Request, person: Viewer) -> Response:  # noqa: ARG001
-        return _json(site_agreement(_node(request).ledger))
+        return _json(site_agreement(node_of(request).ledger))
 
     @router.get("/models", summary="Cards of the networks")
     def models(person: Viewer) -> Response:  # noqa: ARG001
@@ -164,23 +160,23 @@ def api_router() -> APIRouter:
 
     @router.get("/audit", summary="Messages of the audit trail, the newest first, a page at a time")
     def audit(request: Request, person: Operator, order: Annotated[AuditOrder, Query()]) -> Response:
-        node = _node(request)
+        node = node_of(request)
         tell_of_reading(node, person, node.configuration.audit.file, "Security Audit Log")
         return _json(trail_answered(node, order))
 
     @router.get("/log", summary="Lines of the log of the node's processes, the newest first, a page at a time")
     def log(request: Request, person: Operator, order: Annotated[LogOrder, Query()]) -> Response:
-        node = _node(request)
+        node = node_of(request)
         tell_of_reading(node, person, node.configuration.log.directory, "Process log")
         return _json(answered(node, order))
 
     @router.get("/events", summary="Events of the ledger, the newest first, a page at a time")
     def events(request: Request, person: Operator, order: Annotated[EventsOrder, Query()]) -> Response:  # noqa: ARG001
-        return _json(events_answered(_node(request), order))
+        return _json(events_answered(node_of(request), order))
 
     @router.get("/accounts", summary="Who may log in, and which programs have tokens")
     def people(request: Request, person: Administrator) -> Response:  # noqa: ARG001
-        ledger = _node(request).ledger
+        ledger = node_of(request).ledger
         shown = [
             {
                 "name": one.name,
@@ -226,7 +222,7 @@ def _add_action(router: APIRouter, action: Action) -> None:
     caller = caller_who_may(action.role)
 
     def act(request: Request, person: Annotated[Person, Depends(caller)], order: Order) -> Response:  # type: ignore[valid-type]
-        done = action.do(_node(request), person, order)
+        done = action.do(node_of(request), person, order)
         request.app.state.board.forget()
         return _json(done)
 
@@ -242,11 +238,6 @@ def _openapi(routes: list[BaseRoute]) -> dict[str, Any]:
     components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     described["security"] = [{"token": []}]
     return described
-
-
-def _node(request: Request) -> Node:
-    node: Node = request.app.state.node
-    return node
 
 
 def _json(value: Any) -> Response:

@@ -23,6 +23,7 @@ from dicom_node.console.access import (
     form_token,
     forms_token_is_right,
     local_path,
+    node_of,
     set_cookie,
     set_form_cookie,
     set_session_cookie,
@@ -70,7 +71,7 @@ def log_in_router() -> APIRouter:
     def log_in(
         request: Request, name: Field = "", password: Field = "", form: Field = "", next: Field = "/"
     ) -> Response:
-        node: Node = request.app.state.node
+        node = node_of(request)
         name, address, now = name.strip().lower(), address_of(request), utc_now()
         target = local_path(next)
         if not forms_token_is_right(request, form):
@@ -96,12 +97,12 @@ def log_in_router() -> APIRouter:
     def ask_provider(request: Request, next: str = "/") -> Response:
         url, started = _provider(request).begin(local_path(next))
         response = RedirectResponse(url, 303)
-        set_cookie(response, request.app.state.node, STARTED_LOG_IN, started.kept())
+        set_cookie(response, node_of(request), STARTED_LOG_IN, started.kept())
         return response
 
     @router.get("/log-in/provider/answer")
     def answer(request: Request) -> Response:
-        node: Node = request.app.state.node
+        node = node_of(request)
         provider, address = _provider(request), address_of(request)
         started = StartedLogIn.read(request.cookies.get(STARTED_LOG_IN, ""))
         target = "/" if started is None else local_path(started.target)
@@ -139,7 +140,7 @@ def log_in_router() -> APIRouter:
 
     @router.get("/log-out/provider")
     def log_out_there(request: Request) -> Response:
-        node: Node = request.app.state.node
+        node = node_of(request)
         url = _provider(request).log_out_url(request.cookies.get(ID_TOKEN, ""))
         response = RedirectResponse(url or "/log-in", 303)
         forget_cookie(response, node, ID_TOKEN)
@@ -147,7 +148,7 @@ def log_in_router() -> APIRouter:
 
     @router.post("/log-out")
     def log_out(request: Request, person: Annotated[Person, Depends(caller_who_may(AccountRole.VIEWER))]) -> Response:
-        node: Node = request.app.state.node
+        node = node_of(request)
         if person.session is not None:
             close_session(node.ledger, person.session.digest)
         _audit(node, person.name, person.address, logged_in=False)
@@ -159,7 +160,7 @@ def log_in_router() -> APIRouter:
 
     @router.get("/invitation/{token}")
     def invited(request: Request, token: str) -> Response:
-        node: Node = request.app.state.node
+        node = node_of(request)
         found = invitation(node.ledger, secret_digest(token), now=utc_now())
         if found is None:
             raise LedgerError("this link was used already, or is too old: ask for another")
@@ -169,7 +170,7 @@ def log_in_router() -> APIRouter:
     def accept(
         request: Request, token: str, name: Field = "", password: Field = "", again: Field = "", form: Field = ""
     ) -> Response:
-        node: Node = request.app.state.node
+        node = node_of(request)
         digest = secret_digest(token)
         found = invitation(node.ledger, digest, now=utc_now())
         if found is None:
@@ -203,7 +204,7 @@ def _provider(request: Request) -> IdentityProvider:
 
 
 def _log_in_page(request: Request, target: str, problem: str = "", status: int = 200, name: str = "") -> HTMLResponse:
-    settings = request.app.state.node.configuration.console.identity_provider
+    settings = node_of(request).configuration.console.identity_provider
     title = settings.title if settings else ""
     return _public_page(request, "log_in.html", status, next=target, name=name, problem=problem, provider=title)
 
@@ -217,7 +218,7 @@ def _mistake(name: str, password: str, again: str) -> str:
 
 
 def _public_page(request: Request, template: str, status: int = 200, **context: object) -> HTMLResponse:
-    node: Node = request.app.state.node
+    node = node_of(request)
     renderer: Renderer = request.app.state.renderer
     token = form_token(request)
     response = renderer.public_page(request, template, status, form=token, **context)

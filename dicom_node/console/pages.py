@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, ValidationError
 
-from dicom_node.console.access import Person, caller_who_may, local_path
+from dicom_node.console.access import Administrator, Operator, Person, Viewer, caller_who_may, local_path, node_of
 from dicom_node.console.actions import ACTIONS, Action
 from dicom_node.console.audit_search import AuditPageOrder, events_answered, trail_answered
 from dicom_node.console.configuration import unread_changes
@@ -53,9 +53,6 @@ from storage.trials import last_trials
 
 __all__ = ["pages_router"]
 
-Viewer = Annotated[Person, Depends(caller_who_may(AccountRole.VIEWER))]
-Operator = Annotated[Person, Depends(caller_who_may(AccountRole.OPERATOR))]
-Administrator = Annotated[Person, Depends(caller_who_may(AccountRole.ADMINISTRATOR))]
 Text = Annotated[str, Query(max_length=200)]
 ON_THE_WAY = (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.AWAITING_COMMITMENT)
 NOT_DELIVERED = (DeliveryState.DEAD, DeliveryState.NOT_ACCEPTED)
@@ -77,7 +74,7 @@ def pages_router() -> APIRouter:
 
     @router.get("/studies")
     def studies(request: Request, person: Viewer, find: Text = "") -> Response:
-        node, text = _node(request), find.strip()
+        node, text = node_of(request), find.strip()
         if text:
             found = named_studies(node.ledger, node.files, text, limit=LISTED)
             if len(found) == 1:
@@ -89,7 +86,7 @@ def pages_router() -> APIRouter:
 
     @router.get("/studies/{study}")
     def study(request: Request, person: Viewer, study: str) -> Response:
-        node = _node(request)
+        node = node_of(request)
         return _page(
             request,
             "study.html",
@@ -102,11 +99,11 @@ def pages_router() -> APIRouter:
 
     @router.get("/studies/{study}/pages/{result}.png")
     def page_of_results(request: Request, person: Viewer, study: str, result: int) -> Response:
-        return Response(picture(_node(request), person, study, result), media_type="image/png")
+        return Response(picture(node_of(request), person, study, result), media_type="image/png")
 
     @router.get("/deliveries")
     def deliveries(request: Request, person: Viewer) -> Response:
-        node = _node(request)
+        node = node_of(request)
         return _page(
             request,
             "deliveries.html",
@@ -128,7 +125,7 @@ def pages_router() -> APIRouter:
 
     @router.get("/rules")
     def rules(request: Request, person: Viewer, version: Annotated[int | None, Query(ge=1)] = None) -> Response:
-        node = _node(request)
+        node = node_of(request)
         try:
             written = written_routes(node)
         except ConfigurationError as error:
@@ -142,7 +139,7 @@ def pages_router() -> APIRouter:
     def edit_rules(request: Request, person: Operator, fields: Annotated[dict[str, str], Depends(_fields)]) -> Response:
         # Browsers send the lines of a text with CRLF.
         text = fields["text"] = fields.get("text", "").replace("\r\n", "\n")
-        node, find = _node(request), fields.get("find", "").strip()
+        node, find = node_of(request), fields.get("find", "").strip()
         typed = {
             "began_with": fields.get("began_with", ""),
             "find": find,
@@ -170,12 +167,12 @@ def pages_router() -> APIRouter:
 
     @router.get("/models")
     def models(request: Request, person: Viewer) -> Response:
-        given = assessments(_node(request).ledger)
+        given = assessments(node_of(request).ledger)
         latest = {(one.study_instance_uid, one.study_version, one.route, one.package): one for one in given}
         judged: dict[str, Counter[AssessmentResult]] = {}
         for one in latest.values():
             judged.setdefault(one.package, Counter())[one.result] += 1
-        rows = drift(ended_jobs(_node(request).ledger, utc_now() - YEAR))
+        rows = drift(ended_jobs(node_of(request).ledger, utc_now() - YEAR))
         scanners = sorted({row.scanner for row in rows if row.ejection_fractions})
         return _page(
             request,
@@ -186,12 +183,12 @@ def pages_router() -> APIRouter:
             results=tuple(AssessmentResult),
             drift=rows,
             charts=[drawn for scanner in scanners if (drawn := chart(rows, scanner)) is not None],
-            shadow=site_agreement(_node(request).ledger),
+            shadow=site_agreement(node_of(request).ledger),
         )
 
     @router.get("/audit")
     def audit(request: Request, person: Operator, order: Annotated[AuditPageOrder, Query()]) -> Response:
-        node = _node(request)
+        node = node_of(request)
         tell_of_reading(node, person, node.configuration.audit.file, "Security Audit Log")
         answer, events = trail_answered(node, order), events_answered(node, order.of_events())
         asked = {name: value for name, value in request.query_params.items() if value}
@@ -220,7 +217,7 @@ def pages_router() -> APIRouter:
 
     @router.get("/log")
     def log(request: Request, person: Operator, order: Annotated[LogOrder, Query()]) -> Response:
-        node = _node(request)
+        node = node_of(request)
         tell_of_reading(node, person, node.configuration.log.directory, "Process log")
         answer = answered(node, order)
         asked = {name: value for name, value in request.query_params.items() if value and name != "before"}
@@ -237,7 +234,7 @@ def pages_router() -> APIRouter:
 
     @router.get("/accounts")
     def people(request: Request, person: Administrator) -> Response:
-        node = _node(request)
+        node = node_of(request)
         return _page(
             request,
             "accounts.html",
@@ -265,7 +262,7 @@ def _add_form(router: APIRouter, action: Action) -> None:
         person: Annotated[Person, Depends(caller)],
         fields: Annotated[dict[str, str], Depends(_fields)],
     ) -> Response:
-        node, back = _node(request), local_path(fields.get("back") or "/")
+        node, back = node_of(request), local_path(fields.get("back") or "/")
         kind = Notice.PROBLEM
         try:
             done = action.do(node, person, _order(action.order, fields))
@@ -291,12 +288,12 @@ def _order(kind: type[BaseModel], fields: dict[str, str]) -> BaseModel:
 def _back(request: Request, person: Person, path: str, kind: str, sentence: str) -> Response:
     """To the page that a form was on, which says what came of it."""
     if person.session is not None:
-        set_notice(_node(request).ledger, person.session.digest, Notice.kept(kind, sentence))
+        set_notice(node_of(request).ledger, person.session.digest, Notice.kept(kind, sentence))
     return RedirectResponse(path, 303)
 
 
 def _rules(request: Request, person: Person, text: str, **found: Any) -> Response:
-    node = _node(request)
+    node = node_of(request)
     about = {
         "began_with": "",
         "find": "",
@@ -339,11 +336,6 @@ def _language(node: Node) -> str:
     """RFC 5646 tag of what paragraphs are written in; empty where a site's own template says it."""
     settings = node.configuration.results.paragraph
     return "" if settings.template is not None else {"english": "en", "german": "de"}[settings.language]
-
-
-def _node(request: Request) -> Node:
-    node: Node = request.app.state.node
-    return node
 
 
 def _page(request: Request, template: str, person: Person, **context: Any) -> Response:

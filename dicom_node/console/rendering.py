@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 from markupsafe import Markup
 
-from dicom_node.console.access import CSRF_FIELD, Person
+from dicom_node.console.access import CSRF_FIELD, Person, node_of
 from dicom_node.console.actions import ACTIONS
 from dicom_node.console.node import Node
 from dicom_node.console.words import environment
@@ -79,7 +79,7 @@ class Renderer:
 
     def page(self, request: Request, template: str, person: Person, **context: Any) -> HTMLResponse:
         """A page for somebody who is logged in."""
-        node: Node = request.app.state.node
+        node = node_of(request)
         kind, sentence = "", ""
         if person.session is not None:
             kind, sentence = Notice.read(take_notice(node.ledger, person.session.digest))
@@ -107,7 +107,7 @@ class Renderer:
 
     def public_page(self, request: Request, template: str, status: int, **context: Any) -> HTMLResponse:
         """A page for somebody who is not logged in."""
-        return self._response(template, status, None, request.app.state.node, context)
+        return self._response(template, status, None, node_of(request), context)
 
     def _response(
         self, template: str, status: int, person: Person | None, node: Node, context: dict[str, Any]

@@ -83,8 +83,7 @@ def _observation(number: ReportedNumber, report: StudyReport, server: FhirDestin
         coding.append({"system": _OWN, "code": number.name})
     values: dict[str, Any] = {}
     if number.normal_lower is not None and number.normal_upper is not None:
-        flag = "L" if number.value < number.normal_lower else "H" if number.value > number.normal_upper else "N"
-        values["interpretation"] = [{"coding": [{"system": _FLAGS, "code": flag}]}]
+        values["interpretation"] = [{"coding": [{"system": _FLAGS, "code": number.flag}]}]
         values["referenceRange"] = [
             {
                 "low": _quantity(number.normal_lower, number.unit),

@@ -22,7 +22,7 @@ from dicom_node.errors import (
     PeerFailedError,
     PeerUnavailableError,
 )
-from dicom_node.web.client import NOT_NOW, client_context, credentials, retry_after_s
+from dicom_node.web.client import NOT_NOW, http_client, retry_after_s
 from storage.deliveries import Delivery
 
 __all__ = ["FhirDestinationClient", "ask"]
@@ -75,14 +75,7 @@ def _request(
 ) -> httpx.Response:
     headers = {"Accept": _MEDIA_TYPE, **({} if body is None else {"Content-Type": _MEDIA_TYPE})}
     try:
-        # As of web destinations: what is configured is all that counts.
-        with httpx.Client(
-            verify=client_context(server),
-            headers=credentials(server),
-            follow_redirects=False,
-            trust_env=False,
-            timeout=httpx.Timeout(response_timeout_s, connect=server.connect_timeout_s),
-        ) as client:
+        with http_client(server, httpx.Timeout(response_timeout_s, connect=server.connect_timeout_s)) as client:
             return client.request(method, f"{server.url}{path}", content=body, headers=headers)
     except ConfigurationError as error:
         raise PeerUnavailableError(error.what, subject=error.subject, remedy=error.remedy) from error

@@ -103,8 +103,7 @@ def _observed(number: ReportedNumber) -> dict[int, str]:
         17: f"^{_escaped(number.method)}" if number.method else "",
     }
     if low is not None and high is not None:
-        flag = "L" if number.value < low else "H" if number.value > high else "N"
-        fields |= {7: f"{low:.1f}-{high:.1f}", 8: flag}
+        fields |= {7: f"{low:.1f}-{high:.1f}", 8: number.flag}
     return fields
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 
 import structlog
 from pydicom import dcmread
@@ -10,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.config import Configuration
+from dicom_node.config import Configuration, DestinationProfile
 from dicom_node.errors import raised_at
 from dicom_node.network.file_meta import decode_file_meta
 from dicom_node.results.rejection import (
@@ -23,20 +24,33 @@ from dicom_node.results.rejection import (
 from dicom_node.results.roles import FRONT_PAGE
 from pipelines.cine.elements import DAMAGE
 from storage.files import RESULTS, InstanceFiles
-from storage.jobs import ResultRecord
+from storage.jobs import SCHEDULER, ResultRecord
 from storage.ledger import Ledger
-from storage.rejection import REJECTION_ROLE, VoidResult, VoidSet, reject, superseded_sets, taken_over_sets
+from storage.rejection import REJECTION_ROLE, VoidResult, VoidSet, left_sets, reject, superseded_sets, taken_over_sets
 
-__all__ = ["reject_set", "reject_superseded"]
+__all__ = ["Withdraw", "reject_set", "reject_superseded"]
 
 _log = structlog.get_logger(__name__)
+
+
+class Withdraw(enum.Enum):
+    """Which receivers of messages are told that a report must not be used any more."""
+
+    NEVER = "never"
+    """Nobody: it still holds."""
+    ALWAYS = "always"
+    """All: nothing has come in its place."""
+    UNLESS_TOLD_AGAIN = "unless told again"
+    """Those to whom the report of a later version does not come under the same identifiers."""
+    OF_ROUTE = "of route"
+    """Those to whom the report of another route does not come under the same identifiers."""
 
 
 def reject_superseded(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> int:
     """Reject the results in whose place others have come; returns how many sets there were.
 
-    Of an earlier version where a later one has results of its own, and of a route that would have stood back where the
-    other route has analysed the study since.
+    Of an earlier version where a later one has results of its own, of a route that would have stood back where the
+    other route has analysed the study since, and of one that a later version was not taken by any more.
     """
     rejected = 0
     for void in superseded_sets(ledger):
@@ -45,14 +59,25 @@ def reject_superseded(ledger: Ledger, files: InstanceFiles, configuration: Confi
             "has results of its own. Do not use those listed here."
         )
         reason = f"superseded by job {void.job_id}, version {void.study_version}"
-        rejected += _rejected(ledger, files, configuration, void, sentence, reason, now)
+        rejected += _rejected(
+            ledger, files, configuration, void, sentence, reason, now, withdraw=Withdraw.UNLESS_TOLD_AGAIN
+        )
     for void in taken_over_sets(ledger, _taking_over(configuration)):
         sentence = (
             "Superseded: this study was analysed again, with more analyses, when it was known why the patient was "
             "examined. What is listed here is among those results as well; do not use it beside them."
         )
         reason = f"superseded by job {void.job_id}, of a route that this one stands back for"
-        rejected += _rejected(ledger, files, configuration, void, sentence, reason, now)
+        rejected += _rejected(ledger, files, configuration, void, sentence, reason, now, withdraw=Withdraw.OF_ROUTE)
+    for void in left_sets(ledger, _left(configuration)):
+        sentence = (
+            f"Superseded: version {void.study_version} of this study, with images that came later, was analysed "
+            "without what had asked for the results listed here, such as an order that was cancelled. Do not use them."
+        )
+        reason = (
+            f"superseded by job {void.job_id}, version {void.study_version}, of a route that stands back for this one"
+        )
+        rejected += _rejected(ledger, files, configuration, void, sentence, reason, now, withdraw=Withdraw.OF_ROUTE)
     return rejected
 
 
@@ -70,6 +95,20 @@ def _taking_over(configuration: Configuration) -> dict[str, frozenset[str]]:
     return {name: others for name, others in found.items() if others}
 
 
+def _left(configuration: Configuration) -> dict[str, frozenset[str]]:
+    """Of each route, those that stand back for it and whose results go wherever its own do."""
+    routes = configuration.routes
+    found = {
+        name: frozenset(
+            other
+            for other, back in routes.items()
+            if name in back.leaves_to and set(route.destinations) <= set(back.destinations)
+        )
+        for name, route in routes.items()
+    }
+    return {name: others for name, others in found.items() if others}
+
+
 def _rejected(
     ledger: Ledger,
     files: InstanceFiles,
@@ -78,12 +117,22 @@ def _rejected(
     sentence: str,
     reason: str,
     now: dt.datetime,
+    *,
+    withdraw: Withdraw,
 ) -> bool:
     """Reject one set of what others have come in the place of; what cannot be done now, the next look finds again."""
-    why = RejectionReason.PATIENT_SAFETY
     try:
         return reject_set(
-            ledger, files, configuration, void, why, sentence=sentence, reason=reason, by="scheduler", now=now
+            ledger,
+            files,
+            configuration,
+            void,
+            RejectionReason.PATIENT_SAFETY,
+            sentence=sentence,
+            reason=reason,
+            by=SCHEDULER,
+            now=now,
+            withdraw=withdraw,
         )
     except OSError as error:
         _log.error(
@@ -109,7 +158,7 @@ def reject_set(
     reason: str,
     by: str,
     now: dt.datetime,
-    withdraw: bool = False,
+    withdraw: Withdraw = Withdraw.NEVER,
 ) -> bool:
     """Reject one set.
 
@@ -122,8 +171,7 @@ def reject_set(
     reason
         For the record.
     withdraw
-        Whether receivers of messages are told that what they know of these results is wrong. Not where later results
-        of the same analysis take their place, as those come under the same identifiers.
+        Which receivers of messages are told that what they know of these results must not be used.
 
     Returns
     -------
@@ -150,17 +198,16 @@ def _notes(
     why: RejectionReason,
     sentence: str,
     *,
-    withdraw: bool,
+    withdraw: Withdraw,
 ) -> list[ResultRecord]:
     """One note for all destinations that have the same of the set."""
     destinations = configuration.results.destinations
-    told = {name: profile.takes_objects for name, profile in destinations.items() if profile.rejection_notes}
+    told = {name: profile for name, profile in destinations.items() if profile.rejection_notes}
     held: dict[str, list[VoidResult]] = {}
     for one in void.results:
-        # Who gets messages was told of front pages, and knows no objects.
-        takes = {name for name, objects in told.items() if objects or (withdraw and one.role == FRONT_PAGE.value)}
-        for destination in one.arrived_at & takes:
-            held.setdefault(destination, []).append(one)
+        for destination in one.arrived_at & set(told):
+            if told[destination].takes_objects or _withdrawn_at(files, told[destination], one, withdraw):
+                held.setdefault(destination, []).append(one)
     alike: dict[tuple[int, ...], list[str]] = {}
     for destination, results in held.items():
         alike.setdefault(tuple(one.id for one in results), []).append(destination)
@@ -204,6 +251,20 @@ def _notes(
             )
         )
     return notes
+
+
+def _withdrawn_at(files: InstanceFiles, receiver: DestinationProfile, result: VoidResult, withdraw: Withdraw) -> bool:
+    """Whether a receiver of messages has to be told: of front pages alone, as it knows no objects."""
+    if result.role != FRONT_PAGE.value or withdraw is Withdraw.NEVER:
+        return False
+    if withdraw is Withdraw.ALWAYS:
+        return True
+    if receiver.hl7 is None:
+        return withdraw is Withdraw.OF_ROUTE
+    # It knows a report by OBR-3: the accession number, which all reports of the study have, or else its own UID. Under
+    # the accession number a message that withdraws this one would take back what has come in its place.
+    header = _reference(files, [result])
+    return header is None or not header.get("AccessionNumber")
 
 
 def _reference(files: InstanceFiles, results: list[VoidResult]) -> Dataset | None:

@@ -38,8 +38,6 @@ class StudyReport:
     report_uid : str
         SOP Instance UID of the front page.
     route : str
-    corrects : bool
-        Whether it takes the place of an earlier one.
     numbers : tuple of ReportedNumber
         Those of which the package says how they were measured: what is only predicted or auxiliary stays in the SR.
     paragraph : str
@@ -66,7 +64,6 @@ class StudyReport:
     created: str
     report_uid: str
     route: str
-    corrects: bool
     numbers: tuple[ReportedNumber, ...]
     paragraph: str
     sentences: tuple[str, ...]
@@ -100,7 +97,6 @@ def study_report(ledger: Ledger, job_id: int, path: Path) -> StudyReport:
     rejected = rejected_answers(ledger, job_id)
     report = replace(
         report,
-        corrects="PredecessorDocumentsSequence" in header,
         sentences=tuple(sentence for section in sections for sentence in section),
         told_as=rejected.told_as,
     )
@@ -122,7 +118,6 @@ def _without_rejected(
     }
     return replace(
         report,
-        corrects=True,
         withdrawn=rejected.of_all,
         rejected=frozenset(of_rejected),
         # It speaks of all of them.
@@ -157,9 +152,7 @@ def withdrawn_reports(ledger: Ledger, path: Path) -> tuple[StudyReport, ...]:
         job_id = closing_job_of(ledger, uid)
         if job_id is not None:
             report = _report(ledger, job_id, header, uid)
-            found.append(
-                replace(report, corrects=True, withdrawn=True, told_as="withdrawn", paragraph="", sentences=(why,))
-            )
+            found.append(replace(report, withdrawn=True, told_as="withdrawn", paragraph="", sentences=(why,)))
     return tuple(found)
 
 
@@ -180,7 +173,6 @@ def _report(ledger: Ledger, job_id: int, header: Dataset, report_uid: str) -> St
         created=f"{created}{_text(header, 'TimezoneOffsetFromUTC')}",
         report_uid=report_uid,
         route=summary.route,
-        corrects=False,
         numbers=tuple(one for one in numbers_from(summary.numbers) if one.method),
         paragraph=summary.paragraph,
         sentences=(),

@@ -58,7 +58,8 @@ from dicom_node.network.sender import (
 )
 from dicom_node.network.sop_classes import StorageCommitmentPushModel, StudyRootQueryRetrieveInformationModelFind
 from dicom_node.plain_json import jsonable
-from dicom_node.results.connection_test import connection_test_object, written
+from dicom_node.results.connection_test import connection_test_object
+from dicom_node.results.part10 import part10_file
 from dicom_node.results.rejection import REJECTION_SERIES, RejectedObject, RejectionReason, rejection_note
 from storage.ledger import Ledger, utc_now
 from storage.trials import begin_trial, end_trial, last_trials
@@ -140,7 +141,7 @@ def try_destination(configuration: Configuration, ledger: Ledger, destination: s
     )
     with tempfile.TemporaryDirectory() as folder:
         test, rejection = Path(folder) / "test.dcm", Path(folder) / "note.dcm"
-        test.write_bytes(written(image))
+        test.write_bytes(part10_file(image))
         rejection.write_bytes(note.content)
         files = read_dicom_file(test), read_dicom_file(rejection)
         trial = _Task(configuration, ledger, destination, profile, transaction, image, *files).run()

@@ -14,7 +14,7 @@ from dicom_node.config import HttpService, MailSecurity, MailSettings, Notificat
 from dicom_node.errors import PeerUnavailableError
 from dicom_node.notify.notices import Notice
 from dicom_node.notify.wording import body, read_notification_template, subject
-from dicom_node.web.client import client_context, credentials
+from dicom_node.web.client import http_client
 
 __all__ = ["Send", "channels"]
 
@@ -87,13 +87,7 @@ def _post(service: HttpService, node: str, notices: Sequence[Notice], text: str)
     }
     whom = f"notifications.webhook {service.url}"
     try:
-        with httpx.Client(
-            verify=client_context(service),
-            headers=credentials(service),
-            follow_redirects=False,
-            trust_env=False,
-            timeout=httpx.Timeout(_TIMEOUT_S, connect=service.connect_timeout_s),
-        ) as client:
+        with http_client(service, httpx.Timeout(_TIMEOUT_S, connect=service.connect_timeout_s)) as client:
             response = client.post(service.url, json=told)
     except (httpx.HTTPError, OSError) as error:
         raise PeerUnavailableError(

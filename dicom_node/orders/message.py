@@ -1,7 +1,7 @@
 """What an HL7 v2 message says of orders: ORM^O01 (v2.3 and later), OMG^O19 and OMI^O23 (v2.5), chapter 4.
 
-Read are MSH, ORC, OBR, DG1 and IPC, and of PID the numbers of the patient (PID-3). All other fields and segments that
-tell of the patient are dropped before anything is parsed.
+Read are MSH, ORC, OBR, DG1 and IPC, and of PID the numbers of the patient (PID-2 to PID-4). All other fields and
+segments that tell of the patient are dropped before anything is parsed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import hl7
 
@@ -48,8 +49,8 @@ _CODECS = {
 _UNSTATED = frozenset({"", "ASCII", "UNICODE"})
 """Where most senders write in UTF-8 or ISO 8859-1, whatever they say."""
 _READ = ("MSH", "PID", "ORC", "OBR", "DG1", "IPC")
-_OF_PATIENT = 3
-"""PID-3 is the last field of that segment that is read: the name comes behind it."""
+_PATIENT_IDENTIFIERS, _PATIENT_ID, _ALTERNATE_PATIENT_ID = 3, 2, 4
+"""Fields of PID. The name is the fifth: none behind these is read."""
 _WITH_ISSUER = frozenset({"IPC-1", "OBR-2", "OBR-3", "ORC-2", "ORC-3"})
 """Fields for an accession number that are entity identifiers; the others are text."""
 _LONGEST_READ = 65_536
@@ -58,6 +59,7 @@ _LONGEST_ACCESSION, _LONGEST_NUMBER, _LONGEST_CONTROL_ID = 64, 200, 199
 _CODED = (0, 1, 3, 4, 8)
 """Of CE and CWE: identifier, text, alternate identifier, alternate text, original text."""
 _NULL = '""'
+_T = TypeVar("_T")
 
 _MISSING_SEGMENT, _MISSING_FIELD, _DATA_TYPE, _TABLE_VALUE = "100", "101", "102", "103"
 _MESSAGE_TYPE, _EVENT, _PROCESSING_ID, _VERSION = "200", "201", "202", "203"
@@ -152,7 +154,7 @@ def read_orders(header: MessageHeader, block: bytes, settings: OrderSettings) ->
     lines = (text.replace("\r\n", "\r") if "\r" in text else text.replace("\n", "\r")).split("\r")
     of_fields = header.separators[0]
     wanted = [
-        of_fields.join(line.split(of_fields)[: _OF_PATIENT + 1]) if line[:3] == "PID" else line
+        of_fields.join(line.split(of_fields)[: _ALTERNATE_PATIENT_ID + 1]) if line[:3] == "PID" else line
         for line in lines
         if line[:3] in _READ and line[3:4] in ("", of_fields)
     ]
@@ -366,9 +368,18 @@ class _Reading:
         return []
 
     def _patients(self, pid: Sequence[str]) -> tuple[PatientIdentifier, ...]:
-        """All numbers of PID-3 with their assigning authorities (CX-4)."""
+        """All numbers of PID-3 with their assigning authorities (CX-4); where it has none, those of PID-2 and PID-4.
+
+        Up to HL7 v2.3 the number that the ordering system gave stood in PID-2, others in PID-4 (since v2.3.1, chapter
+        3, kept for such systems alone).
+        """
+        return self._numbers(pid, _PATIENT_IDENTIFIERS) or _once(
+            (*self._numbers(pid, _PATIENT_ID), *self._numbers(pid, _ALTERNATE_PATIENT_ID))
+        )
+
+    def _numbers(self, pid: Sequence[str], at: int) -> tuple[PatientIdentifier, ...]:
         found: dict[PatientIdentifier, None] = {}
-        for written in self._written(pid, _OF_PATIENT):
+        for written in self._written(pid, at):
             number = self._plain(written[0])
             if len(number) > _LONGEST_NUMBER:
                 raise OrderRefusedError("a number of the patient is too long", condition=_DATA_TYPE)
@@ -420,5 +431,5 @@ class _Reading:
         return " ".join(readable.split())
 
 
-def _once(values: Iterator[str] | Sequence[str]) -> tuple[str, ...]:
+def _once(values: Sequence[_T]) -> tuple[_T, ...]:
     return tuple(dict.fromkeys(values))

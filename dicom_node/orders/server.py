@@ -31,6 +31,7 @@ __all__ = ["OrderServer", "serve_orders"]
 _log = structlog.get_logger(__name__)
 
 _BEGIN, _END = b"\x0b", b"\x1c\x0d"
+_LINE_ENDS = b"\r\n"
 _WHOLE_S = 60.0
 """For a message that has begun to come, and for its acknowledgement to be taken."""
 _HANDSHAKE_S = 15.0
@@ -122,10 +123,20 @@ class OrderServer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEP_ALIVE:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        stray = 0
         while mark := await reader.read(1):
+            if mark in _LINE_ENDS:
+                # Between two messages, as of a sender that keeps them in text files: no message is lost by that.
+                stray += 1
+                await asyncio.sleep(0)
+                continue
             if mark != _BEGIN:
-                _log.warning("connection closed: what came is no MLLP", address=address)
+                # The one byte: what follows may be a message without its mark, and that is patient data.
+                _log.warning("connection closed: what came is no MLLP", address=address, byte=f"0x{mark.hex()}")
                 return
+            if stray:
+                _log.info("line ends between messages passed over", address=address, bytes=stray)
+                stray = 0
             try:
                 block: bytes | None = (await asyncio.wait_for(reader.readuntil(_END), _WHOLE_S))[: -len(_END)]
             except asyncio.LimitOverrunError:

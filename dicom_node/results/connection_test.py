@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import io
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydicom import dcmwrite
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, SecondaryCaptureImageStorage
 
-from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, SOFTWARE_VERSION
+from dicom_node.implementation import SOFTWARE_VERSION
 
-__all__ = ["TEST_PATIENT_ID", "connection_test_object", "written"]
+__all__ = ["TEST_PATIENT_ID", "connection_test_object"]
 
 TEST_PATIENT_ID = "DICOM-NODE-TEST"
 _SIDE = 256
@@ -63,17 +61,3 @@ def _pixels() -> np.ndarray:
     draw.text((28, 100), "TEST", fill=255, font_size=48)
     draw.text((28, 160), "of a connection, no patient", fill=255, font_size=14)
     return np.asarray(page, np.uint8)
-
-
-def written(image: Dataset) -> bytes:
-    """The object as a Part 10 file in Explicit VR Little Endian."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    image.file_meta = meta
-    buffer = io.BytesIO()
-    dcmwrite(buffer, image, enforce_file_format=True, implicit_vr=False, little_endian=True)
-    return buffer.getvalue()

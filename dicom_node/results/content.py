@@ -35,7 +35,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_node.implementation import SOFTWARE_VERSION
-from dicom_node.results.codes import ARTIFICIAL_INTELLIGENCE, MR_OF_HEART, code_item, private
+from dicom_node.results.codes import ARTIFICIAL_INTELLIGENCE, MR_OF_HEART, private
 from dicom_node.results.header import (
     MANUFACTURER,
     ResultContext,
@@ -314,8 +314,3 @@ def _hierarchy(study_instance_uid: object, instances: Iterable[tuple[str, str, s
         series.ReferencedSOPSequence = listed
         study.ReferencedSeriesSequence.append(series)
     return study
-
-
-def as_code_items(*listed: Code) -> list[Dataset]:
-    """Items of a code sequence."""
-    return [code_item(code) for code in listed]

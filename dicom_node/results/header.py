@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import correct_ambiguous_vr
-from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.config import ResultSettings
-from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, SOFTWARE_VERSION
+from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.results.codes import (
     ACQUISITION_EQUIPMENT,
     PRIVATE_DESIGNATOR,
@@ -24,6 +21,7 @@ from dicom_node.results.codes import (
 )
 from dicom_node.results.dates import last_acquired, local_time, offset_text
 from dicom_node.results.identity import CarriedIdentity, ResultIdentity, one_line
+from dicom_node.results.part10 import part10_file
 from dicom_node.results.roles import USUAL, ResultRole, Variant
 from dicom_node.results.stated import stated
 from dicom_node.results.uids import derive_uid
@@ -257,17 +255,7 @@ def encoded(context: ResultContext, dataset: Dataset) -> bytes:
     correct_ambiguous_vr(dataset, is_little_endian=True)
     dataset.TimezoneOffsetFromUTC = context.timezone_offset
     context.carried.apply(dataset)
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    dataset.file_meta = meta
-    buffer = io.BytesIO()
-    dcmwrite(buffer, dataset, enforce_file_format=True, implicit_vr=False, little_endian=True)
-    return buffer.getvalue()
+    return part10_file(dataset)
 
 
 def _uses_private_code(dataset: Dataset) -> bool:

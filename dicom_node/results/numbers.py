@@ -69,11 +69,11 @@ class ReportedNumber:
         return None if self.lower is None or self.upper is None else (self.upper - self.lower) / 2
 
     @property
-    def is_normal(self) -> bool | None:
-        """Whether the value lies within its normal range; ``None`` where there is none."""
+    def flag(self) -> str:
+        """Below, above or within its normal range: L, H or N (HL7 table 0078); empty where it has none."""
         if self.normal_lower is None or self.normal_upper is None:
-            return None
-        return self.normal_lower <= self.value <= self.normal_upper
+            return ""
+        return "L" if self.value < self.normal_lower else "H" if self.value > self.normal_upper else "N"
 
 
 def unit_of(name: str) -> str:

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydicom import dcmwrite
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
 from pydicom.sr.coding import Code
-from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
+from pydicom.uid import KeyObjectSelectionDocumentStorage
 
-from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.results.codes import code_item
 from dicom_node.results.identity import CARRIED
+from dicom_node.results.part10 import part10_file
 from dicom_node.results.uids import derive_uid
 
 __all__ = ["REJECTION_SERIES", "RejectedObject", "RejectionNote", "RejectionReason", "rejection_note"]
@@ -108,7 +106,7 @@ def rejection_note(
     note.SeriesDate, note.SeriesTime = note.ContentDate, note.ContentTime
     note.CurrentRequestedProcedureEvidenceSequence = [_evidence(note.StudyInstanceUID, ordered)]
     _write_content(note, ordered, reason, sentence)
-    return RejectionNote(note.SOPInstanceUID, note.SeriesInstanceUID, _file(note))
+    return RejectionNote(note.SOPInstanceUID, note.SeriesInstanceUID, part10_file(note))
 
 
 def _zone(reference: Dataset) -> dt.tzinfo | None:
@@ -162,16 +160,3 @@ def _content_item(one: RejectedObject) -> Dataset:
     item.ValueType = "COMPOSITE" if one.sop_class_uid.startswith(_DOCUMENTS) else "IMAGE"
     item.ReferencedSOPSequence = [_reference(one)]
     return item
-
-
-def _file(note: Dataset) -> bytes:
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = note.SOPClassUID, note.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    note.file_meta = meta
-    buffer = io.BytesIO()
-    dcmwrite(buffer, note, enforce_file_format=True, implicit_vr=False, little_endian=True)
-    return buffer.getvalue()

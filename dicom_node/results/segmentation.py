@@ -53,6 +53,18 @@ class EncodedSegmentation:
     labels: NDArray[np.uint8]
     references: tuple[FrameSource, ...]
 
+    @property
+    def source(self) -> FrameSource:
+        """The object as something that another result refers to."""
+        return FrameSource(
+            sop_class_uid=str(self.dataset.SOPClassUID),
+            sop_instance_uid=str(self.dataset.SOPInstanceUID),
+            series_instance_uid=str(self.dataset.SeriesInstanceUID),
+            frame_number=None,
+            instance_number=1,
+            trigger_time_ms=None,
+        )
+
 
 def tracking_uid(context: ResultContext, role: ResultRole, codes: SegmentCodes) -> str:
     """Tracking UID of a segment, shared by the SEG and by the measurement group of the report."""

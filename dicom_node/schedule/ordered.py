@@ -14,7 +14,7 @@ from dicom_node.errors import raised_at
 from dicom_node.schedule.completeness import study_reading
 from dicom_node.schedule.correcting import correcting_series, with_corrections
 from dicom_node.schedule.routed import jobs_of_route
-from storage.jobs import add_jobs
+from storage.jobs import SCHEDULER, add_jobs
 from storage.ledger import Ledger, LedgerError
 from storage.orders import (
     NewOrder,
@@ -150,7 +150,7 @@ def _analysed(
     created: tuple[int, ...] = ()
     if jobs:
         jobs = with_corrections(jobs, correcting_series(ledger, reading.contents))
-        created = add_jobs(ledger, reading.contents, jobs, reason="an order came", by="scheduler", now=now)
+        created = add_jobs(ledger, reading.contents, jobs, reason="an order came", by=SCHEDULER, now=now)
         _log.info(
             "study scheduled for its order",
             study_instance_uid=study.study_instance_uid,

@@ -90,6 +90,13 @@ _PATTERNS = (
 )
 
 
+_DIFFERS = {
+    WhyUnused.PATIENT: "the patient differs",
+    WhyUnused.ZEROS: "the number of the patient differs, by leading zeros alone",
+    WhyUnused.ISSUER: "the issuer of the accession number differs",
+}
+
+
 def explain(
     routes: Mapping[str, Route], series: Sequence[Series], orders: StudyOrders = NO_ORDERS
 ) -> tuple[RouteExplanation, ...]:
@@ -225,7 +232,7 @@ def _check_orders(rule: OrderRule, orders: StudyOrders) -> KeyCheck:
     given = rule.model_dump(exclude_none=True).items()
     patterns = " and ".join(f"{key} {pattern!r}" for key, pattern in given)
     unused = "".join(
-        f"; {count} under its accession number {'is' if count == 1 else 'are'} not used, as the {why} differs"
+        f"; {count} under its accession number {'is' if count == 1 else 'are'} not used, as {_DIFFERS[why]}"
         for why in WhyUnused
         if (count := sum(one.why is why for one in orders.unused))
     )

@@ -30,7 +30,7 @@ from dicom_node.network.sender import SLOWEST_LINK_BYTES_PER_S, DicomFile, EchoR
 from dicom_node.web.multipart import MediaType, MultipartWriter
 from dicom_node.web.store_response import DICOM_JSON, StoreOutcome, read_store_response
 
-__all__ = ["NOT_NOW", "DicomWebClient", "ask", "client_context", "credentials", "retry_after_s"]
+__all__ = ["NOT_NOW", "DicomWebClient", "ask", "http_client", "retry_after_s"]
 
 LONGEST_ANSWER_S = 90.0
 """To a large request, whose answer may take longer than ``delivery.response_timeout_s``."""
@@ -60,15 +60,7 @@ class DicomWebClient:
         self._url, self._response_timeout_s = service.url, response_timeout_s
         self._connect_timeout_s = service.connect_timeout_s
         try:
-            # What is configured is all that counts: no proxies and no password files from the environment. Redirects
-            # are not followed, least of all with credentials or images.
-            self._http = httpx.Client(
-                verify=client_context(service),
-                headers=credentials(service),
-                follow_redirects=False,
-                trust_env=False,
-                timeout=self._timeout(0),
-            )
+            self._http = http_client(service, self._timeout(0))
         except (ConfigurationError, OSError) as error:
             what = error.what if isinstance(error, ConfigurationError) else f"a certificate cannot be used: {error}"
             subject = error.subject if isinstance(error, ConfigurationError) else self._url
@@ -248,14 +240,30 @@ def ask(service: WebDestination, response_timeout_s: float) -> EchoResult:
     return EchoResult(time.monotonic() - started, error)
 
 
-def client_context(service: HttpService) -> ssl.SSLContext:
-    """What a service must prove, and this node's certificate, if it has one.
+def http_client(service: HttpService, timeout: httpx.Timeout) -> httpx.Client:
+    """A client of a service that is configured; use it as a context.
+
+    What is configured is all that counts: no proxies and no password files from the environment. Redirects are not
+    followed, least of all with credentials or images.
 
     Raises
     ------
+    ConfigurationError
+        A secret cannot be read.
     OSError
         A certificate cannot be used.
     """
+    return httpx.Client(
+        verify=_client_context(service),
+        headers=_credentials(service),
+        follow_redirects=False,
+        trust_env=False,
+        timeout=timeout,
+    )
+
+
+def _client_context(service: HttpService) -> ssl.SSLContext:
+    """What a service must prove, and this node's certificate, if it has one."""
     context = ssl.create_default_context(cafile=service.trusted)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if service.certificate is not None:
@@ -263,14 +271,8 @@ def client_context(service: HttpService) -> ssl.SSLContext:
     return context
 
 
-def credentials(service: HttpService) -> dict[str, str]:
-    """Headers that prove who this node is.
-
-    Raises
-    ------
-    ConfigurationError
-        A secret cannot be read.
-    """
+def _credentials(service: HttpService) -> dict[str, str]:
+    """Headers that prove who this node is."""
     if service.token is not None:
         return {"Authorization": f"Bearer {service.token.read()}"}
     if service.basic is not None:

@@ -16,7 +16,7 @@ from ledger_rows import DELIVERED, close_versions, route
 from network.objects import MR, encoded, mr_image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 
 from dicom_node import cli
 from dicom_node.commands.terminal import console
@@ -28,6 +28,7 @@ from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.watermarks import Watermarks
 from dicom_node.results.iod import iod_findings
 from storage.assessments import assess
+from storage.closing import FRONT_PAGE
 from storage.deliveries import Selection, claim_deliveries, delivery_failed, delivery_sent, requeue_deliveries
 from storage.files import RESULTS, InstanceFiles
 from storage.identity import bind
@@ -41,10 +42,20 @@ from storage.jobs import (
     studies_to_consider,
     study_contents,
 )
-from storage.ledger import Ledger, open_ledger, utc_now
+from storage.ledger import Ledger, open_ledger, record_event, utc_now
 from storage.overview import quarantine_overviews, study_overviews
 from storage.retention import sweep_files
-from storage.schema import AssessmentResult, DeliveryState, EventRow, InstanceRow, JobRow, JobState, ResultRow, Verdict
+from storage.schema import (
+    AssessmentResult,
+    AssessmentRow,
+    DeliveryState,
+    EventRow,
+    InstanceRow,
+    JobRow,
+    JobState,
+    ResultRow,
+    Verdict,
+)
 from storage.set_aside import set_study_aside, why_set_aside
 
 STUDY, SERIES = "1.2.3", "1.2.3.1"
@@ -287,6 +298,71 @@ def test_a_version_that_another_route_took_over_leaves_nothing_of_the_one_before
     with node.ledger.transaction() as session:
         session.get_one(JobRow, job.id).verdict = Verdict.DELIVERED
     assert reject_superseded(node.ledger, node.files, routes_of(node), utc_now()) == 1
+
+
+def _left(node: Node, package: str = "ventricular_function", *, by: str = "scheduler") -> Configuration:
+    """An order let one route analyse the first version; the second, without it, is that of the one that stands back."""
+    images = _images(6)
+    node.receive(*images[:3])
+    node.analyse()  # takes the first version for the node
+    with node.ledger.transaction() as session:
+        session.execute(update(JobRow).values(route="infarct"))
+        session.execute(update(JobRow).where(JobRow.package != FRONT_PAGE).values(package=package))
+        record_event(session, "route run", STUDY, at=utc_now(), study_id=1, routes=["infarct"], by=by)
+    node.receive(*images[3:])
+    return routes_of(node)
+
+
+def test_what_an_order_had_asked_for_goes_once_a_later_version_is_analysed_without_it(node: Node) -> None:
+    settings = _left(node, "obstruction")
+    node.analyse(close=False)
+    # The front page of the later version is still to come.
+    assert reject_superseded(node.ledger, node.files, settings, utc_now()) == 0
+    close_versions(node.ledger, utc_now())
+    for other in (node.configuration, routes_of(node, destinations=("pacs", "plain", "other"))):
+        assert reject_superseded(node.ledger, node.files, other, utc_now()) == 0
+    assert reject_superseded(node.ledger, node.files, settings, utc_now()) == 1
+    assert reject_superseded(node.ledger, node.files, settings, utc_now()) == 0
+    (note,) = node.notes()
+    first, *_ = overview(node.ledger)
+    (series,) = note.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert [item.ReferencedSOPInstanceUID for item in series.ReferencedSOPSequence] == [first.sop_instance_uid]
+    assert "version 2 of this study" in note.ContentSequence[0].TextValue
+    assert "an order that was cancelled" in note.ContentSequence[0].TextValue
+
+
+def test_what_the_later_version_did_not_find_again_and_what_a_person_asked_for_stays(node: Node) -> None:
+    settings = _left(node)
+    node.analyse()
+    with node.ledger.transaction() as session:
+        later = session.scalars(select(JobRow).where(JobRow.route == "cine", JobRow.package != FRONT_PAGE)).one()
+        later.verdict = Verdict.DECLINED
+    assert reject_superseded(node.ledger, node.files, settings, utc_now()) == 0
+    with node.ledger.transaction() as session:
+        session.get_one(JobRow, later.id).verdict = Verdict.DELIVERED
+        by_hand = {"routes": ["infarct"], "by": "ann"}
+        session.execute(update(EventRow).where(EventRow.kind == "route run").values(detail=by_hand))
+    assert reject_superseded(node.ledger, node.files, settings, utc_now()) == 0
+    with node.ledger.transaction() as session:
+        session.execute(
+            update(EventRow).where(EventRow.kind == "route run").values(detail=by_hand | {"routes": ["cine"]})
+        )
+    judged, *_ = (one.job_id for one in overview(node.ledger))
+    assess(node.ledger, judged, AssessmentResult.ACCEPTED, comment="", by="ann", now=utc_now())
+    assert reject_superseded(node.ledger, node.files, settings, utc_now()) == 0
+    with node.ledger.transaction() as session:
+        session.execute(delete(AssessmentRow))
+    assert reject_superseded(node.ledger, node.files, settings, utc_now()) == 1
+
+
+def test_a_version_that_both_routes_analysed_leaves_nothing_behind(node: Node) -> None:
+    settings = _left(node, "obstruction")
+    node.analyse()
+    # An order came again, and what it asks for is to come.
+    contents = study_contents(node.ledger, STUDY)
+    routed = [route("infarct", (SERIES,), package="obstruction")]
+    assert add_jobs(node.ledger, contents, routed, reason="an order came", by="scheduler", now=utc_now())
+    assert reject_superseded(node.ledger, node.files, settings, utc_now()) == 0
 
 
 def test_a_note_is_what_its_iod_says(node: Node, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ledger_rows import DELIVERED, claim, receive_and_schedule
 from monai.data import load_decathlon_datalist
 from monai.transforms import LoadImage
 from network.running_node import configuration
+from result_rows import stored_results
 from results.synthetic import STUDY_UID, Cine, write_cine
 
 from dicom_node import cli
@@ -25,7 +26,7 @@ from pipelines.segmentation.labels import CineSegmentation, Label
 from storage.assessments import assess
 from storage.files import InstanceFiles
 from storage.identity import bind
-from storage.jobs import ResultRecord, complete_job
+from storage.jobs import complete_job
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.schema import AssessmentResult
 
@@ -47,27 +48,7 @@ class Node:
         """Keep what a job made of the study, and that somebody corrected it."""
         (job,) = receive_and_schedule(self.ledger, STUDY_UID)
         claimed = claim(self.ledger)
-        records = []
-        for one in done.objects:
-            stored = self.files.store(
-                one.content[132:],
-                file_meta=one.content[:132],
-                transfer_syntax_uid=one.transfer_syntax_uid,
-                folder="results",
-            )
-            records.append(
-                ResultRecord(
-                    role=one.role.value,
-                    sop_class_uid=one.sop_class_uid,
-                    sop_instance_uid=one.sop_instance_uid,
-                    series_instance_uid=one.series_instance_uid,
-                    series_description=one.series_description,
-                    path=stored.path,
-                    digest=stored.digest,
-                    size=stored.size,
-                    destinations=(),
-                )
-            )
+        records = stored_results(self.files, done.objects, delivered=False)
         assert complete_job(self.ledger, claimed, records, DELIVERED, now=utc_now())
         assess(self.ledger, job, AssessmentResult.CORRECTED, comment="base cut", by="curie", now=utc_now())
 

@@ -8,7 +8,6 @@ import datetime as dt
 import functools
 import re
 import secrets
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import requests
 import yaml
 from interop.ports import free_port, wait_until
 from network.running_node import configuration
+from served import served
 
 from dicom_node.config import (
     AuditSettings,
@@ -202,30 +202,12 @@ def console_thread(configuration: Configuration) -> Iterator[RunningConsole]:
     """The console role in a thread of this process, with a configuration file to edit."""
     file = configuration.storage.directory.parent / "config.yaml"
     write_file(file, configuration)
-    stop, ready = threading.Event(), threading.Event()
-    failures: list[BaseException] = []
-    ledger = open_ledger(configuration.storage.database)
-    files = InstanceFiles(configuration.storage.directory)
-    files.make_folders()
-    bind(ledger, files, now=utc_now())
-    running = RunningConsole(configuration, ledger, file)
-
-    def serve() -> None:
-        try:
-            serve_console(configuration, stop, file=file, ready=ready.set, renewed=running.renewed)
-        except BaseException as error:
-            failures.append(error)
-            ready.set()
-            raise
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    assert ready.wait(120)
-    assert not failures, failures
-    try:
-        yield running
-    finally:
-        stop.set()
-        thread.join(120)
-        ledger.close()
-        assert not thread.is_alive()
+    with contextlib.closing(open_ledger(configuration.storage.database)) as ledger:
+        files = InstanceFiles(configuration.storage.directory)
+        files.make_folders()
+        bind(ledger, files, now=utc_now())
+        running = RunningConsole(configuration, ledger, file)
+        with served(
+            lambda stop, ready: serve_console(configuration, stop, file=file, ready=ready, renewed=running.renewed)
+        ):
+            yield running

@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,8 +16,10 @@ from fhir.resources.R4B.bundle import Bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from interop.ports import free_port, wait_until
-from ledger_rows import claim, receive_and_schedule, route
+from ledger_rows import DELIVERED, an_instance, associate, claim, receive_and_schedule, route
 from network.running_node import configuration
+from pydicom import dcmread
+from result_rows import stored_results
 from results.synthetic import CREATED, STUDY_UID, Cine, write_cine
 
 from deliver.receivers import FhirReceiver, MllpReceiver, fhir_receiver, mllp_receiver
@@ -35,10 +38,10 @@ from dicom_node.config import (
 from dicom_node.deliver.deliver import Deliverer
 from dicom_node.deliver.fhir_bundle import transaction
 from dicom_node.deliver.oru import control_id, observation_message
-from dicom_node.deliver.rejection import reject_set
+from dicom_node.deliver.rejection import Withdraw, reject_set, reject_superseded
 from dicom_node.deliver.study_report import StudyReport
 from dicom_node.execute.process import Processed, process_front_page
-from dicom_node.execute.worker import _outcome, _parts
+from dicom_node.execute.worker import _outcome
 from dicom_node.results.front_page import ListedPackage
 from dicom_node.results.numbers import ReportedNumber, numbers_record
 from dicom_node.results.rejection import RejectionReason
@@ -52,8 +55,9 @@ from storage.deliveries import (
     delivery_sent,
     requeue_deliveries,
 )
-from storage.files import RESULTS, InstanceFiles
-from storage.jobs import Outcome, ResultRecord, complete_job
+from storage.files import InstanceFiles
+from storage.instances import close_association, record_instances
+from storage.jobs import Outcome, add_jobs, complete_job, create_jobs, study_contents
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import outages
 from storage.rejection import results_of_study
@@ -80,7 +84,6 @@ REPORT = StudyReport(
     created="20260301113000+0100",
     report_uid="2.25.1",
     route="cine",
-    corrects=False,
     numbers=(EF, GLS),
     paragraph="Linker Ventrikel: Ejektionsfraktion 46 % | ^ & ~ \\ Ende.\nZweite Zeile",
     sentences=("Ventricular function: analysed.",),
@@ -206,23 +209,7 @@ class Bench:
             outcome = Outcome(LedgerVerdict.DELIVERED, summary=reported)
             assert complete_job(ledger, job, [], outcome, now=utc_now())
         job = claim(ledger, at=utc_now())
-        records = []
-        for one in processed.objects:
-            meta, data = _parts(one.content)
-            stored = files.store(data, file_meta=meta, transfer_syntax_uid=one.transfer_syntax_uid, folder=RESULTS)
-            records.append(
-                ResultRecord(
-                    role=one.role.value,
-                    sop_class_uid=one.sop_class_uid,
-                    sop_instance_uid=one.sop_instance_uid,
-                    series_instance_uid=one.series_instance_uid,
-                    series_description=one.series_description,
-                    path=stored.path,
-                    digest=stored.digest,
-                    size=stored.size,
-                    destinations=tuple(sorted(one.destinations)),
-                )
-            )
+        records = stored_results(files, processed.objects)
         assert complete_job(ledger, job, records, _outcome(processed, {}, {}), now=utc_now())
         self.deliverer = Deliverer(node, ledger, files, "test")
 
@@ -346,7 +333,7 @@ def deleted(bench: Bench, why: RejectionReason) -> None:
     assert void is not None
     files = InstanceFiles(bench.node.storage.directory)
     about = {"sentence": "Wrong patient.", "reason": "study deleted", "by": "ann", "now": utc_now()}
-    withdraw = why is RejectionReason.PATIENT_SAFETY
+    withdraw = Withdraw.ALWAYS if why is RejectionReason.PATIENT_SAFETY else Withdraw.NEVER
     assert reject_set(bench.ledger, files, bench.node, void, why, **about, withdraw=withdraw)  # type: ignore[arg-type]
     delete_study(bench.ledger, STUDY_UID, reason="wrong patient", by="ann", now=utc_now())
 
@@ -463,6 +450,76 @@ def test_results_whose_time_has_come_are_not_withdrawn(
     deleted(bench, RejectionReason.RETENTION)
     assert len(states(bench.ledger)) == 2
     assert len(receivers[0].messages) == len(receivers[1].bundles) == 1
+
+
+def without_accession_number(processed: Processed) -> Processed:
+    objects = []
+    for one in processed.objects:
+        header = dcmread(BytesIO(one.content))
+        header.AccessionNumber = ""
+        header.save_as(content := BytesIO())
+        objects.append(dataclasses.replace(one, content=content.getvalue()))
+    return dataclasses.replace(processed, objects=tuple(objects))
+
+
+@pytest.mark.parametrize("accession", [True, False])
+def test_a_report_that_another_route_took_over_is_withdrawn_where_no_message_takes_its_place(
+    tmp_path: Path, processed: Processed, monkeypatch: pytest.MonkeyPatch, accession: bool
+) -> None:
+    monkeypatch.setenv("FHIR_TOKEN", "secret")
+    first = processed if accession else without_accession_number(processed)
+    with (
+        made_bench(tmp_path, first, {"ventricular_function": (EF,)}) as bench,
+        receivers_of(bench) as (ris, server),
+    ):
+        bench.rounds_until(COMMITTED)
+        contents = study_contents(bench.ledger, STUDY_UID)
+        routed = [route("infarct", (f"{STUDY_UID}.1",))]
+        assert add_jobs(bench.ledger, contents, routed, reason="an order came", by="scheduler", now=utc_now())
+        for _ in ("ventricular_function", "front page"):
+            assert complete_job(bench.ledger, claim(bench.ledger, at=utc_now()), [], DELIVERED, now=utc_now())
+        routes = {
+            "cine": Route(destinations=("ris", "fhir"), leaves_to=frozenset({"infarct"})),
+            "infarct": Route(destinations=("ris", "fhir")),
+        }
+        node = bench.node.model_copy(update={"routes": routes})
+        assert reject_superseded(bench.ledger, InstanceFiles(node.storage.directory), node, utc_now()) == 1
+        bench.rounds_until(COMMITTED)
+        assert [statuses(one) for one in server.bundles] == [
+            ["available", "preliminary", "preliminary"],
+            ["available", "entered-in-error", "entered-in-error"],
+        ]
+        assert "analysed again" in server.bundles[-1].entry[-1].resource.conclusion
+        # The message of the other route comes under the same OBR-3, where that is the accession number.
+        assert [str(one.segment("OBR")[25]) for one in ris.messages] == (["P"] if accession else ["P", "X"])
+        assert len({str(one.segment("OBR")[3]) for one in ris.messages}) == 1
+
+
+@pytest.mark.parametrize("accession", [True, False])
+def test_a_report_of_an_earlier_version_is_withdrawn_where_the_later_one_has_another_number(
+    tmp_path: Path, processed: Processed, monkeypatch: pytest.MonkeyPatch, accession: bool
+) -> None:
+    monkeypatch.setenv("FHIR_TOKEN", "secret")
+    first = processed if accession else without_accession_number(processed)
+    with (
+        made_bench(tmp_path, first, {"ventricular_function": (EF,)}) as bench,
+        receivers_of(bench) as (ris, server),
+    ):
+        bench.rounds_until(COMMITTED)
+        association = associate(bench.ledger, at=utc_now())
+        late = an_instance(association, 9, study=STUDY_UID, series=f"{STUDY_UID}.1")
+        record_instances(bench.ledger, [late], at=utc_now())
+        close_association(bench.ledger, association, outcome="released", at=utc_now())
+        routed = [route(series=(f"{STUDY_UID}.1",))]
+        contents = study_contents(bench.ledger, STUDY_UID)
+        assert create_jobs(bench.ledger, contents, routed, reason="test", now=utc_now())
+        for _ in ("ventricular_function", "front page"):
+            assert complete_job(bench.ledger, claim(bench.ledger, at=utc_now()), [], DELIVERED, now=utc_now())
+        files = InstanceFiles(bench.node.storage.directory)
+        assert reject_superseded(bench.ledger, files, bench.node, utc_now()) == 1
+        bench.rounds_until(COMMITTED)
+        assert [str(one.segment("OBR")[25]) for one in ris.messages] == (["P"] if accession else ["P", "X"])
+        assert len(server.bundles) == 1
 
 
 def test_what_fails_is_tried_again_and_sent_under_the_same_identity(

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.errors import StudyRefusedError
+from dicom_node.errors import GateError
 from dicom_node.roles import RoleContext
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def hang(*_paths: object, **_settings: object) -> ProcessedStudy:
 
 def refuse(*_paths: object, **_settings: object) -> ProcessedStudy:
     """An analysis with an error that no further attempt can help."""
-    raise StudyRefusedError("is not a heart", subject="study", remedy="send a heart")
+    raise GateError("is not a heart", subject="study", remedy="send a heart")
 
 
 def stumble(*_paths: object, **_settings: object) -> ProcessedStudy:

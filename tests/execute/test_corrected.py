@@ -23,6 +23,7 @@ from pydicom.uid import (
     SegmentationStorage,
     generate_uid,
 )
+from result_rows import stored_results
 from results.synthetic import STUDY_UID, Cine, write_cine
 
 from dicom_node.config import ConflictAnswer, DestinationProfile, ResultSettings, Route
@@ -38,7 +39,7 @@ from pipelines.segmentation.labels import CineSegmentation, Label
 from storage.assessments import assessments, note_corrections
 from storage.files import InstanceFiles
 from storage.instances import close_association, open_association
-from storage.jobs import Outcome, ResultRecord, claim_job, complete_job
+from storage.jobs import Outcome, claim_job, complete_job
 from storage.ledger import Ledger, open_ledger, utc_now
 from storage.schema import AssessmentResult, Verdict
 
@@ -299,27 +300,7 @@ class _Node:
         """Keep what the one job that waits came to."""
         job = claim_job(self.ledger, "w", utc_now() + dt.timedelta(hours=1))
         assert job is not None
-        records = []
-        for one in done.objects:
-            stored = self.files.store(
-                one.content[132:],
-                file_meta=one.content[:132],
-                transfer_syntax_uid=one.transfer_syntax_uid,
-                folder="results",
-            )
-            records.append(
-                ResultRecord(
-                    role=one.role.value,
-                    sop_class_uid=one.sop_class_uid,
-                    sop_instance_uid=one.sop_instance_uid,
-                    series_instance_uid=one.series_instance_uid,
-                    series_description=one.series_description,
-                    path=stored.path,
-                    digest=stored.digest,
-                    size=stored.size,
-                    destinations=(),
-                )
-            )
+        records = stored_results(self.files, done.objects, delivered=False)
         assert complete_job(self.ledger, job, records, Outcome(Verdict.DELIVERED), now=utc_now())
 
 

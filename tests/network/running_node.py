@@ -13,6 +13,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from interop.ports import free_port, listening, wait_until
+from served import served
 from sqlalchemy import select
 
 from dicom_node.config import (
@@ -119,29 +120,11 @@ def left_behind(receiver: RunningReceiver) -> list[Path]:
 @contextlib.contextmanager
 def receiver_thread(configuration: Configuration, *, name: str = "receiver") -> Iterator[RunningReceiver]:
     """A receiver in a thread of this process."""
-    stop, ready = threading.Event(), threading.Event()
-    failures: list[BaseException] = []
-
-    def serve() -> None:
-        try:
-            serve_receiver(configuration, stop, name=name, ready=ready.set)
-        except BaseException as error:
-            failures.append(error)
-            ready.set()
-            raise
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    assert ready.wait(60)
-    assert not failures, failures
-    ledger = open_ledger(configuration.storage.database)
-    try:
+    with (
+        served(lambda stop, ready: serve_receiver(configuration, stop, name=name, ready=ready)),
+        contextlib.closing(open_ledger(configuration.storage.database)) as ledger,
+    ):
         yield RunningReceiver(configuration, ledger)
-    finally:
-        ledger.close()
-        stop.set()
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 _spawn = multiprocessing.get_context("spawn")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE, N_ACTION
 from pynetdicom.sop_class import StorageCommitmentPushModel
+from served import served
 from sqlalchemy import select
 
 from dicom_node.config import Configuration, DeliveryPolicy, NodeSettings, Peer, PeerPermission
@@ -121,16 +121,8 @@ def committing(folder: Path, *, scanner_port: int | None = None, **changes: Any)
 
 @contextlib.contextmanager
 def deliverer_thread(node: Configuration) -> Iterator[None]:
-    stop, ready = threading.Event(), threading.Event()
-    thread = threading.Thread(target=serve_deliverer, args=(node, stop), kwargs={"ready": ready.set})
-    thread.start()
-    assert ready.wait(30)
-    try:
+    with served(lambda stop, ready: serve_deliverer(node, stop, ready=ready)):
         yield
-    finally:
-        stop.set()
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 def transactions(receiver: RunningReceiver) -> list[CommitmentTransactionRow]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 from collections.abc import Iterator
 
 from interop.ports import listening, wait_until
+from served import served
 
 from dicom_node.config import Configuration
 from dicom_node.orders.server import serve_orders
@@ -21,18 +21,9 @@ _BEGIN, _END = b"\x0b", b"\x1c\x0d"
 @contextlib.contextmanager
 def order_server(configuration: Configuration) -> Iterator[int]:
     """The role in a thread of this process, as the supervisor runs it; its port."""
-    stop, ready = threading.Event(), threading.Event()
-    context = RoleContext("orders", stop, ready.set)
-    thread = threading.Thread(target=serve_orders, args=(context, configuration), daemon=True)
-    thread.start()
-    assert ready.wait(60)
-    try:
+    with served(lambda stop, ready: serve_orders(RoleContext("orders", stop, ready), configuration)):
         assert configuration.orders.port is not None
         yield configuration.orders.port
-    finally:
-        stop.set()
-        thread.join(60)
-        assert not thread.is_alive()
     wait_until(lambda: not listening(configuration.orders.port or 0), seconds=30, what="the port is closed")
 
 

@@ -106,6 +106,26 @@ def test_of_a_patient_the_numbers_are_read_with_who_gave_them(pid3: str, patient
     assert read(without).changes[0].identity.patients == ()
 
 
+@pytest.mark.parametrize(
+    ("pid2", "pid3", "pid4", "numbers"),
+    [
+        ("P2", "P3", "P4", ["P3"]),
+        ("P2^^^HIS", "", "", ["P2"]),
+        ("P2", '""', "P4~P5", ["P2", "P4", "P5"]),
+        ("", "^^^HOSPITAL", "P4", ["P4"]),
+        ("P2", "", "P2", ["P2"]),
+    ],
+)
+def test_a_patient_has_the_numbers_that_old_systems_give_where_the_list_is_empty(
+    pid2: str, pid3: str, pid4: str, numbers: list[str]
+) -> None:
+    message = infarct_order().replace("|P1^^^HOSPITAL^MR|", f"{pid2}|{pid3}|{pid4}")
+    assert f"PID|1|{pid2}|{pid3}|{pid4}|" in message
+    (order,) = read(message).changes
+    assert [one.number for one in order.identity.patients] == numbers
+    assert "Müller" not in repr(order)
+
+
 def test_who_gave_an_accession_number_is_read_from_a_field_that_can_tell() -> None:
     orders = ("ORC|NW|4711^RIS^1.2.9^ISO|F8^MOD", "OBR|1|||MR|||||||||STEMI|||||A1^X")
     (order,) = read(order_message(*orders, "IPC|A1^HIS^1.2.3^ISO")).changes

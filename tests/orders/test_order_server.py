@@ -128,6 +128,27 @@ def test_what_is_no_order_is_rejected_and_the_connection_goes_on(tmp_path: Path,
         assert [one[0] for one in kept(ledger)] == ["A5"]
 
 
+def test_line_ends_between_messages_are_passed_over_and_anything_else_is_named_by_its_byte(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    with capture_logs() as lines, order_server(taking_orders(tmp_path)) as port:
+        with Sender(port) as sender:
+            sender.write(b"\r\n")
+            assert sender.send(infarct_order())[1][1] == "AA"
+            sender.write(b"\n")
+            assert sender.send(infarct_order("A2", control_id="2"))[1][1] == "AA"
+            assert sender.send(infarct_order("A3", control_id="3"))[1][1] == "AA"
+        with Sender(port) as sender:
+            # A message without its mark.
+            sender.write(b"\n" + infarct_order("A4", control_id="4").encode() + b"\x1c\r")
+            assert sender.closed()
+    assert [one[0] for one in kept(ledger)] == ["A1", "A2", "A3"]
+    passed_over = [one["bytes"] for one in lines if one["event"] == "line ends between messages passed over"]
+    assert passed_over == [2, 1]
+    assert [one["byte"] for one in lines if one["event"].startswith("connection closed")] == ["0x4d"]
+    assert "Müller" not in str(lines)
+
+
 def test_nobody_else_is_listened_to_and_no_more_than_there_is_room_for(tmp_path: Path, ledger: Ledger) -> None:
     with (
         order_server(taking_orders(tmp_path, senders=("10.0.0.0/24", "192.168.1.7"))) as port,

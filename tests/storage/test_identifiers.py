@@ -86,3 +86,22 @@ def test_what_a_later_message_does_not_state_stays() -> None:
     assert (later.accession_issuer, later.number_issuer) == (Issuer("PAS"), Issuer("RIS"))
     assert KeptIdentity.from_json({}) == KeptIdentity()
     assert KeptIdentity().may_be(OrderIdentity((patient("2"),), Issuer("PAS")))
+
+
+@pytest.mark.parametrize(
+    ("number", "alone"),
+    [
+        (patient("71", "ST MARY"), True),
+        (patient("071"), True),
+        (patient("00000000000000000071"), True),
+        (patient("71", "ST JOHN"), False),
+        (patient("710", "ST MARY"), False),
+        (patient("007N", "NATION"), False),
+    ],
+)
+def test_numbers_that_differ_by_leading_zeros_alone_differ_and_are_recognised(
+    number: PatientIdentifier, alone: bool
+) -> None:
+    kept = KeptIdentity.of(OrderIdentity((number,)))
+    assert kept.same_patient(IN_MARY) is False
+    assert kept.same_but_for_zeros(IN_MARY) is alone

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import requests
 from dicomweb_client.api import DICOMwebClient
 from interop.ports import free_port
 from network.running_node import RunningReceiver, configuration
+from served import served
 
 from dicom_node.config import Configuration, WebPeer, WebSettings
 from dicom_node.web.serve import serve_web
@@ -67,29 +67,11 @@ class RunningWeb(RunningReceiver):
 @contextlib.contextmanager
 def web_thread(configuration: Configuration) -> Iterator[RunningWeb]:
     """The web role in a thread of this process."""
-    stop, ready = threading.Event(), threading.Event()
-    failures: list[BaseException] = []
-
-    def serve() -> None:
-        try:
-            serve_web(configuration, stop, ready=ready.set)
-        except BaseException as error:
-            failures.append(error)
-            ready.set()
-            raise
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    assert ready.wait(60)
-    assert not failures, failures
-    ledger = open_ledger(configuration.storage.database)
-    try:
+    with (
+        served(lambda stop, ready: serve_web(configuration, stop, ready=ready)),
+        contextlib.closing(open_ledger(configuration.storage.database)) as ledger,
+    ):
         yield RunningWeb(configuration, ledger)
-    finally:
-        ledger.close()
-        stop.set()
-        thread.join(120)
-        assert not thread.is_alive()
 
 
 def web_node(folder: Path, **changes: object) -> Configuration:

@@ -15,7 +15,7 @@ from dicom_node.results.report import significant
 from dicom_node.results.roles import ResultRole
 from dicom_node.results.segment_volume import segment_volume
 from dicom_node.results.segmentation import EncodedSegmentation
-from pipelines.cine.stack import FrameSource, LateEnhancementStack
+from pipelines.cine.stack import LateEnhancementStack
 from pipelines.late_enhancement.findings import Extent, ExtentMethod, LateEnhancement
 
 __all__ = ["METHOD_WORDS", "SEGMENTATION", "enhancement_part"]
@@ -43,21 +43,13 @@ def enhancement_part(
     seg
         As the destination gets it.
     """
-    reference = FrameSource(
-        sop_class_uid=str(seg.dataset.SOPClassUID),
-        sop_instance_uid=str(seg.dataset.SOPInstanceUID),
-        series_instance_uid=str(seg.dataset.SeriesInstanceUID),
-        frame_number=None,
-        instance_number=1,
-        trigger_time_ms=None,
-    )
     volumes = [
         segment_volume(context, SEGMENTATION, seg, structure, found.geometry, f"{structure.name} LGE")
         for structure in seg.segments
     ]
     return ReportPart(
         groups=(_whole(context, found), *volumes, *_segments(context, found)),
-        evidence=(reference, *stack.sources),
+        evidence=(seg.source, *stack.sources),
         looked_at=frames_of([stack]),
         expected=(ExpectedReport(found.geometry),),
     )

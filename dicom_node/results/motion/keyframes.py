@@ -6,15 +6,13 @@ from collections.abc import Iterator, Mapping
 
 from highdicom.sr import (
     ContainerContentItem,
-    ImageContentItem,
-    RelationshipTypeValues,
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
-from dicom_node.results.content import contain, evidence, language, observation_context, text_item
+from dicom_node.results.content import contain, evidence, language, observation_context, source_image, text_item
 from dicom_node.results.header import ResultContext, series_dataset
 from dicom_node.results.roles import ResultRole
 from pipelines.cine.stack import CineStack, FrameSource, View
@@ -31,7 +29,6 @@ KEYFRAME_WORDS: dict[Keyframe, str] = {
     Keyframe.PEAK_FLOW: "peak early filling",
     Keyframe.MID_DIASTOLE: "mid-diastole",
 }
-_SOURCE = Code("260753009", "SCT", "Source")
 _ENGLISH = Code("en", "RFC5646", "English")
 
 
@@ -69,7 +66,7 @@ def _selection(
         *language(_ENGLISH),
         *observation_context(context),
         text_item(codes.DCM.KeyObjectDescription, f"{described}. Found by software; research use only."),
-        *(_image(source) for source in sources),
+        *(source_image(source) for source in sources),
     ]
     contain(root, tree)
     dataset.CurrentRequestedProcedureEvidenceSequence = [evidence(context, sources)]
@@ -77,13 +74,3 @@ def _selection(
         if element.keyword != "RelationshipType":
             dataset[element.tag] = element
     return dataset
-
-
-def _image(source: FrameSource) -> Dataset:
-    return ImageContentItem(
-        name=_SOURCE,
-        referenced_sop_class_uid=source.sop_class_uid,
-        referenced_sop_instance_uid=source.sop_instance_uid,
-        referenced_frame_numbers=None if source.frame_number is None else [source.frame_number],
-        relationship_type=RelationshipTypeValues.CONTAINS,
-    )

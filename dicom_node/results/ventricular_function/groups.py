@@ -56,7 +56,7 @@ from dicom_node.results.report import container, significant
 from dicom_node.results.roles import ResultRole
 from dicom_node.results.segment_volume import segment_volume
 from dicom_node.results.segmentation import EncodedSegmentation
-from pipelines.cine.stack import CineStack, CineStudy, FrameSource
+from pipelines.cine.stack import CineStack, CineStudy
 from pipelines.function.findings import Chamber, Quantity, SegmentalWall, VentricularFunction
 from pipelines.function.findings import Measurement as Number
 from pipelines.function.normals import ReferenceInterval
@@ -148,24 +148,10 @@ def function_part(
             *(_segments(context, content.function.wall) if content.function.wall is not None else ()),
         ),
         library=(_library(content.stack, made),),
-        evidence=(*_seg_sources(made), *(source for seg in made for source in seg.references)),
+        evidence=(*(seg.source for seg in made), *(source for seg in made for source in seg.references)),
         looked_at=frames_of(content.stacks),
         expected=(ExpectedReport(content.stack.geometry),),
     )
-
-
-def _seg_sources(segmentations: Iterable[EncodedSegmentation]) -> list[FrameSource]:
-    return [
-        FrameSource(
-            sop_class_uid=str(seg.dataset.SOPClassUID),
-            sop_instance_uid=str(seg.dataset.SOPInstanceUID),
-            series_instance_uid=str(seg.dataset.SeriesInstanceUID),
-            frame_number=None,
-            instance_number=1,
-            trigger_time_ms=None,
-        )
-        for seg in segmentations
-    ]
 
 
 def _library(stack: CineStack, segmentations: Iterable[EncodedSegmentation]) -> Dataset:
