@@ -97,9 +97,7 @@ def train_segmentation(
     folder = output / (model if fold < 0 else f"{model}-fold{fold}")
     go_on = None
     if from_model is not None:
-        go_on = Continuation(
-            from_model, add_phantoms, add_phantom_seed, phantom_share, rate, fault_rate=phantom_faults
-        )
+        go_on = Continuation(from_model, add_phantoms, add_phantom_seed, phantom_share, rate, fault_rate=phantom_faults)
     with shown_training("segmentation", as_json) as shown:
         result = train(
             acdc_set(data) if data is not None else phantom_set(phantoms or 0, phantom_seed),
