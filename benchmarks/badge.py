@@ -1,6 +1,6 @@
 """How far badge and intervals can be trusted: badge × error, and how often the truth lies inside.
 
-python benchmarks/badge.py --first 10000 --count 40 --limits   # what limits and interval factors are chosen from
+python benchmarks/badge.py --first 10000 --count 40 --limits   # what limits are chosen from
 python benchmarks/badge.py --first 4000 --count 40             # what is reported
 python benchmarks/badge.py --acdc DIR --fold 0                 # patients the network has not seen, two phases each
 
@@ -27,10 +27,9 @@ from pipelines import phantom
 from pipelines.cine.stack import CineStack, FrameSource, PhaseEncoding, StackGeometry, StudyContext, View
 from pipelines.errors import AnalysisRefused
 from pipelines.function.curves import find_keyframes
-from pipelines.function.findings import Chamber, Measurement, VentricularFunction
+from pipelines.function.findings import Measurement, VentricularFunction
 from pipelines.function.measure import measure_function
 from pipelines.function.slices import SliceMeasures, measure_slices
-from pipelines.function.uncertainty import KeyPhase, endocardial_surface, other_errors
 from pipelines.models.registry import list_models
 from pipelines.phantom import Dialect, Disease, Fault, PhantomRecipe, measure_truth, simulate
 from pipelines.phantom.assembled import cine_stack
@@ -40,8 +39,6 @@ from pipelines.segmentation.labels import CineSegmentation
 from pipelines.segmentation.segment import FINE_MODEL, LOCALISER, segment
 
 RUNS = Path(__file__).parent.parent / "runs" / "badge"
-NOT_IMAGED_WHOLE = frozenset({Fault.MISSING_SLICES, Fault.WRONG_VIEW, Fault.POOR_COVERAGE})
-"""What these hide is an error of the acquisition: the checks must find it, the contours are not to blame."""
 DISEASES = (Disease.NORMAL, Disease.DCM, Disease.HCM, Disease.INFARCT, Disease.RV_OVERLOAD)
 PHASES = 20
 NUMBERS = ("LVEDV", "LVESV", "LVSV", "LVEF", "LVM", "RVEDV", "RVESV", "RVSV", "RVEF")
@@ -294,42 +291,6 @@ def show_cases(cases: list[Judged]) -> None:
         print(f"{case.case.name:12s} {case.case.fault:15s} {case.badge:9s} {said}  outside: {out}  {why}")
 
 
-def show_errors(cases: list[Judged]) -> None:
-    """What CONTOUR_ERROR_MM and MASS_ERROR are taken from: the displacement of the contours that explains each error.
-
-    That is what is left of the error of a volume when scatter and the basal slice have had their share.
-    """
-    whole = [case for case in cases if not set(case.case.fault.split("+")) & NOT_IMAGED_WHOLE]
-    print(
-        f"\nmean displacement of the drawn endocardium, mm, of {len(whole)} imaged whole (+: the true one is outside)"
-    )
-    for chamber in Chamber:
-        for phase in KeyPhase:
-            off = np.array([_displacement_mm(case, chamber, phase) for case in whole if _has(case, chamber)])
-            print(f"{chamber} {phase}: 95 % within {np.quantile(np.abs(off), 0.95):.2f}   (mean {off.mean():+.2f})")
-    mass = np.array([-errors(case)["LVM"] / measured(case)["LVM"].value for case in whole if case.function])
-    print(f"mass, fraction: 95 % within {np.quantile(np.abs(mass), 0.95):.2f}   (mean {mass.mean():+.2f})")
-
-
-def _has(case: Judged, chamber: Chamber) -> bool:
-    return case.function is not None and (chamber is Chamber.LV or case.function.rv is not None)
-
-
-def _displacement_mm(case: Judged, chamber: Chamber, phase: KeyPhase) -> float:
-    """Mean distance, mm, by which the true surface lies outside (+) or inside (−) of the drawn one."""
-    assert case.function is not None
-    assert case.slices is not None
-    found = case.function.lv if chamber is Chamber.LV else case.function.rv
-    assert found is not None
-    name, at = f"{chamber}{phase}V", case.function.keyframes
-    index = at.end_diastole if phase is KeyPhase.END_DIASTOLE else at.end_systole
-    wrong = case.case.truth[name] - float(found.curve.ml[index])
-    rest = other_errors(chamber, case.slices, found.curve, at)[phase]
-    explained = rest[1] if wrong > 0 else rest[0]
-    surface = endocardial_surface(case.slices.areas(chamber)[index], case.slices.intervals_mm)
-    return float(np.sign(wrong) * np.sqrt(max(wrong**2 - explained**2, 0.0)) / surface)
-
-
 def show_limits(cases: list[Judged]) -> None:
     """For each check, where its values lie when the numbers are right and when they are not.
 
@@ -370,7 +331,6 @@ def main() -> None:
     parser.add_argument("--acdc", type=Path, help="folder of ACDC: report on patients instead")
     parser.add_argument("--fold", type=int, default=0, help="the fold that the network has not seen")
     parser.add_argument("--cases", action="store_true", help="one line a case too")
-    parser.add_argument("--errors", action="store_true", help="what the intervals are calibrated with")
     parser.add_argument("--limits", action="store_true", help="what the limits of the checks are chosen from")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -385,8 +345,6 @@ def main() -> None:
         show([case for case in cases if case.case.fault != "none"], "with a fault")
     if options.cases:
         show_cases(cases)
-    if options.errors:
-        show_errors(cases)
     if options.limits:
         show_limits(cases)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipelines.cine.stack import CineStack
 from pipelines.function.findings import VentricularFunction
 from pipelines.function.slices import SliceMeasures
 from pipelines.quality.acquisition import acquisition_findings
-from pipelines.quality.findings import BEST_OVERALL, Grade, QualityAssessment
+from pipelines.quality.findings import BEST_OVERALL, Grade, QualityAssessment, QualityFinding
 from pipelines.quality.limits import QualityLimits
 from pipelines.quality.long_axis import long_axis_findings
 from pipelines.quality.measurement import measurement_findings
 from pipelines.quality.right_ventricle import right_ventricle_findings
 from pipelines.segmentation.labels import CineSegmentation
 
-__all__ = ["assess_quality"]
+__all__ = ["assess_quality", "overall_grade"]
 
 DEFAULT_LIMITS = QualityLimits()
 
@@ -34,8 +36,13 @@ def assess_quality(
     findings += measurement_findings(stack, segmentation, slices, function, limits)
     findings += right_ventricle_findings(stack, slices, function, limits)
     findings += long_axis_findings(slices, function, limits)
-    overall = max(BEST_OVERALL, *(finding.grade for finding in findings))
+    overall = overall_grade(findings)
     refusal = None
     if overall is Grade.UNUSABLE:
         refusal = " ".join(finding.sentence for finding in findings if finding.grade is Grade.UNUSABLE)
     return QualityAssessment(findings, overall, refusal)
+
+
+def overall_grade(findings: Sequence[QualityFinding]) -> Grade:
+    """Confidence in the measurement as a whole, by all that was found."""
+    return max(BEST_OVERALL, *(finding.grade for finding in findings))
