@@ -2,6 +2,7 @@
 
 python benchmarks/badge.py --first 10000 --count 40 --limits   # what limits are chosen from
 python benchmarks/badge.py --first 4000 --count 40             # what is reported
+python benchmarks/badge.py --acdc DIR --fold 1 --style ge --errors   # beside `evaluate volumes --calibrate`: patients
 python benchmarks/badge.py --acdc DIR --fold 0                 # patients the network has not seen, two phases each
 
 Every second phantom has a fault. Segmentations are kept under ``runs/badge``, by recipe and weights: only the first run
@@ -26,10 +27,13 @@ from scipy.stats import spearmanr
 from pipelines import phantom
 from pipelines.cine.stack import CineStack, FrameSource, PhaseEncoding, StackGeometry, StudyContext, View
 from pipelines.errors import AnalysisRefused
+from pipelines.evaluation.foreign_style import ForeignStyle, restyle
+from pipelines.evaluation.volume_calibration import LEVEL_OF_PATIENTS, contour_error, displacement_mm
 from pipelines.function.curves import find_keyframes
-from pipelines.function.findings import Measurement, VentricularFunction
+from pipelines.function.findings import Chamber, Measurement, VentricularFunction
 from pipelines.function.measure import measure_function
 from pipelines.function.slices import SliceMeasures, measure_slices
+from pipelines.function.uncertainty import KeyPhase, volume_errors
 from pipelines.models.registry import list_models
 from pipelines.phantom import Dialect, Disease, Fault, PhantomRecipe, measure_truth, simulate
 from pipelines.phantom.assembled import cine_stack
@@ -137,7 +141,7 @@ def phantom_case(seed: int) -> Case:
     return Case(str(seed), "+".join(sorted(recipe.faults)) or "none", stack, found, truth)
 
 
-def patient_cases(data: Path, fold: int) -> Iterator[Case]:
+def patient_cases(data: Path, fold: int, style: ForeignStyle | None) -> Iterator[Case]:
     """Patients of ACDC that a fold holds out: end diastole and end systole."""
     from pipelines.evaluation.segmentation import cases_of_fold, volumes
     from pipelines.training.acdc import find_patients, read_patient, to_stack
@@ -145,7 +149,9 @@ def patient_cases(data: Path, fold: int) -> Iterator[Case]:
     folders = {folder.name: folder for folder in find_patients(data)}
     for identifier in cases_of_fold(data, fold):
         patient = read_patient(folders[identifier])
-        path = RUNS / f"whole-{identifier}-{weights()}.npz"
+        if style is not None:
+            patient = restyle(patient, style)
+        path = RUNS / f"whole-{identifier}-{style or 'acquired'}-{weights()}.npz"
         if not path.exists():
             stack = to_stack(patient)
             found = segment(stack)
@@ -291,6 +297,27 @@ def show_cases(cases: list[Judged]) -> None:
         print(f"{case.case.name:12s} {case.case.fault:15s} {case.badge:9s} {said}  outside: {out}  {why}")
 
 
+def show_errors(cases: list[Judged]) -> None:
+    """How far contours are off, as ``dicom-node evaluate volumes --calibrate`` tells it of phantoms."""
+    print("\nmean distance by which the true endocardium lies inside and outside of the drawn one, mm, 90 %")
+    for chamber in Chamber:
+        for phase in KeyPhase:
+            off = [_displacement_mm(case, chamber, phase) for case in cases]
+            known = np.array([distance for distance in off if distance is not None])
+            found = contour_error(known, LEVEL_OF_PATIENTS)
+            print(f"{chamber} {phase}: {found.cases} cases, {found.inside:.2f} inside, {found.outside:.2f} outside")
+
+
+def _displacement_mm(case: Judged, chamber: Chamber, phase: KeyPhase) -> float | None:
+    if case.function is None or case.slices is None:
+        return None
+    found = case.function.lv if chamber is Chamber.LV else case.function.rv
+    if found is None:
+        return None
+    off = volume_errors(chamber, case.slices, found.curve, case.function.keyframes)[phase]
+    return displacement_mm(off, case.case.truth[f"{chamber}{phase}V"])
+
+
 def show_limits(cases: list[Judged]) -> None:
     """For each check, where its values lie when the numbers are right and when they are not.
 
@@ -330,12 +357,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--acdc", type=Path, help="folder of ACDC: report on patients instead")
     parser.add_argument("--fold", type=int, default=0, help="the fold that the network has not seen")
+    parser.add_argument("--style", type=ForeignStyle, help="patients with the look of another scanner")
+    parser.add_argument("--errors", action="store_true", help="how far contours are off")
     parser.add_argument("--cases", action="store_true", help="one line a case too")
     parser.add_argument("--limits", action="store_true", help="what the limits of the checks are chosen from")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.acdc:
-        cases = [judge(case) for case in patient_cases(options.acdc, options.fold)]
+        cases = [judge(case) for case in patient_cases(options.acdc, options.fold, options.style)]
         print("Two phases a patient: the check of the number of phases grades all of them POOR.")
         show(cases, f"ACDC, fold {options.fold}")
     else:
@@ -345,6 +374,8 @@ def main() -> None:
         show([case for case in cases if case.case.fault != "none"], "with a fault")
     if options.cases:
         show_cases(cases)
+    if options.errors:
+        show_errors(cases)
     if options.limits:
         show_limits(cases)
 
