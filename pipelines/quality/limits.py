@@ -63,7 +63,7 @@ class QualityLimits:
         9,
         3,
         -math.inf,
-        "11.9 and more in 24 phantoms of usual signal, 7.1 in one of a quarter of it (seeds 57000 …, 59100 …); below 3 "
+        "12.5 and more in 26 phantoms of usual signal, 7.1 in one of a quarter of it (seeds 57000 …, 59100 …); below 3 "
         "nothing is told from noise (Rose, J Opt Soc Am 1948;38:196)",
     )
     ghosts_percent: Limit = Limit(
