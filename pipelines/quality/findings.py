@@ -23,7 +23,8 @@ class Grade(enum.IntEnum):
 
 CONFIDENCE_MEANS = {
     Grade.EXCELLENT: "no check is of concern, noise, ghosts and triggers are within limits and the base is cut at the "
-    "mitral plane; so graded, simulated hearts had LVEF within 3 points, which patients have not shown",
+    "mitral plane; LVEF was within 3 points in all of 6 simulated hearts so graded, which are few, and no patient "
+    "was graded so",
     Grade.GOOD: "no check is of concern, but one that EXCELLENT asks for could not be made or is not within its limits",
     Grade.POOR: "a check is of concern: read the numbers with its finding in mind",
     Grade.UNUSABLE: "no number may be reported",
