@@ -1,7 +1,8 @@
 """How far badge and intervals can be trusted: badge × error, and how often the truth lies inside.
 
-python benchmarks/badge.py --first 10000 --count 40 --limits   # what limits and interval factors are chosen from
+python benchmarks/badge.py --first 10000 --count 40 --limits   # what limits are chosen from
 python benchmarks/badge.py --first 4000 --count 40             # what is reported
+python benchmarks/badge.py --acdc DIR --fold 1 --style ge --errors   # beside `evaluate volumes --calibrate`: patients
 python benchmarks/badge.py --acdc DIR --fold 0                 # patients the network has not seen, two phases each
 
 Every second phantom has a fault. Segmentations are kept under ``runs/badge``, by recipe and weights: only the first run
@@ -26,11 +27,13 @@ from scipy.stats import spearmanr
 from pipelines import phantom
 from pipelines.cine.stack import CineStack, FrameSource, PhaseEncoding, StackGeometry, StudyContext, View
 from pipelines.errors import AnalysisRefused
+from pipelines.evaluation.foreign_style import ForeignStyle, restyle
+from pipelines.evaluation.volume_calibration import LEVEL_OF_PATIENTS, contour_error, displacement_mm
 from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import Chamber, Measurement, VentricularFunction
 from pipelines.function.measure import measure_function
 from pipelines.function.slices import SliceMeasures, measure_slices
-from pipelines.function.uncertainty import KeyPhase, endocardial_surface, other_errors
+from pipelines.function.uncertainty import KeyPhase, volume_errors
 from pipelines.models.registry import list_models
 from pipelines.phantom import Dialect, Disease, Fault, PhantomRecipe, measure_truth, simulate
 from pipelines.phantom.assembled import cine_stack
@@ -40,8 +43,6 @@ from pipelines.segmentation.labels import CineSegmentation
 from pipelines.segmentation.segment import FINE_MODEL, LOCALISER, segment
 
 RUNS = Path(__file__).parent.parent / "runs" / "badge"
-NOT_IMAGED_WHOLE = frozenset({Fault.MISSING_SLICES, Fault.WRONG_VIEW, Fault.POOR_COVERAGE})
-"""What these hide is an error of the acquisition: the checks must find it, the contours are not to blame."""
 DISEASES = (Disease.NORMAL, Disease.DCM, Disease.HCM, Disease.INFARCT, Disease.RV_OVERLOAD)
 PHASES = 20
 NUMBERS = ("LVEDV", "LVESV", "LVSV", "LVEF", "LVM", "RVEDV", "RVESV", "RVSV", "RVEF")
@@ -140,7 +141,7 @@ def phantom_case(seed: int) -> Case:
     return Case(str(seed), "+".join(sorted(recipe.faults)) or "none", stack, found, truth)
 
 
-def patient_cases(data: Path, fold: int) -> Iterator[Case]:
+def patient_cases(data: Path, fold: int, style: ForeignStyle | None) -> Iterator[Case]:
     """Patients of ACDC that a fold holds out: end diastole and end systole."""
     from pipelines.evaluation.segmentation import cases_of_fold, volumes
     from pipelines.training.acdc import find_patients, read_patient, to_stack
@@ -148,7 +149,9 @@ def patient_cases(data: Path, fold: int) -> Iterator[Case]:
     folders = {folder.name: folder for folder in find_patients(data)}
     for identifier in cases_of_fold(data, fold):
         patient = read_patient(folders[identifier])
-        path = RUNS / f"whole-{identifier}-{weights()}.npz"
+        if style is not None:
+            patient = restyle(patient, style)
+        path = RUNS / f"whole-{identifier}-{style or 'acquired'}-{weights()}.npz"
         if not path.exists():
             stack = to_stack(patient)
             found = segment(stack)
@@ -295,39 +298,24 @@ def show_cases(cases: list[Judged]) -> None:
 
 
 def show_errors(cases: list[Judged]) -> None:
-    """What CONTOUR_ERROR_MM and MASS_ERROR are taken from: the displacement of the contours that explains each error.
-
-    That is what is left of the error of a volume when scatter and the basal slice have had their share.
-    """
-    whole = [case for case in cases if not set(case.case.fault.split("+")) & NOT_IMAGED_WHOLE]
-    print(
-        f"\nmean displacement of the drawn endocardium, mm, of {len(whole)} imaged whole (+: the true one is outside)"
-    )
+    """How far contours are off, as ``dicom-node evaluate volumes --calibrate`` tells it of phantoms."""
+    print("\nmean distance by which the true endocardium lies inside and outside of the drawn one, mm, 90 %")
     for chamber in Chamber:
         for phase in KeyPhase:
-            off = np.array([_displacement_mm(case, chamber, phase) for case in whole if _has(case, chamber)])
-            print(f"{chamber} {phase}: 95 % within {np.quantile(np.abs(off), 0.95):.2f}   (mean {off.mean():+.2f})")
-    mass = np.array([-errors(case)["LVM"] / measured(case)["LVM"].value for case in whole if case.function])
-    print(f"mass, fraction: 95 % within {np.quantile(np.abs(mass), 0.95):.2f}   (mean {mass.mean():+.2f})")
+            off = [_displacement_mm(case, chamber, phase) for case in cases]
+            known = np.array([distance for distance in off if distance is not None])
+            found = contour_error(known, LEVEL_OF_PATIENTS)
+            print(f"{chamber} {phase}: {found.cases} cases, {found.inside:.2f} inside, {found.outside:.2f} outside")
 
 
-def _has(case: Judged, chamber: Chamber) -> bool:
-    return case.function is not None and (chamber is Chamber.LV or case.function.rv is not None)
-
-
-def _displacement_mm(case: Judged, chamber: Chamber, phase: KeyPhase) -> float:
-    """Mean distance, mm, by which the true surface lies outside (+) or inside (−) of the drawn one."""
-    assert case.function is not None
-    assert case.slices is not None
+def _displacement_mm(case: Judged, chamber: Chamber, phase: KeyPhase) -> float | None:
+    if case.function is None or case.slices is None:
+        return None
     found = case.function.lv if chamber is Chamber.LV else case.function.rv
-    assert found is not None
-    name, at = f"{chamber}{phase}V", case.function.keyframes
-    index = at.end_diastole if phase is KeyPhase.END_DIASTOLE else at.end_systole
-    wrong = case.case.truth[name] - float(found.curve.ml[index])
-    rest = other_errors(chamber, case.slices, found.curve, at)[phase]
-    explained = rest[1] if wrong > 0 else rest[0]
-    surface = endocardial_surface(case.slices.areas(chamber)[index], case.slices.intervals_mm)
-    return float(np.sign(wrong) * np.sqrt(max(wrong**2 - explained**2, 0.0)) / surface)
+    if found is None:
+        return None
+    off = volume_errors(chamber, case.slices, found.curve, case.function.keyframes)[phase]
+    return displacement_mm(off, case.case.truth[f"{chamber}{phase}V"])
 
 
 def show_limits(cases: list[Judged]) -> None:
@@ -369,13 +357,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--acdc", type=Path, help="folder of ACDC: report on patients instead")
     parser.add_argument("--fold", type=int, default=0, help="the fold that the network has not seen")
+    parser.add_argument("--style", type=ForeignStyle, help="patients with the look of another scanner")
+    parser.add_argument("--errors", action="store_true", help="how far contours are off")
     parser.add_argument("--cases", action="store_true", help="one line a case too")
-    parser.add_argument("--errors", action="store_true", help="what the intervals are calibrated with")
     parser.add_argument("--limits", action="store_true", help="what the limits of the checks are chosen from")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.acdc:
-        cases = [judge(case) for case in patient_cases(options.acdc, options.fold)]
+        cases = [judge(case) for case in patient_cases(options.acdc, options.fold, options.style)]
         print("Two phases a patient: the check of the number of phases grades all of them POOR.")
         show(cases, f"ACDC, fold {options.fold}")
     else:

@@ -46,13 +46,14 @@ from dicom_node.results.roles import USUAL, ResultRole, Variant
 from dicom_node.results.stated import stated
 from pipelines.cine.headers import OWN_MODEL_NAME
 from pipelines.cine.stack import FrameSource, Omission
-from pipelines.quality.findings import QualityAssessment
+from pipelines.quality.findings import CONFIDENCE_MEANS, Grade, QualityAssessment
 
 __all__ = [
     "GroupContent",
     "MeasurementGroup",
     "Predecessor",
     "algorithm",
+    "confidence_sentence",
     "contain",
     "evidence",
     "group",
@@ -216,6 +217,11 @@ def omission_sentence(omission: Omission) -> str:
 def omission_items(omissions: Iterable[Omission]) -> list[Dataset]:
     """TEXT items that say what was received but not analysed."""
     return [text_item(private("OMISSION"), omission_sentence(omission)) for omission in omissions]
+
+
+def confidence_sentence(grade: Grade) -> str:
+    """What a confidence stands for, as reports and pages say it."""
+    return f"Confidence {grade.name}: {CONFIDENCE_MEANS[grade]}."
 
 
 def quality_sentences(quality: QualityAssessment | None) -> list[Dataset]:

@@ -13,6 +13,7 @@ from dicom_node.results.codes import CONFIDENCE, GRADE, QUALITY_CHECK, private
 from dicom_node.results.content import (
     MeasurementGroup,
     Predecessor,
+    confidence_sentence,
     contain,
     group,
     observation_context,
@@ -119,6 +120,7 @@ def _quality(
             for finding in quality.findings
         ]
     items = [
+        *([] if quality is None else [text_item(private("DATAQUALITY"), confidence_sentence(quality.overall))]),
         *quality_sentences(quality),
         *omission_items(study.omissions),
         *(text_item(private("DECLINED"), sentence) for sentence in declined_sentences(declined, of_all=False)),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.results.canvas import HEIGHT, MARGIN, WIDTH, Page, Theme, clipped, text_width, wrapped
-from dicom_node.results.content import omission_sentence
+from dicom_node.results.content import confidence_sentence, omission_sentence
 from dicom_node.results.header import BANNER
 from dicom_node.results.parts import Heading, Panel, Paragraph, SummaryPart, TextBlock
 from dicom_node.results.patient import PatientLine
@@ -97,6 +97,7 @@ def summary_pages(
             *(Paragraph(sentence) for sentence in declined_sentences(declined, of_all=False)),
         ]
     if quality is not None:
+        blocks += [Heading("Confidence"), Paragraph(confidence_sentence(quality.overall))]
         blocks += _quality_blocks(quality)
     blocks += _omission_blocks(study.omissions) + _series_blocks(provenance)
     blocks += [block for part in parts for block in part.text]
@@ -137,7 +138,7 @@ def listing_pages(theme: Theme, title: str, blocks: Sequence[TextBlock], provena
 
 
 def grade_color(theme: Theme, grade: Grade) -> str:
-    """Colour of a grade; green is for what was measured to be well, and that no grade of the whole is yet."""
+    """Colour of a grade; green is for what patients have shown to be well: EXCELLENT is known of simulated hearts."""
     return {
         Grade.EXCELLENT: theme.muted,
         Grade.GOOD: theme.muted,

@@ -25,9 +25,10 @@ from pipelines.evaluation.volumes import (
     badge_table,
     errors_of,
     finding_table,
+    interval_table,
+    number_errors,
     study_volumes,
-    volume_coverage,
-    volume_errors,
+    true_volumes,
 )
 from pipelines.function.curves import find_keyframes as volume_keyframes
 from pipelines.function.slices import SliceMeasures, measure_slices
@@ -199,7 +200,7 @@ def _analyse(study: CineStudy, model: LoadedModel) -> _Analysed:
 
     stack = short_axis.function(study=study)
     segmentation = segment(stack)
-    views = _long_axis(study, stack, segmentation)
+    views = read_long_axis(study, stack, segmentation)
     uncut = measure_slices(stack, segmentation)
     slices = uncut if views is None else cut_by_views(uncut, stack, views)
     motion = follow_study(study, stack, slices, views, model)
@@ -207,7 +208,7 @@ def _analyse(study: CineStudy, model: LoadedModel) -> _Analysed:
     return _Analysed(stack, segmentation, slices, uncut, motion, measured)
 
 
-def _long_axis(study: CineStudy, stack: CineStack, segmentation: CineSegmentation) -> LongAxisViews | None:
+def read_long_axis(study: CineStudy, stack: CineStack, segmentation: CineSegmentation) -> LongAxisViews | None:
     stacks = long_axis_stacks(study)
     try:
         return read_views(stacks, stack, segmentation) if stacks else None
@@ -316,7 +317,9 @@ def _phantom(seed: int, faults: bool, model: LoadedModel) -> PhantomResult:
         closure_mm=result.closure_mm,
         folded_percent=result.folded_percent,
         seconds=seconds,
-        volumes=study_volumes(found.short_axis, found.segmentation, found.slices, found.uncut, truth.facts),
+        volumes=study_volumes(
+            found.short_axis, found.segmentation, found.slices, found.uncut, true_volumes(truth.facts)
+        ),
     )
 
 
@@ -410,8 +413,8 @@ def _summarise(results: Sequence[PhantomResult], model: str) -> MotionEvaluation
             str(component): _mean([result.covered[component] for result in done if component in result.covered])
             for component in Component
         }
-        | volume_coverage(volumes),
-        ef_error=volume_errors(volumes),
+        | {name: row.held / row.cases for name, row in interval_table(volumes).items()},
+        ef_error=number_errors(volumes),
         badge=badge_table(volumes),
         findings=finding_table(volumes),
         segments={

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipelines.cine.stack import CineStack, StudyContext
 from pipelines.errors import AnalysisRefused
 from pipelines.function.curves import find_keyframes
-from pipelines.function.findings import VentricularFunction
+from pipelines.function.findings import Chamber, Interval, VentricularFunction
 from pipelines.function.measure import measure_function
 from pipelines.function.slices import SliceMeasures
+from pipelines.function.uncertainty import (
+    KeyPhase,
+    VolumeErrors,
+    ejection_fraction_bounds,
+    mass_bounds,
+    volume_bounds,
+    volume_errors,
+)
 from pipelines.phantom.truth import TruthFacts
-from pipelines.quality.assess import assess_quality
-from pipelines.quality.findings import Grade
+from pipelines.quality.assess import assess_quality, overall_grade
+from pipelines.quality.findings import Grade, QualityCheck, QualityFinding
 from pipelines.segmentation.labels import CineSegmentation
 
 __all__ = [
     "BadgeRow",
     "Errors",
     "FindingRow",
+    "IntervalRow",
+    "MeasuredVolumes",
     "StudyVolumes",
     "badge_table",
     "errors_of",
     "finding_table",
+    "graded_again",
+    "interval_table",
+    "number_errors",
     "study_volumes",
-    "volume_coverage",
-    "volume_errors",
+    "true_volumes",
 ]
 
 NUMBERS = ("LVEDV", "LVESV", "LVEF", "LVM", "RVEDV", "RVESV", "RVEF")
@@ -47,6 +59,43 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredVolumes:
+    """Numbers of one phantom, measured one way.
+
+    Attributes
+    ----------
+    numbers : dict of str to float
+        By the names of ``NUMBERS``; empty when nothing can be measured.
+    errors : dict of str to VolumeErrors
+        What the volumes among them may be off by, by the same names.
+    """
+
+    numbers: dict[str, float]
+    errors: dict[str, VolumeErrors]
+
+    def intervals(self) -> dict[str, Interval]:
+        """Intervals of the numbers, as the node gives them with the errors of the contours that it has today."""
+        found: dict[str, Interval] = {}
+        if "LVM" in self.numbers:
+            found["LVM"] = mass_bounds(self.numbers["LVM"])
+        for chamber in Chamber:
+            names = tuple(f"{chamber}{phase}V" for phase in KeyPhase)
+            if not set(names) <= set(self.errors):
+                continue
+            edv, esv = (
+                volume_bounds(chamber, phase, self.errors[name]) for phase, name in zip(KeyPhase, names, strict=True)
+            )
+            found |= dict(zip(names, (edv, esv), strict=True))
+            fraction = ejection_fraction_bounds(edv, esv, *(self.errors[name].ml for name in names))
+            if fraction is not None:
+                found[f"{chamber}EF"] = fraction
+        return found
+
+
+NOTHING = MeasuredVolumes({}, {})
+
+
+@dataclass(frozen=True, slots=True)
 class StudyVolumes:
     """Volumes of one phantom, as the node reports them.
 
@@ -54,12 +103,10 @@ class StudyVolumes:
     ----------
     true : dict of str to float
         By the names of ``NUMBERS``.
-    reported : dict of str to float
-        Cut at the valve planes where long-axis views show them; empty when nothing can be measured.
-    short_axis : dict of str to float
+    reported : MeasuredVolumes
+        Cut at the valve planes where long-axis views show them.
+    short_axis : MeasuredVolumes
         From the short axis alone.
-    covered : dict of str to bool
-        Whether the interval of a reported number holds the truth; numbers without an interval are left out.
     badge : str
         Name of the grade, or ``REFUSED`` where the quality is too low for numbers.
     findings : dict of str to (str, float or None)
@@ -67,9 +114,8 @@ class StudyVolumes:
     """
 
     true: dict[str, float]
-    reported: dict[str, float]
-    short_axis: dict[str, float]
-    covered: dict[str, bool]
+    reported: MeasuredVolumes
+    short_axis: MeasuredVolumes
     badge: str
     findings: dict[str, tuple[str, float | None]]
 
@@ -87,6 +133,17 @@ class BadgeRow:
     rvef: Errors
     lvedv_percent: Errors
     rvedv_percent: Errors
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalRow:
+    """Intervals of one number over cases."""
+
+    cases: int
+    held: int
+    """How many hold the truth."""
+    half_width: float
+    """Mean of half the width, in the unit of the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +166,25 @@ def errors_of(pairs: Sequence[tuple[float, float]]) -> Errors:
     return Errors(len(differences), float(magnitude.mean()), float(differences.mean()), float(magnitude.max()))
 
 
+def true_volumes(facts: TruthFacts) -> dict[str, float]:
+    """What is true of a phantom, by the names of ``NUMBERS``."""
+    return {
+        "LVEDV": facts.lv_edv_ml,
+        "LVESV": facts.lv_esv_ml,
+        "LVEF": facts.lv_ef_percent,
+        "LVM": facts.lv_mass_g,
+        "RVEDV": facts.rv_edv_ml,
+        "RVESV": facts.rv_esv_ml,
+        "RVEF": facts.rv_ef_percent,
+    }
+
+
 def study_volumes(
     stack: CineStack,
     segmentation: CineSegmentation,
     reported: SliceMeasures,
     short_axis: SliceMeasures,
-    facts: TruthFacts,
+    true: dict[str, float],
 ) -> StudyVolumes:
     """Measure volumes both ways and grade the study, as the package ``ventricular_function`` does.
 
@@ -124,29 +194,17 @@ def study_volumes(
         Slices cut at the valve planes, where there are any.
     short_axis
         The same slices as the short axis alone shows them.
+    true
+        By the names of ``NUMBERS``.
     """
-    true = {
-        "LVEDV": facts.lv_edv_ml,
-        "LVESV": facts.lv_esv_ml,
-        "LVEF": facts.lv_ef_percent,
-        "LVM": facts.lv_mass_g,
-        "RVEDV": facts.rv_edv_ml,
-        "RVESV": facts.rv_esv_ml,
-        "RVEF": facts.rv_ef_percent,
-    }
     alone = _function(stack, short_axis)
     found = alone if reported is short_axis else _function(stack, reported)
     if found is None:
-        return StudyVolumes(true, {}, _numbers(alone), {}, REFUSED, {})
+        return StudyVolumes(true, NOTHING, _measured(alone, short_axis), REFUSED, {})
     quality = assess_quality(stack, segmentation, reported, found)
     badge = REFUSED if quality.refusal is not None else quality.overall.name
-    covered = {
-        name: one.interval.lower <= true[name] <= one.interval.upper
-        for one in found.measurements()
-        if (name := _name(one.quantity.value)) in true and one.interval is not None
-    }
     findings = {str(one.check): (one.grade.name, one.value) for one in quality.findings}
-    return StudyVolumes(true, _numbers(found), _numbers(alone), covered, badge, findings)
+    return StudyVolumes(true, _measured(found, reported), _measured(alone, short_axis), badge, findings)
 
 
 def _function(stack: CineStack, slices: SliceMeasures) -> VentricularFunction | None:
@@ -156,18 +214,29 @@ def _function(stack: CineStack, slices: SliceMeasures) -> VentricularFunction | 
         return None
 
 
-def _name(quantity: str) -> str:
-    return quantity.split("_")[0]
-
-
-def _numbers(function: VentricularFunction | None) -> dict[str, float]:
+def _measured(function: VentricularFunction | None, slices: SliceMeasures) -> MeasuredVolumes:
     if function is None:
-        return {}
-    found = {_name(one.quantity.value): one.value for one in function.measurements()}
-    return {name: found[name] for name in NUMBERS if name in found}
+        return NOTHING
+    found = {one.quantity.value.split("_")[0]: one.value for one in function.measurements()}
+    errors: dict[str, VolumeErrors] = {}
+    for one in (function.lv, function.rv):
+        if one is not None:
+            off = volume_errors(one.chamber, slices, one.curve, function.keyframes)
+            errors |= {f"{one.chamber}{phase}V": off[phase] for phase in KeyPhase}
+    return MeasuredVolumes({name: found[name] for name in NUMBERS if name in found}, errors)
 
 
-def volume_errors(studies: Sequence[StudyVolumes]) -> dict[str, dict[str, Errors]]:
+def graded_again(study: StudyVolumes) -> StudyVolumes:
+    """The study with the badge that its findings and intervals have by the rule of today."""
+    if study.badge == REFUSED:
+        return study
+    findings = [
+        QualityFinding(QualityCheck(name), Grade[grade], "", value) for name, (grade, value) in study.findings.items()
+    ]
+    return replace(study, badge=overall_grade(findings).name)
+
+
+def number_errors(studies: Sequence[StudyVolumes]) -> dict[str, dict[str, Errors]]:
     """Errors of each number over the studies that got numbers.
 
     Returns
@@ -181,7 +250,7 @@ def volume_errors(studies: Sequence[StudyVolumes]) -> dict[str, dict[str, Errors
     for way in ("reported", "short_axis"):
         rows: dict[str, Errors] = {}
         for name in NUMBERS:
-            pairs = [(one.true[name], found[name]) for one in numbered if name in (found := getattr(one, way))]
+            pairs = [(one.true[name], found[name]) for one in numbered if name in (found := _way(one, way).numbers)]
             rows[name] = errors_of(pairs)
             if not name.endswith("EF"):
                 rows[f"{name}_percent"] = errors_of([(100.0, 100 * found / true) for true, found in pairs])
@@ -189,12 +258,27 @@ def volume_errors(studies: Sequence[StudyVolumes]) -> dict[str, dict[str, Errors
     return by_way
 
 
-def volume_coverage(studies: Sequence[StudyVolumes]) -> dict[str, float]:
-    """Share of the studies with numbers whose interval holds the truth, by number."""
-    held = {
-        name: [one.covered[name] for one in studies if one.badge != REFUSED and name in one.covered] for name in NUMBERS
-    }
-    return {name: float(np.mean(values)) for name, values in held.items() if values}
+def _way(study: StudyVolumes, way: str) -> MeasuredVolumes:
+    return study.reported if way == "reported" else study.short_axis
+
+
+def interval_table(studies: Sequence[StudyVolumes], way: str = "reported") -> dict[str, IntervalRow]:
+    """How often intervals hold the truth, by number, over the studies that got numbers.
+
+    Parameters
+    ----------
+    way : str
+        ``reported`` or ``short_axis``.
+    """
+    numbered = [(one.true, _way(one, way).intervals()) for one in studies if one.badge != REFUSED]
+    table = {}
+    for name in NUMBERS:
+        found = [(true[name], intervals[name]) for true, intervals in numbered if name in intervals]
+        if found:
+            held = sum(one.lower <= true <= one.upper for true, one in found)
+            half = float(np.mean([(one.upper - one.lower) / 2 for _, one in found]))
+            table[name] = IntervalRow(len(found), held, half)
+    return table
 
 
 def badge_table(studies: Sequence[StudyVolumes]) -> dict[str, BadgeRow]:
@@ -203,7 +287,7 @@ def badge_table(studies: Sequence[StudyVolumes]) -> dict[str, BadgeRow]:
     for badge in (*(grade.name for grade in sorted(Grade)), REFUSED):
         members = [one for one in studies if one.badge == badge]
         if members:
-            errors = np.abs([one.reported.get("LVEF", np.nan) - one.true["LVEF"] for one in members])
+            errors = np.abs([one.reported.numbers.get("LVEF", np.nan) - one.true["LVEF"] for one in members])
             known = errors[np.isfinite(errors)]
             nothing = not len(known)
             table[badge] = BadgeRow(
@@ -241,5 +325,5 @@ def _concern(study: StudyVolumes, check: str) -> bool:
 
 
 def _errors(studies: Sequence[StudyVolumes], name: str, *, percent: bool = False) -> Errors:
-    pairs = [(one.true[name], one.reported.get(name, float("nan"))) for one in studies]
+    pairs = [(one.true[name], one.reported.numbers.get(name, float("nan"))) for one in studies]
     return errors_of([(100.0, 100 * found / true) for true, found in pairs] if percent else pairs)

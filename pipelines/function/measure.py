@@ -17,7 +17,14 @@ from pipelines.function.findings import (
 )
 from pipelines.function.segments import segmental_wall
 from pipelines.function.slices import SliceMeasures
-from pipelines.function.uncertainty import difference_bounds, ejection_fraction_bounds, mass_bounds, volume_bounds
+from pipelines.function.uncertainty import (
+    KeyPhase,
+    difference_bounds,
+    ejection_fraction_bounds,
+    mass_bounds,
+    volume_bounds,
+    volume_errors,
+)
 from pipelines.tissue import MYOCARDIAL_DENSITY_G_ML
 
 __all__ = ["measure_function"]
@@ -100,7 +107,8 @@ def _chamber(
     stroke = edv - esv
     output = None if heart_rate is None else stroke * heart_rate / 1000.0
     peak = rates(curve, cyclic=stack.retrospective)
-    edv_bounds, esv_bounds = volume_bounds(chamber, slices, curve, keyframes)
+    off = volume_errors(chamber, slices, curve, keyframes)
+    edv_bounds, esv_bounds = (volume_bounds(chamber, phase, off[phase]) for phase in KeyPhase)
     return ChamberFunction(
         chamber=chamber,
         edv_ml=edv,

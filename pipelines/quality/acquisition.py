@@ -1,4 +1,4 @@
-"""Checks of what was acquired: phases, slices, spacing, plane, gating, coverage, shifts, contrast."""
+"""Checks of what was acquired: phases, slices, spacing, plane, gating, coverage, shifts, contrast, noise, ghosts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pipelines.function.slices import SliceMeasures
 from pipelines.quality.findings import Grade, QualityCheck, QualityFinding
 from pipelines.quality.ghosting import ghosting_finding
 from pipelines.quality.limits import QualityLimits
+from pipelines.quality.noise import noise_finding
 from pipelines.quality.triggering import triggering_finding
 from pipelines.segmentation.labels import Label
 
@@ -38,6 +39,7 @@ def acquisition_findings(
         _apex(slices, keyframes, limits),
         _shift(slices, keyframes, limits),
         _contrast(stack, slices, keyframes, limits),
+        noise_finding(stack, slices, limits),
         ghosting_finding(stack, slices, limits),
         triggering_finding(stack, slices, limits),
     )

@@ -18,7 +18,7 @@ from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import Chamber, Keyframes
 from pipelines.function.measure import measure_function
 from pipelines.function.slices import SliceMeasures, fill_cavity, measure_slices
-from pipelines.function.uncertainty import CALIBRATED_WEIGHTS_SHA256, CONTOUR_ERROR_MM, KeyPhase, other_errors
+from pipelines.function.uncertainty import CALIBRATED_WEIGHTS_SHA256, CONTOUR_ERROR_MM, KeyPhase, volume_errors
 from pipelines.models.registry import list_models
 from pipelines.segmentation.labels import Label
 
@@ -269,9 +269,9 @@ def test_function_of_a_beating_heart() -> None:
     # The base lies anywhere within a slice of 5 mm, a uniform distribution, and the contours are off.
     base = 1.96 / np.sqrt(12) * np.pi * 26.0**2 * 5.0 / 1000
     surface = quad(lambda z: 2 * np.pi * 26.0 * np.sqrt(1 - (z / 85.0) ** 2), 0, 85.0)[0] / 1000
-    error = CONTOUR_ERROR_MM[Chamber.LV, KeyPhase.END_DIASTOLE]
-    assert lv.edv_interval_ml.upper - lv.edv_ml == pytest.approx(np.hypot(base, surface * error), rel=0.1)
-    assert lv.edv_ml - lv.edv_interval_ml.lower == pytest.approx(np.hypot(base, surface * error), rel=0.1)
+    inside, outside = CONTOUR_ERROR_MM[Chamber.LV, KeyPhase.END_DIASTOLE]
+    assert lv.edv_interval_ml.upper - lv.edv_ml == pytest.approx(np.hypot(base, surface * outside), rel=0.1)
+    assert lv.edv_ml - lv.edv_interval_ml.lower == pytest.approx(np.hypot(base, surface * inside), rel=0.1)
     assert lv.stroke_volume_interval_ml.lower < lv.stroke_volume_ml < lv.stroke_volume_interval_ml.upper
     assert function.lv_mass_interval_g.lower < function.lv_mass_g < function.lv_mass_interval_g.upper
     keys = [m.quantity.value for m in function.measurements()]
@@ -331,9 +331,9 @@ def test_doubtful_basal_slice_widens_the_interval() -> None:
     assert lv.edv_interval_ml.upper - lv.edv_ml > basal
     # The doubt is about adding the slice, not about taking another away.
     next_slice = slices.lv_mm2[0, 1] * 9.0 / 1000
-    (below, above), _ = other_errors(Chamber.LV, slices, lv.curve, keyframes_of(stack, slices)).values()
-    assert above >= basal
-    assert below == pytest.approx(1.96 / np.sqrt(12) * next_slice, rel=0.1)
+    off = volume_errors(Chamber.LV, slices, lv.curve, keyframes_of(stack, slices))[KeyPhase.END_DIASTOLE]
+    assert off.too_small_ml >= basal
+    assert off.too_large_ml == pytest.approx(1.96 / np.sqrt(12) * next_slice, rel=0.1)
 
 
 def test_alternatives_leave_the_basal_slice_out_and_count_the_next() -> None:

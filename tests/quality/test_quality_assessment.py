@@ -20,9 +20,9 @@ from pipelines.function.measure import measure_function
 from pipelines.function.slices import measure_slices
 from pipelines.long_axis.evidence import AcquisitionFit, LongAxisEvidence
 from pipelines.quality.acquisition import shift_residuals_mm
-from pipelines.quality.assess import assess_quality
+from pipelines.quality.assess import ANSWERED, WITHIN_LIMITS, assess_quality, overall_grade
 from pipelines.quality.findings import (
-    BEST_OVERALL,
+    CONFIDENCE_MEANS,
     Grade,
     QualityAssessment,
     QualityCheck,
@@ -30,6 +30,7 @@ from pipelines.quality.findings import (
     QualityStage,
 )
 from pipelines.quality.limits import Limit, QualityLimits
+from pipelines.quality.noise import contrast_to_noise
 from pipelines.quality.right_ventricle import area_dips, fragmented_slices
 from pipelines.segmentation.labels import CineSegmentation, Label
 
@@ -601,10 +602,70 @@ def test_of_a_heart_that_is_cut_it_is_said_what_the_mitral_plane_weighs() -> Non
     assert "another basal slice of the RV" in found.sentence
 
 
-def test_the_whole_is_never_better_than_good_until_it_is_calibrated(good) -> None:
+def test_the_short_axis_alone_is_never_excellent(good) -> None:
+    """Whatever else: without a mitral plane nobody knows where the base lies."""
     assessment = assess(*good)
-    assert assessment.overall is BEST_OVERALL is Grade.GOOD
+    assert assessment.overall is Grade.GOOD
+    assert assess_beside(good, above_mm=None).overall is Grade.GOOD
     assert all(f.grade > Grade.EXCELLENT for f in assessment.departures)
+
+
+def test_a_quiet_study_whose_base_is_cut_is_excellent(good) -> None:
+    assert assess_beside(good).overall is Grade.EXCELLENT
+    stack, segmentation = good
+    noise = np.random.default_rng(4).normal(0, 25, stack.pixels.shape)
+    noisy = assess_beside((replace(stack, pixels=(stack.pixels + noise).astype(np.float32)), segmentation))
+    assert finding(noisy, QualityCheck.NOISE).grade is Grade.GOOD
+    assert noisy.overall is Grade.GOOD
+
+
+def graded(**grades: Grade) -> list[QualityFinding]:
+    """Every check that EXCELLENT asks for, and some others, within limits unless said otherwise."""
+    checks = {*WITHIN_LIMITS, *ANSWERED, QualityCheck.CROP, QualityCheck.SLICE_GAP}
+    return [QualityFinding(check, grades.get(check.name, Grade.EXCELLENT), "") for check in sorted(checks)]
+
+
+def test_the_best_grade_asks_for_what_was_measured_to_matter() -> None:
+    assert overall_grade(graded()) is Grade.EXCELLENT
+    # Thick slices are a small departure that says nothing of the error.
+    assert overall_grade(graded(SLICE_GAP=Grade.GOOD, BASE_REACHED=Grade.GOOD)) is Grade.EXCELLENT
+    for check in WITHIN_LIMITS:
+        assert overall_grade(graded(**{check.name: Grade.GOOD})) is Grade.GOOD, check
+    for check in WITHIN_LIMITS | ANSWERED:
+        assert overall_grade([one for one in graded() if one.check is not check]) is Grade.GOOD, check
+
+
+@pytest.mark.parametrize("worst", [Grade.POOR, Grade.UNUSABLE])
+def test_the_whole_is_no_better_than_its_worst_concern(worst: Grade) -> None:
+    assert overall_grade(graded(CROP=worst)) is worst
+
+
+def test_every_grade_of_the_whole_says_what_it_stands_for() -> None:
+    assert set(CONFIDENCE_MEANS) == set(Grade)
+    assert len(set(CONFIDENCE_MEANS.values())) == len(Grade)
+    assert "simulated" in CONFIDENCE_MEANS[Grade.EXCELLENT]
+
+
+@pytest.mark.parametrize("sigma", [5.0, 20.0])
+@pytest.mark.parametrize("phases", [12, 25])
+def test_noise_is_told_in_any_number_of_phases(sigma: float, phases: int) -> None:
+    """Blood and wall of a heart that stands still differ by a known step."""
+    stack, segmentation = hearts.draw(hearts.beating(phases)[:1] * phases, grid(), SIZE)
+    slices = measure_slices(stack, segmentation)
+    clean = np.zeros_like(stack.pixels)
+    clean[segmentation.labels == Label.LV] = 300.0
+    clean[segmentation.labels == Label.MYO] = 100.0
+    noise = np.random.default_rng(phases).normal(0, sigma, clean.shape)
+    found = contrast_to_noise(replace(stack, pixels=(clean + noise).astype(np.float32)), slices)
+    assert found == pytest.approx(200.0 / sigma, rel=0.15)
+
+
+def test_noise_is_not_told_from_few_phases_nor_where_nothing_is_random(good) -> None:
+    stack, segmentation = hearts.draw(hearts.beating(11), grid(), SIZE)
+    assert contrast_to_noise(stack, measure_slices(stack, segmentation)) is None
+    flat = np.where(good[1].labels == Label.LV, 300.0, 100.0).astype(np.float32)
+    constant = replace(good[0], pixels=np.broadcast_to(flat[:1], flat.shape).copy())
+    assert contrast_to_noise(constant, measure_slices(*good)) is None
 
 
 @pytest.mark.parametrize(

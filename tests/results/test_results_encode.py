@@ -35,7 +35,7 @@ from pipelines.errors import Refusal, RefusalReason
 from pipelines.function.findings import Quantity, VentricularFunction
 from pipelines.function.normals import reference_interval
 from pipelines.function.slices import SliceMeasures, measure_slices
-from pipelines.quality.findings import Grade, QualityAssessment
+from pipelines.quality.findings import CONFIDENCE_MEANS, Grade, QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation, Label
 from results.conftest import DESTINATIONS, Encoded
 from results.same_bytes import differences
@@ -297,7 +297,9 @@ def test_quality_and_omissions_are_in_the_report_in_words(result: Encoded) -> No
     assert any("Localizer of 3 images" in text for text in texts)
     (confidence,) = [item for path, item in _items(report) if path[-1] == ("99DICOMNODE", "CONFIDENCE")]
     overall = result.findings[QualityAssessment].overall
-    assert confidence.ConceptCodeSequence[0].CodeValue == {Grade.GOOD: "CONF_GOOD", Grade.POOR: "CONF_POOR"}[overall]
+    codes = {Grade.EXCELLENT: "CONF_WITHIN", Grade.GOOD: "CONF_GOOD", Grade.POOR: "CONF_POOR"}
+    assert confidence.ConceptCodeSequence[0].CodeValue == codes[overall]
+    assert f"Confidence {overall.name}: {CONFIDENCE_MEANS[overall]}." in texts
 
 
 def test_confidence_is_not_coded_as_the_quality_of_images(result: Encoded) -> None:

@@ -19,7 +19,7 @@ from pipelines.cine.stack import FrameSource
 from pipelines.function.findings import Measurement, Quantity, VentricularFunction
 from pipelines.function.normals import ReferenceInterval, reference_interval
 from pipelines.function.slices import SliceMeasures
-from pipelines.quality.findings import QualityAssessment
+from pipelines.quality.findings import CONFIDENCE_MEANS, QualityAssessment
 from pipelines.segmentation.labels import CineSegmentation
 
 __all__ = ["encode", "key_numbers"]
@@ -101,7 +101,8 @@ def key_numbers(function: VentricularFunction, quality: QualityAssessment) -> tu
         return ()
     reasons = len(quality.departures)
     why = f"; {reasons} finding{'s' if reasons > 1 else ''} to read with the numbers" if reasons else ""
-    return (*sentences, f"Confidence: {quality.overall.name}{why}. In brackets: 95 % intervals.")
+    means = CONFIDENCE_MEANS[quality.overall]
+    return (*sentences, f"Confidence: {quality.overall.name} ({means}){why}. In brackets: 95 % intervals.")
 
 
 def _described(one: Measurement, normal: ReferenceInterval | None) -> ReportedNumber:
