@@ -120,7 +120,7 @@ def patient(number: str, namespace: str = "", universal_id: str = "") -> Patient
 
 MARY, JOHN = Issuer("ST MARY", "1.2.3"), Issuer("ST JOHN", "1.2.4")
 IN_MARY = StudyIdentity((patient("0071", "ST MARY", "1.2.3"), patient("N9", "NATION")), MARY)
-PATIENT, ISSUER = WhyUnused.PATIENT, WhyUnused.ISSUER
+PATIENT, ZEROS, ISSUER = WhyUnused.PATIENT, WhyUnused.ZEROS, WhyUnused.ISSUER
 
 
 def test_an_order_is_its_studys_where_nothing_that_both_state_contradicts(ledger: Ledger) -> None:
@@ -130,15 +130,16 @@ def test_an_order_is_its_studys_where_nothing_that_both_state_contradicts(ledger
     stated = (
         OrderIdentity((patient("0071"),), MARY, Issuer("RIS")),
         OrderIdentity((patient("71"),), MARY),
+        OrderIdentity((patient("0072"),), MARY),
         OrderIdentity((), JOHN),
         OrderIdentity(),
     )
     orders = [Order("A1", str(number), identity=one) for number, one in enumerate(stated)]
     take_orders(ledger, "a" * 64, orders, now=NOW)
     found = orders_of_study(ledger, "1.1")
-    assert [one.order_number for one in found.own] == ["0", "3"]
-    assert [one.why for one in found.unused] == [PATIENT, ISSUER]
-    assert [one.order_number for one in orders_of_study(ledger, "1.2").own] == ["0", "1", "2", "3"]
+    assert [one.order_number for one in found.own] == ["0", "4"]
+    assert [one.why for one in found.unused] == [ZEROS, PATIENT, ISSUER]
+    assert [one.order_number for one in orders_of_study(ledger, "1.2").own] == ["0", "1", "2", "3", "4"]
 
 
 def test_one_hospital_may_be_called_differently_where_a_person_says_so(ledger: Ledger) -> None:
