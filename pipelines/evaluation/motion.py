@@ -209,6 +209,7 @@ def _analyse(study: CineStudy, model: LoadedModel) -> _Analysed:
 
 
 def read_long_axis(study: CineStudy, stack: CineStack, segmentation: CineSegmentation) -> LongAxisViews | None:
+    """Long-axis views of a study as the node reads them; ``None`` without any that can be read."""
     stacks = long_axis_stacks(study)
     try:
         return read_views(stacks, stack, segmentation) if stacks else None

@@ -17,9 +17,9 @@ from pipelines.function.uncertainty import KeyPhase, VolumeErrors
 __all__ = ["LEVEL_OF_PATIENTS", "ContourError", "VolumeCalibration", "calibrate", "displacement_mm"]
 
 LEVEL = 0.95
-"""Of phantoms."""
+"""Share of phantoms that each bound of a contour is to hold."""
 LEVEL_OF_PATIENTS = 0.9
-"""Of patients that the network has learnt from, in the look of a scanner that it has not."""
+"""Share of patients that each bound is to hold: such as the network has learnt from, in the look of another scanner."""
 
 
 @dataclass(frozen=True, slots=True)

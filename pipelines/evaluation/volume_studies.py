@@ -32,6 +32,7 @@ from pipelines.function.valve_cut import cut_by_views
 from pipelines.models.registry import list_models
 from pipelines.motion.phantoms import measured_recipe
 from pipelines.phantom.assembled import cine_study
+from pipelines.phantom.identity import recipe_key
 from pipelines.phantom.study import simulate
 from pipelines.phantom.truth import measure_truth
 from pipelines.segmentation.refusal import SegmentationRefused
@@ -48,6 +49,8 @@ class VolumeStudy:
 
     Attributes
     ----------
+    recipe : str
+        Key of the recipe that it was made from (:func:`pipelines.phantom.identity.recipe_key`).
     weights : str
         First digits of the digests of the networks that took part: what others gave is not mixed up with it.
     refused : str or None
@@ -60,6 +63,7 @@ class VolumeStudy:
     disease: str
     vendor: str
     faults: tuple[str, ...]
+    recipe: str
     weights: str
     refused: str | None
     volumes: StudyVolumes | None
@@ -111,7 +115,7 @@ def evaluate_volumes(
         Of the first phantom; seeds count up.
     faults : bool
         Whether the acquisitions of three in five phantoms have a fault.
-    keep : Path
+    keep : Path or None
         Folder for what came of each phantom; what lies there from the same networks is not made again.
     report : callable
         Called after each phantom.
@@ -131,7 +135,8 @@ def _measure(seed: int, faults: bool) -> VolumeStudy:
     recipe = measured_recipe(seed, faults=faults)
     study = simulate(recipe)
     facts = measure_truth(study).facts
-    named = (seed, str(recipe.disease), str(recipe.dialect), tuple(sorted(map(str, recipe.faults))), weights_in_use())
+    faulty = tuple(sorted(map(str, recipe.faults)))
+    named = (seed, str(recipe.disease), str(recipe.dialect), faulty, recipe_key(recipe), weights_in_use())
     cines = cine_study(study)
     stack = cines.short_axis
     try:
@@ -160,9 +165,8 @@ def _kept(folder: Path | None, seed: int, faults: bool) -> VolumeStudy | None:
     if path is None or not path.exists():
         return None
     study = _read(path)
-    recipe = measured_recipe(seed, faults=faults)
-    same = study.weights == weights_in_use() and study.faults == tuple(sorted(map(str, recipe.faults)))
-    return study if same else None
+    recipe = recipe_key(measured_recipe(seed, faults=faults))
+    return study if (study.weights, study.recipe) == (weights_in_use(), recipe) else None
 
 
 def kept_studies(folder: Path) -> tuple[VolumeStudy, ...]:

@@ -21,6 +21,7 @@ from pipelines.evaluation.volume_studies import (
 from pipelines.evaluation.volumes import MeasuredVolumes, StudyVolumes
 from pipelines.function.uncertainty import VolumeErrors
 from pipelines.motion.phantoms import measured_recipe
+from pipelines.phantom.identity import recipe_key
 
 TRUE = {"LVEDV": 100.0, "LVESV": 40.0, "LVEF": 60.0, "LVM": 90.0, "RVEDV": 120.0, "RVESV": 60.0, "RVEF": 50.0}
 VOLUMES = ("LVEDV", "LVESV", "RVEDV", "RVESV")
@@ -34,17 +35,18 @@ def measured(off_ml: float, *, mass: float = 90.0) -> MeasuredVolumes:
     return MeasuredVolumes(numbers, errors)
 
 
-def study(seed: int, off_ml: float = 0.0, *, faults: tuple[str, ...] = (), mass: float = 90.0) -> VolumeStudy:
+def study(
+    seed: int, off_ml: float = 0.0, *, faults: tuple[str, ...] = (), recipe: str = "", mass: float = 90.0
+) -> VolumeStudy:
     way = measured(off_ml, mass=mass)
     findings = {"shape of the volume curve": ("EXCELLENT", 1.0), "cardiac gating": ("GOOD", None)}
     volumes = StudyVolumes(TRUE, way, way, "GOOD", findings)
-    return VolumeStudy(seed, "normal", "philips", faults, weights_in_use(), None, volumes)
+    return VolumeStudy(seed, "normal", "philips", faults, recipe, weights_in_use(), None, volumes)
 
 
 def test_a_kept_study_is_read_as_it_was_and_not_made_again(tmp_path: Path) -> None:
     seed = 3
-    faults = tuple(sorted(map(str, measured_recipe(seed, faults=True).faults)))
-    kept = study(seed, 2.0, faults=faults)
+    kept = study(seed, 2.0, recipe=recipe_key(measured_recipe(seed, faults=True)))
     _keep(tmp_path, kept)
     assert asdict(kept_studies(tmp_path)[0]) == asdict(kept)
     # Had it been made again, its disease and its volumes would be those of the recipe.
@@ -53,11 +55,14 @@ def test_a_kept_study_is_read_as_it_was_and_not_made_again(tmp_path: Path) -> No
 
 def test_a_study_of_other_networks_or_another_recipe_is_not_taken(tmp_path: Path) -> None:
     seed = next(number for number in range(50) if measured_recipe(number, faults=True).faults)
-    faults = tuple(map(str, measured_recipe(seed, faults=True).faults))
-    _keep(tmp_path, study(seed, faults=faults))
+    recipe = recipe_key(measured_recipe(seed, faults=True))
+    _keep(tmp_path, study(seed, recipe=recipe))
     assert _kept(tmp_path, seed, True) is not None
     assert _kept(tmp_path, seed, False) is None
-    _keep(tmp_path, replace(study(seed, faults=faults), weights="of another network"))
+    _keep(tmp_path, replace(study(seed, recipe=recipe), weights="of another network"))
+    assert _kept(tmp_path, seed, True) is None
+    # As of a phantom whose recipe was another, with the same fault.
+    _keep(tmp_path, study(seed, recipe=recipe.replace("slices=", "slices=1")))
     assert _kept(tmp_path, seed, True) is None
 
 
@@ -71,7 +76,7 @@ def test_the_badge_of_a_kept_study_is_that_of_the_rule_of_today(tmp_path: Path) 
 
 
 def test_refused_studies_are_kept_and_counted(tmp_path: Path) -> None:
-    _keep(tmp_path, VolumeStudy(7, "hcm", "ge", ("ghosting",), weights_in_use(), "No heart.", None))
+    _keep(tmp_path, VolumeStudy(7, "hcm", "ge", ("ghosting",), "", weights_in_use(), "No heart.", None))
     _keep(tmp_path, study(8, 4.0))
     evaluation = summarise_volumes(kept_studies(tmp_path))
     assert (evaluation.phantoms, evaluation.refused, evaluation.seeds) == (2, 1, (7, 8))
