@@ -23,8 +23,8 @@ class Grade(enum.IntEnum):
 
 CONFIDENCE_MEANS = {
     Grade.EXCELLENT: "no check is of concern, noise, ghosts and triggers are within limits and the base is cut at the "
-    "mitral plane; LVEF was within 3 points in 6 of 7 simulated hearts so graded and off by 3.4 in the other, which are "
-    "few, and no patient was graded so",
+    "mitral plane; LVEF was within 3 points in 6 of 7 simulated hearts so graded and off by 3.4 in the other, "
+    "which are few, and no patient was graded so",
     Grade.GOOD: "no check is of concern, but one that EXCELLENT asks for could not be made or is not within its limits",
     Grade.POOR: "a check is of concern: read the numbers with its finding in mind",
     Grade.UNUSABLE: "no number may be reported",
