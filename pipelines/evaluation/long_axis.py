@@ -19,6 +19,7 @@ from pipelines.function.valve_cut import cut_by_views
 from pipelines.long_axis.annulus import annulus_points, apex_points
 from pipelines.long_axis.findings import LongAxisLabel, Valve
 from pipelines.long_axis.measure import long_axis_stacks, read_view, read_views
+from pipelines.long_axis.outline import axis_length_mm, midwall_length_mm
 from pipelines.long_axis.valve_plane import ValvePlanes, valve_planes
 from pipelines.models.registry import PACKAGED
 from pipelines.phantom.assembled import cine_stack
@@ -67,6 +68,9 @@ class SurfaceViews:
     """Left ventricular ejection fraction: of the fitted surfaces, of the short axis alone, cut at the valve plane."""
     lv_esv_ml: dict[str, float]
     lv_edv_ml: dict[str, float]
+    longitudinal_percent: dict[str, dict[str, float]]
+    """By view: peak longitudinal strain of the lines that the plane cuts out of the fitted surfaces, and as found. The
+    fitted epicardium is that of both ventricles: it counts where the plane meets no right ventricle."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -165,8 +169,9 @@ def compare_with_surfaces(subject: Path, *, models: Path = PACKAGED) -> SurfaceV
         raise AnnotationError(f"{subject} has no long-axis view")
     overlaps: dict[str, dict[str, float]] = {}
     rims: dict[str, float] = {}
+    strains: dict[str, dict[str, float]] = {}
     for number, stack in enumerate(stacks):
-        surfaces = {name: _surfaces(subject, name, stack.phases) for name in _CLOSED_BY}
+        surfaces = {name: _surfaces(subject, f"{name}_ENDOCARDIAL", stack.phases) for name in _CLOSED_BY}
         centre = surfaces["LV"][0][0].mean(axis=0)
         view = read_view(stack, centre, models=models)
         name = f"{stack.view} {number + 1}"
@@ -193,6 +198,11 @@ def compare_with_surfaces(subject: Path, *, models: Path = PACKAGED) -> SurfaceV
                 overlaps[name][chamber] = both / total
         if distances:
             rims[name] = float(np.mean(distances))
+        lines = {"fitted endocardium": _cut_lengths(surfaces["LV"], stack.geometry)}
+        if all(cut_surface(*surface, stack.geometry, 0) is None for surface in surfaces["RV"]):
+            lines["fitted epicardium"] = _cut_lengths(_surfaces(subject, "EPICARDIAL", stack.phases), stack.geometry)
+        lines |= {"found, mid-wall": midwall_length_mm(view, 0), "found, axis": axis_length_mm(view)}
+        strains[name] = {way: float(100 * (mm / mm[0] - 1).min()) for way, mm in lines.items() if mm is not None}
     volumes = _lv_volumes(next(study for study in studies if study.short_axis is not None), subject, models)
     return SurfaceViews(
         overlaps,
@@ -200,7 +210,22 @@ def compare_with_surfaces(subject: Path, *, models: Path = PACKAGED) -> SurfaceV
         {way: float(100 * (1 - ml.min() / ml.max())) for way, ml in volumes.items()},
         {way: float(ml.min()) for way, ml in volumes.items()},
         {way: float(ml.max()) for way, ml in volumes.items()},
+        strains,
     )
+
+
+def _cut_lengths(
+    surfaces: Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]], geometry: StackGeometry
+) -> NDArray[np.float64] | None:
+    """Length of the line that a plane cuts out of the surface of each phase, mm; ``None`` where it misses one."""
+    lengths = []
+    for surface in surfaces:
+        cut = cut_surface(*surface, geometry, 0)
+        if cut is None:
+            return None
+        ends = cut[0] * np.asarray(geometry.pixel_spacing)
+        lengths.append(np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1).sum())
+    return np.array(lengths)
 
 
 def _lv_volumes(study: CineStudy, subject: Path, models: Path) -> dict[str, NDArray[np.float64]]:
@@ -211,7 +236,7 @@ def _lv_volumes(study: CineStudy, subject: Path, models: Path) -> dict[str, NDAr
     segmentation = segment(stack)
     alone = measure_slices(stack, segmentation)
     cut = cut_by_views(alone, stack, read_views(long_axis_stacks(study), stack, segmentation, models=models))
-    surfaces = np.array([_enclosed_ml(*surface) for surface in _surfaces(subject, "LV", stack.phases)])
+    surfaces = np.array([_enclosed_ml(*surface) for surface in _surfaces(subject, "LV_ENDOCARDIAL", stack.phases)])
     return {"surfaces": surfaces, "short axis alone": alone.lv_ml, "cut at the valve plane": cut.lv_ml}
 
 
@@ -236,7 +261,7 @@ def _rim_distances(rim: NDArray[np.float64], annulus: NDArray[np.float64], geome
 
 
 def _surfaces(subject: Path, name: str, phases: int) -> Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]:
-    paths = sorted((subject / "meshes").glob(f"*_{name}_ENDOCARDIAL_*.vtk"))
+    paths = sorted((subject / "meshes").glob(f"*_{name}_*.vtk"))
     if len(paths) != phases:
         raise AnnotationError(f"{subject / 'meshes'} has {len(paths)} {name} surfaces, the view {phases} phases")
     return [read_surface(path) for path in paths]

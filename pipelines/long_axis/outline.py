@@ -11,7 +11,7 @@ from pipelines.cine.stack import StackGeometry
 from pipelines.long_axis.annulus import smooth_cycle
 from pipelines.long_axis.findings import LongAxisLabel, LongAxisView, Valve
 
-__all__ = ["midwall_length_mm", "wall_length_mm"]
+__all__ = ["axis_length_mm", "midwall_length_mm", "wall_length_mm"]
 
 _FEWEST_PIXELS = 30
 
@@ -54,6 +54,22 @@ def _length_below_mm(
     down = (apex - middle) - ((apex - middle) @ across) * across
     depth = ((points[1:] + points[:-1]) / 2 - middle) @ (down / np.linalg.norm(down))
     return float(steps[depth > _BELOW_ANNULUS_MM].sum())
+
+
+def axis_length_mm(view: LongAxisView) -> NDArray[np.float64] | None:
+    """Length of the long axis of the left ventricle, from the middle of the mitral annulus to the apex of the cavity.
+
+    Its relative change is known as long-axis strain: it asks for three points and no outline.
+
+    Returns
+    -------
+    (T,) float64 or None
+        mm; ``None`` where the view shows no mitral annulus or apex.
+    """
+    annulus = view.annuli.get(Valve.MITRAL)
+    if annulus is None or not np.isfinite(view.apex).all():
+        return None
+    return np.asarray(np.linalg.norm(annulus.mean(axis=1) - view.apex, axis=1))
 
 
 def midwall_length_mm(view: LongAxisView, reference: int) -> NDArray[np.float64] | None:

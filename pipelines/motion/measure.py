@@ -15,11 +15,11 @@ from pipelines.function.segments import segment_map
 from pipelines.function.slices import MYOCARDIAL_RING_MIN, SliceMeasures
 from pipelines.long_axis.findings import LongAxisViews
 from pipelines.long_axis.in_step import phase_at
-from pipelines.long_axis.outline import midwall_length_mm
+from pipelines.long_axis.outline import axis_length_mm, midwall_length_mm
 from pipelines.motion.crop import SIDE_MM, centre_of_ventricle
 from pipelines.motion.findings import CardiacMotion, Keyframe, MotionKeyframes, ViewKeyframes
 from pipelines.motion.keyframes import PHASES_MIN, find_keyframes, motion_descriptor
-from pipelines.motion.strain import LongAxisTrack, Timing, measure_strain, track_line, track_rings
+from pipelines.motion.strain import LongAxisTrack, Timing, ViewLengths, measure_strain, track_line, track_rings
 from pipelines.motion.strain_map import circumferential_strain_map
 from pipelines.motion.track import LONG_AXIS_VIEWS, CineMotion, ViewMotion, follow_cycle, follow_from
 from pipelines.motion.wall import long_axis_lines
@@ -148,7 +148,7 @@ def measure_motion(
     strain = measure_strain(
         rings,
         lines,
-        None if views is None else contour_lengths(views, in_step, stack.phases, reference),
+        None if views is None else view_lengths(views, in_step, stack.phases, reference),
         segment_map(stack, slices, reference),
         Timing(times, period, reference, frames[Keyframe.END_SYSTOLE]),
         stack.geometry,
@@ -201,20 +201,23 @@ def _lines(
     ]
 
 
-def contour_lengths(
+def view_lengths(
     views: LongAxisViews, followed: Sequence[ViewMotion], phases: int, reference: int
-) -> NDArray[np.float64] | None:
-    """Length of the mid-wall lines of the segmented views, (V, T) on the phases of the short axis, mm.
+) -> ViewLengths | None:
+    """Lengths of the mid-wall lines and of the long axis of the segmented views, on the phases of the short axis.
 
-    Of the views that are also followed, so that both ways measure the same walls, or of all where none is.
+    Of the views that are also followed, so that all ways measure the same walls, or of all where none is.
     """
-    lengths = [
-        view.in_step(length, phases)
-        for view in views.views
-        if (not followed or any(one.stack is view.stack for one in followed))
-        and (length := midwall_length_mm(view, phase_at(reference, phases, view.stack.phases, view.delay))) is not None
-    ]
-    return np.stack(lengths) if lengths else None
+    midwall, axis = [], []
+    for view in views.views:
+        if followed and not any(one.stack is view.stack for one in followed):
+            continue
+        line = midwall_length_mm(view, phase_at(reference, phases, view.stack.phases, view.delay))
+        straight = axis_length_mm(view)
+        if line is not None and straight is not None:
+            midwall.append(view.in_step(line, phases))
+            axis.append(view.in_step(straight, phases))
+    return ViewLengths(np.stack(midwall), np.stack(axis)) if midwall else None
 
 
 def _rms(values: NDArray[np.float64]) -> float:
