@@ -16,7 +16,7 @@ from pipelines.long_axis.atrium import atrial_function
 from pipelines.long_axis.findings import LongAxisLabel, LongAxisView, Valve
 from pipelines.long_axis.in_step import resample_phases
 from pipelines.long_axis.measure import measure_long_axis
-from pipelines.long_axis.outline import midwall_length_mm, wall_length_mm
+from pipelines.long_axis.outline import axis_length_mm, midwall_length_mm, wall_length_mm
 from pipelines.long_axis.segment import keep_plausible
 from pipelines.long_axis.valve_plane import ValvePlanes, share_below, valve_planes
 
@@ -266,12 +266,16 @@ def test_the_midwall_line_follows_the_muscle_of_a_shell_that_keeps_its_volume(wa
     assert length == pytest.approx(expected, rel=0.02)
     strain, truth = length / length[0] - 1, expected / expected[0] - 1
     assert strain.min() == pytest.approx(truth.min(), abs=0.01)
+    assert axis_length_mm(view) == pytest.approx(inner * SPACING)
 
 
 def test_a_view_without_wall_or_annulus_has_no_midwall_line() -> None:
     view = view_of()
     assert midwall_length_mm(view, 0) is not None
-    assert midwall_length_mm(dataclasses.replace(view, annuli={}), 0) is None
+    without_apex = dataclasses.replace(view, apex=np.full_like(view.apex, np.nan))
+    for lacking in (dataclasses.replace(view, annuli={}), without_apex):
+        assert midwall_length_mm(lacking, 0) is None
+        assert axis_length_mm(lacking) is None
     bare = np.where(view.labels == LongAxisLabel.MYO, LongAxisLabel.BACKGROUND, view.labels)
     assert midwall_length_mm(dataclasses.replace(view, labels=bare), 0) is None
 

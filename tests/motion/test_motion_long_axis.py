@@ -13,6 +13,7 @@ from pipelines.motion.strain import (
     LongAxisTrack,
     RingTrack,
     Timing,
+    ViewLengths,
     descent,
     measure_strain,
     track_line,
@@ -133,3 +134,16 @@ def test_longitudinal_strain_comes_with_segments_and_a_second_way():
     assert len(measured) >= 4
     assert measured == pytest.approx(-20.0, abs=0.3)
     assert strain.through_plane == "followed on the long-axis views"
+
+
+def test_longitudinal_strain_is_the_mean_of_three_ways_and_as_uncertain_as_two_of_them_differ():
+    """No single way decides: registration that misses half of the motion takes a third of it along."""
+    lines = [tracked(0.08, 40.0), tracked(0.08, 110.0)]
+    midwall, axis = (80.0 * (1 - amount * BEAT) for amount in (0.2, 0.17))
+    drawn = ViewLengths(np.stack([midwall, 2 * midwall]), np.stack([axis, axis]))
+    strain = measure_strain(rings(np.full(ANGLES, 0.1)), lines, drawn, segments(), TIMING, VIEW, base_first=True)
+    found = strain.longitudinal
+    assert found is not None
+    assert found.peak_percent == pytest.approx(-15.0, abs=0.1)
+    assert found.second_percent.min() == pytest.approx(-8.0, abs=0.1)
+    assert found.interval.upper - found.peak_percent == pytest.approx(np.hypot(2.5, 12.0), abs=0.1)
