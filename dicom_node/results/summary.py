@@ -138,7 +138,7 @@ def listing_pages(theme: Theme, title: str, blocks: Sequence[TextBlock], provena
 
 
 def grade_color(theme: Theme, grade: Grade) -> str:
-    """Colour of a grade; green is for what patients have shown to be well: EXCELLENT is known of simulated hearts."""
+    """Colour of a grade; green is for what patients have shown to be well, which nothing is."""
     return {
         Grade.EXCELLENT: theme.muted,
         Grade.GOOD: theme.muted,

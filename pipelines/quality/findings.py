@@ -12,7 +12,7 @@ class Grade(enum.IntEnum):
     """Grade of one check, or confidence in the measurement as a whole; best first. It does not grade images."""
 
     EXCELLENT = 0
-    """Of a check: within limits. Of the whole: see :data:`CONFIDENCE_MEANS`."""
+    """Of a check: within limits. The whole is never graded so, see :func:`pipelines.quality.assess.overall_grade`."""
     GOOD = 1
     """A small departure; the numbers stand."""
     POOR = 2
@@ -22,10 +22,7 @@ class Grade(enum.IntEnum):
 
 
 CONFIDENCE_MEANS = {
-    Grade.EXCELLENT: "no check is of concern, noise, ghosts and triggers are within limits and the base is cut at the "
-    "mitral plane; LVEF was within 3 points in 6 of 7 simulated hearts so graded and off by 3.4 in the other, "
-    "which are few, and no patient was graded so",
-    Grade.GOOD: "no check is of concern, but one that EXCELLENT asks for could not be made or is not within its limits",
+    Grade.GOOD: "no check is of concern",
     Grade.POOR: "a check is of concern: read the numbers with its finding in mind",
     Grade.UNUSABLE: "no number may be reported",
 }

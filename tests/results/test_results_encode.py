@@ -297,7 +297,7 @@ def test_quality_and_omissions_are_in_the_report_in_words(result: Encoded) -> No
     assert any("Localizer of 3 images" in text for text in texts)
     (confidence,) = [item for path, item in _items(report) if path[-1] == ("99DICOMNODE", "CONFIDENCE")]
     overall = result.findings[QualityAssessment].overall
-    codes = {Grade.EXCELLENT: "CONF_WITHIN", Grade.GOOD: "CONF_GOOD", Grade.POOR: "CONF_POOR"}
+    codes = {Grade.GOOD: "CONF_GOOD", Grade.POOR: "CONF_POOR"}
     assert confidence.ConceptCodeSequence[0].CodeValue == codes[overall]
     assert f"Confidence {overall.name}: {CONFIDENCE_MEANS[overall]}." in texts
 
