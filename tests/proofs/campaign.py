@@ -91,7 +91,13 @@ class _Batch:
     def __post_init__(self) -> None:
         self.log = self.file.with_name(f"{self.file.stem}-{self.seed}.log")
         self._revision, self._started = _revision(), time.monotonic()
-        environment = {**os.environ, self.proof.rounds: str(self.rounds), self.proof.seed: str(self.seed)}
+        environment = {
+            **os.environ,
+            self.proof.rounds: str(self.rounds),
+            self.proof.seed: str(self.seed),
+            # Compiled code is kept: a node's processes start again and again.
+            "PYTHONDONTWRITEBYTECODE": "",
+        }
         if self.proof.corpus:
             environment["DICOM_NODE_FUZZ_CORPUS"] = str(self.file.parent.resolve() / "corpus")
         test = str(ROOT / self.proof.test)
