@@ -169,6 +169,9 @@ def main(
     """Go on with a campaign until so many rounds are done."""
     if name not in PROOFS:
         raise typer.BadParameter(f"{name} is none of {', '.join(PROOFS)}")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Also in the background of a shell, which would have it and its tests ignore the first.
+        signal.signal(number, signal.default_int_handler)
     so_far = State.read(state)
     passed = run(PROOFS[name], so_far, state, until=until, batch=batch or PROOFS[name].batch, parallel=parallel)
     failed = [one["seed"] for one in so_far.batches if not one["passed"]]
