@@ -100,6 +100,7 @@ def _said_of(about: str, configuration: Configuration) -> Iterator[doctor.Findin
     return (one for one in doctor.examine(configuration, now=utc_now(), call_peers=False) if one.about == about)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_hosts_without_a_common_directory_lose_nothing_and_do_nothing_twice(
     database: str, server: S3Server, analyses: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

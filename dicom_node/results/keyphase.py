@@ -58,6 +58,8 @@ _ACQUISITION = (
 )
 """Acquisition attributes of the MR Image Module (PS3.3 C.8.3.1) and around it that stay true of a derived image."""
 
+_OF_THE_SERIES = ("ProtocolName", "AnatomicalOrientationType")
+"""Which of these are the same in all images of a series (PS3.3 C.7.3.1), and need not be there."""
 
 _SCANNING_SEQUENCES = frozenset({"SE", "IR", "GR", "EP", "RM"})
 _BINARY = frozenset({"US", "SS", "UL", "SL", "FL", "FD"})
@@ -164,10 +166,16 @@ def key_phase_series(
     list of (pydicom.Dataset, StoredPixels)
         One MR Image Storage object a slice, in slice order.
     """
-    return [
+    series = [
         _slice(context, role, stack, phase, when, index, sources.layers(stack.sources[phase][index]))
         for index in range(stack.slices)
     ]
+    for keyword in _OF_THE_SERIES:
+        # Where each breath-hold is a series with a protocol of its own, their images here have none in common.
+        if len({str(dataset.get(keyword)) for dataset, _ in series}) > 1:
+            for dataset, _ in series:
+                dataset.pop(keyword, None)
+    return series
 
 
 def _slice(

@@ -273,6 +273,7 @@ def kinds(names: Iterable[frozenset[str]]) -> frozenset[str]:
     return frozenset(re.sub(r"\d+", "N", name) for of_visit in names for name in of_visit)
 
 
+@pytest.mark.slow
 def test_every_button_of_the_console_is_pressed(console: RunningConsole, tmp_path: Path) -> None:
     """From the invitation of the administrator to the log-out, without a look at anything but the pages."""
     receive(console)

@@ -279,7 +279,9 @@ def test_each_package_has_its_verdict_and_the_front_page_tells_of_all(execute) -
     assert {"The mean is 14.5.", "It is no heart."} <= set(sentences)
 
 
-def test_a_slow_job_holds_no_quick_one_up(execute, tmp_path: Path) -> None:
+def test_a_slow_job_holds_no_quick_one_up(execute, tmp_path: Path, monkeypatch) -> None:
+    # In the end it hangs still, and is not waited for.
+    monkeypatch.setattr("dicom_node.execute.local.STEP_GRACE_S", 1.0)
     ledger, configuration = execute(slow_roles.hang_when_slow, packages=("slow",), background_slots=1)
     _wait_for(ledger, JobState.RUNNING, "slow")
     study = derive_uid("b", "study")

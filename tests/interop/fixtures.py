@@ -19,6 +19,7 @@ from interop.orthanc import AE_TITLE as PACS_AE_TITLE
 from interop.orthanc import DICOM_WEB_PLUGIN, Modality, Orthanc
 from interop.ports import free_port
 from interop.tools import AbsentTool, tool
+from pipelines.phantom import PhantomRecipe, simulate, write_study
 
 NAMES = {
     "cyrillic": ("Иванов^Пётр^Ильич", ["ISO_IR 144"]),
@@ -55,15 +56,24 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 def sent_studies(
     sunnybrook_dir: Path, siemens_vida_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, SentStudy]:
-    """Real studies of two vendors, and copies of one under names in three scripts."""
-    copied = SentStudy.lying_in(sunnybrook_dir / "SCD0000301" / "dicom", "copied")
+    """Real studies of two vendors, and three under names in three scripts: a copy of a real one, and two phantoms.
+
+    The phantoms have as many slices as a patient and fewer phases: what a name becomes does not depend on the heart.
+    """
     copies = tmp_path_factory.mktemp("copies")
+    write_study(simulate(PhantomRecipe(seed=1, slices=10, phases=10, long_axis=False)), copies / "phantom")
+    phantom = SentStudy.lying_in(copies / "phantom", "phantom")
+    copied = {
+        "cyrillic": SentStudy.lying_in(sunnybrook_dir / "SCD0000301" / "dicom", "copied"),
+        "japanese": phantom,
+        "arabic": phantom,
+    }
     studies = [
         SentStudy.lying_in(sunnybrook_dir / "SCD0000101" / "dicom", "sunnybrook"),
         SentStudy.lying_in(siemens_vida_dir / "dicom", "siemens-vida"),
         *(
             as_another_patient(
-                copied, copies / label, label, number=number, patient_name=name, character_set=character_set
+                copied[label], copies / label, label, number=number, patient_name=name, character_set=character_set
             )
             for number, (label, (name, character_set)) in enumerate(NAMES.items(), start=1)
         ),

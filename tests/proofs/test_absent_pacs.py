@@ -38,7 +38,7 @@ from storage.ledger import Ledger, open_ledger, utc_now
 from storage.overview import DeliveryOverview, delivery_overviews, outages
 from storage.schema import DeliveryState
 
-STUDIES = int(os.environ.get("DICOM_NODE_ABSENT_STUDIES", "14"))
+STUDIES = int(os.environ.get("DICOM_NODE_ABSENT_STUDIES", "8"))
 DAYS = float(os.environ.get("DICOM_NODE_ABSENT_DAYS", "7"))
 OBJECTS = 2
 """Of each study."""

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from interop.judges import entity_errors
+from pydicom import dcmread
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage
@@ -74,6 +76,35 @@ def test_a_series_gives_back_the_source_frames(
             assert made.FrameOfReferenceUID == source.FrameOfReferenceUID
             assert (made.WindowCenter, made.WindowWidth) == (source.WindowCenter, source.WindowWidth)
             assert expected.tolerance == 0.0
+
+
+@pytest.mark.parametrize(
+    ("protocols", "kept"),
+    [
+        (("SAX", "SAX", "SAX", "SAX"), "SAX"),
+        # As scanners write it that make a series of each breath-hold.
+        (("SAX_b1", "SAX_b2", "SAX_b3", "SAX_b4"), None),
+        (("SAX", "SAX", None, "SAX"), None),
+    ],
+)
+def test_a_series_has_one_protocol_name_or_none(
+    tmp_path: Path, protocols: tuple[str | None, ...], kept: str | None
+) -> None:
+    cine = write_cine(tmp_path / "images", series_per_slice=True, phases=12, slices=4)
+    for path in cine.paths:
+        image = dcmread(path)
+        name = protocols[int(image.SeriesInstanceUID.rpartition(".")[2]) - 1]
+        if name is not None:
+            image.ProtocolName = name
+            image.save_as(path)
+    objects, _ = encoded(cine)
+    series = [each for each in objects if each.role in KEY_PHASE.values()]
+    assert len(series) == 8
+    assert {each.dataset.get("ProtocolName") for each in series} == {kept}
+    written = [tmp_path / f"{each.sop_instance_uid}.dcm" for each in series]
+    for path, each in zip(written, series, strict=True):
+        path.write_bytes(each.content)
+    assert entity_errors(cine.paths, written) == []
 
 
 def test_the_header_says_what_the_image_is(result: Encoded) -> None:

@@ -100,6 +100,7 @@ def test_a_checkpoint_of_another_run_is_refused(drawn_hearts: Path, tmp_path: Pa
     train(acdc_set(drawn_hearts), tmp_path, model="heart-localiser", steps=2, seed=1, resume=False)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_training_lowers_the_loss_and_writes_a_card(drawn_hearts: Path, tmp_path: Path) -> None:
     reports: list[Progress] = []
