@@ -18,7 +18,7 @@ from storage.assessments import RejectedAnswers, rejected_answers
 from storage.closing import closing_job_of, package_outcomes, told_summary
 from storage.ledger import Ledger
 
-__all__ = ["StudyReport", "code_of", "study_report", "withdrawn_reports"]
+__all__ = ["StudyReport", "code_of", "patient_of", "study_report", "withdrawn_reports"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +156,18 @@ def withdrawn_reports(ledger: Ledger, path: Path) -> tuple[StudyReport, ...]:
     return tuple(found)
 
 
+def patient_of(header: Dataset) -> tuple[str, str]:
+    """By what receivers of messages know the patient of an object: the number, and who gave it."""
+    return _text(header, "PatientID"), _text(header, "IssuerOfPatientID")
+
+
 def _report(ledger: Ledger, job_id: int, header: Dataset, report_uid: str) -> StudyReport:
     summary = told_summary(ledger, job_id, report_uid)
+    patient_id, issuer = patient_of(header)
     created = f"{_text(header, 'ContentDate')}{_text(header, 'ContentTime')[:6]}"
     return StudyReport(
-        patient_id=_text(header, "PatientID"),
-        issuer_of_patient_id=_text(header, "IssuerOfPatientID"),
+        patient_id=patient_id,
+        issuer_of_patient_id=issuer,
         patient_name=_text(header, "PatientName"),
         birth_date=_text(header, "PatientBirthDate"),
         sex=_text(header, "PatientSex"),
