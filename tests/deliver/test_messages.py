@@ -15,7 +15,7 @@ import pytest
 from fhir.resources.R4B.bundle import Bundle
 from hypothesis import given
 from hypothesis import strategies as st
-from interop.ports import free_port, wait_until
+from interop.ports import free_port
 from ledger_rows import DELIVERED, an_instance, associate, claim, receive_and_schedule, route
 from network.running_node import configuration
 from pydicom import dcmread
@@ -23,7 +23,7 @@ from result_rows import stored_results
 from results.synthetic import CREATED, STUDY_UID, Cine, write_cine
 
 from deliver.receivers import FhirReceiver, MllpReceiver, fhir_receiver, mllp_receiver
-from deliver.results_due import overview, states
+from deliver.results_due import overview, rounds_until, states
 from dicom_node.config import (
     Configuration,
     DeliveryPolicy,
@@ -239,13 +239,8 @@ class Bench:
         records = stored_results(self.files, processed.objects)
         assert complete_job(self.ledger, job, records, _outcome(processed, {}, {}), now=utc_now())
 
-    def rounds_until(self, *wanted: DeliveryState, seconds: float = 60) -> None:
-        def settled() -> bool:
-            for destination in self.deliverer.destinations_with_work():
-                self.deliverer.deliver_once(destination)
-            return set(states(self.ledger)) <= set(wanted)
-
-        wait_until(settled, seconds=seconds, what=f"{wanted}; deliveries are {overview(self.ledger)}")
+    def rounds_until(self, *wanted: DeliveryState) -> None:
+        rounds_until(self.deliverer, *wanted)
 
 
 @pytest.fixture(scope="module")
