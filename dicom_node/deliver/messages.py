@@ -74,7 +74,7 @@ def _reports(present: Round, item: DeliveryItem) -> tuple[StudyReport, ...]:
     try:
         if item.delivery.role == REJECTION_ROLE:
             return withdrawn_reports(present.ledger, item.file.path)
-        return (study_report(present.ledger, item.delivery.job_id, item.file.path),)
+        return (study_report(present.ledger, item.delivery.job_id, item.file.path, present.destination),)
     except (OSError, InvalidDicomError) as error:
         raise DeliveryRefusedError(
             f"what it is told from cannot be read: {type(error).__name__}",

@@ -483,7 +483,8 @@ def changed(processed: Processed, ends: str = "", **attributes: str) -> Processe
         header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = f"{header.SOPInstanceUID}{ends}"
         header.save_as(content := BytesIO())
         objects.append(dataclasses.replace(one, content=content.getvalue(), dataset=header))
-    return dataclasses.replace(processed, objects=tuple(objects))
+    told = {f"{uid}{ends}": told for uid, told in processed.told.items()}
+    return dataclasses.replace(processed, objects=tuple(objects), told=told)
 
 
 @pytest.mark.parametrize("accession", ["A-1", ""])
@@ -593,6 +594,29 @@ def test_the_report_of_a_patient_who_was_corrected_is_withdrawn_from_the_earlier
         assert [statuses(one)[-1] for one in server.bundles] == ["preliminary", "preliminary"]
         last = server.bundles[-1].entry[-1].resource.subject
         assert corrected.get("PatientID", "P-1") == last.identifier.value
+
+
+def test_a_number_that_a_later_version_does_not_have_stays_with_nobody(
+    tmp_path: Path, processed: Processed, processed_two: Processed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FHIR_TOKEN", "secret")
+    with (
+        made_bench(tmp_path, processed_two, {"ventricular_function": (EF,), "motion": (TOLD_GLS,)}) as bench,
+        receivers_of(bench) as (ris, server),
+    ):
+        bench.rounds_until(COMMITTED)
+        later_version(bench, changed(processed, ".2", PatientID="P-2"))
+        bench.rounds_until(COMMITTED)
+        before, after = server.bundles
+        assert [one.resource.status for one in before.entry[1:-1]] == ["preliminary", "preliminary"]
+        # The same two, of which the one that was not measured again names the other patient no longer, and holds not.
+        assert [one.request.url for one in after.entry] == [one.request.url for one in before.entry]
+        assert [one.resource.status for one in after.entry[1:-1]] == ["preliminary", "entered-in-error"]
+        assert {one.resource.subject.identifier.value for one in after.entry} == {"P-2"}
+        assert [one.reference for one in after.entry[-1].resource.result] == [after.entry[1].fullUrl]
+        # Under an OBR-3 of its own the other patient was told of neither.
+        (right,) = [one for one in ris.messages if str(one.segment("PID")[3]).startswith("P-2")]
+        assert not any("GLS" in str(one[3]) for one in right.segments("OBX"))
 
 
 def test_reports_of_two_earlier_patients_are_withdrawn_from_each(
