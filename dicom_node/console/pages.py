@@ -158,7 +158,8 @@ def pages_router() -> APIRouter:
                 return _rules(request, person, text, **typed, compared=compared_over_the_last_month(node, routes))
             found = named_studies(node.ledger, node.files, find, limit=2) if find else ()
             if len(found) != 1:
-                raise LedgerError(f"{find!r} names {'several studies' if found else 'no study'} that this node knows")
+                several = "several studies that this node knows: give more of the StudyInstanceUID"
+                raise LedgerError(f"{find!r} names {several if found else 'no study that this node knows'}")
             explained = taken_by(node, found[0], routes)
         except ValidationError as error:
             return _rules(request, person, text, **typed, problem=field_in_plain_words(error.errors()[0]))
