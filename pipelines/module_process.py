@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
-__all__ = ["end_process", "start_module"]
+__all__ = ["end_process", "start_python"]
 
 _PIPE_BYTES = 1 << 20
 """Room for a frame or a page: fewer turns between the two processes."""
 
 
-def start_module(name: str) -> subprocess.Popen[bytes]:
-    """Start a module with one computing thread and this process's path; it ends when its input is closed."""
+def start_python(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start Python by a command (``-m``, a module) with one computing thread and this process's path; it ends when its input is closed."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(part for part in sys.path if part),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", name],
+        [sys.executable, *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -24,11 +24,13 @@ from typing import IO, TypeVar, cast
 
 from dicom_node.errors import ProcessingFailureError, raised_at
 from dicom_node.results.capture import warm_fonts
-from pipelines.module_process import end_process, start_module
+from pipelines.module_process import end_process, start_python
 
 __all__ = ["DrawingProcess", "begin_drawing", "start_drawing"]
 
 T = TypeVar("T")
+
+_COMMAND = ("-m", "dicom_node.results.drawing")
 
 
 class DrawingProcess:
@@ -49,7 +51,7 @@ class DrawingProcess:
         with self._lock:
             if self._process is not None and self._process.poll() is None:
                 return
-            self._process = start_module("dicom_node.results.drawing")
+            self._process = start_python(_COMMAND)
 
     def stop(self) -> None:
         """End the process."""

@@ -29,7 +29,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 
 from pipelines.cine import elements
-from pipelines.module_process import end_process, start_module
+from pipelines.module_process import end_process, start_python
 
 __all__ = ["DecoderDiedError", "decode_apart", "start_decoder"]
 
@@ -37,6 +37,7 @@ MEMORY_BYTES = 3 << 29
 """1.5 GiB: the process itself takes 0.2, a frame of the largest size some 0.3."""
 CPU_S = 30
 """Processor time for one frame; one of the largest size takes 4 s."""
+_COMMAND = ("-m", "pipelines.cine.decoder")
 
 
 class DecoderDiedError(RuntimeError):
@@ -54,7 +55,7 @@ class _Decoder:
         """Start the process unless it runs."""
         if self._process is not None and self._process.poll() is None:
             return
-        self._process = start_module("pipelines.cine.decoder")
+        self._process = start_python(_COMMAND)
 
     def stop(self) -> None:
         """End the process."""
