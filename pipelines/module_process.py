@@ -14,7 +14,10 @@ _PIPE_BYTES = 1 << 20
 
 
 def start_python(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start Python by a command (``-m``, a module) with one computing thread and this process's path; it ends when its input is closed."""
+    """Start Python by a command (``-m`` and a module), with one computing thread and the path of this process.
+
+    It ends when its input is closed.
+    """
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(part for part in sys.path if part),
         "OMP_NUM_THREADS": "1",
