@@ -135,7 +135,8 @@ def run_route(
     from dicom_node.schedule.routed import jobs_of_route
 
     if route not in configuration.routes:
-        raise NodeError("there is no such route", subject=route)
+        known = ", ".join(configuration.routes) or "none"
+        raise NodeError("there is no such route", subject=route, remedy=f"known: {known}")
     reading = study_reading(ledger, configuration, study)
     explained = next(one for one in reading.routes if one.route == route)
     series = explained.series_instance_uids

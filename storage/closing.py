@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from storage.job_rows import job_event, supersede
 from storage.ledger import Ledger
-from storage.schema import JobRow, JobSlot, JobState, ResultRow, Verdict
+from storage.schema import DeliveryRow, JobRow, JobSlot, JobState, ResultRow, Verdict
 
 __all__ = [
     "FRONT_PAGE",
@@ -26,6 +26,7 @@ __all__ = [
     "package_outcomes",
     "packages_told",
     "reopen_version",
+    "told_before",
     "told_summary",
 ]
 
@@ -83,6 +84,38 @@ def told_summary(ledger: Ledger, job_id: int, sop_instance_uid: str) -> ToldSumm
         row = session.scalars(select(JobRow).where(JobRow.id == job_id)).one()
         told = (row.summary or {}).get("told", {}).get(sop_instance_uid, {})
         return ToldSummary(row.route, tuple(told.get("numbers", ())), told.get("paragraph", ""))
+
+
+def told_before(ledger: Ledger, sop_instance_uid: str, destination: str) -> tuple[Mapping[str, Any], ...]:
+    """Numbers that a destination was told of a study and route before a front page was made, the oldest first.
+
+    Parameters
+    ----------
+    sop_instance_uid
+        Of the front page.
+    """
+    with ledger.reading() as session:
+        own = session.execute(
+            select(ResultRow.id, JobRow.study_id, JobRow.route)
+            .join(JobRow, JobRow.id == ResultRow.job_id)
+            .where(ResultRow.sop_instance_uid == sop_instance_uid)
+        ).one()
+        before = session.execute(
+            select(ResultRow.sop_instance_uid, JobRow.summary)
+            .join(JobRow, JobRow.id == ResultRow.job_id)
+            .join(DeliveryRow, DeliveryRow.result_id == ResultRow.id)
+            .where(
+                JobRow.study_id == own.study_id,
+                JobRow.route == own.route,
+                JobRow.package == FRONT_PAGE,
+                ResultRow.id < own.id,
+                DeliveryRow.destination == destination,
+                DeliveryRow.sent_at.is_not(None),
+            )
+            .order_by(ResultRow.id)
+        ).all()
+        told = [(summary or {}).get("told", {}).get(uid, {}) for uid, summary in before]
+        return tuple(number for one in told for number in one.get("numbers", ()))
 
 
 def closing_job_of(ledger: Ledger, sop_instance_uid: str) -> int | None:

@@ -177,10 +177,12 @@ def claim_deliveries(
         return [_joined(row) for row in rows]
 
 
-def extend_deliveries(ledger: Ledger, owner: str, now: dt.datetime, lease_s: float) -> None:
-    """Prolong the lease of everything that an owner is sending."""
+def extend_deliveries(
+    ledger: Ledger, owner: str, delivery_ids: Collection[int], now: dt.datetime, lease_s: float
+) -> None:
+    """Prolong the lease of those deliveries that an owner is still sending."""
     with ledger.transaction() as session:
-        for row in _sending(session, DeliveryRow.owner == owner):
+        for row in _sending(session, (DeliveryRow.owner == owner) & DeliveryRow.id.in_(delivery_ids)):
             row.lease_until = now + dt.timedelta(seconds=lease_s)
 
 

@@ -73,6 +73,8 @@ class VoidSet:
     since: dt.datetime
     """When they became void."""
     results: tuple[VoidResult, ...]
+    instead: tuple[str, ...] = ()
+    """Files of the results that stand in for them, relative to the storage directory."""
 
 
 def superseded_sets(ledger: Ledger) -> tuple[VoidSet, ...]:
@@ -379,7 +381,9 @@ def _void_set(session: Session, job: JobRow, result_ids: Collection[int]) -> Voi
     if any(delivery.state in _GOING_OUT for row in results for delivery in row.deliveries):
         return None
     since = job.ended_at or job.created_at
-    return VoidSet(job.study.study_instance_uid, job.id, job.study_version, since, tuple(map(_void, results)))
+    instead = tuple(one.path for one in job.results if one.role != REJECTION_ROLE and one.removed_at is None)
+    void = tuple(map(_void, results))
+    return VoidSet(job.study.study_instance_uid, job.id, job.study_version, since, void, instead)
 
 
 def _results(session: Session, result_ids: Collection[int]) -> Sequence[ResultRow]:

@@ -13,21 +13,18 @@ from pathlib import Path
 import psutil
 import pytest
 from crash_analysis import cheap_analysis
+from crash_parts import DELIVERY, EXECUTION, RESULTS
 from interop.ports import wait_until
 from network_namespaces import enter
 
 from dicom_node import node
 from dicom_node.config import (
     Configuration,
-    DeliveryPolicy,
-    DestinationProfile,
-    ExecutionSettings,
     Host,
     HostRole,
     NodeSettings,
     Peer,
     PeerPermission,
-    ResultSettings,
     Route,
     StorageSettings,
 )
@@ -63,18 +60,9 @@ def cluster_configuration(
         storage=StorageSettings(
             database=database, directory=folder / "shared", low_watermark_mb=0, high_watermark_mb=0
         ),
-        # Only a complete study is scheduled, so each gives one set of results however its sending is cut up.
-        execution=ExecutionSettings(
-            maximum_attempts=1000,
-            quiet_time_s=3600,
-            complete_quiet_time_s=0.3,
-            incomplete_quiet_time_s=3600,
-            job_timeout_s=60,
-            threads_per_slot=1,
-            background_slots=0,
-        ),
-        results=ResultSettings(destinations={"pacs": DestinationProfile(peer="pacs", commitment_timeout_s=3)}),
-        delivery=DeliveryPolicy(first_delay_s=0.2, maximum_delay_s=1, maximum_attempts=10_000, response_timeout_s=5),
+        execution=EXECUTION.model_copy(update={"background_slots": 0}),
+        results=RESULTS,
+        delivery=DELIVERY,
     )
 
 

@@ -1,23 +1,39 @@
-"""What the crash test is made of: tiny cine studies, and a PACS that notes every arrival."""
+"""What the crash tests are made of: tiny cine studies, a scanner, and a PACS that notes every arrival."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import random
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
-from pydicom import dcmwrite
+from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import evt
 
+from dicom_node.config import DeliveryPolicy, DestinationProfile, ExecutionSettings, Peer, ResultSettings
 from dicom_node.network.pacs import Pacs, PacsSettings
+from dicom_node.network.sender import ScuSettings, send_files
 from dicom_node.results.uids import derive_uid
 from pipelines.cine.views import LONG_AXIS
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 SLICES, PHASES = 3, 10
+# Only a complete study is scheduled, so each gives one set of results however its sending is cut up.
+EXECUTION = ExecutionSettings(
+    maximum_attempts=1000,
+    quiet_time_s=3600,
+    complete_quiet_time_s=0.3,
+    incomplete_quiet_time_s=3600,
+    job_timeout_s=60,
+    threads_per_slot=1,
+)
+RESULTS = ResultSettings(destinations={"pacs": DestinationProfile(peer="pacs", commitment_timeout_s=3)})
+DELIVERY = DeliveryPolicy(first_delay_s=0.2, maximum_delay_s=1, maximum_attempts=10_000, response_timeout_s=5)
 
 
 def write_cine(folder: Path, name: str) -> list[Path]:
@@ -72,6 +88,54 @@ def encoded(dataset: Dataset) -> bytes:
     buffer = io.BytesIO()
     dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
+
+
+class Scanner(threading.Thread):
+    """Sends study after study, each until all its images are acknowledged, as a scanner's queue does.
+
+    Each part goes to any of the receivers. With ``ahead``, so many studies are sent and one more for each call of
+    :meth:`allow`; without, one after the other.
+    """
+
+    def __init__(
+        self, receivers: tuple[Peer, ...], folder: Path, generator: random.Random, *, ahead: int | None = None
+    ) -> None:
+        super().__init__(name="scanner", daemon=True)
+        self.acknowledged: dict[str, Path] = {}
+        self.studies: list[str] = []
+        self._enough = threading.Event()
+        self._allowed = None if ahead is None else threading.Semaphore(ahead)
+        self._receivers, self._folder, self._generator = receivers, folder, generator
+
+    def allow(self) -> None:
+        """One more study may be sent."""
+        if self._allowed is not None:
+            self._allowed.release()
+
+    def end(self) -> None:
+        """Send the study at hand to its end, and no other."""
+        self._enough.set()
+        self.allow()
+
+    def _may_go_on(self) -> bool:
+        if self._allowed is not None:
+            self._allowed.acquire()
+        return not self._enough.is_set()
+
+    def run(self) -> None:
+        while self._may_go_on():
+            name = f"study {len(self.studies)}"
+            waiting = write_cine(self._folder / name, name)
+            self.studies.append(str(dcmread(waiting[0]).StudyInstanceUID))
+            while waiting:
+                # Sometimes the whole rest, sometimes a part, each over an association of its own to any host.
+                part = waiting[: self._generator.choice([7, 15, len(waiting)])]
+                for outcome in send_files(part, self._generator.choice(self._receivers), ScuSettings("MR1")):
+                    if outcome.status == 0x0000:
+                        self.acknowledged[outcome.sop_instance_uid] = outcome.path
+                        waiting.remove(outcome.path)
+                time.sleep(0.1)
+            self._enough.wait(self._generator.uniform(0.0, 2.0))
 
 
 class NotingPacs(Pacs):

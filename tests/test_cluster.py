@@ -31,7 +31,7 @@ from cluster_parts import (
     long_mode,
     running_hosts,
 )
-from crash_parts import PHASES, SLICES, NotingPacs, write_cine
+from crash_parts import PHASES, SLICES, NotingPacs, Scanner, write_cine
 from interop.ports import free_port, wait_until
 from network_namespaces import Network, allowed, network
 from own_packages import crash_packages
@@ -68,32 +68,6 @@ def analyses(tmp_path: Path) -> Iterator[tuple[str, ...]]:
         yield names[:2]
 
 
-class _Scanner(threading.Thread):
-    """Sends study after study, each to whichever receiver answers, until all its images are acknowledged."""
-
-    def __init__(self, receivers: tuple[Peer, ...], folder: Path, generator: random.Random) -> None:
-        super().__init__(name="scanner", daemon=True)
-        self.acknowledged: dict[str, Path] = {}
-        self.studies: list[str] = []
-        self.enough = threading.Event()
-        self._receivers, self._folder, self._generator = receivers, folder, generator
-
-    def run(self) -> None:
-        while not self.enough.is_set():
-            name = f"study {len(self.studies)}"
-            waiting = write_cine(self._folder / name, name)
-            self.studies.append(str(dcmread(waiting[0]).StudyInstanceUID))
-            while waiting:
-                # Sometimes the whole rest, sometimes a part: one study comes over several hosts.
-                part = waiting[: self._generator.choice([7, 15, len(waiting)])]
-                for outcome in send_files(part, self._generator.choice(self._receivers), SCANNER):
-                    if outcome.status == 0x0000:
-                        self.acknowledged[outcome.sop_instance_uid] = outcome.path
-                        waiting.remove(outcome.path)
-                time.sleep(0.1)
-            self.enough.wait(self._generator.uniform(0.5, 3.0))
-
-
 def _unfinished(ledger: Ledger, studies: int, packages: int) -> str:
     """What is still to do, in words; empty when all is done."""
     waiting = studies_to_consider(ledger)
@@ -108,7 +82,7 @@ def _unfinished(ledger: Ledger, studies: int, packages: int) -> str:
     return f"{len(late)} deliveries are not committed" if late else ""
 
 
-def _check_all(configuration: Configuration, scanner: _Scanner, pacs: NotingPacs, analyses: tuple[str, ...]) -> None:
+def _check_all(configuration: Configuration, scanner: Scanner, pacs: NotingPacs, analyses: tuple[str, ...]) -> None:
     scanner.join(SETTLE_S)
     assert not scanner.is_alive(), "the scanner cannot get rid of its images"
     with contextlib.closing(open_ledger(configuration.storage.database)) as ledger:
@@ -125,7 +99,7 @@ def _check_all(configuration: Configuration, scanner: _Scanner, pacs: NotingPacs
         _check_results(ledger, pacs, scanner.studies, analyses)
 
 
-def _check_images(ledger: Ledger, configuration: Configuration, scanner: _Scanner) -> None:
+def _check_images(ledger: Ledger, configuration: Configuration, scanner: Scanner) -> None:
     with ledger.reading() as session:
         held = {row.sop_instance_uid: row for row in session.query(InstanceRow)}
     assert len(scanner.acknowledged) == len(scanner.studies) * SLICES * PHASES
@@ -172,7 +146,7 @@ def test_hosts_that_are_killed_lose_nothing_and_do_nothing_twice(
     killed: Counter[str] = Counter()
     with pacs, running_hosts(hosts):
         receivers = tuple(Peer(ae_title="NODE", host="127.0.0.1", port=port) for port in ports)
-        scanner = _Scanner(receivers, tmp_path, random.Random(SEED + 1))
+        scanner = Scanner(receivers, tmp_path, random.Random(SEED + 1))
         scanner.start()
         deck = [
             (host, what)
@@ -198,7 +172,7 @@ def test_hosts_that_are_killed_lose_nothing_and_do_nothing_twice(
                     host.wait_for_the_end_of(below)
                     host.start()
         finally:
-            scanner.enough.set()
+            scanner.end()
         _check_all(configuration, scanner, pacs, analyses)
         print(f"\n{len(scanner.studies)} studies, {len(pacs.arrivals)} arrivals, killed {dict(killed)}")
         # One that was killed near the end may not have come far enough to stop when it is told to.
@@ -259,7 +233,7 @@ def test_hosts_on_a_bad_network_lose_nothing_and_do_nothing_twice(
     generator = random.Random(SEED)
     away: Counter[str] = Counter()
     with _cluster_on(machines, FRONT | BACK, analyses, tmp_path) as (configuration, pacs, receivers):
-        scanner = _Scanner(receivers, tmp_path, random.Random(SEED + 1))
+        scanner = Scanner(receivers, tmp_path, random.Random(SEED + 1))
         scanner.start()
         try:
             while away.total() < ROUNDS:
@@ -276,7 +250,7 @@ def test_hosts_on_a_bad_network_lose_nothing_and_do_nothing_twice(
                 time.sleep(generator.choice([5.0, 20.0, 90.0]))
                 machines.connect(name, up=True)
         finally:
-            scanner.enough.set()
+            scanner.end()
             machines.change(delay_s=0.0, jitter_s=0.0, loss=0.0)
         _check_all(configuration, scanner, pacs, analyses)
         print(f"\n{len(scanner.studies)} studies, {len(pacs.arrivals)} arrivals, cut off {dict(away)}")
@@ -285,7 +259,7 @@ def test_hosts_on_a_bad_network_lose_nothing_and_do_nothing_twice(
 @pytest.mark.timeout(600)
 def test_receivers_on_a_bad_network_lose_nothing(machines: Network, analyses: tuple[str, ...], tmp_path: Path) -> None:
     with _cluster_on(machines, frozenset({HostRole.RECEIVER}), analyses, tmp_path) as (configuration, _, receivers):
-        scanner = _Scanner(receivers, tmp_path, random.Random(SEED + 1))
+        scanner = Scanner(receivers, tmp_path, random.Random(SEED + 1))
         machines.change(delay_s=0.005, jitter_s=0.02, loss=0.05)
         scanner.start()
         try:
@@ -295,7 +269,7 @@ def test_receivers_on_a_bad_network_lose_nothing(machines: Network, analyses: tu
                 socket.create_connection((machines.address("north"), 11112), timeout=3.0)
             machines.change(cut_off=[])
         finally:
-            scanner.enough.set()
+            scanner.end()
         scanner.join(SETTLE_S)
         assert not scanner.is_alive()
         with contextlib.closing(open_ledger(configuration.storage.database)) as ledger:

@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from pathlib import Path
 import psutil
 import pytest
 from crash_analysis import cheap_analysis, result_uid, roles_of
-from crash_parts import PHASES, SLICES, NotingPacs, write_cine
+from crash_parts import DELIVERY, EXECUTION, PHASES, RESULTS, SLICES, NotingPacs, Scanner
 from interop.ports import free_port, listening, wait_until
 from own_packages import crash_packages
 from pydicom import dcmread
@@ -34,18 +33,13 @@ from pydicom.uid import BasicTextSRStorage
 from dicom_node import node
 from dicom_node.config import (
     Configuration,
-    DeliveryPolicy,
-    DestinationProfile,
-    ExecutionSettings,
     NodeSettings,
     Peer,
     PeerPermission,
-    ResultSettings,
     Route,
     StorageSettings,
 )
 from dicom_node.network.pacs import PacsSettings
-from dicom_node.network.sender import ScuSettings, send_files
 from dicom_node.process_states import read_states
 from storage.closing import FRONT_PAGE
 from storage.jobs import studies_to_consider
@@ -59,7 +53,7 @@ REAL = os.environ.get("DICOM_NODE_CRASH_ANALYSIS", "cheap") == "real"
 START_S = 300.0
 SETTLE_S = 600.0
 STUDIES_AHEAD = 3
-"""Studies more than there were kills."""
+"""Studies more than there were kills: what is left at the end does not grow with how long kills take."""
 LONGEST_GAP_S = 20.0
 
 _spawn = multiprocessing.get_context("spawn")
@@ -79,18 +73,9 @@ def _configuration(folder: Path, pacs_port: int, analyses: tuple[str, ...]) -> C
             low_watermark_mb=0,
             high_watermark_mb=0,
         ),
-        # Only a complete study is scheduled, so each gives one set of results however its sending is cut up.
-        execution=ExecutionSettings(
-            maximum_attempts=1000,
-            quiet_time_s=3600,
-            complete_quiet_time_s=0.3,
-            incomplete_quiet_time_s=3600,
-            # A busy machine is no defect of a job.
-            job_timeout_s=600,
-            threads_per_slot=1,
-        ),
-        results=ResultSettings(destinations={"pacs": DestinationProfile(peer="pacs", commitment_timeout_s=3)}),
-        delivery=DeliveryPolicy(first_delay_s=0.2, maximum_delay_s=1, maximum_attempts=10_000, response_timeout_s=5),
+        execution=EXECUTION,
+        results=RESULTS,
+        delivery=DELIVERY,
     )
 
 
@@ -159,44 +144,6 @@ def running(tmp_path: Path, analyses: tuple[str, ...]) -> Iterator[tuple[_Node, 
                 one.process.join()
 
 
-class _Scanner(threading.Thread):
-    """Sends study after study, each until all its images are acknowledged, as a scanner's queue does."""
-
-    def __init__(self, configuration: Configuration, folder: Path, generator: random.Random) -> None:
-        super().__init__(name="scanner", daemon=True)
-        self.acknowledged: dict[str, Path] = {}
-        self.studies: list[str] = []
-        self.enough = threading.Event()
-        self.allowed = threading.Semaphore(STUDIES_AHEAD)
-        """A study for each: so many a kill, however long it takes, that what is left at the end does not grow."""
-        self._peer = Peer(ae_title="NODE", host="127.0.0.1", port=configuration.node.port)
-        self._folder, self._generator = folder, generator
-
-    def run(self) -> None:
-        while self._may_go_on():
-            name = f"study {len(self.studies)}"
-            waiting = write_cine(self._folder / name, name)
-            self.studies.append(str(dcmread(waiting[0]).StudyInstanceUID))
-            while waiting:
-                # Sometimes the whole rest, sometimes a part: an association for each.
-                part = waiting[: self._generator.choice([7, 15, len(waiting)])]
-                for outcome in send_files(part, self._peer, ScuSettings("MR1")):
-                    if outcome.status == 0x0000:
-                        self.acknowledged[outcome.sop_instance_uid] = outcome.path
-                        waiting.remove(outcome.path)
-                time.sleep(0.1)
-            self.enough.wait(self._generator.uniform(0.0, 2.0))
-
-    def _may_go_on(self) -> bool:
-        self.allowed.acquire()
-        return not self.enough.is_set()
-
-    def end(self) -> None:
-        """Send the study at hand to its end, and no other."""
-        self.enough.set()
-        self.allowed.release()
-
-
 def _runs(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE
@@ -261,7 +208,8 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_seen_twice(
     # Kills come about as fast as a process starts on this machine, which is a third of what all together take: some are
     # hit at work, some while they recover.
     gap_s = min(LONGEST_GAP_S, (time.monotonic() - started) / 2)
-    scanner = _Scanner(one.configuration, tmp_path, random.Random(SEED + 1))
+    here = Peer(ae_title="NODE", host="127.0.0.1", port=one.configuration.node.port)
+    scanner = Scanner((here,), tmp_path, random.Random(SEED + 1), ahead=STUDIES_AHEAD)
     scanner.start()
     # In random order, but none is left out of fifteen rounds.
     deck = 3 * ["receiver", "worker 0", "worker 1", "deliverer"] + ["scheduler", "executor", "supervisor"]
@@ -284,7 +232,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_seen_twice(
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
                 killed[role] += 1
-                scanner.allowed.release()
+                scanner.allow()
             if role == "supervisor":
                 one.process.join()
                 _wait_for_the_end_of(below)
@@ -312,7 +260,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_seen_twice(
     assert not listening(one.configuration.node.port)
 
 
-def _check_images(ledger: Ledger, configuration: Configuration, scanner: _Scanner) -> None:
+def _check_images(ledger: Ledger, configuration: Configuration, scanner: Scanner) -> None:
     with ledger.reading() as session:
         held = {row.sop_instance_uid: row for row in session.query(InstanceRow)}
     assert len(scanner.acknowledged) == len(scanner.studies) * SLICES * PHASES
@@ -323,7 +271,7 @@ def _check_images(ledger: Ledger, configuration: Configuration, scanner: _Scanne
         assert held[uid].removed_at is None
 
 
-def _check_results(ledger: Ledger, pacs: NotingPacs, scanner: _Scanner, analyses: tuple[str, ...]) -> None:
+def _check_results(ledger: Ledger, pacs: NotingPacs, scanner: Scanner, analyses: tuple[str, ...]) -> None:
     with ledger.reading() as session:
         jobs = [(job.study.study_instance_uid, job.package, job.state, job.identity) for job in session.query(JobRow)]
     assert sorted((uid, package) for uid, package, _, _ in jobs) == sorted(

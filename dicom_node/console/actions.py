@@ -356,7 +356,8 @@ def _try(node: Node, person: Person, order: DestinationOrder) -> Done:
 def _known(node: Node, destination: str) -> DestinationProfile:
     profile = node.configuration.results.destinations.get(destination)
     if profile is None:
-        raise NodeError("no such destination in results.destinations", subject=destination)
+        known = ", ".join(node.configuration.results.destinations) or "none"
+        raise NodeError("no such destination in results.destinations", subject=destination, remedy=f"known: {known}")
     return profile
 
 

@@ -22,7 +22,7 @@ from dicom_node.console.node import Node
 from dicom_node.console.now import NowBoard
 from dicom_node.console.pages import pages_router
 from dicom_node.console.rendering import Renderer, problem_page
-from dicom_node.errors import NodeError, raised_at
+from dicom_node.errors import NodeError, classify, raised_at
 from dicom_node.plain_words import field_in_plain_words
 from storage.ledger import LedgerError
 
@@ -82,6 +82,11 @@ def console_application(node: Node) -> FastAPI:
     @application.exception_handler(NodeError)
     def refused(request: Request, error: NodeError) -> Response:
         return _problem(request, 409, str(error))
+
+    @application.exception_handler(OSError)
+    def not_readable_or_writable(request: Request, error: OSError) -> Response:
+        _log.error("request failed", what=str(classify(error)), place=raised_at(error))
+        return _problem(request, 507, str(classify(error)))
 
     @application.exception_handler(HTTPException)
     def not_there(request: Request, error: HTTPException) -> Response:

@@ -79,7 +79,8 @@ def log_in_router() -> APIRouter:
         wait = wait_s(node.ledger, name, address, now=now)
         if wait:
             _audit(node, name, address, failure="too many log-ins that failed")
-            problem = f"Too many log-ins failed. Try again in {-(-wait // 60)} minutes."
+            minutes = -(-wait // 60)
+            problem = f"Too many log-ins failed. Try again in {minutes} minute{'' if minutes == 1 else 's'}."
             response = _log_in_page(request, target, problem, 429, name)
             response.headers["retry-after"] = str(wait)
             return response

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
+import structlog
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, ValidationError
@@ -29,7 +30,7 @@ from dicom_node.console.rules import (
 )
 from dicom_node.console.site_agreement import site_agreement
 from dicom_node.console.study import study_view
-from dicom_node.errors import ConfigurationError, NodeError
+from dicom_node.errors import ConfigurationError, NodeError, classify, raised_at
 from dicom_node.finding import named_studies
 from dicom_node.plain_words import field_in_plain_words
 from dicom_node.reloading import Reloaded
@@ -52,6 +53,8 @@ from storage.schema import AccountRole, AssessmentResult, DeliveryState
 from storage.trials import last_trials
 
 __all__ = ["pages_router"]
+
+_log = structlog.get_logger(__name__)
 
 Text = Annotated[str, Query(max_length=200)]
 ON_THE_WAY = (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.AWAITING_COMMITMENT)
@@ -155,7 +158,8 @@ def pages_router() -> APIRouter:
                 return _rules(request, person, text, **typed, compared=compared_over_the_last_month(node, routes))
             found = named_studies(node.ledger, node.files, find, limit=2) if find else ()
             if len(found) != 1:
-                raise LedgerError(f"{find!r} names {'several studies' if found else 'no study'} that this node knows")
+                several = "several studies that this node knows: give more of the StudyInstanceUID"
+                raise LedgerError(f"{find!r} names {several if found else 'no study that this node knows'}")
             explained = taken_by(node, found[0], routes)
         except ValidationError as error:
             return _rules(request, person, text, **typed, problem=field_in_plain_words(error.errors()[0]))
@@ -271,6 +275,9 @@ def _add_form(router: APIRouter, action: Action) -> None:
             sentence = field_in_plain_words(error.errors()[0])
         except (NodeError, LedgerError) as error:
             sentence = str(error)
+        except OSError as error:
+            _log.error("action failed", action=action.name, what=str(classify(error)), place=raised_at(error))
+            sentence = str(classify(error))
         else:
             if done.secret:
                 return _page(request, "secret.html", person, done=done, onward=back)

@@ -6,11 +6,11 @@ from io import BytesIO
 
 from PIL import Image
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_node.console.access import ForbiddenError, Person
 from dicom_node.console.node import Node
+from pipelines.cine.elements import DAMAGE
 from storage.ledger import LedgerError
 from storage.overview import ResultOverview, result_overviews
 from storage.schema import AccountRole
@@ -28,7 +28,7 @@ def names_patient(node: Node, page: ResultOverview) -> bool:
     """Whether a page has the patient's name drawn into its pixels, as far as it says (BurnedInAnnotation)."""
     try:
         header = dcmread(node.files.readable(page.path), stop_before_pixels=True, specific_tags=["BurnedInAnnotation"])
-    except (OSError, InvalidDicomError):
+    except DAMAGE:
         return True
     return str(header.get("BurnedInAnnotation", "YES")) != "NO"
 
@@ -48,11 +48,11 @@ def picture(node: Node, person: Person, study_instance_uid: str, result_id: int)
     if found is None or found.sop_class_uid != SecondaryCaptureImageStorage:
         raise LedgerError(f"study {study_instance_uid} has no page {result_id}")
     try:
-        dataset = dcmread(node.files.readable(found.path))
-    except (OSError, InvalidDicomError) as error:
+        pixels = dcmread(node.files.readable(found.path)).pixel_array
+    except DAMAGE as error:
         raise LedgerError(f"the file of page {result_id} was removed, or cannot be read") from error
     if names_patient(node, found) and not may_see_patients(node, person):
         raise ForbiddenError("this page names the patient: console.patients_for says who may see that")
     content = BytesIO()
-    Image.fromarray(dataset.pixel_array).save(content, "PNG")
+    Image.fromarray(pixels).save(content, "PNG")
     return content.getvalue()

@@ -23,8 +23,9 @@ from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
 from dicom_node.deliver.commitments import CommitmentReporter
 from dicom_node.deliver.dimse_destination import DimseDestinationClient
+from dicom_node.deliver.lease import LEASE_S, RoundLease
 from dicom_node.deliver.retry import next_attempt, next_try
-from dicom_node.deliver.round import LEASE_S, DeliveryItem, DestinationClient, Round
+from dicom_node.deliver.round import DeliveryItem, DestinationClient, Round
 from dicom_node.deliver.turnaround import observe_commitments
 from dicom_node.deliver.web_destination import WebDestinationClient
 from dicom_node.errors import CannotUnderstandError, DeliveryRefusedError, NodeError, PeerUnavailableError, classify
@@ -254,8 +255,17 @@ class Deliverer:
                 delivery_failed(self.ledger, delivery.id, why, None, now=utc_now())
                 metrics.DELIVERIES.labels(destination, "dead").inc()
             return
+        ids = [delivery.id for delivery in deliveries]
+        with RoundLease(self.ledger, self.owner, ids, present.policy.response_timeout_s) as lease:
+            items = self._read(present, deliveries, lease)
+            if items:
+                self._client(present).deliver(items, lease)
+
+    def _read(self, present: Round, deliveries: Sequence[Delivery], lease: RoundLease) -> list[DeliveryItem]:
+        """The files of these; what cannot be had is put off or failed."""
         items: list[DeliveryItem] = []
         for delivery in deliveries:
+            lease.on_its_way(delivery.size)
             try:
                 items.append(DeliveryItem(delivery, read_dicom_file(self.files.readable(delivery.path))))
             except BucketError as error:
@@ -269,8 +279,7 @@ class Deliverer:
                     remedy="restore the file or run the job again, then requeue",
                 )
                 present.failed(delivery, unreadable)
-        if items:
-            self._client(present).deliver(items)
+        return items
 
 
 def _in_words(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from pynetdicom.presentation import build_context
 
 from dicom_node.audit.messages import Participant
 from dicom_node.config import Peer
+from dicom_node.deliver.lease import RoundLease
 from dicom_node.deliver.reports import answer_report, record_report
 from dicom_node.deliver.round import DeliveryItem, Round
 from dicom_node.errors import NodeError, PeerFailedError, PeerUnavailableError
@@ -48,18 +49,19 @@ class DimseDestinationClient:
     settings: ScuSettings
     found_by: str = "C-FIND"
 
-    def deliver(self, items: Sequence[DeliveryItem]) -> None:
+    def deliver(self, items: Sequence[DeliveryItem], lease: RoundLease) -> None:
         """Send over as few associations as can be, see :class:`~dicom_node.deliver.round.DestinationClient`."""
         by_file = {item.file: item for item in items}
         for part in batches(list(by_file), reserved_contexts=RESERVED_CONTEXTS):
-            self._exchange([by_file[file] for file in part])
+            self._exchange([by_file[file] for file in part], lease)
 
     def held(self, deliveries: Collection[Delivery]) -> frozenset[str]:
         """Ask by C-FIND, see :class:`~dicom_node.deliver.round.DestinationClient`."""
         with associated(self.peer, [find_context()], self.settings) as association:
             return held_instances(association, _series_of(deliveries)) or frozenset()
 
-    def _exchange(self, items: Sequence[DeliveryItem]) -> None:
+    def _exchange(self, items: Sequence[DeliveryItem], lease: RoundLease) -> None:
+        lease.on_its_way()
         left = {item.delivery.id: item for item in items}
         reports: queue.Queue[threading.Thread] = queue.Queue()
 
@@ -79,10 +81,11 @@ class DimseDestinationClient:
                 receiver = Participant(self.peer.ae_title, self.peer.ae_title, self.peer.host)
                 missing = [item for item in items if item.delivery.sop_instance_uid not in there]
                 with self.round.sending(receiver, missing) as arrived:
-                    for stored in self._store(association, left, there):
+                    for stored in self._store(association, left, there, lease):
                         arrived.add(stored.delivery.sop_instance_uid)
                         if not commits:
                             self._sent(left, [stored], None)
+                lease.on_its_way()
                 if commits and left:
                     transaction_uid = str(generate_uid(prefix=None))
                     asked = list(left.values())
@@ -113,15 +116,15 @@ class DimseDestinationClient:
         return (held_instances(association, _series_of(before)) if before else None) or frozenset()
 
     def _store(
-        self, association: Association, left: dict[int, DeliveryItem], there: frozenset[str]
+        self, association: Association, left: dict[int, DeliveryItem], there: frozenset[str], lease: RoundLease
     ) -> Iterator[DeliveryItem]:
-        keep_lease = self.round.lease_keeper()
         for item in list(left.values()):
             if item.delivery.sop_instance_uid in there:
                 # It answered the query: an outage is over also where nothing is left to store.
                 self.round.reached()
                 yield item
                 continue
+            lease.on_its_way(item.file.size)
             outcome = store_file(association, item.file)
             if outcome.status is not None:
                 self.round.reached()
@@ -136,7 +139,6 @@ class DimseDestinationClient:
                 self.round.failed(item.delivery, outcome.error)
                 if not association.is_established:
                     raise PeerUnavailableError("the association broke off", subject=self.round.destination)
-            keep_lease()
 
     def _sent(self, left: dict[int, DeliveryItem], items: Sequence[DeliveryItem], transaction_uid: str | None) -> None:
         self.round.sent([item.delivery for item in items], transaction_uid)

@@ -43,10 +43,12 @@ def transaction(report: StudyReport, server: FhirDestination) -> Bundle:
     study = _study(report, server)
     study_entry = _entry(study, report)
     observations = [_entry(_observation(one, report, server, study_entry["fullUrl"]), report) for one in report.numbers]
+    # Those of an earlier version would stay as they were, and under a patient who was corrected since.
+    given_up = [_entry(_observation(one, report, server, study_entry["fullUrl"]), report) for one in report.given_up]
     holding = zip(report.numbers, observations, strict=True)
     references = [one["fullUrl"] for number, one in holding if report.withdrawn or report.holds(number)]
     conclusion = _entry(_diagnostic_report(report, server, study_entry["fullUrl"], references), report)
-    return Bundle.model_validate({"type": "transaction", "entry": [study_entry, *observations, conclusion]})
+    return Bundle.model_validate({"type": "transaction", "entry": [study_entry, *observations, *given_up, conclusion]})
 
 
 def _entry(resource: ImagingStudy | Observation | DiagnosticReport, report: StudyReport) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _observation(number: ReportedNumber, report: StudyReport, server: FhirDestin
     return Observation.model_validate(
         {
             "identifier": [{"system": _OWN, "value": f"{report.study_instance_uid}/{report.route}/{number.name}"}],
-            "status": _PRELIMINARY if report.holds(number) else _ENTERED_IN_ERROR,
+            "status": _PRELIMINARY if number not in report.given_up and report.holds(number) else _ENTERED_IN_ERROR,
             "category": [_category("imaging", "http://terminology.hl7.org/CodeSystem/observation-category")],
             "code": {"coding": coding, "text": code.meaning},
             "subject": _subject(report, server),

@@ -12,6 +12,7 @@ import httpx
 from dicom_node.audit.messages import Participant
 from dicom_node.config import FhirDestination
 from dicom_node.deliver.fhir_bundle import transaction
+from dicom_node.deliver.lease import RoundLease
 from dicom_node.deliver.messages import deliver_messages
 from dicom_node.deliver.round import DeliveryItem, Round
 from dicom_node.deliver.study_report import StudyReport
@@ -38,11 +39,11 @@ class FhirDestinationClient:
     server: FhirDestination
     found_by: str = "nothing: what a server took is put again under the same identifiers"
 
-    def deliver(self, items: Sequence[DeliveryItem]) -> None:
+    def deliver(self, items: Sequence[DeliveryItem], lease: RoundLease) -> None:
         """Post one transaction after the other, see :class:`~dicom_node.deliver.round.DestinationClient`."""
         host = urlsplit(self.server.url).hostname or ""
         deliver_messages(
-            self.round, items, Participant(host, "", host), self._send, "taken by the server (transaction)"
+            self.round, items, Participant(host, "", host), self._send, lease, "taken by the server (transaction)"
         )
 
     def held(self, deliveries: Collection[Delivery]) -> frozenset[str]:  # noqa: ARG002

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dicom_node.audit.messages import Participant
 from dicom_node.config import Hl7Destination
+from dicom_node.deliver.lease import RoundLease
 from dicom_node.deliver.messages import deliver_messages
 from dicom_node.deliver.mllp import MllpConnection
 from dicom_node.deliver.oru import control_id, observation_message
@@ -26,11 +27,11 @@ class Hl7DestinationClient:
     receiver: Hl7Destination
     found_by: str = "nothing: an HL7 receiver cannot be asked"
 
-    def deliver(self, items: Sequence[DeliveryItem]) -> None:
+    def deliver(self, items: Sequence[DeliveryItem], lease: RoundLease) -> None:
         """Send one message after the other, see :class:`~dicom_node.deliver.round.DestinationClient`."""
         host = self.receiver.host
         deliver_messages(
-            self.round, items, Participant(host, "", host), self._send, "acknowledged by the receiver (MSA)"
+            self.round, items, Participant(host, "", host), self._send, lease, "acknowledged by the receiver (MSA)"
         )
 
     def held(self, deliveries: Collection[Delivery]) -> frozenset[str]:  # noqa: ARG002

@@ -11,6 +11,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import generate_uid
 
 from dicom_node.audit.messages import Participant
+from dicom_node.deliver.lease import RoundLease
 from dicom_node.deliver.round import DeliveryItem, Round
 from dicom_node.deliver.study_report import StudyReport, study_report, withdrawn_reports
 from dicom_node.errors import DeliveryRefusedError, NodeError, NotAcceptedError, PeerFailedError, PeerUnavailableError
@@ -25,6 +26,7 @@ def deliver_messages(
     items: Sequence[DeliveryItem],
     receiver: Participant,
     send: Callable[[StudyReport], None],
+    lease: RoundLease,
     how: str,
 ) -> None:
     """Send one message for each front page; afterwards each delivery is committed, failed or dead in the ledger.
@@ -33,6 +35,8 @@ def deliver_messages(
     ----------
     send
         Sends one report and returns when it was taken; raises :class:`NodeError` otherwise.
+    lease
+        Told of each that is on its way.
     how
         What the answer was, for the record.
 
@@ -41,9 +45,7 @@ def deliver_messages(
     sqlalchemy.exc.SQLAlchemyError
         The ledger does not accept a transition.
     """
-    keep_lease = present.lease_keeper()
     for index, item in enumerate(items):
-        keep_lease()
         delivery = item.delivery
         try:
             if delivery.role not in (FRONT_PAGE.value, REJECTION_ROLE):
@@ -53,6 +55,7 @@ def deliver_messages(
             reports = _reports(present, item)
             with present.sending(receiver, [item]) as arrived:
                 for report in reports:
+                    lease.on_its_way()
                     send(report)
                 arrived.add(delivery.sop_instance_uid)
         except NodeError as error:
@@ -71,7 +74,7 @@ def _reports(present: Round, item: DeliveryItem) -> tuple[StudyReport, ...]:
     try:
         if item.delivery.role == REJECTION_ROLE:
             return withdrawn_reports(present.ledger, item.file.path)
-        return (study_report(present.ledger, item.delivery.job_id, item.file.path),)
+        return (study_report(present.ledger, item.delivery.job_id, item.file.path, present.destination),)
     except (OSError, InvalidDicomError) as error:
         raise DeliveryRefusedError(
             f"what it is told from cannot be read: {type(error).__name__}",

@@ -11,7 +11,7 @@ from types import TracebackType
 import hl7
 
 from dicom_node.config import Hl7Destination
-from dicom_node.errors import DeliveryRefusedError, PeerFailedError, PeerUnavailableError
+from dicom_node.errors import DeliveryRefusedError, PeerFailedError, PeerUnavailableError, in_few_words
 
 __all__ = ["MllpConnection"]
 
@@ -103,15 +103,11 @@ class MllpConnection:
 
 
 def _acknowledgement(answer: bytes) -> tuple[str, str, str]:
-    """MSA-1, MSA-2 and a word on what was wrong (MSA-3 or ERR-8); empty where they cannot be found.
-
-    What a receiver says of an error may quote the message, and goes into the ledger: a few words of it, and no figures.
-    """
+    """MSA-1, MSA-2 and a few words of what was wrong (MSA-3); empty where they cannot be found."""
     try:
         message = hl7.parse(answer.decode("utf-8", "replace"))
         segment = message.segment("MSA")
         fields = [str(segment[number]) if number < len(segment) else "" for number in range(1, 4)]
     except (hl7.HL7Exception, KeyError, IndexError, ValueError):
         return "", "", ""
-    words = "".join(sign if sign.isalpha() or sign in " -" else " " for sign in fields[2])
-    return fields[0].strip(), fields[1].strip(), " ".join(words.split())[:60]
+    return fields[0].strip(), fields[1].strip(), in_few_words(fields[2])

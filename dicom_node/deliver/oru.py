@@ -12,6 +12,7 @@ from dicom_node.config import Hl7Destination
 from dicom_node.deliver.study_report import StudyReport, code_of
 from dicom_node.results.codes import PRIVATE_DESIGNATOR
 from dicom_node.results.numbers import ReportedNumber
+from dicom_node.results.uids import derive_uid
 
 __all__ = ["control_id", "observation_message"]
 
@@ -31,6 +32,18 @@ def control_id(report: StudyReport) -> str:
     """MSH-10: the same however often the message is sent, so that a receiver knows one that comes again."""
     told = f"{report.report_uid} {report.told_as}".rstrip()
     return hashlib.sha256(told.encode()).hexdigest()[:20].upper()
+
+
+def filler_number(report: StudyReport) -> str:
+    """OBR-3: by it a receiver knows which report a message corrects or withdraws.
+
+    One number for all versions of what one route says of a study of one patient. Under the accession number, which is
+    the order's and stands in OBR-18, the report of a second route would replace that of the first; and the withdrawal
+    of a report that went to a wrong patient would take back the one of the right patient, whichever comes first.
+    """
+    return derive_uid(
+        "HL7 report", report.study_instance_uid, report.route, report.patient_id, report.issuer_of_patient_id
+    )
 
 
 def observation_message(report: StudyReport, receiver: Hl7Destination, at: dt.datetime) -> str:
@@ -56,7 +69,7 @@ def observation_message(report: StudyReport, receiver: Hl7Destination, at: dt.da
         "OBR",
         {
             1: "1",
-            3: accession or f"{report.report_uid}^DICOMNODE",
+            3: f"{filler_number(report)}^DICOMNODE",
             4: _coded(_REPORT),
             7: studied,
             16: _physician(report.referring_physician),

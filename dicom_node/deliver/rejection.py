@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import errno
+from collections.abc import Sequence
 
 import structlog
 from pydicom import dcmread
@@ -12,6 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorag
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config import Configuration, DestinationProfile
+from dicom_node.deliver.study_report import patient_of
 from dicom_node.errors import raised_at
 from dicom_node.network.file_meta import decode_file_meta
 from dicom_node.results.rejection import (
@@ -39,11 +42,9 @@ class Withdraw(enum.Enum):
     NEVER = "never"
     """Nobody: it still holds."""
     ALWAYS = "always"
-    """All: nothing has come in its place."""
-    UNLESS_TOLD_AGAIN = "unless told again"
-    """Those to whom the report of a later version does not come under the same identifiers."""
-    OF_ROUTE = "of route"
-    """Those to whom the report of another route does not come under the same identifiers."""
+    """All: nothing has come in its place, or the report of another route, which has identifiers of its own."""
+    OF_ANOTHER_PATIENT = "of another patient"
+    """Those to whom a later version does not come under the same identifiers, as its patient was corrected."""
 
 
 def reject_superseded(ledger: Ledger, files: InstanceFiles, configuration: Configuration, now: dt.datetime) -> int:
@@ -60,7 +61,7 @@ def reject_superseded(ledger: Ledger, files: InstanceFiles, configuration: Confi
         )
         reason = f"superseded by job {void.job_id}, version {void.study_version}"
         rejected += _rejected(
-            ledger, files, configuration, void, sentence, reason, now, withdraw=Withdraw.UNLESS_TOLD_AGAIN
+            ledger, files, configuration, void, sentence, reason, now, withdraw=Withdraw.OF_ANOTHER_PATIENT
         )
     for void in taken_over_sets(ledger, _taking_over(configuration)):
         sentence = (
@@ -68,7 +69,7 @@ def reject_superseded(ledger: Ledger, files: InstanceFiles, configuration: Confi
             "examined. What is listed here is among those results as well; do not use it beside them."
         )
         reason = f"superseded by job {void.job_id}, of a route that this one stands back for"
-        rejected += _rejected(ledger, files, configuration, void, sentence, reason, now, withdraw=Withdraw.OF_ROUTE)
+        rejected += _rejected(ledger, files, configuration, void, sentence, reason, now, withdraw=Withdraw.ALWAYS)
     for void in left_sets(ledger, _left(configuration)):
         sentence = (
             f"Superseded: version {void.study_version} of this study, with images that came later, was analysed "
@@ -77,7 +78,7 @@ def reject_superseded(ledger: Ledger, files: InstanceFiles, configuration: Confi
         reason = (
             f"superseded by job {void.job_id}, version {void.study_version}, of a route that stands back for this one"
         )
-        rejected += _rejected(ledger, files, configuration, void, sentence, reason, now, withdraw=Withdraw.OF_ROUTE)
+        rejected += _rejected(ledger, files, configuration, void, sentence, reason, now, withdraw=Withdraw.ALWAYS)
     return rejected
 
 
@@ -203,18 +204,20 @@ def _notes(
     """One note for all destinations that have the same of the set."""
     destinations = configuration.results.destinations
     told = {name: profile for name, profile in destinations.items() if profile.rejection_notes}
-    held: dict[str, list[VoidResult]] = {}
+    # A receiver of messages gets one for each patient that the set names: a note has the identity of one of them.
+    held: dict[tuple[str, tuple[str, str] | None], list[VoidResult]] = {}
     for one in void.results:
         for destination in one.arrived_at & set(told):
-            if told[destination].takes_objects or _withdrawn_at(files, told[destination], one, withdraw):
-                held.setdefault(destination, []).append(one)
-    alike: dict[tuple[int, ...], list[str]] = {}
-    for destination, results in held.items():
-        alike.setdefault(tuple(one.id for one in results), []).append(destination)
+            if told[destination].takes_objects:
+                held.setdefault((destination, None), []).append(one)
+            elif _withdrawn_at(files, told[destination], one, void, withdraw):
+                held.setdefault((destination, _patient(files, [one.path])), []).append(one)
+    alike: dict[tuple[int, ...], tuple[list[VoidResult], list[str]]] = {}
+    for (destination, _), results in held.items():
+        alike.setdefault(tuple(one.id for one in results), (results, []))[1].append(destination)
     notes = []
-    for names in alike.values():
-        results = held[names[0]]
-        reference = _reference(files, results)
+    for results, names in alike.values():
+        reference = _reference(files, [one.path for one in results])
         if reference is None:
             _log.error(
                 "results cannot be rejected: their files are gone or damaged; reject them at the destination",
@@ -253,24 +256,34 @@ def _notes(
     return notes
 
 
-def _withdrawn_at(files: InstanceFiles, receiver: DestinationProfile, result: VoidResult, withdraw: Withdraw) -> bool:
+def _withdrawn_at(
+    files: InstanceFiles, receiver: DestinationProfile, result: VoidResult, void: VoidSet, withdraw: Withdraw
+) -> bool:
     """Whether a receiver of messages has to be told: of front pages alone, as it knows no objects."""
     if result.role != FRONT_PAGE.value or withdraw is Withdraw.NEVER:
         return False
     if withdraw is Withdraw.ALWAYS:
         return True
+    # A FHIR server has one set of resources for study and route: what takes their place names the other patient. An
+    # HL7 receiver knows a report by OBR-3, which the patient is part of (``oru.filler_number``).
     if receiver.hl7 is None:
-        return withdraw is Withdraw.OF_ROUTE
-    # It knows a report by OBR-3: the accession number, which all reports of the study have, or else its own UID. Under
-    # the accession number a message that withdraws this one would take back what has come in its place.
-    header = _reference(files, [result])
-    return header is None or not header.get("AccessionNumber")
+        return False
+    instead = _patient(files, void.instead)
+    if instead is None:
+        raise FileNotFoundError(errno.ENOENT, "the results that stand in for them cannot be read")
+    return _patient(files, [result.path]) != instead
 
 
-def _reference(files: InstanceFiles, results: list[VoidResult]) -> Dataset | None:
-    for one in results:
+def _patient(files: InstanceFiles, paths: Sequence[str]) -> tuple[str, str] | None:
+    header = _reference(files, paths)
+    return None if header is None else patient_of(header)
+
+
+def _reference(files: InstanceFiles, paths: Sequence[str]) -> Dataset | None:
+    """The header of the first of some result files that can be read; paths relative to the storage directory."""
+    for path in paths:
         try:
-            reference = dcmread(files.readable(one.path), stop_before_pixels=True)
+            reference = dcmread(files.readable(path), stop_before_pixels=True)
         except DAMAGE:
             continue
         if "StudyInstanceUID" in reference:

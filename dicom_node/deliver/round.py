@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from dicom_node.audit.messages import Participant
 from dicom_node.audit.sent import Outgoing, sending
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import DeliveryPolicy, DestinationProfile
+from dicom_node.deliver.lease import RoundLease
 from dicom_node.deliver.retry import next_attempt, next_try
 from dicom_node.deliver.turnaround import observe_commitments
 from dicom_node.errors import (
@@ -36,15 +36,12 @@ from storage.deliveries import (
     delivery_unverified,
     destination_reached,
     destination_unreachable,
-    extend_deliveries,
 )
 from storage.ledger import Ledger, record_event, utc_now
 
-__all__ = ["LEASE_S", "DeliveryItem", "DestinationClient", "Round"]
+__all__ = ["DeliveryItem", "DestinationClient", "Round"]
 
 _log = structlog.get_logger(__name__)
-
-LEASE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +59,13 @@ class DestinationClient(Protocol):
     def found_by(self) -> str:
         """What :meth:`held` asks with, in words."""
 
-    def deliver(self, items: Sequence[DeliveryItem]) -> None:
+    def deliver(self, items: Sequence[DeliveryItem], lease: RoundLease) -> None:
         """Send; afterwards each is sent, committed, failed or dead in the ledger.
+
+        Parameters
+        ----------
+        lease
+            Told of each that is on its way.
 
         Raises
         ------
@@ -214,15 +216,3 @@ class Round:
                 remedy=remedy,
             )
         _log.warning("destination does not offer storage commitment", destination=self.destination)
-
-    def lease_keeper(self) -> Callable[[], None]:
-        """The function that prolongs the lease of all items; call it often while they are sent."""
-        extend_at = time.monotonic() + LEASE_S / 3
-
-        def keep() -> None:
-            nonlocal extend_at
-            if time.monotonic() > extend_at:
-                extend_deliveries(self.ledger, self.owner, utc_now(), LEASE_S)
-                extend_at = time.monotonic() + LEASE_S / 3
-
-        return keep

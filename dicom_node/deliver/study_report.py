@@ -15,10 +15,10 @@ from dicom_node.results.numbers import ReportedNumber, numbers_from
 from dicom_node.results.verdict import package_headline
 from pipelines.function.findings import Quantity
 from storage.assessments import RejectedAnswers, rejected_answers
-from storage.closing import closing_job_of, package_outcomes, told_summary
+from storage.closing import closing_job_of, package_outcomes, told_before, told_summary
 from storage.ledger import Ledger
 
-__all__ = ["StudyReport", "code_of", "study_report", "withdrawn_reports"]
+__all__ = ["StudyReport", "code_of", "patient_of", "study_report", "withdrawn_reports"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class StudyReport:
         Whether it is told that the report of this UID must not be used any more.
     rejected : frozenset of str
         Names of numbers that must not be used, because a radiologist rejected the results that they are of.
+    given_up : tuple of ReportedNumber
+        What the same receiver was told by earlier reports of study and route, and this one does not have.
     told_as : str
         Tells messages of one report apart that say different things of what may be used; empty for the usual one.
     """
@@ -69,6 +71,7 @@ class StudyReport:
     sentences: tuple[str, ...]
     withdrawn: bool = False
     rejected: frozenset[str] = frozenset()
+    given_up: tuple[ReportedNumber, ...] = ()
     told_as: str = ""
 
     def holds(self, number: ReportedNumber) -> bool:
@@ -76,7 +79,7 @@ class StudyReport:
         return not self.withdrawn and number.name not in self.rejected
 
 
-def study_report(ledger: Ledger, job_id: int, path: Path) -> StudyReport:
+def study_report(ledger: Ledger, job_id: int, path: Path, destination: str) -> StudyReport:
     """Put together what is told.
 
     Parameters
@@ -85,6 +88,8 @@ def study_report(ledger: Ledger, job_id: int, path: Path) -> StudyReport:
         The closing job that made the front page.
     path
         File of the front page.
+    destination
+        Who is told.
 
     Raises
     ------
@@ -98,9 +103,16 @@ def study_report(ledger: Ledger, job_id: int, path: Path) -> StudyReport:
     report = replace(
         report,
         sentences=tuple(sentence for section in sections for sentence in section),
+        given_up=_given_up(ledger, report, destination),
         told_as=rejected.told_as,
     )
     return _without_rejected(ledger, job_id, report, rejected, sections) if rejected.packages else report
+
+
+def _given_up(ledger: Ledger, report: StudyReport, destination: str) -> tuple[ReportedNumber, ...]:
+    has = {number.name for number in report.numbers}
+    before = numbers_from(told_before(ledger, report.report_uid, destination))
+    return tuple({one.name: one for one in before if one.method and one.name not in has}.values())
 
 
 def _without_rejected(
@@ -156,12 +168,18 @@ def withdrawn_reports(ledger: Ledger, path: Path) -> tuple[StudyReport, ...]:
     return tuple(found)
 
 
+def patient_of(header: Dataset) -> tuple[str, str]:
+    """By what receivers of messages know the patient of an object: the number, and who gave it."""
+    return _text(header, "PatientID"), _text(header, "IssuerOfPatientID")
+
+
 def _report(ledger: Ledger, job_id: int, header: Dataset, report_uid: str) -> StudyReport:
     summary = told_summary(ledger, job_id, report_uid)
+    patient_id, issuer = patient_of(header)
     created = f"{_text(header, 'ContentDate')}{_text(header, 'ContentTime')[:6]}"
     return StudyReport(
-        patient_id=_text(header, "PatientID"),
-        issuer_of_patient_id=_text(header, "IssuerOfPatientID"),
+        patient_id=patient_id,
+        issuer_of_patient_id=issuer,
         patient_name=_text(header, "PatientName"),
         birth_date=_text(header, "PatientBirthDate"),
         sex=_text(header, "PatientSex"),

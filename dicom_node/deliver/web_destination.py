@@ -16,6 +16,7 @@ from pydicom.uid import generate_uid
 
 from dicom_node.audit.messages import Participant
 from dicom_node.config import WebDestination
+from dicom_node.deliver.lease import RoundLease
 from dicom_node.deliver.round import DeliveryItem, Round
 from dicom_node.errors import DeliveryRefusedError, NodeError, PeerFailedError, PeerUnavailableError
 from dicom_node.web.client import DicomWebClient
@@ -39,12 +40,13 @@ class WebDestinationClient:
     service: WebDestination
     found_by: str = "QIDO-RS"
 
-    def deliver(self, items: Sequence[DeliveryItem]) -> None:
+    def deliver(self, items: Sequence[DeliveryItem], lease: RoundLease) -> None:
         """Send in as few requests as can be, see :class:`~dicom_node.deliver.round.DestinationClient`."""
         left = {item.delivery.id: item for item in items}
         try:
             with self._client() as client:
-                _Exchange(self.round, client, self.service, left).send(int(self.service.maximum_request_mb * _MEGABYTE))
+                exchange = _Exchange(self.round, client, self.service, left, lease)
+                exchange.send(int(self.service.maximum_request_mb * _MEGABYTE))
         except NodeError as error:
             if isinstance(error, PeerUnavailableError) and not isinstance(error, PeerFailedError):
                 self.round.unreachable([item.delivery for item in left.values()], error)
@@ -65,14 +67,18 @@ class _Exchange:
     """The requests of one round; ``left`` keeps what is neither sent nor failed."""
 
     def __init__(
-        self, present: Round, client: DicomWebClient, service: WebDestination, left: dict[int, DeliveryItem]
+        self,
+        present: Round,
+        client: DicomWebClient,
+        service: WebDestination,
+        left: dict[int, DeliveryItem],
+        lease: RoundLease,
     ) -> None:
-        self._round, self._client, self._left = present, client, left
+        self._round, self._client, self._left, self._lease = present, client, left, lease
         host = urlsplit(service.url).hostname or ""
         self._receiver = Participant(host, "", host)
         self._verifies = present.profile.storage_commitment
         self._transaction_uid = str(generate_uid(prefix=None)) if self._verifies else None
-        self._keep_lease = present.lease_keeper()
         self._sent: list[Delivery] = []
 
     def send(self, most_bytes: int) -> None:
@@ -102,9 +108,11 @@ class _Exchange:
         self._stored(found)
 
     def _store(self, items: Sequence[DeliveryItem]) -> None:
+        size = sum(one.file.size for one in items)
+        self._lease.on_its_way(size)
         try:
             with self._round.sending(self._receiver, items) as arrived:
-                answers = self._client.store([item.file for item in items], self._keep_lease)
+                answers = self._client.store([item.file for item in items], lambda: self._lease.on_its_way(size))
                 arrived.update(uid for uid, (_, refusal) in answers.items() if refusal is None)
         except (DeliveryRefusedError, PeerFailedError) as error:
             # A service that fails may fail over anything: only when it does so again is it put down to one object.
@@ -142,6 +150,7 @@ class _Exchange:
         give_up = time.monotonic() + min(SHOWN_WITHIN_S, self._round.profile.commitment_timeout_s)
         missing = self._sent
         while missing:
+            self._lease.on_its_way()
             held = _held(self._client, missing)
             if held is None:
                 remedy = "enable QIDO-RS at the service, or set storage_commitment: false for this destination"

@@ -32,6 +32,7 @@ from dicom_node.errors import (
     PeerFailedError,
     PeerOutOfResourcesError,
     PeerUnavailableError,
+    in_few_words,
 )
 from dicom_node.network.answers import lenient_messages
 from dicom_node.network.capabilities import UNCOMPRESSED
@@ -489,7 +490,8 @@ def judge_store_status(status: int | None, sop_instance_uid: str, comment: str =
     """Warning text and error of a C-STORE status (PS3.4 B.2.3, PS3.7 9.1.1.1.9); ``None`` is no answer."""
     if status is None:
         return "", PeerFailedError("did not answer in time or broke off", subject=sop_instance_uid)
-    text = f"status {status:04X}" + (f", {comment}" if comment else "")
+    said = in_few_words(comment)
+    text = f"status {status:04X}" + (f", {said}" if said else "")
     if status == 0x0000:
         return "", None
     if status & 0xF000 == 0xB000 or status in (0x0001, 0x0107, 0x0116):

@@ -24,12 +24,12 @@ from typing import IO, TypeVar, cast
 
 from dicom_node.errors import ProcessingFailureError, raised_at
 from dicom_node.results.capture import warm_fonts
+from pipelines.module_process import end_process, start_python
 
 __all__ = ["DrawingProcess", "begin_drawing", "start_drawing"]
 
 T = TypeVar("T")
 
-_PIPE_BYTES = 1 << 20
 _COMMAND = ("-m", "dicom_node.results.drawing")
 
 
@@ -51,26 +51,12 @@ class DrawingProcess:
         with self._lock:
             if self._process is not None and self._process.poll() is None:
                 return
-            environment = os.environ | {
-                "PYTHONPATH": os.pathsep.join(part for part in sys.path if part),
-                "OMP_NUM_THREADS": "1",
-                "OPENBLAS_NUM_THREADS": "1",
-            }
-            self._process = subprocess.Popen(
-                [sys.executable, *_COMMAND],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                pipesize=_PIPE_BYTES,
-            )
+            self._process = start_python(_COMMAND)
 
     def stop(self) -> None:
         """End the process."""
         process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate()
+        end_process(process)
 
     def begin(self, draw: Callable[[], T]) -> Callable[[], T]:
         """Hand over what is to be drawn; the callable waits for it."""

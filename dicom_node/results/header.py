@@ -6,6 +6,7 @@ import datetime
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import correct_ambiguous_vr
@@ -175,6 +176,20 @@ def series_dataset(
     dataset.file_meta = FileMetaDataset()
     complete(context, dataset)
     return dataset
+
+
+def constructor_arguments(header: Dataset) -> dict[str, Any]:
+    """What highdicom's constructors ask for of series, instance and equipment, from :func:`series_dataset`."""
+    return {
+        "series_instance_uid": header.SeriesInstanceUID,
+        "series_number": int(header.SeriesNumber),
+        "sop_instance_uid": header.SOPInstanceUID,
+        "instance_number": int(header.InstanceNumber),
+        "manufacturer": header.Manufacturer,
+        "manufacturer_model_name": header.ManufacturerModelName,
+        "software_versions": list(header.SoftwareVersions),
+        "device_serial_number": header.DeviceSerialNumber,
+    }
 
 
 def complete(context: ResultContext, dataset: Dataset) -> None:

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, ParametricMapStorage
 
-from dicom_node.results.header import ResultContext, complete, series_dataset
+from dicom_node.results.header import ResultContext, complete, constructor_arguments, series_dataset
 from dicom_node.results.objects import Surroundings
 from dicom_node.results.problems import GateCheck, Problem
 from dicom_node.results.roles import ResultRole
@@ -74,14 +74,7 @@ def parametric_map(
     dataset: Dataset = ParametricMap(
         source_images=stand_ins,
         pixel_array=np.asarray(values, dtype=np.float32),
-        series_instance_uid=header.SeriesInstanceUID,
-        series_number=int(header.SeriesNumber),
-        sop_instance_uid=header.SOPInstanceUID,
-        instance_number=1,
-        manufacturer=header.Manufacturer,
-        manufacturer_model_name=header.ManufacturerModelName,
-        software_versions=list(header.SoftwareVersions),  # type: ignore[arg-type]  # pydicom wants a list of several
-        device_serial_number=header.DeviceSerialNumber,
+        **constructor_arguments(header),
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[
             RealWorldValueMapping(

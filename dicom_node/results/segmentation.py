@@ -22,7 +22,7 @@ from dicom_node.results.codes import (
     SegmentCodes,
     code_item,
 )
-from dicom_node.results.header import MANUFACTURER, ResultContext, complete, series_dataset
+from dicom_node.results.header import MANUFACTURER, ResultContext, complete, constructor_arguments, series_dataset
 from dicom_node.results.keyphase import image_plane, source_image_item
 from dicom_node.results.roles import ResultRole, Variant
 from dicom_node.results.uids import derive_uid
@@ -125,14 +125,7 @@ def segmentation(
             _description(context, role, number, codes, when, corrected=corrected_by is not None)
             for number, codes in enumerate(segments, start=1)
         ],
-        series_instance_uid=header.SeriesInstanceUID,
-        series_number=int(header.SeriesNumber),
-        sop_instance_uid=header.SOPInstanceUID,
-        instance_number=1,
-        manufacturer=header.Manufacturer,
-        manufacturer_model_name=header.ManufacturerModelName,
-        software_versions=list(header.SoftwareVersions),  # type: ignore[arg-type]  # pydicom wants a list of several
-        device_serial_number=header.DeviceSerialNumber,
+        **constructor_arguments(header),
         content_label=content_label,
         content_description=f"{content} at {when}, by an algorithm"
         + ("" if corrected_by is None else ", corrected by a person"),

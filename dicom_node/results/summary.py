@@ -153,8 +153,10 @@ def _finish(pages: Sequence[Page], title: str, overall: Grade | None, provenance
         if provenance.patient is not None:
             _name_patient(page, provenance.patient)
         page.text(LEFT, 17.5, headline(title), 17, bold=True)
-        page.text(LEFT, 23, f"cardiac MR  ·  {provenance.scanner}", 9, color=theme.muted)
-        page.text(RIGHT, 22.5, f"page {number} of {len(pages)}", 8.5, color=theme.muted, align="right")
+        of = f"page {number} of {len(pages)}"
+        scanner = clipped(f"cardiac MR  ·  {provenance.scanner}", 9, RIGHT - LEFT - text_width(of, 8.5) - 4)
+        page.text(LEFT, 23, scanner, 9, color=theme.muted)
+        page.text(RIGHT, 22.5, of, 8.5, color=theme.muted, align="right")
         if overall is not None:
             page.pill(RIGHT, 15.0, f"CONFIDENCE  {overall.name}", grade_color(theme, overall))
         page.rectangle(LEFT, 26.5, RIGHT - LEFT, 6.4, theme.banner, radius=1.4)

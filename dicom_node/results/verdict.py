@@ -18,7 +18,7 @@ class VerdictKind(enum.StrEnum):
     DECLINED = "declined"
     """The study is the obstacle; trying again on the same images cannot help."""
     PARTIAL = "partial"
-    """Some of its results were kept back by the gate."""
+    """Some of its results were kept back by the gate: in ledgers of earlier versions; now a set leaves whole or not."""
     FAILED = "failed"
     """This software or its surroundings are the obstacle: a defect, a missing model, a timeout, a crash."""
 

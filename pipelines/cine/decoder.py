@@ -29,6 +29,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 
 from pipelines.cine import elements
+from pipelines.module_process import end_process, start_python
 
 __all__ = ["DecoderDiedError", "decode_apart", "start_decoder"]
 
@@ -36,9 +37,6 @@ MEMORY_BYTES = 3 << 29
 """1.5 GiB: the process itself takes 0.2, a frame of the largest size some 0.3."""
 CPU_S = 30
 """Processor time for one frame; one of the largest size takes 4 s."""
-
-
-_PIPE_BYTES = 1 << 20
 _COMMAND = ("-m", "pipelines.cine.decoder")
 
 
@@ -57,27 +55,12 @@ class _Decoder:
         """Start the process unless it runs."""
         if self._process is not None and self._process.poll() is None:
             return
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(part for part in sys.path if part),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, *_COMMAND],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            # Room for a frame: fewer turns between the two processes.
-            pipesize=_PIPE_BYTES,
-        )
+        self._process = start_python(_COMMAND)
 
     def stop(self) -> None:
         """End the process."""
         process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate()
+        end_process(process)
 
     def ask(self, attributes: Mapping[str, Any], codestream: bytes) -> NDArray[np.generic]:
         """One frame, decoded by the process."""

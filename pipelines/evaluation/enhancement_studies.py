@@ -15,7 +15,7 @@ from scipy.stats import pearsonr
 from pipelines.cine.files import dicom_files, files_by_study
 from pipelines.cine.stack import CineStudy
 from pipelines.errors import AnalysisRefused
-from pipelines.evaluation.figures import plain
+from pipelines.evaluation.figures import plain, spread_out
 from pipelines.function.findings import Keyframes
 from pipelines.function.slices import SliceMeasures
 from pipelines.late_enhancement.findings import ExtentMethod, LateEnhancement
@@ -94,9 +94,7 @@ class StudiesEvaluation:
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; figures that do not exist are ``None``."""
         values = asdict(self)
-        for name in ("auc", "brier"):
-            estimate = values.pop(name)
-            values[name], values[f"{name}_ci"] = estimate["value"], [estimate["low"], estimate["high"]]
+        spread_out(values, "auc", "brier")
         return cast("dict[str, Any]", plain(values))
 
 

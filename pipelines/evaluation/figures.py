@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Distribution", "distribution", "plain"]
+__all__ = ["Distribution", "distribution", "plain", "spread_out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,13 @@ def distribution(found: Sequence[float | None], remark: str) -> Distribution:
         return Distribution(len(found), len(found), (nan, nan, nan), nan, remark)
     low, middle, high = (float(each) for each in np.quantile(known, [0.25, 0.5, 0.75]))
     return Distribution(len(found), len(found) - known.size, (low, middle, high), float(known.max()), remark)
+
+
+def spread_out(values: dict[str, Any], *names: str) -> None:
+    """Replace estimates of a dictionary by their value and, under the name with ``_ci``, both ends of the interval."""
+    for name in names:
+        estimate = values.pop(name)
+        values[name], values[f"{name}_ci"] = estimate["value"], [estimate["low"], estimate["high"]]
 
 
 def plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from pipelines.cine.assemble import assemble
-from pipelines.evaluation.figures import Distribution, distribution, plain
+from pipelines.evaluation.figures import Distribution, distribution, plain, spread_out
 from pipelines.evaluation.obstruction_hearts import (
     MeasuredHeart,
     clips_of,
@@ -215,13 +215,9 @@ class ObstructionEvaluation:
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; figures that do not exist are ``None``."""
         values = asdict(self)
-        for name in ("auc", "motion_auc", "brier"):
-            estimate = values.pop(name)
-            values[name], values[f"{name}_ci"] = estimate["value"], [estimate["low"], estimate["high"]]
+        spread_out(values, "auc", "motion_auc", "brier")
         if (second := values["second_opinion"]) is not None:
-            for name in ("auc", "brier", "difference"):
-                estimate = second.pop(name)
-                second[name], second[f"{name}_ci"] = estimate["value"], [estimate["low"], estimate["high"]]
+            spread_out(second, "auc", "brier", "difference")
         return cast("dict[str, Any]", plain(values))
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from pipelines.evaluation.fairness import (
     told_by_crops,
     trait_groups,
 )
+from pipelines.evaluation.figures import plain
 from pipelines.evaluation.foreign_style import ForeignStyle, restyle
 from pipelines.models.registry import PACKAGED, list_models
 from pipelines.phantom.recipe import PhantomRecipe
@@ -206,20 +207,10 @@ class SegmentationEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; figures that do not exist are ``None``."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: plain(item) for key, item in value.items()}
-            if isinstance(value, list | tuple):
-                return [plain(item) for item in value]
-            if isinstance(value, float):
-                return round(value, 4) if np.isfinite(value) else None
-            return value
-
         found = asdict(self)
         for result in found["results"]:
             del result["thumbnail"], result["slices"]
-        return {key: plain(value) for key, value in found.items()}
+        return cast("dict[str, Any]", plain(found))
 
 
 def volumes(labels: NDArray[np.uint8], geometry: StackGeometry) -> Volumes:

@@ -5,6 +5,8 @@ Both are acquired in breath-holds of their own, so a slice may lie some millimet
 
 from __future__ import annotations
 
+from typing import Literal, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -14,7 +16,9 @@ from pipelines.late_enhancement.findings import CineAlignment
 from pipelines.late_enhancement.labels import Tissue
 from pipelines.segmentation.labels import Label
 
-__all__ = ["align_to_cine", "image_on_cine_slice", "on_cine_slice"]
+__all__ = ["align_to_cine", "on_cine_slice"]
+
+V = TypeVar("V", bound=np.number)
 
 _PARALLEL = np.cos(np.deg2rad(20.0))
 _SEARCH_MM = 3.0
@@ -23,48 +27,35 @@ _IMAGE_WEIGHT = 0.25
 
 
 def on_cine_slice(
-    values: NDArray[np.uint8],
+    values: NDArray[V],
     source: StackGeometry,
     index: int,
     target: StackGeometry,
     target_index: int,
     shape: tuple[int, int],
     shift_mm: NDArray[np.float64],
-) -> NDArray[np.uint8]:
-    """Bring one late-enhancement slice to the pixels of a cine slice, nearest neighbour, 0 outside.
+    *,
+    order: Literal[0, 1] = 0,
+) -> NDArray[V]:
+    """Bring one late-enhancement slice to the pixels of a cine slice, 0 outside.
 
     Parameters
     ----------
-    values : (R, C) uint8
-        Of slice ``index`` of ``source``.
+    values : (R, C)
+        Labels or grey values of slice ``index`` of ``source``.
     shape : (int, int)
         Rows and columns of the cine.
     shift_mm : (2,) float64
         Shift along the row and the column direction of ``source``, mm, that brings the late enhancement onto the cine.
+    order : int
+        Of the interpolation: 0 is the nearest neighbour, 1 bilinear.
 
     Returns
     -------
-    (rows, columns) uint8
+    (rows, columns), of the type of ``values``
     """
     rows, columns = _coordinates(source, index, target, target_index, shape, shift_mm)
-    return np.asarray(ndimage.map_coordinates(values, [rows, columns], order=0, mode="constant", cval=0))
-
-
-def image_on_cine_slice(
-    values: NDArray[np.float32],
-    source: StackGeometry,
-    index: int,
-    target: StackGeometry,
-    target_index: int,
-    shape: tuple[int, int],
-    shift_mm: NDArray[np.float64],
-) -> NDArray[np.float32]:
-    """Bring the grey values of one late-enhancement slice to the pixels of a cine slice, bilinear, 0 outside.
-
-    Parameters as of :func:`on_cine_slice`.
-    """
-    rows, columns = _coordinates(source, index, target, target_index, shape, shift_mm)
-    return np.asarray(ndimage.map_coordinates(values, [rows, columns], order=1, mode="constant", cval=0), np.float32)
+    return np.asarray(ndimage.map_coordinates(values, [rows, columns], order=order, mode="constant", cval=0))
 
 
 def _coordinates(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cine.stack import CineStack, LateEnhancementStack
-from pipelines.late_enhancement.alignment import image_on_cine_slice, on_cine_slice
+from pipelines.late_enhancement.alignment import on_cine_slice
 from pipelines.late_enhancement.findings import AcquiredSegment, ExtentMethod, LateEnhancement
 from pipelines.late_enhancement.labels import WALL
 
@@ -109,7 +109,7 @@ def acquired_image(stack: LateEnhancementStack, found: LateEnhancement, cine: Ci
         for target, index in _nearest(found, cine).items():
             shift = found.alignment.shift_mm[index]
             move = (found.geometry, index, cine.geometry, target, shape, shift)
-            image[target] = image_on_cine_slice(stack.pixels[index], *move)
+            image[target] = on_cine_slice(stack.pixels[index], *move, order=1)
     return image
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from deliver.results_due import result_objects, results_due
 from interop import dcmtk as scanner
-from interop.ports import free_port, wait_until
+from interop.ports import free_port, wait_ready, wait_until
 from interop.rsyslog import Rsyslog
 from network.objects import MR, SECONDARY_CAPTURE, mr_image, save
 from network.running_node import NODE, configuration, destination_sections, pacs_peer
@@ -33,6 +33,8 @@ from storage.ledger import open_ledger
 
 SENT, STUDY = "1.2.3", "1.2.3.4"
 """Study of the results that wait at the start, and of what the scanner sends."""
+PATIENCE_S = 300
+"""For what a busy machine does at last: no time is asked about here."""
 _spawn = multiprocessing.get_context("spawn")
 
 
@@ -59,10 +61,10 @@ def running(settings: Configuration, log: Path) -> Iterator[None]:
     process = _spawn.Process(target=serve, args=(settings, log, ready))
     process.start()
     try:
-        assert ready.wait(120), log.read_text()
+        wait_ready(ready, process.is_alive, log)
         yield
         process.terminate()
-        process.join(60)
+        process.join()
         assert process.exitcode == 0
     finally:
         process.kill()
@@ -93,32 +95,33 @@ def test_what_happens_is_counted_and_told(dcmtk: None, rsyslog: Rsyslog, tmp_pat
             port = settings.node.port
             wait_until(
                 lambda: scrape(metrics_port)["dicom_node_turnaround_seconds_count"] == 1,
-                seconds=30,
+                seconds=PATIENCE_S,
                 what="results delivered",
             )
-            before = scrape(metrics_port)
-            _use(settings, tmp_path)
+            before, begun = scrape(metrics_port), time.monotonic()
+            _use(settings, tmp_path, metrics_port)
+            took_s = time.monotonic() - begun
             with _open_association(port):
                 held = scrape(metrics_port)
             kill_receiver(log)
             wait_until(
                 lambda: scrape(metrics_port)["dicom_node_process_restarts_total{process=receiver-0}"] == 1,
-                seconds=20,
+                seconds=PATIENCE_S,
                 what="the receiver is started again",
             )
-            wait_until(lambda: _told(trail) >= 8, seconds=20, what="all is told")
+            wait_until(lambda: _told(trail) >= 8, seconds=PATIENCE_S, what="all is told")
             after = scrape(metrics_port)
             assert shared_numbers(settings.storage.directory).is_dir()
     assert not shared_numbers(settings.storage.directory).exists()
-    _check_numbers(before, held, after, tmp_path / "instances")
+    _check_numbers(before, held, after, tmp_path / "instances", took_s)
     _check_trail(read_trail(trail))
     _check_secrets(log, trail)
     # The last of them too, that the node has stopped.
-    wait_until(lambda: len(rsyslog.received()) >= _told(trail), seconds=5, what="the collector has all")
+    wait_until(lambda: len(rsyslog.received()) >= _told(trail), seconds=PATIENCE_S, what="the collector has all")
     assert list(dict.fromkeys(rsyslog.received())) == trail.read_bytes().splitlines()
 
 
-def _use(settings: Configuration, folder: Path) -> None:
+def _use(settings: Configuration, folder: Path, metrics_port: int) -> None:
     port = settings.node.port
     images = [mr_image(study=STUDY, series=f"{STUDY}.1", seed=seed) for seed in range(3)]
     paths = [save(image, folder) for image in images]
@@ -137,10 +140,12 @@ def _use(settings: Configuration, folder: Path) -> None:
     for _ in range(2):
         assert scanner.echoscu(port=port, called=NODE).returncode == 0
     assert scanner.echoscu(port=port, called=NODE, calling="EVIL").returncode != 0
+    before = scrape(metrics_port)["dicom_node_connections_refused_total{reason=probe}"]
     for _ in range(3):
         socket.create_connection(("127.0.0.1", port)).close()
     # A prober is noticed when the connection is found closed.
-    time.sleep(0.5)
+    probes = "dicom_node_connections_refused_total{reason=probe}"
+    wait_until(lambda: scrape(metrics_port)[probes] >= before + 3, seconds=PATIENCE_S, what="the probers are counted")
 
 
 @contextlib.contextmanager
@@ -155,7 +160,7 @@ def _told(trail: Path) -> int:
     return len(trail.read_bytes().splitlines())
 
 
-def _check_numbers(before: Numbers, held: Numbers, after: Numbers, instances: Path) -> None:
+def _check_numbers(before: Numbers, held: Numbers, after: Numbers, instances: Path, took_s: float) -> None:
     def rise(name: str) -> float:
         return after[f"dicom_node_{name}"] - before[f"dicom_node_{name}"]
 
@@ -172,7 +177,7 @@ def _check_numbers(before: Numbers, held: Numbers, after: Numbers, instances: Pa
     assert rise("store_duration_seconds_count") == 8
     assert rise("flush_duration_seconds_count") == 7
     assert rise("ledger_commit_duration_seconds_count") == 7
-    assert 0 < rise("ledger_commit_duration_seconds_sum") <= rise("store_duration_seconds_sum") < 60
+    assert 0 < rise("ledger_commit_duration_seconds_sum") <= rise("store_duration_seconds_sum") < took_s
     assert rise("objects_quarantined_total") == rise("quarantined_objects") == 2
     assert rise("echoes_total") == 2
     assert rise("associations_accepted_total") == 6

@@ -34,11 +34,15 @@ FOUND = Outcome(
 )
 
 
-def receive(console: RunningConsole, *, count: int = 3, ended: bool = True, accession: str = "") -> str:
+def receive(
+    console: RunningConsole, *, count: int = 3, ended: bool = True, accession: str = "", description: str = ""
+) -> str:
     """Receive images of the study in one association; its correlation id."""
     images = [mr_image(study=STUDY, series=SERIES, seed=one) for one in range(count)]
     for image in images:
         image.AccessionNumber = accession
+        if description:
+            image.SeriesDescription = description
     return _receive(console, images, ended)
 
 

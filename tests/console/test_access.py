@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import platform
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import requests
 import structlog
 from audit.reading import read_trail
+from fastapi.routing import APIRoute
 from sqlalchemy import select, update
 
 from console.running_console import (
@@ -22,8 +24,12 @@ from console.running_console import (
     notice,
 )
 from dicom_node import cli
+from dicom_node.config import ConsoleSettings
 from dicom_node.console.access import local_path
 from dicom_node.console.actions import ACTIONS
+from dicom_node.console.api import api_router
+from dicom_node.console.links import new_invitation
+from dicom_node.console.pages import pages_router
 from dicom_node.console.passwords import hashed, matches, needs_new_hash, password_mistake
 from dicom_node.console.throttle import OF_BOTH, WINDOW
 from storage.accounts import SEEN_EVERY, account_named, accounts, invitation, secret_digest
@@ -31,6 +37,12 @@ from storage.ledger import open_ledger, utc_now
 from storage.schema import AccountRole, ApiTokenRow, ConsoleSessionRow, InvitationRow, LogInFailureRow
 
 VIEWER, OPERATOR, ADMINISTRATOR = AccountRole
+PROVIDER = {
+    "issuer": "https://login.example.org",
+    "client_id": "dicom-node",
+    "url": "https://console.example.org",
+    "roles": {"viewer": ["radiology"]},
+}
 PAGES = {
     "/": VIEWER,
     "/studies": VIEWER,
@@ -54,6 +66,23 @@ API = {
     "/api/v1/events": OPERATOR,
     "/api/v1/accounts": ADMINISTRATOR,
 }
+
+
+def every_path(method: str) -> list[str]:
+    """Paths of all pages and of the REST API that answer a method."""
+    routes = (*pages_router().routes, *api_router().routes)
+    paths = [one.path for one in routes if isinstance(one, APIRoute) and method in one.methods]
+    assert len(paths) > 15
+    return [re.sub(r"\{\w+\}", "1", path) for path in paths]
+
+
+def test_no_path_answers_a_stranger(console: RunningConsole) -> None:
+    stranger = console.stranger()
+    for method in ("GET", "POST"):
+        for path in every_path(method):
+            answer = stranger.session.request(method, f"{console.root}{path}", allow_redirects=False, timeout=60)
+            assert answer.status_code == (401 if path.startswith("/api/") else 303), path
+            assert "csrf" not in answer.text
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/studies/1.2.3", "/studies/1.2.3/pages/1.png"])
@@ -392,3 +421,26 @@ def test_an_administrator_is_invited_from_the_machine_of_the_node(
     assert (holds.name, holds.role) == ("ann", ADMINISTRATOR)
     (told,) = read_trail(tmp_path / "audit.log")
     assert told.detail("Alert Description") == "invited as administrator"
+
+
+@pytest.mark.parametrize(
+    ("settings", "begins"),
+    [
+        ({"address": "127.0.0.1", "port": 8444}, "http://127.0.0.1:8444/"),
+        ({"address": "::1", "port": 8444}, "http://[::1]:8444/"),
+        ({"address": "0.0.0.0", "port": 8444, "certificate": "c", "key": "k"}, f"https://{platform.node()}:8444/"),
+        # A browser that comes by http:// is given cookies that it does not send back.
+        ({"address": "0.0.0.0", "port": 8444, "without_tls": True}, f"https://{platform.node()}/"),
+        (
+            {"address": "0.0.0.0", "port": 8444, "without_tls": True, "identity_provider": PROVIDER},
+            "https://console.example.org/",
+        ),
+    ],
+)
+def test_a_link_leads_to_where_browsers_reach_the_console(
+    console: RunningConsole, settings: dict[str, object], begins: str
+) -> None:
+    console_settings = ConsoleSettings.model_validate(settings)
+    node = console.configuration.model_copy(update={"console": console_settings})
+    link = new_invitation(node, console.ledger, name="ann", role=VIEWER, by="test")
+    assert link.startswith(f"{begins}invitation/")

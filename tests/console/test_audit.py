@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from console.reading import count_reads
 from console.running_console import RunningConsole
 from console.test_pages import words
 from dicom_node.audit.messages import AuditMessage, Participant, configuration_changed
@@ -111,14 +112,7 @@ def test_a_trail_of_years_is_searched_some_megabytes_at_a_time(tmp_path: Path, m
                 break
             at = after(number).isoformat(timespec="microseconds").replace("+00:00", "Z").encode()
             trail.write(model.replace(stamp, at).replace(b"needle", b"number"))
-    read = [0]
-
-    def counted(descriptor: int, length: int, place: int, of: object = os.pread) -> bytes:
-        data: bytes = of(descriptor, length, place)  # type: ignore[operator]
-        read[0] += len(data)
-        return data
-
-    monkeypatch.setattr("os.pread", counted)
+    read = count_reads(monkeypatch)
 
     def searched(query: AuditQuery, before: PlaceInTrail | None = None) -> tuple[AuditPage, int]:
         read[0] = 0

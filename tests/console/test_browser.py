@@ -101,6 +101,19 @@ def test_every_page_can_be_read_by_everybody(
         assert page.std() > 5, f"{name} is empty"
 
 
+@pytest.mark.parametrize("width", [DESKTOP, PHONE], ids=["desk", "phone"])
+def test_names_without_a_blank_do_not_stick_out(console: RunningConsole, tmp_path: Path, width: int) -> None:
+    receive(console, description=64 * "W")
+    analyse(console)
+    deliver(console, error=300 * "W")
+    cookie = cookie_of(console.person(AccountRole.OPERATOR))
+    pages = {"study": f"/studies/{STUDY}", "deliveries": "/deliveries"}
+    steps = [step for name, path in pages.items() for step in (("go", path), ("see", "WWW"), ("wide", name))]
+    visit = browse(console.root, steps, tmp_path, cookie=cookie, width=width)
+    without_problems(visit, steps)
+    assert set(visit.values.values()) == {0}
+
+
 def test_the_pages_before_log_in_can_be_read_by_everybody(console: RunningConsole, tmp_path: Path) -> None:
     link = f"/invitation/{console.invitation(AccountRole.VIEWER)}"
     steps = [("go", "/log-in"), ("axe", "log-in"), ("go", link), ("axe", "invitation")]

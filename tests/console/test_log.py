@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
-import os
 import random
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ import requests
 from audit.reading import read_trail
 
 from console.held_studies import STUDY, analyse, receive
+from console.reading import count_reads
 from console.running_console import RunningConsole
 from console.test_pages import words
 from dicom_node.config import Host, HostRole, LogSettings
@@ -109,14 +109,7 @@ def large_file(directory: Path, megabytes: int) -> None:
 
 def test_a_search_reads_a_bounded_part_of_a_large_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large_file(tmp_path, 20)
-    read = [0]
-
-    def counted(descriptor: int, length: int, place: int, of: object = os.pread) -> bytes:
-        data: bytes = of(descriptor, length, place)  # type: ignore[operator]
-        read[0] += len(data)
-        return data
-
-    monkeypatch.setattr("os.pread", counted)
+    read = count_reads(monkeypatch)
 
     def searched(query: LogQuery, before: PlaceInLog | None = None) -> tuple[LogPage, int]:
         read[0] = 0

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import dataclasses
 import datetime as dt
+import errno
 import html
 import io
 import re
@@ -39,7 +40,7 @@ from storage.hosts import beat
 from storage.instances import CONFLICT, QuarantinedObject, close_association, record_quarantine
 from storage.jobs import Outcome
 from storage.ledger import record_event, utc_now
-from storage.overview import delivery_overviews, job_overviews, quarantine_overviews, study_overviews
+from storage.overview import delivery_overviews, job_overviews, quarantine_overviews, result_overviews, study_overviews
 from storage.schema import (
     AccountRole,
     AssessmentResult,
@@ -305,6 +306,23 @@ def test_pages_that_name_nobody_are_shown(console: RunningConsole) -> None:
     assert (shown.size, shown.getpixel((5, 5))) == ((64, 64), (200, 30, 30))
     assert f'<img src="/studies/{STUDY}/pages/{page["id"]}.png"' in person.get(f"/studies/{STUDY}").text
     assert person.get(f"/studies/{STUDY}/pages/{page['id'] + 1}.png").status_code == 404
+
+
+def test_a_page_whose_file_is_damaged_is_told_as_such_and_the_rest_is_shown(console: RunningConsole) -> None:
+    person = console.person(VIEWER)
+    receive(console)
+    analyse(console, names_patient=False)
+    (page,) = person.get(f"/api/v1/studies/{STUDY}").json()["jobs"][0]["pictures"]
+    (held,) = [one for one in result_overviews(console.ledger, STUDY) if one.id == page["id"]]
+    path = console.files.readable(held.path)
+    content = path.read_bytes()
+    for damaged in (content[:-100], content[: len(content) // 3], b"\0" * len(content)):
+        path.chmod(0o600)
+        path.write_bytes(damaged)
+        answer = person.get(f"/studies/{STUDY}/pages/{page['id']}.png")
+        assert answer.status_code == 404
+        assert "was removed, or cannot be read" in answer.text
+        assert person.get(f"/studies/{STUDY}").status_code == 200
 
 
 def test_pages_that_name_the_patient_are_shown_from_the_role_that_is_set(tmp_path: Path) -> None:
@@ -644,6 +662,25 @@ def test_unforeseen_failures_tell_nothing_of_what_they_were_about(
     answer = person.get(f"/studies/{STUDY}")
     assert answer.status_code == 500
     assert "division" not in answer.text
+
+
+def test_a_full_disk_is_told_with_what_to_do_by_page_and_program(
+    console: RunningConsole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    person, token = console.person(OPERATOR), console.token(OPERATOR)
+    receive(console)
+    monkeypatch.setattr("dicom_node.console.actions.delete_everywhere", full)
+    told = "storage cannot be written: No space left on device"
+    done = person.do("delete-study", study=STUDY, reason="wrong node")
+    assert done.startswith(f"problem: {told}")
+    assert "free space" in done
+    order = {"study": STUDY, "reason": "wrong node"}
+    answer = requests.post(f"{console.root}/api/v1/actions/delete-study", json=order, headers=token, timeout=60)
+    assert answer.status_code == 507
+    assert told in answer.json()["detail"]
 
 
 def audited(console: RunningConsole) -> list[str]:

@@ -21,8 +21,9 @@ from dicom_node.config import DestinationProfile, FhirDestination, Hl7Destinatio
 from dicom_node.deliver.trial import RESULT_CLASSES
 from dicom_node.network.pacs import CommitmentAnswer, Pacs, PacsSettings
 from dicom_node.results.connection_test import TEST_PATIENT_ID
+from storage.ledger import utc_now
 from storage.schema import AccountRole
-from storage.trials import last_trials
+from storage.trials import begin_trial, last_trials
 
 OPERATOR = AccountRole.OPERATOR
 
@@ -60,6 +61,13 @@ def test_a_pacs_is_tested_with_an_object_that_is_committed_and_rejected(
     assert (trial.by, trial.report, trial.sop_instance_uid) == ("operator", "committed", image.SOPInstanceUID)
     listed = requests.get(f"{console.root}/api/v1/deliveries", headers=console.token(OPERATOR), timeout=60).json()
     assert len(listed["tests"]["pacs"]["findings"]["negotiated"]) == len(RESULT_CLASSES)
+
+
+def test_the_page_is_there_while_a_test_is_under_way_or_was_broken_off(console: RunningConsole) -> None:
+    begin_trial(console.ledger, "pacs", "2.25.1", "2.25.2", by="operator", now=utc_now())
+    answer = console.person(OPERATOR).get("/deliveries")
+    assert answer.status_code == 200
+    assert "Last test of pacs in full: broken off, or under way" in words(answer.text)
 
 
 def test_what_a_pacs_does_not_do_is_told_in_words(console: RunningConsole, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from interop.ports import wait_until
 from ledger_rows import DELIVERED, receive_and_schedule
 from network.objects import SECONDARY_CAPTURE, encoded, mr_image
 from pydicom.dataset import Dataset
@@ -59,6 +60,18 @@ def results_due(
         )
     complete_job(ledger, job, records, DELIVERED, now=utc_now())
     return Deliverer(configuration, ledger, files, "test")
+
+
+def rounds_until(deliverer: Deliverer, *wanted: DeliveryState, seconds: float = 300) -> None:
+    """Make rounds, as the serving loop does, until all deliveries are in one of some states."""
+    ledger = deliverer.ledger
+
+    def settled() -> bool:
+        for destination in deliverer.destinations_with_work():
+            deliverer.deliver_once(destination)
+        return set(states(ledger)) <= set(wanted)
+
+    wait_until(settled, seconds=seconds, what=f"{wanted}; deliveries are {overview(ledger)}")
 
 
 def states(ledger: Ledger) -> list[DeliveryState]:

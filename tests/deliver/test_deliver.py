@@ -23,7 +23,7 @@ from pynetdicom import evt
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
-from deliver.results_due import STUDY, files_of, overview, result_objects, results_due, states
+from deliver.results_due import STUDY, files_of, overview, result_objects, results_due, rounds_until, states
 from dicom_node.config import Configuration, DeliveryPolicy, NodeSettings
 from dicom_node.deliver.deliver import Deliverer, serve_deliverer
 from dicom_node.network.pacs import CommitmentAnswer, Pacs, PacsSettings
@@ -47,15 +47,8 @@ class Bench:
     def __init__(self, pacs: Pacs, node: Configuration, ledger: Ledger, deliverer: Deliverer) -> None:
         self.pacs, self.node, self.ledger, self.deliverer = pacs, node, ledger, deliverer
 
-    def rounds_until(self, *wanted: DeliveryState, seconds: float = 60) -> None:
-        """Make rounds, as the serving loop does, until all deliveries are in one of some states."""
-
-        def settled() -> bool:
-            for destination in self.deliverer.destinations_with_work():
-                self.deliverer.deliver_once(destination)
-            return set(states(self.ledger)) <= set(wanted)
-
-        wait_until(settled, seconds=seconds, what=f"{wanted}; deliveries are {overview(self.ledger)}")
+    def rounds_until(self, *wanted: DeliveryState) -> None:
+        rounds_until(self.deliverer, *wanted)
 
     def events(self, kind: str) -> list[EventRow]:
         with self.ledger.reading() as session:

@@ -15,7 +15,7 @@ import pytest
 from fhir.resources.R4B.bundle import Bundle
 from hypothesis import given
 from hypothesis import strategies as st
-from interop.ports import free_port, wait_until
+from interop.ports import free_port
 from ledger_rows import DELIVERED, an_instance, associate, claim, receive_and_schedule, route
 from network.running_node import configuration
 from pydicom import dcmread
@@ -23,7 +23,7 @@ from result_rows import stored_results
 from results.synthetic import CREATED, STUDY_UID, Cine, write_cine
 
 from deliver.receivers import FhirReceiver, MllpReceiver, fhir_receiver, mllp_receiver
-from deliver.results_due import overview, states
+from deliver.results_due import overview, rounds_until, states
 from dicom_node.config import (
     Configuration,
     DeliveryPolicy,
@@ -174,7 +174,24 @@ def test_a_report_without_dates_patient_or_numbers_is_valid() -> None:
     )  # fmt: skip
     bundle = Bundle.model_validate_json(transaction(bare, SERVER).model_dump_json(exclude_none=True))
     assert bundle.entry[-1].resource.conclusion == "Ventricular function: analysed."
-    assert str(parsed(bare).segment("OBR")[3]) == "2.25.1^DICOMNODE"
+    assert str(parsed(bare).segment("OBR")[3]).endswith("^DICOMNODE")
+
+
+def test_a_report_has_one_number_of_its_own_over_all_its_versions() -> None:
+    """A receiver takes a message under a number that it knows for a correction of what it has (OBR-3)."""
+
+    def number(**changes: str) -> str:
+        return str(parsed(dataclasses.replace(REPORT, **changes)).segment("OBR")[3])  # type: ignore[arg-type]
+
+    own = number()
+    assert number(report_uid="2.25.2", told_as="rejected 1", paragraph="", accession_number="B") == own
+    others = [
+        number(route="infarct"),
+        number(study_instance_uid="1.2.3.5"),
+        number(patient_id="P|2"),
+        number(issuer_of_patient_id="ELSEWHERE"),
+    ]
+    assert len({own, *others}) == 5
 
 
 # -- what becomes of a delivery ----------------------------------------------------------------------------------------
@@ -208,18 +225,22 @@ class Bench:
             reported = {"reported": numbers_record(numbers[job.package])}
             outcome = Outcome(LedgerVerdict.DELIVERED, summary=reported)
             assert complete_job(ledger, job, [], outcome, now=utc_now())
-        job = claim(ledger, at=utc_now())
-        records = stored_results(files, processed.objects)
-        assert complete_job(ledger, job, records, _outcome(processed, {}, {}), now=utc_now())
+        self.files = files
+        self._complete_front_page(processed)
         self.deliverer = Deliverer(node, ledger, files, "test")
 
-    def rounds_until(self, *wanted: DeliveryState, seconds: float = 60) -> None:
-        def settled() -> bool:
-            for destination in self.deliverer.destinations_with_work():
-                self.deliverer.deliver_once(destination)
-            return set(states(self.ledger)) <= set(wanted)
+    def completed(self, processed: Processed) -> None:
+        """Do the jobs of one package and its front page."""
+        assert complete_job(self.ledger, claim(self.ledger, at=utc_now()), [], DELIVERED, now=utc_now())
+        self._complete_front_page(processed)
 
-        wait_until(settled, seconds=seconds, what=f"{wanted}; deliveries are {overview(self.ledger)}")
+    def _complete_front_page(self, processed: Processed) -> None:
+        job = claim(self.ledger, at=utc_now())
+        records = stored_results(self.files, processed.objects)
+        assert complete_job(self.ledger, job, records, _outcome(processed, {}, {}), now=utc_now())
+
+    def rounds_until(self, *wanted: DeliveryState) -> None:
+        rounds_until(self.deliverer, *wanted)
 
 
 @pytest.fixture(scope="module")
@@ -452,22 +473,26 @@ def test_results_whose_time_has_come_are_not_withdrawn(
     assert len(receivers[0].messages) == len(receivers[1].bundles) == 1
 
 
-def without_accession_number(processed: Processed) -> Processed:
+def changed(processed: Processed, ends: str = "", **attributes: str) -> Processed:
+    """The same objects with other attributes, by DICOM keyword, and with UIDs that end otherwise."""
     objects = []
     for one in processed.objects:
         header = dcmread(BytesIO(one.content))
-        header.AccessionNumber = ""
+        for keyword, value in attributes.items():
+            setattr(header, keyword, value)
+        header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = f"{header.SOPInstanceUID}{ends}"
         header.save_as(content := BytesIO())
-        objects.append(dataclasses.replace(one, content=content.getvalue()))
-    return dataclasses.replace(processed, objects=tuple(objects))
+        objects.append(dataclasses.replace(one, content=content.getvalue(), dataset=header))
+    told = {f"{uid}{ends}": told for uid, told in processed.told.items()}
+    return dataclasses.replace(processed, objects=tuple(objects), told=told)
 
 
-@pytest.mark.parametrize("accession", [True, False])
-def test_a_report_that_another_route_took_over_is_withdrawn_where_no_message_takes_its_place(
-    tmp_path: Path, processed: Processed, monkeypatch: pytest.MonkeyPatch, accession: bool
+@pytest.mark.parametrize("accession", ["A-1", ""])
+def test_a_report_that_another_route_took_over_is_withdrawn(
+    tmp_path: Path, processed: Processed, monkeypatch: pytest.MonkeyPatch, accession: str
 ) -> None:
     monkeypatch.setenv("FHIR_TOKEN", "secret")
-    first = processed if accession else without_accession_number(processed)
+    first = changed(processed, AccessionNumber=accession)
     with (
         made_bench(tmp_path, first, {"ventricular_function": (EF,)}) as bench,
         receivers_of(bench) as (ris, server),
@@ -476,8 +501,7 @@ def test_a_report_that_another_route_took_over_is_withdrawn_where_no_message_tak
         contents = study_contents(bench.ledger, STUDY_UID)
         routed = [route("infarct", (f"{STUDY_UID}.1",))]
         assert add_jobs(bench.ledger, contents, routed, reason="an order came", by="scheduler", now=utc_now())
-        for _ in ("ventricular_function", "front page"):
-            assert complete_job(bench.ledger, claim(bench.ledger, at=utc_now()), [], DELIVERED, now=utc_now())
+        bench.completed(changed(first, ".2"))
         routes = {
             "cine": Route(destinations=("ris", "fhir"), leaves_to=frozenset({"infarct"})),
             "infarct": Route(destinations=("ris", "fhir")),
@@ -485,41 +509,138 @@ def test_a_report_that_another_route_took_over_is_withdrawn_where_no_message_tak
         node = bench.node.model_copy(update={"routes": routes})
         assert reject_superseded(bench.ledger, InstanceFiles(node.storage.directory), node, utc_now()) == 1
         bench.rounds_until(COMMITTED)
-        assert [statuses(one) for one in server.bundles] == [
+        of_first = [one for one in server.bundles if "/cine" in one.entry[-1].request.url]
+        assert [statuses(one) for one in of_first] == [
             ["available", "preliminary", "preliminary"],
             ["available", "entered-in-error", "entered-in-error"],
         ]
-        assert "analysed again" in server.bundles[-1].entry[-1].resource.conclusion
-        # The message of the other route comes under the same OBR-3, where that is the accession number.
-        assert [str(one.segment("OBR")[25]) for one in ris.messages] == (["P"] if accession else ["P", "X"])
-        assert len({str(one.segment("OBR")[3]) for one in ris.messages}) == 1
+        assert "analysed again" in of_first[-1].entry[-1].resource.conclusion
+        # Of one order and of two reports: what takes back the one leaves the other.
+        told = [one.segment("OBR") for one in ris.messages]
+        assert {str(one[18]) for one in told} == {accession}
+        numbers = list(dict.fromkeys(str(one[3]) for one in told))
+        assert len(numbers) == 2
+        assert {number: [str(one[25]) for one in told if str(one[3]) == number] for number in numbers} == {
+            numbers[0]: ["P", "X"],
+            numbers[1]: ["P"],
+        }
 
 
-@pytest.mark.parametrize("accession", [True, False])
-def test_a_report_of_an_earlier_version_is_withdrawn_where_the_later_one_has_another_number(
-    tmp_path: Path, processed: Processed, monkeypatch: pytest.MonkeyPatch, accession: bool
+def later_version(bench: Bench, processed: Processed) -> None:
+    """An image comes late, and the study's later version is analysed and told about; then the scheduler looks."""
+    association = associate(bench.ledger, at=utc_now())
+    late = an_instance(association, 9, study=STUDY_UID, series=f"{STUDY_UID}.1")
+    record_instances(bench.ledger, [late], at=utc_now())
+    close_association(bench.ledger, association, outcome="released", at=utc_now())
+    routed = [route(series=(f"{STUDY_UID}.1",))]
+    contents = study_contents(bench.ledger, STUDY_UID)
+    assert create_jobs(bench.ledger, contents, routed, reason="test", now=utc_now())
+    bench.completed(processed)
+    files = InstanceFiles(bench.node.storage.directory)
+    assert reject_superseded(bench.ledger, files, bench.node, utc_now()) == 1
+
+
+@pytest.mark.parametrize("accession", ["A-1", ""])
+def test_a_later_version_of_the_same_patient_is_told_under_the_same_number(
+    tmp_path: Path, processed: Processed, monkeypatch: pytest.MonkeyPatch, accession: str
 ) -> None:
     monkeypatch.setenv("FHIR_TOKEN", "secret")
-    first = processed if accession else without_accession_number(processed)
+    first = changed(processed, AccessionNumber=accession)
     with (
         made_bench(tmp_path, first, {"ventricular_function": (EF,)}) as bench,
         receivers_of(bench) as (ris, server),
     ):
         bench.rounds_until(COMMITTED)
+        # The accession number is corrected, too: it says of which order the one report is.
+        later_version(bench, changed(first, ".2", AccessionNumber="A-2"))
+        bench.rounds_until(COMMITTED)
+        told = [one.segment("OBR") for one in ris.messages]
+        assert [str(one[25]) for one in told] == ["P", "P"]
+        assert [str(one[18]) for one in told] == [accession, "A-2"]
+        assert len({str(one[3]) for one in told}) == 1
+        assert len(server.bundles) == 2
+
+
+@pytest.mark.parametrize("accession", ["A-1", ""])
+@pytest.mark.parametrize("corrected", [{"PatientID": "P-2"}, {"IssuerOfPatientID": "ELSEWHERE"}])
+def test_the_report_of_a_patient_who_was_corrected_is_withdrawn_from_the_earlier_one(
+    tmp_path: Path,
+    processed: Processed,
+    monkeypatch: pytest.MonkeyPatch,
+    accession: str,
+    corrected: dict[str, str],
+) -> None:
+    monkeypatch.setenv("FHIR_TOKEN", "secret")
+    first = changed(processed, AccessionNumber=accession)
+    with (
+        made_bench(tmp_path, first, {"ventricular_function": (EF,)}) as bench,
+        receivers_of(bench) as (ris, server),
+    ):
+        bench.rounds_until(COMMITTED)
+        later_version(bench, changed(first, ".2", **corrected))
+        bench.rounds_until(COMMITTED)
+        told: dict[str, list[tuple[str, str]]] = {}
+        for one in ris.messages:
+            told.setdefault(str(one.segment("PID")[3]), []).append(
+                (str(one.segment("OBR")[3]), str(one.segment("OBR")[25]))
+            )
+        wrong, right = told.values()
+        assert [status for _, status in wrong] == ["P", "X"]
+        assert [status for _, status in right] == ["P"]
+        # Whichever comes first, what takes back the wrong one leaves the right one.
+        assert len({number for number, _ in wrong}) == 1
+        assert {number for number, _ in wrong}.isdisjoint({number for number, _ in right})
+        # The server has one set of resources, of the patient who was told last.
+        assert [statuses(one)[-1] for one in server.bundles] == ["preliminary", "preliminary"]
+        last = server.bundles[-1].entry[-1].resource.subject
+        assert corrected.get("PatientID", "P-1") == last.identifier.value
+
+
+def test_a_number_that_a_later_version_does_not_have_stays_with_nobody(
+    tmp_path: Path, processed: Processed, processed_two: Processed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FHIR_TOKEN", "secret")
+    with (
+        made_bench(tmp_path, processed_two, {"ventricular_function": (EF,), "motion": (TOLD_GLS,)}) as bench,
+        receivers_of(bench) as (ris, server),
+    ):
+        bench.rounds_until(COMMITTED)
+        later_version(bench, changed(processed, ".2", PatientID="P-2"))
+        bench.rounds_until(COMMITTED)
+        before, after = server.bundles
+        assert [one.resource.status for one in before.entry[1:-1]] == ["preliminary", "preliminary"]
+        # The same two, of which the one that was not measured again names the other patient no longer, and holds not.
+        assert [one.request.url for one in after.entry] == [one.request.url for one in before.entry]
+        assert [one.resource.status for one in after.entry[1:-1]] == ["preliminary", "entered-in-error"]
+        assert {one.resource.subject.identifier.value for one in after.entry} == {"P-2"}
+        assert [one.reference for one in after.entry[-1].resource.result] == [after.entry[1].fullUrl]
+        # Under an OBR-3 of its own the other patient was told of neither.
+        (right,) = [one for one in ris.messages if str(one.segment("PID")[3]).startswith("P-2")]
+        assert not any("GLS" in str(one[3]) for one in right.segments("OBX"))
+
+
+def test_reports_of_two_earlier_patients_are_withdrawn_from_each(
+    tmp_path: Path, processed: Processed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FHIR_TOKEN", "secret")
+    with (
+        made_bench(tmp_path, processed, {"ventricular_function": (EF,)}) as bench,
+        receivers_of(bench) as (ris, _),
+    ):
+        bench.rounds_until(COMMITTED)
         association = associate(bench.ledger, at=utc_now())
-        late = an_instance(association, 9, study=STUDY_UID, series=f"{STUDY_UID}.1")
+        late = an_instance(association, 8, study=STUDY_UID, series=f"{STUDY_UID}.1")
         record_instances(bench.ledger, [late], at=utc_now())
         close_association(bench.ledger, association, outcome="released", at=utc_now())
         routed = [route(series=(f"{STUDY_UID}.1",))]
-        contents = study_contents(bench.ledger, STUDY_UID)
-        assert create_jobs(bench.ledger, contents, routed, reason="test", now=utc_now())
-        for _ in ("ventricular_function", "front page"):
-            assert complete_job(bench.ledger, claim(bench.ledger, at=utc_now()), [], DELIVERED, now=utc_now())
-        files = InstanceFiles(bench.node.storage.directory)
-        assert reject_superseded(bench.ledger, files, bench.node, utc_now()) == 1
+        assert create_jobs(bench.ledger, study_contents(bench.ledger, STUDY_UID), routed, reason="test", now=utc_now())
+        bench.completed(changed(processed, ".2", PatientID="P-2"))
         bench.rounds_until(COMMITTED)
-        assert [str(one.segment("OBR")[25]) for one in ris.messages] == (["P"] if accession else ["P", "X"])
-        assert len(server.bundles) == 1
+        # The scheduler did not come to look before a third version.
+        later_version(bench, changed(processed, ".3", PatientID="P-3"))
+        bench.rounds_until(COMMITTED)
+        told = [(str(one.segment("PID")[3])[:3], str(one.segment("OBR")[25])) for one in ris.messages]
+        assert sorted(told) == [("P-1", "P"), ("P-1", "X"), ("P-2", "P"), ("P-2", "X"), ("P-3", "P")]
 
 
 def test_what_fails_is_tried_again_and_sent_under_the_same_identity(

@@ -20,7 +20,7 @@ from sqlalchemy import select
 from structlog.testing import capture_logs
 from web.web_orthanc import PASSWORD, USER, WebOrthanc
 
-from deliver.results_due import files_of, overview, result_objects, results_due, states
+from deliver.results_due import files_of, overview, result_objects, results_due, rounds_until, states
 from deliver.web_pacs import Asked, Said, WebPacs, store_response, web_pacs
 from dicom_node.config import Configuration, DeliveryPolicy, DestinationProfile, ResultSettings, Secret, WebDestination
 from dicom_node.deliver.deliver import Deliverer
@@ -43,13 +43,8 @@ class Bench:
         self.deliverer.deliver_once("pacs")
         return states(self.ledger)
 
-    def rounds_until(self, *wanted: DeliveryState, seconds: float = 60) -> None:
-        def settled() -> bool:
-            for destination in self.deliverer.destinations_with_work():
-                self.deliverer.deliver_once(destination)
-            return set(states(self.ledger)) <= set(wanted)
-
-        wait_until(settled, seconds=seconds, what=f"{wanted}; deliveries are {overview(self.ledger)}")
+    def rounds_until(self, *wanted: DeliveryState) -> None:
+        rounds_until(self.deliverer, *wanted)
 
     def events(self, kind: str) -> list[EventRow]:
         with self.ledger.reading() as session:

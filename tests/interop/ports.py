@@ -1,4 +1,4 @@
-"""TCP ports of the loopback interface."""
+"""TCP ports of the loopback interface, and waiting for what listens on them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 # Below the ports that Linux gives to outgoing connections (32768 and above): one of those would take a port between the
 # moment it is chosen and the moment somebody listens on it.
@@ -57,3 +58,22 @@ def wait_until(condition: Callable[[], bool], *, seconds: float, what: str, ever
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
         time.sleep(every)
+
+
+class _Flag(Protocol):
+    """Event of threads, or of processes."""
+
+    def wait(self, timeout: float) -> bool: ...
+
+
+def wait_ready(ready: _Flag, alive: Callable[[], bool], log: Path | None = None) -> None:
+    """Wait until a process or thread says that it is ready, for as long as it lives: a busy machine takes its time.
+
+    Raises
+    ------
+    AssertionError
+        It ended without; with what it wrote into its log.
+    """
+    while not ready.wait(0.2):
+        # It may have said so, and ended, between the two looks.
+        assert alive() or ready.wait(0), log.read_text() if log is not None and log.exists() else "no log"

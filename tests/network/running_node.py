@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from interop.ports import free_port, listening, wait_until
+from interop.ports import free_port, listening, wait_ready, wait_until
 from served import served
 from sqlalchemy import select
 
@@ -169,7 +169,7 @@ class ReceiverProcess:
         arguments = (self.configuration, self._ports, self._row, self.log, ready)
         self._process = _spawn.Process(target=_serve_until_killed, args=arguments, daemon=True)
         self._process.start()
-        assert ready.wait(300), (self._process.exitcode, self.log.read_text() if self.log.exists() else "no log")
+        wait_ready(ready, self._process.is_alive, self.log)
 
     def kill(self) -> None:
         if self._process.is_alive():

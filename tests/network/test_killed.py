@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from interop.ports import wait_until
+from interop.ports import wait_ready, wait_until
 
 from dicom_node.config import Configuration, Peer
 from dicom_node.network.listening_ports import open_listening_ports
@@ -80,7 +80,7 @@ def supervised(tmp_path: Path) -> Iterator[Supervised]:
     thread = threading.Thread(target=one.run)
     thread.start()
     try:
-        assert one.ready.wait(120)
+        wait_ready(one.ready, thread.is_alive)
         yield one
     finally:
         one.stop.set()

@@ -35,13 +35,15 @@ from dicom_node.network.sender import (
     associated,
     batches,
     echo,
+    judge_store_status,
     send_files,
     store_contexts,
 )
 from network.objects import data_set_bytes, mr_image, save
 from network.running_node import pacs_peer
 
-SETTINGS = ScuSettings("NODE", acse_timeout_s=5, response_timeout_s=10)
+# No test asks how long it waits: a busy machine takes its time.
+SETTINGS = ScuSettings("NODE", acse_timeout_s=300, response_timeout_s=300)
 
 
 def start_pacs(folder: Path, **settings: object) -> Pacs:
@@ -119,6 +121,15 @@ def test_a_full_peer_can_be_tried_again(tmp_path: Path) -> None:
         assert outcomes[2].error.retryable
         pacs.maximum_objects = None
         assert [outcome.error for outcome in send_files(paths, pacs_peer(pacs.settings.port), SETTINGS)] == [None] * 3
+
+
+def test_of_what_a_peer_says_no_number_of_a_patient_is_kept() -> None:
+    for status in (0xA700, 0xC000, 0xB000):
+        warning, error = judge_store_status(status, "2.25.1", "Patient 123-45 born 19500102 is not known here")
+        said = f"{warning}{error}"
+        assert "Patient - born is not known here" in said
+        assert "123" not in said
+        assert "1950" not in said
 
 
 def test_progress_is_told_of_each_file_in_turn(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
-from interop.ports import wait_until
+from interop.ports import wait_ready, wait_until
 from ledger_rows import DELIVERED, a_result, receive_and_schedule
 from network.objects import mr_image, new_uid, save
 from network.patient_scanner import SETTINGS
@@ -63,7 +63,7 @@ def node_by_another_clock(node: Configuration, folder: Path, monkeypatch: pytest
         process.start()
         receiver = ReceiverProcess(node)
     try:
-        assert ready.wait(120)
+        wait_ready(ready, process.is_alive)
         with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as offset:
             yield offset
     finally:

@@ -36,7 +36,7 @@ from dicom_node.results.parts import Paragraph, SummaryPart
 from dicom_node.results.patient import PatientLine, patient_line
 from dicom_node.results.provenance import InputSeries, Provenance
 from dicom_node.results.roles import SUMMARY, SUMMARY_PDF
-from dicom_node.results.summary import FOOT_SIZE, LEFT, RIGHT, foot_lines, text_pages
+from dicom_node.results.summary import FOOT_SIZE, LEFT, RIGHT, foot_lines, listing_pages, text_pages
 from dicom_node.results.ventricular_function import pages
 from dicom_node.results.ventricular_function.groups import ReportContent
 from dicom_node.results.ventricular_function.pages import function_text
@@ -494,3 +494,12 @@ def test_the_foot_of_a_page_tells_its_date_however_many_networks_took_part() -> 
     for lines in ((first, second), foot_lines("dicom-node 1", "", created, "contact: " + 90 * "radiology ")):
         assert all(text_width(line, FOOT_SIZE) <= RIGHT - LEFT for line in lines)
         assert created in lines[0]
+
+
+def test_a_long_name_of_a_scanner_leaves_room_for_the_number_of_the_page() -> None:
+    named = dataclasses.replace(PROVENANCE, scanner=f"{64 * 'M'} {64 * 'W'} 1.5 T")
+    (page,) = listing_pages(LIGHT, "automatic analysis", [Paragraph("Nothing.")], named)
+    (scanner,) = [one for one in page.findobj(Text) if one.get_text().startswith("cardiac MR")]
+    (number,) = [one for one in page.findobj(Text) if one.get_text().startswith("page 1")]
+    end = scanner.get_position()[0] + text_width(scanner.get_text(), 9)
+    assert end < number.get_position()[0] - text_width(number.get_text(), 8.5)

@@ -157,8 +157,9 @@ def test_what_a_dead_owner_was_sending_is_sent_again_at_once(queued: Ledger) -> 
     _claim(queued, owner="a")
     _claim(queued, owner="b", destination="archive")
     assert release_deliveries(queued, "a", NOW) == 2
-    assert [one.failed_attempts for one in _claim(queued, owner="c")] == [0, 0]
-    extend_deliveries(queued, "c", SOON, 60)
+    again = _claim(queued, owner="c")
+    assert [one.failed_attempts for one in again] == [0, 0]
+    extend_deliveries(queued, "c", [one.id for one in again], SOON, 60)
     assert release_expired_deliveries(queued, NOW + dt.timedelta(seconds=61)) == 1  # b's
     assert release_expired_deliveries(queued, LATER + dt.timedelta(seconds=1)) == 2
 

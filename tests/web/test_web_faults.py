@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from interop.ports import free_port, listening, wait_until
+from interop.ports import free_port, listening, wait_ready, wait_until
 from network.objects import data_set_bytes, encoded, mr_image
 from pydicom.dataset import Dataset
 
@@ -54,7 +54,7 @@ class WebProcess:
         ready = _spawn.Event()
         self.process = _spawn.Process(target=_serve_until_killed, args=(self.configuration, ready))
         self.process.start()
-        assert ready.wait(60)
+        wait_ready(ready, self.process.is_alive)
 
     def kill(self) -> None:
         assert self.process.pid is not None
