@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from pipelines.cine.assemble import assemble
 from pipelines.cine.stack import CineStudy, StackGeometry, View
 from pipelines.evaluation.external import AnnotationError, cut_surface, fill_segments, read_surface
 from pipelines.evaluation.segmentation import dice
+from pipelines.evaluation.volumes import Errors, errors_of
 from pipelines.function.slices import measure_slices
 from pipelines.function.valve_cut import cut_by_views
 from pipelines.long_axis.annulus import annulus_points, apex_points
+from pipelines.long_axis.atrium import atrial_function
 from pipelines.long_axis.findings import LongAxisLabel, Valve
 from pipelines.long_axis.measure import long_axis_stacks, read_view, read_views
 from pipelines.long_axis.outline import axis_length_mm, midwall_length_mm
@@ -25,6 +27,7 @@ from pipelines.models.registry import PACKAGED
 from pipelines.phantom.assembled import cine_stack
 from pipelines.phantom.heart import LID_TILT
 from pipelines.phantom.study import PhantomStudy, simulate
+from pipelines.phantom.truth import measure_truth
 from pipelines.segmentation.segment import segment
 from pipelines.training.long_axis import true_labels, view_recipe
 
@@ -51,6 +54,11 @@ class PhantomViews:
     tricuspid_mm: float | None
     apex_mm: float
     annulus_missed: int
+    atrium_missed: int
+    """Hearts whose left atrium could not be measured."""
+    reservoir_percent: dict[str, Errors]
+    """Left atrial reservoir strain, points: against ``contours``, true ones on the same views, and against ``heart``,
+    the wall cut through the middle of the atrium, which the views miss by up to 10 mm."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -102,17 +110,16 @@ def compare_with_phantoms(
     first_seed : int
         Of phantoms that the network has not been trained on.
     """
-    from dataclasses import replace
-
     overlaps: dict[str, dict[str, list[float]]] = {}
     mitral: list[NDArray[np.float64]] = []
     tricuspid: list[NDArray[np.float64]] = []
     apices: list[float] = []
-    missed = 0
+    missed, atrium_missed = 0, 0
+    reservoirs: dict[str, list[tuple[float, float]]] = {"contours": [], "heart": []}
     for index in range(count):
         study = simulate(replace(view_recipe(first_seed + index), phases=phases), workers=1)
         centre = study.heart.to_patient(np.array([0.0, 0.0, 0.55 * study.heart.lv.length]))
-        views = []
+        views, true_views = [], []
         for cine in study.cines[1:]:
             view = read_view(cine_stack(cine), centre, models=models)
             views.append(view)
@@ -122,6 +129,8 @@ def compare_with_phantoms(
                 if label is not LongAxisLabel.BACKGROUND and (truth == label).sum() > 40 * len(truth):
                     of_view.setdefault(label.name, []).append(dice(view.labels == label, truth == label))
             true_mitral = annulus_points(truth, cine.geometry, Valve.MITRAL)
+            if true_mitral is not None:
+                true_views.append(replace(view, labels=truth, annuli={Valve.MITRAL: true_mitral}))
             if true_mitral is not None and np.isfinite(view.apex).all():
                 true_apex = apex_points(truth, cine.geometry, true_mitral)
                 apices.append(float(np.linalg.norm(view.apex - true_apex, axis=1).mean()))
@@ -131,6 +140,14 @@ def compare_with_phantoms(
                 missed += valve is Valve.MITRAL
             else:
                 errors.append(_plane_error(study, planes))
+        atrium, true_atrium = atrial_function(views), atrial_function(true_views)
+        if atrium is None:
+            atrium_missed += 1
+        else:
+            found = atrium.reservoir_percent
+            reservoirs["heart"].append((measure_truth(study).facts.la_reservoir_percent, found))
+            if true_atrium is not None:
+                reservoirs["contours"].append((true_atrium.reservoir_percent, found))
         if report is not None:
             report(index + 1, count)
     errors_mm = np.concatenate(mitral)
@@ -147,6 +164,8 @@ def compare_with_phantoms(
         tricuspid_mm=float(np.abs(np.concatenate(tricuspid)).mean()) if tricuspid else None,
         apex_mm=float(np.mean(apices)),
         annulus_missed=missed,
+        atrium_missed=atrium_missed,
+        reservoir_percent={against: errors_of(pairs) for against, pairs in reservoirs.items()},
     )
 
 
