@@ -209,6 +209,8 @@ class CardiacMotion:
         Circumferential strain of the short axis at end systole on the image of end diastole, by registration, %; 0
         outside the wall. Muscle that moves through the plane is not followed.
     models : tuple of ModelIdentity
+    stacks : tuple of CineStack
+        What keyframes and strain come from, the short axis first.
     """
 
     keyframes: MotionKeyframes
@@ -218,3 +220,4 @@ class CardiacMotion:
     folded_percent: float
     circumferential_map: NDArray[np.float32]
     models: tuple[ModelIdentity, ...]
+    stacks: tuple[CineStack, ...]

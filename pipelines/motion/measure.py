@@ -168,7 +168,15 @@ def measure_motion(
             whole,
         ),
         models=motion.models,
+        stacks=_stacks_of(keyframes, in_step),
     )
+
+
+def _stacks_of(keyframes: MotionKeyframes, in_step: Sequence[ViewMotion]) -> tuple[CineStack, ...]:
+    """Stacks of keyframes and of long-axis strain, each once."""
+    stacks = [entry.stack for entry in keyframes.views]
+    stacks += [view.stack for view in in_step if not any(view.stack is one for one in stacks)]
+    return tuple(stacks)
 
 
 def _lines(

@@ -46,6 +46,9 @@ def test_keyframes_and_strain_of_a_healthy_phantom(study, findings: Findings) ->
     assert strain.circumferential.peak_percent == pytest.approx(facts.gcs_percent, abs=4)
     assert found.folded_percent < 0.1
     assert [model.name for model in found.models] == ["motion-registration"]
+    views = [stack.view for stack in found.stacks]
+    assert views[0] is View.SAX
+    assert sorted(views) == sorted({View.SAX, View.LAX_2CH, View.LAX_3CH, View.LAX_4CH})
     assert len(strain.segments) == 3
     assert np.isfinite(strain.segments[0].peak_percent).sum() >= 12
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from pydicom.dataset import Dataset
 from pydicom.uid import KeyObjectSelectionDocumentStorage, ParametricMapStorage
 
@@ -93,7 +96,7 @@ def motion_of(cine: Cine, *, long_axis: bool = True) -> CardiacMotion:
     )
     shape = stack.pixels.shape[1:]
     shortened = np.where(np.hypot(*np.indices(shape)[1:] - 32) < 12, np.float32(-17.5), np.float32(0))
-    return CardiacMotion(MotionKeyframes((entry,), "descriptor"), strain, 0.8, 0.5, 0.0, shortened, (MODEL,))
+    return CardiacMotion(MotionKeyframes((entry,), "descriptor"), strain, 0.8, 0.5, 0.0, shortened, (MODEL,), (stack,))
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +198,14 @@ def test_without_long_axis_there_is_no_longitudinal_strain(tmp_path: Path) -> No
     report = next(each.dataset for each in made.objects if each.role == REPORT)
     assert numbers(report, "130670") == []
     assert motion_page(DARK, found.findings[CardiacMotion]).figure is not None
+
+
+def test_no_words_of_the_page_lie_on_others(tmp_path: Path) -> None:
+    figure = motion_page(DARK, motion_of(write_cine(tmp_path))).figure
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    written = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in written]
+    panel = [(words, box) for words, box in boxes if "strain" in words.lower() or words in set(map(str, Component))]
+    assert len(panel) > 3
+    for (words, box), (others, other) in itertools.combinations(panel, 2):
+        assert not box.overlaps(other), (words, others)

@@ -31,7 +31,7 @@ def encode(request: EncodingRequest) -> Parts:
         report=lambda _variant: part,
         objects=lambda: objects,
         summary=SummaryPart(
-            stacks=tuple(stacks.values()),
+            stacks=found.stacks,
             pages=lambda theme: [motion_page(theme, found)],
             text=motion_text(found),
         ),

@@ -42,7 +42,7 @@ def motion_page(theme: Theme, found: CardiacMotion) -> Page:
     page = Page(theme)
     half = (RIGHT - LEFT - _GAP) / 2
     page.rectangle(LEFT, TOP, half, 76, theme.panel, radius=2)
-    page.text(LEFT + 5, TOP + 7, "Global strain over the cardiac cycle, %", 10, bold=True)
+    page.text(LEFT + 5, TOP + 7, "Global strain, %", 10, bold=True)
     colors = _colors(theme)
     legend(page, LEFT + half - 5, TOP + 7, [(str(curve.component), colors(curve)) for curve in found.strain.curves()])
     _curves(page, found, LEFT, TOP, half, colors)
@@ -94,7 +94,7 @@ def _curves(
         axes.plot(curve.times_ms, curve.second_percent, color=color(curve), linewidth=0.9, linestyle=(0, (3, 2)))
         axes.plot(curve.peak_ms, curve.peak_percent, marker="o", markersize=4, color=color(curve))
     axes.axhline(0, color=page.theme.muted, linewidth=0.6)
-    page.text(x + 5, y + 74, "Dashed: the second, independent way.", 7, color=page.theme.muted)
+    page.text(x + 5, y + 74, "Dashed: the second way, see the next page.", 7, color=page.theme.muted)
 
 
 def _keyframes(page: Page, found: CardiacMotion, x: float, y: float, width: float) -> None:
