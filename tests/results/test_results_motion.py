@@ -202,10 +202,14 @@ def test_without_long_axis_there_is_no_longitudinal_strain(tmp_path: Path) -> No
 
 def test_no_words_of_the_page_lie_on_others(tmp_path: Path) -> None:
     figure = motion_page(DARK, motion_of(write_cine(tmp_path))).figure
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
     written = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in written]
-    panel = [(words, box) for words, box in boxes if "strain" in words.lower() or words in set(map(str, Component))]
+    named = {"ms after the R wave", "Dashed: the second way.", *map(str, Component)}
+    panel = [(words, box) for words, box in boxes if "strain" in words.lower() or words in named]
+    assert named <= {words for words, _ in panel}
     assert len(panel) > 3
     for (words, box), (others, other) in itertools.combinations(panel, 2):
         assert not box.overlaps(other), (words, others)

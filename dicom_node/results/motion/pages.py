@@ -94,7 +94,7 @@ def _curves(
         axes.plot(curve.times_ms, curve.second_percent, color=color(curve), linewidth=0.9, linestyle=(0, (3, 2)))
         axes.plot(curve.peak_ms, curve.peak_percent, marker="o", markersize=4, color=color(curve))
     axes.axhline(0, color=page.theme.muted, linewidth=0.6)
-    page.text(x + 5, y + 74, "Dashed: the second way, see the next page.", 7, color=page.theme.muted)
+    page.text(x + 5, y + 74, "Dashed: the second way.", 7, color=page.theme.muted)
 
 
 def _keyframes(page: Page, found: CardiacMotion, x: float, y: float, width: float) -> None:
