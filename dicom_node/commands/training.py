@@ -191,13 +191,20 @@ def train_enhancement(
     ] = None,
     fold: Annotated[int, typer.Option(min=-1, max=4, help="Fold kept out of training; -1 keeps none out.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's own number by default.")] = None,
+    first_layers: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Model whose layers the segmentation begins with."),
+    ] = None,
+    add_phantoms: Annotated[int, typer.Option(min=0, help="Phantoms beside the patients of the segmentation.")] = 0,
+    add_phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first of them.")] = 810000,
+    phantom_share: Annotated[float, typer.Option(min=0, max=1, help="Part of each batch that is phantoms.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Train the networks of acquired late enhancement; a stopped run goes on where it stopped."""
-    from pipelines.training.enhancement import RECIPES
+    from pipelines.training.enhancement import RECIPES, AddedPhantoms
     from pipelines.training.enhancement import train_enhancement as train_network
 
     for name in RECIPES if model is None else [model]:
@@ -208,6 +215,8 @@ def train_enhancement(
                 model=name,
                 fold=None if fold < 0 else fold,
                 steps=steps,
+                first_layers=first_layers,
+                added=AddedPhantoms(add_phantoms, add_phantom_seed, phantom_share) if add_phantoms else None,
                 seed=seed,
                 device=device,
                 resume=resume,

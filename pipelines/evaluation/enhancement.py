@@ -22,7 +22,6 @@ from pipelines.late_enhancement.segment import SEGMENTER, segment_enhancement
 from pipelines.models.registry import PACKAGED, load_model_once
 from pipelines.phantom.recipe import Disease, PhantomRecipe
 from pipelines.phantom.study import PhantomStudy, simulate
-from pipelines.segmentation.labels import Label
 from pipelines.segmentation.refusal import SegmentationRefused
 from pipelines.training.data_set import folds
 from pipelines.training.emidec import (
@@ -34,6 +33,7 @@ from pipelines.training.emidec import (
     read_case,
     to_stack,
 )
+from pipelines.training.enhancement_phantoms import phantom_tissues
 
 __all__ = [
     "Calibration",
@@ -277,13 +277,8 @@ def phantom_stack(study: PhantomStudy) -> tuple[LateEnhancementStack, NDArray[np
     late = study.enhancement
     if late is None:
         raise ValueError("the phantom has no late enhancement: ask its recipe for it")
-    muscle = late.labels == Label.MYO
-    truth = np.zeros(late.labels.shape, dtype=np.uint8)
-    truth[late.labels == Label.LV] = Tissue.LV
-    truth[muscle] = Tissue.MYO
-    truth[muscle & (late.lesions == 1)] = Tissue.INFARCT
-    truth[muscle & (late.lesions == 2)] = Tissue.OBSTRUCTION
-    return nominal_stack(late.phase_sensitive.astype(np.float32), late.geometry, f"phantom-{study.recipe.seed}"), truth
+    stack = nominal_stack(late.phase_sensitive.astype(np.float32), late.geometry, f"phantom-{study.recipe.seed}")
+    return stack, phantom_tissues(late)
 
 
 def summarise(results: Sequence[EnhancementCase], seen: tuple[str, ...], remark: str) -> EnhancementEvaluation:

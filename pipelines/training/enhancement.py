@@ -15,14 +15,16 @@ from pipelines.late_enhancement.grid import pixels_of, scale_slices, ventricle_s
 from pipelines.late_enhancement.labels import Tissue
 from pipelines.models.architecture import UNetArchitecture
 from pipelines.models.card import InputSpecification, ModelCard, TrainingData, write_card
+from pipelines.models.registry import load_model
 from pipelines.segmentation.grid import Square, pool_factor
 from pipelines.training.augmentation import displacement_grid, vary_appearance
 from pipelines.training.data_set import folds
 from pipelines.training.emidec import ASSUMED_SPACING_MM, EmidecCase, find_cases, read_case
+from pipelines.training.enhancement_phantoms import read_phantom
 from pipelines.training.segmentation import labelling_loss
 from pipelines.training.steps import Progress, TrainingResult, train_steps
 
-__all__ = ["RECIPES", "EnhancementRecipe", "emidec_folds", "train_enhancement"]
+__all__ = ["RECIPES", "AddedPhantoms", "EnhancementRecipe", "emidec_folds", "train_enhancement"]
 
 LICENCE = "CC-BY-NC-SA-4.0"
 CALIBRATION_FOLD = 1
@@ -56,6 +58,24 @@ class EnhancementRecipe:
     bear: one trained without was worse on phantoms (``docs/late_enhancement.md``)."""
     calibration_steps: int = 0
     """Steps before which the calibration fold is not trained on: the network of that step has not seen its cases."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddedPhantoms:
+    """Phantoms that are trained on beside the patients.
+
+    Attributes
+    ----------
+    count : int
+    first_seed : int
+        Seed of the first of them; seeds count up.
+    share : float
+        Of each batch that is phantoms, in the mean.
+    """
+
+    count: int
+    first_seed: int = 810000
+    share: float = 0.2
 
 
 RECIPES = {
@@ -182,12 +202,16 @@ def _sampled(volume: _Volume, channels: torch.Tensor, mm: torch.Tensor) -> torch
 
 
 def _batch(
-    groups: dict[str, list[_Volume]], recipe: EnhancementRecipe, seed: int, step: int
+    patients: dict[str, list[_Volume]],
+    phantoms: dict[str, list[_Volume]],
+    share: float,
+    recipe: EnhancementRecipe,
+    seed: int,
+    step: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (N, 3, n, n) and label shares (N, L, n, n) of one step, a function of seed and step."""
     generator = np.random.default_rng((seed, step))
     torch_generator = torch.Generator().manual_seed(int(generator.integers(2**62)))
-    names = sorted(groups)
     size = recipe.size
     mild = recipe.mild_from is not None and step >= recipe.mild_from
     bent = (0.6 if mild else 1.0) * recipe.elastic_mm
@@ -196,6 +220,8 @@ def _batch(
     bending = displacement_grid(recipe.batch, size, 0.0, torch_generator, scale=0.0, elastic_mm=bent)
     samples = []
     for item in range(recipe.batch):
+        groups = phantoms if phantoms and generator.random() < share else patients
+        names = sorted(groups)
         cases = groups[names[int(generator.integers(len(names)))]]
         volume = cases[int(generator.integers(len(cases)))]
         count = volume.images.shape[0]
@@ -240,6 +266,8 @@ def train_enhancement(
     model: str,
     fold: int | None = 0,
     steps: int | None = None,
+    first_layers: Path | None = None,
+    added: AddedPhantoms | None = None,
     seed: int = 0,
     device: str = "cpu",
     resume: bool = True,
@@ -262,6 +290,11 @@ def train_enhancement(
         to decide on what must not be decided on cases that a network has seen.
     steps : int or None
         Steps in all; the recipe's own number by default.
+    first_layers : Path or None
+        Folder of a trained model of the same kind: its layers begin where it ended, but those of another shape, as the
+        last one is where the labels are others. ``None``: all begin by chance.
+    added : AddedPhantoms or None
+        Phantoms beside the patients.
     device : str
         ``cpu`` or a CUDA device.
     resume : bool
@@ -297,13 +330,19 @@ def train_enhancement(
         if name not in later:
             first.setdefault(read[name].group, []).append(volume)
 
+    simulated: dict[str, list[_Volume]] = {}
+    for case in () if added is None else map(read_phantom, range(added.first_seed, added.first_seed + added.count)):
+        simulated.setdefault(case.group, []).append(_volume(case, recipe))
+    share = 0.0 if added is None else added.share
+
     torch.manual_seed(seed)
     network = _architecture(recipe).build()
+    began = None if first_layers is None else _begin_with(network, first_layers)
     weights = torch.tensor(recipe.label_weights, device=device)
 
     def loss(step: int) -> torch.Tensor:
         seen = first if step < recipe.calibration_steps else groups
-        return labelling_loss(network, *_batch(seen, recipe, seed, step), weights)
+        return labelling_loss(network, *_batch(seen, simulated, share, recipe, seed, step), weights)
 
     def kept(done: int, sha256: str) -> None:
         if done == recipe.calibration_steps and done > 0:
@@ -320,7 +359,14 @@ def train_enhancement(
         clip=2.0,
         peak_rate=recipe.peak_rate,
         steps=steps,
-        settings={"recipe": decisive, "cases": cases, "later": later, "seed": seed},
+        settings={
+            "recipe": decisive,
+            "cases": cases,
+            "later": later,
+            "seed": seed,
+            "first_layers": began,
+            "added": None if added is None else asdict(added),
+        },
         output=output,
         device=device,
         resume=resume,
@@ -331,6 +377,15 @@ def train_enhancement(
     card = trained.path.with_name("card.yaml")
     write_card(_card(recipe, trained.sha256, cases, fold, steps, seed), card)
     return TrainingResult(recipe.name, steps, cases, kept_out, trained.loss, trained.path, card, trained.sha256)
+
+
+def _begin_with(network: torch.nn.Module, folder: Path) -> str:
+    """Gives a network the tensors of a trained one that are of the same name and shape; SHA-256 of its weights."""
+    trained = load_model(folder.name, root=folder.parent)
+    own = network.state_dict()
+    shared = {name: tensor for name, tensor in trained.network.state_dict().items() if own[name].shape == tensor.shape}
+    network.load_state_dict(own | shared)
+    return trained.card.weights_sha256
 
 
 def _architecture(recipe: EnhancementRecipe) -> UNetArchitecture:
