@@ -51,7 +51,7 @@ CONTOUR_ERROR_MM: dict[tuple[Chamber, KeyPhase], tuple[float, float]] = {
     (Chamber.LV, KeyPhase.END_DIASTOLE): (0.5, 1.6),
     (Chamber.LV, KeyPhase.END_SYSTOLE): (1.5, 1.5),
     (Chamber.RV, KeyPhase.END_DIASTOLE): (0.5, 3.6),
-    (Chamber.RV, KeyPhase.END_SYSTOLE): (1.0, 1.8),
+    (Chamber.RV, KeyPhase.END_SYSTOLE): (1.9, 3.2),
 }
 """How far the true endocardium lies inside and outside of the drawn one in the mean over a ventricle, mm.
 
@@ -63,7 +63,9 @@ large. The larger of two, rounded up to a tenth:
 - what holds 90 % of 32 patients in the look of a foreign scanner (``benchmarks/badge.py --acdc DIR --fold 1 2 --style ge
   --errors``): inside 0, 0, 0, 0.99, outside 1.51, 1.47, 0.32, 1.73;
 
-and 0.5 mm at least, which no contour is known to.
+and 0.5 mm at least, which no contour is known to. The right ventricle at end systole keeps the bounds of the network of
+before (1.9 and 3.2 mm for 1.0 and 1.8): both have learnt from those patients, this one for longer, and of the 16 patients
+that neither has learnt from, 11 had their RVESV inside with the narrower bounds.
 """
 
 MASS_ERROR = 0.26
