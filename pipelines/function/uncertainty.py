@@ -60,12 +60,12 @@ large. The larger of two, rounded up to a tenth:
 
 - what holds 95 % of 27 phantoms, 19 of them with a fault (seeds 57000 to 57010 and 59100 to 59115;
   ``dicom-node evaluate volumes --calibrate``): inside 0, 1.45, 0, 0.71, outside 1.23, 0, 3.57, 1.02;
-- what holds 90 % of 32 patients in the look of a foreign scanner (``benchmarks/badge.py --acdc DIR --fold 1 2 --style ge
-  --errors``): inside 0, 0, 0, 0.99, outside 1.51, 1.47, 0.32, 1.73;
+- what holds 90 % of 32 patients in the look of a foreign scanner (``benchmarks/badge.py --acdc DIR --fold 1 2
+  --style ge --errors``): inside 0, 0, 0, 0.99, outside 1.51, 1.47, 0.32, 1.73;
 
 and 0.5 mm at least, which no contour is known to. The right ventricle at end systole keeps the bounds of the network of
-before (1.9 and 3.2 mm for 1.0 and 1.8): both have learnt from those patients, this one for longer, and of the 16 patients
-that neither has learnt from, 11 had their RVESV inside with the narrower bounds.
+before (1.9 and 3.2 mm for 1.0 and 1.8): both have learnt from those patients, this one for longer, and of the 16
+patients that neither has learnt from, 11 had their RVESV inside with the narrower bounds.
 """
 
 MASS_ERROR = 0.26
