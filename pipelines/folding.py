@@ -30,12 +30,17 @@ def folded(model: LoadedModel) -> LoadedModel:
     """
     import torch
     from monai.networks.blocks.convolutions import Convolution
+    from monai.networks.nets.basic_unet import UpCat
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
     if model.identity.precision is Precision.BFLOAT16:
         return model
     network = deepcopy(model.network)
+    # Features are halved four times: of a size that this divides none are missing when they are doubled again.
+    whole = model.card.input.size % 16 == 0
     for block in network.modules():
+        if whole and isinstance(block, UpCat):
+            block.is_pad = False
         if not isinstance(block, Convolution):
             continue
         convolution, after = block.conv, getattr(block, "adn", None)

@@ -83,10 +83,11 @@ def wall_ring(labels: NDArray[np.uint8], spacing: tuple[float, float]) -> WallRi
         ``None`` without a cavity, or where its centre lies outside it.
     """
     cavity = labels == Label.LV
-    if not cavity.any():
+    inside = np.nonzero(cavity)
+    if not len(inside[0]):
         return None
     scale = np.array(spacing)
-    centre = np.array(ndimage.center_of_mass(cavity)) * scale
+    centre = np.array([places.mean() for places in inside]) * scale
     turn = ring_angles()
     borders = []
     for mask in (cavity, cavity | (labels == Label.MYO)):
