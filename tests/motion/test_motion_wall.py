@@ -212,3 +212,21 @@ def test_a_long_axis_plane_cuts_both_walls():
         assert line.points[:, 1] == pytest.approx(CENTRE + side * 32.5, abs=1.0)
         assert line.points[:, 0] == pytest.approx(100 - line.height_mm, abs=0.1)
     assert {component.value for component in Component} == {"longitudinal", "circumferential", "radial"}
+
+
+def test_a_ring_is_the_same_wherever_the_image_ends():
+    labels = disc_labels(28.0, 37.0)
+    whole = wall_ring(labels, SPACING)
+    cut = wall_ring(labels[20:-20, 24:-24], SPACING)
+    assert whole is not None
+    assert cut is not None
+    assert cut.centre + np.array([20, 24]) * 1.2 == pytest.approx(whole.centre)
+    assert cut.inner == pytest.approx(whole.inner)
+    assert cut.outer == pytest.approx(whole.outer)
+
+
+def test_a_wall_beyond_reach_is_no_ring():
+    # Muscle to the border of the image, which is farther away than a ring may reach.
+    labels = np.full((2 * SIZE, 2 * SIZE), Label.MYO, np.uint8)
+    labels[SIZE - 10 : SIZE + 10, SIZE - 10 : SIZE + 10] = Label.LV
+    assert wall_ring(labels, SPACING) is None
