@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipelines.cine.stack import CineStack
-from pipelines.folding import folded
 from pipelines.long_axis.findings import LongAxisLabel
 from pipelines.long_axis.grid import FIELD_MM
 from pipelines.models.precision import labelling_precision
@@ -70,7 +69,7 @@ def see_views(
 
     from pipelines.models.registry import load_model_once
 
-    model = folded(load_model_once(MODEL, device, models, labelling_precision(device)))
+    model = load_model_once(MODEL, device, models, labelling_precision(device))
     squares = [_square(stack, centre) for stack in stacks]
 
     def around(stack: CineStack, square: Square) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.folding import folded
 from pipelines.motion.fields import compose, integrate, warp
 from pipelines.segmentation.parallel import each
 
@@ -59,9 +58,8 @@ def velocity_between(fixed: torch.Tensor, moving: torch.Tensor, model: LoadedMod
     """
     import torch
 
-    run = folded(model)
     with torch.inference_mode():
-        velocity: torch.Tensor = run.network(network_input(fixed, moving).to(run.device)).cpu()
+        velocity: torch.Tensor = model.network(network_input(fixed, moving).to(model.device)).cpu()
         return velocity.contiguous()
 
 
