@@ -11,7 +11,8 @@ from types import TracebackType
 import hl7
 
 from dicom_node.config import Hl7Destination
-from dicom_node.errors import DeliveryRefusedError, PeerFailedError, PeerUnavailableError, in_few_words
+from dicom_node.errors import DeliveryRefusedError, PeerFailedError, PeerUnavailableError
+from dicom_node.peer_words import in_few_words
 
 __all__ = ["MllpConnection"]
 
