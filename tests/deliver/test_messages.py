@@ -655,7 +655,7 @@ def test_a_person_decides_whether_a_report_is_withdrawn_where_nobody_can_tell_wh
     assert "1 result(s) could not be delivered to ris" in waiting.sentence
     (left,) = delivery_overviews(bench.ledger, states=(DEAD,))
     assert (left.destination, left.error) == ("ris", UNDECIDED)
-    bench.deliverer.round()
+    bench.rounds_until(COMMITTED, DEAD)
     assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["P", "P"]
     assert requeue_deliveries(bench.ledger, Selection(), now=utc_now()) == 1
     bench.rounds_until(COMMITTED)
