@@ -192,7 +192,7 @@ def corrected_sets(ledger: Ledger) -> tuple[VoidSet, ...]:
         InstanceRow.study_version.is_(None),
     )
     with ledger.reading() as session:
-        # Few: those that came more than once, and have results of an earlier version that hold.
+        # Few: those that were corrected, and have results of an earlier version that hold.
         studies = session.scalars(
             select(StudyRow)
             .join(JobRow, JobRow.study_id == StudyRow.id)
@@ -203,6 +203,7 @@ def corrected_sets(ledger: Ledger) -> tuple[VoidSet, ...]:
                 JobRow.study_version < StudyRow.version,
                 ResultRow.rejected_at.is_(None),
                 ResultRow.role != REJECTION_ROLE,
+                exists().where(EventRow.study_id == StudyRow.id, EventRow.kind == INSTANCE_REPLACED),
                 ~waits,
             )
             .distinct()

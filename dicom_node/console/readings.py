@@ -52,7 +52,7 @@ class StudyReadings:
         trail = node.trail
         if trail.file is None or not self._is_new((person.name, person.address, study_instance_uid), named):
             return
-        patient_id = _patient_id(node, study_instance_uid) if node.configuration.audit.patient_id else None
+        patient_id = _patient_id(node, study_instance_uid) if trail.patient_ids else None
         what = "read in the console, with pages that name the patient" if named else "read in the console"
         study = Study(study_instance_uid, {}, patient_id)
         trail.record(
