@@ -60,9 +60,10 @@ from storage.deliveries import (
 from storage.files import InstanceFiles
 from storage.instances import close_association, record_instances
 from storage.jobs import Outcome, add_jobs, complete_job, create_jobs, study_contents
-from storage.ledger import Ledger, open_ledger, utc_now
+from storage.ledger import Ledger, open_ledger, record_event, utc_now
 from storage.overview import delivery_overviews, outages
 from storage.rejection import results_of_study
+from storage.replacement import INSTANCE_REPLACED
 from storage.schema import AssessmentResult, DeliveryState, JobRow
 from storage.schema import Verdict as LedgerVerdict
 
@@ -602,6 +603,25 @@ def test_the_report_of_a_patient_who_was_corrected_is_withdrawn_from_the_earlier
         assert [statuses(one)[-1] for one in server.bundles] == ["preliminary", "preliminary"]
         last = server.bundles[-1].entry[-1].resource.subject
         assert corrected.get("PatientID", "P-1") == last.identifier.value
+
+
+def test_the_report_of_a_corrected_study_that_no_route_takes_any_more_is_withdrawn(
+    bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    ris, server = receivers
+    bench.rounds_until(COMMITTED)
+    association = associate(bench.ledger, at=utc_now())
+    with bench.ledger.transaction() as session:
+        record_event(session, INSTANCE_REPLACED, f"{STUDY_UID}.1.1", at=utc_now(), study_id=1)
+    corrected = an_instance(association, 9, study=STUDY_UID, series=f"{STUDY_UID}.1")
+    record_instances(bench.ledger, [corrected], at=utc_now())
+    close_association(bench.ledger, association, outcome="released", at=utc_now())
+    contents = study_contents(bench.ledger, STUDY_UID)
+    assert create_jobs(bench.ledger, contents, [], reason="test", now=utc_now()) == ()
+    assert reject_superseded(bench.ledger, bench.files, bench.node, utc_now()) == 1
+    bench.rounds_until(COMMITTED)
+    assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["P", "X"]
+    assert statuses(server.bundles[-1])[-1] == "entered-in-error"
 
 
 def remove_later_results(bench: Bench) -> None:
