@@ -51,15 +51,15 @@ tls to too transaction transfer truncated try type types uid uids unable unautho
 unhandled unidentified unique unknown unprocessed unrecognised unrecognized unsupported until update updated upload
 use used user using utf valid validate validated validation value values verified verify version violates violation
 volume waiting warning was were when which while with within without worklist write writing written wrong
-abgelehnt anfrage angelegt auftrag auftragsnummer ausgelastet bereits bild das daten datenbank datum den der die
+abgelehnt anfrage angelegt auftrag auftragsnummer ausgelastet bereits bild daten datenbank datum der die
 doppelt ein eindeutig eine einem einen entspricht erforderlich erlaubt existiert falsch fehler fehlerhaft
 fehlgeschlagen fehlt format gefunden geschlossen gespeichert gesperrt gibt ist kann kein keine konnte leer mehrfach
 mit nachricht nicht nummer oder patienten patientennummer patientin platz prozedur schon segment serie sind speicher
 speichern studie studien system unbekannt unbekannte unbekannter und ungültig ungültige ungültiger unterstützt
 verarbeitet verarbeitung verbindung verweigert vorgang vorhanden wert werte wird wurde zeit zu zugriff zulässig
 zuordnung übereinstimmung überschritten
-ae aet api cget cmove cstore dcm dicom ecg emr fhir his hl http https ian iocm ipc jdbc jpeg jpip lut mllp mpps msa
-msh mwl obr obx oid ora orc orm oru oul pacs pdf pdu pid pps ris scp scu sql sr ssl stgcmt stow tcp url vm vna vr wado
+ae aet api cget cmove cstore dcm dicom ecg emr fhir his hl http https iocm ipc jdbc jpeg jpip lut mllp mpps msa
+msh mwl obr obx oid orc orm oru oul pacs pdf pdu pid pps ris scp scu sql sr ssl stgcmt stow tcp url vm vna vr wado
 xds xml
 """
 _KNOWN = frozenset(_EXPLAIN.split())

@@ -22,6 +22,7 @@ from dicom_node.peer_words import LONGEST, in_few_words
         ("o'Neill", ""),
         ("山田^太郎", ""),
         ("McDonald", ""),
+        ("Das, Ian", ""),
         ("", ""),
         ("4711", ""),
     ],
