@@ -113,7 +113,8 @@ def _acknowledgement(answer: bytes) -> tuple[str, str, str]:
         message = hl7.parse(answer.decode("utf-8", "replace"))
         segment = message.segment("MSA")
         fields = [str(segment[number]) if number < len(segment) else "" for number in range(1, 4)]
-    except (hl7.HL7Exception, KeyError, IndexError, ValueError):
+    except (hl7.HL7Exception, AssertionError, KeyError, IndexError, ValueError):
+        # The library asserts what a header must have.
         return "", "", ""
     code = fields[0].strip()
     # Whatever else stands there goes into the ledger as little as other free text of a peer.

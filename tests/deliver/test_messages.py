@@ -47,6 +47,7 @@ from dicom_node.node_status import Concern, node_status
 from dicom_node.results.front_page import ListedPackage
 from dicom_node.results.numbers import ReportedNumber, numbers_record
 from dicom_node.results.rejection import RejectionReason
+from dicom_node.results.roles import FRONT_PAGE
 from dicom_node.results.verdict import Verdict, VerdictKind
 from storage.assessments import assess
 from storage.deletion import delete_study
@@ -64,7 +65,7 @@ from storage.ledger import Ledger, open_ledger, record_event, utc_now
 from storage.overview import delivery_overviews, outages
 from storage.rejection import results_of_study
 from storage.replacement import INSTANCE_REPLACED
-from storage.schema import AssessmentResult, DeliveryState, JobRow
+from storage.schema import AssessmentResult, DeliveryState, JobRow, ResultRow
 from storage.schema import Verdict as LedgerVerdict
 
 COMMITTED, DEAD, QUEUED = DeliveryState.COMMITTED, DeliveryState.DEAD, DeliveryState.QUEUED
@@ -622,6 +623,25 @@ def test_the_report_of_a_corrected_study_that_no_route_takes_any_more_is_withdra
     bench.rounds_until(COMMITTED)
     assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["P", "X"]
     assert statuses(server.bundles[-1])[-1] == "entered-in-error"
+
+
+def test_a_front_page_that_cannot_be_told_of_holds_up_no_other(
+    bench: Bench, processed: Processed, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    """What its damage raised ended each round, and nothing that came after it was ever told."""
+    of_front_page = select(ResultRow.path).where(ResultRow.role == FRONT_PAGE.value)
+    with bench.ledger.reading() as session:
+        (path,) = (bench.files.absolute(one) for one in session.scalars(of_front_page))
+    header = dcmread(path)
+    del header.ContentSequence
+    path.chmod(0o600)
+    header.save_as(path)
+    analysed_later(bench, changed(processed, ".2"))
+    bench.rounds_until(COMMITTED, DEAD)
+    assert sorted(states(bench.ledger)) == sorted([COMMITTED, COMMITTED, DEAD, DEAD])
+    assert "it cannot be told: AttributeError" in (delivery_overviews(bench.ledger, states=(DEAD,))[0].error or "")
+    ris, server = receivers
+    assert (len(ris.messages), len(server.bundles)) == (1, 1)
 
 
 def remove_later_results(bench: Bench) -> None:

@@ -14,7 +14,10 @@ from dicom_node.errors import DeliveryRefusedError, NodeError, PeerFailedError
 MESSAGE = "MSH|^~\\&|DICOMNODE||RIS||20260301113000||ORU^R01|7|P|2.5.1\r"
 
 
-def sent(msa: str) -> None:
+HEADER = "MSH|^~\\&|RIS||NODE||2026||ACK|1|P|2.5.1"
+
+
+def sent(msa: str, header: str = HEADER) -> None:
     """Send a message to a receiver that gives an answer."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -24,7 +27,7 @@ def sent(msa: str) -> None:
                 received = b""
                 while not received.endswith(b"\x1c\r"):
                     received += connection.recv(4096)
-                connection.sendall(b"\x0bMSH|^~\\&|RIS||NODE||2026||ACK|1|P|2.5.1\r" + msa.encode() + b"\r\x1c\r")
+                connection.sendall(f"\x0b{header}\r{msa}\r\x1c\r".encode())
 
         thread = threading.Thread(target=answer)
         thread.start()
@@ -58,3 +61,10 @@ def test_what_is_kept_of_another_answer_says_what_is_wrong_and_names_nobody(
         sent(msa)
     assert type(failed.value) is kind
     assert failed.value.what == said
+
+
+@pytest.mark.parametrize("header", ["", "MSH", "MSH|", "MSH|^~\\", "MSH^^^^^|", "MSA|AA|7"])
+def test_an_answer_with_a_broken_header_is_a_failure_of_the_receiver(header: str) -> None:
+    """One that the library asserts about ended the round, and all messages of it were sent again for ever."""
+    with pytest.raises(PeerFailedError, match="answered nothing that is an acknowledgement"):
+        sent("MSA", header)
