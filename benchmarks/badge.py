@@ -2,7 +2,7 @@
 
 python benchmarks/badge.py --first 10000 --count 40 --limits   # what limits are chosen from
 python benchmarks/badge.py --first 4000 --count 40             # what is reported
-python benchmarks/badge.py --acdc DIR --fold 1 --style ge --errors   # beside `evaluate volumes --calibrate`: patients
+python benchmarks/badge.py --acdc DIR --fold 1 2 --style ge --errors   # beside `evaluate volumes --calibrate`: patients
 python benchmarks/badge.py --acdc DIR --fold 0                 # patients the network has not seen, two phases each
 
 Every second phantom has a fault. Segmentations are kept under ``runs/badge``, by recipe and weights: only the first run
@@ -28,7 +28,7 @@ from pipelines import phantom
 from pipelines.cine.stack import CineStack, FrameSource, PhaseEncoding, StackGeometry, StudyContext, View
 from pipelines.errors import AnalysisRefused
 from pipelines.evaluation.foreign_style import ForeignStyle, restyle
-from pipelines.evaluation.volume_calibration import LEVEL_OF_PATIENTS, contour_error, displacement_mm
+from pipelines.evaluation.volume_calibration import LEVEL, LEVEL_OF_PATIENTS, contour_error, displacement_mm
 from pipelines.function.curves import find_keyframes
 from pipelines.function.findings import Chamber, Measurement, VentricularFunction
 from pipelines.function.measure import measure_function
@@ -306,6 +306,9 @@ def show_errors(cases: list[Judged]) -> None:
             known = np.array([distance for distance in off if distance is not None])
             found = contour_error(known, LEVEL_OF_PATIENTS)
             print(f"{chamber} {phase}: {found.cases} cases, {found.inside:.2f} inside, {found.outside:.2f} outside")
+    masses = [(case.case.truth["LVM"], measured(case).get("LVM")) for case in cases]
+    off_by = [abs(true / found.value - 1) for true, found in masses if found is not None]
+    print(f"mass: {len(off_by)} cases, off by up to {np.quantile(off_by, LEVEL):.3f} of it, {LEVEL:.0%}")
 
 
 def _displacement_mm(case: Judged, chamber: Chamber, phase: KeyPhase) -> float | None:
@@ -356,7 +359,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=4000, help="seed of the first phantom")
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--acdc", type=Path, help="folder of ACDC: report on patients instead")
-    parser.add_argument("--fold", type=int, default=0, help="the fold that the network has not seen")
+    parser.add_argument("--fold", type=int, nargs="+", default=[0], help="folds; the network has not seen fold 0")
     parser.add_argument("--style", type=ForeignStyle, help="patients with the look of another scanner")
     parser.add_argument("--errors", action="store_true", help="how far contours are off")
     parser.add_argument("--cases", action="store_true", help="one line a case too")
@@ -364,9 +367,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.acdc:
-        cases = [judge(case) for case in patient_cases(options.acdc, options.fold, options.style)]
+        cases = [judge(case) for fold in options.fold for case in patient_cases(options.acdc, fold, options.style)]
         print("Two phases a patient: the check of the number of phases grades all of them POOR.")
-        show(cases, f"ACDC, fold {options.fold}")
+        show(cases, f"ACDC, fold {' and '.join(map(str, options.fold))}")
     else:
         cases = [judge(phantom_case(seed)) for seed in range(options.first, options.first + options.count)]
         show(cases, f"phantoms {options.first} to {options.first + options.count - 1}")

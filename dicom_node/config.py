@@ -116,7 +116,16 @@ def _host(value: str) -> str:
         raise ValueError(f"a port does not belong here: write host: {name} and port: {port}")
     if any(character.isspace() for character in value):
         raise ValueError("a host holds no blank")
+    _can_be_asked_for(value)
     return value
+
+
+def _can_be_asked_for(host: str) -> None:
+    """Refuse what no name server can be asked for: Python raises for it where nobody expects it (RFC 3490)."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"{host!r} can be no host: each part of a name, between dots, has 1 to 63 letters") from None
 
 
 def _device(value: str) -> str:
@@ -190,6 +199,7 @@ def _endpoint(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("the URL of a web service begins with http:// or https:// and a host")
+    _can_be_asked_for(parts.hostname)
     if parts.username or parts.password:
         raise ValueError("credentials do not belong into a URL: use token or basic")
     if parts.query or parts.fragment:
@@ -957,7 +967,7 @@ class MetricsSettings(_Section):
 class SyslogSettings(_Section):
     """The audit record repository: a syslog collector over TLS (PS3.15 A.6)."""
 
-    host: str = Field(min_length=1)
+    host: HostAddress = Field(min_length=1)
     """As in the collector's certificate."""
     port: int = Field(default=6514, ge=1, le=65535)
     tls: ClientTls

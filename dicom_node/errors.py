@@ -31,7 +31,6 @@ __all__ = [
     "ProcessingFailureError",
     "SopClassNotSupportedError",
     "classify",
-    "in_few_words",
     "raised_at",
 ]
 
@@ -167,15 +166,6 @@ _NO_ROOM = {
     errno.EMFILE,
     errno.ENFILE,
 }
-
-
-def in_few_words(said: str) -> str:
-    """A few words of what a peer said: it may quote what it was sent, and goes into the ledger and the log.
-
-    So it is cut short, and without figures: no number of a patient, date or UID is among it.
-    """
-    words = "".join(sign if sign.isalpha() or sign in " -" else " " for sign in said)
-    return " ".join(words.split())[:60]
 
 
 def classify(error: BaseException) -> NodeError:

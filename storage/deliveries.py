@@ -47,6 +47,7 @@ __all__ = [
     "dismiss",
     "dismiss_deliveries",
     "extend_deliveries",
+    "leave_to_a_person",
     "release_deliveries",
     "release_expired_deliveries",
     "requeue_deliveries",
@@ -541,6 +542,19 @@ def dismiss(session: Session, row: DeliveryRow, *, reason: str, by: str, now: dt
     _end(row, DeliveryState.DISMISSED, now)
     row.error = reason
     _event(session, row, "delivery dismissed", now, reason=reason, by=by)
+
+
+def leave_to_a_person(session: Session, row: DeliveryRow, *, why: str, now: dt.datetime) -> None:
+    """Send nothing before somebody has decided, in the transaction of whoever cannot: → DEAD, no attempt is counted.
+
+    Parameters
+    ----------
+    why
+        What is to be decided, and what follows from sending it again and from giving it up.
+    """
+    _end(row, DeliveryState.DEAD, now)
+    row.error = why
+    _event(session, row, "delivery dead", now, error=why, attempts=row.attempts)
 
 
 def _selected(session: Session, selection: Selection, states: Collection[DeliveryState]) -> Sequence[DeliveryRow]:

@@ -38,6 +38,7 @@ __all__ = [
     "EVERY_SLOT",
     "ROUTE_RUN",
     "SCHEDULER",
+    "STUDY_COMPLETE",
     "Job",
     "Outcome",
     "ResultConflictError",
@@ -65,6 +66,8 @@ __all__ = [
 ]
 
 EVERY_SLOT = frozenset(JobSlot)
+STUDY_COMPLETE = "study complete"
+"""Event: a version of a study was closed; ``version`` which, ``routes`` those that took series of it."""
 ROUTE_RUN = "route run"
 """Event: a route that had not taken the present version of a study was run on it; ``by`` whom, ``routes`` which."""
 SCHEDULER = "scheduler"
@@ -336,7 +339,7 @@ def create_jobs(
         row.last_received_at = max(row.last_received_at, *(instance.received_at for instance, _ in present))
         record_event(
             session,
-            "study complete",
+            STUDY_COMPLETE,
             row.study_instance_uid,
             at=now,
             correlation_id=row.last_association_id,

@@ -14,17 +14,20 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from storage.closing import FRONT_PAGE
-from storage.deliveries import dismiss
-from storage.jobs import ROUTE_RUN, SCHEDULER, ResultRecord, add_result
+from storage.deliveries import dismiss, leave_to_a_person
+from storage.jobs import ROUTE_RUN, SCHEDULER, STUDY_COMPLETE, ResultRecord, add_result
 from storage.ledger import Ledger, record_event
+from storage.replacement import INSTANCE_REPLACED
 from storage.schema import (
     AssessmentRow,
     DeliveryRow,
     DeliveryState,
     EventRow,
+    InstanceRow,
     JobRow,
     JobState,
     ResultRow,
+    SeriesRow,
     StudyRow,
     Verdict,
 )
@@ -33,6 +36,7 @@ __all__ = [
     "REJECTION_ROLE",
     "VoidResult",
     "VoidSet",
+    "corrected_sets",
     "left_sets",
     "reject",
     "results_of_study",
@@ -171,6 +175,83 @@ def left_sets(ledger: Ledger, routes: Mapping[str, Collection[str]]) -> tuple[Vo
             _judged(session, study_id, route) or _run_by_hand(session, study_id, route)
         ),
     )
+
+
+def corrected_sets(ledger: Ledger) -> tuple[VoidSet, ...]:
+    """Results of routes that do not take their study any more since images of it were replaced.
+
+    So it is where a correction changes what the rules of the route ask for. The results say who the patient was and
+    what the images showed before, whoever judged them or asked for them, and no others come in their place. Where
+    images only came late they stay. What is being sent or waits for commitment is left for the next look, with all that
+    became void with it.
+    """
+    waits = exists().where(
+        SeriesRow.study_id == StudyRow.id,
+        InstanceRow.series_id == SeriesRow.id,
+        InstanceRow.removed_at.is_(None),
+        InstanceRow.study_version.is_(None),
+    )
+    with ledger.reading() as session:
+        # Few: those that were corrected, and have results of an earlier version that hold.
+        studies = session.scalars(
+            select(StudyRow)
+            .join(JobRow, JobRow.study_id == StudyRow.id)
+            .join(ResultRow, ResultRow.job_id == JobRow.id)
+            .where(
+                StudyRow.removed_at.is_(None),
+                StudyRow.version > 1,
+                JobRow.study_version < StudyRow.version,
+                ResultRow.rejected_at.is_(None),
+                ResultRow.role != REJECTION_ROLE,
+                exists().where(EventRow.study_id == StudyRow.id, EventRow.kind == INSTANCE_REPLACED),
+                ~waits,
+            )
+            .distinct()
+        ).all()
+        sets = [_not_taken_since(session, study) for study in studies]
+        return tuple(one for of_study in sets for one in of_study)
+
+
+def _not_taken_since(session: Session, study: StudyRow) -> list[VoidSet]:
+    events = session.scalars(
+        select(EventRow)
+        .where(EventRow.study_id == study.id, EventRow.kind.in_((STUDY_COMPLETE, INSTANCE_REPLACED)))
+        # Not by their time: clocks are set.
+        .order_by(EventRow.id)
+    ).all()
+    replaced = max((one.id for one in events if one.kind == INSTANCE_REPLACED), default=0)
+    closed = {int(one.detail["version"]): one for one in events if one.kind == STUDY_COMPLETE}
+    present = closed.get(study.version)
+    if present is None or not replaced:
+        return []
+    jobs = session.scalars(
+        select(JobRow).where(JobRow.study_id == study.id).order_by(JobRow.study_version, JobRow.revision)
+    ).all()
+
+    def seen_last(job: JobRow) -> EventRow | None:
+        """The last version that a job stands for: its package gets no other job while its input is the same."""
+        others = [one.study_version for one in jobs if (one.route, one.package) == (job.route, job.package)]
+        until = min((one for one in others if one > job.study_version), default=study.version + 1)
+        taken = [one for one, event in closed.items() if job.route in event.detail["routes"] and one < until]
+        return closed.get(max([job.study_version, *taken]))
+
+    sets = []
+    for route in dict.fromkeys(one.route for one in jobs):
+        own = [one for one in jobs if one.route == route]
+        if route in present.detail["routes"] or own[-1].study_version == study.version:
+            continue
+        seen = {one.id: seen_last(one) for one in own}
+        before = [job_id for job_id, event in seen.items() if event is not None and event.id < replaced]
+        ids = session.scalars(
+            select(ResultRow.id).where(
+                ResultRow.job_id.in_(before), ResultRow.rejected_at.is_(None), ResultRow.role != REJECTION_ROLE
+            )
+        ).all()
+        results = _results(session, ids)
+        if results and not _is_going_out(results):
+            void = tuple(map(_void, results))
+            sets.append(VoidSet(study.study_instance_uid, own[-1].id, study.version, present.at, void))
+    return sets
 
 
 def _replaced_sets(
@@ -320,7 +401,15 @@ def results_of_study(ledger: Ledger, study_instance_uid: str, *, now: dt.datetim
 
 
 def reject(
-    ledger: Ledger, void: VoidSet, notes: Sequence[ResultRecord], *, reason: str, by: str, now: dt.datetime
+    ledger: Ledger,
+    void: VoidSet,
+    notes: Sequence[ResultRecord],
+    *,
+    reason: str,
+    by: str,
+    now: dt.datetime,
+    undecided: Mapping[tuple[str, str], str] | None = None,
+    not_told: Sequence[str] = (),
 ) -> bool:
     """Record notes whose files are on disk, dismiss what of the set was not sent, and queue the notes.
 
@@ -330,6 +419,10 @@ def reject(
         For the record of the deliveries that are dismissed.
     by
         Who made them void.
+    undecided
+        By SOP Instance UID of a note and its destination: why a person has to say whether it is sent there.
+    not_told
+        Destinations that hold some of the set and get no note, as none can be written.
 
     Returns
     -------
@@ -361,6 +454,17 @@ def reject(
         job = session.get_one(JobRow, void.job_id)
         for note in notes:
             add_result(session, job, note, now)
+        for (uid, destination), why in (undecided or {}).items():
+            for delivery in session.scalars(
+                select(DeliveryRow)
+                .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+                .where(
+                    ResultRow.sop_instance_uid == uid,
+                    DeliveryRow.destination == destination,
+                    DeliveryRow.state == DeliveryState.QUEUED,
+                )
+            ):
+                leave_to_a_person(session, delivery, why=why, now=now)
         record_event(
             session,
             "results rejected",
@@ -372,18 +476,23 @@ def reject(
             notes=[note.sop_instance_uid for note in notes],
             reason=reason,
             by=by,
+            **({"not_told": sorted(not_told)} if not_told else {}),
         )
         return True
 
 
 def _void_set(session: Session, job: JobRow, result_ids: Collection[int]) -> VoidSet | None:
     results = _results(session, result_ids)
-    if any(delivery.state in _GOING_OUT for row in results for delivery in row.deliveries):
+    if _is_going_out(results):
         return None
     since = job.ended_at or job.created_at
     instead = tuple(one.path for one in job.results if one.role != REJECTION_ROLE and one.removed_at is None)
     void = tuple(map(_void, results))
     return VoidSet(job.study.study_instance_uid, job.id, job.study_version, since, void, instead)
+
+
+def _is_going_out(results: Sequence[ResultRow]) -> bool:
+    return any(delivery.state in _GOING_OUT for row in results for delivery in row.deliveries)
 
 
 def _results(session: Session, result_ids: Collection[int]) -> Sequence[ResultRow]:

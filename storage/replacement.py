@@ -23,7 +23,10 @@ from storage.schema import (
     StudyRow,
 )
 
-__all__ = ["REPLACED", "replace_instance"]
+__all__ = ["INSTANCE_REPLACED", "REPLACED", "replace_instance"]
+
+INSTANCE_REPLACED = "instance replaced"
+"""Event: other bytes of a study stand in for what was held."""
 
 REPLACED = "replaced by other bytes under the same SOP Instance UID"
 """Reason under which quarantine keeps what was held before."""
@@ -136,7 +139,7 @@ def _replace(
     )
     record_event(
         session,
-        "instance replaced",
+        INSTANCE_REPLACED,
         one.sop_instance_uid,
         at=now,
         correlation_id=one.association_id,

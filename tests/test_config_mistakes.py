@@ -58,6 +58,8 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ("ae_title: PACS", "ae_title: MR1", 4, "peers.pacs.ae_title", "two peers have the AE title 'MR1'"),
         ("  pacs: {ae_title", "  scanner: {ae_title", 4, "peers.scanner", "written twice (first in line 3)"),
         ("ae_title: PACS", "ae_title: DICOMNODE", 4, "peers.pacs.ae_title", "this node itself"),
+        ("host: 127.0.0.1", "host: pacs..example", 4, "peers.pacs.host", "'pacs..example' can be no host"),
+        ("{peer: pacs}", "{web: {url: 'http://.pacs/web'}}", 9, "results.destinations.pacs.web.url", "'.pacs' can be"),
         ("routes:\n  cine: {destinations: [pacs]}\n", "", 1, "routes", "no route"),
         ("[pacs]}", "[pasc]}", 6, "routes.cine.destinations.0", "did you mean 'pacs'?"),
         (

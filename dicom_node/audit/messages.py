@@ -182,7 +182,7 @@ def instances_transferred(
 def instances_accessed(
     person: Participant, node: Participant, study: Study, *, access: Access, reason: str, at: dt.datetime
 ) -> AuditMessage:
-    """A person had instances of a study taken in, replaced or removed (PS3.15 A.5.3.6)."""
+    """A person read a study, or had instances of it taken in, replaced or removed (PS3.15 A.5.3.6)."""
     root = _event(INSTANCES_ACCESSED, access.value, at, failure=reason)
     _participant(root, person, None, requestor=True)
     _participant(root, node, None)

@@ -23,7 +23,7 @@ from dicom_node.console.log_search import LogOrder, answered, tell_of_reading
 from dicom_node.console.pictures import picture
 from dicom_node.console.rules import compared_over_the_last_month, edited_routes, taken_by, written_routes
 from dicom_node.console.site_agreement import site_agreement
-from dicom_node.console.study import study_view
+from dicom_node.console.study import read_study
 from dicom_node.finding import named_studies
 from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.plain_json import jsonable
@@ -78,8 +78,8 @@ def api_router() -> APIRouter:
         return _json(study_overviews(node.ledger, limit=limit))
 
     @router.get("/studies/{study}", summary="All that is known of one study")
-    def study(request: Request, person: Viewer, study: str) -> Response:  # noqa: ARG001
-        return _json(study_view(node_of(request), study))
+    def study(request: Request, person: Viewer, study: str) -> Response:
+        return _json(read_study(node_of(request), person, study))
 
     @router.get("/studies/{study}/pages/{result}.png", summary="One page of results as PNG")
     def page_of_results(request: Request, person: Viewer, study: str, result: int) -> Response:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
+from dicom_node.console.readings import StudyReadings
 from storage.files import InstanceFiles
 from storage.ledger import Ledger
 
@@ -24,3 +25,5 @@ class Node:
     trail: AuditTrail
     file: Path | None = None
     """Where the configuration is written; none where nobody has said."""
+    readings: StudyReadings = field(default_factory=StudyReadings)
+    """Who was told to read which study."""

@@ -29,7 +29,7 @@ from dicom_node.console.rules import (
     written_routes,
 )
 from dicom_node.console.site_agreement import site_agreement
-from dicom_node.console.study import study_view
+from dicom_node.console.study import read_study
 from dicom_node.errors import ConfigurationError, NodeError, classify, raised_at
 from dicom_node.finding import named_studies
 from dicom_node.plain_words import field_in_plain_words
@@ -94,7 +94,7 @@ def pages_router() -> APIRouter:
             request,
             "study.html",
             person,
-            study=study_view(node, study),
+            study=read_study(node, person, study),
             patients_shown=may_see_patients(node, person),
             routes=tuple(node.configuration.routes),
             language=_language(node),

@@ -34,7 +34,7 @@ def names_patient(node: Node, page: ResultOverview) -> bool:
 
 
 def picture(node: Node, person: Person, study_instance_uid: str, result_id: int) -> bytes:
-    """One page as PNG, as it stands in the Secondary Capture.
+    """One page as PNG, as it stands in the Secondary Capture; that somebody reads the study is told to the audit trail.
 
     Raises
     ------
@@ -51,8 +51,10 @@ def picture(node: Node, person: Person, study_instance_uid: str, result_id: int)
         pixels = dcmread(node.files.readable(found.path)).pixel_array
     except DAMAGE as error:
         raise LedgerError(f"the file of page {result_id} was removed, or cannot be read") from error
-    if names_patient(node, found) and not may_see_patients(node, person):
+    named = names_patient(node, found)
+    if named and not may_see_patients(node, person):
         raise ForbiddenError("this page names the patient: console.patients_for says who may see that")
+    node.readings.tell(node, person, study_instance_uid, named=named)
     content = BytesIO()
     Image.fromarray(pixels).save(content, "PNG")
     return content.getvalue()

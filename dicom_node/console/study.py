@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import structlog
 from pydicom.uid import SecondaryCaptureImageStorage
 
+from dicom_node.console.access import Person
 from dicom_node.console.node import Node
-from dicom_node.console.pictures import names_patient
+from dicom_node.console.pictures import may_see_patients, names_patient
 from dicom_node.errors import raised_at
 from dicom_node.schedule.study import StudyDescription, describe
 from storage.assessments import Assessment, assessments
@@ -31,7 +32,7 @@ from storage.overview import (
 from storage.performed_steps import study_steps
 from storage.schema import AssessmentResult, DeliveryState, JobState, Verdict
 
-__all__ = ["JudgedJob", "Page", "ReportParagraph", "StudyView", "study_view"]
+__all__ = ["JudgedJob", "Page", "ReportParagraph", "StudyView", "read_study", "study_view"]
 
 _log = structlog.get_logger(__name__)
 
@@ -109,6 +110,21 @@ class StudyView:
 def _says_the_same(one: Event, other: Event) -> bool:
     same = (one.kind, one.detail, one.sender) == (other.kind, other.detail, other.sender)
     return same and one.subject != other.subject and abs((other.at - one.at).total_seconds()) < 60
+
+
+def read_study(node: Node, person: Person, study_instance_uid: str) -> StudyView:
+    """Look at a study, and tell the audit trail that somebody does.
+
+    Raises
+    ------
+    LedgerError
+        There is no such study.
+    """
+    view = study_view(node, study_instance_uid)
+    shown = may_see_patients(node, person)
+    named = shown and any(page.names_patient for one in view.jobs for page in one.pictures)
+    node.readings.tell(node, person, view.overview.study_instance_uid, named=named)
+    return view
 
 
 def study_view(node: Node, study_instance_uid: str) -> StudyView:

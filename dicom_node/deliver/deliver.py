@@ -216,6 +216,7 @@ class Deliverer:
                 delivery_failed(self.ledger, delivery.id, "storage commitment did not come in time", retry_at, now=now)
                 metrics.DELIVERIES.labels(destination, "failed").inc()
         found_by, held = self._look_up(destination, last) if last else ("", frozenset[str]())
+        shown = "does not show the object" if found_by else "cannot be asked whether it holds the object"
         if held is None:
             deadline = next_try(self.configuration.delivery, last[0].failed_attempts, utc_now(), 1.0)
             commitments_postponed(self.ledger, [delivery.id for delivery in last], deadline)
@@ -227,13 +228,15 @@ class Deliverer:
                 delivery_confirmed(self.ledger, [delivery.id], how=how, now=now)
                 observe_commitments(self.ledger, at=now, delivery_ids=[delivery.id])
             else:
-                why = "storage commitment never came, and the destination does not show the object"
+                why = f"storage commitment never came, and the destination {shown}"
                 delivery_failed(self.ledger, delivery.id, why, None, now=utc_now())
                 metrics.DELIVERIES.labels(destination, "dead").inc()
         return len(overdue)
 
     def _look_up(self, destination: str, deliveries: Sequence[Delivery]) -> tuple[str, frozenset[str] | None]:
-        """How the destination was asked, and what it shows; ``None`` when it cannot be reached to be asked."""
+        """How the destination was asked, empty where it cannot be, and what it shows; ``None`` when it cannot be
+        reached to be asked.
+        """
         present = self._round(destination)
         if present is None:
             return "", frozenset()
@@ -245,7 +248,7 @@ class Deliverer:
             return client.found_by, None
         except NodeError as error:
             _log.warning("destination does not answer queries", destination=destination, what=error.what)
-            return client.found_by, frozenset()
+            return "", frozenset()
 
     def _send(self, destination: str, deliveries: Sequence[Delivery]) -> None:
         present = self._round(destination)

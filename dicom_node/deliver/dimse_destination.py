@@ -18,7 +18,7 @@ from dicom_node.config import Peer
 from dicom_node.deliver.lease import RoundLease
 from dicom_node.deliver.reports import answer_report, record_report
 from dicom_node.deliver.round import DeliveryItem, Round
-from dicom_node.errors import NodeError, PeerFailedError, PeerUnavailableError
+from dicom_node.errors import DeliveryRefusedError, NodeError, PeerFailedError, PeerUnavailableError
 from dicom_node.network.capabilities import UNCOMPRESSED
 from dicom_node.network.commitment import (
     INSTANCE,
@@ -58,7 +58,10 @@ class DimseDestinationClient:
     def held(self, deliveries: Collection[Delivery]) -> frozenset[str]:
         """Ask by C-FIND, see :class:`~dicom_node.deliver.round.DestinationClient`."""
         with associated(self.peer, [find_context()], self.settings) as association:
-            return held_instances(association, _series_of(deliveries)) or frozenset()
+            held = held_instances(association, _series_of(deliveries))
+        if held is None:
+            raise DeliveryRefusedError("does not offer queries, or fails them", subject=self.round.destination)
+        return held
 
     def _exchange(self, items: Sequence[DeliveryItem], lease: RoundLease) -> None:
         lease.on_its_way()

@@ -29,6 +29,13 @@ from storage.deliveries import Delivery
 __all__ = ["FhirDestinationClient", "ask"]
 
 _MEDIA_TYPE = "application/fhir+json"
+_ISSUE_TYPES = """
+business-rule code-invalid conflict deleted duplicate exception expired extension forbidden incomplete informational
+invalid invariant lock-error login multiple-matches no-store not-found not-supported processing required security
+structure suppressed throttled timeout too-costly too-long transient unknown value
+"""
+_ISSUES = frozenset(_ISSUE_TYPES.split())
+"""Kinds of issues (FHIR R4, IssueType)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +109,11 @@ def _refused(server: FhirDestination, response: httpx.Response) -> NodeError:
 
 
 def _issue(response: httpx.Response) -> str:
-    """Kind of the first issue of an OperationOutcome; its text may quote patient data, which no ledger holds."""
+    """Kind of the first issue of an OperationOutcome; its text, or what else a server says instead, may quote patient
+    data, which no ledger holds.
+    """
     try:
         code = json.loads(response.content)["issue"][0]["code"]
     except (ValueError, KeyError, IndexError, TypeError):
         return ""
-    return f" ({code})" if isinstance(code, str) and code.isascii() and len(code) < 40 else ""
+    return f" ({code})" if isinstance(code, str) and code in _ISSUES else ""

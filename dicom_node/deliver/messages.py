@@ -9,12 +9,20 @@ from collections.abc import Callable, Sequence
 
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import generate_uid
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.audit.messages import Participant
 from dicom_node.deliver.lease import RoundLease
 from dicom_node.deliver.round import DeliveryItem, Round
 from dicom_node.deliver.study_report import StudyReport, study_report, withdrawn_reports
-from dicom_node.errors import DeliveryRefusedError, NodeError, NotAcceptedError, PeerFailedError, PeerUnavailableError
+from dicom_node.errors import (
+    DeliveryRefusedError,
+    NodeError,
+    NotAcceptedError,
+    PeerFailedError,
+    PeerUnavailableError,
+    raised_at,
+)
 from dicom_node.results.roles import FRONT_PAGE
 from storage.rejection import REJECTION_ROLE
 
@@ -63,6 +71,16 @@ def deliver_messages(
                 present.unreachable([one.delivery for one in items[index:]], error)
                 return
             present.failed(delivery, error)
+            continue
+        except SQLAlchemyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one report must not hold up the others, whatever it holds
+            refused = DeliveryRefusedError(
+                f"it cannot be told: {raised_at(error)}",
+                subject=delivery.sop_instance_uid,
+                remedy="run the job again, then requeue",
+            )
+            present.failed(delivery, refused)
             continue
         present.reached()
         # Its answer says that it keeps it: nothing is to be looked up later.

@@ -11,12 +11,15 @@ from types import TracebackType
 import hl7
 
 from dicom_node.config import Hl7Destination
-from dicom_node.errors import DeliveryRefusedError, PeerFailedError, PeerUnavailableError, in_few_words
+from dicom_node.errors import DeliveryRefusedError, PeerFailedError, PeerUnavailableError
+from dicom_node.peer_words import in_few_words
 
 __all__ = ["MllpConnection"]
 
 _BEGIN, _END = b"\x0b", b"\x1c\x0d"
 _LONGEST_ANSWER = 1 << 20
+_CODES = frozenset({"AA", "AE", "AR", "CA", "CE", "CR"})
+"""Table 0008."""
 
 
 class MllpConnection:
@@ -78,8 +81,10 @@ class MllpConnection:
                 f"no acknowledgement: {error.strerror or error}", subject=self._subject, remedy="see its log"
             ) from error
         code, acknowledged, text = _acknowledgement(answer)
-        if code in ("AA", "CA") and acknowledged in ("", control_id):
-            return
+        if code in ("AA", "CA"):
+            if acknowledged in ("", control_id):
+                return
+            raise PeerFailedError("acknowledged another message (MSA-2)", subject=self._subject, remedy="see its log")
         said = f"answered {code or 'nothing that is an acknowledgement'}{f': {text}' if text else ''}"
         if code in ("AR", "CR"):
             raise DeliveryRefusedError(said, subject=self._subject, remedy="see its log, then requeue")
@@ -103,11 +108,14 @@ class MllpConnection:
 
 
 def _acknowledgement(answer: bytes) -> tuple[str, str, str]:
-    """MSA-1, MSA-2 and a few words of what was wrong (MSA-3); empty where they cannot be found."""
+    """MSA-1, MSA-2 and a few words of what was wrong (MSA-3); empty where they cannot be found, or are none."""
     try:
         message = hl7.parse(answer.decode("utf-8", "replace"))
         segment = message.segment("MSA")
         fields = [str(segment[number]) if number < len(segment) else "" for number in range(1, 4)]
-    except (hl7.HL7Exception, KeyError, IndexError, ValueError):
+    except (hl7.HL7Exception, AssertionError, KeyError, IndexError, ValueError):
+        # The library asserts what a header must have.
         return "", "", ""
-    return fields[0].strip(), fields[1].strip(), in_few_words(fields[2])
+    code = fields[0].strip()
+    # Whatever else stands there goes into the ledger as little as other free text of a peer.
+    return code if code in _CODES else "", fields[1].strip(), in_few_words(fields[2])

@@ -6,6 +6,7 @@ import datetime as dt
 import enum
 import errno
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import structlog
 from pydicom import dcmread
@@ -26,14 +27,34 @@ from dicom_node.results.rejection import (
 )
 from dicom_node.results.roles import FRONT_PAGE
 from pipelines.cine.elements import DAMAGE
+from storage.bucket import BucketError
 from storage.files import RESULTS, InstanceFiles
+from storage.holdings import held_series
+from storage.identity import is_bound
 from storage.jobs import SCHEDULER, ResultRecord
 from storage.ledger import Ledger
-from storage.rejection import REJECTION_ROLE, VoidResult, VoidSet, left_sets, reject, superseded_sets, taken_over_sets
+from storage.rejection import (
+    REJECTION_ROLE,
+    VoidResult,
+    VoidSet,
+    corrected_sets,
+    left_sets,
+    reject,
+    superseded_sets,
+    taken_over_sets,
+)
 
-__all__ = ["Withdraw", "reject_set", "reject_superseded"]
+__all__ = ["UNDECIDED", "Withdraw", "reject_set", "reject_superseded"]
 
 _log = structlog.get_logger(__name__)
+
+
+UNDECIDED = (
+    "not sent by itself: whether the patient of this report was corrected since cannot be told, as neither the later "
+    "results nor the images can be read. Send it again to have the report withdrawn; give it up if the patient is the "
+    "same"
+)
+"""Why a withdrawal waits for a person, and what follows from either answer."""
 
 
 class Withdraw(enum.Enum):
@@ -51,7 +72,8 @@ def reject_superseded(ledger: Ledger, files: InstanceFiles, configuration: Confi
     """Reject the results in whose place others have come; returns how many sets there were.
 
     Of an earlier version where a later one has results of its own, of a route that would have stood back where the
-    other route has analysed the study since, and of one that a later version was not taken by any more.
+    other route has analysed the study since, and of one that a later version was not taken by any more. And those of a
+    study that was corrected and that their route does not take as it is now, though no others come in their place.
     """
     rejected = 0
     for void in superseded_sets(ledger):
@@ -78,6 +100,14 @@ def reject_superseded(ledger: Ledger, files: InstanceFiles, configuration: Confi
         reason = (
             f"superseded by job {void.job_id}, version {void.study_version}, of a route that stands back for this one"
         )
+        rejected += _rejected(ledger, files, configuration, void, sentence, reason, now, withdraw=Withdraw.ALWAYS)
+    for void in corrected_sets(ledger):
+        sentence = (
+            f"Void: this study was corrected, and as it is since (version {void.study_version}) it is not analysed in "
+            "this way any more. What is listed here was made of what was held before, perhaps under another patient. "
+            "Do not use it."
+        )
+        reason = f"the study was corrected, and the route does not take version {void.study_version}"
         rejected += _rejected(ledger, files, configuration, void, sentence, reason, now, withdraw=Withdraw.ALWAYS)
     return rejected
 
@@ -137,7 +167,7 @@ def _rejected(
         )
     except OSError as error:
         _log.error(
-            "results not rejected: the note cannot be written",
+            "results not rejected yet: storage cannot be read or written",
             study_instance_uid=void.study_instance_uid,
             error=error.strerror,
         )
@@ -178,9 +208,24 @@ def reject_set(
     -------
     bool
         False, and nothing done, when one of the results has come under way to a destination meanwhile.
+
+    Raises
+    ------
+    OSError
+        Storage cannot be read or written at present; nothing done.
     """
-    notes = [] if why is None else _notes(files, configuration, void, why, sentence, withdraw=withdraw)
-    if not reject(ledger, void, notes, reason=reason, by=by, now=now):
+    told = _Told() if why is None else _notes(ledger, files, configuration, void, why, sentence, withdraw=withdraw)
+    notes = told.notes
+    if not reject(
+        ledger,
+        void,
+        notes,
+        reason=reason,
+        by=by,
+        now=now,
+        undecided=told.undecided,
+        not_told=told.not_told,
+    ):
         return False
     _log.info(
         "results rejected",
@@ -192,7 +237,19 @@ def reject_set(
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What destinations are told of a set."""
+
+    notes: list[ResultRecord] = field(default_factory=list)
+    undecided: dict[tuple[str, str], str] = field(default_factory=dict)
+    """As :func:`storage.rejection.reject` takes it."""
+    not_told: list[str] = field(default_factory=list)
+    """Destinations for which no note can be written."""
+
+
 def _notes(
+    ledger: Ledger,
     files: InstanceFiles,
     configuration: Configuration,
     void: VoidSet,
@@ -200,30 +257,37 @@ def _notes(
     sentence: str,
     *,
     withdraw: Withdraw,
-) -> list[ResultRecord]:
+) -> _Told:
     """One note for all destinations that have the same of the set."""
     destinations = configuration.results.destinations
     told = {name: profile for name, profile in destinations.items() if profile.rejection_notes}
     # A receiver of messages gets one for each patient that the set names: a note has the identity of one of them.
     held: dict[tuple[str, tuple[str, str] | None], list[VoidResult]] = {}
+    undecided: set[tuple[int, str]] = set()
+    """Results by id, and their destinations."""
     for one in void.results:
         for destination in one.arrived_at & set(told):
             if told[destination].takes_objects:
                 held.setdefault((destination, None), []).append(one)
-            elif _withdrawn_at(files, told[destination], one, void, withdraw):
-                held.setdefault((destination, _patient(files, [one.path])), []).append(one)
+                continue
+            withdrawn = _withdrawn_at(ledger, files, told[destination], one, void, withdraw)
+            if withdrawn is not False:
+                held.setdefault((destination, _patient(ledger, files, [one.path])), []).append(one)
+            if withdrawn is None:
+                undecided.add((one.id, destination))
     alike: dict[tuple[int, ...], tuple[list[VoidResult], list[str]]] = {}
     for (destination, _), results in held.items():
         alike.setdefault(tuple(one.id for one in results), (results, []))[1].append(destination)
-    notes = []
+    found = _Told()
     for results, names in alike.values():
-        reference = _reference(files, [one.path for one in results])
+        reference = _reference(ledger, files, [one.path for one in results])
         if reference is None:
             _log.error(
                 "results cannot be rejected: their files are gone or damaged; reject them at the destination",
                 study_instance_uid=void.study_instance_uid,
                 destinations=names,
             )
+            found.not_told.extend(names)
             continue
         note = rejection_note(
             reference,
@@ -240,7 +304,12 @@ def _notes(
             transfer_syntax_uid=ExplicitVRLittleEndian,
             folder=RESULTS,
         )
-        notes.append(
+        found.undecided.update(
+            ((note.sop_instance_uid, name), UNDECIDED)
+            for name in names
+            if any((one.id, name) in undecided for one in results)
+        )
+        found.notes.append(
             ResultRecord(
                 role=REJECTION_ROLE,
                 sop_class_uid=KeyObjectSelectionDocumentStorage,
@@ -253,13 +322,21 @@ def _notes(
                 destinations=tuple(sorted(names)),
             )
         )
-    return notes
+    return found
 
 
 def _withdrawn_at(
-    files: InstanceFiles, receiver: DestinationProfile, result: VoidResult, void: VoidSet, withdraw: Withdraw
-) -> bool:
-    """Whether a receiver of messages has to be told: of front pages alone, as it knows no objects."""
+    ledger: Ledger,
+    files: InstanceFiles,
+    receiver: DestinationProfile,
+    result: VoidResult,
+    void: VoidSet,
+    withdraw: Withdraw,
+) -> bool | None:
+    """Whether a receiver of messages has to be told: of front pages alone, as it knows no objects.
+
+    ``None`` where that hangs on who the patient is now, and nothing that says it can be read.
+    """
     if result.role != FRONT_PAGE.value or withdraw is Withdraw.NEVER:
         return False
     if withdraw is Withdraw.ALWAYS:
@@ -268,24 +345,38 @@ def _withdrawn_at(
     # HL7 receiver knows a report by OBR-3, which the patient is part of (``oru.filler_number``).
     if receiver.hl7 is None:
         return False
-    instead = _patient(files, void.instead)
+    instead = _patient(ledger, files, void.instead)
     if instead is None:
-        raise FileNotFoundError(errno.ENOENT, "the results that stand in for them cannot be read")
-    return _patient(files, [result.path]) != instead
+        # Results name the patient as the images do.
+        images = [one.path for one in held_series(ledger, void.study_instance_uid)]
+        instead = _patient(ledger, files, images)
+    if instead is None:
+        return None
+    return _patient(ledger, files, [result.path]) != instead
 
 
-def _patient(files: InstanceFiles, paths: Sequence[str]) -> tuple[str, str] | None:
-    header = _reference(files, paths)
+def _patient(ledger: Ledger, files: InstanceFiles, paths: Sequence[str]) -> tuple[str, str] | None:
+    header = _reference(ledger, files, paths)
     return None if header is None else patient_of(header)
 
 
-def _reference(files: InstanceFiles, paths: Sequence[str]) -> Dataset | None:
-    """The header of the first of some result files that can be read; paths relative to the storage directory."""
+def _reference(ledger: Ledger, files: InstanceFiles, paths: Sequence[str]) -> Dataset | None:
+    """The header of the first of some files that can be read; paths relative to the storage directory.
+
+    Raises
+    ------
+    OSError
+        None can be read because storage is away: they may be there another time.
+    """
     for path in paths:
         try:
             reference = dcmread(files.readable(path), stop_before_pixels=True)
+        except BucketError:
+            raise
         except DAMAGE:
             continue
         if "StudyInstanceUID" in reference:
             return reference
+    if not is_bound(ledger, files):
+        raise FileNotFoundError(errno.ENOENT, "the storage directory is not there")
     return None

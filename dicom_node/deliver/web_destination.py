@@ -57,7 +57,10 @@ class WebDestinationClient:
     def held(self, deliveries: Collection[Delivery]) -> frozenset[str]:
         """Ask by QIDO-RS, see :class:`~dicom_node.deliver.round.DestinationClient`."""
         with self._client() as client:
-            return _held(client, deliveries) or frozenset()
+            held = _held(client, deliveries)
+        if held is None:
+            raise DeliveryRefusedError("offers neither queries nor metadata", subject=self.round.destination)
+        return held
 
     def _client(self) -> DicomWebClient:
         return DicomWebClient(self.service, self.round.policy.response_timeout_s)

@@ -106,8 +106,17 @@ class _AssociationRecords:
             return self._open[association]
 
     def correlation_id(self, record: _AssociationRecord) -> str:
+        """Id of an association in the ledger, which knows of it from now on.
+
+        Raises
+        ------
+        KeyError
+            It has ended: nobody would tell the ledger, and its studies would never be complete.
+        """
         with record.lock:
             if record.ledger_id is None:
+                if record.outcome is not None:
+                    raise KeyError(record.outcome)
                 record.ledger_id = open_association(
                     self._ledger,
                     calling_ae_title=record.calling_ae_title,
@@ -124,8 +133,12 @@ class _AssociationRecords:
             record = self._open.pop(association, None)
         if record is None:
             return
-        if record.outcome is None:
-            record.outcome = outcome
+        # Its first object may be on the way into the ledger, in another thread.
+        with record.lock:
+            first = record.outcome is None
+            if record.outcome is None:
+                record.outcome = outcome
+        if first:
             self._places.leave(counted_under(record.peers, record.address))
             metrics.ASSOCIATIONS_ENDED.labels(outcome).inc()
         if record.ledger_id is None:

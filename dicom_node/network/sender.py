@@ -32,7 +32,6 @@ from dicom_node.errors import (
     PeerFailedError,
     PeerOutOfResourcesError,
     PeerUnavailableError,
-    in_few_words,
 )
 from dicom_node.network.answers import lenient_messages
 from dicom_node.network.capabilities import UNCOMPRESSED
@@ -40,6 +39,7 @@ from dicom_node.network.sop_classes import Verification
 from dicom_node.network.tls import client_context
 from dicom_node.network.transport import EventHandlers, application_entity, lenient_answer, prompt_socket
 from dicom_node.network.typed import replace_method, time_limit
+from dicom_node.peer_words import in_few_words
 
 __all__ = [
     "PEER_TROUBLE",

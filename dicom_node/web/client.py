@@ -198,8 +198,10 @@ class DicomWebClient:
         except httpx.TransportError as error:
             broke_off = isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError))
             kind = PeerFailedError if broke_off else PeerUnavailableError
+            # What breaks the protocol is quoted in the text of the exception.
+            why = "" if isinstance(error, httpx.RemoteProtocolError) else f": {error}"
             raise kind(
-                f"does not answer: {type(error).__name__}: {error}",
+                f"does not answer: {type(error).__name__}{why}",
                 subject=self._url,
                 remedy="check the URL, the certificates and whether it runs",
             ) from error
@@ -210,7 +212,8 @@ class DicomWebClient:
 
     def _refused(self, response: httpx.Response) -> NodeError:
         status = response.status_code
-        what = f"HTTP status {status} {response.reason_phrase}".strip()
+        # In the standard's words: its own may be any.
+        what = f"HTTP status {status} {httpx.codes.get_reason_phrase(status)}".strip()
         if response.is_redirect:
             return PeerUnavailableError(
                 f"{what}: redirects are not followed",

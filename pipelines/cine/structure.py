@@ -357,12 +357,11 @@ def _all_frames(view: memoryview, value: int, fragments: int, last: bytes) -> bo
     for implicit in (False, True):
         offset = 0
         try:
-            while offset < value - 8:
+            # No further: not into the pixel data themselves.
+            while offset + 8 < value and tag_at(view, offset) <= _NUMBER_OF_FRAMES:
                 element = element_at(view, offset, value, implicit)
                 if element.tag == _NUMBER_OF_FRAMES:
                     frames = int(bytes(view[element.value : element.value + element.length]).strip(b" \0") or b"1")
-                    break
-                if element.tag > _NUMBER_OF_FRAMES:
                     break
                 offset = element.end
         except ValueError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.models.registry import LoadedModel, load_model
+from pipelines.models.registry import LoadedModel, load_model_once
 from pipelines.synthetic_enhancement.extent import measure_extents
 from pipelines.synthetic_enhancement.features import SPACING_MM, Ablation, describe, slice_inputs, withheld_channels
 from pipelines.synthetic_enhancement.load import Networks
@@ -74,7 +74,7 @@ def load_others(folders: Sequence[Path]) -> dict[str, LoadedModel]:
     names = [TRAINED + folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         raise ValueError("networks to compare are told apart by the names of their folders: give each another name")
-    return {name: load_model(GUESS_MODEL, root=folder) for name, folder in zip(names, folders, strict=True)}
+    return {name: load_model_once(GUESS_MODEL, root=folder) for name, folder in zip(names, folders, strict=True)}
 
 
 def ask_others(

@@ -35,7 +35,7 @@ from pipelines.function.slices import SliceMeasures, measure_slices
 from pipelines.function.valve_cut import cut_by_views
 from pipelines.long_axis.findings import LongAxisViews
 from pipelines.long_axis.measure import long_axis_stacks, read_views
-from pipelines.models.registry import PACKAGED, load_model
+from pipelines.models.registry import PACKAGED, load_model_once
 from pipelines.motion.crop import SIDE_MM, SIZE, centre_of_ventricle, sample_cine, square_at
 from pipelines.motion.fields import displace_points, jacobian, warp
 from pipelines.motion.findings import CardiacMotion, Component, Keyframe, StrainCurve
@@ -245,7 +245,7 @@ def evaluate_phantoms(
     ModelUnavailable
         There is no registration network in ``models``.
     """
-    model = load_model(REGISTRATION_MODEL, root=models)
+    model = load_model_once(REGISTRATION_MODEL, root=models)
     results = []
     for number in range(count):
         results.append(_phantom(seed + number, faults, model))
@@ -448,7 +448,7 @@ def evaluate_folder(folder: Path, *, models: Path = PACKAGED) -> list[StudyResul
     ModelUnavailable
         There is no registration network in ``models``.
     """
-    model = load_model(REGISTRATION_MODEL, root=models)
+    model = load_model_once(REGISTRATION_MODEL, root=models)
     studies = assemble(sorted(path for path in folder.rglob("*") if path.is_file()))
     return [_study(study, folder, model) for study in studies if study.stacks]
 
@@ -616,7 +616,7 @@ def evaluate_acdc(data: Path, *, models: Path = PACKAGED) -> PairEvaluation:
     from pipelines.motion.network import velocity_between
     from pipelines.training.acdc import find_patients, read_patient, to_stack
 
-    model = load_model(REGISTRATION_MODEL, root=models)
+    model = load_model_once(REGISTRATION_MODEL, root=models)
     results = []
     for folder in sorted(find_patients(data)):
         patient = read_patient(folder)

@@ -30,7 +30,7 @@ __all__ = [
     "volume_errors",
 ]
 
-CALIBRATED_WEIGHTS_SHA256 = "ca66ce5c2b67d8223b8a620172082e353b98961420f45f8e9edc32dec32cadcf"
+CALIBRATED_WEIGHTS_SHA256 = "fb916b30e9b47bbc73edf9ce825db296e883fd6655a9fc95324f2557b1cedaa6"
 """Weights of the network whose errors stand below. Another network needs them again, by the commands that
 :data:`CONTOUR_ERROR_MM` names."""
 
@@ -48,8 +48,8 @@ class KeyPhase(enum.StrEnum):
 
 
 CONTOUR_ERROR_MM: dict[tuple[Chamber, KeyPhase], tuple[float, float]] = {
-    (Chamber.LV, KeyPhase.END_DIASTOLE): (0.5, 1.5),
-    (Chamber.LV, KeyPhase.END_SYSTOLE): (1.2, 0.8),
+    (Chamber.LV, KeyPhase.END_DIASTOLE): (0.5, 1.6),
+    (Chamber.LV, KeyPhase.END_SYSTOLE): (1.5, 1.5),
     (Chamber.RV, KeyPhase.END_DIASTOLE): (0.5, 3.6),
     (Chamber.RV, KeyPhase.END_SYSTOLE): (1.9, 3.2),
 }
@@ -59,15 +59,17 @@ Each side by itself, since contours err to one: end diastole is drawn too small,
 large. The larger of two, rounded up to a tenth:
 
 - what holds 95 % of 27 phantoms, 19 of them with a fault (seeds 57000 to 57010 and 59100 to 59115;
-  ``dicom-node evaluate volumes --calibrate``): inside 0, 1.12, 0, 0.35, outside 1.42, 0, 3.60, 0.79;
-- what holds 90 % of 16 patients in the look of a foreign scanner (``benchmarks/badge.py --acdc DIR --fold 1 --style ge
-  --errors``): inside 0, 0.93, 0, 1.83, outside 1.37, 0.80, 0.48, 3.12;
+  ``dicom-node evaluate volumes --calibrate``): inside 0, 1.45, 0, 0.71, outside 1.23, 0, 3.57, 1.02;
+- what holds 90 % of 32 patients in the look of a foreign scanner (``benchmarks/badge.py --acdc DIR --fold 1 2
+  --style ge --errors``): inside 0, 0, 0, 0.99, outside 1.51, 1.47, 0.32, 1.73;
 
-and 0.5 mm at least, which no contour is known to.
+and 0.5 mm at least, which no contour is known to. The right ventricle at end systole keeps the bounds of the network of
+before (1.9 and 3.2 mm for 1.0 and 1.8): both have learnt from those patients, this one for longer, and of the 16
+patients that neither has learnt from, 11 had their RVESV inside with the narrower bounds.
 """
 
-MASS_ERROR = 0.24
-"""By how much the mass is off, as a fraction of it: 95 % bound on the phantoms and patients above (0.17 and 0.24)."""
+MASS_ERROR = 0.26
+"""By how much the mass is off, as a fraction of it: 95 % bound on the phantoms and patients above (0.14 and 0.256)."""
 
 
 def endocardial_surface(mm2: NDArray[np.float64], intervals_mm: NDArray[np.float64]) -> float:

@@ -27,6 +27,10 @@ __all__ = ["cut_at_mitral_plane", "cut_by_views"]
 _FARTHEST_MM = 25.0
 """A plane that lies farther than this from the base that the short axis shows is not believed."""
 
+_WIDEST_MM = 15.0
+"""Slices farther apart than this are not cut: what the plane takes or gives is a part of a slice that stands for more
+than the contour at its middle tells. Of the one subject with such slices (17.7 mm) LVEF was 14 points too high."""
+
 _SLICE_COUNTS = 0.05
 """A slice counts when at least this share of the largest cavity lies below the plane."""
 
@@ -83,7 +87,8 @@ def cut_by_views(slices: SliceMeasures, stack: CineStack, views: LongAxisViews) 
     Returns
     -------
     SliceMeasures
-        Uncut where no view shows the valve near the base of the short axis; with what the views show beside.
+        Uncut where no view shows the valve near the base of the short axis or slices lie too far apart; with what the
+        views show beside.
     """
     axis = -stack.geometry.normal if slices.base_first else stack.geometry.normal
     volumes = slices.lv_ml
@@ -137,6 +142,8 @@ def _near_the_base(
 ) -> bool:
     counted = [int(index) for index in slices.from_base() if slices.counted[phase, index]]
     if not counted:
+        return False
+    if slices.intervals_mm[counted[0]] > _WIDEST_MM:
         return False
     rows, columns = np.nonzero(slices.labels[phase, counted[0]] == Label.LV)
     centre = stack.geometry.to_patient(float(counted[0]), float(rows.mean()), float(columns.mean()))

@@ -58,12 +58,8 @@ def axial_shift_mm(
             short = _sampled(labels[phase, index] == Label.LV, stack, index, line).sum() * _STEP_MM
             if short < _SHORTEST_CHORD_MM:
                 continue
-            widths = np.array(
-                [
-                    _sampled(long_axis[phase], view.stack, 0, line - shift * axis).sum() * _STEP_MM
-                    for shift in _SHIFTS_MM
-                ]
-            )
+            shifted = line - _SHIFTS_MM[:, None, None] * axis
+            widths = _sampled(long_axis[phase], view.stack, 0, shifted).sum(axis=1) * _STEP_MM
             if widths.max() < _SHORTEST_CHORD_MM:
                 continue
             errors += np.minimum(np.abs(widths - short), 15.0) ** 2
@@ -103,7 +99,7 @@ def _on_both(
 def _sampled(
     mask: NDArray[np.bool_] | NDArray[np.float64], stack: CineStack, index: int, points: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Values of a mask of one slice at patient points, (N,); 0 outside the image."""
+    """Values of a mask of one slice at patient points (…, 3); 0 outside the image."""
     geometry = stack.geometry
     offset = points - geometry.positions[index]
     rows = offset @ geometry.column_direction / geometry.pixel_spacing[0]

@@ -64,8 +64,14 @@ def annulus_points(
 
 def _points_of(labels: NDArray[np.uint8], geometry: StackGeometry, valve: Valve) -> NDArray[np.float64]:
     """The two ends (row, column) of the border of one phase, (2, 2); NaN where there is none."""
-    ventricle, atrium = (labels == label for label in _CHAMBERS[valve])
     missing = np.full((2, 2), np.nan)
+    if not labels.any():
+        return missing
+    # Beyond the heart there is nothing to look at.
+    rows, columns = (np.flatnonzero(labels.any(axis=axis)) for axis in (1, 0))
+    corner = np.array([rows[0], columns[0]])
+    labels = labels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    ventricle, atrium = (labels == label for label in _CHAMBERS[valve])
     if not ventricle.any() or not atrium.any():
         return missing
     spacing = geometry.pixel_spacing
@@ -73,7 +79,7 @@ def _points_of(labels: NDArray[np.uint8], geometry: StackGeometry, valve: Valve)
     border = (ventricle & _near(atrium, spacing)) | (atrium & near_ventricle)
     if np.count_nonzero(border) < _FEWEST_PIXELS:
         return missing
-    places = np.argwhere(border) * np.asarray(spacing)
+    places = (np.argwhere(border) + corner) * np.asarray(spacing)
     middle = places.mean(axis=0)
     _, _, axes = np.linalg.svd(places - middle, full_matrices=False)
     along = (places - middle) @ axes[0]
@@ -85,8 +91,9 @@ def _points_of(labels: NDArray[np.uint8], geometry: StackGeometry, valve: Valve)
         return missing
     ends = np.stack([pixels.mean(axis=0) for pixels in at_ends])
     if valve is Valve.MITRAL:
-        wall = np.argwhere((labels == LongAxisLabel.MYO) & near_ventricle) * np.asarray(spacing)
-        basal = axes[1] if (np.argwhere(atrium).mean(axis=0) * spacing - middle) @ axes[1] > 0 else -axes[1]
+        wall = (np.argwhere((labels == LongAxisLabel.MYO) & near_ventricle) + corner) * np.asarray(spacing)
+        body = (np.argwhere(atrium) + corner).mean(axis=0) * spacing
+        basal = axes[1] if (body - middle) @ axes[1] > 0 else -axes[1]
         ends = _no_higher_than_the_wall(ends, wall, axes[0], basal)
     return ends / np.asarray(spacing)
 

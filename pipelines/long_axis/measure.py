@@ -16,11 +16,12 @@ from pipelines.long_axis.annulus import annulus_points, apex_points
 from pipelines.long_axis.atrium import atrial_function
 from pipelines.long_axis.findings import LongAxisFunction, LongAxisLabel, LongAxisView, LongAxisViews, Valve
 from pipelines.long_axis.in_step import PHASES_MIN, delay_behind
-from pipelines.long_axis.segment import MODEL, segment_view
+from pipelines.long_axis.segment import MODEL, SeenView, label_view, see_views
 from pipelines.models.precision import labelling_precision
 from pipelines.models.registry import PACKAGED, load_model_once
 from pipelines.motion.crop import centre_of_ventricle
 from pipelines.segmentation.labels import CineSegmentation, Label
+from pipelines.segmentation.parallel import each
 
 __all__ = ["in_step_with", "long_axis_stacks", "measure_long_axis", "read_view", "read_views", "told_apart"]
 
@@ -72,7 +73,12 @@ def read_view(
     centre : (3,) float64 or None
         Centre of the left ventricle, patient coordinates, mm.
     """
-    labels, agreement = segment_view(stack, centre, device, models)
+    return _followed(see_views([stack], centre, device, models)[0])
+
+
+def _followed(seen: SeenView) -> LongAxisView:
+    stack = seen.stack
+    labels, agreement = label_view(seen)
     cyclic = stack.retrospective
     annuli = {
         valve: points
@@ -103,10 +109,8 @@ def read_views(
     centre = None
     if short_axis is not None and segmentation is not None:
         centre = centre_of_ventricle(segmentation.labels, short_axis.geometry)
-    views = tuple(
-        replace(read_view(stack, centre, device, models), told_by=words)
-        for stack, words in zip(stacks, told_apart(stacks), strict=True)
-    )
+    read = each(_followed, see_views(stacks, centre, device, models))
+    views = tuple(replace(view, told_by=words) for view, words in zip(read, told_apart(stacks), strict=True))
     believed = tuple(view for view in views if float(view.agreement.mean()) >= _AGREEMENT_MIN)
     if not believed:
         sentence = "No long-axis view could be read: the segmentations of each disagree with one another."

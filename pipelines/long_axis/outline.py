@@ -14,7 +14,8 @@ from pipelines.long_axis.findings import LongAxisLabel, LongAxisView, Valve
 __all__ = ["axis_length_mm", "midwall_length_mm", "wall_length_mm"]
 
 _FEWEST_PIXELS = 30
-
+_NEAR_PX = 24
+"""Distances in the wall are looked for this far around it first: only there lie cavity and outside of a usual wall."""
 
 _BELOW_ANNULUS_MM = 5.0
 """The wall counts from here on: nearer to the annulus an outline turns around the end of the muscle. Chosen on ten
@@ -33,7 +34,11 @@ def wall_length_mm(mask: NDArray[np.bool_], geometry: StackGeometry, annulus: ND
 
 def _outline(mask: NDArray[np.bool_], geometry: StackGeometry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Longest closed outline of a mask, (N + 1, 3) patient coordinates with the first point repeated, and its steps."""
-    outline = max(find_contours(np.pad(mask, 1).astype(np.float64), 0.5), key=len) - 1
+    # Only the box of the mask has an outline: the rest of the image would be searched for nothing.
+    box = _box(mask, 0)
+    inside = np.pad(mask[box], 1).astype(np.float64)
+    corner = np.array([side.start - 1 for side in box])
+    outline = max(find_contours(inside, 0.5), key=len) + corner
     # Pixel steps make an outline up to 11 % too long: a running mean over five points takes them away.
     kernel = np.ones(5) / 5
     smooth = np.stack(
@@ -42,6 +47,15 @@ def _outline(mask: NDArray[np.bool_], geometry: StackGeometry) -> tuple[NDArray[
     points = geometry.to_patient(0.0, smooth[:, 0], smooth[:, 1])
     points = np.vstack([points, points[:1]])
     return points, np.linalg.norm(np.diff(points, axis=0), axis=1)
+
+
+def _box(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    """Rows and columns of a mask, which is not empty, and a margin around them within the image."""
+    sides = []
+    for axis in (0, 1):
+        places = np.flatnonzero(mask.any(axis=1 - axis))
+        sides.append(slice(max(int(places[0]) - margin, 0), min(int(places[-1]) + margin + 1, mask.shape[axis])))
+    return sides[0], sides[1]
 
 
 def _length_below_mm(
@@ -112,6 +126,18 @@ def midwall_length_mm(view: LongAxisView, reference: int) -> NDArray[np.float64]
     return np.asarray(within + place * (without - within))
 
 
+def _distance(target: NDArray[np.bool_], places: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Distance from each of the places to the nearest pixel of a target, pixels, in the order of the places."""
+    window = _box(places, _NEAR_PX)
+    found, near = np.zeros(0), target[window]
+    if near.any():
+        found = ndimage.distance_transform_edt(~near)[places[window]]
+    # A pixel outside the window is farther than the margin from every place, unless the window ends with the image.
+    if not found.size or found.max() > _NEAR_PX:
+        found = ndimage.distance_transform_edt(~target)[places]
+    return np.asarray(found)
+
+
 def _by_volume(
     cavity: NDArray[np.bool_],
     wall: NDArray[np.bool_],
@@ -132,7 +158,7 @@ def _by_volume(
     # What lies above the annulus ends the muscle, it does not border it.
     outside = ~(cavity | wall) & (height < 0)
     # Distances between pixel centres: a border lies half a pixel before the first pixel beyond it.
-    to_cavity, to_outside = (ndimage.distance_transform_edt(~beyond)[wall] - 0.5 for beyond in (cavity, outside))
+    to_cavity, to_outside = (_distance(beyond, wall) - 0.5 for beyond in (cavity, outside))
     depth = to_cavity / (to_cavity + to_outside)
     rows, columns = np.nonzero(wall)
     places = geometry.to_patient(0.0, rows.astype(np.float64), columns.astype(np.float64)) - base

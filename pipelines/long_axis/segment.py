@@ -1,7 +1,9 @@
-"""Segmentation of one long-axis view on every phase."""
+"""Segmentation of long-axis views on every phase."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +20,45 @@ from pipelines.segmentation.ensemble import agreement, label_probabilities
 from pipelines.segmentation.grid import Square, intensity_window, sample_image, sample_square, scale_intensity
 from pipelines.segmentation.segment import smooth_in_time
 
-__all__ = ["MODEL", "segment_view"]
+__all__ = ["MODEL", "SeenView", "label_view", "see_views"]
 
 MODEL = "long-axis-segmentation"
-_LEFT = (LongAxisLabel.LV, LongAxisLabel.MYO)
 
 
-def segment_view(
-    stack: CineStack, centre: NDArray[np.float64] | None, device: str = "cpu", models: Path = PACKAGED
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Label ventricles, myocardium and atria of a long-axis view.
+@dataclass(frozen=True, slots=True, eq=False)
+class SeenView:
+    """What the network says of a long-axis view of T phases, before labels are chosen.
 
-    Parameters
+    Attributes
     ----------
     stack : CineStack
         One slice.
+    square : Square
+        What the network saw.
+    probability : (T, L, n, n) float32
+        Of each label, mean of the members of the ensemble.
+    members : list of (T, n, n) uint8
+        Labels of each member.
+    """
+
+    stack: CineStack
+    square: Square
+    probability: NDArray[np.float32]
+    members: list[NDArray[np.uint8]]
+
+
+def see_views(
+    stacks: Sequence[CineStack], centre: NDArray[np.float64] | None, device: str = "cpu", models: Path = PACKAGED
+) -> list[SeenView]:
+    """Run the network on every phase of long-axis views.
+
+    Parameters
+    ----------
+    stacks : sequence of CineStack
+        Of one slice each, at least one.
     centre : (3,) float64 or None
         Centre of the left ventricle, patient coordinates (LPS, mm), as the short axis tells it; ``None`` looks at the
         middle of the image.
-
-    Returns
-    -------
-    labels : (T, R, C) uint8
-        Values of :class:`LongAxisLabel`.
-    agreement : (T,) float32
-        Mean Dice between the members of the ensemble and their consensus.
 
     Raises
     ------
@@ -54,21 +70,46 @@ def segment_view(
     from pipelines.models.registry import load_model_once
 
     model = load_model_once(MODEL, device, models, labelling_precision(device))
-    pixels = np.ascontiguousarray(stack.pixels[:, 0])
-    spacing = stack.geometry.pixel_spacing
-    square = _square(stack, centre)
-    with torch.inference_mode():
-        crops = sample_square(torch.from_numpy(pixels)[None], spacing, square, model.card.input.size)[0]
+    squares = [_square(stack, centre) for stack in stacks]
+
+    def around(stack: CineStack, square: Square) -> torch.Tensor:
+        pixels = np.ascontiguousarray(stack.pixels[:, 0])
+        image = torch.from_numpy(pixels)[None]
+        crops = sample_square(image, stack.geometry.pixel_spacing, square, model.card.input.size)[0]
         crops = scale_intensity(crops, intensity_window(pixels))
         # A cine is a cycle: the frame before the first is the last.
-        around = torch.stack([crops.roll(1, 0), crops, crops.roll(-1, 0)], dim=1)
-        mean, members = label_probabilities(around, model)
-        agreed = agreement(members, likeliest(mean), len(LongAxisLabel))
-        smooth = smooth_in_time(mean, cyclic=stack.retrospective)
-        rows, columns = _inside(square, spacing, pixels.shape[1:])
-        native = sample_image(torch.from_numpy(smooth), spacing, square, rows, columns).numpy()
-    labels = np.full(pixels.shape, LongAxisLabel.BACKGROUND, np.uint8)
-    labels[:, slice(*rows), slice(*columns)] = likeliest(native)
+        return torch.stack([crops.roll(1, 0), crops, crops.roll(-1, 0)], dim=1)
+
+    with torch.inference_mode():
+        # All views at once: one alone does not keep every core busy to its end.
+        mean, members = label_probabilities(torch.cat(list(map(around, stacks, squares))), model)
+    ends = np.cumsum([stack.phases for stack in stacks])
+    return [
+        SeenView(stack, square, mean[end - stack.phases : end], [one[end - stack.phases : end] for one in members])
+        for stack, square, end in zip(stacks, squares, ends, strict=True)
+    ]
+
+
+def label_view(seen: SeenView) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Label ventricles, myocardium and atria of a long-axis view.
+
+    Returns
+    -------
+    labels : (T, R, C) uint8
+        Values of :class:`LongAxisLabel`.
+    agreement : (T,) float32
+        Mean Dice between the members of the ensemble and their consensus.
+    """
+    import torch
+
+    shape, spacing = seen.stack.pixels.shape, seen.stack.geometry.pixel_spacing
+    agreed = agreement(seen.members, likeliest(seen.probability), len(LongAxisLabel))
+    smooth = smooth_in_time(seen.probability, cyclic=seen.stack.retrospective)
+    rows, columns = _inside(seen.square, spacing, shape[2:])
+    labels = np.full((shape[0], *shape[2:]), LongAxisLabel.BACKGROUND, np.uint8)
+    for phase, own in zip(labels, smooth, strict=True):
+        native = sample_image(torch.from_numpy(own)[None], spacing, seen.square, rows, columns).numpy()
+        phase[slice(*rows), slice(*columns)] = likeliest(native)[0]
     return np.stack([keep_plausible(phase) for phase in labels]), agreed
 
 
@@ -98,21 +139,27 @@ def _inside(
 
 def keep_plausible(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """One body of each chamber, (R, C): the left ventricle with its wall first, then what lies against it."""
-    left = _largest(np.isin(labels, _LEFT))
-    result = np.where(left, labels, np.uint8(LongAxisLabel.BACKGROUND))
+    rows, columns = np.flatnonzero(labels.any(axis=1)), np.flatnonzero(labels.any(axis=0))
+    result = np.full(labels.shape, np.uint8(LongAxisLabel.BACKGROUND))
+    if not rows.size:
+        return result
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    seen, kept = labels[box], result[box]
+    left = _largest((seen == LongAxisLabel.LV) | (seen == LongAxisLabel.MYO))
+    kept[left] = seen[left]
     near = ndimage.binary_dilation(left, iterations=4)
     for label in (LongAxisLabel.RV, LongAxisLabel.LA, LongAxisLabel.RA):
-        bodies, count = ndimage.label(labels == label)
+        bodies, count = ndimage.label(seen == label)
         if count == 0:
             continue
         sizes = np.bincount(bodies.ravel(), minlength=count + 1)[1:]
         touching = np.unique(bodies[near])
         touching = touching[touching > 0]
-        kept = 1 + int(np.argmax(sizes))
+        chosen = 1 + int(np.argmax(sizes))
         if touching.size and label is not LongAxisLabel.RA:
-            kept = int(touching[np.argmax(sizes[touching - 1])])
-        result[bodies == kept] = label
-    return result.astype(np.uint8)
+            chosen = int(touching[np.argmax(sizes[touching - 1])])
+        kept[bodies == chosen] = label
+    return result
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pipelines.models
 from pipelines.models.card import ModelCard, read_card
+from pipelines.models.folding import fold_normalisations, leave_padding_out
 from pipelines.models.identity import ModelIdentity
-from pipelines.models.precision import Precision, in_bfloat16
+from pipelines.models.precision import Precision
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +90,7 @@ def is_installed(name: str, root: Path | None = None) -> bool:
 def load_model(
     name: str, device: str = "cpu", root: Path | None = None, precision: Precision = Precision.FLOAT32
 ) -> LoadedModel:
-    """Load the weights of one model to a torch device.
+    """Load the weights of one model to a torch device, layer by layer as they were trained.
 
     Parameters
     ----------
@@ -98,15 +99,21 @@ def load_model(
     root : Path or None
         Folder of the models; every ``pipelines/models`` on the path by default.
     precision : Precision
-        What it computes probabilities of labels in.
+        What it computes probabilities of labels in. In bfloat16 normalisations are folded, so that weights are rounded
+        once.
 
     Raises
     ------
     ModelUnavailable
         There is no such model, or its weights are missing, damaged or not those of its card.
     """
+    return _loaded(name, device, root, precision, folded=precision is Precision.BFLOAT16)
+
+
+def _loaded(name: str, device: str, root: Path | None, precision: Precision, *, folded: bool) -> LoadedModel:
     import safetensors
     import safetensors.torch
+    import torch
 
     places = _roots(root)
     folder = next((place / name for place in places if (place / name / "card.yaml").is_file()), None)
@@ -132,8 +139,11 @@ def load_model(
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise ModelUnavailable(f"weights of model {name} do not fit the architecture of its card: {error}") from error
     network = network.eval()
+    if folded:
+        fold_normalisations(network)
+        leave_padding_out(network, card.input.size)
     if precision is Precision.BFLOAT16:
-        network = in_bfloat16(network)
+        network = network.to(torch.bfloat16)
     return LoadedModel(network.to(device), replace(identity_of(card), precision=precision), card, device)
 
 
@@ -154,11 +164,13 @@ def identity_of(card: ModelCard) -> ModelIdentity:
 def load_model_once(
     name: str, device: str = "cpu", root: Path | None = None, precision: Precision = Precision.FLOAT32
 ) -> LoadedModel:
-    """Load a model as `load_model` does, and keep it: equal arguments give the same object until the cache is cleared.
+    """Load a model to be run, and keep it: equal arguments give the same object until the cache is cleared.
+
+    Its normalisations are folded, so it computes what that of `load_model` does up to the rounding of its precision.
 
     Raises
     ------
     ModelUnavailable
         As in `load_model`; the next call tries again.
     """
-    return load_model(name, device, root, precision)
+    return _loaded(name, device, root, precision, folded=True)

@@ -38,7 +38,7 @@ def centre_of_ventricle(labels: NDArray[np.uint8], geometry: StackGeometry) -> N
     inside = (labels == Label.LV) | (labels == Label.MYO)
     if not inside.any():
         return None
-    counts = inside.sum(axis=0, dtype=np.float64)
+    counts = inside.sum(axis=0, dtype=np.uint32).astype(np.float64)
     slices, rows, columns = (
         float((counts.sum(axis=others) * np.arange(counts.shape[axis])).sum() / counts.sum())
         for axis, others in ((0, (1, 2)), (1, (0, 2)), (2, (0, 1)))

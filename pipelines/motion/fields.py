@@ -7,6 +7,7 @@ at the centres of h × w equal cells, whatever h and w are; images of another si
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,21 +37,28 @@ def warp(images: torch.Tensor, displacement: torch.Tensor, side_mm: float) -> to
     (N, K, H, W) tensor
         Bilinear; the value of the nearest border pixel beyond the image.
     """
-    import torch
     from torch.nn import functional
 
-    size = images.shape[2:]
+    size = (images.shape[2], images.shape[3])
     if displacement.shape[2:] != size:
         displacement = functional.interpolate(displacement, size=size, mode="bilinear", align_corners=False)
-    axes = [
-        (2 * torch.arange(length, dtype=displacement.dtype, device=displacement.device) + 1) / length - 1
-        for length in size
-    ]
-    rows, columns = torch.meshgrid(*axes, indexing="ij")
-    moved = torch.stack(
-        [columns + displacement[:, 1] * (2 / side_mm), rows + displacement[:, 0] * (2 / side_mm)], dim=-1
+    # Columns before rows, as grid_sample takes them; the two planes are views of its last axis.
+    moved = _centres(size, displacement.dtype, displacement.device) + displacement.flip(1) * (2 / side_mm)
+    return functional.grid_sample(
+        images, moved.permute(0, 2, 3, 1), mode="bilinear", padding_mode="border", align_corners=False
     )
-    return functional.grid_sample(images, moved, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+@cache
+def _centres(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Column and row (2, h, w) of the cells of a grid, −1 … 1 from border to border; the same object every time."""
+    import torch
+
+    # Kept for whoever comes next, who may want gradients of what is added to it.
+    with torch.inference_mode(False):
+        axes = [(2 * torch.arange(length, dtype=dtype, device=device) + 1) / length - 1 for length in size]
+        rows, columns = torch.meshgrid(*axes, indexing="ij")
+        return torch.stack([columns, rows])
 
 
 def compose(first: torch.Tensor, second: torch.Tensor, side_mm: float) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +17,21 @@ from pipelines.function.slices import MYOCARDIAL_RING_MIN, SliceMeasures
 from pipelines.long_axis.findings import LongAxisViews
 from pipelines.long_axis.in_step import phase_at
 from pipelines.long_axis.outline import axis_length_mm, midwall_length_mm
+from pipelines.motion.beside import beside
 from pipelines.motion.crop import SIDE_MM, centre_of_ventricle
 from pipelines.motion.findings import CardiacMotion, Keyframe, MotionKeyframes, ViewKeyframes
 from pipelines.motion.keyframes import PHASES_MIN, find_keyframes, motion_descriptor
-from pipelines.motion.strain import LongAxisTrack, Timing, ViewLengths, measure_strain, track_line, track_rings
+from pipelines.motion.strain import (
+    LongAxisTrack,
+    Timing,
+    ViewLengths,
+    draw_rings,
+    measure_strain,
+    track_line,
+    track_rings,
+)
 from pipelines.motion.strain_map import circumferential_strain_map
-from pipelines.motion.track import LONG_AXIS_VIEWS, CineMotion, ViewMotion, follow_cycle, follow_from
+from pipelines.motion.track import LONG_AXIS_VIEWS, CineMotion, ViewMotion, follow_cycles, follow_from
 from pipelines.motion.wall import long_axis_lines
 
 if TYPE_CHECKING:
@@ -63,8 +73,8 @@ def follow_study(
             and stack.frame_of_reference_uid == short_axis.frame_of_reference_uid
         ):
             chosen.setdefault(stack.view, stack)
-    long_axis = tuple(follow_cycle(chosen[view], centre, model) for view in LONG_AXIS_VIEWS if view in chosen)
-    return CineMotion(follow_cycle(short_axis, centre, model), long_axis, (model.identity,))
+    followed = follow_cycles([short_axis, *(chosen[view] for view in LONG_AXIS_VIEWS if view in chosen)], centre, model)
+    return CineMotion(followed[0], followed[1:], (model.identity,))
 
 
 def keyframes_of(motion: CineMotion) -> MotionKeyframes:
@@ -126,30 +136,33 @@ def measure_motion(
     stack = motion.short_axis.stack
     frames = keyframes.views[0].phases
     reference = frames[Keyframe.END_DIASTOLE]
-    followed = follow_from(motion.short_axis, reference, model)
     whole = slices.counted[reference] & (np.nan_to_num(slices.ring[reference]) >= MYOCARDIAL_RING_MIN)
+    in_step = [view for view in motion.long_axis if views is None or not views.left_out(view.stack)]
+    with beside() as start:
+        following = start(lambda: follow_from(motion.short_axis, reference, model))
+        drawing = start(lambda: draw_rings(slices.labels, stack.geometry.pixel_spacing, reference, whole))
+        along = [start(partial(_lines, view, views, stack, slices, whole, reference, model)) for view in in_step]
+        measuring = start(lambda: None if views is None else view_lengths(views, in_step, stack.phases, reference))
+        dividing = start(lambda: segment_map(stack, slices, reference))
+    followed = following.result()
     rings = track_rings(
-        slices.labels,
+        drawing.result(),
+        slices.labels[reference],
         stack.geometry,
         followed.displacement,
         motion.short_axis.square,
         reference,
-        whole,
         base_first=slices.base_first,
     )
     if rings is None:
         sentence = "No short-axis slice shows the whole wall of the left ventricle at end diastole."
         raise AnalysisRefused(RefusalReason.NO_VENTRICLE_FOUND, sentence)
-    lines: list[LongAxisTrack] = []
-    in_step = [view for view in motion.long_axis if views is None or not views.left_out(view.stack)]
-    for view in in_step:
-        lines += _lines(view, views, stack, slices, whole, reference, model)
     times, period = phase_times_ms(stack)
     strain = measure_strain(
         rings,
-        lines,
-        None if views is None else view_lengths(views, in_step, stack.phases, reference),
-        segment_map(stack, slices, reference),
+        [line for view in along for line in view.result()],
+        measuring.result(),
+        dividing.result(),
         Timing(times, period, reference, frames[Keyframe.END_SYSTOLE]),
         stack.geometry,
         base_first=slices.base_first,

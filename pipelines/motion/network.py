@@ -12,13 +12,22 @@ if TYPE_CHECKING:
 
     from pipelines.models.registry import LoadedModel
 
-__all__ = ["REGISTRATION_MODEL", "STRIDE", "displacement_between", "network_input", "velocity_between"]
+__all__ = [
+    "FIELDS_AT_ONCE",
+    "REGISTRATION_MODEL",
+    "STRIDE",
+    "displacement_between",
+    "motion_of_pairs",
+    "network_input",
+    "velocity_between",
+]
 
 REGISTRATION_MODEL = "motion-registration"
 STRIDE = 2
 """Pixels of the images along each side of a point of the field."""
 
-_BATCH = 16
+FIELDS_AT_ONCE = 32
+"""Pairs of images, or fields, that one core works on: more leave its cache, fewer cost a call each."""
 
 
 def network_input(fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
@@ -49,12 +58,24 @@ def velocity_between(fixed: torch.Tensor, moving: torch.Tensor, model: LoadedMod
     """
     import torch
 
-    def run(start: int) -> torch.Tensor:
-        pair = network_input(fixed[start : start + _BATCH], moving[start : start + _BATCH])
-        velocity: torch.Tensor = model.network(pair.to(model.device)).cpu()
+    with torch.inference_mode():
+        velocity: torch.Tensor = model.network(network_input(fixed, moving).to(model.device)).cpu()
         return velocity.contiguous()
 
-    return torch.cat(each(run, range(0, len(fixed), _BATCH)))
+
+def motion_of_pairs(
+    fixed: torch.Tensor, moving: torch.Tensor, model: LoadedModel, side_mm: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Velocity of :func:`velocity_between` of any number of pairs, and its integral, mm, a core for each batch."""
+    import torch
+
+    def run(start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        own = slice(start, start + FIELDS_AT_ONCE)
+        velocity = velocity_between(fixed[own], moving[own], model)
+        return velocity, integrate(velocity, side_mm)
+
+    velocities, displacements = zip(*each(run, range(0, len(fixed), FIELDS_AT_ONCE)), strict=True)
+    return torch.cat(velocities), torch.cat(displacements)
 
 
 def displacement_between(
@@ -70,9 +91,15 @@ def displacement_between(
     passes : int
         After the first pass the moving image is pulled back by what was found, and what is left is registered again.
     """
-    displacement = integrate(velocity_between(fixed, moving, model), side_mm)
-    for _ in range(passes - 1):
-        pulled = warp(moving[:, None], displacement, side_mm)[:, 0]
-        rest = integrate(velocity_between(fixed, pulled, model), side_mm)
-        displacement = compose(rest, displacement, side_mm)
-    return displacement
+    import torch
+
+    def run(start: int) -> torch.Tensor:
+        still, other = (images[start : start + FIELDS_AT_ONCE] for images in (fixed, moving))
+        displacement = integrate(velocity_between(still, other, model), side_mm)
+        for _ in range(passes - 1):
+            pulled = warp(other[:, None], displacement, side_mm)[:, 0]
+            rest = integrate(velocity_between(still, pulled, model), side_mm)
+            displacement = compose(rest, displacement, side_mm)
+        return displacement
+
+    return torch.cat(each(run, range(0, len(fixed), FIELDS_AT_ONCE)))

@@ -14,6 +14,7 @@ which keeps its volume: a wall whose cross-section has grown by a fifth has beco
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,16 @@ from pipelines.motion.wall import ANGLES, WallLine, WallRing, arc_lengths, ring_
 from pipelines.segmentation.grid import Square
 from pipelines.segmentation.labels import Label
 
-__all__ = ["LongAxisTrack", "RingTrack", "Timing", "ViewLengths", "measure_strain", "track_line", "track_rings"]
+__all__ = [
+    "LongAxisTrack",
+    "RingTrack",
+    "Timing",
+    "ViewLengths",
+    "draw_rings",
+    "measure_strain",
+    "track_line",
+    "track_rings",
+]
 
 SEGMENTS = 16
 _APICAL_RADIUS = 0.6
@@ -123,47 +133,73 @@ class ViewLengths:
     axis: NDArray[np.float64]
 
 
-def track_rings(
-    labels: NDArray[np.uint8],
-    geometry: StackGeometry,
-    displacement: NDArray[np.float32],
-    square: Square,
-    reference: int,
-    chosen: NDArray[np.bool_],
-    *,
-    base_first: bool,
-) -> RingTrack | None:
-    """Follow the wall of every chosen slice in both ways.
+def draw_rings(
+    labels: NDArray[np.uint8], spacing: tuple[float, float], reference: int, chosen: NDArray[np.bool_]
+) -> dict[int, list[WallRing | None]]:
+    """The wall of every chosen slice at every phase, as the segmentation shows it.
 
     Parameters
     ----------
     labels : (T, S, R, C) uint8
         Papillary muscles in the cavity.
+    spacing : (float, float)
+        Distance between rows and between columns, mm.
+    reference : int
+        Phase at which a slice must show a ring, whose cavity is not the tip of the ventricle.
+    chosen : (S,) bool
+
+    Returns
+    -------
+    dict of int to list of WallRing or None
+        For each slice that is followed, by its index, ascending, the ring of each phase.
+    """
+    at_reference = {int(index): wall_ring(labels[reference, index], spacing) for index in np.flatnonzero(chosen)}
+    largest = max((float(ring.inner.mean()) for ring in at_reference.values() if ring is not None), default=0.0)
+    return {
+        index: [
+            ring if phase == reference else wall_ring(of_phase, spacing)
+            for phase, of_phase in enumerate(labels[:, index])
+        ]
+        for index, ring in at_reference.items()
+        if ring is not None and float(ring.inner.mean()) >= _APICAL_RADIUS * largest
+    }
+
+
+def track_rings(
+    drawn: Mapping[int, Sequence[WallRing | None]],
+    labels: NDArray[np.uint8],
+    geometry: StackGeometry,
+    displacement: NDArray[np.float32],
+    square: Square,
+    reference: int,
+    *,
+    base_first: bool,
+) -> RingTrack | None:
+    """Follow the wall of every slice that has been drawn in both ways.
+
+    Parameters
+    ----------
+    drawn : mapping of int to sequence of WallRing or None
+        As :func:`draw_rings` gives it.
+    labels : (S, R, C) uint8
+        Of the reference phase.
     geometry : StackGeometry
     displacement : (T, S, 2, h, w) float32, mm
         From the reference phase.
     square : Square
     reference : int
-    chosen : (S,) bool
     base_first : bool
         Whether slice 0 is at the base.
 
     Returns
     -------
     RingTrack or None
-        ``None`` where no chosen slice shows a ring at the reference phase.
+        ``None`` where no slice has been drawn.
     """
-    spacing = geometry.pixel_spacing
-    rings = {int(index): wall_ring(labels[reference, index], spacing) for index in np.flatnonzero(chosen)}
-    largest = max((float(ring.inner.mean()) for ring in rings.values() if ring is not None), default=0.0)
-    slices = [
-        index
-        for index, ring in rings.items()
-        if ring is not None and float(ring.inner.mean()) >= _APICAL_RADIUS * largest
-    ]
+    slices = list(drawn)
     if not slices:
         return None
-    phases = len(labels)
+    phases = len(displacement)
     shape = (phases, len(slices), ANGLES)
     length_field, thickness_field = np.empty(shape), np.empty(shape)
     length_contour, thickness_contour = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -171,7 +207,7 @@ def track_rings(
     angles, area = np.empty(shape[1:]), np.full(shape[:2], np.nan)
     corner = np.array([square.row_mm, square.column_mm])
     for k, index in enumerate(slices):
-        ring = rings[index]
+        ring = drawn[index][reference]
         assert ring is not None
         inner, middle, outer = (
             displace_points(ring.points(line) - corner, displacement[:, index], SIDE_MM)
@@ -182,8 +218,7 @@ def track_rings(
         rotation[:, k] = _turn(middle, reference)
         angles[k] = ring_angles()
         share = ring.middle_share
-        for phase in range(phases):
-            now = wall_ring(labels[phase, index], spacing)
+        for phase, now in enumerate(drawn[index]):
             if now is not None and _is_ring(now):
                 length_contour[phase, k] = arc_lengths(now.points(now.at_wall_share(share)), closed=True)
                 thickness_contour[phase, k] = now.outer - now.inner
@@ -199,7 +234,7 @@ def track_rings(
         area,
         rotation,
         angles,
-        _apex(labels[reference], geometry, toward_apex=1 if base_first else -1),
+        _apex(labels, geometry, toward_apex=1 if base_first else -1),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ from pipelines.cine.stack import CineStack, View
 from pipelines.models.identity import ModelIdentity
 from pipelines.motion.crop import SIDE_MM, sample_cine, square_at
 from pipelines.motion.fields import compose, integrate, jacobian
-from pipelines.motion.network import displacement_between, velocity_between
+from pipelines.motion.network import FIELDS_AT_ONCE, displacement_between, motion_of_pairs
 from pipelines.segmentation.grid import Square
+from pipelines.segmentation.parallel import each
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +28,7 @@ __all__ = [
     "ReferenceMotion",
     "ViewMotion",
     "displacement_between",
-    "follow_cycle",
+    "follow_cycles",
     "follow_from",
 ]
 
@@ -48,12 +50,15 @@ class ViewMotion:
         Stationary velocity from frame t to frame t + 1, the last to the first.
     displacement : (T, S, 2, h, w) float32, mm
         Its integral: the motion of tissue from frame t to frame t + 1.
+    images : (T, S, n, n) float32
+        The stack on the square, grey values 0 … 1.25.
     """
 
     stack: CineStack
     square: Square
     velocity: NDArray[np.float32]
     displacement: NDArray[np.float32]
+    images: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,26 +112,41 @@ class ReferenceMotion:
     folded: float
 
 
-def follow_cycle(stack: CineStack, centre: NDArray[np.float64], model: LoadedModel) -> ViewMotion:
-    """Register every frame with the next.
+def follow_cycles(
+    stacks: Sequence[CineStack], centre: NDArray[np.float64], model: LoadedModel
+) -> tuple[ViewMotion, ...]:
+    """Register every frame of every stack with the next.
 
     Parameters
     ----------
-    stack : CineStack
+    stacks : sequence of CineStack
     centre : (3,) float64
         Centre of the left ventricle, patient coordinates.
     model : LoadedModel
     """
-    square = square_at(centre, stack.geometry)
-    images = sample_cine(stack.pixels, stack.geometry.pixel_spacing, square)
-    shape = (stack.phases, stack.slices)
-    velocity = velocity_between(images.flatten(0, 1), images.roll(-1, 0).flatten(0, 1), model)
-    displacement = integrate(velocity, SIDE_MM)
-    return ViewMotion(
-        stack,
-        square,
-        velocity.unflatten(0, shape).numpy(),
-        displacement.unflatten(0, shape).numpy(),
+    import torch
+
+    squares = [square_at(centre, stack.geometry) for stack in stacks]
+    images = each(
+        lambda one: sample_cine(one[0].pixels, one[0].geometry.pixel_spacing, one[1]),
+        zip(stacks, squares, strict=True),
+    )
+    # All stacks at once: the few frames of a long-axis view would leave most cores without work.
+    fixed = torch.cat([frames.flatten(0, 1) for frames in images])
+    moving = torch.cat([frames.roll(-1, 0).flatten(0, 1) for frames in images])
+    velocity, displacement = motion_of_pairs(fixed, moving, model, SIDE_MM)
+    counts = [stack.phases * stack.slices for stack in stacks]
+    return tuple(
+        ViewMotion(
+            stack,
+            square,
+            steps.unflatten(0, (stack.phases, stack.slices)).numpy(),
+            moved.unflatten(0, (stack.phases, stack.slices)).numpy(),
+            frames.numpy(),
+        )
+        for stack, square, steps, moved, frames in zip(
+            stacks, squares, velocity.split(counts), displacement.split(counts), images, strict=True
+        )
     )
 
 
@@ -142,13 +162,15 @@ def follow_from(motion: ViewMotion, reference: int, model: LoadedModel) -> Refer
     """
     import torch
 
-    stack = motion.stack
-    images = sample_cine(stack.pixels, stack.geometry.pixel_spacing, motion.square)
-    fixed = images[reference : reference + 1].expand_as(images)
-    moving = images.flatten(0, 1)
-    direct = displacement_between(fixed.flatten(0, 1), moving, model, SIDE_MM, PASSES[stack.view])
-    direct = direct.unflatten(0, images.shape[:2])
-    direct[reference] = 0
+    images = torch.from_numpy(motion.images)
+    phases = len(images)
+    others = [phase for phase in range(phases) if phase != reference]
+    fixed = images[reference].expand(len(others), -1, -1, -1)
+    found = displacement_between(
+        fixed.flatten(0, 1), images[others].flatten(0, 1), model, SIDE_MM, PASSES[motion.stack.view]
+    )
+    direct = torch.zeros(motion.displacement.shape)
+    direct[others] = found.unflatten(0, fixed.shape[:2])
     composed, closure = composed_from(
         torch.from_numpy(motion.velocity), torch.from_numpy(motion.displacement), reference
     )
@@ -166,10 +188,11 @@ def follow_from(motion: ViewMotion, reference: int, model: LoadedModel) -> Refer
 
 def motion_between(motion: ViewMotion, first: int, second: int, model: LoadedModel) -> NDArray[np.float32]:
     """Motion of the tissue from one phase to another, (S, 2, h, w), mm."""
-    stack = motion.stack
-    images = sample_cine(stack.pixels, stack.geometry.pixel_spacing, motion.square)
-    passes = PASSES[stack.view]
-    found: NDArray[np.float32] = displacement_between(images[first], images[second], model, SIDE_MM, passes).numpy()
+    import torch
+
+    fixed, moving = (torch.from_numpy(motion.images[phase]) for phase in (first, second))
+    passes = PASSES[motion.stack.view]
+    found: NDArray[np.float32] = displacement_between(fixed, moving, model, SIDE_MM, passes).numpy()
     return found
 
 
@@ -195,14 +218,17 @@ def composed_from(
     """
     import torch
 
-    phases = len(velocity)
-    order = [(reference + step) % phases for step in range(phases + 1)]
-    onward = [torch.zeros_like(velocity[0])]
-    for phase in order[:-1]:
-        onward.append(compose(onward[-1], displacement[phase], SIDE_MM))
-    backward = [torch.zeros_like(velocity[0])]
-    for phase in reversed(order[:-1]):
-        backward.append(compose(backward[-1], integrate(-velocity[phase], SIDE_MM), SIDE_MM))
+    phases, slices = velocity.shape[:2]
+    order = [(reference + step) % phases for step in range(phases)]
+    back = torch.cat(each(lambda part: integrate(-part, SIDE_MM), velocity.flatten(0, 1).split(FIELDS_AT_ONCE)))
+    # Both ways in one batch: step k of the way back undoes the k-th step from the end.
+    steps = torch.cat([displacement[order], back.unflatten(0, (phases, slices))[order[::-1]]], dim=1)
+    moved = torch.zeros_like(steps[0])
+    along = [moved]
+    for step in steps:
+        moved = compose(moved, step, SIDE_MM)
+        along.append(moved)
+    onward, backward = torch.stack(along).split(slices, dim=1)
     result = torch.zeros_like(velocity)
     for step in range(phases):
         share = step / phases

@@ -6,6 +6,7 @@ of the cavity, angles from the row direction toward the column direction of the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,27 +83,52 @@ def wall_ring(labels: NDArray[np.uint8], spacing: tuple[float, float]) -> WallRi
         ``None`` without a cavity, or where its centre lies outside it.
     """
     cavity = labels == Label.LV
-    if not cavity.any():
+    inside = np.nonzero(cavity)
+    if not len(inside[0]):
         return None
     scale = np.array(spacing)
-    centre = np.array(ndimage.center_of_mass(cavity)) * scale
-    margin = np.ceil(_REACH_MM / scale).astype(int)
-    low = np.maximum(np.floor(centre / scale).astype(int) - margin, 0)
-    high = np.minimum(np.ceil(centre / scale).astype(int) + margin + 1, labels.shape)
-    window = labels[low[0] : high[0], low[1] : high[1]]
-    radii = np.arange(0.0, _REACH_MM, _STEP_MM)
+    centre = np.array([places.mean() for places in inside]) * scale
     turn = ring_angles()
-    rows = ((centre[0] + radii[:, None] * np.sin(turn)) / scale[0]) - low[0]
-    columns = ((centre[1] + radii[:, None] * np.cos(turn)) / scale[1]) - low[1]
     borders = []
-    for mask in (window == Label.LV, (window == Label.LV) | (window == Label.MYO)):
-        blurred = ndimage.gaussian_filter(mask.astype(np.float64), _BLUR_PX)
+    for mask in (cavity, cavity | (labels == Label.MYO)):
+        window, low = _around(mask, centre / scale, scale)
+        radii = _radii(window.shape, low, centre, scale)
+        rows = ((centre[0] + radii[:, None] * np.sin(turn)) / scale[0]) - low[0]
+        columns = ((centre[1] + radii[:, None] * np.cos(turn)) / scale[1]) - low[1]
+        blurred = ndimage.gaussian_filter(window.astype(np.float64), _BLUR_PX)
         along = ndimage.map_coordinates(blurred, [rows, columns], order=1, mode="constant")
         radius = _first_exit(along)
         if (radius <= 0).any():
             return None
         borders.append(_band_limited(radius))
     return WallRing(centre, borders[0], np.maximum(borders[1], borders[0]))
+
+
+def _around(
+    mask: NDArray[np.bool_], centre: NDArray[np.float64], scale: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """The part of a mask that a ring is read from, and its first row and column.
+
+    Beyond it the blurred mask is zero, or out of reach.
+    """
+    blur = math.ceil(4 * _BLUR_PX) + 1
+    reach = np.ceil(_REACH_MM / scale).astype(int)
+    low, high = np.empty(2, np.intp), np.empty(2, np.intp)
+    for axis in (0, 1):
+        places = np.flatnonzero(mask.any(axis=1 - axis))
+        low[axis] = max(int(places[0]) - blur, math.floor(centre[axis]) - reach[axis], 0)
+        high[axis] = min(int(places[-1]) + blur, math.ceil(centre[axis]) + reach[axis], mask.shape[axis] - 1) + 1
+    return mask[low[0] : high[0], low[1] : high[1]], low
+
+
+def _radii(
+    shape: tuple[int, ...], low: NDArray[np.intp], centre: NDArray[np.float64], scale: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Radii up to beyond the farthest corner of a window, mm, but no farther than a ring may reach."""
+    first = low * scale - centre
+    last = (low + np.array(shape) - 1) * scale - centre
+    farthest = float(np.hypot(*np.maximum(np.abs(first), np.abs(last))))
+    return np.arange(0.0, min(_REACH_MM, farthest + 2 * _STEP_MM), _STEP_MM)
 
 
 def _first_exit(along: NDArray[np.float64]) -> NDArray[np.float64]:

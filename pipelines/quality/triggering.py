@@ -27,7 +27,8 @@ def delays_of_slices(slices: SliceMeasures) -> tuple[NDArray[np.float64], NDArra
     """How much later each slice fills and empties than the two slices beside it, by the area of the left ventricle.
 
     Beside it, and not all: contraction may run from base to apex, but not to and fro. Slices at either end, and those
-    whose cavity closes, are not judged.
+    whose cavity closes, are not judged. None is judged by one that the base moves through, which is not counted at all
+    phases or grows while the ventricle empties: there outflow tract or atrium take the place of the ventricle.
 
     Returns
     -------
@@ -38,12 +39,20 @@ def delays_of_slices(slices: SliceMeasures) -> tuple[NDArray[np.float64], NDArra
     """
     areas = slices.lv_mm2
     seen = np.asarray((areas >= _LEAST_MM2).all(axis=0) & slices.counted.any(axis=0))
+    whole = (areas * slices.counted).sum(axis=1)
+    empties = np.array([_correlation(area, whole) > 0 for area in areas.T])
+    beside_others = seen & slices.counted.all(axis=0) & empties
     delays, correlations = np.full(len(seen), np.nan), np.full(len(seen), np.nan)
     for index in range(1, len(seen) - 1):
-        if seen[index - 1 : index + 2].all():
+        if seen[index] and beside_others[[index - 1, index + 1]].all():
             beside = areas[:, index - 1] + areas[:, index + 1]
             delays[index], correlations[index] = delay_behind(beside, areas[:, index])
     return delays, correlations
+
+
+def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Of two curves; 0 where one of them does not change."""
+    return float(np.corrcoef(one, other)[0, 1]) if np.ptp(one) > 0 and np.ptp(other) > 0 else 0.0
 
 
 def jump_at_the_end(stack: CineStack, slices: SliceMeasures) -> float | None:

@@ -365,6 +365,66 @@ def test_a_version_that_both_routes_analysed_leaves_nothing_behind(node: Node) -
     assert reject_superseded(node.ledger, node.files, settings, utc_now()) == 0
 
 
+def test_what_a_corrected_study_had_is_rejected_though_no_route_takes_it_any_more(node: Node) -> None:
+    images = _images()
+    node.receive(*images)
+    node.analyse()
+    (judged,) = {one.job_id for one in overview(node.ledger)}
+    assess(node.ledger, judged, AssessmentResult.ACCEPTED, comment="", by="ann", now=utc_now())
+    node.receive(*_corrected(images))
+    # A route may still take it.
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 0
+    assert create_jobs(node.ledger, study_contents(node.ledger, STUDY), [], reason="test", now=utc_now()) == ()
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 0
+    (note,) = node.notes()
+    first, *_ = overview(node.ledger)
+    # Filed where the rejected results are: under the patient that was wrong.
+    assert (note.PatientID, note.ConceptNameCodeSequence[0].CodeValue) == ("P1", "113037")
+    (series,) = note.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert [item.ReferencedSOPInstanceUID for item in series.ReferencedSOPSequence] == [first.sop_instance_uid]
+    assert "was corrected" in note.ContentSequence[0].TextValue
+    assert [one.detail["by"] for one in node.events("results rejected")] == ["scheduler"]
+
+
+def test_what_was_not_sent_of_a_corrected_study_that_no_route_takes_is_not_sent(node: Node) -> None:
+    images = _images()
+    node.receive(*images)
+    node.analyse(deliver=False)
+    node.receive(*_corrected(images[:1]))
+    assert create_jobs(node.ledger, study_contents(node.ledger, STUDY), [], reason="test", now=utc_now()) == ()
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    assert {one.state for one in overview(node.ledger)} == {DeliveryState.DISMISSED}
+    assert node.notes() == []
+
+
+def test_what_no_route_takes_because_of_images_that_came_late_stays(node: Node) -> None:
+    images = _images(6)
+    node.receive(*images[:3])
+    # Corrected before it was analysed.
+    node.receive(*_corrected(images[:3]))
+    node.analyse()
+    node.receive(*images[3:])
+    assert create_jobs(node.ledger, study_contents(node.ledger, STUDY), [], reason="test", now=utc_now()) == ()
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 0
+
+
+def test_what_was_made_of_images_that_a_correction_left_alone_stays(node: Node) -> None:
+    images = _images()
+    others = [mr_image(study=STUDY, series=f"{STUDY}.2", seed=seed) for seed in range(10, 12)]
+    node.receive(*images, *others)
+    node.analyse()
+    node.receive(*_corrected(others, "P1 "))
+    # Taken, and no job is made of what has been analysed already.
+    contents = study_contents(node.ledger, STUDY)
+    assert create_jobs(node.ledger, contents, [route("cine", (SERIES,))], reason="test", now=utc_now()) == ()
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 0
+    # Later, images come that a rule of the route does not want, and nothing is corrected.
+    node.receive(mr_image(study=STUDY, series=f"{STUDY}.3", seed=20))
+    assert create_jobs(node.ledger, study_contents(node.ledger, STUDY), [], reason="test", now=utc_now()) == ()
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 0
+
+
 def test_a_note_is_what_its_iod_says(node: Node, tmp_path: Path) -> None:
     images = _images()
     node.receive(*images)
@@ -443,6 +503,25 @@ def test_a_damaged_result_holds_up_no_rejection(node: Node, damage: Callable[[by
     reject_superseded(node.ledger, node.files, node.configuration, utc_now())
     (note,) = node.notes()
     assert note.StudyInstanceUID == "1.2.4"
+    # Whoever looks at the other study sees who still has what was not rejected there.
+    assert [one.detail.get("not_told") for one in node.events("results rejected")] == [["pacs"], None]
+
+
+def test_results_are_rejected_once_the_storage_that_was_away_is_back(node: Node) -> None:
+    images = _images()
+    node.receive(*images)
+    node.analyse()
+    node.receive(*_corrected(images))
+    node.analyse()
+    directory = node.files.root
+    away = directory.rename(directory.with_name("away"))
+    directory.mkdir()
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 0
+    assert node.events("results rejected") == []
+    directory.rmdir()
+    away.rename(directory)
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    assert len(node.notes()) == 1
 
 
 def test_a_study_that_was_set_aside_is_looked_at_again_when_an_image_of_it_is_replaced(node: Node) -> None:

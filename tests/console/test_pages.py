@@ -661,7 +661,7 @@ def test_unforeseen_failures_tell_nothing_of_what_they_were_about(
     console: RunningConsole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     person = console.person(VIEWER)
-    monkeypatch.setattr("dicom_node.console.pages.study_view", lambda *_: 1 / 0)
+    monkeypatch.setattr("dicom_node.console.pages.read_study", lambda *_: 1 / 0)
     answer = person.get(f"/studies/{STUDY}")
     assert answer.status_code == 500
     assert "division" not in answer.text
@@ -693,7 +693,7 @@ def audited(console: RunningConsole) -> list[str]:
     return [
         one.root.findtext("EventIdentification/EventOutcomeDescription")
         for one in read_trail(file)
-        if one.event == "110103"
+        if one.event == "110103" and one.action != "R"
     ]
 
 

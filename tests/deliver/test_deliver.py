@@ -160,7 +160,7 @@ def test_without_commitment_and_without_query_it_is_sent_again_and_dies(tmp_path
         b.rounds_until(DEAD)
         (one,) = overview(b.ledger)
         assert one.failed_attempts == b.node.delivery.maximum_attempts
-        assert "never came" in (one.error or "")
+        assert "never came, and the destination cannot be asked whether it holds the object" in (one.error or "")
 
 
 def test_a_late_report_still_counts(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from network.running_node import configuration
 from pydicom import dcmread
 from result_rows import stored_results
 from results.synthetic import CREATED, STUDY_UID, Cine, write_cine
+from sqlalchemy import select
 
 from deliver.receivers import FhirReceiver, MllpReceiver, fhir_receiver, mllp_receiver
 from deliver.results_due import overview, rounds_until, states
@@ -38,13 +39,15 @@ from dicom_node.config import (
 from dicom_node.deliver.deliver import Deliverer
 from dicom_node.deliver.fhir_bundle import transaction
 from dicom_node.deliver.oru import control_id, observation_message
-from dicom_node.deliver.rejection import Withdraw, reject_set, reject_superseded
+from dicom_node.deliver.rejection import UNDECIDED, Withdraw, reject_set, reject_superseded
 from dicom_node.deliver.study_report import StudyReport
 from dicom_node.execute.process import Processed, process_front_page
 from dicom_node.execute.worker import _outcome
+from dicom_node.node_status import Concern, node_status
 from dicom_node.results.front_page import ListedPackage
 from dicom_node.results.numbers import ReportedNumber, numbers_record
 from dicom_node.results.rejection import RejectionReason
+from dicom_node.results.roles import FRONT_PAGE
 from dicom_node.results.verdict import Verdict, VerdictKind
 from storage.assessments import assess
 from storage.deletion import delete_study
@@ -58,10 +61,11 @@ from storage.deliveries import (
 from storage.files import InstanceFiles
 from storage.instances import close_association, record_instances
 from storage.jobs import Outcome, add_jobs, complete_job, create_jobs, study_contents
-from storage.ledger import Ledger, open_ledger, utc_now
-from storage.overview import outages
+from storage.ledger import Ledger, open_ledger, record_event, utc_now
+from storage.overview import delivery_overviews, outages
 from storage.rejection import results_of_study
-from storage.schema import AssessmentResult, DeliveryState
+from storage.replacement import INSTANCE_REPLACED
+from storage.schema import AssessmentResult, DeliveryState, JobRow, ResultRow
 from storage.schema import Verdict as LedgerVerdict
 
 COMMITTED, DEAD, QUEUED = DeliveryState.COMMITTED, DeliveryState.DEAD, DeliveryState.QUEUED
@@ -526,18 +530,24 @@ def test_a_report_that_another_route_took_over_is_withdrawn(
         }
 
 
-def later_version(bench: Bench, processed: Processed) -> None:
+def later_version(bench: Bench, processed: Processed, *, image: Path | None = None) -> None:
     """An image comes late, and the study's later version is analysed and told about; then the scheduler looks."""
+    analysed_later(bench, processed, image)
+    assert reject_superseded(bench.ledger, bench.files, bench.node, utc_now()) == 1
+
+
+def analysed_later(bench: Bench, processed: Processed, image: Path | None = None) -> None:
     association = associate(bench.ledger, at=utc_now())
     late = an_instance(association, 9, study=STUDY_UID, series=f"{STUDY_UID}.1")
+    if image is not None:
+        path = str(image.relative_to(bench.files.root))
+        late = dataclasses.replace(late, series_instance_uid=f"{STUDY_UID}.2", path=path)
     record_instances(bench.ledger, [late], at=utc_now())
     close_association(bench.ledger, association, outcome="released", at=utc_now())
-    routed = [route(series=(f"{STUDY_UID}.1",))]
     contents = study_contents(bench.ledger, STUDY_UID)
+    routed = [route(series=tuple(one.series_instance_uid for one in contents.series))]
     assert create_jobs(bench.ledger, contents, routed, reason="test", now=utc_now())
     bench.completed(processed)
-    files = InstanceFiles(bench.node.storage.directory)
-    assert reject_superseded(bench.ledger, files, bench.node, utc_now()) == 1
 
 
 @pytest.mark.parametrize("accession", ["A-1", ""])
@@ -594,6 +604,102 @@ def test_the_report_of_a_patient_who_was_corrected_is_withdrawn_from_the_earlier
         assert [statuses(one)[-1] for one in server.bundles] == ["preliminary", "preliminary"]
         last = server.bundles[-1].entry[-1].resource.subject
         assert corrected.get("PatientID", "P-1") == last.identifier.value
+
+
+def test_the_report_of_a_corrected_study_that_no_route_takes_any_more_is_withdrawn(
+    bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    ris, server = receivers
+    bench.rounds_until(COMMITTED)
+    association = associate(bench.ledger, at=utc_now())
+    with bench.ledger.transaction() as session:
+        record_event(session, INSTANCE_REPLACED, f"{STUDY_UID}.1.1", at=utc_now(), study_id=1)
+    corrected = an_instance(association, 9, study=STUDY_UID, series=f"{STUDY_UID}.1")
+    record_instances(bench.ledger, [corrected], at=utc_now())
+    close_association(bench.ledger, association, outcome="released", at=utc_now())
+    contents = study_contents(bench.ledger, STUDY_UID)
+    assert create_jobs(bench.ledger, contents, [], reason="test", now=utc_now()) == ()
+    assert reject_superseded(bench.ledger, bench.files, bench.node, utc_now()) == 1
+    bench.rounds_until(COMMITTED)
+    assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["P", "X"]
+    assert statuses(server.bundles[-1])[-1] == "entered-in-error"
+
+
+def test_a_front_page_that_cannot_be_told_of_holds_up_no_other(
+    bench: Bench, processed: Processed, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    """What its damage raised ended each round, and nothing that came after it was ever told."""
+    of_front_page = select(ResultRow.path).where(ResultRow.role == FRONT_PAGE.value)
+    with bench.ledger.reading() as session:
+        (path,) = (bench.files.absolute(one) for one in session.scalars(of_front_page))
+    header = dcmread(path)
+    del header.ContentSequence
+    path.chmod(0o600)
+    header.save_as(path)
+    analysed_later(bench, changed(processed, ".2"))
+    bench.rounds_until(COMMITTED, DEAD)
+    assert sorted(states(bench.ledger)) == sorted([COMMITTED, COMMITTED, DEAD, DEAD])
+    assert "it cannot be told: AttributeError" in (delivery_overviews(bench.ledger, states=(DEAD,))[0].error or "")
+    ris, server = receivers
+    assert (len(ris.messages), len(server.bundles)) == (1, 1)
+
+
+def remove_later_results(bench: Bench) -> None:
+    with bench.ledger.reading() as session:
+        last = session.scalars(select(JobRow).order_by(JobRow.id.desc())).first()
+        assert last is not None
+        for one in last.results:
+            bench.files.remove(one.path)
+
+
+def image_of(bench: Bench, cine: Cine, patient_id: str) -> Path:
+    image = dcmread(cine.paths[0])
+    image.PatientID = patient_id
+    path = bench.files.root / "image.dcm"
+    image.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize(("patient_id", "withdrawn"), [("P-1", False), ("P-2", True)])
+def test_the_images_tell_whether_the_patient_was_corrected_where_the_later_results_are_gone(
+    tmp_path: Path,
+    cine: Cine,
+    processed: Processed,
+    monkeypatch: pytest.MonkeyPatch,
+    patient_id: str,
+    withdrawn: bool,
+) -> None:
+    """Nothing was rejected then, anywhere, and the log said so every two seconds."""
+    monkeypatch.setenv("FHIR_TOKEN", "secret")
+    with made_bench(tmp_path, processed, {"ventricular_function": (EF,)}) as bench, receivers_of(bench) as (ris, _):
+        bench.rounds_until(COMMITTED)
+        analysed_later(bench, changed(processed, ".2"), image_of(bench, cine, patient_id))
+        bench.rounds_until(COMMITTED)
+        remove_later_results(bench)
+        assert reject_superseded(bench.ledger, bench.files, bench.node, utc_now()) == 1
+        bench.rounds_until(COMMITTED)
+        assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["P", "P", *(["X"] if withdrawn else [])]
+
+
+def test_a_person_decides_whether_a_report_is_withdrawn_where_nobody_can_tell_whose_the_study_is(
+    bench: Bench, processed: Processed, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    ris, _ = receivers
+    bench.rounds_until(COMMITTED)
+    analysed_later(bench, changed(processed, ".2"))
+    bench.rounds_until(COMMITTED)
+    remove_later_results(bench)
+    assert reject_superseded(bench.ledger, bench.files, bench.node, utc_now()) == 1
+    assert reject_superseded(bench.ledger, bench.files, bench.node, utc_now()) == 0
+    (waiting,) = [one for one in node_status(bench.node, bench.ledger).alarms if one.concern is Concern.DELIVERIES]
+    assert "1 result(s) could not be delivered to ris" in waiting.sentence
+    (left,) = delivery_overviews(bench.ledger, states=(DEAD,))
+    assert (left.destination, left.error) == ("ris", UNDECIDED)
+    bench.rounds_until(COMMITTED, DEAD)
+    assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["P", "P"]
+    assert requeue_deliveries(bench.ledger, Selection(), now=utc_now()) == 1
+    bench.rounds_until(COMMITTED)
+    assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["P", "P", "X"]
 
 
 def test_a_number_that_a_later_version_does_not_have_stays_with_nobody(

@@ -138,6 +138,20 @@ def test_views_that_lie_far_from_the_base_are_not_believed(study: PhantomStudy) 
     assert same.beside.above_stack_mm is None
 
 
+def test_slices_far_apart_are_not_cut(study: PhantomStudy) -> None:
+    """As those of a Siemens Vida subject, 17.7 mm apart."""
+    stack, cine = cine_stack(study.short_axis), study.short_axis
+    segmentation = CineSegmentation(cine.labels, np.ones(cine.labels.shape[:2], np.float32), (0, 1, 0, 1), ())
+    slices = measure_slices(stack, segmentation)
+    views = LongAxisViews(tuple(view_of(one) for one in study.cines[1:]), ())
+    wide = replace(slices, intervals_mm=np.full(stack.slices, 17.7))
+    assert cut_by_views(slices, stack, views).cut
+    uncut = cut_by_views(wide, stack, views)
+    assert not uncut.cut
+    assert uncut.beside is not None
+    np.testing.assert_array_equal(uncut.lv_mm2, slices.lv_mm2)
+
+
 def test_what_the_views_show_beside_fits_the_short_axis(study: PhantomStudy) -> None:
     _, cut = measured(study)
     beside = cut.beside

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from pipelines.cine.stack import CineStack, FrameSource, StackGeometry, View
 from pipelines.long_axis.annulus import annulus_points, apex_points, smooth_cycle
@@ -16,7 +17,7 @@ from pipelines.long_axis.atrium import atrial_function
 from pipelines.long_axis.findings import LongAxisLabel, LongAxisView, Valve
 from pipelines.long_axis.in_step import resample_phases
 from pipelines.long_axis.measure import measure_long_axis
-from pipelines.long_axis.outline import axis_length_mm, midwall_length_mm, wall_length_mm
+from pipelines.long_axis.outline import _distance, axis_length_mm, midwall_length_mm, wall_length_mm
 from pipelines.long_axis.segment import keep_plausible
 from pipelines.long_axis.valve_plane import ValvePlanes, share_below, valve_planes
 
@@ -300,3 +301,17 @@ def test_one_body_of_each_chamber_is_kept() -> None:
     assert not kept[:10, :10].any()
     assert not kept[148:, :20].any()
     assert (kept[20:140, 40:120] == drawn()[0][20:140, 40:120]).all()
+
+
+def test_an_empty_view_keeps_nothing() -> None:
+    assert not keep_plausible(np.zeros((20, 30), np.uint8)).any()
+
+
+@pytest.mark.parametrize("distance", [3, 24, 25, 60])
+def test_distances_are_the_same_however_far_the_target_lies(distance: int) -> None:
+    places = np.zeros((120, 110), bool)
+    places[30:36, 20:40] = True
+    target = np.zeros_like(places)
+    target[35 + distance, 25] = True
+    expected = ndimage.distance_transform_edt(~target)[places]
+    assert np.array_equal(_distance(target, places), expected)

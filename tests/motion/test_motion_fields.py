@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.motion.fields import compose, displace_points, integrate, jacobian, warp
+from pipelines.motion.track import composed_from
 
 SIDE = 96.0
 
@@ -83,3 +84,17 @@ def test_integrated_velocities_neither_fold_nor_lose_their_inverse(seed: int, am
     assert middle(jacobian(forward.numpy(), SIDE)).min() > 0
     there_and_back = compose(forward, backward, SIDE).numpy()
     assert np.abs(middle(there_and_back)).max() < 0.15 * amplitude
+
+
+@pytest.mark.parametrize("reference", [0, 3])
+def test_steps_around_the_cycle_compose_to_the_way_from_the_reference(reference: int) -> None:
+    # Two slices that move as a whole, each in its own way, and come back: both ways around tell the same.
+    phases = 8
+    turn = 2 * np.pi * np.arange(phases) / phases
+    place = np.stack([3 * np.stack([np.cos(turn), np.sin(turn)]), np.stack([np.sin(turn), 0 * turn])])  # (S, 2, T)
+    steps = np.roll(place, -1, axis=-1) - place
+    fields = torch.from_numpy(np.moveaxis(steps, -1, 0)[..., None, None]).float().expand(-1, -1, -1, 16, 16)
+    composed, closure = composed_from(fields, fields, reference)
+    expected = np.moveaxis(place - place[..., [reference]], -1, 0)
+    assert composed.numpy() == pytest.approx(np.broadcast_to(expected[..., None, None], composed.shape), abs=1e-4)
+    assert closure.abs().max() < 1e-4

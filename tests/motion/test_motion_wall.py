@@ -11,8 +11,10 @@ from pipelines.motion.crop import SIDE_MM
 from pipelines.motion.findings import Component
 from pipelines.motion.strain import (
     LongAxisTrack,
+    RingTrack,
     Timing,
     descent,
+    draw_rings,
     measure_strain,
     of_the_same_muscle,
     stretch_of_volume,
@@ -90,13 +92,16 @@ def contracting_tube(slices: int, phases: int, shortening: float):
     return np.stack(labels), np.stack(fields).astype(np.float32), stretch, beat
 
 
+def followed_rings(labels: np.ndarray, geometry: StackGeometry, fields: np.ndarray) -> RingTrack | None:
+    drawn = draw_rings(labels, geometry.pixel_spacing, 0, np.ones(labels.shape[1], bool))
+    return track_rings(drawn, labels[0], geometry, fields, Square(CENTRE, CENTRE, SIDE_MM), 0, base_first=True)
+
+
 def test_strain_of_an_incompressible_tube_is_its_closed_form():
     phases, slices = 12, 6
     labels, fields, stretch, beat = contracting_tube(slices, phases, 0.15)
     geometry = stack_geometry(slices)
-    rings = track_rings(
-        labels, geometry, fields, Square(CENTRE, CENTRE, SIDE_MM), 0, np.ones(slices, bool), base_first=True
-    )
+    rings = followed_rings(labels, geometry, fields)
     assert rings is not None
     # The apical end of the last slice does not move; a tube is the same at every height.
     assert rings.apex_mm == pytest.approx((slices - 0.5) * PITCH)
@@ -133,8 +138,7 @@ def test_radial_strain_comes_from_the_volume_of_the_muscle_where_the_long_axis_i
             body = binary_erosion(labels[phase, index] > 0)
             eroded[phase, index][~body] = 0
     geometry = stack_geometry(slices)
-    square = Square(CENTRE, CENTRE, SIDE_MM)
-    rings = track_rings(eroded, geometry, fields, square, 0, np.ones(slices, bool), base_first=True)
+    rings = followed_rings(eroded, geometry, fields)
     assert rings is not None
     lines = [long_axis_track(stretch, rings.apex_mm)]
     strain = measure_strain(rings, lines, None, None, timing(phases), geometry, base_first=True)
@@ -162,9 +166,7 @@ def test_a_turning_ring_twists_and_does_not_strain():
             fields[phase, index, 0] = (cosine * place[0] + sine * place[1]) - place[0]
             fields[phase, index, 1] = (cosine * place[1] - sine * place[0]) - place[1]
     geometry = stack_geometry(slices)
-    rings = track_rings(
-        labels, geometry, fields, Square(CENTRE, CENTRE, SIDE_MM), 0, np.ones(slices, bool), base_first=True
-    )
+    rings = followed_rings(labels, geometry, fields)
     assert rings is not None
     strain = measure_strain(rings, [], None, None, timing(phases), geometry, base_first=True)
     assert np.abs(strain.circumferential.percent).max() < 0.2
@@ -210,3 +212,21 @@ def test_a_long_axis_plane_cuts_both_walls():
         assert line.points[:, 1] == pytest.approx(CENTRE + side * 32.5, abs=1.0)
         assert line.points[:, 0] == pytest.approx(100 - line.height_mm, abs=0.1)
     assert {component.value for component in Component} == {"longitudinal", "circumferential", "radial"}
+
+
+def test_a_ring_is_the_same_wherever_the_image_ends():
+    labels = disc_labels(28.0, 37.0)
+    whole = wall_ring(labels, SPACING)
+    cut = wall_ring(labels[20:-20, 24:-24], SPACING)
+    assert whole is not None
+    assert cut is not None
+    assert cut.centre + np.array([20, 24]) * 1.2 == pytest.approx(whole.centre)
+    assert cut.inner == pytest.approx(whole.inner)
+    assert cut.outer == pytest.approx(whole.outer)
+
+
+def test_a_wall_beyond_reach_is_no_ring():
+    # Muscle to the border of the image, which is farther away than a ring may reach.
+    labels = np.full((2 * SIZE, 2 * SIZE), Label.MYO, np.uint8)
+    labels[SIZE - 10 : SIZE + 10, SIZE - 10 : SIZE + 10] = Label.LV
+    assert wall_ring(labels, SPACING) is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
 
 from dicom_node.errors import CannotUnderstandError, DataSetMismatchError
 from dicom_node.network.data_set import read_header
@@ -160,6 +160,15 @@ def test_a_damaged_header_ends_in_a_status_and_never_in_another_exception(
     file.write_bytes(encode_file_meta(IMAGE.SOPClassUID, IMAGE.SOPInstanceUID, ExplicitVRLittleEndian) + data)
     assert read_object(file, stop_before_pixels=True)
     instance_facts(file).to_json()
+
+
+@pytest.mark.parametrize("frames", [b"", b"\x28\0\x08\0IS\x02\x002 "])
+def test_pixel_data_that_end_before_their_first_fragment_break_off(frames: bytes) -> None:
+    """Whether all frames were there was asked of the pixel data again and again, until the stack ended."""
+    data = encoded(mr_image())
+    begin = data[: data.index(b"\x28\0\x02\0US")]
+    with pytest.raises(CannotUnderstandError, match="breaks off"):
+        read_header(begin + frames + b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff", JPEGLosslessSV1, IDENTIFYING)
 
 
 def test_deep_nesting_is_refused_before_the_stack_ends() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sqlite3
@@ -15,11 +16,13 @@ import pytest
 from interop.dcmtk import storescu
 from interop.ports import wait_until
 from pynetdicom import AE
+from pynetdicom.association import Association
 
 import storage.ledger
-from dicom_node.config import Configuration, Peer
+from dicom_node.config import Configuration, ConflictAnswer, Peer
 from dicom_node.network.places import Places, PlaceTable
 from dicom_node.network.receiver import _AssociationRecord, _AssociationRecords
+from dicom_node.network.reception import InstanceReceiver
 from dicom_node.network.sender import ScuSettings, echo, send_files
 from dicom_node.network.watermarks import Watermarks
 from network.objects import MR, data_set_bytes, mr_image, save
@@ -35,6 +38,8 @@ from network.running_node import (
     with_storage,
 )
 from network.wire import ASSOCIATE_AC, associate_request, connected
+from storage.files import InstanceFiles
+from storage.instances import open_receptions
 from storage.ledger import open_ledger
 
 SETTINGS = ScuSettings(SCANNER, acse_timeout_s=10, response_timeout_s=60)
@@ -253,3 +258,46 @@ def test_an_association_that_is_just_starting_is_not_swept_away(tmp_path: Path) 
     with pytest.raises(KeyError):
         records.of(association)
     ledger.close()
+
+
+def test_an_association_that_ends_while_its_first_object_comes_is_not_left_open(tmp_path: Path) -> None:
+    """Its study was never complete: the ledger had it as open until the process was started again."""
+    node = configuration(tmp_path)
+    with contextlib.closing(open_ledger(node.storage.database)) as ledger:
+        files = InstanceFiles(node.storage.directory)
+        watermarks = Watermarks(files.free_bytes, low_watermark_mb=0, high_watermark_mb=0)
+        instances = InstanceReceiver(ledger, files, watermarks, lambda _sender: ConflictAnswer.ACCEPT)
+        records = _AssociationRecords(ledger, "node/receiver-0", Places(PlaceTable(1, node.peers), 0), instances)
+        record = _AssociationRecord(SCANNER, NODE, "127.0.0.1", (), frozenset())
+        association = Association(AE(), "acceptor")
+        records.begin(association, record)
+        database = node.storage.database.removeprefix("sqlite:///")
+        with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            first_object = threading.Thread(target=records.correlation_id, args=(record,))
+            first_object.start()
+            wait_until(record.lock.locked, seconds=30, what="it is on its way into the ledger")
+            ending = threading.Thread(target=records.end, args=(association, "aborted"))
+            ending.start()
+            wait_until(lambda: _is_gone(records, association), seconds=30, what="its end has begun")
+            # Without waiting for the object it would be over now.
+            ending.join(0.5)
+            other.execute("ROLLBACK")
+        first_object.join(60)
+        ending.join(60)
+        assert record.ledger_id is not None
+        assert open_receptions(ledger) == {}
+        # What comes after the end is refused, and opens nothing.
+        late = _AssociationRecord(SCANNER, NODE, "127.0.0.1", (), frozenset(), outcome="aborted")
+        with pytest.raises(KeyError):
+            records.correlation_id(late)
+        assert open_receptions(ledger) == {}
+        instances.commit.close()
+
+
+def _is_gone(records: _AssociationRecords, association: Association) -> bool:
+    try:
+        records.of(association)
+    except KeyError:
+        return True
+    return False

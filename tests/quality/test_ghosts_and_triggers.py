@@ -21,7 +21,7 @@ from pipelines.quality.assess import assess_quality
 from pipelines.quality.findings import Grade, QualityCheck, QualityFinding
 from pipelines.quality.ghosting import beat_of, ghosting_finding
 from pipelines.quality.limits import QualityLimits
-from pipelines.quality.triggering import triggering_finding
+from pipelines.quality.triggering import delays_of_slices, triggering_finding
 from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.synthetic_enhancement.measure import _WITHHELD_BY
 
@@ -190,6 +190,27 @@ def test_contraction_that_runs_from_base_to_apex_is_no_wrong_trigger() -> None:
     found = trigger(*turned({index: index - 4 for index in range(5, 9)}))
     assert found is not None
     assert found.grade < Grade.POOR
+
+
+def test_a_slice_is_not_judged_by_one_that_the_atrium_enters_in_systole() -> None:
+    """As in Sunnybrook SCD0000101: the second slice fills while the ventricle empties, and is not counted then."""
+    stack, slices = drawn()
+    areas, counted = slices.lv_mm2.copy(), slices.counted.copy()
+    base = 1 if slices.base_first else -2
+    below = 2 if slices.base_first else -3
+    systole = slices.lv_mm2[:, below] < slices.lv_mm2[:, below].mean()
+    areas[:, base] = 3 * areas[:, below].max() - 2 * slices.lv_mm2[:, below]
+    counted[systole, base] = False
+    # Not counted where the atrium is in it, or counted throughout.
+    for told in (counted, slices.counted):
+        delays, correlations = delays_of_slices(replace(slices, lv_mm2=areas, counted=told))
+        assert np.isnan(delays[below])
+        assert np.nanmax(np.abs(delays)) == 0
+        assert np.nanmin(correlations) > 0.9
+        found = trigger(stack, replace(slices, lv_mm2=areas, counted=told))
+        assert found is not None
+        assert not found.slices
+        assert found.grade is Grade.EXCELLENT
 
 
 def test_a_cycle_that_ends_early_does_not_close() -> None:

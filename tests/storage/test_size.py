@@ -71,6 +71,7 @@ REPEATED: dict[str, Callable[[Ledger], object]] = {
     "look for void results": rejection.superseded_sets,
     "look for what another route took over": lambda ledger: rejection.taken_over_sets(ledger, {"cine": ("infarct",)}),
     "look for what a route was left with": lambda ledger: rejection.left_sets(ledger, {"cine": ("infarct",)}),
+    "look for what was corrected": rejection.corrected_sets,
     "forget history": lambda ledger: retention.expire_history(ledger, retention=dt.timedelta(days=365), now=NOW),
     "pass over what nobody is told": transfers.pass_over_untold,
     "expire studies": lambda ledger: retention.expire_studies(ledger, retention=dt.timedelta(days=14), now=LATER),
