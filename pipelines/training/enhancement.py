@@ -133,6 +133,22 @@ class _Volume:
     field_mm: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Simulated:
+    """Phantoms, ready for sampling, by what is in them, and the share of each batch that they are in the mean."""
+
+    groups: dict[str, list[_Volume]]
+    share: float
+
+
+def _simulated(added: AddedPhantoms, recipe: EnhancementRecipe) -> _Simulated:
+    groups: dict[str, list[_Volume]] = {}
+    for seed in range(added.first_seed, added.first_seed + added.count):
+        case = read_phantom(seed)
+        groups.setdefault(case.group, []).append(_volume(case, recipe))
+    return _Simulated(groups, added.share)
+
+
 def _volume(case: EmidecCase, recipe: EnhancementRecipe) -> _Volume:
     pixel_spacing = case.pixel_spacing if recipe.straight else (ASSUMED_SPACING_MM, ASSUMED_SPACING_MM)
     spacing = np.array(pixel_spacing)
@@ -202,12 +218,11 @@ def _sampled(volume: _Volume, channels: torch.Tensor, mm: torch.Tensor) -> torch
 
 
 def _batch(
-    patients: dict[str, list[_Volume]],
-    phantoms: dict[str, list[_Volume]],
-    share: float,
+    groups: dict[str, list[_Volume]],
     recipe: EnhancementRecipe,
     seed: int,
     step: int,
+    simulated: _Simulated | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (N, 3, n, n) and label shares (N, L, n, n) of one step, a function of seed and step."""
     generator = np.random.default_rng((seed, step))
@@ -220,9 +235,9 @@ def _batch(
     bending = displacement_grid(recipe.batch, size, 0.0, torch_generator, scale=0.0, elastic_mm=bent)
     samples = []
     for item in range(recipe.batch):
-        groups = phantoms if phantoms and generator.random() < share else patients
-        names = sorted(groups)
-        cases = groups[names[int(generator.integers(len(names)))]]
+        drawn_from = groups if simulated is None or generator.random() >= simulated.share else simulated.groups
+        names = sorted(drawn_from)
+        cases = drawn_from[names[int(generator.integers(len(names)))]]
         volume = cases[int(generator.integers(len(cases)))]
         count = volume.images.shape[0]
         index = int(generator.integers(count))
@@ -307,7 +322,10 @@ def train_enhancement(
     Raises
     ------
     ValueError
-        Unknown model or fold, a case that cannot be read, or a checkpoint of another run.
+        Unknown model or fold, a case that cannot be read, first layers of another architecture, or a checkpoint of
+        another run.
+    ModelUnavailable
+        The model to begin with is not there, or damaged.
     """
     if model not in RECIPES:
         raise ValueError(f"there is no recipe for {model!r}; there are {', '.join(sorted(RECIPES))}")
@@ -330,10 +348,7 @@ def train_enhancement(
         if name not in later:
             first.setdefault(read[name].group, []).append(volume)
 
-    simulated: dict[str, list[_Volume]] = {}
-    for case in () if added is None else map(read_phantom, range(added.first_seed, added.first_seed + added.count)):
-        simulated.setdefault(case.group, []).append(_volume(case, recipe))
-    share = 0.0 if added is None else added.share
+    simulated = None if added is None else _simulated(added, recipe)
 
     torch.manual_seed(seed)
     network = _architecture(recipe).build()
@@ -342,7 +357,7 @@ def train_enhancement(
 
     def loss(step: int) -> torch.Tensor:
         seen = first if step < recipe.calibration_steps else groups
-        return labelling_loss(network, *_batch(seen, simulated, share, recipe, seed, step), weights)
+        return labelling_loss(network, *_batch(seen, recipe, seed, step, simulated), weights)
 
     def kept(done: int, sha256: str) -> None:
         if done == recipe.calibration_steps and done > 0:
@@ -350,7 +365,7 @@ def train_enhancement(
             copy.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(output / "weights.safetensors", copy / "weights.safetensors")
             before = tuple(name for name in cases if name not in later)
-            write_card(_card(recipe, sha256, before, fold, done, seed), copy / "card.yaml")
+            write_card(_card(recipe, sha256, before, fold, done, seed, began, added), copy / "card.yaml")
 
     decisive = {name: value for name, value in asdict(recipe).items() if name != "steps"}
     trained = train_steps(
@@ -375,17 +390,20 @@ def train_enhancement(
         kept=kept,
     )
     card = trained.path.with_name("card.yaml")
-    write_card(_card(recipe, trained.sha256, cases, fold, steps, seed), card)
+    write_card(_card(recipe, trained.sha256, cases, fold, steps, seed, began, added), card)
     return TrainingResult(recipe.name, steps, cases, kept_out, trained.loss, trained.path, card, trained.sha256)
 
 
 def _begin_with(network: torch.nn.Module, folder: Path) -> str:
-    """Gives a network the tensors of a trained one that are of the same name and shape; SHA-256 of its weights."""
+    """Gives a network the tensors of a trained one that are of the same name and shape; which model it was."""
     trained = load_model(folder.name, root=folder.parent)
     own = network.state_dict()
-    shared = {name: tensor for name, tensor in trained.network.state_dict().items() if own[name].shape == tensor.shape}
+    found = trained.network.state_dict()
+    shared = {name: found[name] for name, tensor in own.items() if name in found and found[name].shape == tensor.shape}
+    if not shared:
+        raise ValueError(f"{folder} has no layer of the shape of this network's: give a model of the same architecture")
     network.load_state_dict(own | shared)
-    return trained.card.weights_sha256
+    return f"{trained.card.name} {trained.card.version}, SHA-256 {trained.card.weights_sha256}"
 
 
 def _architecture(recipe: EnhancementRecipe) -> UNetArchitecture:
@@ -393,10 +411,26 @@ def _architecture(recipe: EnhancementRecipe) -> UNetArchitecture:
 
 
 def _card(
-    recipe: EnhancementRecipe, sha256: str, cases: tuple[str, ...], fold: int | None, steps: int, seed: int
+    recipe: EnhancementRecipe,
+    sha256: str,
+    cases: tuple[str, ...],
+    fold: int | None,
+    steps: int,
+    seed: int,
+    began: str | None,
+    added: AddedPhantoms | None,
 ) -> ModelCard:
     out = "none held out" if fold is None else f"fold {fold} held out"
     command = f"dicom-node train enhancement --data DIR --model {recipe.name} --fold {-1 if fold is None else fold}"
+    name = "EMIDEC, late enhancement of patients with and without an infarct"
+    if began is not None:
+        command += " --first-layers MODEL"
+        out += f"; began with layers of {began}"
+    if added is not None:
+        command += (
+            f" --add-phantoms {added.count} --add-phantom-seed {added.first_seed} --phantom-share {added.share:g}"
+        )
+        name += f"; {added.count} phantoms, seeds {added.first_seed} to {added.first_seed + added.count - 1}"
     return ModelCard(
         name=recipe.name,
         version="0.1.0",
@@ -415,7 +449,7 @@ def _card(
         label_weights=recipe.label_weights,
         architecture=_architecture(recipe),
         training=TrainingData(
-            name="EMIDEC, late enhancement of patients with and without an infarct",
+            name=name,
             licence=LICENCE,
             source="Lalande et al., Data 2020, doi:10.3390/data5040089",
             cases=cases,

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from pipelines.late_enhancement.labels import Tissue
+from pipelines.models.architecture import UNetArchitecture
 from pipelines.models.card import read_card
 from pipelines.training import enhancement, steps
 from pipelines.training.emidec import (
@@ -23,7 +24,8 @@ from pipelines.training.emidec import (
     read_case,
     to_stack,
 )
-from pipelines.training.enhancement import emidec_folds, train_enhancement
+from pipelines.training.enhancement import AddedPhantoms, emidec_folds, train_enhancement
+from pipelines.training.enhancement_phantoms import read_phantom
 
 SIZE = 64
 
@@ -164,6 +166,53 @@ def test_the_weights_for_calibration_have_not_seen_the_calibration_fold(folder: 
     early = safetensors.torch.load_file(kept / "weights.safetensors")
     late = safetensors.torch.load_file(result.weights)
     assert any(not torch.equal(early[name], late[name]) for name in early)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_network_begins_with_the_layers_of_another_where_they_fit(folder: Path, tmp_path: Path) -> None:
+    model = "enhancement-segmentation"
+    other = train_enhancement(folder, tmp_path / model, model=model, stop_after=2)
+    fit = enhancement._architecture(enhancement.RECIPES[model]).build()
+    assert enhancement._begin_with(fit, tmp_path / model).startswith(f"{model} 0.1.0, SHA-256 {other.weights_sha256}")
+    trained = safetensors.torch.load_file(other.weights)
+    assert all(torch.equal(trained[name], tensor) for name, tensor in fit.state_dict().items())
+    narrower = UNetArchitecture(in_channels=3, out_channels=2, features=(8, 8, 8, 8, 8, 8)).build()
+    enhancement._begin_with(narrower, tmp_path / model)
+    same = [torch.equal(trained[name], tensor) for name, tensor in narrower.state_dict().items() if name in trained]
+    assert sum(same) >= len(same) - 2, "all but weight and bias of the last layer"
+    begun = train_enhancement(folder, tmp_path / "begun", model=model, first_layers=tmp_path / model, stop_after=2)
+    assert "began with layers of enhancement-segmentation 0.1.0" in read_card(begun.card).training.split
+    assert "--first-layers MODEL" in read_card(begun.card).training.command
+    with pytest.raises(ValueError, match="checkpoint"):
+        train_enhancement(folder, tmp_path / "begun", model=model, stop_after=4)
+
+
+@pytest.mark.usefixtures("short")
+def test_phantoms_are_a_share_of_the_batches_and_named_in_the_card(folder: Path, tmp_path: Path) -> None:
+    model = "enhancement-segmentation"
+    added = AddedPhantoms(2, 810000, 1.0)
+    recipe = enhancement.RECIPES[model]
+    simulated = enhancement._simulated(added, recipe)
+    assert sum(map(len, simulated.groups.values())) == 2
+    patients = {"normal": [enhancement._volume(read_case(find_cases(folder)["Case_000"]), recipe)]}
+    alone, _ = enhancement._batch(patients, recipe, 0, 0)
+    with_all, _ = enhancement._batch(patients, recipe, 0, 0, simulated)
+    with_none, _ = enhancement._batch(patients, recipe, 0, 0, dataclasses.replace(simulated, share=0.0))
+    assert alone.shape == with_all.shape == with_none.shape
+    assert not torch.equal(alone, with_all)
+    card = read_card(train_enhancement(folder, tmp_path, model=model, added=added, stop_after=2).card)
+    assert card.training.name.endswith("2 phantoms, seeds 810000 to 810001")
+    assert "--add-phantoms 2 --add-phantom-seed 810000 --phantom-share 1" in card.training.command
+
+
+def test_phantoms_hold_an_infarct_or_no_enhancement() -> None:
+    with_one, without = read_phantom(810000), read_phantom(810004)
+    assert with_one.group in ("infarct", "obstruction")
+    assert without.group == "normal"
+    for case in (with_one, without):
+        assert case.pixels.shape == case.labels.shape
+        assert (case.labels == Tissue.MYO).any()
+        assert (case.labels == Tissue.LV).any()
 
 
 def test_a_fold_or_model_that_there_is_not_is_refused(folder: Path, tmp_path: Path) -> None:
