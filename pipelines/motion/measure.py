@@ -17,7 +17,6 @@ from pipelines.function.slices import MYOCARDIAL_RING_MIN, SliceMeasures
 from pipelines.long_axis.findings import LongAxisViews
 from pipelines.long_axis.in_step import phase_at
 from pipelines.long_axis.outline import axis_length_mm, midwall_length_mm
-from pipelines.motion.beside import beside
 from pipelines.motion.crop import SIDE_MM, centre_of_ventricle
 from pipelines.motion.findings import CardiacMotion, Keyframe, MotionKeyframes, ViewKeyframes
 from pipelines.motion.keyframes import PHASES_MIN, find_keyframes, motion_descriptor
@@ -36,6 +35,7 @@ from pipelines.motion.wall import long_axis_lines
 
 if TYPE_CHECKING:
     from pipelines.models.registry import LoadedModel
+from pipelines.segmentation.parallel import beside
 
 __all__ = ["follow_study", "keyframes_of", "measure_motion"]
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from pipelines.segmentation.parallel import each
+from pipelines.segmentation.parallel import beside, each
 
 
 @pytest.fixture
@@ -34,4 +34,32 @@ def test_an_error_comes_out_and_the_threads_come_back(two_threads: None) -> None
 
     with pytest.raises(ValueError, match="item 0"):
         each(fail, range(4))
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_two_pieces_run_at_the_same_time_on_a_thread_each() -> None:
+    # Each waits for the other: one after the other they would never end.
+    meet = threading.Barrier(2, timeout=60)
+
+    def threads() -> int:
+        meet.wait()
+        return torch.get_num_threads()
+
+    with beside() as start:
+        found = [start(threads), start(threads)]
+    assert [one.result() for one in found] == [1, 1]
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_fails_is_told_where_its_result_is_asked_for() -> None:
+    def fails() -> int:
+        raise KeyError("nothing there")
+
+    with beside() as start:
+        failing, other = start(fails), start(lambda: "done")
+    assert other.result() == "done"
+    with pytest.raises(KeyError, match="nothing there"):
+        failing.result()
     assert torch.get_num_threads() == 2
