@@ -20,9 +20,9 @@ class Precision(enum.StrEnum):
 def labelling_precision(device: str) -> Precision:
     """What networks that label pixels compute in on a device: bfloat16 on a CPU that has it, float32 elsewhere.
 
-    On a CPU that has it, it saves nearly half of the processor time of a segmentation and changes one pixel of a
-    thousand of the heart (`benchmarks/precision.py`). Networks that measure (registration, synthesis) stay with
-    float32.
+    On a CPU that has it, it saved nearly half of the processor time of a segmentation when float32 did not have its
+    normalisations folded yet, and changes one pixel of a thousand of the heart (`benchmarks/precision.py`). Networks
+    that measure (registration, synthesis) stay with float32.
 
     Parameters
     ----------
