@@ -39,7 +39,7 @@ _APART_MM = 25.0
 _SHIFT_CAUTION_MM = 6.0
 _METHODS_CAUTION_POINTS = 10.0
 INTERVAL_OFFSET_PERCENT = 4.0
-INTERVAL_FACTOR = 0.73
+INTERVAL_FACTOR = 0.483
 """Half width of the interval of the network's extent, points, for each point of extent and offset: split conformal, for
 90 % of patients, on the calibration fold (:func:`pipelines.evaluation.enhancement.calibrate`)."""
 

@@ -32,8 +32,8 @@ class PresenceLaw:
         return 1 / (1 + math.exp(-self.slope * (math.log10(percent + FLOOR_PERCENT) - math.log10(self.half_percent))))
 
 
-INFARCT_LAW = PresenceLaw(slope=2.71, half_percent=3.0)
-OBSTRUCTION_LAW = PresenceLaw(slope=1.88, half_percent=0.68)
+INFARCT_LAW = PresenceLaw(slope=2.97, half_percent=2.93)
+OBSTRUCTION_LAW = PresenceLaw(slope=1.98, half_percent=0.343)
 """Of 16 patients (EMIDEC fold 1, 10 with an infarct, 6 with obstruction), by a network that had not seen them: command
 and figures in ``docs/late_enhancement.md``."""
 
