@@ -2,7 +2,7 @@
 
     python benchmarks/capacity.py [--studies N ...] [--images N] [--rate R] [--worker-s S] [...]
 
-Nothing is measured here. The defaults are figures of README.md (two cores): images that one host takes in, durably,
+Nothing is measured here. The defaults are figures of docs/scale.md (two cores): images that one host takes in, durably,
 from four senders, and seconds of a worker with two cores for ventricular function of a study of 240 images; they go
 from the last image to the last commitment, more than the work itself. Hosts are filled to 70 % in the busiest hour.
 """

@@ -26,6 +26,7 @@ from pipelines.training.augmentation import (
 from pipelines.training.data_set import AnnotatedCase, DataSet, folds
 from pipelines.training.phantoms import FAULT_RATE, read_phantom, severe_recipe
 from pipelines.training.steps import Progress, TrainedWeights, TrainingResult, train_steps, usable_device
+from pipelines.training.widening import widened
 
 __all__ = ["RECIPES", "Continuation", "Recipe", "labelling_loss", "soft_label_loss", "train"]
 
@@ -361,6 +362,7 @@ def train(
     resume: bool = True,
     report: Callable[[Progress], None] | None = None,
     go_on: Continuation | None = None,
+    features: tuple[int, int, int, int, int, int] | None = None,
     stop_after: int | None = None,
 ) -> TrainingResult:
     """Train one network; a function of its arguments on one kind of machine.
@@ -386,6 +388,9 @@ def train(
         Is called every 50 steps.
     go_on : Continuation or None
         Start from trained weights instead of from chance.
+    features : (int, int, int, int, int, int) or None
+        Features of the five levels and of the last layer; the recipe's own by default. With ``go_on`` none may be
+        fewer than those of the weights to go on from: see :func:`pipelines.training.widening.widened`.
     stop_after : int or None
         Stop after this step, before the learning rate has come down as ``steps`` says.
 
@@ -407,6 +412,8 @@ def train(
             other_vendors=True,
             coarse_steps=0,
         )
+    if features is not None:
+        recipe = replace(recipe, features=features)
     steps = recipe.steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"{steps} steps: at least one is needed")
@@ -428,7 +435,7 @@ def train(
     phantoms: list[list[_Volume]] = []
     earlier: ModelCard | None = None
     if go_on is not None:
-        earlier = _load_earlier(go_on.model, network, model, held_out)
+        earlier = _load_earlier(go_on.model, network, recipe, held_out)
         for number in range(go_on.first_seed, go_on.first_seed + go_on.phantoms):
             case = read_phantom(f"phantom-{number}", severe_recipe(number, go_on.fault_rate))
             if any(frame.labels.any() for frame in case.frames):
@@ -481,23 +488,25 @@ def _say_what_came_before(path: Path, go_on: Continuation, earlier: ModelCard) -
     write_card(card.model_copy(update={"training": training}), path)
 
 
-def _load_earlier(folder: Path, network: torch.nn.Module, model: str, held_out: Sequence[str]) -> ModelCard:
+def _load_earlier(folder: Path, network: torch.nn.Module, recipe: Recipe, held_out: Sequence[str]) -> ModelCard:
     """Put trained weights into a network, and return their card."""
     try:
         loaded = load_model(folder.name, root=folder.parent)
     except ModelUnavailable as error:
         raise ValueError(f"training cannot go on from {folder}: {error}") from error
-    if loaded.card.name != model:
-        raise ValueError(f"training of {model} cannot go on from {folder}: it holds {loaded.card.name}")
+    if loaded.card.name != recipe.name:
+        raise ValueError(f"training of {recipe.name} cannot go on from {folder}: it holds {loaded.card.name}")
     seen = sorted(set(loaded.card.training.cases) & set(held_out))
     if seen:
         raise ValueError(
             f"training cannot go on from {folder}: it has seen {len(seen)} of the cases kept out, such as {seen[0]}"
         )
+    if not isinstance(loaded.card.architecture, UNetArchitecture):
+        raise ValueError(f"training cannot go on from {folder}: its network has other layers")
     try:
-        network.load_state_dict(loaded.network.state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"training cannot go on from {folder}: its network has other layers") from error
+        network.load_state_dict(widened(loaded.network.state_dict(), loaded.card.architecture, _architecture(recipe)))
+    except ValueError as error:
+        raise ValueError(f"training cannot go on from {folder}: {error}") from error
     return loaded.card
 
 
@@ -519,5 +528,7 @@ def _finish(
     )
     if recipe.coarse_steps:
         command += f" --coarse-steps {recipe.coarse_steps}"
+    if recipe.features != RECIPES[recipe.name].features:
+        command += f" --features {','.join(map(str, recipe.features))}"
     write_card(_card(recipe, data, trained.sha256, cases, split, steps, command), card)
     return TrainingResult(recipe.name, steps, cases, held_out, trained.loss, trained.path, card, trained.sha256)
