@@ -27,6 +27,7 @@ from pipelines.segmentation.labels import CineSegmentation, Label
 from pipelines.segmentation.localise import locate_heart, neighbour_channels
 from pipelines.segmentation.parallel import each
 from pipelines.segmentation.refusal import SegmentationRefused
+from pipelines.segmentation.strays import not_left_ventricle, without_left_ventricle
 
 if TYPE_CHECKING:
     from pipelines.models.registry import LoadedModel
@@ -149,14 +150,21 @@ def segment(
     spacing = stack.geometry.pixel_spacing
     pixel_mm2 = spacing[0] * spacing[1]
 
+    inside = labels[:, :, first_row:end_row, first_column:end_column]
+
+    def plausible(native: NDArray[np.float32]) -> NDArray[np.uint8]:
+        return keep_plausible(likeliest_labels(native, fine.card.cavity_bias or (0.0, 0.0), pixel_mm2))
+
     def labelled(phase: int) -> None:
-        native = on_image(probability[phase], seen, spacing)
-        plausible = keep_plausible(likeliest_labels(native, fine.card.cavity_bias or (0.0, 0.0), pixel_mm2))
-        labels[phase, :, first_row:end_row, first_column:end_column] = plausible
+        inside[phase] = plausible(on_image(probability[phase], seen, spacing))
 
     each(labelled, range(stack.phases))
-    inside = labels[:, :, first_row:end_row, first_column:end_column]
+    # Of the labels as they are before strays go: what replaces them deserves no more confidence.
     confidence = predicted_dice(inside, seen.expected, pixel_mm2)
+    for phase in range(stack.phases):
+        strays = not_left_ventricle(inside[phase], confidence[phase])
+        if strays.any():
+            inside[phase] = plausible(without_left_ventricle(on_image(probability[phase], seen, spacing), strays))
     return CineSegmentation(labels, seen.agreed, seen.crop, (localiser.identity, fine.identity), confidence)
 
 
