@@ -45,8 +45,21 @@ def test_a_slice_behind_one_that_lies_beside_is_held_against_the_last_good_one()
 
 
 def test_a_slice_that_breathing_moved_is_kept_where_the_network_is_sure() -> None:
-    labels = stack([*ALONG[:5], (45.0, 45.0), (46.0, 45.0)])
+    labels = stack([*ALONG[:5], (38.0, 38.0), (39.0, 38.0)])
     assert not not_left_ventricle(labels, np.array([0.9] * 5 + [SURE, SURE])).any()
+    assert not_left_ventricle(labels, np.array([0.9] * 5 + [UNSURE, UNSURE])).tolist() == [False] * 5 + [True, True]
+
+
+def test_muscle_without_a_cavity_beside_that_of_the_next_slice_is_found_and_an_apical_cap_is_not() -> None:
+    labels = stack([(38.0, 38.0), *ALONG[1:6], ALONG[6]])
+    labels[0][labels[0] == Label.LV] = labels[6][labels[6] == Label.LV] = Label.MYO
+    confidence = np.array([0.3, 0.9, 0.9, 0.9, 0.9, 0.9, 0.3])
+    assert not_left_ventricle(labels, confidence).tolist() == [True] + [False] * 6
+
+
+def test_where_half_the_slices_disagree_none_is_called_wrong() -> None:
+    labels = stack([(20.0, 20.0)] * 3 + [(48.0, 48.0)] * 3)
+    assert not not_left_ventricle(labels, np.full(6, UNSURE)).any()
 
 
 def test_a_gap_without_a_ventricle_is_passed_over() -> None:
