@@ -50,13 +50,6 @@ def test_a_slice_that_breathing_moved_is_kept_where_the_network_is_sure() -> Non
     assert not_left_ventricle(labels, np.array([0.9] * 5 + [UNSURE, UNSURE])).tolist() == [False] * 5 + [True, True]
 
 
-def test_muscle_without_a_cavity_beside_that_of_the_next_slice_is_found_and_an_apical_cap_is_not() -> None:
-    labels = stack([(38.0, 38.0), *ALONG[1:6], ALONG[6]])
-    labels[0][labels[0] == Label.LV] = labels[6][labels[6] == Label.LV] = Label.MYO
-    confidence = np.array([0.3, 0.9, 0.9, 0.9, 0.9, 0.9, 0.3])
-    assert not_left_ventricle(labels, confidence).tolist() == [True] + [False] * 6
-
-
 def test_where_half_the_slices_disagree_none_is_called_wrong() -> None:
     labels = stack([(20.0, 20.0)] * 3 + [(48.0, 48.0)] * 3)
     assert not not_left_ventricle(labels, np.full(6, UNSURE)).any()
