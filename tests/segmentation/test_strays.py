@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipelines.segmentation.confidence import LIKELY_WRONG
 from pipelines.segmentation.labels import Label
-from pipelines.segmentation.strays import SURE, not_left_ventricle, without_left_ventricle
+from pipelines.segmentation.strays import not_left_ventricle, without_left_ventricle
 
 SIZE = 64
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
@@ -26,7 +27,7 @@ def stack(centres: list[tuple[float, float] | None]) -> NDArray[np.uint8]:
 
 
 ALONG = [(20.0 + slice_, 20.0) for slice_ in range(7)]
-UNSURE = np.float32(SURE - 0.1)
+UNSURE = np.float32(LIKELY_WRONG - 0.1)
 
 
 def test_a_straight_ventricle_has_none() -> None:
@@ -46,7 +47,7 @@ def test_a_slice_behind_one_that_lies_beside_is_held_against_the_last_good_one()
 
 def test_a_slice_that_breathing_moved_is_kept_where_the_network_is_sure() -> None:
     labels = stack([*ALONG[:5], (38.0, 38.0), (39.0, 38.0)])
-    assert not not_left_ventricle(labels, np.array([0.9] * 5 + [SURE, SURE])).any()
+    assert not not_left_ventricle(labels, np.array([0.9] * 5 + [LIKELY_WRONG, LIKELY_WRONG])).any()
     assert not_left_ventricle(labels, np.array([0.9] * 5 + [UNSURE, UNSURE])).tolist() == [False] * 5 + [True, True]
 
 
