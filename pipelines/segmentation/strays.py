@@ -11,8 +11,8 @@ from pipelines.segmentation.labels import Label
 __all__ = ["LEAST_COMMON", "not_left_ventricle", "without_left_ventricle"]
 
 LEAST_COMMON = 0.4
-"""Share of the smaller of two neighbouring slices' left ventricles (cavity and wall) that both have in common. The least
-that experts drew in 80 patients of ACDC, where breath holds moved slices by up to 25 mm, is 0.40."""
+"""Share of the smaller of two neighbouring slices' left ventricles (cavity and wall) that both have in common. The
+least that experts drew in 80 patients of ACDC, where breath holds moved slices by up to 25 mm, is 0.40."""
 
 
 def not_left_ventricle(labels: NDArray[np.uint8], confidence: NDArray[np.floating]) -> NDArray[np.bool_]:
@@ -20,9 +20,8 @@ def not_left_ventricle(labels: NDArray[np.uint8], confidence: NDArray[np.floatin
 
     Starting at the slice whose left ventricle is largest and surest, each further slice is held against the last one
     that is left ventricle. A dilated right ventricle taken for the left one at the apex, or what lies beside the heart
-    above the base or below the apex, is elsewhere, and the networks are not sure of it; a slice
-    that they are sure of is left as it is. Where half of the slices or
-    more would be strays, the first may be the wrong one: then none is.
+    above the base or below the apex, is elsewhere, and the networks are not sure of it; a slice that they are sure of
+    is left as it is. Where half of the slices or more would be strays, the first may be the wrong one: then none is.
 
     Parameters
     ----------
