@@ -15,7 +15,7 @@ PYTEST_ARGS ?= -n 3 --dist loadgroup
 ONCE_MORE := --reruns 1 --max-suite-reruns 5 --rerun-show-tracebacks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs tutorials coverage mutation lint peers viewer clean
+.PHONY: help demo test docs tutorials coverage mutation lint style peers viewer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -29,11 +29,15 @@ demo: $(VENV)/.installed ## Scanner, node and PACS on this machine; STUDY=path u
 COVERED_TESTS := tests/storage tests/schedule
 COVERED := storage dicom_node.schedule
 
-test: lint peers viewer ## Lint, type check and the whole test suite, real peers included
-	@export OMP_WAIT_POLICY=PASSIVE PYTHONDONTWRITEBYTECODE=; status=0; set -x; \
+# Types are checked beside the first part, which waits for disks and databases more than it computes. One computing thread
+# a process: with more processes than cores, threads of one wait for each other, and that takes a third more.
+test: style peers viewer ## Lint, type check and the whole test suite, real peers included
+	@export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=; status=0; mkdir -p build; set -x; \
+	$(BIN)/mypy >build/types.txt 2>&1 & types=$$!; \
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(ONCE_MORE) $(COVERED_TESTS) $(COVERED:%=--cov=%) --cov-report= || status=1; \
+	wait $$types || status=1; \
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(ONCE_MORE) $(COVERED_TESTS:%=--ignore=%) || status=1; set +x; \
-	echo "Lines of $(COVERED) that their own tests execute: $$($(BIN)/python -m coverage report --format=total) %"; \
+	cat build/types.txt; echo "Lines of $(COVERED) that their own tests execute: $$($(BIN)/python -m coverage report --format=total) %"; \
 	exit $$status
 
 docs: $(VENV)/.installed ## The documentation as a site, in build/site; a link that leads nowhere is an error
@@ -56,10 +60,12 @@ mutation: $(VENV)/.installed ## Change MUTATE in small ways: which changes do MU
 	$(BIN)/python -m pip install -q --upgrade --target build/mutation/tool "$(MUTMUT)"
 	nice -n 19 $(BIN)/python benchmarks/mutation.py $(MUTATE) --tests $(MUTATION_TESTS) $(MUTATION_ARGS)
 
-lint: $(VENV)/.installed ## ruff and mypy
+lint: style ## ruff and mypy
+	$(BIN)/mypy
+
+style: $(VENV)/.installed ## ruff alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 
 peers: ## Install the system's DICOM peers for the tests, when root
 	@missing=""; for pair in $(PEERS); do \
@@ -76,12 +82,14 @@ $(VIEWER)/node_modules/.installed: tests/viewer/package.json tests/viewer/packag
 	cd $(VIEWER) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
+# Compiled on all cores, where pip takes one; some packages bring files that are not for this version of Python.
 $(VENV)/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
 	  apt-get install -y -qq python3-venv; } || { echo "Install Debian's python3-venv first"; exit 1; }
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements.lock
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	$(BIN)/python -m pip install --quiet --no-deps --config-settings editable_mode=compat --editable .
 	touch $@
 

@@ -242,7 +242,7 @@ _CODE = r"^\S{1,16} \S{1,64}$"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DataPath(enum.StrEnum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tarfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ pytest_plugins = ["interop.fixtures"]
 
 DATA_VARIABLE = "DICOM_NODE_SHARED_DATA"
 BESIDE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep tests that share what is set up once for their file in one process: each of several would set it up anew."""
+    if not isinstance(item, pytest.Function) or item.get_closest_marker("xdist_group") is not None:
+        return
+    fixtures = chain.from_iterable(item._fixtureinfo.name2fixturedefs.values())
+    if any(fixture.scope in ("class", "module") and fixture.baseid for fixture in fixtures):
+        item.add_marker(pytest.mark.xdist_group(item.module.__name__))
 
 
 @pytest.hookimpl(trylast=True)
