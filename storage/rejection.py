@@ -54,6 +54,8 @@ class VoidResult:
     """One result that is void and that no note names yet."""
 
     id: int
+    job_id: int
+    """Whose result it is."""
     role: str
     sop_class_uid: str
     sop_instance_uid: str
@@ -507,6 +509,7 @@ def _results(session: Session, result_ids: Collection[int]) -> Sequence[ResultRo
 def _void(row: ResultRow) -> VoidResult:
     return VoidResult(
         id=row.id,
+        job_id=row.job_id,
         role=row.role,
         sop_class_uid=row.sop_class_uid,
         sop_instance_uid=row.sop_instance_uid,

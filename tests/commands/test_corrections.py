@@ -44,7 +44,7 @@ from storage.jobs import (
 )
 from storage.ledger import Ledger, open_ledger, record_event, utc_now
 from storage.overview import quarantine_overviews, study_overviews
-from storage.retention import sweep_files
+from storage.retention import expire_studies, sweep_files
 from storage.schema import (
     AssessmentResult,
     AssessmentRow,
@@ -501,10 +501,62 @@ def test_a_damaged_result_holds_up_no_rejection(node: Node, damage: Callable[[by
     path.chmod(0o600)
     path.write_bytes(damage(path.read_bytes()))
     reject_superseded(node.ledger, node.files, node.configuration, utc_now())
+    # The images that the damaged one was made of tell whose it is.
+    assert {(note.StudyInstanceUID, note.PatientID) for note in node.notes()} == {(STUDY, "P1"), ("1.2.4", "P1")}
+
+
+def _without_result_files(node: Node) -> None:
+    for path in node.files.root.glob("results/*/*.dcm"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("kept_aside", [True, False])
+def test_results_whose_files_are_gone_are_rejected_under_the_patient_of_the_images_they_were_made_of(
+    node: Node, kept_aside: bool
+) -> None:
+    """Nobody was told of them, though quarantine has the images as they were before the correction."""
+    images = _images()
+    node.receive(*images)
+    node.analyse()
+    first, *_ = overview(node.ledger)
+    _without_result_files(node)
+    node.receive(*_corrected(images[:2]))
+    node.receive(*_corrected(images, "P3"))
+    node.analyse()
+    if not kept_aside:
+        for path in node.files.root.glob("quarantine/*/*"):
+            path.unlink()
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    (rejected,) = node.events("results rejected")
+    if not kept_aside:
+        # The ledger names no patient, and the images that are held now are of another.
+        assert (rejected.detail["not_told"], node.notes()) == (["pacs"], [])
+        return
+    assert "not_told" not in rejected.detail
     (note,) = node.notes()
-    assert note.StudyInstanceUID == "1.2.4"
-    # Whoever looks at the other study sees who still has what was not rejected there.
-    assert [one.detail.get("not_told") for one in node.events("results rejected")] == [["pacs"], None]
+    assert (note.PatientID, note.StudyInstanceUID, note.Manufacturer) == ("P1", STUDY, "dicom-node")
+    (series,) = note.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert [item.ReferencedSOPInstanceUID for item in series.ReferencedSOPSequence] == [first.sop_instance_uid]
+    assert [one for one in iod_findings(note) if one.error] == []
+
+
+def test_what_comes_again_after_retention_has_its_earlier_results_rejected(node: Node) -> None:
+    images = _images()
+    node.receive(*images)
+    node.analyse()
+    first, *_ = overview(node.ledger)
+    later = utc_now() + dt.timedelta(days=99)
+    assert expire_studies(node.ledger, retention=dt.timedelta(days=14), now=later) == (STUDY,)
+    sweep_files(node.ledger, node.files, grace=dt.timedelta(0), now=later)
+    assert list(node.files.root.glob("results/*/*.dcm")) == []
+    # All of it, and more.
+    node.receive(*images, mr_image(study=STUDY, series=SERIES, seed=9))
+    node.analyse()
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    (note,) = node.notes()
+    assert (note.PatientID, note.StudyInstanceUID) == ("P1", STUDY)
+    (series,) = note.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert [item.ReferencedSOPInstanceUID for item in series.ReferencedSOPSequence] == [first.sop_instance_uid]
 
 
 def test_results_are_rejected_once_the_storage_that_was_away_is_back(node: Node) -> None:
