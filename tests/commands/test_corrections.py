@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -23,6 +24,7 @@ from dicom_node.commands.terminal import console
 from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
 from dicom_node.deliver.rejection import reject_superseded
+from dicom_node.network import query_scp
 from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.watermarks import Watermarks
@@ -31,6 +33,7 @@ from storage.assessments import assess
 from storage.closing import FRONT_PAGE
 from storage.deliveries import Selection, claim_deliveries, delivery_failed, delivery_sent, requeue_deliveries
 from storage.files import RESULTS, InstanceFiles
+from storage.holdings import held_studies
 from storage.identity import bind
 from storage.instances import close_association, open_association
 from storage.jobs import (
@@ -239,6 +242,27 @@ def test_a_corrected_patient_replaces_the_wrong_one_and_the_first_results_are_re
     assert "version 2" in note.ContentSequence[0].TextValue
     due = [one for one in overview(node.ledger) if one.role == "rejection-note"]
     assert [(one.destination, one.state) for one in due] == [("pacs", DeliveryState.QUEUED)]
+
+
+def test_a_study_that_is_corrected_while_its_header_is_read_is_not_described_as_the_patient_before(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries and orders then took it for the wrong patient's, until its files were removed."""
+    images = _images()
+    node.receive(*images)
+    read = query_scp._header
+
+    def while_it_is_corrected(*arguments: Any) -> Any:
+        monkeypatch.setattr(query_scp, "_header", read)
+        header = read(*arguments)
+        node.receive(*_corrected(images))
+        return header
+
+    monkeypatch.setattr(query_scp, "_header", while_it_is_corrected)
+    query_scp.describe_new_studies(node.ledger, node.files, STUDY)
+    (study,) = held_studies(node.ledger)
+    assert study.attributes["PatientID"] == "P2"
+    assert held_studies(node.ledger, patient_id="P1") == ()
 
 
 def routes_of(node: Node, **changes: object) -> Configuration:
