@@ -37,6 +37,7 @@ __all__ = [
     "VoidResult",
     "VoidSet",
     "corrected_sets",
+    "is_under_way",
     "left_sets",
     "reject",
     "results_of_study",
@@ -491,6 +492,12 @@ def _void_set(session: Session, job: JobRow, result_ids: Collection[int]) -> Voi
     instead = tuple(one.path for one in job.results if one.role != REJECTION_ROLE and one.removed_at is None)
     void = tuple(map(_void, results))
     return VoidSet(job.study.study_instance_uid, job.id, job.study_version, since, void, instead)
+
+
+def is_under_way(ledger: Ledger, void: VoidSet) -> bool:
+    """Whether one of a set is being sent, or waits for commitment, at this moment."""
+    with ledger.reading() as session:
+        return _is_going_out(_results(session, [one.id for one in void.results]))
 
 
 def _is_going_out(results: Sequence[ResultRow]) -> bool:

@@ -45,6 +45,7 @@ from storage.rejection import (
     VoidResult,
     VoidSet,
     corrected_sets,
+    is_under_way,
     left_sets,
     reject,
     superseded_sets,
@@ -221,6 +222,9 @@ def reject_set(
     OSError
         Storage cannot be read or written at present; nothing done.
     """
+    if is_under_way(ledger, void):
+        # A note whose file is written, and that nothing names then, would be left over.
+        return False
     told = _Told() if why is None else _notes(ledger, files, configuration, void, why, sentence, withdraw=withdraw)
     notes = told.notes
     if not reject(

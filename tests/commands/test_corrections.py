@@ -31,7 +31,14 @@ from dicom_node.network.watermarks import Watermarks
 from dicom_node.results.iod import iod_findings
 from storage.assessments import assess
 from storage.closing import FRONT_PAGE
-from storage.deliveries import Selection, claim_deliveries, delivery_failed, delivery_sent, requeue_deliveries
+from storage.deliveries import (
+    Selection,
+    claim_deliveries,
+    delivery_failed,
+    delivery_sent,
+    release_expired_deliveries,
+    requeue_deliveries,
+)
 from storage.files import RESULTS, InstanceFiles
 from storage.holdings import held_studies
 from storage.identity import bind
@@ -51,6 +58,7 @@ from storage.retention import expire_studies, sweep_files
 from storage.schema import (
     AssessmentResult,
     AssessmentRow,
+    DeliveryRow,
     DeliveryState,
     EventRow,
     InstanceRow,
@@ -487,6 +495,37 @@ def test_results_under_way_are_rejected_once_it_is_known_what_became_of_them(nod
     delivery_sent(node.ledger, [sending.id], None, None, now=utc_now())
     assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
     assert len(node.notes()) == 1
+
+
+def test_what_arrived_after_its_lease_had_run_out_is_rejected_as_well(node: Node) -> None:
+    images = _images(6)
+    node.receive(*images[:3])
+    node.analyse(deliver=False)
+    (sending,) = claim_deliveries(node.ledger, "pacs", 99, "d", utc_now(), 0)
+    assert release_expired_deliveries(node.ledger, utc_now() + dt.timedelta(seconds=1)) == 1
+    delivery_sent(node.ledger, [sending.id], None, None, now=utc_now())
+    node.receive(*images[3:])
+    node.analyse(deliver=False)
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    assert len(node.notes()) == 1
+
+
+def test_a_study_whose_results_are_under_way_leaves_no_note_behind_that_nothing_names(
+    node: Node, run: Callable[..., str]
+) -> None:
+    node.receive(*_images())
+    node.analyse(deliver=False)
+    assert claim_deliveries(node.ledger, "pacs", 99, "d", utc_now(), 60)
+    node.deliver()
+    with node.ledger.transaction() as session:
+        session.execute(
+            update(DeliveryRow).where(DeliveryRow.destination == "plain").values(state=DeliveryState.NOT_VERIFIED)
+        )
+        row = session.scalars(select(DeliveryRow).where(DeliveryRow.destination == "pacs")).one()
+        row.state, row.sent_at = DeliveryState.SENDING, utc_now()
+    assert "on their way" in run("delete", STUDY, "--yes", "--reason", "wrong patient", status=1)
+    later = utc_now() + dt.timedelta(days=1)
+    assert sweep_files(node.ledger, node.files, grace=dt.timedelta(0), now=later).set_aside == 0
 
 
 def test_what_was_stored_and_never_committed_is_rejected_as_well(node: Node) -> None:

@@ -486,6 +486,24 @@ def test_a_verdict_that_comes_while_a_message_is_on_its_way_is_told_after_it(
     assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["X"]
 
 
+@pytest.mark.parametrize("arrives", ["before", "after"])
+def test_a_study_that_is_deleted_while_a_verdict_waits_to_be_told_is_withdrawn(
+    bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver], arrives: str
+) -> None:
+    """The verdict came while the first message was on its way: nobody noted that it arrived."""
+    ris, _ = receivers
+    (sending,) = claim_deliveries(bench.ledger, "ris", 5, "test", utc_now(), 300)
+    judge(bench, "ventricular_function", AssessmentResult.REJECTED)
+    if arrives == "after":
+        deleted(bench, RejectionReason.PATIENT_SAFETY)
+    delivery_sent(bench.ledger, [sending.id], "2.25.1", utc_now(), now=utc_now())
+    delivery_confirmed(bench.ledger, [sending.id], how="acknowledged", now=utc_now())
+    if arrives == "before":
+        deleted(bench, RejectionReason.PATIENT_SAFETY)
+    bench.deliverer.deliver_once("ris")
+    assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["X"]
+
+
 def test_results_whose_time_has_come_are_not_withdrawn(
     bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]
 ) -> None:
