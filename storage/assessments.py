@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from storage.closing import FRONT_PAGE, packages_told
+from storage.closing import FRONT_PAGE, packages_told, told_of
 from storage.deliveries import tell_again
 from storage.ledger import Ledger, LedgerError, record_event
 from storage.schema import AssessmentResult, AssessmentRow, JobRow, ResultRow, StudyRow, Verdict
@@ -264,10 +264,7 @@ def _front_pages(session: Session, job: JobRow) -> set[str]:
         select(JobRow).where(JobRow.study_id == job.study_id, JobRow.route == job.route, JobRow.package == FRONT_PAGE)
     ).all()
     return {
-        uid
-        for one in closing
-        if any(told.id == job.id for told in packages_told(session, one))
-        for uid in (one.summary or {}).get("told", {})
+        uid for one in closing if any(told.id == job.id for told in packages_told(session, one)) for uid in told_of(one)
     }
 
 

@@ -29,7 +29,7 @@ SLACK = dt.timedelta(minutes=1)
 
 
 def deliveries_due_within(
-    ledger: Ledger, now: dt.datetime, *, delay_s: float, commitment_s: float, lease_s: float
+    ledger: Ledger, now: dt.datetime, *, delay_s: float, commitment_s: float, lease_s: float, report_s: float
 ) -> int:
     """Make due what goes out and waits for a time that no pause reaches; returns how many rows were changed.
 
@@ -37,8 +37,11 @@ def deliveries_due_within(
     ----------
     delay_s, commitment_s, lease_s
         The longest pause before an attempt, the longest wait for a commitment, and the longest lease of an attempt.
+    report_s
+        The longest time after which a report to a peer is due, be it for a pause or for the lease of who makes it.
     """
-    tries, commits, held = (_beyond(now, seconds) for seconds in (delay_s, commitment_s, lease_s))
+    waits = (delay_s, commitment_s, lease_s, report_s)
+    tries, commits, held, reports = (_beyond(now, seconds) for seconds in waits)
     return _made_due(
         ledger,
         now,
@@ -57,7 +60,7 @@ def deliveries_due_within(
         (
             CommitmentTransactionRow,
             "due_at",
-            (CommitmentTransactionRow.state == ReportState.DUE) & (CommitmentTransactionRow.due_at > tries),
+            (CommitmentTransactionRow.state == ReportState.DUE) & (CommitmentTransactionRow.due_at > reports),
         ),
     )
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from storage.job_rows import job_event, supersede
 from storage.ledger import Ledger
-from storage.schema import DeliveryRow, JobRow, JobSlot, JobState, ResultRow, Verdict
+from storage.schema import DeliveryRow, JobRow, JobSlot, JobState, ResultRow, StudyRow, Verdict
 
 __all__ = [
     "FRONT_PAGE",
@@ -27,6 +27,7 @@ __all__ = [
     "packages_told",
     "reopen_version",
     "told_before",
+    "told_of",
     "told_summary",
 ]
 
@@ -82,7 +83,7 @@ def told_summary(ledger: Ledger, job_id: int, sop_instance_uid: str) -> ToldSumm
     """Content of a front page, by the closing job that made it and its SOP Instance UID."""
     with ledger.reading() as session:
         row = session.scalars(select(JobRow).where(JobRow.id == job_id)).one()
-        told = (row.summary or {}).get("told", {}).get(sop_instance_uid, {})
+        told = told_of(row).get(sop_instance_uid, {})
         return ToldSummary(row.route, tuple(told.get("numbers", ())), told.get("paragraph", ""))
 
 
@@ -118,14 +119,29 @@ def told_before(ledger: Ledger, sop_instance_uid: str, destination: str) -> tupl
         return tuple(number for one in told for number in one.get("numbers", ()))
 
 
-def closing_job_of(ledger: Ledger, sop_instance_uid: str) -> int | None:
-    """The closing job that made a front page; none where this is none."""
+def closing_job_of(ledger: Ledger, sop_instance_uid: str, study_instance_uid: str) -> int | None:
+    """The closing job of a study that made a front page; none where this is none, or the ledger has forgotten it.
+
+    It is known by its result, or else by what the job has kept of what it told.
+    """
     with ledger.reading() as session:
-        return session.scalar(
-            select(JobRow.id)
-            .join(ResultRow, ResultRow.job_id == JobRow.id)
-            .where(ResultRow.sop_instance_uid == sop_instance_uid, JobRow.package == FRONT_PAGE)
+        jobs = session.scalars(
+            select(JobRow)
+            .join(StudyRow, StudyRow.id == JobRow.study_id)
+            .where(StudyRow.study_instance_uid == study_instance_uid, JobRow.package == FRONT_PAGE)
+            .order_by(JobRow.id)
+            .options(selectinload(JobRow.results))
         )
+        for job in jobs:
+            made = {one.sop_instance_uid for one in job.results}
+            if sop_instance_uid in made or sop_instance_uid in told_of(job):
+                return job.id
+        return None
+
+
+def told_of(job: JobRow) -> dict[str, Any]:
+    """What a closing job told, in any of its runs, by SOP Instance UID of the front page."""
+    return dict((job.summary or {}).get("told", {}))
 
 
 def close_version(session: Session, ended: JobRow, now: dt.datetime) -> None:

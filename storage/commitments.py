@@ -22,6 +22,7 @@ __all__ = [
     "commitment_transaction",
     "commitment_unreported",
     "due_commitments",
+    "extend_commitments",
     "record_commitment_request",
     "report_elsewhere",
     "take_responsibility",
@@ -40,6 +41,8 @@ class CommitmentTransaction:
     referenced: tuple[tuple[str, str], ...]
     """SOP Class and SOP Instance UID of each object."""
     requested_at: dt.datetime
+    due_at: dt.datetime
+    """When its report is due; of a claimed one, when the lease of whoever claimed it ends."""
     failed_attempts: int
     reuses_transaction_uid: bool
     """The peer has used the Transaction UID before, for other objects."""
@@ -125,6 +128,37 @@ def claim_commitments(
             # Whoever has it and dies leaves it due again.
             row.due_at = now + dt.timedelta(seconds=lease_s)
         return tuple(_transaction(session, row) for row in rows)
+
+
+def extend_commitments(
+    ledger: Ledger, transaction_ids: Collection[int], *, held_until: dt.datetime, until: dt.datetime
+) -> frozenset[int]:
+    """Prolong the lease of requests that are being reported.
+
+    Parameters
+    ----------
+    held_until
+        When the lease would end. One that ends at another time is somebody else's: it ran out, and they were claimed
+        again, or the peer has asked again.
+
+    Returns
+    -------
+    frozenset of int
+        Those whose lease is still that of the caller.
+    """
+    with ledger.transaction() as session:
+        return frozenset(
+            session.scalars(
+                update(CommitmentTransactionRow)
+                .where(
+                    CommitmentTransactionRow.id.in_(transaction_ids),
+                    CommitmentTransactionRow.state == ReportState.DUE,
+                    CommitmentTransactionRow.due_at == held_until,
+                )
+                .values(due_at=until)
+                .returning(CommitmentTransactionRow.id)
+            )
+        )
 
 
 def commitment_transaction(ledger: Ledger, transaction_id: int) -> CommitmentTransaction:
@@ -234,6 +268,7 @@ def _transaction(session: Session, row: CommitmentTransactionRow) -> CommitmentT
         transaction_uid=row.transaction_uid,
         referenced=tuple((sop_class, sop_instance) for sop_class, sop_instance in row.referenced),
         requested_at=row.requested_at,
+        due_at=row.due_at,
         failed_attempts=row.attempts,
         reuses_transaction_uid=bool(session.scalar(select(earlier))),
     )

@@ -235,10 +235,11 @@ def delivery_sent(
         raise LedgerError("a commitment request needs both a transaction UID and a deadline")
     with ledger.transaction() as session:
         for row in _locked(session, delivery_ids):
+            # It is there, whatever became of the delivery meanwhile: what is rejected later, is rejected there too.
+            row.sent_at = row.sent_at or now
             if row.state not in (DeliveryState.SENDING, DeliveryState.AWAITING_COMMITMENT):
                 # Committed meanwhile by an answer to an earlier request, or taken back after a lease ran out.
                 continue
-            row.sent_at = row.sent_at or now
             row.owner = row.lease_until = row.error = None
             if transaction_uid is None:
                 _end(row, DeliveryState.NOT_VERIFIED, now)
@@ -492,6 +493,9 @@ def tell_again(
     ).all()
     for row in rows:
         due_at = row.lease_until or now
+        if row.state is DeliveryState.SENDING:
+            # It may arrive, and has to be taken back then if it becomes void before it is told again.
+            row.sent_at = row.sent_at or now
         _end(row, DeliveryState.QUEUED, now)
         row.attempts, row.put_off, row.due_at, row.ended_at, row.error = 0, 0, due_at, None, None
         _event(session, row, "delivery requeued", now, why=why)

@@ -102,17 +102,39 @@ def undescribed_studies(ledger: Ledger, study_instance_uid: str | None = None) -
 
 
 def describe_study(
-    ledger: Ledger, study_id: int, attributes: Mapping[str, str], *, identity: StudyIdentity | None = None
-) -> None:
+    ledger: Ledger,
+    study_id: int,
+    attributes: Mapping[str, str],
+    *,
+    read_from: str | None = None,
+    identity: StudyIdentity | None = None,
+) -> bool:
     """Keep the attributes of a study, ``PatientID`` among them, until its files are removed.
 
     Parameters
     ----------
+    read_from
+        File that they were read from, relative to the storage directory.
     identity
         What an order is held against, the patient's other numbers among it; PatientID alone and its issuer, where that
         is not known.
+
+    Returns
+    -------
+    bool
+        False, and nothing kept, when that file is not of the study any more: a correction may have changed the patient
+        while it was read.
     """
     with ledger.transaction() as session:
+        # Corrections, deletions and retention lock the study as well.
+        session.execute(select(StudyRow.id).where(StudyRow.id == study_id).with_for_update(key_share=True))
+        still = select(InstanceRow.id).where(
+            InstanceRow.series_id.in_(select(SeriesRow.id).where(SeriesRow.study_id == study_id)),
+            InstanceRow.path == read_from,
+            InstanceRow.removed_at.is_(None),
+        )
+        if read_from is not None and session.scalar(still.limit(1)) is None:
+            return False
         insert_if_absent(
             session,
             cast(Table, StudyAttributesRow.__table__),
@@ -123,6 +145,7 @@ def describe_study(
                 "identity": {} if identity is None else _as_json(identity),
             },
         )
+        return True
 
 
 def _as_json(identity: StudyIdentity) -> dict[str, Any]:

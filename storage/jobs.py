@@ -6,14 +6,14 @@ import datetime as dt
 import hashlib
 import itertools
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Select, Table, exists, func, select, update
 from sqlalchemy.orm import Session, aliased, selectinload
 
-from storage.closing import FRONT_PAGE, ResultReference, close_version, predecessors, reopen_version
+from storage.closing import FRONT_PAGE, ResultReference, close_version, predecessors, reopen_version, told_of
 from storage.job_rows import RetryAt, has_later, job_event, leave, lock_studies, requeue, supersede
 from storage.leases import Lease
 from storage.ledger import Ledger, LedgerError, insert_if_absent, record_event
@@ -53,6 +53,7 @@ __all__ = [
     "complete_job",
     "create_jobs",
     "fail_job",
+    "input_digest",
     "inputs_in_work",
     "note_step",
     "put_job_off",
@@ -294,6 +295,11 @@ def _longest_pause_s(arrivals: Sequence[dt.datetime]) -> float:
     return max(((after - before).total_seconds() for before, after in itertools.pairwise(arrivals)), default=0.0)
 
 
+def input_digest(digests: Iterable[str]) -> str:
+    """Digest of the input of a job from those of the instances that it reads; their order does not matter."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
 def create_jobs(
     ledger: Ledger, study: StudyContents, routed: Sequence[RoutedJob], *, reason: str, now: dt.datetime
 ) -> tuple[int, ...] | None:
@@ -353,8 +359,8 @@ def create_jobs(
         created = []
         for one in routed:
             series = set(one.series_instance_uids)
-            digests = sorted(instance.digest for instance, uid in present if uid in series)
-            job_id = _create_job(session, row, one, hashlib.sha256("\n".join(digests).encode()).hexdigest(), now)
+            read = input_digest(instance.digest for instance, uid in present if uid in series)
+            job_id = _create_job(session, row, one, read, now)
             if job_id is not None:
                 created.append(job_id)
         return tuple(created)
@@ -400,8 +406,8 @@ def add_jobs(
         created = []
         for one in routed:
             series = set(one.series_instance_uids)
-            digests = sorted(instance.digest for instance, uid in present if uid in series)
-            job_id = _create_job(session, row, one, hashlib.sha256("\n".join(digests).encode()).hexdigest(), now)
+            read = input_digest(instance.digest for instance, uid in present if uid in series)
+            job_id = _create_job(session, row, one, read, now)
             if job_id is not None:
                 created.append(job_id)
         record_event(
@@ -616,7 +622,8 @@ def complete_job(
         row.state, row.ended_at, row.error = JobState.SUCCEEDED, now, None
         leave(row)
         row.verdict, row.sentences = outcome.verdict, list(outcome.sentences)
-        row.key_numbers, row.summary = list(outcome.key_numbers), dict(outcome.summary)
+        told = {**told_of(row), **outcome.summary.get("told", {})}
+        row.key_numbers, row.summary = list(outcome.key_numbers), {**outcome.summary, **_kept(told)}
         for result in results:
             add_result(session, row, result, now)
         job_event(
@@ -813,11 +820,17 @@ def requeue_job(ledger: Ledger, job_id: int, *, now: dt.datetime) -> None:
             raise LedgerError(f"the files that job {job_id} read were removed: send the study again")
         row.attempts, row.error, row.ended_at = 0, None, None
         # What it found before is not what it comes to now.
-        row.verdict, row.sentences, row.key_numbers, row.summary = None, [], [], None
+        row.verdict, row.sentences, row.key_numbers = None, [], []
+        # What a front page told stays: it may be on its way still, and may have to be taken back.
+        row.summary = _kept(told_of(row)) or None
         requeue(session, row, now, now)
         if row.package != FRONT_PAGE:
             reopen_version(session, row, now)
         job_event(session, row, "job requeued", now)
+
+
+def _kept(told: dict[str, Any]) -> dict[str, Any]:
+    return {"told": told} if told else {}
 
 
 def _held(session: Session, job: Job) -> JobRow | None:

@@ -37,6 +37,7 @@ __all__ = [
     "VoidResult",
     "VoidSet",
     "corrected_sets",
+    "is_under_way",
     "left_sets",
     "reject",
     "results_of_study",
@@ -54,6 +55,8 @@ class VoidResult:
     """One result that is void and that no note names yet."""
 
     id: int
+    job_id: int
+    """Whose result it is."""
     role: str
     sop_class_uid: str
     sop_instance_uid: str
@@ -491,6 +494,12 @@ def _void_set(session: Session, job: JobRow, result_ids: Collection[int]) -> Voi
     return VoidSet(job.study.study_instance_uid, job.id, job.study_version, since, void, instead)
 
 
+def is_under_way(ledger: Ledger, void: VoidSet) -> bool:
+    """Whether one of a set is being sent, or waits for commitment, at this moment."""
+    with ledger.reading() as session:
+        return _is_going_out(_results(session, [one.id for one in void.results]))
+
+
 def _is_going_out(results: Sequence[ResultRow]) -> bool:
     return any(delivery.state in _GOING_OUT for row in results for delivery in row.deliveries)
 
@@ -507,6 +516,7 @@ def _results(session: Session, result_ids: Collection[int]) -> Sequence[ResultRo
 def _void(row: ResultRow) -> VoidResult:
     return VoidResult(
         id=row.id,
+        job_id=row.job_id,
         role=row.role,
         sop_class_uid=row.sop_class_uid,
         sop_instance_uid=row.sop_instance_uid,

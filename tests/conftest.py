@@ -1,15 +1,23 @@
-"""Real cardiac MR for the tests: read where it lies beside the checkout, never committed."""
+"""For tests of every folder: ledgers, and real cardiac MR.
+
+Ledgers are SQLite files and a PostgreSQL server of the session's own; the data is read where it lies beside the
+checkout, and never committed.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import tarfile
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 import pytest
+from absence import absent
 from hypothesis import HealthCheck, settings
+from postgresql_server import MISSING, is_installed, running_postgresql
+from sqlalchemy import create_engine, text
 
 # How fast the machine is at the moment says nothing about the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -34,6 +42,36 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what takes long first, in its random order: run last, it would keep one process busy and the others idle."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """URL of a database of a PostgreSQL server that lives as long as the session."""
+    if not is_installed():
+        absent(MISSING)
+    with running_postgresql(fsync=False) as url:
+        yield url
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> str:
+    """URL of an empty PostgreSQL database."""
+    engine = create_engine(postgresql_server)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    return postgresql_server
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/ledger.sqlite"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
+from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from dicom_node.config import Configuration, Peer, PeerPermission
+from dicom_node.deliver.lease import RoundLease
 from dicom_node.deliver.retry import next_attempt, next_try
 from dicom_node.errors import DeliveryRefusedError, NodeError, PeerFailedError, PeerUnavailableError, classify
 from dicom_node.network.capabilities import UNCOMPRESSED
@@ -28,6 +31,7 @@ from storage.commitments import (
     commitment_reported_to,
     commitment_unreported,
     due_commitments,
+    extend_commitments,
 )
 from storage.files import InstanceFiles
 from storage.ledger import Ledger, utc_now
@@ -38,7 +42,23 @@ _log = structlog.get_logger(__name__)
 
 MOST_PER_ASSOCIATION = 100
 LEASE_S = 300.0
-"""Longer than so many reports take; after it another deliverer reports what one that died had taken."""
+"""After it another deliverer reports what one that died had taken; one that is at work prolongs it."""
+
+
+class _Claim:
+    """Requests that one round has claimed, and until when nobody else reports them; for use from several threads."""
+
+    def __init__(self, ledger: Ledger, due: Sequence[CommitmentTransaction]) -> None:
+        self._ledger, self._lock = ledger, threading.Lock()
+        self._ids, self._until = frozenset(one.id for one in due), due[0].due_at
+
+    def extend(self) -> frozenset[int]:
+        """Prolong the lease; returns which of the requests are still held."""
+        with self._lock:
+            until = utc_now() + dt.timedelta(seconds=LEASE_S)
+            self._ids = extend_commitments(self._ledger, self._ids, held_until=self._until, until=until)
+            self._until = until
+            return self._ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +80,49 @@ class CommitmentReporter:
         """
         try:
             due = claim_commitments(self.ledger, ae_title, utc_now(), limit=MOST_PER_ASSOCIATION, lease_s=LEASE_S)
-            self._report(ae_title, due)
+            if due:
+                self._report(ae_title, due)
             return len(due)
         except Exception as error:  # noqa: BLE001 - the thread of a peer must outlive any failure
             _log.error("commitment round failed", peer=ae_title, what=classify(error).what)
             return 0
 
     def _report(self, ae_title: str, due: Sequence[CommitmentTransaction]) -> None:
-        left = list(due)
+        left, claim = list(due), _Claim(self.ledger, due)
         jitter = random.random()
-        try:
-            context = build_context(StorageCommitmentPushModel, list(UNCOMPRESSED))
-            settings = ScuSettings.of(self.configuration)
-            with associated(self._peer(ae_title), [context], settings, negotiation=(scp_role(),)) as association:
-                while left:
-                    report = report_due(self.ledger, self.files, left[0], now=utc_now())
-                    status = send_report(association, report.information, report.event_type)
-                    if not is_answer(status):
-                        answer = "no answer" if status is None else f"status {status:04X}"
-                        raise PeerFailedError(f"did not take the commitment report: {answer}", subject=ae_title)
-                    assert status is not None
-                    commitment_reported_to(
-                        self.ledger,
-                        left.pop(0).id,
-                        committed=report.committed,
-                        failed=report.failed,
-                        status=status,
-                        now=utc_now(),
-                    )
-        except NodeError as error:
-            for transaction in left:
-                self._failed(transaction, error, jitter)
+        with RoundLease(claim.extend, self.configuration.delivery.response_timeout_s, LEASE_S) as lease:
+            try:
+                context = build_context(StorageCommitmentPushModel, list(UNCOMPRESSED))
+                settings = ScuSettings.of(self.configuration)
+                with associated(self._peer(ae_title), [context], settings, negotiation=(scp_role(),)) as association:
+                    while left:
+                        lease.on_its_way()
+                        self._report_one(association, left[0], claim)
+                        left.pop(0)
+            except NodeError as error:
+                # What somebody else has claimed since is theirs to report, and to record.
+                held = claim.extend()
+                for transaction in left:
+                    if transaction.id in held:
+                        self._failed(transaction, error, jitter)
+
+    def _report_one(self, association: Association, transaction: CommitmentTransaction, claim: _Claim) -> None:
+        report = report_due(self.ledger, self.files, transaction, now=utc_now())
+        if transaction.id not in claim.extend():
+            return
+        status = send_report(association, report.information, report.event_type)
+        if not is_answer(status):
+            answer = "no answer" if status is None else f"status {status:04X}"
+            raise PeerFailedError(f"did not take the commitment report: {answer}", subject=transaction.calling_ae_title)
+        assert status is not None
+        commitment_reported_to(
+            self.ledger,
+            transaction.id,
+            committed=report.committed,
+            failed=report.failed,
+            status=status,
+            now=utc_now(),
+        )
 
     def _peer(self, ae_title: str) -> Peer:
         peers = [

@@ -21,9 +21,10 @@ import structlog
 from dicom_node import metrics
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.config import Configuration
+from dicom_node.deliver.commitments import LEASE_S as REPORT_LEASE_S
 from dicom_node.deliver.commitments import CommitmentReporter
 from dicom_node.deliver.dimse_destination import DimseDestinationClient
-from dicom_node.deliver.lease import LEASE_S, RoundLease
+from dicom_node.deliver.lease import RoundLease
 from dicom_node.deliver.retry import next_attempt, next_try
 from dicom_node.deliver.round import DeliveryItem, DestinationClient, Round
 from dicom_node.deliver.turnaround import observe_commitments
@@ -43,6 +44,7 @@ from storage.deliveries import (
     delivery_failed,
     delivery_put_off,
     destinations_with_work,
+    extend_deliveries,
     release_deliveries,
     release_expired_deliveries,
 )
@@ -57,6 +59,7 @@ POLL_S = 0.1
 BUCKET_AWAY = dt.timedelta(seconds=30)
 """Until a result is tried again that could not be had from the bucket."""
 RELEASE_EXPIRED_EVERY_S = 15.0
+LEASE_S = 120.0
 MOST_PER_ROUND = 200
 MOST_THREADS = 256
 """Made as they are needed: the configuration may change, and more destinations than these are none."""
@@ -151,6 +154,7 @@ class Deliverer:
             delay_s=policy.maximum_delay_s,
             commitment_s=max([policy.maximum_delay_s, *timeouts]),
             lease_s=LEASE_S,
+            report_s=max(policy.maximum_delay_s, REPORT_LEASE_S),
         )
         if changed:
             _log.warning("the clock was set back; what waited for a later time is due", rows=changed)
@@ -259,7 +263,11 @@ class Deliverer:
                 metrics.DELIVERIES.labels(destination, "dead").inc()
             return
         ids = [delivery.id for delivery in deliveries]
-        with RoundLease(self.ledger, self.owner, ids, present.policy.response_timeout_s) as lease:
+
+        def extend() -> None:
+            extend_deliveries(self.ledger, self.owner, ids, utc_now(), LEASE_S)
+
+        with RoundLease(extend, present.policy.response_timeout_s, LEASE_S) as lease:
             items = self._read(present, deliveries, lease)
             if items:
                 self._client(present).deliver(items, lease)

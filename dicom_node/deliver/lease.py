@@ -1,50 +1,48 @@
-"""The lease of what a round sends: kept while an object is on its way, however long that takes, and not for ever."""
+"""The lease of what a round sends or reports: kept while it is on its way, however long that takes, not for ever."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable
 from types import TracebackType
 
 import structlog
 
 from dicom_node.errors import classify
 from dicom_node.network.sender import SLOWEST_LINK_BYTES_PER_S
-from storage.deliveries import extend_deliveries
-from storage.ledger import Ledger, utc_now
 
-__all__ = ["LEASE_S", "RoundLease"]
+__all__ = ["RoundLease"]
 
 _log = structlog.get_logger(__name__)
 
-LEASE_S = 120.0
-
 
 class RoundLease:
-    """Prolongs the lease of the deliveries of one round, in a thread of its own; use it as a context.
+    """Prolongs the lease of what one round has claimed, in a thread of its own; use it as a context.
 
     What is on its way may take as long as an answer may, and longer for each byte. When nothing has come to an end for
     that long and a lease beside, the association or connection hangs: the lease runs out, and somebody else sends it.
 
     Parameters
     ----------
-    owner
-        Who claimed the deliveries.
+    extend
+        Prolongs the lease in the ledger.
     response_timeout_s
-        How long a destination may take to answer.
+        How long a peer may take to answer.
+    lease_s
+        The time of the lease.
     """
 
-    def __init__(self, ledger: Ledger, owner: str, delivery_ids: Collection[int], response_timeout_s: float) -> None:
-        self._ledger, self._owner, self._ids = ledger, owner, frozenset(delivery_ids)
-        self._response_timeout_s = response_timeout_s
+    def __init__(self, extend: Callable[[], object], response_timeout_s: float, lease_s: float) -> None:
+        self._extend, self._response_timeout_s, self._lease_s = extend, response_timeout_s, lease_s
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="delivery lease", daemon=True)
+        self._thread = threading.Thread(target=self._renew, name="lease of a round", daemon=True)
         self.on_its_way()
 
     def on_its_way(self, size: int = 0) -> None:
         """Tell that something else is begun now: an object, a request or a question of so many bytes."""
-        self._until = time.monotonic() + LEASE_S + self._response_timeout_s + size / SLOWEST_LINK_BYTES_PER_S
+        allowed_s = self._lease_s + self._response_timeout_s + size / SLOWEST_LINK_BYTES_PER_S
+        self._until = time.monotonic() + allowed_s
 
     def __enter__(self) -> RoundLease:
         self._thread.start()
@@ -55,11 +53,11 @@ class RoundLease:
         self._thread.join()
 
     def _renew(self) -> None:
-        while not self._ended.wait(LEASE_S / 3):
+        while not self._ended.wait(self._lease_s / 3):
             if time.monotonic() > self._until:
-                _log.warning("lease of deliveries not renewed: nothing has gone on", deliveries=len(self._ids))
+                _log.warning("lease not renewed: nothing has gone on")
                 return
             try:
-                extend_deliveries(self._ledger, self._owner, self._ids, utc_now(), LEASE_S)
+                self._extend()
             except Exception as error:  # noqa: BLE001 - the ledger may be down for a while; the next try may be in time
-                _log.warning("lease of deliveries not renewed", what=classify(error).what)
+                _log.warning("lease not renewed", what=classify(error).what)

@@ -60,12 +60,20 @@ def deliver_messages(
                 raise NotAcceptedError(
                     "it takes what front pages say, and no objects", subject=delivery.sop_instance_uid
                 )
-            reports = _reports(present, item)
-            with present.sending(receiver, [item]) as arrived:
-                for report in reports:
-                    lease.on_its_way()
-                    send(report)
-                arrived.add(delivery.sop_instance_uid)
+            reports, unknown = _reports(present, item)
+            if reports:
+                with present.sending(receiver, [item]) as arrived:
+                    for report in reports:
+                        lease.on_its_way()
+                        send(report)
+                    arrived.add(delivery.sop_instance_uid)
+                present.reached()
+            if unknown:
+                raise DeliveryRefusedError(
+                    f"{unknown} of the reports that it withdraws cannot be: the ledger has forgotten what they told",
+                    subject=delivery.sop_instance_uid,
+                    remedy="have them withdrawn at the receiver by hand, then dismiss",
+                )
         except NodeError as error:
             if isinstance(error, PeerUnavailableError) and not isinstance(error, PeerFailedError):
                 present.unreachable([one.delivery for one in items[index:]], error)
@@ -82,17 +90,17 @@ def deliver_messages(
             )
             present.failed(delivery, refused)
             continue
-        present.reached()
         # Its answer says that it keeps it: nothing is to be looked up later.
         present.sent([delivery], str(generate_uid(prefix=None)))
         present.confirmed([delivery], how)
 
 
-def _reports(present: Round, item: DeliveryItem) -> tuple[StudyReport, ...]:
+def _reports(present: Round, item: DeliveryItem) -> tuple[tuple[StudyReport, ...], int]:
+    """What is to be told, and how many reports cannot be, see :func:`withdrawn_reports`."""
     try:
         if item.delivery.role == REJECTION_ROLE:
             return withdrawn_reports(present.ledger, item.file.path)
-        return (study_report(present.ledger, item.delivery.job_id, item.file.path, present.destination),)
+        return (study_report(present.ledger, item.delivery.job_id, item.file.path, present.destination),), 0
     except (OSError, InvalidDicomError) as error:
         raise DeliveryRefusedError(
             f"what it is told from cannot be read: {type(error).__name__}",

@@ -19,8 +19,13 @@ __all__ = ["control_id", "observation_message"]
 _REPORT = Code("18748-4", "LN", "Diagnostic imaging study")
 _FINDINGS = Code("59776-5", "LN", "Procedure findings")
 _STUDY_UID = Code("113014", "DCM", "DICOM Study")
+_CONTROL_CHARACTERS = (chr(code) for code in (*range(0x20), *range(0x7F, 0xA0)))
+"""Among them the ends of segments and, for some receivers, of messages (MLLP)."""
 _ESCAPES = str.maketrans(
-    {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\", "\r": "\\X0D\\", "\n": "\\X0A\\"}
+    {
+        **{sign: f"\\X{sign.encode().hex().upper()}\\" for sign in _CONTROL_CHARACTERS},
+        **{"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"},
+    }
 )
 _PRELIMINARY = "P"
 """OBR-25 and OBX-11: nobody has verified it."""
@@ -61,10 +66,10 @@ def observation_message(report: StudyReport, receiver: Hl7Destination, at: dt.da
         receiver.processing_id, "2.5.1", "", "", "", "", "", "UNICODE UTF-8",
     ]  # fmt: skip
     patient = [
-        "PID", "1", "", _identifier(report), "", _name(report.patient_name), "", report.birth_date,
+        "PID", "1", "", _identifier(report), "", _name(report.patient_name), "", _escaped(report.birth_date),
         report.sex if report.sex in ("M", "F", "O") else "U",
     ]  # fmt: skip
-    studied = f"{report.study_date}{report.study_time}"
+    studied = _escaped(f"{report.study_date}{report.study_time}")
     request = _fields(
         "OBR",
         {
@@ -74,7 +79,7 @@ def observation_message(report: StudyReport, receiver: Hl7Destination, at: dt.da
             7: studied,
             16: _physician(report.referring_physician),
             18: accession,
-            22: report.created,
+            22: _escaped(report.created),
             24: "RAD",
             25: _NO_RESULT if report.withdrawn else _PRELIMINARY,
         },
@@ -87,7 +92,7 @@ def observation_message(report: StudyReport, receiver: Hl7Destination, at: dt.da
 
 def _observations(report: StudyReport, studied: str) -> Iterator[dict[int, str]]:
     common = {11: _WRONG if report.withdrawn else _PRELIMINARY, 14: studied}
-    yield {2: "HD", 3: _coded(_STUDY_UID), 5: f"^{report.study_instance_uid}^ISO", **common}
+    yield {2: "HD", 3: _coded(_STUDY_UID), 5: f"^{_escaped(report.study_instance_uid)}^ISO", **common}
     text = report.paragraph or " ".join(report.sentences)
     yield {2: "TX", 3: _coded(_FINDINGS), 5: _escaped(text), **common}
     for number in report.numbers:

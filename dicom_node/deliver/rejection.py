@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import errno
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.config import Configuration, DestinationProfile
 from dicom_node.deliver.study_report import patient_of
 from dicom_node.errors import raised_at
+from dicom_node.implementation import SOFTWARE_VERSION
 from dicom_node.network.file_meta import decode_file_meta
+from dicom_node.results.header import MANUFACTURER
+from dicom_node.results.identity import CarriedIdentity
+from dicom_node.results.part10 import part10_file
 from dicom_node.results.rejection import (
     REJECTION_SERIES,
     SERIES_DESCRIPTION,
@@ -27,10 +32,12 @@ from dicom_node.results.rejection import (
 )
 from dicom_node.results.roles import FRONT_PAGE
 from pipelines.cine.elements import DAMAGE
+from pipelines.cine.headers import OWN_MODEL_NAME
 from storage.bucket import BucketError
 from storage.files import RESULTS, InstanceFiles
 from storage.holdings import held_series
 from storage.identity import is_bound
+from storage.inputs import files_read
 from storage.jobs import SCHEDULER, ResultRecord
 from storage.ledger import Ledger
 from storage.rejection import (
@@ -38,6 +45,7 @@ from storage.rejection import (
     VoidResult,
     VoidSet,
     corrected_sets,
+    is_under_way,
     left_sets,
     reject,
     superseded_sets,
@@ -214,6 +222,9 @@ def reject_set(
     OSError
         Storage cannot be read or written at present; nothing done.
     """
+    if is_under_way(ledger, void):
+        # A note whose file is written, and that nothing names then, would be left over.
+        return False
     told = _Told() if why is None else _notes(ledger, files, configuration, void, why, sentence, withdraw=withdraw)
     notes = told.notes
     if not reject(
@@ -272,7 +283,7 @@ def _notes(
                 continue
             withdrawn = _withdrawn_at(ledger, files, told[destination], one, void, withdraw)
             if withdrawn is not False:
-                held.setdefault((destination, _patient(ledger, files, [one.path])), []).append(one)
+                held.setdefault((destination, _patient(_as_results_name_it(ledger, files, [one]))), []).append(one)
             if withdrawn is None:
                 undecided.add((one.id, destination))
     alike: dict[tuple[int, ...], tuple[list[VoidResult], list[str]]] = {}
@@ -280,10 +291,11 @@ def _notes(
         alike.setdefault(tuple(one.id for one in results), (results, []))[1].append(destination)
     found = _Told()
     for results, names in alike.values():
-        reference = _reference(ledger, files, [one.path for one in results])
+        reference = _as_results_name_it(ledger, files, results)
         if reference is None:
             _log.error(
-                "results cannot be rejected: their files are gone or damaged; reject them at the destination",
+                "results cannot be rejected: their files and the images that they were made of are gone or damaged, "
+                "and the ledger does not say of which patient they are; reject them at the destination",
                 study_instance_uid=void.study_instance_uid,
                 destinations=names,
             )
@@ -345,19 +357,47 @@ def _withdrawn_at(
     # HL7 receiver knows a report by OBR-3, which the patient is part of (``oru.filler_number``).
     if receiver.hl7 is None:
         return False
-    instead = _patient(ledger, files, void.instead)
+    instead = _patient(_reference(ledger, files, void.instead))
     if instead is None:
         # Results name the patient as the images do.
         images = [one.path for one in held_series(ledger, void.study_instance_uid)]
-        instead = _patient(ledger, files, images)
+        instead = _patient(_reference(ledger, files, images))
     if instead is None:
         return None
-    return _patient(ledger, files, [result.path]) != instead
+    return _patient(_as_results_name_it(ledger, files, [result])) != instead
 
 
-def _patient(ledger: Ledger, files: InstanceFiles, paths: Sequence[str]) -> tuple[str, str] | None:
-    header = _reference(ledger, files, paths)
+def _patient(header: Dataset | None) -> tuple[str, str] | None:
     return None if header is None else patient_of(header)
+
+
+def _as_results_name_it(ledger: Ledger, files: InstanceFiles, results: Sequence[VoidResult]) -> Dataset | None:
+    """A header with patient, study and equipment as they stand in some results of one study.
+
+    Where no file of these is left, as after retention, patient and study are those of the images that a job of theirs
+    read, whatever is held of the study since: the ledger keeps no patient. ``None`` where these are gone as well.
+
+    Raises
+    ------
+    OSError
+        Storage is away.
+    """
+    header = _reference(ledger, files, [one.path for one in results])
+    if header is not None:
+        return header
+    jobs = dict.fromkeys(one.job_id for one in results)
+    image = _reference(ledger, files, [path for job_id in jobs for path in files_read(ledger, job_id)])
+    if image is None:
+        return None
+    made = Dataset()
+    CarriedIdentity.of(image).apply(made)
+    made.Manufacturer, made.ManufacturerModelName = MANUFACTURER, OWN_MODEL_NAME
+    made.SoftwareVersions = SOFTWARE_VERSION
+    if "TimezoneOffsetFromUTC" in image:
+        made.TimezoneOffsetFromUTC = image.TimezoneOffsetFromUTC
+    # Read back from bytes, as a result is.
+    made.SOPClassUID, made.SOPInstanceUID = KeyObjectSelectionDocumentStorage, results[0].sop_instance_uid
+    return dcmread(io.BytesIO(part10_file(made)))
 
 
 def _reference(ledger: Ledger, files: InstanceFiles, paths: Sequence[str]) -> Dataset | None:

@@ -138,8 +138,10 @@ def _without_rejected(
     )
 
 
-def withdrawn_reports(ledger: Ledger, path: Path) -> tuple[StudyReport, ...]:
+def withdrawn_reports(ledger: Ledger, path: Path) -> tuple[tuple[StudyReport, ...], int]:
     """The reports of the front pages that a rejection note names, as what must not be used any more.
+
+    And how many it names of which the ledger does not know any more what they told: these cannot be withdrawn.
 
     Parameters
     ----------
@@ -161,11 +163,11 @@ def withdrawn_reports(ledger: Ledger, path: Path) -> tuple[StudyReport, ...]:
     ]
     found = []
     for uid in named:
-        job_id = closing_job_of(ledger, uid)
+        job_id = closing_job_of(ledger, uid, str(header.StudyInstanceUID))
         if job_id is not None:
             report = _report(ledger, job_id, header, uid)
             found.append(replace(report, withdrawn=True, told_as="withdrawn", paragraph="", sentences=(why,)))
-    return tuple(found)
+    return tuple(found), len(named) - len(found)
 
 
 def patient_of(header: Dataset) -> tuple[str, str]:

@@ -168,12 +168,16 @@ def describe_new_studies(ledger: Ledger, files: InstanceFiles, study_instance_ui
     OSError
         The file of the one that is named cannot be read. Of others is kept that nothing is known of them.
     """
+    corrected = False
     for study in undescribed_studies(ledger, study_instance_uid):
         if study_instance_uid is not None:
             files.readable(study.path).open("rb").close()
         header = _header(files, study.path, (*_PATIENT, *_STUDY, *_IDENTITY))
         attributes = {keyword: "" if header is None else _text(header, keyword) for keyword in (*_PATIENT, *_STUDY)}
-        describe_study(ledger, study.id, attributes, identity=None if header is None else stated_identity(header))
+        identity = None if header is None else stated_identity(header)
+        corrected |= not describe_study(ledger, study.id, attributes, read_from=study.path, identity=identity)
+    if corrected:
+        describe_new_studies(ledger, files, study_instance_uid)
 
 
 @dataclass(frozen=True, slots=True)

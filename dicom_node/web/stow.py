@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
@@ -188,6 +188,7 @@ async def _store(
     broken: _Broken | None = None
     underway: deque[asyncio.Future[StoredInstance | int]] = deque()
     arriving: Arrival | None = None
+    how = "aborted"
     try:
         async for piece in pieces:
             for found in reader.feed(piece):
@@ -208,25 +209,30 @@ async def _store(
                     underway.append(_in_pool(service, arriving.finish))
                     arriving = None
                     if len(underway) > AHEAD:
-                        upload.add(await underway.popleft())
+                        upload.add(await _done(underway.popleft()))
                 elif arriving.size + len(found) > largest:
                     raise _Broken(413, _OUT_OF_RESOURCES, f"an instance is larger than {largest} bytes")
                 elif arriving.add(found):
-                    await _in_pool(service, arriving.write)
+                    await _done(_in_pool(service, arriving.write))
         if not reader.ended:
             raise CannotUnderstandError("the body ends before its closing delimiter")
+        how = "released"
     except _Broken as error:
         broken = error
     except CannotUnderstandError as error:
         broken = _Broken(400, _CANNOT_UNDERSTAND, error.what)
     finally:
+        # In the midst of a cancellation another one may come: each step is waited for, whatever does.
+        left: list[asyncio.Future[Any]] = [*underway]
         if arriving is not None:
-            await _in_pool(service, arriving.abandon)
+            left.append(_in_pool(service, arriving.abandon))
+        cancelled = [await _wait(one) for one in left]
         for one in underway:
-            upload.add(await one)
+            upload.add(one.result())
         if upload.association_id:
-            how = "released" if broken is None else "aborted"
-            await _in_pool(service, service.uploads.end, upload.association_id, how)
+            cancelled.append(await _wait(_in_pool(service, service.uploads.end, upload.association_id, how)))
+        if (interruption := next(filter(None, cancelled), None)) is not None:
+            raise interruption
     _log.info(
         "upload ended",
         association=upload.association_id,
@@ -241,7 +247,7 @@ async def _store(
 
 async def _begun(service: StoreService, upload: _Upload) -> str:
     try:
-        return await _in_pool(service, service.uploads.begin, upload.peer, upload.address)
+        return await _done(_in_pool(service, service.uploads.begin, upload.peer, upload.address))
     except Exception as error:
         refused = classify(error)
         _log.warning("upload refused", what=refused.what, remedy=refused.remedy, calling_ae_title=upload.peer)
@@ -250,6 +256,29 @@ async def _begun(service: StoreService, upload: _Upload) -> str:
 
 def _in_pool(service: StoreService, work: Callable[..., _T], *arguments: object) -> asyncio.Future[_T]:
     return asyncio.get_running_loop().run_in_executor(service.pool, work, *arguments)
+
+
+async def _done(work: asyncio.Future[_T]) -> _T:
+    """What came of work in the pool; see :func:`_wait`."""
+    cancelled = await _wait(work)
+    if cancelled is not None:
+        raise cancelled
+    return work.result()
+
+
+async def _wait(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait for the end of work in the pool; returns the cancellation that came meanwhile, for whoever goes on.
+
+    A request that is cancelled, as when the node stops and its disk does not answer, waits all the same: a thread
+    cannot be stopped, and nobody else may touch the instance that it is at work on.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
 
 
 def _response(upload: _Upload, broken: _Broken | None, media_type: str) -> Response:

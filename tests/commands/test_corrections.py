@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -23,14 +24,23 @@ from dicom_node.commands.terminal import console
 from dicom_node.config import Configuration
 from dicom_node.config_file import load_configuration
 from dicom_node.deliver.rejection import reject_superseded
+from dicom_node.network import query_scp
 from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.reception import InstanceReceiver, StoreRequest
 from dicom_node.network.watermarks import Watermarks
 from dicom_node.results.iod import iod_findings
 from storage.assessments import assess
 from storage.closing import FRONT_PAGE
-from storage.deliveries import Selection, claim_deliveries, delivery_failed, delivery_sent, requeue_deliveries
+from storage.deliveries import (
+    Selection,
+    claim_deliveries,
+    delivery_failed,
+    delivery_sent,
+    release_expired_deliveries,
+    requeue_deliveries,
+)
 from storage.files import RESULTS, InstanceFiles
+from storage.holdings import held_studies
 from storage.identity import bind
 from storage.instances import close_association, open_association
 from storage.jobs import (
@@ -44,10 +54,11 @@ from storage.jobs import (
 )
 from storage.ledger import Ledger, open_ledger, record_event, utc_now
 from storage.overview import quarantine_overviews, study_overviews
-from storage.retention import sweep_files
+from storage.retention import expire_studies, sweep_files
 from storage.schema import (
     AssessmentResult,
     AssessmentRow,
+    DeliveryRow,
     DeliveryState,
     EventRow,
     InstanceRow,
@@ -239,6 +250,27 @@ def test_a_corrected_patient_replaces_the_wrong_one_and_the_first_results_are_re
     assert "version 2" in note.ContentSequence[0].TextValue
     due = [one for one in overview(node.ledger) if one.role == "rejection-note"]
     assert [(one.destination, one.state) for one in due] == [("pacs", DeliveryState.QUEUED)]
+
+
+def test_a_study_that_is_corrected_while_its_header_is_read_is_not_described_as_the_patient_before(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries and orders then took it for the wrong patient's, until its files were removed."""
+    images = _images()
+    node.receive(*images)
+    read = query_scp._header
+
+    def while_it_is_corrected(*arguments: Any) -> Any:
+        monkeypatch.setattr(query_scp, "_header", read)
+        header = read(*arguments)
+        node.receive(*_corrected(images))
+        return header
+
+    monkeypatch.setattr(query_scp, "_header", while_it_is_corrected)
+    query_scp.describe_new_studies(node.ledger, node.files, STUDY)
+    (study,) = held_studies(node.ledger)
+    assert study.attributes["PatientID"] == "P2"
+    assert held_studies(node.ledger, patient_id="P1") == ()
 
 
 def routes_of(node: Node, **changes: object) -> Configuration:
@@ -465,6 +497,37 @@ def test_results_under_way_are_rejected_once_it_is_known_what_became_of_them(nod
     assert len(node.notes()) == 1
 
 
+def test_what_arrived_after_its_lease_had_run_out_is_rejected_as_well(node: Node) -> None:
+    images = _images(6)
+    node.receive(*images[:3])
+    node.analyse(deliver=False)
+    (sending,) = claim_deliveries(node.ledger, "pacs", 99, "d", utc_now(), 0)
+    assert release_expired_deliveries(node.ledger, utc_now() + dt.timedelta(seconds=1)) == 1
+    delivery_sent(node.ledger, [sending.id], None, None, now=utc_now())
+    node.receive(*images[3:])
+    node.analyse(deliver=False)
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    assert len(node.notes()) == 1
+
+
+def test_a_study_whose_results_are_under_way_leaves_no_note_behind_that_nothing_names(
+    node: Node, run: Callable[..., str]
+) -> None:
+    node.receive(*_images())
+    node.analyse(deliver=False)
+    assert claim_deliveries(node.ledger, "pacs", 99, "d", utc_now(), 60)
+    node.deliver()
+    with node.ledger.transaction() as session:
+        session.execute(
+            update(DeliveryRow).where(DeliveryRow.destination == "plain").values(state=DeliveryState.NOT_VERIFIED)
+        )
+        row = session.scalars(select(DeliveryRow).where(DeliveryRow.destination == "pacs")).one()
+        row.state, row.sent_at = DeliveryState.SENDING, utc_now()
+    assert "on their way" in run("delete", STUDY, "--yes", "--reason", "wrong patient", status=1)
+    later = utc_now() + dt.timedelta(days=1)
+    assert sweep_files(node.ledger, node.files, grace=dt.timedelta(0), now=later).set_aside == 0
+
+
 def test_what_was_stored_and_never_committed_is_rejected_as_well(node: Node) -> None:
     images = _images(6)
     node.receive(*images[:3])
@@ -501,10 +564,62 @@ def test_a_damaged_result_holds_up_no_rejection(node: Node, damage: Callable[[by
     path.chmod(0o600)
     path.write_bytes(damage(path.read_bytes()))
     reject_superseded(node.ledger, node.files, node.configuration, utc_now())
+    # The images that the damaged one was made of tell whose it is.
+    assert {(note.StudyInstanceUID, note.PatientID) for note in node.notes()} == {(STUDY, "P1"), ("1.2.4", "P1")}
+
+
+def _without_result_files(node: Node) -> None:
+    for path in node.files.root.glob("results/*/*.dcm"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("kept_aside", [True, False])
+def test_results_whose_files_are_gone_are_rejected_under_the_patient_of_the_images_they_were_made_of(
+    node: Node, kept_aside: bool
+) -> None:
+    """Nobody was told of them, though quarantine has the images as they were before the correction."""
+    images = _images()
+    node.receive(*images)
+    node.analyse()
+    first, *_ = overview(node.ledger)
+    _without_result_files(node)
+    node.receive(*_corrected(images[:2]))
+    node.receive(*_corrected(images, "P3"))
+    node.analyse()
+    if not kept_aside:
+        for path in node.files.root.glob("quarantine/*/*"):
+            path.unlink()
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    (rejected,) = node.events("results rejected")
+    if not kept_aside:
+        # The ledger names no patient, and the images that are held now are of another.
+        assert (rejected.detail["not_told"], node.notes()) == (["pacs"], [])
+        return
+    assert "not_told" not in rejected.detail
     (note,) = node.notes()
-    assert note.StudyInstanceUID == "1.2.4"
-    # Whoever looks at the other study sees who still has what was not rejected there.
-    assert [one.detail.get("not_told") for one in node.events("results rejected")] == [["pacs"], None]
+    assert (note.PatientID, note.StudyInstanceUID, note.Manufacturer) == ("P1", STUDY, "dicom-node")
+    (series,) = note.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert [item.ReferencedSOPInstanceUID for item in series.ReferencedSOPSequence] == [first.sop_instance_uid]
+    assert [one for one in iod_findings(note) if one.error] == []
+
+
+def test_what_comes_again_after_retention_has_its_earlier_results_rejected(node: Node) -> None:
+    images = _images()
+    node.receive(*images)
+    node.analyse()
+    first, *_ = overview(node.ledger)
+    later = utc_now() + dt.timedelta(days=99)
+    assert expire_studies(node.ledger, retention=dt.timedelta(days=14), now=later) == (STUDY,)
+    sweep_files(node.ledger, node.files, grace=dt.timedelta(0), now=later)
+    assert list(node.files.root.glob("results/*/*.dcm")) == []
+    # All of it, and more.
+    node.receive(*images, mr_image(study=STUDY, series=SERIES, seed=9))
+    node.analyse()
+    assert reject_superseded(node.ledger, node.files, node.configuration, utc_now()) == 1
+    (note,) = node.notes()
+    assert (note.PatientID, note.StudyInstanceUID) == ("P1", STUDY)
+    (series,) = note.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert [item.ReferencedSOPInstanceUID for item in series.ReferencedSOPSequence] == [first.sop_instance_uid]
 
 
 def test_results_are_rejected_once_the_storage_that_was_away_is_back(node: Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
@@ -21,7 +22,7 @@ from network.running_node import configuration
 from pydicom import dcmread
 from result_rows import stored_results
 from results.synthetic import CREATED, STUDY_UID, Cine, write_cine
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from deliver.receivers import FhirReceiver, MllpReceiver, fhir_receiver, mllp_receiver
 from deliver.results_due import overview, rounds_until, states
@@ -60,12 +61,21 @@ from storage.deliveries import (
 )
 from storage.files import InstanceFiles
 from storage.instances import close_association, record_instances
-from storage.jobs import Outcome, add_jobs, complete_job, create_jobs, study_contents
+from storage.jobs import Outcome, add_jobs, complete_job, create_jobs, requeue_job, study_contents
 from storage.ledger import Ledger, open_ledger, record_event, utc_now
 from storage.overview import delivery_overviews, outages
-from storage.rejection import results_of_study
+from storage.rejection import REJECTION_ROLE, results_of_study
 from storage.replacement import INSTANCE_REPLACED
-from storage.schema import AssessmentResult, DeliveryState, JobRow, ResultRow
+from storage.schema import (
+    AssessmentResult,
+    CommitmentRequest,
+    DeliveryRow,
+    DeliveryState,
+    EventRow,
+    InstanceRow,
+    JobRow,
+    ResultRow,
+)
 from storage.schema import Verdict as LedgerVerdict
 
 COMMITTED, DEAD, QUEUED = DeliveryState.COMMITTED, DeliveryState.DEAD, DeliveryState.QUEUED
@@ -129,17 +139,25 @@ def test_a_message_has_patient_study_paragraph_and_numbers() -> None:
     assert [int(str(one[1])) for one in message.segments("OBX")] == [1, 2, 3, 4, 5]
 
 
-text = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=40)
+text = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cs",)) | st.sampled_from("|^~\\&\r\x0b\x1c"), max_size=40
+)
+HEADER_TEXT = (
+    "patient_id", "issuer_of_patient_id", "patient_name", "birth_date", "sex", "accession_number", "study_date",
+    "study_time", "referring_physician", "study_instance_uid", "paragraph",
+)  # fmt: skip
+"""What comes out of a header is taken over as it stands there, whatever its value representation allows."""
 
 
-@given(paragraph=text, name=text, accession=text)
-def test_nothing_that_a_field_holds_breaks_the_message(paragraph: str, name: str, accession: str) -> None:
-    report = dataclasses.replace(REPORT, paragraph=paragraph, patient_name=name, accession_number=accession)
-    message = observation_message(report, RECEIVER, AT)
-    lines = message.rstrip("\r").split("\r")
+@given(values=st.fixed_dictionaries(dict.fromkeys(HEADER_TEXT, text)))
+def test_nothing_that_a_field_holds_breaks_the_message(values: dict[str, str]) -> None:
+    message = observation_message(dataclasses.replace(REPORT, **values), RECEIVER, AT)  # type: ignore[arg-type]
+    lines = message.removesuffix("\r").split("\r")
     assert [line[:3] for line in lines] == ["MSH", "PID", "PV1", "OBR", *["OBX"] * 5]
-    assert lines[3].count("|") == 25
+    assert [line.count("|") for line in lines[1:4]] == [8, 2, 25]
     assert all(line.count("|") <= 17 for line in lines[4:])
+    # Marks of the frame among them (MLLP).
+    assert not any(unicodedata.category(sign) == "Cc" for line in lines for sign in line)
 
 
 def test_a_bundle_is_valid_and_its_references_resolve() -> None:
@@ -468,6 +486,24 @@ def test_a_verdict_that_comes_while_a_message_is_on_its_way_is_told_after_it(
     assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["X"]
 
 
+@pytest.mark.parametrize("arrives", ["before", "after"])
+def test_a_study_that_is_deleted_while_a_verdict_waits_to_be_told_is_withdrawn(
+    bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver], arrives: str
+) -> None:
+    """The verdict came while the first message was on its way: nobody noted that it arrived."""
+    ris, _ = receivers
+    (sending,) = claim_deliveries(bench.ledger, "ris", 5, "test", utc_now(), 300)
+    judge(bench, "ventricular_function", AssessmentResult.REJECTED)
+    if arrives == "after":
+        deleted(bench, RejectionReason.PATIENT_SAFETY)
+    delivery_sent(bench.ledger, [sending.id], "2.25.1", utc_now(), now=utc_now())
+    delivery_confirmed(bench.ledger, [sending.id], how="acknowledged", now=utc_now())
+    if arrives == "before":
+        deleted(bench, RejectionReason.PATIENT_SAFETY)
+    bench.deliverer.deliver_once("ris")
+    assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["X"]
+
+
 def test_results_whose_time_has_come_are_not_withdrawn(
     bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]
 ) -> None:
@@ -723,6 +759,147 @@ def test_a_number_that_a_later_version_does_not_have_stays_with_nobody(
         # Under an OBR-3 of its own the other patient was told of neither.
         (right,) = [one for one in ris.messages if str(one.segment("PID")[3]).startswith("P-2")]
         assert not any("GLS" in str(one[3]) for one in right.segments("OBX"))
+
+
+def forget_front_page(bench: Bench, *, and_what_it_told: bool) -> None:
+    """Take a front page out of the ledger, as if retention had."""
+    with bench.ledger.transaction() as session:
+        one = session.scalars(select(ResultRow).where(ResultRow.role == FRONT_PAGE.value)).one()
+        session.execute(
+            delete(CommitmentRequest).where(
+                CommitmentRequest.delivery_id.in_(select(DeliveryRow.id).where(DeliveryRow.result_id == one.id))
+            )
+        )
+        session.execute(delete(DeliveryRow).where(DeliveryRow.result_id == one.id))
+        if and_what_it_told:
+            one.job.summary = {}
+        session.execute(delete(ResultRow).where(ResultRow.id == one.id))
+
+
+def test_a_withdrawal_is_made_of_what_the_ledger_keeps_of_a_front_page_that_it_has_forgotten(
+    bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    ris, server = receivers
+    bench.rounds_until(COMMITTED)
+    deleted(bench, RejectionReason.PATIENT_SAFETY)
+    forget_front_page(bench, and_what_it_told=False)
+    bench.rounds_until(COMMITTED)
+    first, second = ris.messages
+    assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["P", "X"]
+    assert str(first.segment("OBR")[3]) == str(second.segment("OBR")[3])
+    assert {str(one[3]) for one in second.segments("OBX")} == {str(one[3]) for one in first.segments("OBX")}
+    assert statuses(server.bundles[-1]) == ["available", "entered-in-error", "entered-in-error"]
+
+
+def test_a_withdrawal_that_cannot_be_made_any_more_is_left_to_a_person_and_not_noted_as_sent(
+    bench: Bench, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    """It was noted as acknowledged by receivers that had never heard of it."""
+    ris, server = receivers
+    bench.rounds_until(COMMITTED)
+    deleted(bench, RejectionReason.PATIENT_SAFETY)
+    forget_front_page(bench, and_what_it_told=True)
+    bench.rounds_until(DEAD)
+    assert len(ris.messages) == len(server.bundles) == 1
+    left = delivery_overviews(bench.ledger, states=(DEAD,))
+    assert {one.destination for one in left} == {"ris", "fhir"}
+    assert all("1 of the reports that it withdraws cannot be" in (one.error or "") for one in left)
+    with bench.ledger.reading() as session:
+        sent = session.scalars(
+            select(DeliveryRow.sent_at)
+            .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+            .where(ResultRow.role == REJECTION_ROLE)
+        )
+        assert set(sent) == {None}
+
+
+def test_a_front_page_that_is_made_again_while_its_message_waits_is_told_with_its_numbers(
+    bench: Bench, processed: Processed
+) -> None:
+    """Its job had lost them until it ended, and what is made again with the same bytes is not sent again."""
+    bench.deliverer.deliver_once("ris")
+    assert QUEUED in states(bench.ledger)
+    with bench.ledger.reading() as session:
+        closing = session.scalars(select(JobRow.id).order_by(JobRow.id.desc())).first()
+    assert closing is not None
+    requeue_job(bench.ledger, closing, now=utc_now())
+    with receivers_of(bench) as (ris, server):
+        bench.rounds_until(COMMITTED)
+        assert any(str(one[5]) == "46.4" for one in ris.messages[-1].segments("OBX"))
+        assert any("für die Forschung" in str(one[5]) for one in ris.messages[-1].segments("OBX"))
+        assert len(server.bundles[-1].entry) == 3
+        # It says something else now, and the first one has to be taken back.
+        bench._complete_front_page(changed(processed, ".2"))
+        bench.rounds_until(COMMITTED)
+        deleted(bench, RejectionReason.PATIENT_SAFETY)
+        bench.rounds_until(COMMITTED)
+        told = [one for one in ris.messages if str(one.segment("OBR")[25]) == "X"]
+        assert [sum(str(obx[5]) == "46.4" for obx in one.segments("OBX")) for one in told] == [1, 1]
+
+
+def keep_images(bench: Bench, cine: Cine, patient_id: str) -> None:
+    """The files of the images that the bench's ledger holds."""
+    with bench.ledger.reading() as session:
+        paths = [bench.files.absolute(one) for one in session.scalars(select(InstanceRow.path))]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = dcmread(cine.paths[0])
+        image.PatientID = patient_id
+        image.save_as(path)
+
+
+def remove_front_page_file(bench: Bench) -> None:
+    with bench.ledger.reading() as session:
+        (path,) = session.scalars(select(ResultRow.path).where(ResultRow.role == FRONT_PAGE.value))
+    bench.files.remove(path)
+
+
+def test_a_report_that_another_route_took_over_is_withdrawn_though_its_file_is_gone(
+    bench: Bench, cine: Cine, processed: Processed, receivers: tuple[MllpReceiver, FhirReceiver]
+) -> None:
+    ris, server = receivers
+    keep_images(bench, cine, "P-1")
+    bench.rounds_until(COMMITTED)
+    remove_front_page_file(bench)
+    contents = study_contents(bench.ledger, STUDY_UID)
+    routed = [route("infarct", (f"{STUDY_UID}.1",))]
+    assert add_jobs(bench.ledger, contents, routed, reason="an order came", by="scheduler", now=utc_now())
+    bench.completed(changed(processed, ".2"))
+    routes = {
+        "cine": Route(destinations=("ris", "fhir"), leaves_to=frozenset({"infarct"})),
+        "infarct": Route(destinations=("ris", "fhir")),
+    }
+    node = bench.node.model_copy(update={"routes": routes})
+    assert reject_superseded(bench.ledger, bench.files, node, utc_now()) == 1
+    bench.rounds_until(COMMITTED)
+    told: dict[str, list[str]] = {}
+    for one in ris.messages:
+        told.setdefault(str(one.segment("OBR")[3]), []).append(str(one.segment("OBR")[25]))
+    assert sorted(told.values()) == [["P"], ["P", "X"]]
+    of_first = [one for one in server.bundles if "/cine" in one.entry[-1].request.url]
+    assert statuses(of_first[-1]) == ["available", "entered-in-error", "entered-in-error"]
+
+
+@pytest.mark.parametrize(("patient_id", "withdrawn"), [("P-1", False), ("P-0", True)])
+def test_the_images_tell_whose_an_earlier_report_is_whose_file_is_gone(
+    bench: Bench,
+    cine: Cine,
+    processed: Processed,
+    receivers: tuple[MllpReceiver, FhirReceiver],
+    patient_id: str,
+    withdrawn: bool,
+) -> None:
+    """A withdrawal under the number of the later report would take that one back."""
+    ris, _ = receivers
+    keep_images(bench, cine, patient_id)
+    bench.rounds_until(COMMITTED)
+    remove_front_page_file(bench)
+    later_version(bench, changed(processed, ".2"))
+    bench.rounds_until(COMMITTED)
+    assert [str(one.segment("OBR")[25]) for one in ris.messages] == ["P", "P", *(["X"] if withdrawn else [])]
+    with bench.ledger.reading() as session:
+        (rejected,) = session.scalars(select(EventRow).where(EventRow.kind == "results rejected"))
+    assert "not_told" not in rejected.detail
 
 
 def test_reports_of_two_earlier_patients_are_withdrawn_from_each(

@@ -132,7 +132,7 @@ def test_a_step_forth_is_believed_after_a_day_by_what_deletes(monkeypatch: pytes
 
 NOW = utc_now()
 AHEAD = NOW + dt.timedelta(days=400)
-WITHIN = {"delay_s": 600.0, "commitment_s": 600.0, "lease_s": 120.0}
+WITHIN = {"delay_s": 600.0, "commitment_s": 600.0, "lease_s": 120.0, "report_s": 600.0}
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ from ledger_rows import NOW, an_instance, associate
 from sqlalchemy import select
 
 from storage.commitments import (
+    claim_commitments,
     commitment_reported_to,
     commitment_transaction,
     commitment_unreported,
     due_commitments,
+    extend_commitments,
     record_commitment_request,
     report_elsewhere,
     take_responsibility,
@@ -67,6 +69,26 @@ def test_a_report_is_due_until_it_is_answered_or_given_up(ledger: Ledger) -> Non
     assert [one.id for one in due_commitments(ledger, NOW + DAY)] == [first]
     with pytest.raises(LedgerError, match="no commitment transaction"):
         commitment_transaction(ledger, 99)
+
+
+def test_whoever_reports_keeps_what_it_has_claimed_and_nothing_else(ledger: Ledger) -> None:
+    first, second, foreign = asked(ledger, "1.2.1"), asked(ledger, "1.2.2"), asked(ledger, "1.2.3", title="MR2")
+    at = NOW + DAY
+    minute = dt.timedelta(minutes=1)
+    claimed = claim_commitments(ledger, "MR1", at, limit=9, lease_s=60)
+    assert [(one.id, one.due_at) for one in claimed] == [(first, at + minute), (second, at + minute)]
+    commitment_reported_to(ledger, first, committed=1, failed=0, status=0, now=at)
+    ids = [first, second, foreign]
+    # What is told is kept no longer, and what was not claimed has another time.
+    assert extend_commitments(ledger, ids, held_until=at + minute, until=at + 2 * minute) == {second}
+    assert row(ledger, second).due_at == at + 2 * minute
+    assert row(ledger, foreign).due_at == at
+    # It ran out, and somebody else has it.
+    assert [one.id for one in claim_commitments(ledger, "MR1", at + 2 * minute, limit=9, lease_s=60)] == [second]
+    assert extend_commitments(ledger, ids, held_until=at + 2 * minute, until=at + 9 * minute) == frozenset()
+    # The peer asks again: it is due as of then.
+    asked(ledger, "1.2.2")
+    assert extend_commitments(ledger, ids, held_until=at + 3 * minute, until=at + 9 * minute) == frozenset()
 
 
 def test_a_transaction_uid_stands_for_one_set_of_objects_of_one_peer(ledger: Ledger) -> None:

@@ -12,7 +12,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -44,13 +46,15 @@ from dicom_node.errors import PeerUnavailableError
 from dicom_node.logs import configure_logging
 from dicom_node.network.file_meta import encode_file_meta
 from dicom_node.network.listening_ports import open_listening_ports
+from dicom_node.network.reception import IncomingInstance
 from dicom_node.network.sender import read_dicom_file
 from dicom_node.node import node_roles
-from dicom_node.web import connections
+from dicom_node.web import connections, http_server
 from dicom_node.web.app import web_application
 from dicom_node.web.client import DicomWebClient
 from dicom_node.web.serve import serve_web
 from storage.jobs import studies_to_consider
+from storage.ledger import open_ledger
 from web.bodies import BOUNDARY, multipart, other_failures, part10, reasons, related
 from web.running_web import CALLER, TOKEN, RunningWeb, web_node, web_settings, web_thread
 from web.web_orthanc import WebOrthanc
@@ -409,6 +413,58 @@ def test_a_request_in_flight_is_finished_when_the_node_stops(tmp_path: Path) -> 
     raw.socket.close()
     assert status == 200
     assert reasons(json.loads(answer)) == {image.SOPInstanceUID: None}
+
+
+class Stalled:
+    """A step of instances on their way in that does not end before it is told to; notes which steps meet."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+        self.begun, self.go_on, self.met = threading.Event(), threading.Event(), list[str]()
+        self._under_way = set[int]()
+        for name in ("write", "finish", "abandon"):
+            monkeypatch.setattr(IncomingInstance, name, self._noted(name, getattr(IncomingInstance, name), step))
+
+    def _noted(self, name: str, work: Callable[..., Any], step: str) -> Callable[..., Any]:
+        def noted(instance: IncomingInstance, *arguments: Any) -> Any:
+            if id(instance) in self._under_way:
+                self.met.append(name)
+            if name != step:
+                return work(instance, *arguments)
+            self._under_way.add(id(instance))
+            self.begun.set()
+            self.go_on.wait()
+            try:
+                return work(instance, *arguments)
+            finally:
+                self._under_way.remove(id(instance))
+
+        return noted
+
+    def lets_go_after(self, seconds: float) -> None:
+        threading.Timer(seconds, self.go_on.set).start()
+
+
+@pytest.mark.parametrize("step", ["write", "finish"])
+def test_a_request_that_is_cancelled_waits_for_the_thread_that_is_at_work_on_its_instance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Of a node that stops, and whose disk does not answer for longer than requests in flight are waited for."""
+    monkeypatch.setattr(http_server, "GRACE_S", 0.1)
+    stalled = Stalled(monkeypatch, step)
+    whole = part10(mr_image(side=1500))
+    body = multipart(whole, whole)
+    with web_thread(web_node(tmp_path)) as web:
+        raw = Raw(web, len(body))
+        raw.send(body[: len(whole) - 1000 if step == "write" else len(body) - 1000])
+        assert stalled.begun.wait(300)
+        stalled.lets_go_after(2.0)
+    raw.socket.close()
+    assert stalled.met == []
+    with contextlib.closing(open_ledger(web.configuration.storage.database)) as ledger:
+        after = RunningWeb(web.configuration, ledger)
+        assert [one.outcome for one in after.associations()] == ["aborted"]
+        assert len(after.instances()) == (0 if step == "write" else 1)
+    assert incoming(web) == []
 
 
 def test_over_tls_for_any_caller_and_for_this_node_as_one(tmp_path: Path) -> None:
