@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,16 +120,16 @@ def train_obstruction(
 ) -> None:
     """Fit the wall model or train the network on phantoms, or fine-tune on a site's studies; stopped runs go on."""
     from pipelines.evaluation.obstruction import ablate
-    from pipelines.training.obstruction import (
-        FULL_RATE,
-        FULL_STEPS,
-        PEAK_RATE,
-        Target,
+    from pipelines.obstruction.network import FULL, NARROW
+    from pipelines.training.obstruction_recipe import FULL_RATE, FULL_STEPS, PEAK_RATE, ObstructionRecipe, Target
+    from pipelines.training.obstruction_runs import (
+        Phantoms,
         fine_tune,
         fit_wall_to_phantoms,
         prepare_phantoms,
         train_on_phantoms,
     )
+    from pipelines.training.steps import Run
 
     if (clips is None) == (studies is None):
         raise ConfigurationError("give either --clips or --studies", subject="train obstruction")
@@ -136,6 +137,11 @@ def train_obstruction(
         raise ConfigurationError("--studies needs --labels", subject="train obstruction")
     steps = steps or (FULL_STEPS if full else _STEPS)
     rate = rate or (FULL_RATE if full or studies is not None else PEAK_RATE)
+    recipe = ObstructionRecipe(
+        FULL if full else NARROW, Target(target), steps=steps, pretraining_steps=pretraining_steps, peak_rate=rate
+    )
+    made = Phantoms(clips or Path(), phantoms, phantom_seed, workers)
+    run = Run(seed, device, resume)
     with shown_training("obstruction", as_json) as shown:
 
         def report(_name: str, state: TrainingProgress) -> None:
@@ -150,67 +156,22 @@ def train_obstruction(
                 start=start,
                 steps=steps,
                 peak_rate=rate,
-                seed=seed,
-                device=device,
-                resume=resume,
+                run=run,
                 prepared=shown.packed,
                 report=report,
             )
         elif model is Model.WALL and not ablation:
-            result = fit_wall_to_phantoms(
-                clips or Path(),
-                output,
-                phantoms=phantoms,
-                first_seed=phantom_seed,
-                seed=seed,
-                workers=workers,
-                prepared=shown.packed,
-            )
+            result = fit_wall_to_phantoms(made, output, seed=seed, prepared=shown.packed)
         elif ablation:
-            ready = prepare_phantoms(
-                clips or Path(),
-                output,
-                phantoms=phantoms,
-                first_seed=phantom_seed,
-                full=full,
-                pretraining_steps=pretraining_steps,
-                peak_rate=rate,
-                seed=seed,
-                workers=workers,
-                device=device,
-                resume=resume,
-                prepared=shown.packed,
-                report=report,
-            )
-            result = ablate(
-                ready,
-                output,
-                names=ablation,
-                steps=steps,
-                peak_rate=rate,
-                seed=seed,
-                device=device,
-                resume=resume,
-                measured=measured,
-                report=report,
-            )
+            ready = prepare_phantoms(made, output, recipe, run, prepared=shown.packed, report=report)
+            result = ablate(ready, output, names=ablation, run=run, measured=measured, report=report)
         else:
             result = train_on_phantoms(
-                clips or Path(),
+                made,
                 output,
-                phantoms=phantoms,
-                first_seed=phantom_seed,
-                full=full,
-                pretraining_steps=pretraining_steps,
-                steps=steps,
-                peak_rate=rate,
-                seed=seed,
-                target=Target(target),
+                recipe,
+                replace(run, stop_after=stop_after),
                 kept_out=kept_out,
-                stop_after=stop_after,
-                workers=workers,
-                device=device,
-                resume=resume,
                 prepared=shown.packed,
                 report=report,
             )
@@ -219,38 +180,7 @@ def train_obstruction(
     elif as_json:
         print_json(result)
     else:
-        table(
-            "Ablation, hearts kept out",
-            [
-                "",
-                "steps>",
-                "parameters>",
-                "AUC>",
-                "slice AUC>",
-                "p>",
-                "AUC by the node>",
-                "p>",
-                "less the package's>",
-                "p>",
-            ],
-            (
-                (
-                    one.name,
-                    one.steps,
-                    one.parameters,
-                    f"{one.auc.value:.3f} ({one.auc.low:.2f} to {one.auc.high:.2f})",
-                    f"{one.slice_auc.value:.3f}",
-                    f"{one.p_value:.2f}",
-                    ""
-                    if one.node_auc is None
-                    else f"{one.node_auc.value:.3f} ({one.node_auc.low:.2f} to {one.node_auc.high:.2f})",
-                    "" if one.node_auc is None else f"{one.node_p_value:.2f}",
-                    "" if one.node_less_package is None else f"{one.node_less_package:+.3f}",
-                    "" if one.node_p_package is None else f"{one.node_p_package:.2f}",
-                )
-                for one in result
-            ),
-        )
+        _print_ablation(result)
 
 
 def evaluate_obstruction(
@@ -325,6 +255,41 @@ def evaluate_obstruction(
         print_json(found.to_json())
         return
     _print(found)
+
+
+def _print_ablation(found: list[Ablated]) -> None:
+    table(
+        "Ablation, hearts kept out",
+        [
+            "",
+            "steps>",
+            "parameters>",
+            "AUC>",
+            "slice AUC>",
+            "p>",
+            "AUC by the node>",
+            "p>",
+            "less the package's>",
+            "p>",
+        ],
+        (
+            (
+                one.name,
+                one.steps,
+                one.parameters,
+                f"{one.auc.value:.3f} ({one.auc.low:.2f} to {one.auc.high:.2f})",
+                f"{one.slice_auc.value:.3f}",
+                f"{one.p_value:.2f}",
+                ""
+                if one.node_auc is None
+                else f"{one.node_auc.value:.3f} ({one.node_auc.low:.2f} to {one.node_auc.high:.2f})",
+                "" if one.node_auc is None else f"{one.node_p_value:.2f}",
+                "" if one.node_less_package is None else f"{one.node_less_package:+.3f}",
+                "" if one.node_p_package is None else f"{one.node_p_package:.2f}",
+            )
+            for one in found
+        ),
+    )
 
 
 def _print(found: ObstructionEvaluation) -> None:

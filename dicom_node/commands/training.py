@@ -279,7 +279,10 @@ def train_synthetic_enhancement(
 ) -> None:
     """Train the networks of synthetic late enhancement and calibrate them; stopped runs go on."""
     from pipelines.synthetic_enhancement.features import Ablation
-    from pipelines.training.synthetic_enhancement import Continuation, EnhancementRecipe, Patients
+    from pipelines.training.steps import Run
+    from pipelines.training.synthetic_hearts import Patients
+    from pipelines.training.synthetic_networks import Continuation
+    from pipelines.training.synthetic_recipe import EnhancementRecipe
     from pipelines.training.synthetic_run import train_synthetic_enhancement as train_networks
 
     if ablation is not None and ablation not in tuple(Ablation):
@@ -292,18 +295,16 @@ def train_synthetic_enhancement(
             clips=clips,
             seeds=range(phantom_seed, phantom_seed + phantoms),
             infarct_seeds=range(infarct_seed, infarct_seed + infarcts),
-            steps=steps,
-            refiner_steps=refiner_steps,
+            run=Run(seed, device, resume),
             recipe=EnhancementRecipe(
                 patient_share=emidec_share, ablation=None if ablation is None else Ablation(ablation)
             ),
+            steps=steps,
+            refiner_steps=refiner_steps,
             patients=None if emidec is None else Patients(emidec, emidec_draws),
             studies=studies,
             go_on=None if from_model is None else Continuation(from_model, rate),
             calibrated=calibrate,
-            seed=seed,
-            device=device,
-            resume=resume,
             report=lambda _, progress: shown.step(progress),
             report_packing=shown.packed,
         )
@@ -331,7 +332,8 @@ def train_scar_sequence(
     """Train alone the network of synthetic enhancement that reads the wall moment by moment; calibrate after it."""
     from pipelines.synthetic_enhancement.sequence import MODEL
     from pipelines.training.scar_sequence import train_scar_sequence as train_network
-    from pipelines.training.synthetic_enhancement import prepare_hearts
+    from pipelines.training.steps import Run
+    from pipelines.training.synthetic_hearts import prepare_hearts
 
     with shown_training("scar-sequence", as_json) as shown:
         hearts = prepare_hearts(
@@ -343,10 +345,8 @@ def train_scar_sequence(
         result = train_network(
             hearts,
             output / MODEL,
+            run=Run(seed, device, resume),
             steps=steps,
-            seed=seed,
-            device=device,
-            resume=resume,
             report=shown.step,
             command=f"dicom-node train scar-sequence --phantoms {phantoms} --phantom-seed {phantom_seed} "
             f"--infarcts {infarcts} --infarct-seed {infarct_seed} --seed {seed}",

@@ -68,9 +68,9 @@ from pipelines.synthetic_enhancement.measure import (
 from pipelines.training.acdc import find_patients, read_patient, to_stack
 from pipelines.training.emidec import find_cases, read_case
 from pipelines.training.enhancement_calibration import truth_of
+from pipelines.training.enhancement_scale import enhancement_scale, normalised_slices
 from pipelines.training.heart_clips import Population, clip_recipe
 from pipelines.training.semi_synthetic import Part, part_of, semi_synthetic_study, upright
-from pipelines.training.synthetic_enhancement import enhancement_scale, normalised_slices
 
 __all__ = [
     "AcdcEvaluation",
