@@ -698,12 +698,9 @@ def evaluate_lge(
     """Predict enhancement from cine as the node would, and compare with what is true."""
     from pipelines.evaluation.enhancement_faults import evaluate_faults
     from pipelines.evaluation.enhancement_studies import evaluate_studies
-    from pipelines.evaluation.synthetic_enhancement import (
-        HeartResult,
-        evaluate_acdc,
-        evaluate_emidec,
-        evaluate_phantoms,
-    )
+    from pipelines.evaluation.synthetic_acdc import evaluate_acdc
+    from pipelines.evaluation.synthetic_enhancement import evaluate_emidec, evaluate_phantoms
+    from pipelines.evaluation.synthetic_hearts import HeartResult
     from pipelines.models.registry import PACKAGED, ModelUnavailable
     from pipelines.phantom.recipe import Fault
     from pipelines.training.semi_synthetic import Part
