@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_node.commands.terminal import JsonFlag, print_json, table
-from dicom_node.commands.training import print_result, shown_training, step_progress
+from dicom_node.commands.training import (
+    Device,
+    FirstSeed,
+    ResumeAll,
+    Seed,
+    UnseenSeed,
+    print_result,
+    shown_training,
+    step_progress,
+)
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -52,7 +61,7 @@ def train_obstruction(
         typer.Option(help="With --clips: the wall model, or the network. With --studies it is that of --start."),
     ] = Model.WALL,
     phantoms: Annotated[int, typer.Option(min=8, help="Phantoms with an acute infarct to train on.")] = 360,
-    phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 710000,
+    phantom_seed: FirstSeed = 710000,
     studies: Annotated[
         Path | None,
         typer.Option(exists=True, file_okay=False, help="Fine-tune on a site's own studies: DICOM, a folder for each."),
@@ -112,10 +121,10 @@ def train_obstruction(
             help="With --ablation: folder of `evaluate obstruction --hearts`, whose hearts are told too.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    seed: Seed = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that make phantoms.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
+    device: Device = "cpu",
+    resume: ResumeAll = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Fit the wall model or train the network on phantoms, or fine-tune on a site's studies; stopped runs go on."""
@@ -187,7 +196,7 @@ def evaluate_obstruction(
     phantoms: Annotated[
         int | None, typer.Option(min=4, help="Phantoms with an acute infarct, made for this; 60 if nothing is given.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom: none that was trained on.")] = 900000,
+    seed: UnseenSeed = 900000,
     pessimistic: Annotated[
         bool, typer.Option("--pessimistic", help="Phantoms whose motion explains less of the scar.")
     ] = False,
