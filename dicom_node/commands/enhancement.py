@@ -16,8 +16,8 @@ from dicom_node.commands.training import (
     Seed,
     Steps,
     print_result,
+    shown_evaluation,
     shown_training,
-    step_progress,
 )
 from dicom_node.errors import ConfigurationError
 
@@ -91,28 +91,24 @@ def evaluate_enhancement(
 ) -> None:
     """Read late enhancement as the node would, and compare with annotated patients or with phantoms."""
     from pipelines.evaluation.enhancement import EnhancementCase, calibrate, evaluate_emidec, evaluate_phantoms
-    from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.models.registry import PACKAGED
 
     if (emidec is None) == (phantoms is None):
         raise ConfigurationError("give either --emidec or --phantoms", subject="evaluate enhancement")
     root = models or PACKAGED
-    with step_progress(as_json) as progress:
-        task = progress.add_task("cases", total=None, detail="")
+    with shown_evaluation("enhancement", "cases", as_json) as shown:
 
         def report(result: EnhancementCase, number: int, total: int) -> None:
-            detail = f"{result.case}: {result.refused or f'{result.percent:.0f} %, true {result.percent_true:.0f} %'}"
-            progress.update(task, completed=number, total=total, detail=detail)
+            found = result.refused or f"{result.percent:.0f} %, true {result.percent_true:.0f} %"
+            shown.case(f"{result.case}: {found}", number, total)
 
-        try:
-            if emidec is not None:
-                evaluation = evaluate_emidec(
-                    emidec, fold=None if fold < 0 else fold, cases=cases or None, models=root, report=report
-                )
-            else:
-                evaluation = evaluate_phantoms(phantoms or 1, seed=seed, models=root, report=report)
-            laws = calibrate(evaluation.results) if calibration else None
-        except (ValueError, ModelUnavailable) as error:
-            raise ConfigurationError(str(error), subject="evaluate enhancement") from error
+        if emidec is not None:
+            evaluation = evaluate_emidec(
+                emidec, fold=None if fold < 0 else fold, cases=cases or None, models=root, report=report
+            )
+        else:
+            evaluation = evaluate_phantoms(phantoms or 1, seed=seed, models=root, report=report)
+        laws = calibrate(evaluation.results) if calibration else None
     if laws is not None:
         print_json(laws)
         return

@@ -19,8 +19,8 @@ from dicom_node.commands.training import (
     Seed,
     UnseenSeed,
     print_result,
+    shown_evaluation,
     shown_training,
-    step_progress,
 )
 from dicom_node.errors import ConfigurationError
 
@@ -233,33 +233,25 @@ def evaluate_obstruction(
 ) -> None:
     """Estimate obstruction as the node would, its own segmentation included, and compare with what is true."""
     from pipelines.evaluation.obstruction import Beside, evaluate, evaluate_studies
-    from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.models.registry import PACKAGED
 
     if (studies is None) != (labels is None) or (studies is not None and phantoms is not None):
         raise ConfigurationError("give --phantoms, or --studies with --labels", subject="evaluate obstruction")
     beside = Beside(tuple(real or ()), ablation, against)
     root = models or PACKAGED
-    with step_progress(as_json) as progress:
-        task = progress.add_task("hearts", total=None, detail="")
-
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, detail="")
-
-        try:
-            if studies is not None and labels is not None:
-                found = evaluate_studies(studies, labels, beside=beside, hearts=hearts, models=root, report=report)
-            else:
-                found = evaluate(
-                    phantoms or _PHANTOMS,
-                    seed,
-                    pessimistic=pessimistic,
-                    beside=beside,
-                    hearts=hearts,
-                    models=root,
-                    report=report,
-                )
-        except (ValueError, ModelUnavailable) as error:
-            raise ConfigurationError(str(error), subject="evaluate obstruction") from error
+    with shown_evaluation("obstruction", "hearts", as_json) as shown:
+        if studies is not None and labels is not None:
+            found = evaluate_studies(studies, labels, beside=beside, hearts=hearts, models=root, report=shown.counted)
+        else:
+            found = evaluate(
+                phantoms or _PHANTOMS,
+                seed,
+                pessimistic=pessimistic,
+                beside=beside,
+                hearts=hearts,
+                models=root,
+                report=shown.counted,
+            )
     if as_json:
         print_json(found.to_json())
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_node.commands.terminal import JsonFlag, console, print_json, table
-from dicom_node.commands.training import Device, FirstSeed, MadePhantoms, ResumeAll, step_progress
+from dicom_node.commands.training import Device, FirstSeed, MadePhantoms, ResumeAll, shown_evaluation, step_progress
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def evaluate(
         evaluate_remodelling,
         evaluate_studies,
     )
-    from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.models.registry import PACKAGED
 
     given = sum(source is not None for source in (phantoms, studies, held_out))
     if given != 1 or (studies is None) != (labels is None):
@@ -171,31 +171,23 @@ def evaluate(
     if held_out is not None and real:
         raise ConfigurationError("--real needs --phantoms or --studies", subject=_EVALUATE)
     beside = Beside(tuple(real or ()), against)
-    with step_progress(as_json) as progress:
-        task = progress.add_task("hearts", total=None, detail="")
-
-        def counted(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        try:
-            if held_out is not None:
-                found = evaluate_held_out(held_out, against)
-            elif studies is not None and labels is not None:
-                found = evaluate_studies(
-                    studies, labels, hearts=hearts, models=models or PACKAGED, beside=beside, report=counted
-                )
-            else:
-                found = evaluate_remodelling(
-                    phantoms or 0,
-                    seed=seed,
-                    pessimistic=pessimistic,
-                    hearts=hearts,
-                    models=models or PACKAGED,
-                    beside=beside,
-                    report=counted,
-                )
-        except (ValueError, ModelUnavailable) as error:
-            raise ConfigurationError(str(error), subject=_EVALUATE) from error
+    with shown_evaluation("remodelling", "hearts", as_json) as shown:
+        if held_out is not None:
+            found = evaluate_held_out(held_out, against)
+        elif studies is not None and labels is not None:
+            found = evaluate_studies(
+                studies, labels, hearts=hearts, models=models or PACKAGED, beside=beside, report=shown.counted
+            )
+        else:
+            found = evaluate_remodelling(
+                phantoms or 0,
+                seed=seed,
+                pessimistic=pessimistic,
+                hearts=hearts,
+                models=models or PACKAGED,
+                beside=beside,
+                report=shown.counted,
+            )
     if as_json:
         print_json(found.to_json())
         return

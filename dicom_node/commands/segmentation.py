@@ -16,8 +16,8 @@ from dicom_node.commands.training import (
     Steps,
     UnseenSeed,
     print_result,
+    shown_evaluation,
     shown_training,
-    step_progress,
 )
 from dicom_node.errors import ConfigurationError
 
@@ -130,7 +130,7 @@ def evaluate_segmentation(
     """Segment every case as the node would, localiser included, and compare with its annotation."""
     from pipelines.evaluation.foreign_style import ForeignStyle
     from pipelines.evaluation.segmentation import evaluate, evaluate_phantoms
-    from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.models.registry import PACKAGED
     from pipelines.training.phantoms import case_recipe, severe_recipe, with_a_fault
 
     if (data is None) == (phantoms is None):
@@ -145,24 +145,20 @@ def evaluate_segmentation(
         raise ConfigurationError(
             f"there is no style {foreign_style!r}; there are {known}", subject="evaluate segmentation"
         ) from error
-    with step_progress(as_json) as progress:
-        task = progress.add_task("cases", total=None, detail="")
+    with shown_evaluation("segmentation", "cases", as_json) as shown:
 
         def report(result: CaseResult, number: int, total: int) -> None:
-            detail = f"{result.patient}: {result.refused or f'mean Dice {result.mean_dice:.3f}'}"
-            progress.update(task, completed=number, total=total, detail=detail)
+            found = result.refused or f"mean Dice {result.mean_dice:.3f}"
+            shown.case(f"{result.patient}: {found}", number, total)
 
-        try:
-            if data is not None:
-                evaluation = evaluate(data, cases=cases or None, fold=fold, models=root, style=style, report=report)
-            else:
-                draw = severe_recipe if severe else case_recipe
-                recipes = [draw(number) for number in range(seed, seed + (phantoms or 0))]
-                if faulty:
-                    recipes = [with_a_fault(recipe) for recipe in recipes]
-                evaluation = evaluate_phantoms(recipes, models=root, report=report)
-        except (ValueError, ModelUnavailable) as error:
-            raise ConfigurationError(str(error), subject="evaluate segmentation") from error
+        if data is not None:
+            evaluation = evaluate(data, cases=cases or None, fold=fold, models=root, style=style, report=report)
+        else:
+            draw = severe_recipe if severe else case_recipe
+            recipes = [draw(number) for number in range(seed, seed + (phantoms or 0))]
+            if faulty:
+                recipes = [with_a_fault(recipe) for recipe in recipes]
+            evaluation = evaluate_phantoms(recipes, models=root, report=report)
     if as_json:
         print_json(evaluation.to_json())
         return

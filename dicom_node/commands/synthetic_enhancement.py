@@ -17,8 +17,8 @@ from dicom_node.commands.training import (
     Seed,
     UnseenSeed,
     print_result,
+    shown_evaluation,
     shown_training,
-    step_progress,
 )
 from dicom_node.errors import ConfigurationError
 
@@ -257,7 +257,7 @@ def evaluate_lge(
     from pipelines.evaluation.synthetic_acdc import evaluate_acdc
     from pipelines.evaluation.synthetic_enhancement import evaluate_emidec, evaluate_phantoms
     from pipelines.evaluation.synthetic_hearts import HeartResult
-    from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.models.registry import PACKAGED
     from pipelines.phantom.recipe import Fault
     from pipelines.training.semi_synthetic import Part
 
@@ -281,54 +281,45 @@ def evaluate_lge(
             f"--fault is {', '.join(sorted(unknown))}: one of {', '.join(Fault)}", subject="evaluate lge"
         )
     root = models or PACKAGED
-    with step_progress(as_json) as progress:
-        task = progress.add_task("hearts", total=None, detail="")
-
-        def patient(name: str, number: int, total: int) -> None:
-            progress.update(task, completed=number, total=total, detail=name)
+    with shown_evaluation("lge", "hearts", as_json) as shown:
 
         def phantom(result: HeartResult, number: int, total: int) -> None:
-            progress.update(task, completed=number, total=total, detail=result.declined or result.disease)
+            shown.case(result.declined or result.disease, number, total)
 
-        try:
-            if data is not None:
-                found = {"acdc": evaluate_acdc(data, models=root, report=patient).to_json()}
-            elif studies is not None:
-                found = {"site": evaluate_studies(studies, models=root, report=patient).to_json()}
-            elif emidec is not None:
-                evaluation = evaluate_emidec(
-                    emidec,
-                    part=Part(part),
-                    pessimistic=pessimistic,
-                    against=against or (),
-                    models=root,
-                    keep=keep,
-                    report=phantom,
-                )
-                found = {"semi_synthetic_pessimistic" if pessimistic else "semi_synthetic": evaluation.to_json()}
-            elif by_fault:
-                wanted = [Fault(name) for name in fault or ()]
-                found = {
-                    "faults": evaluate_faults(phantoms or 0, seed=seed, faults=wanted, models=root, report=patient)
-                }
-            else:
-                evaluation = evaluate_phantoms(
-                    phantoms or 0,
-                    seed=seed,
-                    pessimistic=pessimistic,
-                    ablations=ablations,
-                    against=against or (),
-                    models=root,
-                    keep=keep,
-                    report=phantom,
-                )
-                found = {"phantom_pessimistic" if pessimistic else "phantom": evaluation.to_json()}
-                if pictures is not None and keep is not None:
-                    from pipelines.evaluation.enhancement_pictures import draw_pictures
+        if data is not None:
+            found = {"acdc": evaluate_acdc(data, models=root, report=shown.case).to_json()}
+        elif studies is not None:
+            found = {"site": evaluate_studies(studies, models=root, report=shown.case).to_json()}
+        elif emidec is not None:
+            evaluation = evaluate_emidec(
+                emidec,
+                part=Part(part),
+                pessimistic=pessimistic,
+                against=against or (),
+                models=root,
+                keep=keep,
+                report=phantom,
+            )
+            found = {"semi_synthetic_pessimistic" if pessimistic else "semi_synthetic": evaluation.to_json()}
+        elif by_fault:
+            wanted = [Fault(name) for name in fault or ()]
+            found = {"faults": evaluate_faults(phantoms or 0, seed=seed, faults=wanted, models=root, report=shown.case)}
+        else:
+            evaluation = evaluate_phantoms(
+                phantoms or 0,
+                seed=seed,
+                pessimistic=pessimistic,
+                ablations=ablations,
+                against=against or (),
+                models=root,
+                keep=keep,
+                report=phantom,
+            )
+            found = {"phantom_pessimistic" if pessimistic else "phantom": evaluation.to_json()}
+            if pictures is not None and keep is not None:
+                from pipelines.evaluation.enhancement_pictures import draw_pictures
 
-                    draw_pictures(evaluation.results, keep, pictures)
-        except (ValueError, ModelUnavailable) as error:
-            raise ConfigurationError(str(error), subject="evaluate lge") from error
+                draw_pictures(evaluation.results, keep, pictures)
     if as_json:
         print_json(found)
         return

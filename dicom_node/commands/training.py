@@ -30,6 +30,7 @@ __all__ = [
     "UnseenSeed",
     "evaluate_app",
     "print_result",
+    "shown_evaluation",
     "shown_training",
     "step_progress",
     "train_app",
@@ -86,6 +87,34 @@ def shown_training(command: str, quiet: bool) -> Iterator[ShownTraining]:
             yield ShownTraining(progress, progress.add_task(command, total=None, detail=""))
         except ValueError as error:
             raise ConfigurationError(str(error), subject=f"train {command}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ShownEvaluation:
+    """What a running evaluation tells the terminal."""
+
+    progress: Progress
+    task: TaskID
+
+    def case(self, said: str, number: int, total: int) -> None:
+        """Cases done so far, and what there is to say of the last."""
+        self.progress.update(self.task, completed=number, total=total, detail=said)
+
+    def counted(self, number: int, total: int) -> None:
+        """Cases done so far."""
+        self.case("", number, total)
+
+
+@contextmanager
+def shown_evaluation(command: str, cases: str, quiet: bool) -> Iterator[ShownEvaluation]:
+    """Show an evaluation while it runs; what it cannot do is a mistake in the arguments of ``evaluate command``."""
+    from pipelines.models.registry import ModelUnavailable
+
+    with step_progress(quiet) as progress:
+        try:
+            yield ShownEvaluation(progress, progress.add_task(cases, total=None, detail=""))
+        except (ValueError, ModelUnavailable) as error:
+            raise ConfigurationError(str(error), subject=f"evaluate {command}") from error
 
 
 def print_result(result: TrainingResult, as_json: bool) -> None:
