@@ -35,7 +35,7 @@ class Phantoms:
         Packed phantoms; receives the missing ones.
     count : int
     first_seed : int
-        Of the first; seeds count up.
+        Seed of the first; seeds count up.
     workers : int
         Processes that make the missing ones.
     """

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from pipelines.models.architecture import Architecture
 from pipelines.models.card import InputSpecification, ModelCard, TrainingData
-from pipelines.synthetic_enhancement.features import CHANNELS, SIZE, SPACING_MM
-from pipelines.synthetic_enhancement.network import CONDITION, GUESS_MODEL
+from pipelines.synthetic_enhancement.features import CHANNELS, SIZE, SPACING_MM, Ablation
+from pipelines.synthetic_enhancement.network import CONDITION, GUESS_MODEL, REFINER_MODEL
 from pipelines.training.synthetic_hearts import PATIENT, STUDY, Hearts
 
-__all__ = ["NetworkFacts", "network_card"]
+__all__ = ["NetworkFacts", "guess_facts", "network_card", "refiner_facts"]
 
 _PATIENTS_LICENCE = "CC-BY-NC-SA-4.0"
 """Of EMIDEC; weights that were fitted to it inherit it."""
@@ -26,6 +26,36 @@ class NetworkFacts:
     outputs: tuple[str, ...]
     architecture: Architecture
     command: str
+
+
+def guess_facts(architecture: Architecture, ablation: Ablation | None, command: str) -> NetworkFacts:
+    """What the card of a first guess says; of one that is trained for comparison, what was kept from it."""
+    outputs = tuple(
+        f"{what}, pixel {pixel} of 2 × 2"
+        for what in ("late enhancement", "logit of enhancement", "logit of the slice")
+        for pixel in range(1, 5)
+    )
+    summary = (
+        "Gives the late enhancement that a slice might have shown, the probability of enhancement of each pixel of its "
+        "muscle and of the slice, from cine and the motion of the wall."
+    )
+    if ablation is not None:
+        summary += f" Trained for comparison with others alone: ablation {ablation}."
+    task = "synthetic late enhancement from short-axis cine: first guess"
+    return NetworkFacts(GUESS_MODEL, task, summary, outputs, architecture, command)
+
+
+def refiner_facts(architecture: Architecture, command: str) -> NetworkFacts:
+    """What the card of a refiner says."""
+    return NetworkFacts(
+        REFINER_MODEL,
+        "synthetic late enhancement from short-axis cine: samples around the first guess",
+        "Gives the velocity of flow matching that leads from the first guess with noise to a sample of the late "
+        "enhancement.",
+        tuple(f"velocity, pixel {pixel} of 2 × 2" for pixel in range(1, 5)),
+        architecture,
+        command,
+    )
 
 
 def network_card(facts: NetworkFacts, sha256: str, hearts: Hearts, steps: int, earlier: ModelCard | None) -> ModelCard:

@@ -16,11 +16,9 @@ from pipelines.synthetic_enhancement.architecture import DiffusionArchitecture
 from pipelines.synthetic_enhancement.features import MOMENTS, Ablation, withheld_channels
 from pipelines.synthetic_enhancement.network import (
     GUESS_INPUTS,
-    GUESS_MODEL,
     GUESS_OUTPUTS,
     NOISE,
     REFINER_INPUTS,
-    REFINER_MODEL,
     REFINER_OUTPUTS,
     STRIDE,
     condition_of,
@@ -31,7 +29,7 @@ from pipelines.synthetic_enhancement.network import (
 )
 from pipelines.training.steps import Progress, Run, TrainingResult
 from pipelines.training.synthetic_batches import Batch, batch_of
-from pipelines.training.synthetic_cards import NetworkFacts, network_card
+from pipelines.training.synthetic_cards import NetworkFacts, guess_facts, network_card, refiner_facts
 from pipelines.training.synthetic_hearts import SLICE_SHARE, Hearts
 from pipelines.training.synthetic_recipe import EnhancementRecipe
 from pipelines.training.synthetic_steps import train_on_hearts
@@ -134,21 +132,9 @@ def train_first_guess(
     architecture = UNetArchitecture(
         in_channels=GUESS_INPUTS, out_channels=GUESS_OUTPUTS, features=recipe.features, norm="batch"
     )
-    outputs = tuple(
-        f"{what}, pixel {pixel} of 2 × 2"
-        for what in ("late enhancement", "logit of enhancement", "logit of the slice")
-        for pixel in range(1, 5)
-    )
-    task = "synthetic late enhancement from short-axis cine: first guess"
-    summary = (
-        "Gives the late enhancement that a slice might have shown, the probability of enhancement of each pixel of its "
-        "muscle and of the slice, from cine and the motion of the wall."
-    )
-    if recipe.ablation is not None:
-        summary += f" Trained for comparison with others alone: ablation {recipe.ablation}."
     torch.manual_seed(run.seed)
     return _train(
-        NetworkFacts(GUESS_MODEL, task, summary, outputs, architecture, command),
+        guess_facts(architecture, recipe.ablation, command),
         lambda network, step: _guess_loss(network, batch_of(hearts, recipe, run.seed, step).to(run.device), recipe),
         hearts,
         output,
@@ -191,15 +177,7 @@ def train_refiner(
     guesser.to(run.device).eval()
     torch.manual_seed(run.seed)
     return _train(
-        NetworkFacts(
-            REFINER_MODEL,
-            "synthetic late enhancement from short-axis cine: samples around the first guess",
-            "Gives the velocity of flow matching that leads from the first guess with noise to a sample of the late "
-            "enhancement.",
-            tuple(f"velocity, pixel {pixel} of 2 × 2" for pixel in range(1, 5)),
-            architecture,
-            command,
-        ),
+        refiner_facts(architecture, command),
         lambda network, step: _refiner_loss(
             network, guesser, batch_of(hearts, recipe, run.seed + 1, step).to(run.device), run.seed, step
         ),
