@@ -47,6 +47,7 @@ Seed = Annotated[int, typer.Option(help="Seed of initialisation, sampling and au
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's own number by default.")]
 Resume = Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")]
 ResumeAll = Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")]
+"""Of a command that makes several trainings."""
 FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")]
 UnseenSeed = Annotated[int, typer.Option(min=0, help="Seed of the first phantom: none that was trained on.")]
 MadePhantoms = Annotated[int | None, typer.Option(min=1, help="Number of phantoms, made for this.")]
