@@ -19,21 +19,27 @@ from dicom_node.commands import (
     demo,
     disease_pattern,
     doctor,
+    enhancement,
     export_corrected,
     fetch,
     invite,
     ledger,
+    long_axis,
     models,
+    motion,
     obstruction,
     phantom,
     quarantine,
     remodelling,
+    segmentation,
     send,
     serve,
     shadow,
     status,
+    synthetic_enhancement,
     training,
     upgrade,
+    volumes,
 )
 from dicom_node.commands.terminal import ExitCode
 from dicom_node.errors import ConfigurationError, NodeError, PeerUnavailableError
@@ -74,11 +80,24 @@ app.command()(doctor.doctor)
 app.command()(analyses.analyses)
 app.command()(models.models)
 app.command()(phantom.phantom)
+training.train_app.command("segmentation")(segmentation.train_segmentation)
+training.train_app.command("registration")(motion.train_registration)
+training.train_app.command("long-axis")(long_axis.train_long_axis)
+training.train_app.command("enhancement")(enhancement.train_enhancement)
+training.train_app.command("synthetic-enhancement")(synthetic_enhancement.train_synthetic_enhancement)
+training.train_app.command("scar-sequence")(synthetic_enhancement.train_scar_sequence)
+training.train_app.command("synthetic-calibration")(synthetic_enhancement.train_synthetic_calibration)
 training.train_app.command("remodelling")(remodelling.train)
-training.evaluate_app.command("remodelling")(remodelling.evaluate)
 training.train_app.command("pattern")(disease_pattern.train)
-training.evaluate_app.command("pattern")(disease_pattern.evaluate)
 training.train_app.command("obstruction")(obstruction.train_obstruction)
+training.evaluate_app.command("long-axis")(long_axis.evaluate_long_axis)
+training.evaluate_app.command("enhancement")(enhancement.evaluate_enhancement)
+training.evaluate_app.command("segmentation")(segmentation.evaluate_segmentation)
+training.evaluate_app.command("motion")(motion.evaluate_motion)
+training.evaluate_app.command("volumes")(volumes.evaluate_volumes_of_phantoms)
+training.evaluate_app.command("lge")(synthetic_enhancement.evaluate_lge)
+training.evaluate_app.command("remodelling")(remodelling.evaluate)
+training.evaluate_app.command("pattern")(disease_pattern.evaluate)
 training.evaluate_app.command("obstruction")(obstruction.evaluate_obstruction)
 app.add_typer(training.train_app, name="train")
 app.add_typer(training.evaluate_app, name="evaluate")

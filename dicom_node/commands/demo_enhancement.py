@@ -57,7 +57,7 @@ def true_enhancement(phantom: PhantomStudy) -> TrueEnhancement:
     from pipelines.phantom import measure_truth
     from pipelines.phantom.study import ENHANCEMENT_GREY, PSIR_ZERO
     from pipelines.segmentation.labels import Label
-    from pipelines.training.synthetic_enhancement import enhancement_scale
+    from pipelines.training.enhancement_scale import enhancement_scale
 
     late, cine = phantom.enhancement, phantom.short_axis
     if late is None:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dicom_node.commands.terminal import JsonFlag, print_json, table
-from dicom_node.commands.training import print_result, shown_training, step_progress
+from dicom_node.commands.training import (
+    Device,
+    FirstSeed,
+    ResumeAll,
+    Seed,
+    UnseenSeed,
+    print_result,
+    shown_evaluation,
+    shown_training,
+)
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -51,7 +61,7 @@ def train_obstruction(
         typer.Option(help="With --clips: the wall model, or the network. With --studies it is that of --start."),
     ] = Model.WALL,
     phantoms: Annotated[int, typer.Option(min=8, help="Phantoms with an acute infarct to train on.")] = 360,
-    phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 710000,
+    phantom_seed: FirstSeed = 710000,
     studies: Annotated[
         Path | None,
         typer.Option(exists=True, file_okay=False, help="Fine-tune on a site's own studies: DICOM, a folder for each."),
@@ -111,24 +121,24 @@ def train_obstruction(
             help="With --ablation: folder of `evaluate obstruction --hearts`, whose hearts are told too.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and augmentation.")] = 0,
+    seed: Seed = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that make phantoms.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
+    device: Device = "cpu",
+    resume: ResumeAll = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Fit the wall model or train the network on phantoms, or fine-tune on a site's studies; stopped runs go on."""
     from pipelines.evaluation.obstruction import ablate
-    from pipelines.training.obstruction import (
-        FULL_RATE,
-        FULL_STEPS,
-        PEAK_RATE,
-        Target,
+    from pipelines.obstruction.network import FULL, NARROW
+    from pipelines.training.obstruction_recipe import FULL_RATE, FULL_STEPS, PEAK_RATE, ObstructionRecipe, Target
+    from pipelines.training.obstruction_runs import (
+        Phantoms,
         fine_tune,
         fit_wall_to_phantoms,
         prepare_phantoms,
         train_on_phantoms,
     )
+    from pipelines.training.steps import Run
 
     if (clips is None) == (studies is None):
         raise ConfigurationError("give either --clips or --studies", subject="train obstruction")
@@ -136,6 +146,11 @@ def train_obstruction(
         raise ConfigurationError("--studies needs --labels", subject="train obstruction")
     steps = steps or (FULL_STEPS if full else _STEPS)
     rate = rate or (FULL_RATE if full or studies is not None else PEAK_RATE)
+    recipe = ObstructionRecipe(
+        FULL if full else NARROW, Target(target), steps=steps, pretraining_steps=pretraining_steps, peak_rate=rate
+    )
+    made = Phantoms(clips or Path(), phantoms, phantom_seed, workers)
+    run = Run(seed, device, resume)
     with shown_training("obstruction", as_json) as shown:
 
         def report(_name: str, state: TrainingProgress) -> None:
@@ -150,67 +165,22 @@ def train_obstruction(
                 start=start,
                 steps=steps,
                 peak_rate=rate,
-                seed=seed,
-                device=device,
-                resume=resume,
+                run=run,
                 prepared=shown.packed,
                 report=report,
             )
         elif model is Model.WALL and not ablation:
-            result = fit_wall_to_phantoms(
-                clips or Path(),
-                output,
-                phantoms=phantoms,
-                first_seed=phantom_seed,
-                seed=seed,
-                workers=workers,
-                prepared=shown.packed,
-            )
+            result = fit_wall_to_phantoms(made, output, seed=seed, prepared=shown.packed)
         elif ablation:
-            ready = prepare_phantoms(
-                clips or Path(),
-                output,
-                phantoms=phantoms,
-                first_seed=phantom_seed,
-                full=full,
-                pretraining_steps=pretraining_steps,
-                peak_rate=rate,
-                seed=seed,
-                workers=workers,
-                device=device,
-                resume=resume,
-                prepared=shown.packed,
-                report=report,
-            )
-            result = ablate(
-                ready,
-                output,
-                names=ablation,
-                steps=steps,
-                peak_rate=rate,
-                seed=seed,
-                device=device,
-                resume=resume,
-                measured=measured,
-                report=report,
-            )
+            ready = prepare_phantoms(made, output, recipe, run, prepared=shown.packed, report=report)
+            result = ablate(ready, output, names=ablation, run=run, measured=measured, report=report)
         else:
             result = train_on_phantoms(
-                clips or Path(),
+                made,
                 output,
-                phantoms=phantoms,
-                first_seed=phantom_seed,
-                full=full,
-                pretraining_steps=pretraining_steps,
-                steps=steps,
-                peak_rate=rate,
-                seed=seed,
-                target=Target(target),
+                recipe,
+                replace(run, stop_after=stop_after),
                 kept_out=kept_out,
-                stop_after=stop_after,
-                workers=workers,
-                device=device,
-                resume=resume,
                 prepared=shown.packed,
                 report=report,
             )
@@ -219,45 +189,14 @@ def train_obstruction(
     elif as_json:
         print_json(result)
     else:
-        table(
-            "Ablation, hearts kept out",
-            [
-                "",
-                "steps>",
-                "parameters>",
-                "AUC>",
-                "slice AUC>",
-                "p>",
-                "AUC by the node>",
-                "p>",
-                "less the package's>",
-                "p>",
-            ],
-            (
-                (
-                    one.name,
-                    one.steps,
-                    one.parameters,
-                    f"{one.auc.value:.3f} ({one.auc.low:.2f} to {one.auc.high:.2f})",
-                    f"{one.slice_auc.value:.3f}",
-                    f"{one.p_value:.2f}",
-                    ""
-                    if one.node_auc is None
-                    else f"{one.node_auc.value:.3f} ({one.node_auc.low:.2f} to {one.node_auc.high:.2f})",
-                    "" if one.node_auc is None else f"{one.node_p_value:.2f}",
-                    "" if one.node_less_package is None else f"{one.node_less_package:+.3f}",
-                    "" if one.node_p_package is None else f"{one.node_p_package:.2f}",
-                )
-                for one in result
-            ),
-        )
+        _print_ablation(result)
 
 
 def evaluate_obstruction(
     phantoms: Annotated[
         int | None, typer.Option(min=4, help="Phantoms with an acute infarct, made for this; 60 if nothing is given.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom: none that was trained on.")] = 900000,
+    seed: UnseenSeed = 900000,
     pessimistic: Annotated[
         bool, typer.Option("--pessimistic", help="Phantoms whose motion explains less of the scar.")
     ] = False,
@@ -294,37 +233,64 @@ def evaluate_obstruction(
 ) -> None:
     """Estimate obstruction as the node would, its own segmentation included, and compare with what is true."""
     from pipelines.evaluation.obstruction import Beside, evaluate, evaluate_studies
-    from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.models.registry import PACKAGED
 
     if (studies is None) != (labels is None) or (studies is not None and phantoms is not None):
         raise ConfigurationError("give --phantoms, or --studies with --labels", subject="evaluate obstruction")
     beside = Beside(tuple(real or ()), ablation, against)
     root = models or PACKAGED
-    with step_progress(as_json) as progress:
-        task = progress.add_task("hearts", total=None, detail="")
-
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, detail="")
-
-        try:
-            if studies is not None and labels is not None:
-                found = evaluate_studies(studies, labels, beside=beside, hearts=hearts, models=root, report=report)
-            else:
-                found = evaluate(
-                    phantoms or _PHANTOMS,
-                    seed,
-                    pessimistic=pessimistic,
-                    beside=beside,
-                    hearts=hearts,
-                    models=root,
-                    report=report,
-                )
-        except (ValueError, ModelUnavailable) as error:
-            raise ConfigurationError(str(error), subject="evaluate obstruction") from error
+    with shown_evaluation("obstruction", "hearts", as_json) as shown:
+        if studies is not None and labels is not None:
+            found = evaluate_studies(studies, labels, beside=beside, hearts=hearts, models=root, report=shown.counted)
+        else:
+            found = evaluate(
+                phantoms or _PHANTOMS,
+                seed,
+                pessimistic=pessimistic,
+                beside=beside,
+                hearts=hearts,
+                models=root,
+                report=shown.counted,
+            )
     if as_json:
         print_json(found.to_json())
         return
     _print(found)
+
+
+def _print_ablation(found: list[Ablated]) -> None:
+    table(
+        "Ablation, hearts kept out",
+        [
+            "",
+            "steps>",
+            "parameters>",
+            "AUC>",
+            "slice AUC>",
+            "p>",
+            "AUC by the node>",
+            "p>",
+            "less the package's>",
+            "p>",
+        ],
+        (
+            (
+                one.name,
+                one.steps,
+                one.parameters,
+                f"{one.auc.value:.3f} ({one.auc.low:.2f} to {one.auc.high:.2f})",
+                f"{one.slice_auc.value:.3f}",
+                f"{one.p_value:.2f}",
+                ""
+                if one.node_auc is None
+                else f"{one.node_auc.value:.3f} ({one.node_auc.low:.2f} to {one.node_auc.high:.2f})",
+                "" if one.node_auc is None else f"{one.node_p_value:.2f}",
+                "" if one.node_less_package is None else f"{one.node_less_package:+.3f}",
+                "" if one.node_p_package is None else f"{one.node_p_package:.2f}",
+            )
+            for one in found
+        ),
+    )
 
 
 def _print(found: ObstructionEvaluation) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_node.commands.terminal import JsonFlag, console, print_json, table
-from dicom_node.commands.training import step_progress
+from dicom_node.commands.training import Device, FirstSeed, MadePhantoms, ResumeAll, shown_evaluation, step_progress
 from dicom_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def train(
         Path | None, typer.Option(file_okay=False, help="Packed clips of acute infarcts; what is missing is made.")
     ] = None,
     phantoms: Annotated[int, typer.Option(min=1, help="With --clips: number of phantoms.")] = 360,
-    phantom_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = 710000,
+    phantom_seed: FirstSeed = 710000,
     studies: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="Your own studies: DICOM.")] = None,
     labels: Annotated[
         Path | None,
@@ -49,8 +49,8 @@ def train(
         int | None, typer.Option(min=1, help="Steps of each training; the recipe's own by default.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, sampling and folds.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or a CUDA device.")] = "cpu",
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in the output folder.")] = True,
+    device: Device = "cpu",
+    resume: ResumeAll = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Train the remodelling classifier on phantoms, or on your own studies with their outcomes."""
@@ -118,8 +118,8 @@ def train(
 
 
 def evaluate(
-    phantoms: Annotated[int | None, typer.Option(min=1, help="Number of phantoms, made for this.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; seeds count up.")] = _FIRST_TEST_SEED,
+    phantoms: MadePhantoms = None,
+    seed: FirstSeed = _FIRST_TEST_SEED,
     pessimistic: Annotated[
         bool, typer.Option("--pessimistic", help="Phantoms whose motion tells less of their scar.")
     ] = False,
@@ -162,7 +162,7 @@ def evaluate(
         evaluate_remodelling,
         evaluate_studies,
     )
-    from pipelines.models.registry import PACKAGED, ModelUnavailable
+    from pipelines.models.registry import PACKAGED
 
     given = sum(source is not None for source in (phantoms, studies, held_out))
     if given != 1 or (studies is None) != (labels is None):
@@ -171,31 +171,23 @@ def evaluate(
     if held_out is not None and real:
         raise ConfigurationError("--real needs --phantoms or --studies", subject=_EVALUATE)
     beside = Beside(tuple(real or ()), against)
-    with step_progress(as_json) as progress:
-        task = progress.add_task("hearts", total=None, detail="")
-
-        def counted(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        try:
-            if held_out is not None:
-                found = evaluate_held_out(held_out, against)
-            elif studies is not None and labels is not None:
-                found = evaluate_studies(
-                    studies, labels, hearts=hearts, models=models or PACKAGED, beside=beside, report=counted
-                )
-            else:
-                found = evaluate_remodelling(
-                    phantoms or 0,
-                    seed=seed,
-                    pessimistic=pessimistic,
-                    hearts=hearts,
-                    models=models or PACKAGED,
-                    beside=beside,
-                    report=counted,
-                )
-        except (ValueError, ModelUnavailable) as error:
-            raise ConfigurationError(str(error), subject=_EVALUATE) from error
+    with shown_evaluation("remodelling", "hearts", as_json) as shown:
+        if held_out is not None:
+            found = evaluate_held_out(held_out, against)
+        elif studies is not None and labels is not None:
+            found = evaluate_studies(
+                studies, labels, hearts=hearts, models=models or PACKAGED, beside=beside, report=shown.counted
+            )
+        else:
+            found = evaluate_remodelling(
+                phantoms or 0,
+                seed=seed,
+                pessimistic=pessimistic,
+                hearts=hearts,
+                models=models or PACKAGED,
+                beside=beside,
+                report=shown.counted,
+            )
     if as_json:
         print_json(found.to_json())
         return

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.evaluation.synthetic_enhancement import HeartResult, judge_phantom
+from pipelines.evaluation.synthetic_hearts import HeartResult, judge_phantom
 from pipelines.models.registry import PACKAGED
 from pipelines.phantom.recipe import Fault
 from pipelines.synthetic_enhancement.load import load_networks

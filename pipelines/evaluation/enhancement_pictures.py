@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.evaluation.synthetic_enhancement import HeartResult, Pictures, shown_cases
+from pipelines.evaluation.synthetic_hearts import HeartResult, Pictures
 
-__all__ = ["draw_pictures"]
+__all__ = ["draw_pictures", "shown_cases"]
 
 _COLUMNS = ("cine, end diastole", "synthetic", "simulated truth", "uncertainty (0 … 0.5)", "probability (0 … 1)")
 
@@ -63,3 +63,15 @@ def draw_pictures(results: Sequence[HeartResult], folder: Path, path: Path) -> N
 def _read(path: Path) -> Pictures:
     with np.load(path, allow_pickle=False) as archive:
         return Pictures(**{name: archive[name] for name in archive.files})
+
+
+def shown_cases(results: Sequence[HeartResult]) -> list[int]:
+    """Seeds of ten hearts to look at: the three whose hyperintense extent is most wrong, and seven at steps of rank."""
+    ranked = sorted(
+        (result for result in results if result.declined is None),
+        key=lambda result: -abs(result.hyperintense[0] - result.hyperintense[1]),
+    )
+    if len(ranked) <= 10:
+        return [result.seed for result in ranked]
+    rest = np.linspace(3, len(ranked) - 1, 7).round().astype(int)
+    return [ranked[index].seed for index in [0, 1, 2, *rest.tolist()]]

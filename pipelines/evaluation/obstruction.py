@@ -46,8 +46,10 @@ from pipelines.statistics import (
     sensitivity_at_specificity,
 )
 from pipelines.training.labelled_studies import files_of_studies, read_labels
-from pipelines.training.obstruction import ABLATION, PEAK_RATE, Prepared, split, train_variant, validate
-from pipelines.training.steps import Progress
+from pipelines.training.obstruction_hearts import split
+from pipelines.training.obstruction_network import ABLATION, train_variant, validate
+from pipelines.training.obstruction_runs import Prepared
+from pipelines.training.steps import Progress, Run
 
 __all__ = [
     "Ablated",
@@ -228,7 +230,7 @@ class Ablated:
     Attributes
     ----------
     name : str
-        As in :data:`pipelines.training.obstruction.ABLATION`.
+        As in :data:`pipelines.training.obstruction_network.ABLATION`.
     steps : int
     parameters : int
         Of what inference needs.
@@ -269,11 +271,7 @@ def ablate(
     output: Path,
     *,
     names: Sequence[str],
-    steps: int,
-    peak_rate: float = PEAK_RATE,
-    seed: int = 0,
-    device: str = "cpu",
-    resume: bool = True,
+    run: Run | None = None,
     measured: Path | None = None,
     report: Callable[[str, Progress], None] | None = None,
 ) -> list[Ablated]:
@@ -284,7 +282,7 @@ def ablate(
     output : Path
         Receives a folder for each variant.
     names : sequence of str
-        Keys of :data:`pipelines.training.obstruction.ABLATION`, or ``all``.
+        Keys of :data:`pipelines.training.obstruction_network.ABLATION`, or ``all``.
     measured : Path, optional
         What :func:`evaluate` has kept in ``hearts``: other phantoms, measured by the node, which are told too.
 
@@ -297,6 +295,7 @@ def ablate(
     unknown = [name for name in names if name not in ABLATION]
     if unknown:
         raise ValueError(f"no variant is named {unknown[0]!r}; there are: all; {'; '.join(ABLATION)}")
+    run = run or Run()
     training, held_out = split(ready.hearts)
     rows: list[Ablated] = []
     first: NDArray[np.float64] | None = None
@@ -309,24 +308,22 @@ def ablate(
             name,
             training,
             output,
-            architecture=ready.architecture,
-            steps=steps,
-            peak_rate=peak_rate,
-            seed=seed,
+            ready.recipe,
+            run,
             start=ready.start,
-            device=device,
-            resume=resume,
             report=None if report is None else partial(report, name),
         )
-        found = validate(network, held_out, device)
+        found = validate(network, held_out, run.device)
         first = found.hearts if first is None else first
-        of_node = np.array([heart_score(network, slice_logits(network, clips_of(heart), device)) for heart in others])
+        of_node = np.array(
+            [heart_score(network, slice_logits(network, clips_of(heart), run.device)) for heart in others]
+        )
         first_of_node = of_node if first_of_node is None else first_of_node
         beside = None if packaged is None else compare_aucs(told, of_node, packaged)
         rows.append(
             Ablated(
                 name=name,
-                steps=steps,
+                steps=ready.recipe.steps,
                 parameters=sum(each.numel() for each in network.parameters()),
                 hearts=len(held_out),
                 events=int(found.outcomes.sum()),

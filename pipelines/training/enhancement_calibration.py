@@ -57,15 +57,10 @@ from pipelines.synthetic_enhancement.measure import (
 from pipelines.synthetic_enhancement.network import GUESS_MODEL, REFINER_MODEL
 from pipelines.synthetic_enhancement.predictors import HEART_PREDICTORS, heart_predictors, slice_predictors
 from pipelines.synthetic_enhancement.sequence import SEQUENCE_PREDICTORS
+from pipelines.training.contour_errors import disturbed_heart
 from pipelines.training.heart_clips import HeartClips, Population, pack_clips, read_clips
-from pipelines.training.synthetic_enhancement import (
-    SLICE_SHARE,
-    EnhancementRecipe,
-    Hearts,
-    circumstances_of,
-    disturbed_heart,
-    held_out_seeds,
-)
+from pipelines.training.synthetic_hearts import SLICE_SHARE, Hearts, circumstances_of, held_out_seeds
+from pipelines.training.synthetic_recipe import EnhancementRecipe
 
 __all__ = ["HALLUCINATED", "HEART_SHARE", "HeartTruth", "calibrate", "recalibrate", "truth_of"]
 

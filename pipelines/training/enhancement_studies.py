@@ -31,8 +31,9 @@ from pipelines.segmentation.labels import Label
 from pipelines.study import analyse_study
 from pipelines.synthetic_enhancement.features import FIELD_PX, SPACING_MM, Circumstances
 from pipelines.synthetic_enhancement.measure import heart_of
+from pipelines.training.enhancement_scale import normalised_slices
 from pipelines.training.labelled_studies import StudyFiles, patient_of, study_of
-from pipelines.training.synthetic_enhancement import HELD_OUT, Hearts, TrainingHeart, normalised_slices
+from pipelines.training.synthetic_hearts import HELD_OUT, Hearts, TrainingHeart
 from pipelines.ventricular_function.steps import ShortAxis
 
 __all__ = ["StudyHearts", "hearts_of_studies", "split_of_studies", "with_studies"]

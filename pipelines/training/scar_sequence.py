@@ -11,13 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from pipelines.models.card import InputSpecification, ModelCard, TrainingData, write_card
+from pipelines.models.card import InputSpecification, ModelCard, TrainingData
 from pipelines.synthetic_enhancement.architecture import SequenceArchitecture
 from pipelines.synthetic_enhancement.contours import ANGLES
 from pipelines.synthetic_enhancement.features import FIELD_PX
 from pipelines.synthetic_enhancement.sequence import INPUTS, MODEL, PIECES, pieces_there, wall_sequences
-from pipelines.training.steps import Progress, TrainingResult, train_steps
-from pipelines.training.synthetic_enhancement import EnhancementRecipe, Hearts, TrainingHeart, disturbed_heart
+from pipelines.training.contour_errors import disturbed_heart
+from pipelines.training.steps import Progress, Run, TrainingResult
+from pipelines.training.synthetic_hearts import Hearts, TrainingHeart
+from pipelines.training.synthetic_recipe import EnhancementRecipe
+from pipelines.training.synthetic_steps import train_on_hearts
 
 __all__ = ["SequenceRecipe", "scar_of_pieces", "train_scar_sequence"]
 
@@ -98,12 +101,9 @@ def train_scar_sequence(
     hearts: Hearts,
     output: Path,
     *,
-    steps: int | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    resume: bool = True,
+    run: Run | None = None,
     recipe: SequenceRecipe | None = None,
-    stop_after: int | None = None,
+    steps: int | None = None,
     report: Callable[[Progress], None] | None = None,
     command: str = "dicom-node train synthetic-enhancement",
 ) -> TrainingResult:
@@ -114,38 +114,34 @@ def train_scar_sequence(
     ValueError
         Nothing to train on, or a checkpoint of another run.
     """
-    recipe = recipe or SequenceRecipe()
+    run, recipe = run or Run(), recipe or SequenceRecipe()
     steps = recipe.steps if steps is None else steps
     learnt = (*hearts.all, *hearts.infarcts)
     if steps < 1 or not learnt:
         raise ValueError(f"{steps} steps on {len(learnt)} phantoms: at least one of each")
-    pieces = _pieces(learnt, recipe, seed)
-    torch.manual_seed(seed)
+    pieces = _pieces(learnt, recipe, run.seed)
+    torch.manual_seed(run.seed)
     architecture = SequenceArchitecture(inputs=len(INPUTS), hidden=recipe.hidden)
     network = architecture.build()
 
     def loss(step: int) -> torch.Tensor:
-        sequences, scar = _batch(pieces, recipe, seed, step)
-        logits = network(sequences.to(device))
-        return functional.binary_cross_entropy_with_logits(logits, scar.to(device))
+        sequences, scar = _batch(pieces, recipe, run.seed, step)
+        logits = network(sequences.to(run.device))
+        return functional.binary_cross_entropy_with_logits(logits, scar.to(run.device))
 
-    card = output / "card.yaml"
-    decisive = {name: value for name, value in asdict(recipe).items() if name != "steps"}
-    trained = train_steps(
+    return train_on_hearts(
         network,
         loss,
-        clip=1.0,
-        peak_rate=recipe.peak_rate,
+        hearts,
+        output,
+        run,
+        model=MODEL,
         steps=steps,
-        settings={"model": MODEL, "recipe": decisive, "hearts": len(hearts.cases), "seed": seed},
-        output=output,
-        device=device,
-        resume=resume,
-        stop_after=stop_after,
+        peak_rate=recipe.peak_rate,
+        recipe=asdict(recipe),
+        card=lambda done, sha256: _card(architecture, sha256, hearts, done, command),
         report=report,
-        kept=lambda done, sha256: write_card(_card(architecture, sha256, hearts, done, command), card),
     )
-    return TrainingResult(MODEL, steps, hearts.cases, hearts.held_out, trained.loss, trained.path, card, trained.sha256)
 
 
 def _card(architecture: SequenceArchitecture, sha256: str, hearts: Hearts, steps: int, command: str) -> ModelCard:

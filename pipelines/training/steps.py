@@ -14,7 +14,7 @@ import torch
 from pipelines.training.checkpoint import load_checkpoint, save_atomically, save_checkpoint
 from pipelines.training.schedule import learning_rate, update_average
 
-__all__ = ["Progress", "TrainedWeights", "TrainingResult", "train_steps", "usable_device"]
+__all__ = ["Progress", "Run", "TrainedWeights", "TrainingResult", "train_steps", "usable_device"]
 
 _STEPS_OF_A_REPORT = 50
 _STEPS_OF_A_CHECKPOINT = 250
@@ -28,6 +28,28 @@ class Progress:
     steps: int
     loss: float
     seconds_per_step: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a training, apart from what it learns and how.
+
+    Attributes
+    ----------
+    seed : int
+        Of initialisation, sampling and augmentation.
+    device : str
+        ``cpu`` or a CUDA device.
+    resume : bool
+        Go on from the checkpoint in the output folder where there is one.
+    stop_after : int or None
+        Stop after this step, to go on later.
+    """
+
+    seed: int = 0
+    device: str = "cpu"
+    resume: bool = True
+    stop_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

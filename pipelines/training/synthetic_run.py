@@ -14,15 +14,10 @@ from pipelines.synthetic_enhancement.network import GUESS_MODEL, REFINER_MODEL
 from pipelines.training.enhancement_calibration import calibrate
 from pipelines.training.enhancement_studies import hearts_of_studies, with_studies
 from pipelines.training.scar_sequence import train_scar_sequence
-from pipelines.training.steps import Progress, TrainingResult
-from pipelines.training.synthetic_enhancement import (
-    Continuation,
-    EnhancementRecipe,
-    Patients,
-    prepare_hearts,
-    train_first_guess,
-    train_refiner,
-)
+from pipelines.training.steps import Progress, Run, TrainingResult
+from pipelines.training.synthetic_hearts import Patients, prepare_hearts
+from pipelines.training.synthetic_networks import Continuation, train_first_guess, train_refiner
+from pipelines.training.synthetic_recipe import EnhancementRecipe
 
 __all__ = ["train_synthetic_enhancement"]
 
@@ -33,18 +28,15 @@ def train_synthetic_enhancement(
     clips: Path,
     seeds: Sequence[int],
     infarct_seeds: Sequence[int] = (),
+    run: Run | None = None,
+    recipe: EnhancementRecipe | None = None,
     steps: int | None = None,
     refiner_steps: int | None = None,
     sequence_steps: int | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    resume: bool = True,
-    recipe: EnhancementRecipe | None = None,
     patients: Patients | None = None,
     studies: Path | None = None,
     go_on: Continuation | None = None,
     calibrated: bool = True,
-    stop_after: int | None = None,
     report: Callable[[str, Progress], None] | None = None,
     report_packing: Callable[[int, int], None] | None = None,
 ) -> tuple[TrainingResult, ...]:
@@ -60,6 +52,8 @@ def train_synthetic_enhancement(
         Folder of packed phantoms; those that it lacks are made.
     seeds, infarct_seeds : sequence of int
         Phantoms of every disease, and acute infarcts; the last 15 % of each are held out.
+    run : Run or None
+        Where each network stops before its last step, to go on later, nothing is calibrated.
     steps, refiner_steps, sequence_steps : int or None
         Steps in all; the recipes' own numbers by default.
     patients : Patients or None
@@ -72,8 +66,6 @@ def train_synthetic_enhancement(
     calibrated : bool
         Calibrate at the end; without, networks that went on from others have no calibration of their own until
         :func:`pipelines.training.enhancement_calibration.recalibrate` made it.
-    stop_after : int or None
-        Stop each network after this step, to go on later; nothing is calibrated then.
     report, report_packing : callable
         Called every 50 steps with the name of the network, and after each phantom.
 
@@ -82,15 +74,15 @@ def train_synthetic_enhancement(
     ValueError
         Nothing to train on, a checkpoint of another run, or networks that cannot be gone on from.
     """
-    recipe = recipe or EnhancementRecipe()
+    run, recipe = run or Run(), recipe or EnhancementRecipe()
     hearts = prepare_hearts(clips, seeds, infarct_seeds, report_packing, patients=patients)
     if studies is not None:
-        hearts = with_studies(hearts, hearts_of_studies(studies, device=device, report=report_packing))
+        hearts = with_studies(hearts, hearts_of_studies(studies, device=run.device, report=report_packing))
     command = (
         f"dicom-node train synthetic-enhancement --phantoms {len(seeds)} --phantom-seed {min(seeds, default=0)} "
         f"--infarcts {len(infarct_seeds)} --infarct-seed {min(infarct_seeds, default=0)} "
         f"--steps {steps or recipe.steps} --refiner-steps "
-        f"{recipe.refiner_steps if refiner_steps is None else refiner_steps} --seed {seed}"
+        f"{recipe.refiner_steps if refiner_steps is None else refiner_steps} --seed {run.seed}"
     )
     if patients is not None:
         command += f" --emidec DIR --emidec-share {recipe.patient_share} --emidec-draws {patients.draws}"
@@ -107,30 +99,24 @@ def train_synthetic_enhancement(
     first = train_first_guess(
         hearts,
         output / GUESS_MODEL,
-        steps=steps,
-        seed=seed,
-        device=device,
-        resume=resume,
+        run=run,
         recipe=recipe,
+        steps=steps,
         go_on=go_on,
-        stop_after=stop_after,
         report=said(GUESS_MODEL),
         command=command,
     )
     if recipe.ablation is not None:
         return (first,)
-    guesser = load_model(GUESS_MODEL, device, output).network
+    guesser = load_model(GUESS_MODEL, run.device, output).network
     second = train_refiner(
         hearts,
         guesser,
         output / REFINER_MODEL,
-        steps=refiner_steps,
-        seed=seed,
-        device=device,
-        resume=resume,
+        run=run,
         recipe=recipe,
+        steps=refiner_steps,
         go_on=go_on,
-        stop_after=stop_after,
         report=said(REFINER_MODEL),
         command=command,
     )
@@ -141,11 +127,8 @@ def train_synthetic_enhancement(
                 # Pieces of wall are told to be scar by motion alone: pairs of a simulated cine add shapes, not motion.
                 replace(hearts, patients=()),
                 output / sequence.MODEL,
+                run=run,
                 steps=sequence_steps,
-                seed=seed,
-                device=device,
-                resume=resume,
-                stop_after=stop_after,
                 report=said(sequence.MODEL),
                 command=command,
             )
@@ -155,6 +138,8 @@ def train_synthetic_enhancement(
         before, own = (folder / GUESS_MODEL / FILE for folder in (go_on.models, output))
         if before.is_file() and not own.is_file():
             shutil.copyfile(before, own)
-    if calibrated and stop_after is None:
-        calibrate(output, clips, seeds, hearts, device=device, seed=seed, report=report_packing, command=command)
+    if calibrated and run.stop_after is None:
+        calibrate(
+            output, clips, seeds, hearts, device=run.device, seed=run.seed, report=report_packing, command=command
+        )
     return tuple(results)

@@ -25,7 +25,6 @@ from pipelines.obstruction.network import FULL, NARROW, ObstructionNetwork
 from pipelines.phantom import Disease, PhantomRecipe, simulate, write_study
 from pipelines.segmentation.labels import Label
 from pipelines.statistics import auc
-from pipelines.training import obstruction
 from pipelines.training.labelled_studies import (
     LabelTableError,
     StudyFiles,
@@ -35,21 +34,15 @@ from pipelines.training.labelled_studies import (
     labelled_studies,
     read_labels,
 )
-from pipelines.training.obstruction import (
-    FULL_RATE,
-    FULL_STEPS,
-    LabelledHeart,
-    Prepared,
-    Target,
-    fine_tune,
-    hearts_of_studies,
-    pretrain,
-    split,
-    train_obstruction,
-)
+from pipelines.training.obstruction_batches import sampler_of
 from pipelines.training.obstruction_calibration import platt
+from pipelines.training.obstruction_hearts import LabelledHeart, hearts_of_studies, split
+from pipelines.training.obstruction_network import _of_bags, _rate_of, pretrain, train_obstruction, validate
+from pipelines.training.obstruction_recipe import FULL_RATE, FULL_STEPS, ObstructionRecipe, Target
+from pipelines.training.obstruction_runs import Prepared, fine_tune
 from pipelines.training.obstruction_targets import infarct_depth, retained_area
 from pipelines.training.schedule import polynomial_rate
+from pipelines.training.steps import Run
 
 TINY = NARROW.model_copy(update={"stem_width": 4, "widths": (4, 4, 8, 8), "heads": 2, "feed_forward": 16})
 
@@ -87,7 +80,7 @@ def test_no_heart_is_on_both_sides_and_each_side_has_both_outcomes(hearts: list[
 
 
 def test_places_move_with_their_images(hearts: list[LabelledHeart]) -> None:
-    batch = obstruction._sampler(hearts, 3).draw(7)
+    batch = sampler_of(hearts, 3).draw(7)
     assert batch.shares is not None
     assert batch.shares.shape == (16, 1, 64, 64)
     for clip, share, label in zip(batch.clips, batch.shares[:, 0], batch.labels, strict=True):
@@ -96,7 +89,7 @@ def test_places_move_with_their_images(hearts: list[LabelledHeart]) -> None:
             frame = clip[0, 0]
             assert frame[share > 0.9].mean() < 0.3
             assert frame[share == 0].mean() > 0.4
-    again = obstruction._sampler(hearts, 3).draw(7)
+    again = sampler_of(hearts, 3).draw(7)
     assert torch.equal(batch.clips, again.clips)
 
 
@@ -111,7 +104,7 @@ def test_depth_is_the_share_of_the_wall_that_is_scar() -> None:
 
 def test_a_network_that_learns_depth_is_given_the_depth_of_each_slice(hearts: list[LabelledHeart]) -> None:
     deep = [replace(one, depth=np.array([0.0, 0.25 + 0.05 * number])) for number, one in enumerate(hearts)]
-    batch = obstruction._sampler(deep, 3, Target.DEPTH).draw(7)
+    batch = sampler_of(deep, 3, Target.DEPTH).draw(7)
     told = set(np.round(batch.labels.numpy().astype(float), 4))
     assert told <= {0.0, *np.round([0.25 + 0.05 * number for number in range(10)], 4)}
     assert len(told) > 2
@@ -119,7 +112,7 @@ def test_a_network_that_learns_depth_is_given_the_depth_of_each_slice(hearts: li
     scar, retained = batch.shares.unbind(1)
     assert torch.allclose(retained, scar / 2), "both move with the clip"
     with pytest.raises(ValueError, match="motion of the wall"):
-        obstruction._sampler([replace(one, retained=None) for one in hearts], 3, Target.DEPTH)
+        sampler_of([replace(one, retained=None) for one in hearts], 3, Target.DEPTH)
 
 
 def test_a_wall_that_stands_still_retains_its_cavity_and_one_that_contracts_does_not() -> None:
@@ -150,46 +143,31 @@ def test_a_network_learns_depth_and_is_calibrated_to_obstruction(
 ) -> None:
     many = [heart(number, obstruction_shown=number % 2 == 1) for number in range(10, 18)]
     mean = TINY.model_copy(update={"pooling": "mean"})
-    result = train_obstruction(
-        [*hearts, *many],
-        tmp_path / "network",
-        architecture=mean,
-        # Fewer steps learn it by chance, on one processor and not on another.
-        steps=80,
-        peak_rate=5e-3,
-        data=card_data,
-        target=Target.DEPTH,
-        kept_out=8,
-    )
+    # Fewer steps learn it by chance, on one processor and not on another.
+    recipe = ObstructionRecipe(mean, Target.DEPTH, steps=80, peak_rate=5e-3)
+    result = train_obstruction([*hearts, *many], tmp_path / "network", recipe, data=card_data, kept_out=8)
     assert result.held_out_cases == tuple(one.name for one in many)
     model = load_model("network", root=tmp_path)
     assert model.card.name == "obstruction-network"
     assert model.card.architecture == mean
     assert float(model.network.get_buffer("held_out_auc")[0]) > 0.9
     # Weights of another target are not gone on with.
+    other = ObstructionRecipe(mean, steps=16, peak_rate=1e-2)
     with pytest.raises(ValueError, match="checkpoint"):
-        train_obstruction(
-            [*hearts, *many],
-            tmp_path / "network",
-            architecture=mean,
-            steps=16,
-            peak_rate=1e-2,
-            data=card_data,
-            kept_out=8,
-        )
+        train_obstruction([*hearts, *many], tmp_path / "network", other, data=card_data, kept_out=8)
 
 
 @pytest.mark.parametrize("pooling", ["largest", "mean"])
 def test_slices_of_a_heart_with_one_label_bear_it_together(pooling: Pooling) -> None:
     logits, bags = torch.tensor([0.0, 2.0, -1.0, -1.0]), torch.tensor([0, 0, 1, 1])
-    told = obstruction._of_bags(logits, bags, 2, pooling)
+    told = _of_bags(logits, bags, 2, pooling)
     first = 2.0 if pooling == "largest" else float(torch.logit(logits[:2].sigmoid().mean()))
     assert told.tolist() == pytest.approx([first, -1.0], abs=1e-5)
 
 
 def test_hearts_with_labels_alone_are_drawn_whole(hearts: list[LabelledHeart]) -> None:
     bare = [LabelledHeart(one.name, one.clips, one.obstruction) for one in hearts]
-    batch = obstruction._sampler(bare, 0).draw(0)
+    batch = sampler_of(bare, 0).draw(0)
     assert batch.shares is None
     assert batch.bags.tolist() == [0, 0, 1, 1]
     assert batch.labels.tolist() == [1, 0]
@@ -198,17 +176,18 @@ def test_hearts_with_labels_alone_are_drawn_whole(hearts: list[LabelledHeart]) -
 def test_training_learns_what_can_be_learned_and_goes_on_where_it_stopped(
     hearts: list[LabelledHeart], card_data: TrainingData, tmp_path: Path
 ) -> None:
-    start = pretrain(hearts, tmp_path / "scar", architecture=TINY, steps=6, peak_rate=1e-2)
-    train = partial(train_obstruction, hearts, architecture=TINY, steps=16, peak_rate=1e-2, start=start, data=card_data)
+    recipe = ObstructionRecipe(TINY, steps=16, pretraining_steps=6, peak_rate=1e-2)
+    start = pretrain(hearts, tmp_path / "scar", recipe)
+    train = partial(train_obstruction, hearts, recipe=recipe, start=start, data=card_data)
     whole = train(tmp_path / "whole")
-    train(tmp_path / "parts", stop_after=7)
+    train(tmp_path / "parts", run=Run(stop_after=7))
     parts = train(tmp_path / "parts")
     assert parts.weights_sha256 == whole.weights_sha256
     card = read_card(whole.card)
     assert card.architecture == TINY
     assert set(card.training.cases) == {one.name for one in split(hearts)[0]}
     model = load_model("whole", root=tmp_path)
-    found = obstruction.validate(cast("ObstructionNetwork", model.network), split(hearts)[1])
+    found = validate(cast("ObstructionNetwork", model.network), split(hearts)[1])
     assert auc(found.outcomes, found.hearts) == 1.0
     assert not any(name.startswith("branch") for name in load_file(whole.weights))
     assert model.identity.weights_sha256 == whole.weights_sha256
@@ -229,7 +208,8 @@ def test_a_logit_that_misleads_gives_all_hearts_the_frequency() -> None:
 
 
 def test_every_variant_of_the_ablation_trains(hearts: list[LabelledHeart], tmp_path: Path) -> None:
-    rows = ablate(Prepared(hearts, TINY, None), tmp_path, steps=1, names=["neither", "both, grid 32"])
+    ready = Prepared(hearts, ObstructionRecipe(TINY, steps=1), None)
+    rows = ablate(ready, tmp_path, names=["neither", "both, grid 32"])
     assert [row.name for row in rows] == ["neither", "both, grid 32"]
     assert rows[0].parameters < rows[1].parameters
     assert rows[0].hearts == len(split(hearts)[1])
@@ -237,14 +217,15 @@ def test_every_variant_of_the_ablation_trains(hearts: list[LabelledHeart], tmp_p
     assert math.isnan(rows[0].p_value)
     assert rows[0].node_auc is None
     with pytest.raises(ValueError, match="no variant is named 'nothing'"):
-        ablate(Prepared(hearts, TINY, None), tmp_path, steps=1, names=["nothing"])
+        ablate(ready, tmp_path, names=["nothing"])
 
 
 def test_variants_are_told_on_hearts_that_the_node_has_measured(hearts: list[LabelledHeart], tmp_path: Path) -> None:
     measured = tmp_path / "measured"
     measured.mkdir()
+    ready = Prepared(hearts, ObstructionRecipe(TINY, steps=1), None)
     with pytest.raises(ValueError, match="holds no measured hearts"):
-        ablate(Prepared(hearts, TINY, None), tmp_path, steps=1, names=["neither"], measured=measured)
+        ablate(ready, tmp_path, names=["neither"], measured=measured)
     for number in range(7):
         other = heart(100 + number, obstruction_shown=number % 2 == 1)
         facts = {"refused": "" if number else "Too few slices.", "obstruction": other.obstruction}
@@ -254,9 +235,7 @@ def test_variants_are_told_on_hearts_that_the_node_has_measured(hearts: list[Lab
             features=np.zeros(20),
             facts=np.array(json.dumps(facts)),
         )
-    first, second = ablate(
-        Prepared(hearts, TINY, None), tmp_path, steps=1, names=["neither", "mask 16"], measured=measured
-    )
+    first, second = ablate(ready, tmp_path, names=["neither", "mask 16"], measured=measured)
     assert (first.node_hearts, first.node_events) == (6, 3)
     assert first.node_auc is not None
     assert 0 <= first.node_auc.value <= 1
@@ -269,7 +248,7 @@ def test_variants_are_told_on_hearts_that_the_node_has_measured(hearts: list[Lab
 def test_hearts_of_one_outcome_teach_nothing(card_data: TrainingData, tmp_path: Path) -> None:
     same = [heart(number, obstruction_shown=True) for number in range(3)]
     with pytest.raises(ValueError, match="same label"):
-        train_obstruction(same, tmp_path, steps=1, data=card_data)
+        train_obstruction(same, tmp_path, ObstructionRecipe(steps=1), data=card_data)
 
 
 def test_the_rate_rises_and_falls_to_nothing() -> None:
@@ -280,11 +259,11 @@ def test_the_rate_rises_and_falls_to_nothing() -> None:
     assert rates[-1] < 0.003
     assert polynomial_rate(0, 5, 1.0) == 1.0
     # The network of the paper's size has its schedule, its ablations too.
-    whole = obstruction._rate_of(FULL.model_copy(update={"transformer": False}))
+    whole = _rate_of(FULL.model_copy(update={"transformer": False}))
     rates = [whole(step, FULL_STEPS, FULL_RATE) for step in range(FULL_STEPS)]
     assert int(np.argmax(rates)) in (1499, 1500)
     assert max(rates) == pytest.approx(1e-4)
-    assert obstruction._rate_of(NARROW)(49, 500, 1.0) == 1.0
+    assert _rate_of(NARROW)(49, 500, 1.0) == 1.0
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +323,7 @@ def test_a_site_fine_tunes_on_its_own_studies(
     studies, labels = site
     told: list[tuple[int, int]] = []
     start = tmp_path / "start"
-    train_obstruction(hearts, start, architecture=TINY, steps=1, data=card_data)
+    train_obstruction(hearts, start, ObstructionRecipe(TINY, steps=1), data=card_data)
     result = fine_tune(
         studies, labels, tmp_path / "tuned", start=start, steps=2, prepared=lambda *counts: told.append(counts)
     )

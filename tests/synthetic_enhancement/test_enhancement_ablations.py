@@ -17,7 +17,7 @@ from pipelines.synthetic_enhancement.features import FIELD_PX, SIZE, SPACING_MM
 from pipelines.synthetic_enhancement.load import load_networks
 from pipelines.synthetic_enhancement.measure import HeartOnGrid
 from pipelines.synthetic_enhancement.network import GUESS_MODEL
-from pipelines.training.synthetic_enhancement import training_heart
+from pipelines.training.synthetic_hearts import training_heart
 
 EDGE = slice((FIELD_PX - SIZE) // 2, (FIELD_PX + SIZE) // 2)
 

@@ -22,7 +22,8 @@ from pipelines.synthetic_enhancement.sequence import (
     wall_sequences,
 )
 from pipelines.training.scar_sequence import SequenceRecipe, scar_of_pieces, train_scar_sequence
-from pipelines.training.synthetic_enhancement import Hearts, TrainingHeart, training_heart
+from pipelines.training.steps import Run
+from pipelines.training.synthetic_hearts import Hearts, TrainingHeart, training_heart
 
 SMALL = SequenceRecipe(hidden=12, batch=64, views=2, peak_rate=1e-2)
 
@@ -95,7 +96,7 @@ def test_it_learns_where_the_scar_of_rings_is(hearts: Hearts, scarred: TrainingH
 
 def test_a_stopped_training_goes_on_to_the_same_weights(hearts: Hearts, tmp_path: Path) -> None:
     whole = train_scar_sequence(hearts, tmp_path / "whole", steps=4, recipe=SMALL)
-    train_scar_sequence(hearts, tmp_path / "parts", steps=4, recipe=SMALL, stop_after=2)
+    train_scar_sequence(hearts, tmp_path / "parts", steps=4, recipe=SMALL, run=Run(stop_after=2))
     parts = train_scar_sequence(hearts, tmp_path / "parts", steps=4, recipe=SMALL)
     assert parts.weights_sha256 == whole.weights_sha256
     assert whole.held_out_cases == ("ring-9",)

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.evaluation import synthetic_enhancement as evaluation
 from pipelines.evaluation.enhancement_ablations import Ablated
 from pipelines.evaluation.enhancement_faults import FaultyStudy, summarise_faults
-from pipelines.evaluation.enhancement_pictures import draw_pictures
-from pipelines.evaluation.synthetic_enhancement import HeartResult, Pictures, shown_cases
+from pipelines.evaluation.enhancement_pictures import draw_pictures, shown_cases
+from pipelines.evaluation.heart_statistics import reliability
+from pipelines.evaluation.synthetic_enhancement import _result_from
+from pipelines.evaluation.synthetic_figures import summarise
+from pipelines.evaluation.synthetic_hearts import HeartResult, Pictures
 
 
 def _heart(seed: int, true: float, synthetic: float, *, declined: str | None = None) -> HeartResult:
@@ -43,7 +45,7 @@ def _heart(seed: int, true: float, synthetic: float, *, declined: str | None = N
 def test_figures_of_known_cases() -> None:
     results = [_heart(1, 0, 0), _heart(2, 0, 2), _heart(3, 10, 8), _heart(4, 20, 18), _heart(5, 3, 0)]
     results.append(_heart(6, 30, 30, declined="Quality is too low."))
-    found = evaluation._summarise(results)
+    found = summarise(results)
     assert (found.hearts, found.declined, found.image_shown, found.scarred) == (6, 1, 5, 3)
     assert found.hallucination_rate == pytest.approx(1 / 2)
     assert found.miss_rate == pytest.approx(1 / 3)
@@ -64,14 +66,14 @@ def test_figures_of_known_cases() -> None:
 
 def test_calibration_of_known_cases() -> None:
     pairs = [(index < 2, 0.2) for index in range(10)] + [(index < 9, 0.9) for index in range(10)]
-    found = evaluation._calibration(pairs)
+    found = reliability(pairs)
     assert found["brier"] == pytest.approx((2 * 0.64 + 8 * 0.04 + 9 * 0.01 + 0.81) / 20)
     assert found["expected_calibration_error"] < 0.3
     assert sum(entry["cases"] for entry in found["bins"]) == 20
 
 
 def test_what_does_not_exist_is_null() -> None:
-    nothing = evaluation._summarise([_heart(1, 0, 0, declined="No heart.")]).to_json()
+    nothing = summarise([_heart(1, 0, 0, declined="No heart.")]).to_json()
     assert nothing["hyperintense"]["r"] is None
     assert nothing["auc"]["slice"] is None
     assert nothing["miss_rate"] is None
@@ -148,7 +150,7 @@ def test_networks_trained_without_an_input_are_held_against_the_first_on_the_sam
             "trained blind": _ablated(not scarred, 0.05 + 0.01 * seed, (0.0, -1.0 if scarred else 2.0)),
         }
         results.append(replace(heart, ablations=told))
-    found = evaluation._summarise(results).ablations
+    found = summarise(results).ablations
     whole, blind = found["trained whole"], found["trained blind"]
     assert whole["squared_error"] == pytest.approx(0.055)
     assert whole["squared_error_interval"][0] < 0.055 < whole["squared_error_interval"][1]
@@ -167,5 +169,5 @@ def test_networks_trained_without_an_input_are_held_against_the_first_on_the_sam
 def test_kept_hearts_come_back() -> None:
     told = {"trained whole": _ablated(True, 0.03, (1.0, 2.0)), "1 steps": Ablated(0.04, deviation=0.1)}
     heart = replace(_heart(7, 5, 6), ablations=told)
-    again = evaluation._result_from(json.loads(json.dumps(asdict(heart))))
+    again = _result_from(json.loads(json.dumps(asdict(heart))))
     assert again == heart

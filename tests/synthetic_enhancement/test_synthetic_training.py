@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from synthetic_hearts import ring_clips
 
 from pipelines.models.precision import Precision
@@ -25,21 +26,15 @@ from pipelines.synthetic_enhancement.predictors import (
     heart_predictors,
     slice_predictors,
 )
-from pipelines.training import synthetic_enhancement as training
 from pipelines.training import synthetic_run
 from pipelines.training.enhancement_calibration import _fit, _recalibrated, calibrate, clip_stack
+from pipelines.training.enhancement_scale import BLOOD, normalised_slices
 from pipelines.training.scar_sequence import SequenceRecipe, train_scar_sequence
-from pipelines.training.synthetic_enhancement import (
-    Continuation,
-    EnhancementRecipe,
-    Hearts,
-    case_name,
-    held_out_seeds,
-    normalised_slices,
-    train_first_guess,
-    train_refiner,
-    training_heart,
-)
+from pipelines.training.steps import Run
+from pipelines.training.synthetic_batches import _drawn_heart, batch_of
+from pipelines.training.synthetic_hearts import Hearts, TrainingHeart, case_name, held_out_seeds, training_heart
+from pipelines.training.synthetic_networks import Continuation, _guess_loss, train_first_guess, train_refiner
+from pipelines.training.synthetic_recipe import EnhancementRecipe
 
 SMALL = EnhancementRecipe(features=(8, 8, 8, 8, 8, 8), refiner_features=(8, 8), batch=4)
 
@@ -64,7 +59,7 @@ def test_the_target_has_nulled_muscle_at_zero_and_scar_at_one(hearts: Hearts) ->
     scarred, healthy = hearts.all[1], hearts.all[0]
     muscle = scarred.crop.muscle
     assert np.median(scarred.target[muscle & ~scarred.lesion]) == pytest.approx(0, abs=0.03)
-    assert np.median(scarred.target[scarred.lesion]) == pytest.approx(0.2 / (0.15 / training.BLOOD), abs=0.1)
+    assert np.median(scarred.target[scarred.lesion]) == pytest.approx(0.2 / (0.15 / BLOOD), abs=0.1)
     assert not healthy.lesion.any()
     motion = slice_predictors(scarred.crop)[:, 1], slice_predictors(healthy.crop)[:, 1]
     assert motion[0].max() < motion[1].min(), "the sector that stands still shows"
@@ -72,7 +67,7 @@ def test_the_target_has_nulled_muscle_at_zero_and_scar_at_one(hearts: Hearts) ->
 
 def test_a_stopped_training_goes_on_as_if_never_stopped(hearts: Hearts, tmp_path: Path) -> None:
     whole = train_first_guess(hearts, tmp_path / "whole", steps=4, recipe=SMALL)
-    train_first_guess(hearts, tmp_path / "parts", steps=4, recipe=SMALL, stop_after=2)
+    train_first_guess(hearts, tmp_path / "parts", steps=4, recipe=SMALL, run=Run(stop_after=2))
     parts = train_first_guess(hearts, tmp_path / "parts", steps=4, recipe=SMALL)
     assert parts.weights_sha256 == whole.weights_sha256
     with pytest.raises(ValueError, match="recipe"):
@@ -111,11 +106,11 @@ def test_samples_depend_on_the_seed_alone_and_scatter(hearts: Hearts, trained: P
 
 
 def test_batches_are_a_function_of_seed_and_step_and_keep_truth_on_the_wall(hearts: Hearts) -> None:
-    first, again, other = (training._batch(replace(hearts, infarcts=()), SMALL, 5, step) for step in (1, 1, 2))
+    first, again, other = (batch_of(replace(hearts, infarcts=()), SMALL, 5, step) for step in (1, 1, 2))
     assert torch.equal(first.inputs, again.inputs)
     assert not torch.equal(first.inputs, other.inputs)
     for step in range(8):
-        batch = training._batch(replace(hearts, all=hearts.infarcts, infarcts=()), SMALL, 0, step)
+        batch = batch_of(replace(hearts, all=hearts.infarcts, infarcts=()), SMALL, 0, step)
         told, true = batch.inputs[:, 8], batch.muscle
         overlap = 2 * (told * true).sum() / (told.sum() + true.sum())
         assert overlap > 0.6, "the disturbed wall lies where the true one was turned and shifted to"
@@ -146,7 +141,7 @@ def test_an_ablation_learns_from_the_rest_and_ignores_what_is_kept_from_it(
     hearts: Hearts, tmp_path: Path, ablation: Ablation, told: tuple[str, ...], withheld: tuple[str, ...]
 ) -> None:
     recipe = replace(SMALL, ablation=ablation)
-    named = dict(zip(CHANNELS, training._batch(hearts, recipe, 5, 1).inputs.unbind(1), strict=True))
+    named = dict(zip(CHANNELS, batch_of(hearts, recipe, 5, 1).inputs.unbind(1), strict=True))
     assert all(named[name].any() for name in told)
     assert not any(named[name].any() for name in withheld)
     train_first_guess(hearts, tmp_path / GUESS_MODEL, steps=2, recipe=recipe)
@@ -214,15 +209,15 @@ def test_a_slice_that_is_all_scar_takes_its_zero_from_its_blood() -> None:
 def test_of_a_real_image_only_the_left_ventricle_is_learnt(pairs: Hearts) -> None:
     """What lies beside it is the patient's on one side and the simulator's on the other."""
     outlines = ~np.isin(ring_clips(11, scarred=True).labels[0], (Label.MYO, Label.LV))
-    away = outlines & ~training.ndimage.binary_dilation(~outlines, np.ones((1, 13, 13), bool))
+    away = outlines & ~ndimage.binary_dilation(~outlines, np.ones((1, 13, 13), bool))
     (patient,) = pairs.patients
 
-    def loss(heart: training.TrainingHeart) -> float:
+    def loss(heart: TrainingHeart) -> float:
         group = Hearts((), (), pairs.cases, (), (heart,))
         torch.manual_seed(0)
         network = load_model(GUESS_MODEL).card.architecture.build().eval()
         with torch.inference_mode():
-            return float(training._guess_loss(network, training._batch(group, SMALL, 3, 0), SMALL))
+            return float(_guess_loss(network, batch_of(group, SMALL, 3, 0), SMALL))
 
     changed = replace(patient, target=np.where(away, np.float16(1.5), patient.target))
     assert loss(changed) == pytest.approx(loss(patient), abs=1e-6)
@@ -231,9 +226,9 @@ def test_of_a_real_image_only_the_left_ventricle_is_learnt(pairs: Hearts) -> Non
 
 def test_patients_are_drawn_as_often_as_the_recipe_says(pairs: Hearts) -> None:
     rng = np.random.default_rng(0)
-    drawn = [training._drawn_heart(pairs, replace(SMALL, patient_share=0.25), rng).case for _ in range(2000)]
+    drawn = [_drawn_heart(pairs, replace(SMALL, patient_share=0.25), rng).case for _ in range(2000)]
     assert np.mean([case == "P1" for case in drawn]) == pytest.approx(0.25, abs=0.03)
-    assert not any(training._drawn_heart(pairs, replace(SMALL, patient_share=0.0), rng).case for _ in range(50))
+    assert not any(_drawn_heart(pairs, replace(SMALL, patient_share=0.0), rng).case for _ in range(50))
 
 
 def test_a_run_on_pairs_goes_on_from_trained_weights_and_its_card_says_so(
@@ -253,7 +248,7 @@ def test_a_run_on_pairs_goes_on_from_trained_weights_and_its_card_says_so(
     assert after.card.licence == "CC-BY-NC-SA-4.0"
     assert any("Commercial" in sentence for sentence in after.card.not_for)
     whole = train_first_guess(pairs, tmp_path / "whole", steps=4, recipe=SMALL, go_on=go_on)
-    train_first_guess(pairs, tmp_path / "parts", steps=4, recipe=SMALL, go_on=go_on, stop_after=2)
+    train_first_guess(pairs, tmp_path / "parts", steps=4, recipe=SMALL, go_on=go_on, run=Run(stop_after=2))
     parts = train_first_guess(pairs, tmp_path / "parts", steps=4, recipe=SMALL, go_on=go_on)
     assert parts.weights_sha256 == whole.weights_sha256
     with pytest.raises(ValueError, match="another rate"):

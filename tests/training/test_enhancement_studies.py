@@ -19,9 +19,12 @@ from pipelines.phantom import Disease, PhantomRecipe, simulate, write_study
 from pipelines.synthetic_enhancement import sequence
 from pipelines.synthetic_enhancement.features import describe
 from pipelines.synthetic_enhancement.network import GUESS_MODEL, REFINER_MODEL
-from pipelines.training import synthetic_enhancement
+from pipelines.training.contour_errors import disturbed_plan
 from pipelines.training.enhancement_studies import hearts_of_studies, split_of_studies, with_studies
-from pipelines.training.synthetic_enhancement import Continuation, EnhancementRecipe, Hearts, training_heart
+from pipelines.training.synthetic_batches import batch_of
+from pipelines.training.synthetic_hearts import Hearts, training_heart
+from pipelines.training.synthetic_networks import Continuation
+from pipelines.training.synthetic_recipe import EnhancementRecipe
 from pipelines.training.synthetic_run import train_synthetic_enhancement
 
 
@@ -95,7 +98,7 @@ def test_a_site_trains_on_the_late_enhancement_that_it_acquired(site: Path, tmp_
     hearts = with_studies(Hearts((), (), (), ()), found)
     assert hearts.cases == (heart.case,)
     assert hearts.held_out == found.held_out
-    batch = synthetic_enhancement._batch(hearts, EnhancementRecipe(), 0, 0)
+    batch = batch_of(hearts, EnhancementRecipe(), 0, 0)
     assert bool(batch.real.all())
     (first, second) = train_synthetic_enhancement(
         tmp_path / "run",
@@ -142,7 +145,7 @@ def test_contours_of_a_segmentation_get_no_errors_of_one_on_top() -> None:
     moved = {}
     for exact in (True, False):
         rng = np.random.default_rng(4)
-        other = synthetic_enhancement._disturbed(plan, rng, recipe, np.full(count, exact))
+        other = disturbed_plan(plan, rng, recipe, np.full(count, exact))
         there = plan.inner > 0.5
         moved[exact] = float(np.abs(other.inner - plan.inner)[there].mean())
     assert moved[False] < 0.5 < moved[True]

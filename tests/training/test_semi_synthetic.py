@@ -29,7 +29,7 @@ from pipelines.training.semi_synthetic import (
     semi_synthetic_study,
     upright,
 )
-from pipelines.training.synthetic_enhancement import training_heart
+from pipelines.training.synthetic_hearts import training_heart
 
 STRETCH = 1.8
 """Columns of the drawn case show a millimetre on this many times as many pixels as rows do."""
