@@ -64,6 +64,14 @@ def train_segmentation(
         float, typer.Option(min=0, max=1, help="With --from-model: part of these phantoms that have a fault.")
     ] = 0.25,
     rate: Annotated[float, typer.Option(min=1e-6, max=0.1, help="With --from-model: learning rate.")] = 8e-4,
+    features: Annotated[
+        tuple[int, int, int, int, int, int] | None,
+        typer.Option(
+            min=1,
+            help="Features of the five levels and of the last layer; the recipe's own by default. With --from-model "
+            "none may be fewer than that model has: it goes on from there.",
+        ),
+    ] = None,
     stop_after: Annotated[
         int | None, typer.Option(min=1, help="Stop after this step, to go on later or elsewhere.")
     ] = None,
@@ -94,6 +102,7 @@ def train_segmentation(
             resume=resume,
             report=shown.step,
             go_on=go_on,
+            features=features,
             stop_after=stop_after,
         )
     print_result(result, as_json)

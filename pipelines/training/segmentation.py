@@ -529,6 +529,6 @@ def _finish(
     if recipe.coarse_steps:
         command += f" --coarse-steps {recipe.coarse_steps}"
     if recipe.features != RECIPES[recipe.name].features:
-        command += f" --features {','.join(map(str, recipe.features))}"
+        command += f" --features {' '.join(map(str, recipe.features))}"
     write_card(_card(recipe, data, trained.sha256, cases, split, steps, command), card)
     return TrainingResult(recipe.name, steps, cases, held_out, trained.loss, trained.path, card, trained.sha256)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from pipelines.models.architecture import UNetArchitecture
+from pipelines.models.card import read_card
+from pipelines.models.registry import PACKAGED
+from pipelines.training.phantoms import phantom_set
+from pipelines.training.segmentation import RECIPES, Continuation, train
 from pipelines.training.widening import widened
 
 NARROW = UNetArchitecture(in_channels=3, out_channels=4, features=(4, 6, 8, 12, 16, 4))
@@ -57,3 +63,18 @@ def test_the_same_size_keeps_every_weight() -> None:
 def test_a_narrower_or_another_network_is_an_error(wide: UNetArchitecture) -> None:
     with pytest.raises(ValueError, match=r"features \(4, 8, 12"):
         widened(trained().state_dict(), NARROW, wide)
+
+
+def test_a_run_that_goes_on_with_more_features_says_so(tmp_path: Path) -> None:
+    data, name = phantom_set(2, 0), "heart-localiser"
+    features = RECIPES[name].features
+    wide = (*features[:3], features[3] + 8, features[4] + 16, features[5])
+    go_on = Continuation(PACKAGED / name, phantoms=0)
+    more = train(data, tmp_path / name, model=name, fold=None, steps=1, go_on=go_on, features=wide)
+    card = read_card(more.card)
+    assert isinstance(card.architecture, UNetArchitecture)
+    assert card.architecture.features == wide
+    assert f"--features {' '.join(map(str, wide))}" in card.training.command
+    back = Continuation(tmp_path / name, phantoms=0)
+    with pytest.raises(ValueError, match="each level needs as many or more"):
+        train(data, tmp_path / "back", model=name, fold=None, steps=1, go_on=back)
