@@ -18,7 +18,8 @@ from pipelines.segmentation.labels import CineSegmentation
 
 __all__ = ["UnreadableSegmentation", "decode_segmentation", "encode_segmentation"]
 
-FORMAT = 3
+FORMAT = 4
+"""What was kept in another is computed again: so also where the rules that follow the networks have changed."""
 
 
 class UnreadableSegmentation(ValueError):  # noqa: N818 - says what is the case
