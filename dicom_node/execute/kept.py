@@ -10,6 +10,7 @@ import hashlib
 import shutil
 import uuid
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -50,8 +51,11 @@ class KeptFindings:
         except FileNotFoundError:
             return {}
         except (OSError, UnreadableSegmentation) as error:
-            # It is made again: nothing depends on what is kept.
+            # It is made again: nothing depends on what is kept. Removed, since :meth:`save` writes over nothing; where
+            # it cannot be, each package makes its own.
             _log.warning("a kept segmentation cannot be read", error=type(error).__name__)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             return {}
 
     def save(self, input_digest: str, device: str, values: Mapping[type, object]) -> None:

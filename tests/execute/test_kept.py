@@ -74,6 +74,8 @@ def test_what_is_damaged_is_made_again_and_what_nobody_wants_is_removed(tmp_path
     (file,) = tmp_path.glob("kept/*/*.npz")
     file.write_bytes(file.read_bytes()[:-100])
     assert kept.load(DIGEST, "motion", "cpu") == {}
+    kept.save(DIGEST, "cpu", findings_of(cine).values)
+    assert CineSegmentation in kept.load(DIGEST, "motion", "cpu")
     assert kept.sweep({DIGEST}) == 0
     assert file.exists()
     assert kept.sweep(()) == 1
